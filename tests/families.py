@@ -1,0 +1,66 @@
+"""Tiny models of every timm family that methods attach to, with weights that leave no term at zero."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+_TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5}
+_EVA = {**_TINY, "img_size": 28, "patch_size": 14, "mlp_ratio": 2}
+
+
+def _make(name: str, **arguments: Any) -> nn.Module:
+    return timm.create_model(name, **{**_TINY, "img_size": 32, "patch_size": 8, **arguments})
+
+
+FAMILIES: dict[str, Callable[[], nn.Module]] = {
+    "vit": partial(_make, "vit_tiny_patch16_224"),
+    "vit_avg": partial(_make, "vit_tiny_patch16_224", global_pool="avg"),
+    "deit3": partial(_make, "deit3_small_patch16_224"),
+    "deit_distilled": partial(_make, "deit_tiny_distilled_patch16_224"),
+    "dinov2_reg4": partial(_make, "vit_small_patch14_reg4_dinov2", img_size=28, patch_size=14),
+    "clip": partial(_make, "vit_base_patch16_clip_224"),
+    "siglip": partial(_make, "vit_base_patch16_siglip_224"),
+    "dinov3": partial(_make, "vit_small_patch16_dinov3"),
+    "dinov3_qkvb": partial(_make, "vit_small_patch16_dinov3_qkvb"),
+    "eva02_tiny": partial(_make, "eva02_tiny_patch14_224", **_EVA),
+    "eva02_base": partial(_make, "eva02_base_patch14_224", **_EVA),
+    "rope_gqa": partial(_make, "eva02_base_patch14_224", **_EVA, attn_type="rope", num_kv_heads=1),
+    "beit": partial(_make, "beit_base_patch16_224"),
+    "beit_shared_bias": partial(
+        _make, "beit_base_patch16_224", use_rel_pos_bias=False, use_shared_rel_pos_bias=True, use_abs_pos_emb=True
+    ),
+    "swin": lambda: timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=56, embed_dim=16, depths=(2, 2), num_heads=(2, 2), num_classes=5
+    ),
+}
+
+
+def tiny(family: str, seed: int = 0) -> Any:
+    """A model of ``family`` in eval mode; every parameter is random, so that biases and scales are felt."""
+    torch.manual_seed(seed)
+    model = FAMILIES[family]()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn_like(parameter)
+            is_scale = ("norm" in name and name.endswith("weight")) or "gamma" in name or ".ls" in name
+            parameter.copy_(1 + 0.1 * noise if is_scale else noise * (0.2 if parameter.ndim > 1 else 0.1))
+    return model.eval()
+
+
+def images(model: Any, batch: int = 2, seed: int = 1) -> Tensor:
+    """A random batch (B C H W) that fits ``model``."""
+    return torch.randn(batch, 3, *model.patch_embed.img_size, generator=torch.Generator().manual_seed(seed))
+
+
+def randomise_tuned(model: nn.Module, seed: int = 2) -> None:
+    """Give every tuned tensor a random value, so that zero-initialised factors pass gradients on."""
+    import vision_peft as vp
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, parameter in vp.tuned_parameters(model):
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)

@@ -1,0 +1,201 @@
+"""What every method promises on every family of backbones. A new method is in the matrix by existing."""
+
+import copy
+import pickle
+import re
+from typing import Any
+
+import pytest
+import torch
+from families import FAMILIES, images, randomise_tuned, tiny
+from torch import nn
+
+import vision_peft as vp
+from vision_peft.tuning import graft
+
+# Settings beyond the defaults, by method name.
+VARIANTS: dict[str, list[dict]] = {
+    "adaptformer": [
+        {"bottleneck": 4, "input": "block_norm", "scale": "learnable"},
+        {"bottleneck": 4, "input": "own_norm", "form": "sequential"},
+        {"bottleneck": 4, "init": "trunc_normal", "dropout": 0.0},
+    ],
+    "lora": [{"rank": 2, "targets": ("qkv",)}, {"rank": 2, "alpha": 4, "targets": ("k", "proj", "fc1", "fc2")}],
+    "vpt": [{"tokens": 3, "deep": False}, {"tokens": 3, "project": 8}, {"tokens": 3, "deep": False, "project": 8}],
+}
+
+# (method, part of the setting, family): the reason that attach must give.
+REFUSED = {
+    ("vpt", "deep=False", "swin"): "no sequence that input prompts could join",
+    ("vpt", "project=8", "swin"): "widens over its stages",
+    ("lora", "'qkv'", "eva02_base"): "separate q, k and v projections",
+    ("lora", "'qkv'", "rope_gqa"): "separate q, k and v projections",
+}
+
+METHODS = [method(**fields) for name, method in vp.METHODS.items() for fields in [{}, *VARIANTS.get(name, [])]]
+
+
+def refusal(method: vp.Method, family: str) -> str | None:
+    for (name, part, refused), reason in REFUSED.items():
+        if method.name == name and part in repr(method) and family == refused:
+            return reason
+    return None
+
+
+CASES = [
+    pytest.param(method, family, id=f"{method!r}-{family}")
+    for method in METHODS
+    for family in FAMILIES
+    if refusal(method, family) is None
+]
+every_case = pytest.mark.parametrize(("method", "family"), CASES)
+
+
+@pytest.mark.parametrize(
+    ("method", "family"),
+    [pytest.param(m, f, id=f"{m!r}-{f}") for m in METHODS for f in FAMILIES if refusal(m, f) is not None],
+)
+def test_a_pair_that_does_not_fit_is_refused_at_attach_and_leaves_the_model_alone(method, family):
+    model = tiny(family)
+    x, before = images(model), dict(model.state_dict())
+    expected, flags = model(x), [p.requires_grad for p in model.parameters()]
+    with pytest.raises(ValueError, match=re.escape(refusal(method, family) or "")):
+        vp.attach(model, method)
+    assert list(model.state_dict()) == list(before)
+    assert not list(graft.grafts(model))
+    assert [p.requires_grad for p in model.parameters()] == flags
+    assert torch.equal(model(x), expected)
+
+
+@every_case
+def test_identity_at_start_where_promised(method, family):
+    model = tiny(family)
+    x = images(model)
+    expected = model(x)
+    vp.attach(model, method)
+    difference = (model.eval()(x) - expected).abs().max()
+    if method.starts_as_identity:
+        assert difference < 1e-5
+    else:
+        assert difference > 1e-5
+
+
+@every_case
+def test_every_tuned_tensor_gets_a_gradient_and_no_frozen_one(method, family):
+    model = vp.attach(tiny(family), method)
+    randomise_tuned(model)
+    vp.train_mode(model)
+    torch.manual_seed(0)
+    model(images(model, batch=4)).square().sum().backward()
+    tuned = dict(vp.tuned_parameters(model))
+    silent = {n for n, p in tuned.items() if p.grad is None or not p.grad.abs().max() > 0}
+    assert silent == (_silent_in_timm(family) if isinstance(method, vp.FullFineTune) else set())
+    assert [n for n, p in model.named_parameters() if n not in tuned and p.grad is not None] == []
+
+
+def _silent_in_timm(family: str) -> set[str]:
+    # timm's own models hold parameters that no output depends on (a mask token, say): full training cannot move them.
+    plain = tiny(family)
+    plain(images(plain, batch=4)).square().sum().backward()
+    return {n for n, p in plain.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
+
+
+@every_case
+def test_pretrained_keys_stay_and_detach_is_exact(method, family):
+    model = tiny(family)
+    x, modules, before = images(model), dict(model.named_modules()), dict(model.state_dict())
+    classes = {name: type(module) for name, module in modules.items()}
+    attributes = {name: set(vars(module)) for name, module in modules.items()}
+    expected = model(x)
+    vp.attach(model, method)
+    assert set(before) <= set(model.state_dict())
+    model(x)
+    vp.detach(model)
+    assert list(model.state_dict()) == list(before)
+    assert {name: type(module) for name, module in model.named_modules()} == classes
+    assert all(modules[name] is module for name, module in model.named_modules())
+    assert {name: set(vars(module)) for name, module in model.named_modules()} == attributes
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert torch.equal(model(x), expected)
+
+
+@every_case
+def test_a_saved_adapter_gives_the_same_outputs_on_a_fresh_backbone(method, family, tmp_path):
+    model = vp.attach(tiny(family), method)
+    randomise_tuned(model)
+    vp.save_adapter(model, tmp_path)
+    fresh = vp.load_adapter(tiny(family), tmp_path)
+    x = images(model)
+    assert torch.equal(fresh.eval()(x), model.eval()(x))
+
+
+@every_case
+def test_merge_gives_a_plain_model_with_the_same_outputs_or_says_why_not(method, family):
+    model = vp.attach(tiny(family), method)
+    randomise_tuned(model)
+    x = images(model)
+    expected = model.eval()(x)
+    kinds = {kind for _, module in graft.grafts(model) for kind in graft.kinds(module)}
+    if any(kind.fold is graft.Graft.fold for kind in kinds):
+        with pytest.raises(ValueError, match=f"cannot merge {type(method).__name__}"):
+            vp.merge(model)
+        assert torch.equal(model(x), expected)
+        return
+    vp.merge(model)
+    plain = tiny(family, seed=3)
+    plain.load_state_dict(model.state_dict(), strict=True)
+    torch.testing.assert_close(plain(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@every_case
+def test_copies_checkpointing_intermediates_and_compile_agree(method, family):
+    model: Any = vp.attach(tiny(family), method)
+    randomise_tuned(model)
+    x = images(model)
+    expected = model.eval()(x)
+    assert torch.equal(copy.deepcopy(model)(x), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(x), expected)
+    features, intermediates = model.forward_intermediates(x)
+    torch.testing.assert_close(model.forward_head(features), expected)
+    assert all(feature.shape[0] == len(x) and feature.ndim == 4 for feature in intermediates)
+    gradients = _gradients(model, x)
+    model.set_grad_checkpointing(True)
+    for name, gradient in _gradients(model, x).items():
+        torch.testing.assert_close(gradient, gradients[name])
+    model.set_grad_checkpointing(False)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def _gradients(model: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    model(x).square().sum().backward()
+    return {name: p.grad.clone() for name, p in vp.tuned_parameters(model) if p.grad is not None}
+
+
+ORDERS = [
+    (vp.LoRA(rank=2, targets=("q", "k", "v")), vp.VPT(tokens=3)),
+    (vp.VPT(tokens=3), vp.LoRA(rank=2, targets=("q", "k", "v"))),
+    (vp.VPT(tokens=3), vp.AdaptFormer(bottleneck=16)),
+    (vp.AdaptFormer(bottleneck=16, form="sequential"), vp.LoRA(rank=2, targets=("fc1", "proj"))),
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("first", "second"), ORDERS, ids=repr)
+def test_methods_stack_in_any_order_and_all_learn(first, second, family):
+    model = tiny(family)
+    x = images(model, batch=4)
+    expected = model(x)
+    vp.attach(vp.attach(model, first), second)
+    randomise_tuned(model)
+    model(x).square().sum().backward()
+    silent = [n for n, p in vp.tuned_parameters(model) if p.grad is None or not p.grad.abs().max() > 0]
+    assert silent == []
+    swapped = vp.attach(vp.attach(tiny(family), second), first)
+    vp.load_tuned(swapped, vp.tuned_state_dict(model))
+    torch.testing.assert_close(swapped(x), model(x), rtol=1e-5, atol=1e-5)
+    vp.detach(model)
+    vp.load_tuned(model, {n: t for n, t in tiny(family).state_dict().items() if n.startswith("head")}, head="load")
+    assert torch.equal(model(x), expected)

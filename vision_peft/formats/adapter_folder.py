@@ -1,0 +1,256 @@
+"""The adapter folder: ``adapter.safetensors`` (tuned tensors and head only) and ``adapter.json`` (what they are).
+
+Both are plain data: nothing in a folder from someone else is executed.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import nn
+
+from vision_peft.methods import METHODS
+from vision_peft.tuning import record
+from vision_peft.tuning.attach import attach, detach, replace_head
+from vision_peft.tuning.method import Method, one_of
+from vision_peft.tuning.state import count_parameters, load_tuned, tuned_state_dict
+from vision_peft.tuning.timm_blocks import architecture
+
+FORMAT_VERSION = 1
+TENSORS, INFO = "adapter.safetensors", "adapter.json"
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """Contents of ``adapter.json``."""
+
+    format_version: int
+    methods: list[dict[str, Any]]  # {"name", "fields"} in attach order
+    head: str  # kind of head
+    num_classes: int
+    backbone: dict[str, Any]  # {"name", "tag", "architecture"}
+    fingerprint: str  # sha256 of frozen block weights, see tuning.record.fingerprint
+    tensors_sha256: str  # of adapter.safetensors
+    class_names: list[str] | None
+    input: dict[str, Any] | None  # mean, std, size (pixels), interpolation, ... of the images it was trained on
+    counts: dict[str, int]
+    toolkit_version: str
+
+
+def save_adapter(
+    model: Any,
+    folder: str | Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    input_config: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write what ``model`` learned to ``folder``; files of an older adapter there are replaced together.
+
+    Args:
+        model: a model with a method attached.
+        folder: made where it is absent; other files in it are left alone.
+        class_names: one per class, stored for whoever loads the adapter.
+        input_config: mean, std, size, interpolation, ... of the input, stored likewise.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: nothing is attached, or the number of names is not that of classes.
+    """
+    tuning = record.find(model)
+    if tuning is None or not tuning.methods:
+        raise ValueError("nothing is attached to this model: call attach(model, method) before save_adapter")
+    if class_names is not None and len(class_names) != model.num_classes:
+        raise ValueError(f"got {len(class_names)} class names for a head of {model.num_classes} classes")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.cpu().contiguous() for name, tensor in tuned_state_dict(model).items()}
+    tensors = safetensors.torch.save(state)
+    info = AdapterInfo(
+        format_version=FORMAT_VERSION,
+        methods=[{"name": method.name, "fields": dataclasses.asdict(method)} for method in tuning.methods],
+        head=tuning.head,
+        num_classes=model.num_classes,
+        backbone={**_backbone_name(model), "architecture": architecture(model)},
+        fingerprint=tuning.fingerprint,
+        tensors_sha256=hashlib.sha256(tensors).hexdigest(),
+        class_names=None if class_names is None else list(class_names),
+        input=None if input_config is None else dict(input_config),
+        counts=count_parameters(model)._asdict(),
+        toolkit_version=version("vision_peft"),
+    )
+    text = json.dumps(dataclasses.asdict(info), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    contents = {TENSORS: tensors, INFO: text.encode()}
+    partial = {name: folder / f"{name}.tmp" for name in contents}
+    try:
+        for name, data in contents.items():
+            with partial[name].open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        for name, path in partial.items():
+            path.replace(folder / name)
+    finally:
+        for path in partial.values():
+            path.unlink(missing_ok=True)
+    return folder
+
+
+def load_adapter(
+    model: Any, folder: str | Path, *, head: str = "load", allow_backbone_mismatch: bool = False
+) -> nn.Module:
+    """Attach the recorded methods to ``model`` and load their tensors.
+
+    Args:
+        model: the backbone the adapter was trained on, nothing attached; with ``num_classes=0`` it gets the head.
+        folder: as written by ``save_adapter``.
+        head: ``load`` takes the recorded head; ``keep`` leaves the model's own.
+        allow_backbone_mismatch: load onto other frozen weights of the same architecture all the same.
+
+    Returns:
+        The same model, in the mode it was in.
+
+    Raises:
+        FileNotFoundError: no adapter there.
+        ValueError: damaged files, another backbone, depth or head; both sides are shown, and the model is unchanged.
+    """
+    one_of("head", head, ("load", "keep"))
+    folder = Path(folder)
+    info = read_adapter_info(folder)
+    known = record.find(model)
+    if known is not None and known.methods:
+        raise ValueError("this model has methods attached already: detach(model) first, or load_tuned into them")
+    _check_backbone(model, info, folder, allow_backbone_mismatch)
+    if head == "load" and model.num_classes not in (0, info.num_classes):
+        names = f" ({', '.join(info.class_names[:5])}, ...)" if info.class_names else ""
+        raise ValueError(
+            f"the adapter in {folder} has {info.num_classes} classes{names}, the model has {model.num_classes}: create "
+            f"the backbone with num_classes={info.num_classes} or 0, or keep the model's head with head='keep'"
+        )
+    methods = [_method(entry, folder) for entry in info.methods]
+    data = (folder / TENSORS).read_bytes()
+    if hashlib.sha256(data).hexdigest() != info.tensors_sha256:
+        raise ValueError(
+            f"{folder / TENSORS} is not the file that {INFO} describes (sha256 differs): damaged or mixed up"
+        )
+    try:
+        state = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / TENSORS} cannot be read: {error}") from None
+    try:
+        if head == "load" and (model.num_classes == 0 or info.head != "linear"):
+            replace_head(model, info.head, info.num_classes)
+        for method in methods:
+            attach(model, method)
+        load_tuned(model, state, head=head)
+    except Exception:
+        detach(model)
+        raise
+    return model
+
+
+def read_adapter_info(folder: str | Path) -> AdapterInfo:
+    """Read and check ``adapter.json`` field by field.
+
+    Raises:
+        FileNotFoundError: the folder or one of its two files is absent.
+        ValueError: not JSON, a field missing or of another type, or a newer format.
+    """
+    folder = Path(folder)
+    for name in (INFO, TENSORS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"no adapter at {folder}: wanted the files {INFO} and {TENSORS}, {name} is missing")
+    path = folder / INFO
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: wanted an object, got {type(values).__name__}")
+    if isinstance(values.get("format_version"), int) and values["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {values['format_version']}, vision_peft {version('vision_peft')} reads up to "
+            f"{FORMAT_VERSION}: upgrade vision_peft"
+        )
+    problems = []
+    for field, wanted in _TYPES.items():
+        if field not in values:
+            problems.append(f"{field} is missing")
+        elif not isinstance(values[field], wanted) or isinstance(values[field], bool):
+            problems.append(f"{field} has type {type(values[field]).__name__}")
+    problems += [f"{field} is unknown" for field in values if field not in _TYPES]
+    if problems:
+        raise ValueError(f"{path}: {'; '.join(problems)}")
+    return AdapterInfo(**values)
+
+
+_TYPES: dict[str, Any] = {
+    "format_version": int,
+    "methods": list,
+    "head": str,
+    "num_classes": int,
+    "backbone": dict,
+    "fingerprint": str,
+    "tensors_sha256": str,
+    "class_names": list | None,
+    "input": dict | None,
+    "counts": dict,
+    "toolkit_version": str,
+}
+
+
+def _backbone_name(model: Any) -> dict[str, str]:
+    config = getattr(model, "pretrained_cfg", None) or {}  # absent on a model made without timm.create_model
+    return {"name": config.get("architecture") or "", "tag": config.get("tag") or ""}
+
+
+def _check_backbone(model: Any, info: AdapterInfo, folder: Path, allow_mismatch: bool) -> None:
+    wanted, got = info.backbone.get("architecture"), architecture(model)
+    if not isinstance(wanted, dict):
+        raise ValueError(f"{folder / INFO}: backbone.architecture is missing")
+    # Another image size is no other backbone: the tuned tensors do not depend on it.
+    differing = [key for key in got if key != "img_size" and wanted.get(key) != got[key]]
+    names = [".".join(filter(None, (b.get("name"), b.get("tag")))) for b in (info.backbone, _backbone_name(model))]
+    if differing:
+        details = "; ".join(f"{key}: adapter {wanted.get(key)}, model {got[key]}" for key in differing)
+        raise ValueError(f"the adapter in {folder} belongs to another backbone ({names[0]}, not {names[1]}): {details}")
+    tuning = record.find(model)
+    found = tuning.fingerprint if tuning else record.fingerprint(model)
+    if found != info.fingerprint and not allow_mismatch:
+        raise ValueError(
+            f"the adapter in {folder} was trained on other frozen weights: {names[0]} with fingerprint "
+            f"{info.fingerprint[:12]}, the model is {names[1]} with {found[:12]}. Load the weights it was trained on, "
+            "or pass allow_backbone_mismatch=True"
+        )
+
+
+def _method(entry: Any, folder: Path) -> Method:
+    path = folder / INFO
+    if (
+        not isinstance(entry, dict)
+        or not isinstance(entry.get("name"), str)
+        or not isinstance(entry.get("fields"), dict)
+    ):
+        raise ValueError(f'{path}: wanted methods as {{"name": ..., "fields": {{...}}}}, got {entry!r}')
+    name, fields = entry["name"], entry["fields"]
+    if name not in METHODS:
+        close = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"{path}: unknown method {name!r}{hint} This vision_peft has {', '.join(METHODS)}")
+    known = {field.name for field in dataclasses.fields(METHODS[name])}
+    if unknown := sorted(set(fields) - known):
+        raise ValueError(f"{path}: {name} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    try:
+        return METHODS[name](**fields)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {name}: {error}") from None

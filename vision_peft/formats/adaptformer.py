@@ -1,0 +1,73 @@
+"""Checkpoints of ShoufaChen/AdaptFormer@6967d67 (models/vit_image.py; head as main_image.py makes it).
+
+Its blocks have ``q_proj``, ``k_proj``, ``v_proj``, ``fc1`` and ``fc2`` where timm has ``attn.qkv`` and ``mlp``. Its
+built-in VPT (``embeddings.i``) puts prompts before the class token and drops them after every block: VPT-deep.
+"""
+
+from typing import Any
+
+from vision_peft.formats.foreign import Foreign, State, block_numbers, fuse_qkv, no_leftovers, split_head
+from vision_peft.methods.adaptformer import AdaptFormer
+from vision_peft.methods.vpt import VPT
+from vision_peft.tuning.method import Method, one_of
+
+_ADAPTMLP = {"down_proj": "down_proj", "up_proj": "up_proj", "adapter_layer_norm_before": "norm"}
+
+
+def read(state: State, *, scale: float = 0.1, form: str = "parallel", dropout: float = 0.1) -> Foreign:
+    """Map the official keys of an image model.
+
+    Args:
+        state: tensors of the file.
+        scale: s of the run (``--ffn_adapter_scalar``); a learned scalar in the file wins.
+        form: ``parallel`` or ``sequential`` (``ffn_option``), whose keys are the same.
+        dropout: adapter dropout, of use for further training only.
+
+    The layer norm of ``ffn_adapter_layernorm_option="out"`` has the keys of ``"in"``; it is read as ``"in"``.
+
+    Raises:
+        ValueError: keys that are not of this code.
+    """
+    one_of("form", form, ("parallel", "sequential"))
+    state = dict(state)
+    tuned, head = split_head(state)
+    for name in [name for name in state if name.startswith("head.")]:
+        del state[name]
+    numbers = block_numbers(state, "blocks.")
+    fields: dict[str, Any] = {"scale": scale, "form": form, "dropout": dropout}
+    backbone: State = {}
+    method: Method | None = None
+    for i in numbers:
+        block = f"blocks.{i}."
+        seat = f"{block}drop_path2.adaptmlp." if form == "sequential" else f"{block}adaptmlp."
+        for name in [name for name in state if name.startswith(f"{block}adaptmlp.")]:
+            layer, _, kind = name.removeprefix(f"{block}adaptmlp.").partition(".")
+            if layer == "scale":
+                fields["scale"] = "learnable"
+                tuned[f"{seat}scale"] = state.pop(name).reshape(1)
+            elif layer in _ADAPTMLP:
+                if layer == "adapter_layer_norm_before":
+                    fields["input"] = "own_norm"
+                if layer == "down_proj" and kind == "weight":
+                    fields["bottleneck"] = state[name].shape[0]
+                tuned[f"{seat}{_ADAPTMLP[layer]}.{kind}"] = state.pop(name)
+        prompts = state.pop(f"embeddings.{i}", None)
+        if prompts is not None:
+            method = VPT(tokens=prompts.shape[1])
+            tuned[f"{block}attn.prompts"] = prompts[0]
+        if f"{block}attn.q_proj.weight" in state:
+            parts = ("q_proj", "k_proj", "v_proj")
+            backbone |= fuse_qkv(state, f"{block}attn.", parts, f"{block}attn.qkv")
+        for name in [name for name in state if name.startswith(block)]:
+            ours = name.replace(f"{block}fc", f"{block}mlp.fc")
+            if ours.removeprefix(block).split(".")[0] in ("norm1", "norm2", "attn", "mlp"):
+                backbone[ours] = state.pop(name)
+    for name in list(state):
+        if name.split(".")[0] in ("cls_token", "pos_embed", "patch_embed", "norm", "fc_norm"):
+            backbone[name] = state.pop(name)
+    no_leftovers(state, "AdaptFormer")
+    if "bottleneck" in fields:
+        if method is not None:
+            raise ValueError("file holds both adaptmlp and prompt tensors: the official code trains one of them")
+        method = AdaptFormer(**fields)
+    return Foreign(backbone if "patch_embed.proj.weight" in backbone else None, method, tuned, head)

@@ -1,0 +1,192 @@
+"""Reading tuned models that other code saved, and building the timm model they describe."""
+
+import argparse
+import difflib
+import importlib
+import pickle
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from timm.layers import LayerNorm
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from vision_peft.tuning.attach import attach, replace_head
+from vision_peft.tuning.method import Method
+from vision_peft.tuning.state import load_tuned
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A tuned model of other code in our terms."""
+
+    backbone: State | None  # timm-keyed weights, None where the file holds none
+    method: Method | None
+    tuned: State  # for load_tuned; includes the head where the file has one
+    head: str = "linear"  # kind of head, see attach.HEADS
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the head in the file, 0 without one."""
+        biases = [name for name in ("head.bias", "head.1.bias") if name in self.tuned]
+        return self.tuned[biases[0]].shape[0] if biases else 0
+
+    def build(self, num_heads: int, img_size: int | tuple[int, int] | None = None) -> VisionTransformer:
+        """A timm VisionTransformer with the architecture read off the tensors, attached, loaded, in eval mode.
+
+        Args:
+            num_heads: attention heads; the tensors do not tell.
+            img_size: pixels; needed where the number of positions is not that of a square image.
+
+        Raises:
+            ValueError: the file holds no backbone, or its tensors do not fit together.
+        """
+        if self.backbone is None:
+            raise ValueError("this file holds no backbone: create one with create_backbone, attach and load_tuned")
+        state = self.backbone
+        patch = state["patch_embed.proj.weight"]
+        positions = state["pos_embed"].shape[1] - 1
+        side = int(positions**0.5)
+        if img_size is None and side * side != positions:
+            raise ValueError(f"{positions} positions are no square image: give img_size=(height, width)")
+        dim = patch.shape[0]
+        model = VisionTransformer(
+            img_size=img_size or side * patch.shape[-1],
+            patch_size=(patch.shape[-2], patch.shape[-1]),
+            in_chans=patch.shape[1],
+            num_classes=self.num_classes,
+            embed_dim=dim,
+            depth=1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
+            num_heads=num_heads,
+            mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / dim,
+            global_pool="avg" if "fc_norm.weight" in state else "token",
+            norm_layer=partial(LayerNorm, eps=1e-6),
+        )
+        missing, unexpected = model.load_state_dict(state, strict=False)
+        missing = [name for name in missing if not name.startswith("head.")]
+        if missing or unexpected:
+            raise ValueError(f"backbone tensors do not fit: missing {missing}, unexpected {unexpected}")
+        if self.head != "linear":
+            replace_head(model, self.head, self.num_classes)
+        if self.method is not None:
+            attach(model, self.method)
+        load_tuned(model, self.tuned, head="load" if self.num_classes else "keep")
+        return model.eval()
+
+
+def read_foreign(path_or_state: str | Path | Mapping[str, Any], source: str, **keywords: Any) -> Foreign:
+    """Read a file (or its tensors) that the official code of ``source`` saved.
+
+    Args:
+        path_or_state: a .pth/.pt/.bin (read without running code in it) or .safetensors file, or the loaded mapping.
+        source: one of the files of this folder, for instance ``adaptformer`` or ``vpt``.
+        **keywords: what such a file cannot tell (see the source's ``read``), for instance ``scale=0.1``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: unknown source, a file that is not readable as plain tensors, or keys that are not of this source.
+    """
+    sources = _sources()
+    if source not in sources:
+        close = difflib.get_close_matches(source, sources, n=1)
+        hint = f", did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"unknown source {source!r}{hint} Known: {', '.join(sorted(sources))}")
+    data = path_or_state if isinstance(path_or_state, Mapping) else read_tensors(Path(path_or_state))
+    for container in ("model", "state_dict"):
+        if isinstance(data.get(container), Mapping):
+            data = data[container]
+    tensors = {
+        name.removeprefix("module."): torch.as_tensor(value)
+        for name, value in data.items()
+        if isinstance(value, Tensor | np.ndarray)
+    }
+    return sources[source].read(tensors, **keywords)
+
+
+def read_tensors(path: Path) -> Mapping[str, Any]:
+    """Contents of a checkpoint file, with no code in it run.
+
+    Besides tensors, exactly the types are allowed that the official files hold: ``argparse.Namespace`` (AdaptFormer,
+    MAE) and numpy arrays (VPT).
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load_file(path)
+    numpy_types = [np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "f2", "i4", "i8", "u1", "?"))]
+    allowed = [argparse.Namespace, *numpy_types, *_numpy_builders()]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            data = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is not a checkpoint of plain tensors: {str(error).splitlines()[0]}") from None
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{path} holds a {type(data).__name__}, wanted a mapping of names to tensors")
+    return data
+
+
+def _numpy_builders() -> list[Any]:
+    # numpy 1 pickled its arrays under numpy.core, numpy 2 under numpy._core; both names mean these two functions.
+    multiarray: Any = importlib.import_module("numpy._core.multiarray")
+    found: list[Any] = []
+    for function in ("_reconstruct", "scalar"):
+        builder = getattr(multiarray, function)
+        found += [(builder, f"numpy.core.multiarray.{function}"), (builder, f"numpy._core.multiarray.{function}")]
+    return found
+
+
+def _sources() -> dict[str, ModuleType]:
+    package = importlib.import_module("vision_peft.formats")
+    modules = {
+        info.name: importlib.import_module(f"{package.__name__}.{info.name}")
+        for info in pkgutil.iter_modules(package.__path__)
+        if info.name not in ("adapter_folder", "foreign")
+    }
+    return {name: module for name, module in modules.items() if callable(vars(module).get("read"))}
+
+
+def split_head(state: State) -> tuple[State, str]:
+    """Head tensors of ``state`` under our names, and the kind of head: ``head.*`` or BatchNorm at 0 and Linear at 1."""
+    head = {name: tensor for name, tensor in state.items() if name.startswith("head.")}
+    if "head.1.weight" not in head:
+        return head, "linear"
+    head.setdefault("head.0.num_batches_tracked", torch.tensor(0))
+    return head, "batchnorm_linear"
+
+
+def fuse_qkv(state: State, prefix: str, parts: tuple[str, str, str], to: str) -> State:
+    """Concatenate separate query, key and value layers into timm's fused ``qkv``; ``state`` loses the parts."""
+    return {
+        f"{to}.{kind}": torch.cat([state.pop(f"{prefix}{part}.{kind}") for part in parts])
+        for kind in ("weight", "bias")
+    }
+
+
+def block_numbers(state: State, prefix: str) -> range:
+    """Numbers of the blocks under ``prefix``, checked to be 0 to L - 1.
+
+    Raises:
+        ValueError: there are none, or some are missing.
+    """
+    numbers = {int(name.removeprefix(prefix).split(".")[0]) for name in state if name.startswith(prefix)}
+    if not numbers or numbers != set(range(len(numbers))):
+        raise ValueError(f"wanted blocks {prefix}0, {prefix}1, ... without gaps, got {sorted(numbers)}")
+    return range(len(numbers))
+
+
+def no_leftovers(state: State, source: str) -> None:
+    """Raise ValueError where keys are left that ``source`` does not explain."""
+    if state:
+        names = sorted(state)
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        raise ValueError(f"not a {source} file: cannot explain {shown}")

@@ -1,0 +1,24 @@
+"""Full fine-tuning: every parameter trains, the other end of every comparison."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from vision_peft.tuning.method import Method
+from vision_peft.tuning.record import backbone_parameters
+
+
+@dataclass(frozen=True)
+class FullFineTune(Method):
+    """Train the whole backbone. It wants about a tenth of the learning rate of the other methods (1e-4 with AdamW)."""
+
+    name: ClassVar[str] = "full"
+
+    @property
+    def starts_as_identity(self) -> bool:
+        return True
+
+    def attach(self, model: nn.Module) -> None:
+        for _, parameter in backbone_parameters(model):
+            parameter.requires_grad_(True)

@@ -1,0 +1,116 @@
+"""Visual Prompt Tuning (Jia et al., ECCV 2022, https://arxiv.org/abs/2203.12119).
+
+Shallow: P learned tokens join the sequence behind the prefix tokens, before the first block. Deep: every block has P
+tokens of its own, whose outputs the next block overwrites. Nothing reads those outputs, so a deep prompt p acts only as
+extra keys and values of its block,
+
+    K = [W_k LN₁(p); K],  V = [W_v LN₁(p); V],
+
+which is how it is computed here: the function of the official code at the price of P keys and values.
+
+Source: KMnP/vpt@4410440 src/models/vit_prompt/vit.py, described in its paper (implemented from the description).
+Deviations: at average pooling deep prompts are not pooled over; on Swin the dropout mask is drawn per window, and
+prompts stay within their block instead of passing through patch merging.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vision_peft.tuning.attention import KeyValueAttention, check_attention, project
+from vision_peft.tuning.graft import Graft, graft
+from vision_peft.tuning.method import Method, positive, probability
+from vision_peft.tuning.prefix_tokens import add_prefix_tokens, input_seat
+from vision_peft.tuning.timm_blocks import blocks, patch_area, width
+
+
+class VPTInput(Graft):
+    """Puts the prompts into the token sequence (B N D -> B N+P D) at index ``prompt_at``."""
+
+    prompts: nn.Parameter
+    prompt_project: nn.Module
+    prompt_dropout: nn.Dropout
+    prompt_at: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        prompts = self.prompt_dropout(self.prompt_project(self.prompts).expand(x.shape[0], -1, -1))
+        return torch.cat([x[:, : self.prompt_at], prompts.type_as(x), x[:, self.prompt_at :]], dim=1)
+
+
+class VPTAttention(KeyValueAttention):
+    """Adds the keys and values of this block's prompts; one set a batch, one an image under dropout."""
+
+    prompts: nn.Parameter
+    prompt_dropout: nn.Dropout
+    prompt_path: tuple[nn.Module, ...]  # what a prompt passes before this attention; modules that live elsewhere
+
+    def extra_keys_values(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        prompts = self.prompts.unsqueeze(0)
+        to_width, norm = self.prompt_path
+        prompts = to_width(prompts)
+        if self.prompt_dropout.training and self.prompt_dropout.p > 0:
+            prompts = self.prompt_dropout(prompts.expand(x.shape[0], -1, -1))
+        _, keys, values = project(self, norm(prompts).type_as(x))
+        return [*super().extra_keys_values(x), (keys, values)]
+
+
+@dataclass(frozen=True)
+class VPT(Method):
+    """Prompts at the input (shallow) or in every block (deep)."""
+
+    name: ClassVar[str] = "vpt"
+
+    tokens: int = 10  # prompts P, per block if deep
+    deep: bool = True
+    dropout: float = 0.0  # rate on prompts, drawn per image
+    project: int | None = None  # prompts of this many channels pass one shared Linear to the width; None: none
+
+    def __post_init__(self) -> None:
+        positive(tokens=self.tokens)
+        probability(dropout=self.dropout)
+        if self.project is not None:
+            positive(project=self.project)
+
+    def _prompts(self, model: nn.Module, dim: int) -> nn.Parameter:
+        dim = self.project or dim
+        bound = math.sqrt(6 / (patch_area(model) + dim))  # Xavier over patch embedding and prompt, as in vit.py
+        return nn.Parameter(torch.empty(self.tokens, dim).uniform_(-bound, bound))
+
+    def _projection(self, dim: int) -> nn.Module:
+        if self.project is None:
+            return nn.Identity()
+        linear = nn.Linear(self.project, dim)
+        nn.init.kaiming_normal_(linear.weight, a=0, mode="fan_out")
+        return linear
+
+    def attach(self, model: Any) -> None:
+        first, *_ = all_blocks = blocks(model)
+        dim = width(first)
+        projection = self._projection(dim)
+        if not self.deep:
+            at = add_prefix_tokens(model, self.tokens)
+            graft(
+                input_seat(model),
+                VPTInput,
+                prompts=self._prompts(model, dim),
+                prompt_project=projection,
+                prompt_dropout=nn.Dropout(self.dropout),
+                prompt_at=at,
+            )
+            return
+        if self.project is not None and any(width(block) != dim for block in all_blocks):
+            raise ValueError(f"{type(model).__name__} widens over its stages: one shared projection cannot serve it")
+        for block in all_blocks:
+            check_attention(block.attn)
+            graft(
+                block.attn,
+                VPTAttention,
+                prompts=self._prompts(model, width(block)),
+                prompt_dropout=nn.Dropout(self.dropout),
+                prompt_path=(projection, block.norm1),
+                **({"prompt_project": projection} if block is first and self.project else {}),
+            )

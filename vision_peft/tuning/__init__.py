@@ -1,0 +1,1 @@
+"""How anything attaches to a timm model: grafts, timm's seams, freezing, counts and tuned state."""

@@ -1,0 +1,133 @@
+"""Grafting: give one module of a backbone a subclass that adds a method's term, and take it away again.
+
+A grafted module keeps its identity, its parameters and their names; only its class changes, to a generated subclass
+``(kind, class it had)``. Whatever sees the model (``state_dict``, ``torch.compile``, DDP, gradient checkpointing,
+``deepcopy``, ``pickle``) sees an ordinary module. This file is the one place that touches ``module.__class__``.
+"""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+
+class Graft(nn.Module):
+    """First base of every graft.
+
+    A graft is final, has no ``__init__`` and overrides ``forward`` (block grafts: one of the halves, see
+    ``timm_blocks.BlockGraft``), calling ``super()`` once so that grafts on one module add up in any order.
+    """
+
+    def fold(self) -> None:
+        """Add this graft's term to the weights of the module it sits on.
+
+        Raises:
+            ValueError: the term is not a constant update of the weights.
+        """
+        raise ValueError(f"{type(self).__name__} is not a constant update of the weights it sits on")
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # A generated class cannot be found by name: pickle and deepcopy get the importable classes it is made of.
+        base, kinds = _chain(type(self))
+        return _rebuild, (base, *kinds), self.__getstate__()
+
+
+@dataclass
+class _Layer:
+    """What one graft or override added to a module, so that it can be taken away exactly."""
+
+    kind: type[Graft] | None
+    children: tuple[str, ...] = ()
+    originals: dict[str, Any] = field(default_factory=dict)
+
+
+@functools.cache
+def _grafted(kind: type[Graft], base: type[nn.Module]) -> type[nn.Module]:
+    return type(f"{kind.__name__}{base.__name__}", (kind, base), {"_generated": True})
+
+
+def _chain(cls: type[nn.Module]) -> tuple[type[nn.Module], list[type[Graft]]]:
+    kinds: list[Any] = []
+    while "_generated" in cls.__dict__:
+        kind, cls = cls.__bases__
+        kinds.append(kind)
+    return cls, kinds[::-1]
+
+
+def _rebuild(base: type[nn.Module], *kinds: type[Graft]) -> nn.Module:
+    cls = functools.reduce(lambda inner, kind: _grafted(kind, inner), kinds, base)
+    return cls.__new__(cls)
+
+
+def _layers(module: nn.Module) -> list[_Layer]:
+    return module.__dict__.get("_graft_layers", [])
+
+
+def kinds(module: nn.Module) -> list[type[Graft]]:
+    """Kinds grafted onto ``module``, innermost first."""
+    return _chain(type(module))[1]
+
+
+def graft(module: nn.Module, kind: type[Graft], **children: Any) -> None:
+    """Turn ``module`` into ``kind`` in place; ``children`` (modules, parameters, constants) become its attributes.
+
+    Child modules take the mode of ``module``: nothing drops out of a model in eval mode because it was attached to.
+
+    Raises:
+        ValueError: the module already carries this kind, or has an attribute of one of the names.
+    """
+    if kind in kinds(module):
+        raise ValueError(f"{kind.__name__} is already attached to this {_chain(type(module))[0].__name__}")
+    taken = [name for name in children if hasattr(module, name)]
+    if taken:
+        raise ValueError(f"{type(module).__name__} already has {taken}: {kind.__name__} needs these names")
+    module.__dict__.setdefault("_graft_layers", []).append(_Layer(kind, tuple(children)))
+    module.__class__ = _grafted(kind, type(module))
+    for name, child in children.items():
+        setattr(module, name, child)
+        if isinstance(child, nn.Module):
+            child.train(module.training)
+
+
+def override(module: nn.Module, **attributes: Any) -> None:
+    """Set plain attributes of ``module`` that ``prune`` restores (``num_prefix_tokens``, ``qkv_bias_separate``)."""
+    originals = {name: getattr(module, name) for name in attributes}
+    module.__dict__.setdefault("_graft_layers", []).append(_Layer(None, originals=originals))
+    for name, value in attributes.items():
+        setattr(module, name, value)
+
+
+def prune(module: nn.Module, keep: int = 0) -> None:
+    """Take grafts and overrides off ``module``, newest first, until ``keep`` of them are left."""
+    layers = _layers(module)
+    while len(layers) > keep:
+        layer = layers.pop()
+        if layer.kind is not None:
+            for name in layer.children:
+                delattr(module, name)
+            module.__class__ = type(module).__bases__[1]
+        for name, value in layer.originals.items():
+            setattr(module, name, value)
+    if not layers:
+        module.__dict__.pop("_graft_layers", None)
+
+
+def depth(module: nn.Module) -> int:
+    """Number of grafts and overrides on ``module``: what ``prune(module, keep=...)`` counts."""
+    return len(_layers(module))
+
+
+def grafts(model: nn.Module) -> Iterator[tuple[str, Graft]]:
+    """Every grafted module of ``model`` with its name."""
+    for name, module in model.named_modules():
+        if isinstance(module, Graft):
+            yield name, module
+
+
+def children(module: nn.Module) -> list[tuple[str, nn.Module | nn.Parameter]]:
+    """Modules and parameters that grafts added to ``module``; constants are left out."""
+    names = [name for layer in _layers(module) for name in layer.children]
+    found = [(name, getattr(module, name)) for name in names]
+    return [(name, child) for name, child in found if isinstance(child, nn.Module | nn.Parameter)]

@@ -1,0 +1,63 @@
+"""The abstract method: a frozen dataclass of hyper-parameters that knows how to attach itself to a backbone."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """Hyper-parameters of one way to tune a frozen backbone.
+
+    A subclass is a frozen dataclass whose fields are what a user types (``method.bottleneck=8``); choices are plain
+    strings checked in ``__post_init__``. It sets ``name``, which is also the name of its config file.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    def starts_as_identity(self) -> bool:
+        """Whether the tuned model computes the pretrained function until the first training step."""
+        return False
+
+    @abstractmethod
+    def attach(self, model: nn.Module) -> None:
+        """Graft onto ``model``, whose parameters are frozen already; what is added or unfrozen here trains.
+
+        Raises:
+            ValueError: this method does not fit this backbone, with the reason. Nothing has to be undone.
+        """
+
+
+def one_of(field: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Check a hyper-parameter against its choices.
+
+    Raises:
+        ValueError: ``value`` is none of ``choices``.
+    """
+    if value not in choices:
+        raise ValueError(f"{field} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+
+
+def positive(**fields: int | float) -> None:
+    """Check that hyper-parameters are numbers above zero.
+
+    Raises:
+        ValueError: one of them is not.
+    """
+    for field, value in fields.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise ValueError(f"{field} must be a number above 0; got {value!r}")
+
+
+def probability(**fields: float) -> None:
+    """Check that dropout rates lie in [0, 1).
+
+    Raises:
+        ValueError: one of them does not.
+    """
+    for field, value in fields.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            raise ValueError(f"{field} must lie in [0, 1); got {value!r}")

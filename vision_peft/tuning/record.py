@@ -1,0 +1,105 @@
+"""What a tuned model knows about its tuning: one plain object on the model, never in its ``state_dict``."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vision_peft.tuning import graft
+from vision_peft.tuning.method import Method
+from vision_peft.tuning.timm_blocks import blocks, classifier_names
+
+
+@dataclass
+class Record:
+    """Everything ``attach`` and ``replace_head`` have to remember."""
+
+    fingerprint: str
+    requires_grad: dict[str, bool]
+    methods: list[Method] = field(default_factory=list)
+    in_place: list[str] = field(default_factory=list)  # backbone parameters that a method trains
+    head: str = "linear"
+    replaced_head: dict[str, nn.Module] = field(default_factory=dict)  # classifier name -> the layer that was there
+    num_classes: int | None = None  # of the replaced head
+
+
+def find(model: nn.Module) -> Record | None:
+    """The record of ``model``, None where nothing was attached."""
+    return model.__dict__.get("_tuning_record")
+
+
+def find_or_start(model: nn.Module) -> Record:
+    """The record of ``model``; the first call takes the fingerprint and remembers ``requires_grad``."""
+    record = find(model)
+    if record is None:
+        flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+        record = Record(fingerprint(model), flags)
+        model.__dict__["_tuning_record"] = record
+    return record
+
+
+def forget(model: nn.Module) -> None:
+    """Drop the record."""
+    model.__dict__.pop("_tuning_record", None)
+
+
+@torch.no_grad()
+def fingerprint(model: nn.Module) -> str:
+    """sha256 over the float32 bytes of ``norm1.weight``, ``norm2.weight`` and ``attn.proj.weight`` of every block.
+
+    Positions and head are left out, so that another image size or class count keeps the fingerprint.
+    """
+    digest = hashlib.sha256()
+    for block in blocks(model):
+        for layer in (block.norm1, block.norm2, block.attn.proj):
+            weight = layer.weight
+            if weight is not None:
+                digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def head_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers of the classification head(s), by their name in the ``state_dict``."""
+    found: dict[str, Tensor] = {}
+    for name in classifier_names(model):
+        state = model.get_submodule(name).state_dict(keep_vars=True)
+        found.update({f"{name}.{key}": tensor for key, tensor in state.items()})
+    return found
+
+
+def graft_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers that grafts added, by their name in the ``state_dict``."""
+    found: dict[str, Tensor] = {}
+    for module_name, module in graft.grafts(model):
+        prefix = f"{module_name}." if module_name else ""
+        for name, child in graft.children(module):
+            if isinstance(child, nn.Parameter):
+                found[prefix + name] = child
+            else:
+                found.update({f"{prefix}{name}.{k}": t for k, t in child.state_dict(keep_vars=True).items()})
+    return found
+
+
+def tuned_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Everything that tuning may change: tensors of grafts, backbone parameters trained in place, the head."""
+    record = find(model)
+    in_place = {name: model.get_parameter(name) for name in (record.in_place if record else [])}
+    return {**graft_tensors(model), **in_place, **head_tensors(model)}
+
+
+def backbone_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters of the backbone proper: neither of a graft nor of the head."""
+    added = {**graft_tensors(model), **head_tensors(model)}
+    return ((name, parameter) for name, parameter in model.named_parameters() if name not in added)
+
+
+def restore_head(model: Any, record: Record) -> None:
+    """Put the head back that ``replace_head`` took out."""
+    device = next(model.parameters()).device
+    for name, layer in record.replaced_head.items():
+        model.set_submodule(name, layer.to(device))
+    if record.replaced_head:
+        model.num_classes = record.num_classes

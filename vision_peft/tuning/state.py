@@ -1,0 +1,79 @@
+"""Counting, listing, reading and writing what a tuned model learned."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vision_peft.tuning import record
+from vision_peft.tuning.method import one_of
+from vision_peft.tuning.timm_blocks import classifier_names
+
+
+class Counts(NamedTuple):
+    """Numbers of parameters; ``trained`` and ``stored`` exclude the head."""
+
+    trained: int  # receive gradients
+    stored: int  # lie in an adapter folder: trained ones after baking
+    head: int
+    backbone: int  # all of the backbone proper, without grafts and head
+
+
+def count_parameters(model: nn.Module) -> Counts:
+    """Count the parameters of ``model`` as tables report them, head excluded from ``trained`` and ``stored``."""
+    grafted = [t for t in record.graft_tensors(model).values() if isinstance(t, nn.Parameter)]
+    backbone = [parameter for _, parameter in record.backbone_parameters(model)]
+    head = [t for t in record.head_tensors(model).values() if isinstance(t, nn.Parameter)]
+    trained = sum(p.numel() for p in grafted + backbone if p.requires_grad)
+    tuning = record.find(model)
+    in_place = sum(model.get_parameter(name).numel() for name in tuning.in_place) if tuning else 0
+    return Counts(
+        trained=trained,
+        stored=sum(p.numel() for p in grafted) + in_place,
+        head=sum(p.numel() for p in head),
+        backbone=sum(p.numel() for p in backbone),
+    )
+
+
+def tuned_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Name and parameter of everything that trains: grafts, head, unfrozen parts of the backbone."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def tuned_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """Every tensor that tuning may change, head included, detached; names are those of ``model.state_dict()``."""
+    return {name: tensor.detach() for name, tensor in record.tuned_tensors(model).items()}
+
+
+@torch.no_grad()
+def load_tuned(model: nn.Module, state: Mapping[str, Tensor], head: str = "load") -> None:
+    """Copy ``state`` (of ``tuned_state_dict``) into ``model``, strictly.
+
+    Args:
+        model: a model with the same methods attached.
+        state: tensors by name; their dtype is converted, their shape must fit.
+        head: ``load`` takes the head from ``state``; ``keep`` leaves the model's own and ignores the one in ``state``.
+
+    Raises:
+        ValueError: tensors are missing, unexpected or of another shape; names them all, and nothing is changed.
+    """
+    one_of("head", head, ("load", "keep"))
+    wanted = record.tuned_tensors(model)
+    given = dict(state)
+    if head == "keep":
+        prefixes = tuple(f"{name}." for name in classifier_names(model))
+        wanted = {name: tensor for name, tensor in wanted.items() if not name.startswith(prefixes)}
+        given = {name: tensor for name, tensor in given.items() if not name.startswith(prefixes)}
+    problems = [f"missing: {name}" for name in wanted if name not in given]
+    problems += [f"unexpected: {name}" for name in given if name not in wanted]
+    problems += [
+        f"shape of {name}: wanted {tuple(wanted[name].shape)}, got {tuple(tensor.shape)}"
+        for name, tensor in given.items()
+        if name in wanted and tensor.shape != wanted[name].shape
+    ]
+    if problems:
+        shown = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise ValueError(f"tuned tensors do not fit the model:\n  {shown}")
+    for name, tensor in given.items():
+        wanted[name].copy_(tensor)
