@@ -1,0 +1,77 @@
+"""Backbone files that hold torch tensors by timm's names: ``.safetensors``, ``.pth``, ``.pt``, ``.bin``, ``.ckpt``.
+
+A file never runs code: torch files are read with ``weights_only=True``. Google's ``.npz`` has its own file, ``npz.py``.
+"""
+
+import argparse
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import clean_state_dict
+from torch import Tensor
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz")
+CONTAINER_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in timm's order of preference
+
+
+def check_file(path: Path) -> Path:
+    """Accept an existing file with the ending of a known format and return it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a folder, or another ending.
+    """
+    if path.is_dir():
+        raise ValueError(f"Checkpoint {path} is a folder; name the weight file in it ({', '.join(SUFFIXES)}).")
+    if not path.is_file():
+        raise FileNotFoundError(f"Checkpoint {path} does not exist (looked for it from {Path.cwd()}).")
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"Checkpoint {path} ends in {path.suffix!r}; wanted one of {', '.join(SUFFIXES)}.")
+    return path
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """State dict of a safetensors or torch file, out of its container and without DDP or compile prefixes.
+
+    Raises:
+        ValueError: truncated or other content, code to run, or no tensors in it.
+    """
+    content: Any = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, wanted a state dict (tensors by name).")
+    key = next((key for key in CONTAINER_KEYS if isinstance(content.get(key), dict)), None)
+    state: dict[str, Any] = content if key is None else content[key]
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(
+            f"{path} holds no state dict: wanted tensors by name, at the top or under one of "
+            f"{', '.join(CONTAINER_KEYS)}; got the entries {', '.join(map(str, list(content)[:8])) or '(none)'}."
+        )
+    return clean_state_dict(state)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is truncated or not a safetensors file ({error}).") from error
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # timm's own train.py stores its arguments
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if code is None:
+            raise ValueError(f"{path} is damaged or not a torch file.") from error
+        raise ValueError(
+            f"{path} was refused: besides tensors it wants to load {code[1]}, which can run any code. "
+            "Where you trust it, save its state_dict() alone, best as .safetensors."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is truncated or not a torch file.") from error

