@@ -1,0 +1,141 @@
+"""From a PIL image to the float tensor a backbone wants, with torchvision.transforms.v2.
+
+Geometry works on the PIL image, as in the published pipelines; then uint8 tensor, float in 0..1, normalise, random
+erasing.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from vision_peft.data.dataset import unknown
+
+AUGMENTS = ("none", "flip", "crop_flip", "randaugment")
+RESIZES = ("squash", "short_side")
+INTERPOLATIONS = {mode.value: mode for mode in v2.InterpolationMode}
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+NORMALISATIONS = ("backbone", "imagenet", "half", "none")
+_LONGEST = 32  # an image longer than this many widths loses its ends before the resize, else they could fill the memory
+
+
+def normalisation(name: str, mean: Sequence[float], std: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+    """`(mean, std)` in units of 0..1: as given ("backbone"), ImageNet's, 0.5 (Inception's), or 0 and 1 ("none")."""
+    choices = {
+        "backbone": (mean, std),
+        "imagenet": IMAGENET,
+        "half": ((0.5,) * 3, (0.5,) * 3),
+        "none": ((0.0,) * 3, (1.0,) * 3),
+    }
+    if name not in choices:
+        raise unknown("normalisation", name, NORMALISATIONS)
+    return choices[name]
+
+
+def eval_transform(
+    *,
+    size: int | Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: str = "bicubic",
+    resize: str = "squash",
+    crop_pct: float = 1.0,
+) -> v2.Compose:
+    """PIL image to float tensor `3 H W`, the same every time.
+
+    `resize="squash"` scales to `size` directly, changing the aspect ratio, as the VTAB-1k papers do, and knows no
+    `crop_pct`; `"short_side"` scales the short side to `size / crop_pct` and crops the centre, as timm does.
+    """
+    return v2.Compose([*_geometry(size, interpolation, resize, crop_pct), *_to_float(mean, std)])
+
+
+def train_transform(
+    *,
+    size: int | Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: str = "bicubic",
+    augment: str = "none",
+    resize: str = "squash",
+    crop_pct: float = 1.0,
+    crop_scale: tuple[float, float] = (0.08, 1.0),
+    random_erasing: float = 0.0,
+) -> v2.Compose:
+    """PIL image to float tensor `3 H W` for training.
+
+    `augment`: "none" is the evaluation's geometry, "flip" adds a horizontal flip, "crop_flip" is RandomResizedCrop
+    (`crop_scale`: share of the area) and flip, "randaugment" adds RandAugment(2, 9) to that. `random_erasing` is the
+    probability of erasing a box (to 0, after normalising).
+    """
+    if augment not in AUGMENTS:
+        raise unknown("augment", augment, AUGMENTS)
+    steps: list[torch.nn.Module]
+    if augment in ("none", "flip"):
+        steps = _geometry(size, interpolation, resize, crop_pct)
+    else:
+        steps = [v2.RandomResizedCrop(_height_width(size), scale=crop_scale, interpolation=_mode(interpolation))]
+    if augment != "none":
+        steps.append(v2.RandomHorizontalFlip())
+    if augment == "randaugment":
+        steps.append(v2.RandAugment(num_ops=2, magnitude=9))
+    steps += _to_float(mean, std)
+    if random_erasing:
+        if not 0 <= random_erasing <= 1:
+            raise ValueError(f"random_erasing is a probability: wanted 0 to 1, got {random_erasing}")
+        steps.append(v2.RandomErasing(p=random_erasing))
+    return v2.Compose(steps)
+
+
+class CoverAndCrop(torch.nn.Module):
+    """Scales an image until it just covers `size / crop_pct` (for a square: its short side) and cuts `size` out of
+    the centre.
+    """
+
+    def __init__(self, size: tuple[int, int], crop_pct: float, interpolation: v2.InterpolationMode) -> None:
+        super().__init__()
+        self.size, self.crop_pct, self.interpolation = size, crop_pct, interpolation
+
+    def forward(self, image: Any) -> Any:
+        height, width = F.get_size(image)
+        shorter = min(height, width)
+        if max(height, width) > _LONGEST * shorter:
+            height, width = min(height, _LONGEST * shorter), min(width, _LONGEST * shorter)
+            image = F.center_crop(image, [height, width])
+        tall, wide = (math.floor(side / self.crop_pct) for side in self.size)
+        if height * wide <= width * tall:
+            scaled = [tall, max(wide, int(width * tall / height))]
+        else:
+            scaled = [max(tall, int(height * wide / width)), wide]
+        return F.center_crop(F.resize(image, scaled, interpolation=self.interpolation), list(self.size))
+
+
+def _geometry(size: int | Sequence[int], interpolation: str, resize: str, crop_pct: float) -> list[torch.nn.Module]:
+    if resize not in RESIZES:
+        raise unknown("resize", resize, RESIZES)
+    if resize == "squash":
+        return [v2.Resize(_height_width(size), interpolation=_mode(interpolation))]
+    if not 0 < crop_pct <= 1:
+        raise ValueError(
+            f"crop_pct is the share of the resized side that is kept: wanted above 0 and up to 1, got {crop_pct}"
+        )
+    return [CoverAndCrop(_height_width(size), crop_pct, _mode(interpolation))]
+
+
+def _to_float(mean: Sequence[float], std: Sequence[float]) -> list[torch.nn.Module]:
+    return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std)), v2.ToPureTensor()]
+
+
+def _height_width(size: int | Sequence[int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise ValueError(f"an image size is (height, width) in pixels, got {size}")
+    return int(height), int(width)
+
+
+def _mode(interpolation: str) -> v2.InterpolationMode:
+    if interpolation not in INTERPOLATIONS:
+        raise unknown("interpolation", interpolation, INTERPOLATIONS)
+    return INTERPOLATIONS[interpolation]
