@@ -1,0 +1,202 @@
+import csv
+import re
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from vision_peft.results.lines import lines_of, references_of, told_apart
+from vision_peft.results.plot import plot_accuracy
+from vision_peft.results.settings import over_seeds
+
+
+def records(stem: Path) -> dict[str, dict[str, str]]:
+    with Path(f"{stem}.csv").open(encoding="utf-8", newline="") as file:
+        return {line["method"]: line for line in csv.DictReader(file)}
+
+
+def texts(stem: Path) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", Path(f"{stem}.svg").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def rows(make_row):
+    """Two sizes of AdaptFormer with three and one seeds, LoRA, both references."""
+    return [
+        *(make_row(seed=seed, top1=top1, mean_per_class=top1 - 1) for seed, top1 in ((0, 95.0), (1, 96.0), (2, 98.0))),
+        make_row(fields={"bottleneck": 8, "scale": 0.1}, top1=94.0, params_trained=156_768, params_stored=156_768),
+        make_row("lora", {"rank": 8, "alpha": 8}, top1=96.5, params_trained=294_912, params_stored=294_912),
+        make_row("linear", {}, top1=90.0, params_trained=0, params_stored=0),
+        make_row("full", {}, top1=97.0, params_trained=85_798_656, params_stored=85_798_656),
+    ]
+
+
+def test_the_csv_holds_mean_and_sample_deviation_of_every_setting(rows, tmp_path):
+    assert plot_accuracy(rows, tmp_path / "a") == [tmp_path / "a.png", tmp_path / "a.svg", tmp_path / "a.csv"]
+    table = records(tmp_path / "a")
+    assert list(table) == ["adaptformer-64", "adaptformer-8", "lora-8", "linear", "full"]
+    three = table["adaptformer-64"]
+    mean = (95 + 96 + 98) / 3
+    std = (((95 - mean) ** 2 + (96 - mean) ** 2 + (98 - mean) ** 2) / 2) ** 0.5
+    assert float(three["mean"]) == pytest.approx(mean, abs=5e-5)
+    assert float(three["std"]) == pytest.approx(std, abs=5e-5)
+    assert (three["n_seeds"], three["metric"], three["dataset"], three["task"]) == ("3", "top1", "digits", "")
+    assert (three["params_trained"], three["params_stored"], three["params_head"]) == ("1189632", "1189632", "7690")
+    assert "adaptformer.bottleneck=64; adaptformer.scale=0.1" in three["settings"]
+    assert "lr=0.001" in three["settings"]
+    assert (table["linear"]["params_trained"], table["linear"]["mean"]) == ("0", "90.0000")
+
+
+def test_a_single_seed_has_an_empty_deviation(rows, tmp_path):
+    plot_accuracy(rows, tmp_path / "a")
+    assert (records(tmp_path / "a")["lora-8"]["n_seeds"], records(tmp_path / "a")["lora-8"]["std"]) == ("1", "")
+
+
+def test_the_metric_is_the_one_asked_for(rows, tmp_path):
+    plot_accuracy(rows, tmp_path / "a", metric="mean_per_class")
+    assert records(tmp_path / "a")["adaptformer-64"]["mean"] == f"{(94 + 95 + 97) / 3:.4f}"
+    assert "mean per-class accuracy (%)" in texts(tmp_path / "a")
+
+
+def test_the_svg_names_methods_references_axes_task_and_seeds_as_text(rows, tmp_path):
+    plot_accuracy(rows, tmp_path / "a")
+    found = texts(tmp_path / "a")
+    for wanted in (
+        *("adaptformer", "8", "64", "lora-8", "linear probe", "90.0", "full fine-tuning", "97.0", "digits"),
+        *("vit_base_patch16_224.augreg_in21k, val_select", "trained parameters, head excluded", "top-1 accuracy (%)"),
+        "Mean and standard deviation over 3 seeds; no bar: one seed.",
+    ):
+        assert wanted in found, wanted
+
+
+def test_the_png_has_200_dots_per_inch_and_is_not_empty(rows, tmp_path):
+    plot_accuracy(rows, tmp_path / "a")
+    with Image.open(tmp_path / "a.png") as image:
+        assert round(image.info["dpi"][0]) == 200
+        assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 20
+
+
+def test_the_same_rows_give_the_same_files_whatever_the_users_matplotlib_settings(rows, tmp_path):
+    plot_accuracy(rows, tmp_path / "a")
+    with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "path", "axes.facecolor": "red"}):
+        plot_accuracy(rows, tmp_path / "b")
+        assert matplotlib.rcParams["font.size"] == 30
+    for kind in ("png", "svg", "csv"):
+        assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes(), kind
+
+
+def test_stored_parameters_may_be_the_axis(make_row, tmp_path):
+    rows = [make_row("prefix_tuning", {"tokens": 10}, params_trained=9_857_024, params_stored=184_320)]
+    plot_accuracy(rows, tmp_path / "a", x="stored")
+    found = texts(tmp_path / "a")
+    assert "stored parameters, head excluded" in found
+    assert "200 k" in found
+    assert "10 M" not in found
+
+
+@pytest.mark.parametrize("name", ["linear", "full"])
+def test_a_reference_alone_is_a_picture_without_a_parameter_axis(make_row, tmp_path, name):
+    plot_accuracy([make_row(name, {}, params_trained=0)], tmp_path / "a")
+    assert not any("parameters" in text for text in texts(tmp_path / "a"))
+    assert "One seed." in texts(tmp_path / "a")
+
+
+def test_a_single_run_is_a_picture(make_row, tmp_path):
+    plot_accuracy([make_row()], tmp_path / "a")
+    assert "adaptformer-64" in texts(tmp_path / "a")
+
+
+def test_tasks_backbones_and_protocols_get_a_panel_each(make_row, tmp_path):
+    rows = [
+        make_row(dataset="vtab1k", task="clothing"),
+        make_row(dataset="vtab1k", task="rsscn7"),
+        make_row(dataset="vtab1k", task="clothing", backbone="vit_small"),
+        make_row(dataset="vtab1k", task="clothing", protocol="best_test"),
+    ]
+    plot_accuracy(rows, tmp_path / "a")
+    found = texts(tmp_path / "a")
+    assert found.count("vtab1k clothing") == 3
+    assert found.count("vtab1k rsscn7") == 1
+    assert "vit_small, val_select" in found
+    assert found.count("adaptformer-64") == 1, "one legend for all panels"
+
+
+def test_an_epoch_selected_on_test_is_hollow_starred_and_explained(make_row, tmp_path):
+    plot_accuracy([make_row()], tmp_path / "honest")
+    plot_accuracy([make_row(protocol="best_test")], tmp_path / "best")
+    assert "vit_base_patch16_224.augreg_in21k, best_test*" in texts(tmp_path / "best")
+    note = "One seed. * and hollow: epoch selected on test, not comparable with the others."
+    assert note in texts(tmp_path / "best")
+    hollow = "fill: #ffffff; stroke: #0072b2"
+    assert hollow in (tmp_path / "best.svg").read_text()
+    assert hollow not in (tmp_path / "honest.svg").read_text()
+
+
+def test_rows_without_test_accuracy_are_left_out_and_counted(make_row, tmp_path):
+    plot_accuracy([make_row(), make_row(top1=None, lr=1e-2), make_row(top1=None, lr=1e-4)], tmp_path / "a")
+    assert "One seed. 2 runs without test accuracy left out." in texts(tmp_path / "a")
+    assert records(tmp_path / "a")["adaptformer-64"]["n_seeds"] == "1"
+
+
+def test_nothing_to_plot_is_an_error(make_row, tmp_path):
+    with pytest.raises(ValueError, match="none of 1 rows has top1"):
+        plot_accuracy([make_row(top1=None)], tmp_path / "a")
+    with pytest.raises(ValueError, match="none of 0 rows"):
+        plot_accuracy([], tmp_path / "a")
+    with pytest.raises(ValueError, match="metric must be one of top1, mean_per_class"):
+        plot_accuracy([make_row()], tmp_path / "a", metric="top2")  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_with_dollars_and_markup_are_drawn_as_they_are(make_row, tmp_path):
+    plot_accuracy([make_row(dataset="a$x_1$ & <b>")], tmp_path / "a")
+    assert "a$x_1$ &amp; &lt;b&gt;" in texts(tmp_path / "a")
+
+
+def test_the_ending_of_a_picture_in_the_stem_is_not_doubled_and_dots_stay(make_row, tmp_path):
+    assert plot_accuracy([make_row()], tmp_path / "new" / "a.svg")[0] == tmp_path / "new" / "a.png"
+    assert plot_accuracy([make_row()], tmp_path / "v1.2")[0] == tmp_path / "v1.2.png"
+
+
+def test_a_line_joins_sizes_of_one_method_and_nothing_else(make_row):
+    def row(rank, **changed):
+        fields = {"rank": rank, "alpha": rank, "targets": changed.pop("targets", ["q", "v"])}
+        return make_row("lora", fields, params_trained=36_864 * rank, **changed)
+
+    settings = over_seeds([row(8), row(2, lr=1e-4), row(4, targets=["qkv"])])
+    lines = lines_of(settings, "params_trained", {"lora": {(2,), (4,), (8,)}})
+    found = {label: [point.row.sizes[0] for point in points] for label, points in lines}
+    assert found == {"lora (targets=[q, v])": [2, 8], "lora (targets=[qkv])": [4]}
+
+
+def test_a_size_with_two_learning_rates_splits_the_line(make_row):
+    def row(bottleneck, lr):
+        return make_row(fields={"bottleneck": bottleneck}, lr=lr, params_trained=1000 * bottleneck)
+
+    settings = over_seeds([row(8, 0.001), row(64, 0.001), row(64, 0.01)])
+    lines = lines_of(settings, "params_trained", {"adaptformer": {(8,), (64,)}})
+    found = {label: [point.row.sizes[0] for point in points] for label, points in lines}
+    assert found == {"adaptformer (lr=0.001)": [8, 64], "adaptformer (lr=0.01)": [64]}
+
+
+def test_what_has_no_place_on_a_logarithmic_axis_is_a_reference(make_row):
+    nothing = {"fields": {}, "params_trained": 0}
+    settings = over_seeds([make_row("linear", **nothing), make_row("full", {}), make_row("noop", **nothing)])
+    labels = [label for label, _ in references_of(settings, "params_trained")]
+    assert labels == ["linear probe", "full fine-tuning", "noop"]
+    assert lines_of(settings, "params_trained", {}) == []
+
+
+def test_equal_names_on_different_tasks_need_no_telling_apart(make_row):
+    settings = over_seeds([make_row(lr=0.1), make_row(lr=0.2, dataset="other"), make_row(lr=0.3)])
+    labels = told_apart([setting.row.label for setting in settings], [[setting] for setting in settings])
+    assert labels == ["adaptformer-64 (lr=0.1)", "adaptformer-64", "adaptformer-64 (lr=0.3)"]
+
+
+def test_a_seed_that_is_there_twice_counts_once(make_row, caplog):
+    runs = [make_row(top1=None), make_row(top1=90.0), make_row(top1=80.0), make_row(seed=1, top1=92.0)]
+    (setting,) = over_seeds(runs)
+    assert [(row.seed, row.top1) for row in setting.rows] == [(0, 90.0), (1, 92.0)]
+    assert caplog.messages == ["adaptformer-64 on digits: seed 0 is there twice, the second is left out"]

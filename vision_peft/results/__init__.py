@@ -1,0 +1,1 @@
+"""Rows of finished runs, and the tables and pictures made of them."""

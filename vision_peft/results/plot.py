@@ -1,0 +1,193 @@
+"""Accuracy against parameters: one line a method, linear probe and full fine-tuning as horizontal references."""
+
+import math
+import textwrap
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from vision_peft.results.lines import Line, lines_of, references_of
+from vision_peft.results.row import PROTOCOLS, Row
+from vision_peft.results.settings import METRICS, PANEL, Metric, Setting, over_seeds
+from vision_peft.results.table import format_count, write_csv
+
+# The palette of Okabe and Ito for all kinds of colour vision, its yellow (pale on white) exchanged for a wine red.
+# 8 colours and 7 markers have no common factor: 56 methods look different, and neighbours do also in grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = {"linear": (0, (1, 1.5)), "full": (0, (6, 2))}
+GREY = "#555555"
+AXES = {"top1": "top-1 accuracy (%)", "mean_per_class": "mean per-class accuracy (%)"}
+Panels = dict[tuple[str, ...], list[Setting]]  # settings by dataset, task, backbone, protocol
+
+
+def plot_accuracy(
+    rows: Sequence[Row],
+    stem: str | Path,
+    metric: Metric = "top1",
+    x: Literal["trained", "stored"] = "trained",
+) -> list[Path]:
+    """Draw `<stem>.png` and `<stem>.svg`, write the numbers to `<stem>.csv`, return the three paths.
+
+    One panel per dataset, task, backbone and protocol. Points are means, bars standard deviations (n - 1) over seeds;
+    a single seed has no bar. Rows without the metric are left out and counted below the figure; rows that chose their
+    epoch on test are hollow and starred. ValueError where no row has the metric.
+    """
+    if metric not in METRICS or x not in ("trained", "stored"):
+        raise ValueError(f"metric must be one of {', '.join(METRICS)} and x trained or stored, got {metric} and {x}")
+    measured = [row for row in rows if getattr(row, metric) is not None]
+    if not measured:
+        raise ValueError(f"nothing to plot: none of {len(rows)} rows has {metric} (search trials do not read test)")
+    panels: Panels = defaultdict(list)
+    for setting in over_seeds(measured):
+        panels[tuple(str(getattr(setting.row, name) or "") for name in PANEL)].append(setting)
+    panels = {key: panels[key] for key in sorted(panels, key=lambda key: (*key[:3], PROTOCOLS.index(key[3])))}
+
+    stem = Path(stem)
+    stem = stem.with_suffix("") if stem.suffix in (".png", ".svg", ".csv") else stem
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    png, svg, csv = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg", "csv"))
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # the same picture whatever the reader's matplotlibrc says
+        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "vision_peft"})
+        figure = _figure(panels, metric, f"params_{x}", left_out=len(rows) - len(measured))
+        figure.savefig(png, dpi=200)
+        figure.savefig(svg, metadata={"Date": None})
+    write_csv(csv, [setting for panel in panels.values() for setting in panel], metric)
+    return [png, svg, csv]
+
+
+def _figure(panels: Panels, metric: Metric, x: str, left_out: int) -> Figure:
+    everything = [setting for panel in panels.values() for setting in panel]
+    sizes = defaultdict(set)
+    for setting in everything:
+        sizes[setting.row.method].add(setting.row.sizes)
+    lines = {key: lines_of(panel, x, sizes) for key, panel in panels.items()}
+    labels = sorted({label for panel in lines.values() for label, _ in panel})
+    looks = {label: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(labels)}
+    values = [getattr(setting.row, x) for panel in lines.values() for _, points in panel for setting in points]
+
+    columns = min(4, math.ceil(math.sqrt(len(panels))))
+    height = math.ceil(len(panels) / columns)
+    inches = (5.4, 4.0) if len(panels) == 1 else (3.6, 3.0)
+    inches = (inches[0] * columns + 2.0, max(inches[1] * height, 0.22 * len(labels) + 1.0) + 0.3)
+    figure = Figure(figsize=inches, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = list(figure.subplots(height, columns, squeeze=False).flat)
+    for place, (key, panel) in enumerate(panels.items()):
+        axes = grid[place]
+        _draw_lines(axes, lines[key], looks, metric, x)
+        _dress(axes, key, panel, metric)
+        _scale_x(axes, values)
+        _draw_references(axes, references_of(panel, x), metric)
+        if place % columns == 0:
+            axes.set_ylabel(AXES[metric], fontsize=9)
+        if values and place + columns >= len(panels):
+            axes.set_xlabel(f"{x.removeprefix('params_')} parameters, head excluded", fontsize=9)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    if labels:
+        joined = {label for panel in lines.values() for label, points in panel if len(points) > 1}
+        handles = [
+            Line2D([], [], color=colour, marker=marker, markersize=5, linestyle="-" if label in joined else "")
+            for label, (colour, marker) in looks.items()
+        ]
+        texts = [_plain(textwrap.fill(name, 34)) for name in labels]
+        figure.legend(handles, texts, loc="outside right upper", frameon=False, fontsize=8)
+    note = textwrap.fill(_note(panels, left_out), int(inches[0] * 15))
+    figure.supxlabel(note, x=0.01, ha="left", fontsize=7, color=GREY)
+    return figure
+
+
+def _draw_lines(axes: Axes, lines: list[Line], looks: dict[str, tuple[str, str]], metric: Metric, x: str) -> None:
+    for label, points in lines:
+        colour, marker = looks[label]
+        places = [getattr(setting.row, x) for setting in points]
+        means = [setting.mean(metric) or 0.0 for setting in points]
+        face = "white" if points[0].row.protocol == "best_test" else colour
+        axes.plot(places, means, color=colour, marker=marker, markersize=5.5, markerfacecolor=face, linewidth=1.3)
+        for place, mean, setting in zip(places, means, points, strict=True):
+            if (std := setting.std(metric)) is not None:
+                axes.errorbar(place, mean, yerr=std, color=colour, linewidth=1.1, capsize=2.5, zorder=1.9)
+            if len(points) > 1:
+                size = "+".join(str(part) for part in setting.row.sizes if part is not None)
+                below_right = {"xytext": (4, -4), "textcoords": "offset points", "va": "top", "ha": "left"}
+                axes.annotate(_plain(size), (place, mean), **below_right, fontsize=6.5, color=colour)
+
+
+def _draw_references(axes: Axes, references: list[Line], metric: Metric) -> None:
+    """Horizontal lines with their names on the right, moved upwards where they would overlap; y limits must be set."""
+    low, high = axes.get_ylim()
+    free_from = -math.inf
+    for label, (setting,) in sorted(references, key=lambda line: line[1][0].mean(metric) or 0.0):
+        mean, std = setting.mean(metric) or 0.0, setting.std(metric)
+        axes.axhline(mean, color=GREY, linewidth=1.2, linestyle=DASHES.get(setting.row.method, "dashdot"), zorder=1)
+        if std is not None:
+            axes.axhspan(mean - std, mean + std, color=GREY, alpha=0.13, linewidth=0, zorder=0)
+        text = f"{textwrap.fill(label, 16)}\n{mean:.1f}"
+        half = 0.026 * (text.count("\n") + 1)  # of the axes' height, a little more than the text is high
+        centre = max((mean - low) / (high - low), free_from + half)
+        free_from = centre + half
+        where = {"transform": axes.transAxes, "va": "center", "ha": "left"}
+        axes.text(1.015, centre, _plain(text), **where, fontsize=7.5, color=GREY, linespacing=1.0)
+
+
+def _dress(axes: Axes, key: tuple[str, ...], panel: list[Setting], metric: Metric) -> None:
+    dataset, task, backbone, protocol = key
+    axes.set_title(_plain(f"{dataset} {task}".strip()) + "\n", fontsize=10, fontweight="bold", loc="left")
+    star = "*" if protocol == "best_test" else ""
+    above = {"xycoords": "axes fraction", "xytext": (0, 5), "textcoords": "offset points"}
+    axes.annotate(_plain(f"{backbone}, {protocol}{star}"), (0, 1), **above, fontsize=7.5, color=GREY)
+    axes.grid(True, color="#e2e2e2", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    spans = [(setting.mean(metric) or 0.0, setting.std(metric) or 0.0) for setting in panel]
+    low, high = min(mean - std for mean, std in spans), max(mean + std for mean, std in spans)
+    pad = max(0.1 * (high - low), 0.5 * (4.0 - high + low))  # a few tenths of a percent must not fill the picture
+    axes.set_ylim(max(low - pad, -1), min(high + pad, 101))
+
+
+def _scale_x(axes: Axes, values: list[int]) -> None:
+    """A logarithmic axis over the values of all panels, at least one decade long; none where there are no values."""
+    if not values:
+        axes.set_xticks([])
+        return
+    least, most = min(values), max(values)
+    pad = max(1.6, math.sqrt(10 * least / most))
+    axes.set_xscale("log")
+    axes.set_xlim(least / pad, most * pad)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if 10 < most / least < 300 else (1.0, 2.0, 5.0)))
+    if most / least >= 300:
+        axes.xaxis.set_major_locator(LogLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_count(value, digits=0)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _note(panels: Panels, left_out: int) -> str:
+    counts = sorted({len(setting.rows) for panel in panels.values() for setting in panel})
+    if counts == [1]:
+        notes = ["One seed each." if sum(map(len, panels.values())) > 1 else "One seed."]
+    else:
+        several = [count for count in counts if count > 1]
+        span = str(several[0]) if len(several) == 1 else f"{several[0]} to {several[-1]}"
+        notes = [f"Mean and standard deviation over {span} seeds" + ("; no bar: one seed." if counts[0] == 1 else ".")]
+    if any(key[3] == "best_test" for key in panels):
+        notes.append("* and hollow: epoch selected on test, not comparable with the others.")
+    if left_out:
+        notes.append(f"{left_out} run{'s' * (left_out > 1)} without test accuracy left out.")
+    return " ".join(notes)
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib must not read as mathematics."""
+    return text.replace("$", r"\$")

@@ -1,0 +1,257 @@
+"""The result row: everything a plot, a table or a report needs of one run, in one flat `result.json`."""
+
+import difflib
+import json
+import logging
+import math
+import os
+import types
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+PROTOCOLS = ("val_select", "val_select_retrain", "last_epoch", "best_test")
+# The field that says how large a method is; the first of these that a method has.
+SIZES = ("bottleneck", "rank", "tokens", "blocks", "reduction", "width", "ratio")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Row:
+    """One finished run; accuracies are percentages, None is what was not measured.
+
+    A field that a later version adds gets a default, so that older files still read; keys that this version does not
+    know are kept in `extra` and written back.
+    """
+
+    methods: list[dict[str, Any]]  # [{"name": "adaptformer", "fields": {"bottleneck": 64, ...}}, ...] in attach order
+    backbone: str  # name and tag
+    dataset: str
+    task: str | None  # clothing, cub, split1, ...; None where the dataset has only one
+    seed: int
+    protocol: str  # one of PROTOCOLS
+    top1: float | None  # % on test; None in a search trial, which must not read test
+    top5: float | None  # % on test
+    mean_per_class: float | None  # % on test, mean over the classes that test has
+    val_top1: float | None  # % on val at the chosen epoch
+    n_train: int
+    n_val: int
+    n_test: int
+    lr: float
+    weight_decay: float
+    batch_size: int  # global: over all processes and accumulation steps
+    epochs: int  # planned length of the schedule, not the epoch that val chose
+    img_size: int | list[int]  # pixels; [height, width] where they differ
+    num_frames: int | None  # None for images
+    views: int  # crops x clips averaged per test item
+    normalisation: str
+    head: str
+    params_trained: int  # without the head
+    params_stored: int  # without the head, after baking
+    params_head: int
+    params_backbone: int  # without the head
+    adapter_bytes: int  # the adapter folder on disk
+    step_ms: float | None
+    images_per_s: float | None
+    data_wait_share: float | None  # 0..1 of the training time spent waiting for data
+    peak_memory_mb: float | None  # 10^6 bytes
+    train_seconds: float
+    flops_forward: int | None  # of one item, attention included
+    world_size: int
+    precision: str
+    device: str
+    versions: dict[str, str]
+    commit: str | None
+    command: str
+    curve: list[dict[str, Any]] = field(default_factory=list)  # one entry an epoch
+    per_class: dict[str, float | None] = field(default_factory=dict)  # % by class name; None: class absent from test
+    confusion: list[list[int]] | None = None  # [truth][prediction] counts; None above 400 classes
+    extra: dict[str, Any] = field(default_factory=dict)  # keys of other versions, flat in the file
+
+    @property
+    def method(self) -> str:
+        """Name without sizes, e.g. "adaptformer" or "lora+vpt"."""
+        return "+".join(method["name"] for method in self.methods)
+
+    @property
+    def sizes(self) -> tuple[Any, ...]:
+        """Size of each method, None where it has none: (64,) for AdaptFormer(bottleneck=64)."""
+        return tuple(method["fields"].get(size_field(method["fields"])) for method in self.methods)
+
+    @property
+    def label(self) -> str:
+        """Name with sizes, e.g. "adaptformer-64" or "lora-8+vpt-10"."""
+        sized = zip(self.methods, self.sizes, strict=True)
+        return "+".join(method["name"] + ("" if size is None else f"-{size}") for method, size in sized)
+
+
+def size_field(fields_of_method: dict[str, Any]) -> str | None:
+    """The field that tells how large a method is, None where it has none."""
+    return next((name for name in SIZES if name in fields_of_method), None)
+
+
+_FIELDS = {item.name: item for item in fields(Row) if item.name != "extra"}
+_HINTS = get_type_hints(Row)
+
+
+def write_row(path: str | Path, row: Row) -> None:
+    """Write `row` as strict JSON, one field a line, atomically: the file is the old one or the whole new one.
+
+    NaN and infinity become null. ValueError names every field of the wrong type.
+    """
+    path = Path(path)
+    data = {name: _without_nan(getattr(row, name)) for name in _FIELDS}
+    if problems := _problems(data):
+        raise ValueError(f"{path} was not written: " + "; ".join(problems))
+    data.update({name: _without_nan(value) for name, value in row.extra.items() if name not in _FIELDS})
+    lines = (f"  {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in data.items())
+    text = "{\n" + ",\n".join(lines) + "\n}\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)  # noqa: PTH105 - the documented atomic call
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_row(path: str | Path) -> Row:
+    """Read and check one result.json; ValueError names the file and every missing or mistyped key."""
+    path = Path(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} must hold one JSON object, a result row, got a {type(data).__name__}")
+    if problems := _problems(data):
+        raise ValueError(f"{path} is not a result row: " + "; ".join(problems))
+    extra = {name: data.pop(name) for name in list(data) if name not in _FIELDS}
+    return Row(**data, extra=extra)
+
+
+def find_rows(paths: Iterable[str | Path]) -> list[Row]:
+    """Read the rows of files, run folders and whole trees; each file once, in the order of `paths`, a tree by name.
+
+    A run that has not finished, and a folder without any run, are left out with a logged warning. FileNotFoundError
+    where a path does not exist or no row is found at all; ValueError lists all unreadable rows at once.
+    """
+    files: dict[Path, Path] = {}  # resolved -> as the user wrote it
+    unfinished: list[Path] = []
+    empty: list[Path] = []
+    paths = [Path(path) for path in paths]
+    if missing := [_missing(path) for path in paths if not path.exists()]:
+        raise FileNotFoundError("no such file or folder: " + ", ".join(missing))
+    for path in paths:
+        found, open_runs = ([path], []) if path.is_file() else _search(path)
+        files |= {file.resolve(): file for file in found if file.resolve() not in files}
+        unfinished += open_runs
+        if not found and not open_runs:
+            empty.append(path)
+    notes = [f"{path} has not finished (no result.json yet)" for path in dict.fromkeys(unfinished)]
+    notes += [f"{path} holds no run" for path in dict.fromkeys(empty)]
+    if not files:
+        wanted = "wanted a result.json, a run folder or a folder of runs"
+        raise FileNotFoundError(f"no result found: {'; '.join(notes) or 'no path given'}; {wanted}")
+    for note in notes:
+        log.warning("%s: left out", note)
+    rows, problems = [], []
+    for file in files.values():
+        try:
+            rows.append(read_row(file))
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("\n".join(problems))
+    return rows
+
+
+def _search(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The result files and the unfinished runs below `folder`; what lies inside a run belongs to that run."""
+    results, unfinished = [], []
+    for root, folders, names in os.walk(folder):
+        if "result.json" in names:
+            results.append(Path(root, "result.json"))
+            folders.clear()
+        elif "config.yaml" in names and {"log.txt", "metrics.jsonl", "state"} & {*names, *folders}:
+            unfinished.append(Path(root))
+            folders.clear()
+        folders.sort()
+    return results, unfinished
+
+
+def _missing(path: Path) -> str:
+    siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, siblings, n=1)
+    return f"{path} (did you mean {path.parent / close[0]}?)" if close else str(path)
+
+
+def _problems(data: dict[str, Any]) -> list[str]:
+    """What is wrong with the keys and values of a row, in words; empty where nothing is."""
+    problems = []
+    unknown = [name for name in data if name not in _FIELDS]
+    for name, item in _FIELDS.items():
+        if name not in data:
+            if item.default is MISSING and item.default_factory is MISSING:
+                close = difflib.get_close_matches(name, unknown, n=1, cutoff=0.7)
+                problems.append(f"{name} is missing" + (f" (is it the unknown key {close[0]}?)" if close else ""))
+        elif not _fits(data[name], _HINTS[name]):
+            got = "null" if data[name] is None else f"{type(data[name]).__name__} {str(data[name])[:40]}"
+            problems.append(f"{name} must be {_words(_HINTS[name])}, got {got}")
+        elif (limit := _limits(name)) and data[name] is not None and not limit[0] <= data[name] <= limit[1]:
+            problems.append(f"{name} must lie in {limit[0]}..{limit[1]}, got {data[name]}")
+    if problems:
+        return problems
+    if data["protocol"] not in PROTOCOLS:
+        problems.append(f"protocol must be one of {', '.join(PROTOCOLS)}, got {data['protocol']}")
+    for method in data["methods"] or [None]:
+        if not (method and isinstance(method.get("name"), str) and isinstance(method.get("fields"), dict)):
+            problems.append(f'methods must list {{"name": text, "fields": object}} at least once, got {method}')
+    return problems
+
+
+def _limits(name: str) -> tuple[float, float] | None:
+    if name in ("top1", "top5", "mean_per_class", "val_top1"):
+        return 0, 100
+    return (0, math.inf) if name.startswith("params_") or name in ("adapter_bytes", "train_seconds") else None
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value has the annotated type; an int is a float, a bool is neither, no number is NaN."""
+    if hint is Any:
+        return True
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (types.UnionType, Union):
+        return any(_fits(value, option) for option in inner)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, inner[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items())
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is hint
+
+
+def _words(hint: Any) -> str:
+    names = {"list": "a list", "dict": "an object", "NoneType": "null", "float": "a number", "int": "an integer"}
+    names["str"] = "text"
+    options = get_args(hint) if get_origin(hint) in (types.UnionType, Union) else (hint,)
+    return " or ".join(names[(get_origin(option) or option).__name__] for option in options)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return [_without_nan(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON; write null")

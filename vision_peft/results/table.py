@@ -1,0 +1,142 @@
+"""Result rows as text: one run as a column of facts, several as lines, settings as CSV."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from vision_peft.results.lines import told_apart, value_text
+from vision_peft.results.row import Row
+from vision_peft.results.settings import PANEL, RECIPE, Metric, Setting, over_seeds
+
+_NOTE = "parameters: trained and stored exclude the head; total = backbone + head; share = (trained + head) / total"
+
+
+def format_rows(rows: Sequence[Row], mean_over_seeds: bool = False) -> str:
+    """Table of accuracies, parameters, size on disk, time and memory; one line alone is written downwards.
+
+    `share` counts the head on both sides, so that full fine-tuning is 100 % and a linear probe what its head is.
+    With `mean_over_seeds` rows that differ in the seed only become one line: mean ± standard deviation (n - 1), mean
+    time, highest memory.
+    """
+    if not rows:
+        return "no runs"
+    settings = over_seeds(rows) if mean_over_seeds else [Setting((row,)) for row in rows]
+    labels = told_apart([setting.row.label for setting in settings], [[setting] for setting in settings])
+    lines = [{"method": label, **_cells(setting)} for label, setting in zip(labels, settings, strict=True)]
+    notes = ["* epoch selected on test"] if any(row.protocol == "best_test" for row in rows) else []
+    notes.append(_NOTE)
+    if len(lines) == 1:
+        facts = {name: lines[0][name] for name in ("method", *PANEL)} | lines[0]
+        return "\n".join([*_downwards(facts), "", *notes])
+    shared = [name for name in PANEL if len({line[name] for line in lines}) == 1]
+    heading = ", ".join(lines[0][name] for name in shared if lines[0][name] != "-")
+    names = [name for name in lines[0] if name not in shared and any(line[name] != "-" for line in lines)]
+    return "\n".join([*([heading, ""] if heading else []), *_across(names, lines), "", *notes])
+
+
+def write_csv(path: Path, settings: Sequence[Setting], metric: Metric) -> None:
+    """One line a setting with the mean and standard deviation (n - 1) of `metric`; empty where there is one seed."""
+    columns = ("method", "settings", *PANEL, "metric", "n_seeds", "mean", "std")
+    counts = ("params_trained", "params_stored", "params_head")
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*columns, *counts])
+        for setting in settings:
+            row, std = setting.row, setting.std(metric)
+            told = [
+                f"{method['name']}.{name}={value_text(value)}"
+                for method in row.methods
+                for name, value in method["fields"].items()
+            ]
+            told += [f"{name}={value_text(getattr(row, name))}" for name in RECIPE]
+            where = ["" if (value := getattr(row, name)) is None else value for name in PANEL]
+            spread = "" if std is None else f"{std:.4f}"
+            accuracy = [metric, len(setting.rows), f"{setting.mean(metric):.4f}", spread]
+            writer.writerow([row.label, "; ".join(told), *where, *accuracy, *(getattr(row, name) for name in counts)])
+
+
+def format_count(number: float, digits: int = 2) -> str:
+    """1189632 -> "1.19 M", with `digits` after the point; below 1,000 as it is."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= limit * 0.999995:
+            return f"{number / limit:.{digits}f} {unit}"
+    return f"{number:.0f}"
+
+
+def format_bytes(number: float) -> str:
+    """2403112 -> "2.4 MB", in powers of ten."""
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= limit * 0.9995:
+            return f"{number / limit:.1f} {unit}"
+    return f"{number:.0f} B"
+
+
+def format_seconds(seconds: float) -> str:
+    """81.2 -> "81 s", 725 -> "12 min 5 s", 11520 -> "3 h 12 min"."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _cells(setting: Setting) -> dict[str, str]:
+    row = setting.row
+    total = row.params_backbone + row.params_head
+    mark = "*" if row.protocol == "best_test" else ""
+    peaks = [row.peak_memory_mb for row in setting.rows if row.peak_memory_mb is not None]
+    where = {name: "-" if (value := getattr(row, name)) is None else str(value) for name in PANEL}
+    return where | {
+        "seeds": ",".join(str(row.seed) for row in setting.rows),
+        "top-1 %": _accuracy(setting, "top1", mark),
+        "per class %": _accuracy(setting, "mean_per_class", mark),
+        "val top-1 %": _accuracy(setting, "val_top1", ""),
+        "trained": format_count(row.params_trained),
+        "stored": format_count(row.params_stored),
+        "head": format_count(row.params_head),
+        "total": format_count(total),
+        "share": f"{100 * (row.params_trained + row.params_head) / total:.2f} %" if total else "-",
+        "adapter": format_bytes(setting.mean("adapter_bytes") or 0),
+        "train time": format_seconds(setting.mean("train_seconds") or 0),
+        "memory": format_bytes(max(peaks) * 1e6) if peaks else "-",
+    }
+
+
+def _accuracy(setting: Setting, name: str, mark: str) -> str:
+    mean, std = setting.mean(name), setting.std(name)
+    if mean is None:
+        return "-"
+    return f"{mean:.2f}" + ("" if std is None else f" ± {std:.2f}") + mark
+
+
+def _downwards(cells: dict[str, str]) -> list[str]:
+    words = {
+        "seeds": "seed",
+        "top-1 %": "top-1 accuracy %",
+        "per class %": "mean per class %",
+        "trained": "trained parameters",
+        "stored": "stored parameters",
+        "head": "head parameters",
+        "total": "total parameters",
+        "share": "share that trains",
+        "adapter": "adapter on disk",
+        "memory": "peak memory",
+    }
+    return [f"{words.get(name, name):<20}{cell}" for name, cell in cells.items() if cell != "-"]
+
+
+def _across(names: list[str], lines: list[dict[str, str]]) -> list[str]:
+    columns = [[name, *(line[name] for line in lines)] for name in names]
+    widths = [max(map(len, column)) for column in columns]
+    left = ("method", *PANEL)
+    table = ["  ".join("-" * width for width in widths)]
+    for cells in zip(*columns, strict=True):
+        aligned = zip(names, cells, widths, strict=True)
+        texts = (cell.ljust(width) if name in left else cell.rjust(width) for name, cell, width in aligned)
+        table.append("  ".join(texts).rstrip())
+    table[:2] = table[1::-1]
+    return table
