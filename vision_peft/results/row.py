@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 PROTOCOLS = ("val_select", "val_select_retrain", "last_epoch", "best_test")
-# The field that says how large a method is; the first of these that a method has.
-SIZES = ("bottleneck", "rank", "tokens", "blocks", "reduction", "width", "ratio")
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +86,9 @@ class Row:
 
 
 def size_field(fields_of_method: dict[str, Any]) -> str | None:
-    """The field that tells how large a method is, None where it has none."""
-    return next((name for name in SIZES if name in fields_of_method), None)
+    """The field that tells how large a method is: by convention the first that is a number; None where none is."""
+    numbers = (name for name, value in fields_of_method.items() if type(value) in (int, float))
+    return next(numbers, None)
 
 
 _FIELDS = {item.name: item for item in fields(Row) if item.name != "extra"}

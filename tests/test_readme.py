@@ -1,0 +1,91 @@
+"""Every command and every line of Python that the README shows works."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line.strip()]
+PYTHON = [text for kind, text in BLOCKS if kind == "python"]
+
+# Run as they stand by .ci/run: they install.
+INSTALLING = ['pip install -e . && python tools/train.py', 'pip install -e ".[test]" && pytest']
+
+TINY = [
+    "backbone=timm",
+    "backbone.name=vit_tiny_patch16_224",
+    "backbone.pretrained=false",
+    "backbone.img_size=32",
+    "backbone.kwargs={embed_dim: 32, depth: 2, num_heads: 2}",
+    "recipe.epochs=1",
+]
+
+
+def run(command: list[str], cwd: Path) -> str:
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_readme_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_the_two_commands_that_install_are_those_of_ci(repository):
+    script = (repository / ".ci" / "run").read_text(encoding="utf-8").replace("pip install -q", "pip install")
+    assert [command for command in COMMANDS if command.startswith("pip")] == INSTALLING
+    assert all(command in script for command in INSTALLING)
+
+
+def test_python_of_the_readme_runs(tmp_path):
+    for text in PYTHON:
+        run([sys.executable, "-c", text], tmp_path)
+
+
+def test_commands_of_the_readme_run_one_after_another(repository, tmp_path):
+    # As typed, but on a tiny random backbone and miniature data, so that the whole list takes a minute.
+    _photos(tmp_path / "photos")
+    _vtab(tmp_path / "vtab-1k" / "clothing")
+    for command in COMMANDS:
+        words = shlex.split(command)
+        if words[0] == "pip":
+            continue
+        assert words[0] == "python"
+        tool = repository / words[1]
+        if tool.name == "evaluate.py":
+            (folder,) = tmp_path.glob("runs/digits/vit_tiny*/adaptformer/*seed0")
+            words[2] = str(folder)
+        extra = TINY if tool.name == "train.py" and "--help" not in words else []
+        extra = [word for word in extra if not any(w.startswith(word.partition("=")[0] + "=") for w in words[2:])]
+        words = [word.replace("backbone.img_size=112", "backbone.img_size=32") for word in words]
+        assert run([sys.executable, str(tool), *words[2:], *extra], tmp_path).strip()
+    assert {p.suffix for p in tmp_path.glob("accuracy.*")} == {".png", ".svg", ".csv"}
+
+
+def _photos(root: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for label, name in enumerate(["cat", "dog"]):
+        (root / name).mkdir(parents=True)
+        for i in range(20):
+            image.new("RGB", (40, 30), (100 * label + i, 10 * i, 50)).save(root / name / f"{i}.png")
+
+
+def _vtab(root: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    lists = {"train800": 40, "val200": 10, "train800val200": 50, "test": 10}
+    for split, number in lists.items():
+        (root / "images" / split).mkdir(parents=True)
+        lines = []
+        for i in range(number):
+            path = f"images/{split}/{i:06}.png"
+            image.new("RGB", (32, 32), (i * 5, 120 * (i % 2), 0)).save(root / path)
+            lines.append(f"{path} {i % 2}")
+        (root / f"{split}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
