@@ -121,9 +121,12 @@ def replace_head(model: Any, kind: str, num_classes: int) -> nn.Module:
 
     Args:
         model: a timm vision transformer.
-        kind: ``linear`` (timm's own initialisation) or ``batchnorm_linear`` (BatchNorm without affine parameters, then
-            Linear with weights from N(0, 0.01²) cut at ±2: the head of MAE's and AdaptFormer's main_image.py).
+        kind: ``linear``, or ``batchnorm_linear`` for BatchNorm without affine parameters before it (the head of MAE's
+            and AdaptFormer's main_image.py).
         num_classes: number of classes, at least 1.
+
+    Both start from weights of σ = 0.01 and zero biases, as linear probes of MAE and DINOv2 do: with small logits at the
+    start the parts before the head learn sooner than with torch's default, which ``reset_classifier`` leaves.
     """
     one_of("head", kind, HEADS)
     if num_classes < 1:
@@ -133,10 +136,11 @@ def replace_head(model: Any, kind: str, num_classes: int) -> nn.Module:
     if not tuning.replaced_head:
         tuning.replaced_head, tuning.num_classes = old, model.num_classes
     model.reset_classifier(num_classes)
-    if kind == "batchnorm_linear":
-        for name in classifier_names(model):
-            linear = model.get_submodule(name)
-            nn.init.trunc_normal_(linear.weight, std=0.01)
+    for name in classifier_names(model):
+        linear = model.get_submodule(name)
+        nn.init.trunc_normal_(linear.weight, std=0.01)
+        nn.init.zeros_(linear.bias)
+        if kind == "batchnorm_linear":
             batchnorm = nn.BatchNorm1d(linear.in_features, affine=False, eps=1e-6).to(linear.weight.device)
             model.set_submodule(name, nn.Sequential(batchnorm, linear).train(model.training))
     tuning.head = kind
