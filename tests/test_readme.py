@@ -15,7 +15,7 @@ COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.spl
 PYTHON = [text for kind, text in BLOCKS if kind == "python"]
 
 # Run as they stand by .ci/run: they install.
-INSTALLING = ['pip install -e . && python tools/train.py', 'pip install -e ".[test]" && pytest']
+INSTALLING = ["pip install -e . && python tools/train.py", 'pip install -e ".[test]" && pytest']
 
 TINY = [
     "backbone=timm",

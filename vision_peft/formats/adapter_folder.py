@@ -148,7 +148,7 @@ def load_adapter(
     except SafetensorError as error:
         raise ValueError(f"{folder / TENSORS} cannot be read: {error}") from None
     try:
-        if head == "load" and (model.num_classes == 0 or info.head != "linear"):
+        if head == "load" and info.num_classes and (model.num_classes == 0 or info.head != "linear"):
             replace_head(model, info.head, info.num_classes)
         for method in methods:
             attach(model, method)
@@ -173,7 +173,7 @@ def read_adapter_info(folder: str | Path) -> AdapterInfo:
     path = folder / INFO
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: wanted an object, got {type(values).__name__}")

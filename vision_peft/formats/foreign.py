@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import importlib
-import pickle
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,12 +53,16 @@ class Foreign:
         if self.backbone is None:
             raise ValueError("this file holds no backbone: create one with create_backbone, attach and load_tuned")
         state = self.backbone
+        if absent := {"patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight"} - state.keys():
+            raise ValueError(f"backbone tensors do not tell the architecture: missing {sorted(absent)}")
         patch = state["patch_embed.proj.weight"]
         positions = state["pos_embed"].shape[1] - 1
         side = int(positions**0.5)
         if img_size is None and side * side != positions:
             raise ValueError(f"{positions} positions are no square image: give img_size=(height, width)")
         dim = patch.shape[0]
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(f"num_heads must divide the width {dim} of the backbone; got {num_heads}")
         model = VisionTransformer(
             img_size=img_size or side * patch.shape[-1],
             patch_size=(patch.shape[-2], patch.shape[-1]),
@@ -72,7 +75,10 @@ class Foreign:
             global_pool="avg" if "fc_norm.weight" in state else "token",
             norm_layer=partial(LayerNorm, eps=1e-6),
         )
-        missing, unexpected = model.load_state_dict(state, strict=False)
+        try:
+            missing, unexpected = model.load_state_dict(state, strict=False)
+        except RuntimeError as error:  # shapes
+            raise ValueError(f"backbone tensors do not fit: {error}") from None
         missing = [name for name in missing if not name.startswith("head.")]
         if missing or unexpected:
             raise ValueError(f"backbone tensors do not fit: missing {missing}, unexpected {unexpected}")
@@ -110,7 +116,10 @@ def read_foreign(path_or_state: str | Path | Mapping[str, Any], source: str, **k
         for name, value in data.items()
         if isinstance(value, Tensor | np.ndarray)
     }
-    return sources[source].read(tensors, **keywords)
+    try:
+        return sources[source].read(tensors, **keywords)
+    except KeyError as error:
+        raise ValueError(f"not a complete {source} file: {error.args[0]} is missing") from None
 
 
 def read_tensors(path: Path) -> Mapping[str, Any]:
@@ -121,15 +130,18 @@ def read_tensors(path: Path) -> Mapping[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
     numpy_types = [np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "f2", "i4", "i8", "u1", "?"))]
     allowed = [argparse.Namespace, *numpy_types, *_numpy_builders()]
     try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
         with torch.serialization.safe_globals(allowed):
             data = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is not a checkpoint of plain tensors: {str(error).splitlines()[0]}") from None
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as error:  # a damaged pickle raises whatever its opcodes stumble over, with or without words
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path} is not a checkpoint of plain tensors: {reason}") from None
     if not isinstance(data, Mapping):
         raise ValueError(f"{path} holds a {type(data).__name__}, wanted a mapping of names to tensors")
     return data

@@ -1,0 +1,35 @@
+"""`tools/evaluate.py` gives the figures that training reported."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from vision_peft.results.row import read_row
+
+TINY = ["backbone=timm", "backbone.name=vit_tiny_patch16_224", "backbone.pretrained=false", "backbone.img_size=32"]
+TINY += ["backbone.kwargs.depth=2", "backbone.kwargs.embed_dim=24", "recipe.epochs=1", "device=cpu"]
+
+
+def run(repository: Path, folder: Path, tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, str(repository / "tools" / tool), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_evaluating_a_run_gives_the_same_figures_and_mistakes_are_one_line(repository: Path, tmp_path: Path) -> None:
+    trained = run(repository, tmp_path, "train.py", *TINY)
+    assert trained.returncode == 0, trained.stderr
+    (result,) = tmp_path.glob("runs/**/result.json")
+    done = run(repository, tmp_path, "evaluate.py", str(result.parent), "--json", "figures.json")
+    assert done.returncode == 0, done.stderr
+    row, figures = read_row(result), json.loads((tmp_path / "figures.json").read_text())
+    assert figures == {name: getattr(row, name) for name in figures}
+    assert set(figures) == {"top1", "top5", "mean_per_class", "per_class", "confusion"}
+    assert f"digits test: top-1 {row.top1:.2f} %" in done.stdout
+
+    wrong = run(repository, tmp_path, "evaluate.py", str(result.parent), "splt=val")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: unknown key splt (did you mean split?)")
+    assert len(wrong.stderr.splitlines()) == 1

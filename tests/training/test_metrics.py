@@ -1,0 +1,66 @@
+"""Metrics against counts by hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vision_peft.training.device import Compute
+from vision_peft.training.evaluate import check_classes, evaluate, write_confusion
+
+CPU = Compute(torch.device("cpu"), "fp32")
+
+
+class Given(nn.Module):
+    """Its input is its output."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def logits_for(predictions: list[int], classes: int) -> Tensor:
+    return nn.functional.one_hot(torch.tensor(predictions), classes).float() * 5
+
+
+def test_the_metrics_of_unequal_batches_are_those_of_all_images_together() -> None:
+    truth, predicted = [0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 2]
+    logits, labels, indices = logits_for(predicted, 4), torch.tensor(truth), torch.arange(6)
+    batches = [(logits[:4], labels[:4], indices[:4]), (logits[4:], labels[4:], indices[4:])]
+    metrics = evaluate(Given(), batches, ["a", "b", "c", "absent"], CPU)
+    assert metrics.images == 6
+    assert metrics.top1 == pytest.approx(100 * 4 / 6)
+    assert metrics.per_class == {"a": pytest.approx(200 / 3), "b": 50, "c": 100, "absent": None}
+    assert metrics.mean_per_class == pytest.approx((200 / 3 + 50 + 100) / 3)
+    assert metrics.confusion == [[2, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    assert metrics.loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item())
+    assert metrics.top5 is None
+
+
+def test_top5_counts_labels_among_the_five_highest_and_needs_six_classes() -> None:
+    logits = torch.tensor([[6.0, 5, 4, 3, 2, 1], [6.0, 5, 4, 3, 2, 1]])
+    labels = torch.tensor([4, 5])
+    metrics = evaluate(Given(), [(logits, labels, labels)], list("abcdef"), CPU)
+    assert (metrics.top1, metrics.top5) == (0, 50)
+    five = evaluate(Given(), [(logits[:, :5], labels[:1].repeat(2), labels)], list("abcde"), CPU)
+    assert five.top5 is None
+
+
+def test_no_image_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no images"):
+        evaluate(Given(), [], ["a", "b"], CPU)
+
+
+def test_the_confusion_file_names_rows_and_columns(tmp_path: Path) -> None:
+    metrics = evaluate(Given(), [(logits_for([1, 1], 2), torch.tensor([0, 1]), torch.arange(2))], ["x", "y"], CPU)
+    write_confusion(tmp_path / "confusion.csv", metrics)
+    assert (tmp_path / "confusion.csv").read_text().splitlines() == ["true \\ predicted,x,y", "x,0,1", "y,0,1"]
+
+
+def test_data_with_other_classes_is_refused_with_both_lists() -> None:
+    with pytest.raises(ValueError, match=r"adapter has 2 classes \(cat, dog\), data=folder has 3 \(a, b, c\)"):
+        check_classes(["cat", "dog"], 2, ["a", "b", "c"], "data=folder")
+    with pytest.raises(ValueError, match=r"another order: dog, cat against cat, dog"):
+        check_classes(["cat", "dog"], 2, ["dog", "cat"], "data=folder")
+    check_classes(["cat", "dog"], 2, ["cat", "dog"], "data=folder")
+    check_classes(None, 2, ["cat", "dog"], "data=folder")

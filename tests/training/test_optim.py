@@ -1,0 +1,62 @@
+"""Optimiser, schedule and average against their closed forms."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from vision_peft.training.optim import create_optimizer, create_schedule, update_average
+from vision_peft.training.schema import Recipe
+
+
+def rates(recipe: Recipe, epochs: int, updates: int) -> list[float]:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.lr)
+    schedule = create_schedule(optimizer, recipe, epochs, updates)
+    found = []
+    for update in range(epochs * updates):
+        schedule.step_update(update)
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
+
+
+def test_the_rate_rises_linearly_and_falls_as_half_a_cosine() -> None:
+    found = rates(Recipe(lr=0.4, min_lr=0.1, warmup_epochs=1), epochs=3, updates=4)
+    rising = [0.1 + 0.3 * k / 4 for k in range(4)]
+    falling = [0.1 + 0.3 * 0.5 * (1 + math.cos(math.pi * k / 8)) for k in range(8)]
+    assert found == pytest.approx(rising + falling)
+
+
+def test_a_constant_rate_stays_after_the_warm_up() -> None:
+    assert rates(Recipe(lr=0.5, schedule="constant", warmup_epochs=0.5), 2, 4) == pytest.approx(
+        [0.25, 0.375, *[0.5] * 6]
+    )
+
+
+@pytest.mark.parametrize("warmup", [0, 5])
+def test_a_single_update_has_the_full_rate_whatever_the_warm_up(warmup: float) -> None:
+    assert rates(Recipe(lr=0.5, warmup_epochs=warmup), 1, 1) == [0.5]
+
+
+def test_vectors_are_not_decayed_and_frozen_tensors_are_left_out() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 2))
+    model[0].requires_grad_(False)
+    optimizer = create_optimizer(model, Recipe(weight_decay=0.3))
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    wanted = {id(p): 0.3 if p.ndim == 2 else 0.0 for p in [*model[1].parameters(), *model[2].parameters()]}
+    assert decay == wanted
+    assert isinstance(optimizer, torch.optim.AdamW)
+
+
+def test_sgd_has_classical_momentum() -> None:
+    optimizer: Any = create_optimizer(nn.Linear(2, 2), Recipe(optimizer="sgd", momentum=0.8))
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert [(group["momentum"], group["nesterov"]) for group in optimizer.param_groups] == [(0.8, False)] * 2
+
+
+def test_the_average_follows_floats_and_copies_counters() -> None:
+    average = {"weight": torch.tensor([1.0, 2.0]), "counter": torch.tensor(3)}
+    update_average(average, {"weight": torch.tensor([3.0, 0.0]), "counter": torch.tensor(9)}, decay=0.75)
+    assert average["weight"].tolist() == [0.75 * 1 + 0.25 * 3, 0.75 * 2]
+    assert average["counter"] == 9

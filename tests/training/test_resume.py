@@ -1,0 +1,182 @@
+"""A run that was stopped anywhere ends with the same adapter, bit for bit, as one that was not."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training.tiny_run import tiny_config
+
+from vision_peft.results.row import read_row
+from vision_peft.training import fit as fit_module
+from vision_peft.training import train as train_module
+from vision_peft.training.config import Config, run_folder
+from vision_peft.training.fit import Interrupted
+from vision_peft.training.train import train
+
+Tiny = Callable[..., Config]
+# Everything that keeps a state or draws a number: 24 images in batches of 8 are 3 updates an epoch of 2 parts each.
+EVERYTHING = [
+    "method.dropout=0.3",
+    "recipe.accumulate=2",
+    "recipe.ema=0.9",
+    "recipe.mixup=0.4",
+    "recipe.cutmix=0.5",
+    "recipe.label_smoothing=0.1",
+    "recipe.augment=crop_flip",
+    "recipe.random_erasing=0.3",
+    "recipe.clip_grad=1",
+    "recipe.head=batchnorm_linear",
+    "recipe.frozen=train",
+    "recipe.drop_path=0.2",
+    "recipe.epochs=3",
+]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours catches it."""
+
+
+def kill_at(step: int, part: int) -> Callable[..., None]:
+    """A `seed_everything` that dies before the forward pass of `part` of update `step`, both from 0."""
+
+    def seed(*key: Any) -> None:
+        if key[2:4] == (step, part):
+            raise Killed
+        real_seed(*key)
+
+    return seed
+
+
+real_seed = fit_module.seed_everything
+
+
+def left_behind(folder: Path) -> dict[str, Any]:
+    row = read_row(folder / "result.json")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    files = {path.name: path.read_bytes() for path in (folder / "adapter").iterdir()}
+    return {"adapter": files, "curve": row.curve, "top1": row.top1, "confusion": row.confusion, "metrics": lines}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a run with EVERYTHING leaves that nobody stopped."""
+    config = tiny_config(photos, tmp_path_factory.mktemp("whole"), *EVERYTHING)
+    train(config)
+    return left_behind(run_folder(config))
+
+
+@pytest.mark.parametrize(
+    ("save_every", "step", "part"),
+    [("2", 0, 0), ("2", 4, 0), ("2", 5, 1), ("2", 6, 0), ("2", 7, 1), ("null", 4, 1), ("null", 6, 0)],
+    ids=str,
+)
+def test_a_killed_run_resumes_bit_for_bit(
+    tiny: Tiny,
+    monkeypatch: pytest.MonkeyPatch,
+    uninterrupted: dict[str, Any],
+    save_every: str,
+    step: int,
+    part: int,
+) -> None:
+    killed = tiny(*EVERYTHING, f"save_every={save_every}")
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module, "seed_everything", kill_at(step, part))
+        with pytest.raises(Killed):
+            train(killed)
+    assert not (run_folder(killed) / "result.json").exists()
+    train(killed)
+    assert left_behind(run_folder(killed)) == uninterrupted
+
+
+def test_a_run_killed_while_it_evaluates_resumes_bit_for_bit(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, Any]
+) -> None:
+    killed = tiny(*EVERYTHING, "save_every=3")
+    calls = iter([False, True])
+    real = fit_module.evaluate
+
+    def evaluate(*arguments: Any) -> Any:
+        if next(calls):
+            raise Killed
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module, "evaluate", evaluate)
+        with pytest.raises(Killed):
+            train(killed)
+    train(killed)
+    assert left_behind(run_folder(killed)) == uninterrupted
+
+
+@pytest.mark.parametrize("step", [4, 7])
+def test_both_phases_of_select_and_retrain_resume_bit_for_bit(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    changes = ["protocol=val_select_retrain", "save_every=2", "method.dropout=0.3", "recipe.lr=1e-2"]
+    whole, killed = tiny(*changes, folder="whole"), tiny(*changes, folder="killed")
+    row = train(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module, "seed_everything", kill_at(step, 0))
+        with pytest.raises(Killed):
+            train(killed)
+    train(killed)
+    assert left_behind(run_folder(killed)) == left_behind(run_folder(whole))
+    assert [entry["phase"] for entry in row.curve[:3]] == ["select", "select", "retrain"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_state_at_the_next_update_and_the_run_resumes(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    whole, stopped = tiny("recipe.accumulate=2", folder="whole"), tiny("recipe.accumulate=2", folder="stopped")
+    train(whole)
+
+    def seed(*key: Any) -> None:
+        if key[2:4] == (4, 0):
+            os.kill(os.getpid(), number)
+        real_seed(*key)
+
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module, "seed_everything", seed)
+        with pytest.raises(Interrupted, match="stopped after update 5; its state is saved") as caught:
+            train(stopped)
+    assert caught.value.signal == number
+    assert signal.getsignal(number) == before
+    capsys.readouterr()
+    train(stopped)
+    assert "resuming from update 5 (epoch 2)" in capsys.readouterr().out
+    assert left_behind(run_folder(stopped)) == left_behind(run_folder(whole))
+
+
+def test_resuming_falls_back_to_the_state_before_a_damaged_one(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, killed = tiny("save_every=1", folder="whole"), tiny("save_every=1", folder="killed")
+    train(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module, "seed_everything", kill_at(4, 0))
+        with pytest.raises(Killed):
+            train(killed)
+    (run_folder(killed) / "state" / "step_4" / "state.pt").write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="step_4 is damaged"):
+        train(killed)
+    assert left_behind(run_folder(killed)) == left_behind(run_folder(whole))
+
+
+def test_a_run_killed_before_test_is_read_does_not_train_again(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny()
+
+    def fail(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "evaluate", fail)
+        with pytest.raises(Killed):
+            train(config)
+    monkeypatch.setattr(fit_module, "seed_everything", fail)
+    row = train(config)
+    assert row.top1 is not None
+    assert len(row.curve) == 2

@@ -1,0 +1,335 @@
+"""What a training does, keeps, refuses and reports."""
+
+import json
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import vision_peft as vp
+from vision_peft.results.row import Row, read_row
+from vision_peft.training import build
+from vision_peft.training import fit as fit_module
+from vision_peft.training import train as train_module
+from vision_peft.training.config import Config, run_folder
+from vision_peft.training.evaluate import Metrics
+from vision_peft.training.train import train
+
+Tiny = Callable[..., Config]
+Calls = list[tuple[str, int]]
+
+
+def tensors(config: Config) -> dict[str, torch.Tensor]:
+    return load_file(run_folder(config) / "adapter" / "adapter.safetensors")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def evaluations(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Which folder's images were evaluated by whom, in order: ("loop" | "end", images of test among them)."""
+    calls: Calls = []
+
+    def watch(module: Any, name: str) -> None:
+        real = module.eval_loader
+
+        def loader(dataset: Any, *arguments: Any, **keywords: Any) -> Any:
+            calls.append((name, sum("/test/" in dataset.path(index) for index in range(len(dataset)))))
+            return real(dataset, *arguments, **keywords)
+
+        monkeypatch.setattr(module, "eval_loader", loader)
+
+    watch(fit_module, "loop")
+    watch(train_module, "end")
+    return calls
+
+
+def test_a_run_leaves_its_whole_folder_and_a_row_with_every_field(tiny: Tiny) -> None:
+    config = tiny("recipe.lr=1e-2")
+    row = train(config, "python tools/train.py recipe.lr=1e-2")
+    folder = run_folder(config)
+    assert {path.name for path in folder.iterdir()} - {".lock"} == {
+        *("config.yaml", "adapter", "state", "metrics.jsonl", "result.json", "log.txt", "events", "confusion.csv")
+    }
+    data = json.loads((folder / "result.json").read_text())
+    assert set(data) == {item.name for item in fields(Row)} - {"extra"}
+    assert {name for name, value in data.items() if value is None} <= {"top5", "num_frames", "commit"}
+    assert (row.n_train, row.n_val, row.n_test, row.img_size, row.epochs) == (24, 24, 24, 32, 2)
+    assert row.top1 == read_row(folder / "result.json").top1
+    assert sum(map(sum, row.confusion or [])) == 24
+    assert list(row.per_class) == ["blue", "green", "red"]
+    assert row.adapter_bytes == sum(len(data) for data in tree(folder / "adapter").values())
+    assert row.backbone == "vit_tiny_patch16_224 (random weights)"
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["kind"] for line in lines] == [*["step"] * 3, "epoch"] * 2 + ["test"]
+    info = json.loads((folder / "adapter" / "adapter.json").read_text())
+    assert info["class_names"] == ["blue", "green", "red"]
+    assert info["input"]["size"] == [32, 32]
+    assert "top-1" in (folder / "log.txt").read_text()
+
+
+def test_the_flops_count_attention(tiny: Tiny) -> None:
+    row = train(tiny("method=linear", "recipe.epochs=1"))
+    tokens, dim, depth = 5, 24, 2
+    block = tokens * (3 * dim * dim + dim * dim + 2 * 4 * dim * dim) + 2 * tokens * tokens * dim
+    assert row.flops_forward == 2 * (4 * 3 * 16 * 16 * dim + depth * block + dim * 3)
+
+
+def test_frozen_tensors_are_bit_identical_after_training_and_tuned_ones_are_not(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Any, dict[str, torch.Tensor]]] = []
+    real = build.tune
+
+    def tune(*arguments: Any) -> Any:
+        model = real(*arguments)
+        seen.append((model, {name: tensor.clone() for name, tensor in model.state_dict().items()}))
+        return model
+
+    monkeypatch.setattr(train_module, "tune", tune)
+    train(tiny("recipe.frozen=train", "recipe.drop_path=0.1", "recipe.weight_decay=0.1", "recipe.lr=1e-2"))
+    ((model, before),) = seen
+    tuned = set(vp.tuned_state_dict(model))
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == tuned
+
+
+@pytest.mark.parametrize(
+    ("protocol", "expected", "trained_on"),
+    [
+        ("val_select", [("loop", 0), ("loop", 0), ("end", 24)], 24),
+        ("val_select_retrain", [("loop", 0), ("loop", 0), ("end", 24)], 48),
+        ("last_epoch", [("end", 24)], 48),
+        ("best_test", [("loop", 24), ("loop", 24), ("end", 24)], 48),
+    ],
+)
+def test_test_is_read_once_at_the_end_by_every_protocol_but_best_test(
+    tiny: Tiny, evaluations: Calls, protocol: str, expected: Calls, trained_on: int
+) -> None:
+    row = train(tiny(f"protocol={protocol}"))
+    assert evaluations == expected
+    assert (row.protocol, row.n_train) == (protocol, trained_on)
+    assert (row.val_top1 is None) == (protocol in ("last_epoch", "best_test"))
+
+
+def fake_metrics(top1: float, loss: float = 1.0) -> Metrics:
+    return Metrics(top1, None, top1, {}, [], loss, 24)
+
+
+def with_val(monkeypatch: pytest.MonkeyPatch, scores: list[tuple[float, float]]) -> list[dict[str, torch.Tensor]]:
+    """Let val say `scores`; returns the tuned tensors it was asked about."""
+    asked: list[dict[str, torch.Tensor]] = []
+
+    def evaluate(model: Any, *_: Any) -> Metrics:
+        asked.append({name: tensor.clone() for name, tensor in vp.tuned_state_dict(model).items()})
+        return fake_metrics(*scores[len(asked) - 1])
+
+    monkeypatch.setattr(fit_module, "evaluate", evaluate)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen"),
+    [
+        ([(50, 1), (70, 1), (60, 1)], 1),
+        ([(50, 1), (50, 1), (50, 1)], 0),
+        ([(50, 1), (50, 0.9), (50, 0.95)], 1),
+        ([(10, 1), (20, 1), (30, 1)], 2),
+    ],
+)
+@pytest.mark.parametrize("ema", ["null", "0.5"])
+def test_the_adapter_is_that_of_the_epoch_that_val_chose(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, scores: list[tuple[float, float]], chosen: int, ema: str
+) -> None:
+    asked = with_val(monkeypatch, scores)
+    config = tiny("recipe.epochs=3", f"recipe.ema={ema}", "recipe.lr=1e-2")
+    row = train(config)
+    kept = tensors(config)
+    assert all(torch.equal(kept[name], tensor) for name, tensor in asked[chosen].items())
+    assert row.val_top1 == scores[chosen][0]
+
+
+def test_retraining_lasts_as_many_epochs_as_val_chose(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_val(monkeypatch, [(50, 1), (70, 1), (60, 1)])
+    config = tiny("recipe.epochs=3", "protocol=val_select_retrain")
+    row = train(config)
+    assert [entry["phase"] for entry in row.curve] == ["select"] * 3 + ["retrain"] * 2
+    assert row.epochs == 3
+    assert row.val_top1 == 70
+
+
+def test_training_stops_when_val_has_not_improved_for_the_patience(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = with_val(monkeypatch, [(50, 1), (70, 1), (60, 1), (65, 1), (90, 1)])
+    row = train(tiny("recipe.epochs=5", "recipe.early_stopping=2"))
+    assert len(asked) == 4
+    assert row.val_top1 == 70
+
+
+def test_parts_of_a_batch_give_the_update_of_the_whole(tiny: Tiny) -> None:
+    whole = tiny("method.dropout=0", "recipe.optimizer=sgd", "recipe.lr=0.1")
+    parts = tiny("method.dropout=0", "recipe.optimizer=sgd", "recipe.lr=0.1", "recipe.accumulate=4")
+    train(whole)
+    train(parts)
+    for name, tensor in tensors(whole).items():
+        torch.testing.assert_close(tensors(parts)[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_gradient_checkpointing_changes_nothing(tiny: Tiny) -> None:
+    plain, checkpointed = tiny(), tiny("recipe.grad_checkpointing=true")
+    train(plain)
+    train(checkpointed)
+    for name, tensor in tensors(plain).items():
+        torch.testing.assert_close(tensors(checkpointed)[name], tensor)
+
+
+def test_every_method_trains_in_bfloat16_too(tiny: Tiny) -> None:
+    for name in vp.METHODS:
+        row = train(tiny(f"method={name}", "precision=bf16", "recipe.epochs=1", "recipe.lr=1e-4"))
+        assert row.precision == "bf16"
+
+
+def test_two_methods_train_together(tiny: Tiny) -> None:
+    config = tiny("method=lora", "+method_2=vpt", "recipe.epochs=1")
+    row = train(config)
+    assert row.method == "lora+vpt"
+    assert {name.split(".")[0] for name in tensors(config)} >= {"blocks", "head"}
+
+
+def test_an_odd_last_batch_is_mixed_all_the_same(tiny: Tiny) -> None:
+    assert train(tiny("recipe.batch_size=50", "recipe.mixup=0.5", "recipe.epochs=1")).top1 is not None
+
+
+def test_layer_decay_slows_the_lower_layers(tiny: Tiny) -> None:
+    optimizers: list[Any] = []
+    real = fit_module.create_optimizer
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_module, "create_optimizer", lambda *a: optimizers.append(real(*a)) or optimizers[-1])
+        train(tiny("method=full", "recipe.layer_decay=0.5", "recipe.epochs=1", "recipe.lr=1e-4"))
+    scales = {group["lr_scale"] for group in optimizers[0].param_groups}
+    assert scales == {1.0, 0.5, 0.25, 0.125}
+
+
+def test_the_same_command_again_reports_the_finished_run(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny()
+    row = train(config)
+    before = tree(run_folder(config))
+    monkeypatch.setattr(train_module, "_run", lambda *_: pytest.fail("it trained again"))
+    capsys.readouterr()
+    assert train(config) == row
+    assert "is finished" in capsys.readouterr().out
+    assert tree(run_folder(config)) == before
+
+
+def test_overwrite_starts_over(tiny: Tiny) -> None:
+    config = tiny()
+    train(config)
+    (run_folder(config) / "left.txt").write_text("over")
+    train(tiny("overwrite=true"))
+    assert not (run_folder(config) / "left.txt").exists()
+    assert (run_folder(config) / "result.json").exists()
+
+
+def test_the_run_of_another_config_is_refused_and_left_alone(tiny: Tiny) -> None:
+    config = tiny()
+    train(config)
+    folder = run_folder(config)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("bottleneck: 64", "bottleneck: 8"))
+    before = tree(folder)
+    with pytest.raises(
+        ValueError, match=r"another config \(method.bottleneck: 8 there, 64 here\): nothing was changed"
+    ):
+        train(config)
+    assert tree(folder) == before
+
+
+def test_a_run_that_another_process_trains_is_left_alone(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny("recipe.epochs=1")
+    real = fit_module.seed_everything
+
+    def start_again(*key: Any) -> None:
+        for same in (config, tiny("recipe.epochs=1", "overwrite=true")):
+            with pytest.raises(ValueError, match="is being trained by another process"):
+                train(same)
+        real(*key)
+
+    monkeypatch.setattr(fit_module, "seed_everything", start_again)
+    assert train(config).top1 is not None
+
+
+def test_a_folder_that_is_no_run_is_refused(tiny: Tiny) -> None:
+    folder = run_folder(tiny())
+    folder.mkdir(parents=True)
+    (folder / "thesis.tex").write_text("precious")
+    with pytest.raises(ValueError, match=r"has no config\.yaml"):
+        train(tiny())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["data.root=nowhere"], "data.root=nowhere"),
+        (["backbone.img_size=33"], "33 is not a multiple of the patch size"),
+        (["backbone.name=vit_tiny_patch61_224"], "vit_tiny_patch61_224"),
+        (["recipe.drop_path=0.1"], "recipe.frozen=train"),
+        (["device=cuda:7"], "device=cuda:7"),
+        (["backbone.checkpoint=nothing.safetensors"], "nothing.safetensors"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is_written(
+    tiny: Tiny, tmp_path: Path, overrides: list[str], expected: str
+) -> None:
+    with pytest.raises((ValueError, OSError), match=expected):
+        train(tiny(*overrides))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_rate_and_saves_nothing_of_it(tiny: Tiny) -> None:
+    config = tiny("recipe.optimizer=sgd", "recipe.lr=1e30", "recipe.warmup_epochs=0", "save_every=1")
+    with pytest.raises(
+        FloatingPointError, match=r"(loss is \w+ at epoch 1/2 .*step \d, lr 9.33e\+29|no longer finite)"
+    ):
+        train(config)
+    for path in (run_folder(config) / "state").glob("step_*/state.pt"):
+        state = torch.load(path, weights_only=True)
+        assert all(tensor.isfinite().all() for tensor in state["tuned"].values())
+
+
+def test_a_search_trial_does_not_read_test_and_can_be_completed_later(
+    tiny: Tiny, evaluations: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = train(tiny("read_test=false"))
+    assert (row.top1, row.per_class, row.confusion) == (None, {}, None)
+    assert row.val_top1 is not None
+    assert evaluations == [("loop", 0)] * 2
+    monkeypatch.setattr(fit_module, "seed_everything", lambda *_: pytest.fail("it trained again"))
+    assert train(tiny()).top1 is not None
+    assert evaluations == [("loop", 0)] * 2 + [("end", 24)]
+
+
+@pytest.mark.parametrize("protocol", ["val_select", "val_select_retrain", "last_epoch", "best_test"])
+def test_a_dry_run_trains_one_batch_reads_no_test_and_leaves_nothing(
+    tiny: Tiny, evaluations: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str], protocol: str
+) -> None:
+    row = train(tiny("dry_run=true", f"protocol={protocol}"))
+    assert (row.n_train, row.top1) == (8, None)
+    assert evaluations == [("loop", 0)]
+    assert list(tmp_path.iterdir()) == []
+    assert "dry run passed" in capsys.readouterr().out
+
+
+def test_plain_progress_tells_the_time_left_and_is_sparse(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tiny())
+    out = capsys.readouterr().out
+    assert "\r" not in out
+    assert "update 1/3" in out
+    assert " left" in out
+    assert out.count("update 1/3") + out.count("update 2/3") + out.count("update 3/3") <= 3

@@ -1,0 +1,179 @@
+"""From what a user types to a checked config: Hydra composes, this file finds the mistakes before it does."""
+
+import contextlib
+import itertools
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vision_peft.training.config import GROUPS, METHOD_KEYS, Config, ConfigError, did_you_mean, parse_config
+from vision_peft.training.fit import Interrupted
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+REQUEUE = 85  # exit code after SIGTERM: the state is saved, start the same command again
+CHECKED_BEFORE_A_SWEEP = 100  # runs; a fifth of a second each
+
+
+def prepare(arguments: list[str]) -> list[str]:
+    """Check the arguments of a command and hand back what Hydra shall see in their place.
+
+    A second method ``+method_2=vpt`` becomes Hydra's ``+method@method_2=vpt``; a plain ``key=value`` becomes
+    ``++key=value``, so that an unknown key reaches `parse_config`, which knows what was meant. The run, or every run of
+    a sweep, is composed and checked here, before the first one starts.
+
+    Raises:
+        ConfigError: unreadable overrides, names without a config file, and what `parse_config` finds.
+    """
+    parsed = get_args_parser().parse_intermixed_args(arguments)
+    flags = [argument for argument in arguments if argument not in parsed.overrides]
+    if parsed.help or parsed.hydra_help:
+        return flags
+    folders = [CONFIGS, *([Path(parsed.config_dir).resolve()] if parsed.config_dir else [])]
+    parser = OverridesParser.create()
+    try:
+        overrides = [parser.parse_override(text) for text in parsed.overrides]
+    except HydraException as error:
+        raise ConfigError([f"{' '.join(str(error).split())} (write key=value)"]) from error
+    problems = [problem for override in overrides for problem in _unknown_options(override, folders)]
+    if not parsed.multirun:
+        sweeps = [override.input_line for override in overrides if override.is_sweep_override()]
+        problems += [f"{text} lists several values: add -m to run them one after another" for text in sweeps]
+    if problems:
+        raise ConfigError(problems)
+    rewritten = [_rewritten(override, folders) for override in overrides]
+    runs = _runs([parser.parse_override(text) for text in rewritten])
+    for run in itertools.islice(runs, CHECKED_BEFORE_A_SWEEP):
+        try:
+            _composed(run, folders[1:], parsed.config_name or "config")
+        except ConfigError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise ConfigError(problems)
+    return [*rewritten, *flags]
+
+
+def compose_config(overrides: list[str]) -> Config:
+    """The checked config of one run from overrides as they are typed (``["method=lora", "seed=1"]``)."""
+    return _composed(prepare(overrides), [], "config")
+
+
+def checked(composed: DictConfig) -> Config:
+    """The typed config of what Hydra composed for the run that is about to start."""
+    choices = HydraConfig.get().runtime.choices
+    return parse_config(_to_dict(composed), {key: str(value) for key, value in choices.items()})
+
+
+def command() -> str:
+    """The command line that starts this run again, one run of a sweep by itself."""
+    words = [_as_typed(str(text)) for text in HydraConfig.get().overrides.task]
+    return shlex.join(["python", "tools/train.py", *words])
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn what a user can mend into one message on stderr and exit code 2; HYDRA_FULL_ERROR=1 shows the traceback.
+
+    A run that was stopped with its state saved ends with 130 after Ctrl-C and 85 after SIGTERM.
+    """
+    try:
+        yield
+    except (ValueError, OSError, ImportError, FloatingPointError, torch.OutOfMemoryError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        text = str(error) or type(error).__name__
+        if isinstance(error, ConfigError) and len(error.problems) > 1:
+            text = "\n  ".join([f"{len(error.problems)} problems in the config:", *error.problems])
+        elif isinstance(error, torch.OutOfMemoryError):
+            text = f"{text.splitlines()[0]} Ways out: recipe.accumulate=2, recipe.grad_checkpointing=true"
+        print(f"error: {text}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except Interrupted as stop:
+        raise SystemExit(130 if stop.signal == signal.SIGINT else REQUEUE) from None
+    except KeyboardInterrupt:
+        print("stopped; the same command again resumes from the last saved state", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _composed(overrides: list[str], further_folders: list[Path], name: str) -> Config:
+    search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in further_folders)}]"]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            composed = compose(name, overrides + search * bool(further_folders), return_hydra_config=True)
+        choices = {key: str(value) for key, value in composed.hydra.runtime.choices.items()}
+        raw = _to_dict(composed)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError([" ".join(str(error).split())]) from error
+    return parse_config(raw, choices)
+
+
+def _to_dict(composed: DictConfig) -> dict[str, Any]:
+    ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    raw = OmegaConf.to_container(ours, resolve=True)
+    return {str(key): value for key, value in raw.items()} if isinstance(raw, dict) else {}
+
+
+def _group(override: Override, folders: list[Path]) -> str | None:
+    """The folder of configs that an override chooses from, None where it sets a value."""
+    key = override.key_or_group
+    if key in METHOD_KEYS:
+        return "method"
+    return key if "." not in key and any((folder / key).is_dir() for folder in folders) else None
+
+
+def _unknown_options(override: Override, folders: list[Path]) -> list[str]:
+    group = _group(override, folders)
+    if group is None or override.is_delete():
+        return []
+    options = sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+    values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
+    return [
+        f"{override.key_or_group}={name}: no such config{did_you_mean(str(name), options)}; "
+        f"there are {', '.join(options)}"
+        for name in values
+        if str(name) not in options
+    ]
+
+
+def _rewritten(override: Override, folders: list[Path]) -> str:
+    key, text = override.key_or_group, str(override.input_line)
+    if override.is_delete() or key.startswith("hydra") or override.package is not None:
+        return text
+    value = text.partition("=")[2]
+    if key in METHOD_KEYS[1:]:
+        return f"+method@{key}={value}"
+    if _group(override, folders):
+        return f"{key}={value}" if key in GROUPS else f"+{key}={value}"
+    return f"++{key}={value}"
+
+
+def _as_typed(text: str) -> str:
+    return text.replace("+method@method_", "+method_", 1) if text.startswith("+method@") else text.removeprefix("++")
+
+
+def _runs(overrides: list[Override]) -> Iterator[list[str]]:
+    """The overrides of every run of a sweep."""
+    choices = []
+    for override in overrides:
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            choices.append([str(override.input_line)])
+        elif override.is_discrete_sweep():
+            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+    for run in itertools.product(*choices):
+        yield [item for item in run if not item.startswith("hydra")]

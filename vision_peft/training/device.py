@@ -1,0 +1,123 @@
+"""Where a run computes and in which precision, and how its random numbers are tied to its seed."""
+
+import hashlib
+import os
+import random
+import re
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What this process computes on."""
+
+    device: torch.device
+    precision: str  # fp32 | bf16 | fp16
+    rank: int = 0  # of world_size processes
+    world_size: int = 1
+
+    def autocast(self) -> torch.autocast:
+        """The context a forward pass runs in."""
+        return torch.autocast(self.device.type, dtype=DTYPES[self.precision], enabled=self.precision != "fp32")
+
+
+def choose_compute(device: str, precision: str) -> Compute:
+    """Device, precision and place among the processes, as the config and torchrun's environment say.
+
+    Raises:
+        ValueError: a device or precision that cannot be had, or more than one process, which training cannot use yet.
+    """
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if size > 1:
+        raise ValueError(
+            f"training runs in one process, got WORLD_SIZE={size}: start python tools/train.py, not torchrun"
+        )
+    chosen = choose_device(device)
+    return Compute(chosen, choose_precision(precision, chosen), rank, size)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called ``name``; ``auto`` is the first GPU that the installed torch supports, else the CPU.
+
+    Raises:
+        ValueError: a name torch does not know, a device that is not there, or a GPU without kernels in this torch.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device={name} is not a device: wanted auto, cpu, cuda, cuda:1 or mps") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"device={name}: this torch ({torch.__version__}) finds no GPU; use device=cpu")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"device={name}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+        _check_kernels(torch.cuda.get_device_capability(device), torch.cuda.get_arch_list(), name)
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device=mps: this torch finds no Apple GPU; use device=cpu")
+    return device
+
+
+def _check_kernels(capability: tuple[int, int], built_for: list[str], name: str) -> None:
+    """Refuse a GPU without kernels in this torch; kernels run on their major version from their minor on."""
+    major, minor = capability
+    kernels = [re.fullmatch(r"sm_(\d+)(\d)[a-z]?", arch) for arch in built_for]
+    if any(match and int(match[1]) == major and int(match[2]) <= minor for match in kernels):
+        return
+    if any(
+        arch.startswith("compute_") and int(arch.removeprefix("compute_")) <= 10 * major + minor for arch in built_for
+    ):
+        return
+    raise ValueError(
+        f"device={name}: the GPU is sm_{major}{minor}, the installed torch {torch.__version__} has kernels for "
+        f"{', '.join(built_for)}; install a build for it, for a V100 "
+        "pip install torch torchvision --index-url https://download.pytorch.org/whl/cu126, or use device=cpu"
+    )
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """``fp32``, ``bf16`` or ``fp16``; ``auto`` takes bf16 where the GPU has it, else fp16, and fp32 without a GPU.
+
+    Raises:
+        ValueError: fp16 on a CPU, whose gradient scaling has no use there.
+    """
+    if name == "auto":
+        if device.type != "cuda":
+            return "fp32"
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    if name == "fp16" and device.type != "cuda":
+        raise ValueError(f"precision=fp16 needs a GPU, the device is {device}: use precision=bf16 or fp32")
+    return name
+
+
+def device_words(device: torch.device) -> str:
+    """The device as a table names it, e.g. ``cuda (NVIDIA H100)`` or ``cpu``."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def peak_memory_mb(device: torch.device) -> float | None:
+    """Highest memory so far in 10^6 bytes: what torch allocated on a GPU, else the resident size of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def seed_everything(*key: int | str) -> None:
+    """Seed torch (all devices), numpy and Python from ``key``, so that no state of generators need be kept."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    seed = int.from_bytes(digest, "little") >> 1  # torch takes 63 bits
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)

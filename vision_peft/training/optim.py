@@ -1,0 +1,64 @@
+"""Optimiser, schedule and average of the tuned tensors: thin calls into timm."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from torch import Tensor, nn
+
+from vision_peft.training.schema import Recipe
+
+# timm's "sgd" has Nesterov momentum, its "momentum" is torch.optim.SGD as the papers used it.
+_TIMM_NAMES = {"adamw": "adamw", "sgd": "momentum"}
+
+
+def create_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Optimiser over what requires a gradient; biases and other vectors get no weight decay.
+
+    `recipe.layer_decay` scales the learning rate by timm's own grouping of the backbone's layers.
+    """
+    betas: dict[str, Any] = {"betas": tuple(recipe.betas)} if recipe.optimizer == "adamw" else {}
+    return create_optimizer_v2(
+        model,
+        opt=_TIMM_NAMES[recipe.optimizer],
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        momentum=recipe.momentum,
+        layer_decay=recipe.layer_decay,
+        **betas,
+    )
+
+
+def create_schedule(
+    optimizer: torch.optim.Optimizer, recipe: Recipe, epochs: int, updates_per_epoch: int
+) -> CosineLRScheduler:
+    """Schedule over updates: `schedule.step_update(k)` sets the learning rate of update k, from 0, and keeps no state.
+
+    It rises linearly from lr / w over the w updates of the warm-up, then falls to `min_lr` as half a cosine, or stays.
+    """
+    total = max(epochs * updates_per_epoch, 2)  # timm warns of schedules of one step
+    warmup = min(round(recipe.warmup_epochs * updates_per_epoch), total - 1)
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=total - warmup,
+        lr_min=recipe.lr if recipe.schedule == "constant" else recipe.min_lr,
+        warmup_t=warmup,
+        warmup_lr_init=recipe.lr / warmup if warmup else 0.0,
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
+
+
+@torch.no_grad()
+def update_average(average: Mapping[str, Tensor], tuned: Mapping[str, Tensor], decay: float) -> None:
+    """average ← decay · average + (1 - decay) · tuned, in place; integer tensors (BatchNorm's counter) are copied.
+
+    timm's ModelEmaV3 would copy the whole frozen backbone.
+    """
+    for name, tensor in tuned.items():
+        if tensor.is_floating_point():
+            average[name].lerp_(tensor, 1 - decay)
+        else:
+            average[name].copy_(tensor)

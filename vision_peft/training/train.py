@@ -1,0 +1,128 @@
+"""One training, from the checked config to `result.json`; `fit` is the loop.
+
+Protocols: `val_select` trains on train and keeps the epoch that is best on val; `val_select_retrain` then trains a new
+model on train + val for that many epochs, its schedule as long as that; `last_epoch` trains on train + val and keeps
+the last epoch; `best_test` keeps the epoch that is best on test, as the older papers did, and is marked in every table.
+All but `best_test` read test once, at the end. Best: the highest top-1, at a tie the lower loss, then the earlier.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import vision_peft as vp
+from vision_peft.data import ImageDataset
+from vision_peft.data.loader import eval_loader
+from vision_peft.results.row import Row, write_row
+from vision_peft.results.table import format_rows
+from vision_peft.training.build import Part, create_model, input_settings, load_splits, set_transforms, tune
+from vision_peft.training.checkpoint import newest_state
+from vision_peft.training.config import Config, run_folder
+from vision_peft.training.device import Compute, choose_compute
+from vision_peft.training.evaluate import BATCH_SIZE, evaluate, metric_words, write_confusion
+from vision_peft.training.fit import Interrupted, Progress, fit
+from vision_peft.training.report import Timing, make_row, opening_words
+from vision_peft.training.run import RESULT, Run, finished_row, open_folder
+
+PHASES = {  # of a protocol: (name, split that is trained on, split that is watched)
+    "val_select": [("select", "train", "val")],
+    "val_select_retrain": [("select", "train", "val"), ("retrain", "trainval", None)],
+    "last_epoch": [("train", "trainval", None)],
+    "best_test": [("train", "trainval", "test")],
+}
+
+
+def train(config: Config, command: str = "") -> Row:
+    """Train as `config` says, resume, or report the run that is there already; returns the row of its result.json.
+
+    Raises:
+        ValueError, OSError: what the user can mend, before anything is written.
+        Interrupted: stopped on request, with the state saved.
+        FloatingPointError: the loss is no longer finite.
+    """
+    compute = choose_compute(config.device, config.precision)
+    if config.dry_run:
+        return _dry_run(config, compute)
+    folder = run_folder(config)
+    row = finished_row(config, folder)
+    if row is not None:
+        print(f"{folder} is finished (overwrite=true starts it over):\n\n{format_rows([row])}", flush=True)
+        return row
+    return _run(config, load_splits(config), folder, compute, command)
+
+
+def _run(config: Config, splits: Mapping[str, ImageDataset], folder: Path, compute: Compute, command: str) -> Row:
+    classes = next(iter(splits.values())).classes
+    model = _bare_model(config)
+    settings = input_settings(model, config.recipe)
+    set_transforms(splits, settings, config.recipe)
+    model = tune(model, config, len(classes), compute.device)
+
+    open_folder(config, folder)
+    state = newest_state(folder / "state")
+    progress = Progress(**state["progress"]) if state else Progress()
+    run, timing = Run(folder, progress.step, progress.lines), Timing()
+    try:
+        run.say(opening_words(config, model, splits, folder, compute))
+        if state:
+            run.say(f"resuming from update {progress.step} (epoch {progress.epoch + 1})")
+        kept: dict[str, Tensor] = {}
+        for number, (name, train_split, watched_split) in enumerate(PHASES[config.protocol]):
+            if number < progress.phase:
+                continue
+            epochs = config.recipe.epochs
+            if number:
+                epochs = progress.best["epoch"] if progress.best else epochs
+                run.say(f"val chose {epochs} epochs: training a new model on {train_split} for as many")
+                model = tune(_bare_model(config), config, len(classes), compute.device)
+            if number > progress.phase:
+                progress.phase, progress.epoch, state = number, 0, None
+            sets = splits[train_split], splits[watched_split] if watched_split else None
+            kept = fit(config, model, name, *sets, epochs, progress, state, run, timing, compute)
+        vp.load_tuned(model, kept)
+        vp.save_adapter(model, folder / "adapter", class_names=classes, input_config=settings)
+        metrics = None
+        if config.read_test:
+            metrics = evaluate(model, eval_loader(splits["test"], BATCH_SIZE, config.workers), classes, compute)
+            run.say(f"test: {metric_words(metrics)}")
+            run.record("test", progress.step, {"top1": metrics.top1, "mean_per_class": metrics.mean_per_class})
+            write_confusion(folder / "confusion.csv", metrics)
+        done = progress.best, progress.history, progress.seconds, timing
+        row = make_row(config, model, splits, metrics, *done, folder, settings, compute, command)
+        write_row(folder / RESULT, row)
+        run.say(f"\n{format_rows([row])}\n\n{folder}")
+    except Interrupted as stop:
+        run.say(str(stop))
+        raise
+    finally:
+        run.close()
+    return row
+
+
+def _bare_model(config: Config) -> Any:
+    return create_model(config.backbone, config.seed, config.recipe.drop_path)
+
+
+def _dry_run(config: Config, compute: Compute) -> Row:
+    """One batch of train and val, a state and an adapter saved and loaded, in a folder that is gone afterwards."""
+    splits = load_splits(config)
+    train_set = splits["train" if "train" in splits else "trainval"]
+    val_set = splits["val"] if "val" in splits else config.data.load("val")
+    recipe = dataclasses.replace(config.recipe, epochs=1)
+    changes: dict[str, Any] = {"protocol": "val_select", "read_test": False, "save_every": None, "dry_run": False}
+    print("dry run: one batch of train and val in a temporary folder; test is not read", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        small = dataclasses.replace(config, recipe=recipe, output_dir=folder, **changes)
+        parts = {"train": Part(train_set, recipe.batch_size), "val": Part(val_set, BATCH_SIZE)}
+        row = _run(small, parts, run_folder(small), compute, "")
+        state = newest_state(run_folder(small) / "state")
+        loaded = vp.tuned_state_dict(vp.load_adapter(_bare_model(small), run_folder(small) / "adapter"))
+        if state is None or any(not torch.equal(tensor, loaded[name]) for name, tensor in state["best"].items()):
+            raise RuntimeError("what was saved is not what was loaded")
+    print("dry run passed: trained, evaluated, saved and loaded one batch; nothing was kept", flush=True)
+    return row
