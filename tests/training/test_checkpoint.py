@@ -108,7 +108,9 @@ def test_a_full_disk_keeps_the_state_before_and_leaves_no_partial_one(
         raise error
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(SaveError, match=r"could not write .*step_2: .*; \d+ bytes are free; .* is kept") as caught:
+    with pytest.raises(
+        SaveError, match=r"could not write .*step_2: .*; \d+ bytes were free; older states are kept"
+    ) as caught:
         save_state(tmp_path, 2, state(2))
     assert "\n" not in str(caught.value)
     monkeypatch.undo()

@@ -52,9 +52,11 @@ def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
         (folder / "latest.tmp").replace(folder / "latest")
         _sync(folder)
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+        free = _free_bytes(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         (folder / "latest.tmp").unlink(missing_ok=True)
-        raise SaveError(f"could not write {final}: {_reason(error)}; {_free_words(folder)}") from error
+        words = f"{free} bytes were free; older states are kept, the same command resumes"
+        raise SaveError(f"could not write {final}: {_reason(error)}; {words}") from error
     for old in _states(folder)[KEPT:]:
         shutil.rmtree(old, ignore_errors=True)
     return final
@@ -119,11 +121,13 @@ def _sync(folder: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "the disk is full"
+    cause: BaseException | None = error
+    while cause is not None:  # torch raises its own error over that of the file
+        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+            return "the disk is full"
+        cause = cause.__context__
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _free_words(folder: Path) -> str:
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return f"{shutil.disk_usage(existing).free} bytes are free; the state before it is kept"
+def _free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free

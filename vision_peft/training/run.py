@@ -21,7 +21,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-CONFIG, RESULT, METRICS = "config.yaml", "result.json", "metrics.jsonl"
+CONFIG, RESULT, METRICS, LOCK = "config.yaml", "result.json", "metrics.jsonl", ".lock"
 
 
 def finished_row(config: Config, folder: Path) -> Row | None:
@@ -34,7 +34,7 @@ def finished_row(config: Config, folder: Path) -> Row | None:
         return None
     if (folder / CONFIG).exists():
         _check_same(config, folder)
-    elif any(path.suffix != ".tmp" and path.name != ".lock" for path in folder.iterdir()):
+    elif any(path.suffix != ".tmp" and path.name != LOCK for path in folder.iterdir()):
         raise ValueError(f"{folder} is there but has no {CONFIG}: move it away, or start over with overwrite=true")
     if not (folder / RESULT).exists():
         return None
@@ -42,16 +42,28 @@ def finished_row(config: Config, folder: Path) -> Row | None:
     return row if row.top1 is not None or not config.read_test else None
 
 
-def open_folder(config: Config, folder: Path) -> None:
-    """Make the run folder, emptied first with `overwrite=true`, and write the resolved config into it."""
-    if config.overwrite and folder.exists():
-        _lock(folder).close()
-        shutil.rmtree(folder)
+def open_folder(config: Config, folder: Path) -> TextIO:
+    """Make the run folder, emptied first with `overwrite=true`, and write the resolved config into it.
+
+    Returns:
+        The lock that keeps other processes out of the folder until it is closed.
+
+    Raises:
+        ValueError: another process trains in the folder; nothing was changed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    lock = _lock(folder)
+    if config.overwrite:
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
     if not (folder / CONFIG).exists():
         temporary = folder / f"{CONFIG}.tmp"
         temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))), encoding="utf-8")
         temporary.replace(folder / CONFIG)
+    return lock
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -69,7 +81,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _lock(folder: Path) -> TextIO:
     """Hold the run folder for this process, until the file is closed; ValueError where another process holds it."""
-    file = (folder / ".lock").open("w")
+    file = (folder / LOCK).open("w")
     if fcntl is not None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,7 +117,6 @@ class Run:
 
     def __init__(self, folder: Path, step: int = 0, lines: int = 0, stream: TextIO | None = None) -> None:
         self.folder = folder
-        self._lock = _lock(folder)
         self.lines = lines  # of metrics.jsonl
         truncate_lines(folder / METRICS, lines)
         self._stream = stream or sys.stdout
@@ -150,7 +161,6 @@ class Run:
         self._events.close()
         self._metrics.close()
         self._log.close()
-        self._lock.close()
 
     def _clear(self) -> None:
         if self._width:

@@ -63,14 +63,15 @@ def _run(config: Config, splits: Mapping[str, ImageDataset], folder: Path, compu
     set_transforms(splits, settings, config.recipe)
     model = tune(model, config, len(classes), compute.device)
 
-    open_folder(config, folder)
+    lock = open_folder(config, folder)
     state = newest_state(folder / "state")
     progress = Progress(**state["progress"]) if state else Progress()
     run, timing = Run(folder, progress.step, progress.lines), Timing()
     try:
         run.say(opening_words(config, model, splits, folder, compute))
         if state:
-            run.say(f"resuming from update {progress.step} (epoch {progress.epoch + 1})")
+            left = f"epoch {progress.epoch + 1}" if progress.epoch < config.recipe.epochs else "all epochs are done"
+            run.say(f"resuming from update {progress.step} ({left})")
         kept: dict[str, Tensor] = {}
         for number, (name, train_split, watched_split) in enumerate(PHASES[config.protocol]):
             if number < progress.phase:
@@ -101,6 +102,7 @@ def _run(config: Config, splits: Mapping[str, ImageDataset], folder: Path, compu
         raise
     finally:
         run.close()
+        lock.close()
     return row
 
 
