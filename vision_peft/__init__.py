@@ -12,9 +12,10 @@ lists them by name.
 from typing import Any
 
 from vision_peft.backbones import create_backbone
-from vision_peft.formats import Foreign, load_adapter, read_foreign, save_adapter
+from vision_peft.formats import Foreign, load_adapter, read_foreign, save_adapter, write_foreign
 from vision_peft.methods import METHODS
 from vision_peft.tuning.attach import attach, detach, merge, replace_head, train_mode
+from vision_peft.tuning.bake import bake
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.state import Counts, count_parameters, load_tuned, tuned_parameters, tuned_state_dict
 
@@ -24,6 +25,7 @@ __all__ = [
     "Foreign",
     "Method",
     "attach",
+    "bake",
     "count_parameters",
     "create_backbone",
     "detach",
@@ -36,6 +38,7 @@ __all__ = [
     "train_mode",
     "tuned_parameters",
     "tuned_state_dict",
+    "write_foreign",
 ]
 
 _CLASSES = {method.__name__: method for method in METHODS.values()}

@@ -45,8 +45,9 @@ def test_the_json_tells_all_that_a_stranger_needs(tmp_path):
     folder = vp.save_adapter(model, tmp_path, class_names=names, input_config=config)
     written = json.loads((folder / INFO).read_text(encoding="utf-8"))
     assert set(written) == {field.name for field in dataclasses.fields(AdapterInfo)}
+    variants = {"rslora": False, "dora": False, "init": "kaiming"}
     assert written["methods"] == [
-        {"name": "lora", "fields": {"rank": 2, "alpha": 8, "dropout": 0.0, "targets": ["q", "v"]}},
+        {"name": "lora", "fields": {"rank": 2, "alpha": 8, "dropout": 0.0, "targets": ["q", "v"], **variants}},
         {"name": "vpt", "fields": {"tokens": 3, "deep": True, "dropout": 0.0, "project": None}},
     ]
     assert written["format_version"] == 1

@@ -120,7 +120,7 @@ def test_an_unknown_method_gets_a_suggestion(folder):
 
 def test_an_unknown_field_is_named_with_the_known_ones(folder):
     change_info(folder, lambda info: info["methods"][0]["fields"].update(ranks=3))
-    refused(folder, "lora has no field ranks; it has alpha, dropout, rank, targets")
+    refused(folder, "lora has no field ranks; it has alpha, .*rank")
 
 
 @pytest.mark.parametrize("value", [0, "eight", None, -3])

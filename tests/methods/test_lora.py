@@ -10,6 +10,7 @@ from families import FAMILIES, images, randomise_tuned, tiny
 from torch import Tensor, nn
 
 import vision_peft as vp
+from vision_peft.methods.lora import LowRank
 from vision_peft.tuning.timm_blocks import blocks, linears
 
 SLICES = [("q",), ("k",), ("v",), ("q", "v"), ("q", "k", "v"), ("v", "k", "q")]
@@ -169,6 +170,8 @@ def test_dropout_acts_on_the_input_of_a_only():
         ({"rank": "8"}, "rank must"),
         ({"alpha": -1}, "alpha must"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
+        ({"init": "normal"}, "init must be one of 'kaiming', 'gaussian'; got 'normal'"),
+        ({"dora": "yes"}, "dora must be true or false"),
     ],
 )
 def test_impossible_fields_are_refused(fields, reason):
@@ -179,3 +182,104 @@ def test_impossible_fields_are_refused(fields, reason):
 def test_targets_may_come_as_a_list_from_a_config():
     assert vp.LoRA(targets=["q", "v"]) == vp.LoRA(targets=("q", "v"))  # pyright: ignore[reportArgumentType]
     assert hash(vp.LoRA(targets=["q", "v"])) == hash(vp.LoRA())  # pyright: ignore[reportArgumentType]
+
+
+def test_a_rank_above_the_width_is_refused_at_attach():
+    with pytest.raises(ValueError, match="rank=33 is above the full rank of a layer from 32 to 96 channels"):
+        vp.attach(tiny("vit"), vp.LoRA(rank=33))
+
+
+def test_rank_stabilised_scaling_divides_by_the_root_of_the_rank():
+    assert vp.LoRA(rank=16, alpha=8).scaling == 8 / 16
+    assert vp.LoRA(rank=16, alpha=8, rslora=True).scaling == 8 / 4
+    one, other = (
+        vp.attach(tiny("vit"), vp.LoRA(rank=4, alpha=alpha, rslora=rslora))
+        for alpha, rslora in ((6, True), (12, False))
+    )
+    randomise_tuned(one)
+    vp.load_tuned(other, vp.tuned_state_dict(one))
+    assert torch.equal(one(images(one)), other(images(one)))
+
+
+def test_presets_differ_in_how_a_starts():
+    assert vp.LoRA.as_published(rank=4) == vp.LoRA(rank=4)
+    assert vp.LoRA.as_in_paper(rank=4) == vp.LoRA(rank=4, init="gaussian")
+    torch.manual_seed(0)
+    model = timm.create_model("vit_base_patch16_224", depth=1, num_classes=0)
+    vp.attach(model, vp.LoRA.as_in_paper(rank=16))
+    lora: Any = model.get_submodule("blocks.0.attn.qkv.lora.q")
+    assert abs(lora.A.std().item() * 16 - 1) < 0.02  # 12,288 draws: the standard error is 0.6 %
+    assert lora.A.abs().max() > 3 / 16
+    assert lora.B.abs().max() == 0
+
+
+def decomposed(weight: Tensor, A: Tensor, B: Tensor, magnitude: Tensor, scaling: float) -> Tensor:
+    """m (W + s B A) / ‖W + s B A‖ row by row, with the norm out of the gradient."""
+    updated = weight + scaling * B @ A
+    rows = [m * row / row.detach().square().sum().sqrt() for m, row in zip(magnitude, updated, strict=True)]
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_dora_equals_its_equation_in_outputs_and_gradients(bias):
+    torch.manual_seed(0)
+    linear, x = nn.Linear(6, 4, bias=bias), torch.randn(5, 6)
+    update: Any = LowRank(linear.weight, vp.LoRA(rank=2, alpha=3, dora=True))
+    for parameter in update.parameters():
+        nn.init.normal_(parameter)
+    A, B, m = (t.detach().clone().requires_grad_() for t in (update.A, update.B, update.magnitude))
+    y = update(x, linear(x), linear.weight, linear.bias)
+    expected = nn.functional.linear(x, decomposed(linear.weight.detach(), A, B, m, 3 / 2), linear.bias)
+    torch.testing.assert_close(y, expected)
+    y.square().sum().backward()
+    expected.square().sum().backward()
+    for ours, reference in ((update.A, A), (update.B, B), (update.magnitude, m)):
+        torch.testing.assert_close(ours.grad, reference.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dora_starts_from_the_lengths_of_the_rows_and_merges_to_its_weight(family):
+    model = vp.attach(tiny(family), vp.LoRA(rank=2, alpha=3, dora=True, targets=("q", "k", "v", "proj")))
+    plain = tiny(family)
+    state = vp.tuned_state_dict(model)
+    for name, magnitude in state.items():
+        if name.endswith("attn.proj.lora.magnitude"):
+            weight = plain.get_parameter(name.replace("lora.magnitude", "weight"))
+            torch.testing.assert_close(magnitude, weight.square().sum(1).sqrt())
+    randomise_tuned(model)
+    x, state = images(model), {n: t.clone() for n, t in model.state_dict().items()}
+    expected = model(x)
+    vp.merge(model)
+    for name in {n.split(".lora.")[0] for n in state if "attn.proj.lora" in n}:
+        A, B, m = (state[f"{name}.lora.{part}"] for part in ("A", "B", "magnitude"))
+        wanted = decomposed(state[f"{name}.weight"], A, B, m, SCALE)
+        torch.testing.assert_close(model.get_parameter(f"{name}.weight"), wanted)
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=2e-5)
+
+
+def test_dora_adds_one_number_per_output_channel():
+    model = timm.create_model("vit_base_patch16_224", num_classes=0)
+    vp.attach(model, vp.LoRA(rank=8, dora=True, targets=("qkv",)))
+    assert vp.count_parameters(model).trained == 294_912 + 12 * 3 * 768
+
+
+def test_a_row_of_zeros_stays_finite_under_dora():
+    linear = nn.Linear(6, 4)
+    nn.init.zeros_(linear.weight[1].detach())
+    update = LowRank(linear.weight, vp.LoRA(rank=2, dora=True))
+    y = update(torch.randn(5, 6), torch.randn(5, 4), linear.weight, linear.bias)
+    assert y.isfinite().all()
+
+
+@pytest.mark.parametrize("first", [vp.LoRA(rank=2), vp.SSF()], ids=lambda m: m.name)
+def test_dora_on_a_layer_that_is_not_plain_is_refused_and_below_another_method_it_merges(first):
+    dora = vp.LoRA(rank=2, dora=True, targets=("q", "v"))
+    with pytest.raises(ValueError, match=r"this one carries .*: attach LoRA\(dora=True\) first"):
+        vp.attach(vp.attach(tiny("vit"), first), dora)
+    if isinstance(first, vp.LoRA):
+        return
+    model = vp.attach(vp.attach(tiny("vit"), dora), first)
+    randomise_tuned(model)
+    x = images(model)
+    expected = model(x)
+    torch.testing.assert_close(vp.merge(model)(x), expected, rtol=1e-5, atol=1e-5)

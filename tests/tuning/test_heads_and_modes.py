@@ -187,7 +187,10 @@ def test_a_mode_of_another_name_is_refused():
 @pytest.mark.parametrize("method", [kind() for kind in vp.METHODS.values()], ids=lambda m: m.name)
 def test_a_model_in_eval_mode_stays_deterministic_when_attached_to(family, method):
     model = with_drop_path(tiny(family)).eval()
-    vp.attach(model, method)
+    try:
+        vp.attach(model, method)
+    except ValueError as refusal:  # which pairs, and why: tests/methods/test_every_method.py
+        pytest.skip(str(refusal))
     x = images(model)
     assert not any(module.training for module in model.modules())
     assert torch.equal(model(x), model(x))

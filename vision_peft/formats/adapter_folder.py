@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from vision_peft.methods import METHODS
 from vision_peft.tuning import record
-from vision_peft.tuning.attach import attach, detach, replace_head
+from vision_peft.tuning.attach import attach_for_loading, detach, replace_head
+from vision_peft.tuning.bake import baked_state_dict
 from vision_peft.tuning.method import Method, one_of
 from vision_peft.tuning.state import count_parameters, load_tuned, tuned_state_dict
-from vision_peft.tuning.timm_blocks import architecture
+from vision_peft.tuning.timm_blocks import architecture, classifier_names
 
 FORMAT_VERSION = 1
 TENSORS, INFO = "adapter.safetensors", "adapter.json"
@@ -52,6 +54,7 @@ def save_adapter(
     *,
     class_names: Sequence[str] | None = None,
     input_config: Mapping[str, Any] | None = None,
+    keep_reparametrization: bool = False,
 ) -> Path:
     """Write what ``model`` learned to ``folder``; files of an older adapter there are replaced together.
 
@@ -60,6 +63,7 @@ def save_adapter(
         folder: made where it is absent; other files in it are left alone.
         class_names: one per class, stored for whoever loads the adapter.
         input_config: mean, std, size, interpolation, ... of the input, stored likewise.
+        keep_reparametrization: store what trains (prefix MLP, prompt encoder) to train on later, not its constant.
 
     Returns:
         The folder.
@@ -70,19 +74,23 @@ def save_adapter(
     tuning = record.find(model)
     if tuning is None or not tuning.methods:
         raise ValueError("nothing is attached to this model: call attach(model, method) before save_adapter")
+    if isinstance(class_names, str):
+        raise ValueError(f"class_names must be a list of names; got the text {class_names!r}")
     if class_names is not None and len(class_names) != model.num_classes:
         raise ValueError(f"got {len(class_names)} class names for a head of {model.num_classes} classes")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.cpu().contiguous() for name, tensor in tuned_state_dict(model).items()}
+    state = tuned_state_dict(model) if keep_reparametrization else baked_state_dict(model)
+    state = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+    methods = [method if keep_reparametrization else method.baked() for method in tuning.methods]
     tensors = safetensors.torch.save(state)
     info = AdapterInfo(
         format_version=FORMAT_VERSION,
-        methods=[{"name": method.name, "fields": dataclasses.asdict(method)} for method in tuning.methods],
-        head=tuning.head,
+        methods=[{"name": method.name, "fields": dataclasses.asdict(method)} for method in methods],
+        head=record.head_kind(model),
         num_classes=model.num_classes,
         backbone={**_backbone_name(model), "architecture": architecture(model)},
-        fingerprint=tuning.fingerprint,
+        fingerprint=tuning.fingerprint or record.fingerprint(model),
         tensors_sha256=hashlib.sha256(tensors).hexdigest(),
         class_names=None if class_names is None else list(class_names),
         input=None if input_config is None else dict(input_config),
@@ -147,14 +155,23 @@ def load_adapter(
         state = safetensors.torch.load(data)
     except SafetensorError as error:
         raise ValueError(f"{folder / TENSORS} cannot be read: {error}") from None
+    _check_sizes(info, state, folder)
+    heads, num_classes = {name: model.get_submodule(name) for name in classifier_names(model)}, model.num_classes
+    own_head = None if known is None else dataclasses.replace(known, methods=[], in_place=[])
     try:
-        if head == "load" and info.num_classes and (model.num_classes == 0 or info.head != "linear"):
+        fits = (model.num_classes, record.head_kind(model)) == (info.num_classes, info.head)
+        if head == "load" and info.num_classes and not fits:
             replace_head(model, info.head, info.num_classes)
         for method in methods:
-            attach(model, method)
+            attach_for_loading(model, method)
         load_tuned(model, state, head=head)
     except Exception:
         detach(model)
+        if own_head is not None:  # set by replace_head before this call: detach took it out
+            for name, layer in heads.items():
+                model.set_submodule(name, layer)
+            model.num_classes = num_classes
+            record.keep(model, own_head)
         raise
     return model
 
@@ -189,6 +206,9 @@ def read_adapter_info(folder: str | Path) -> AdapterInfo:
         elif not isinstance(values[field], wanted) or isinstance(values[field], bool):
             problems.append(f"{field} has type {type(values[field]).__name__}")
     problems += [f"{field} is unknown" for field in values if field not in _TYPES]
+    if not problems:
+        texts = [values["backbone"].get(key, "") for key in ("name", "tag")] + (values["class_names"] or [])
+        problems += [f"{text!r} is no text" for text in texts if not isinstance(text, str)]
     if problems:
         raise ValueError(f"{path}: {'; '.join(problems)}")
     return AdapterInfo(**values)
@@ -230,8 +250,25 @@ def _check_backbone(model: Any, info: AdapterInfo, folder: Path, allow_mismatch:
         raise ValueError(
             f"the adapter in {folder} was trained on other frozen weights: {names[0]} with fingerprint "
             f"{info.fingerprint[:12]}, the model is {names[1]} with {found[:12]}. Load the weights it was trained on, "
-            "or pass allow_backbone_mismatch=True"
+            f"or pass allow_backbone_mismatch=True{_precision_hint(model)}"
         )
+
+
+def _check_sizes(info: AdapterInfo, state: dict[str, Tensor], folder: Path) -> None:
+    # Every channel, token or class has tensors; sizes beyond what is stored would only take memory.
+    stored = sum(tensor.numel() for tensor in state.values())
+    sizes = {"num_classes": info.num_classes}
+    for entry in info.methods:
+        fields = entry.get("fields", {}) if isinstance(entry, dict) else {}
+        sizes.update({f"{entry['name']}.{k}": v for k, v in fields.items() if isinstance(v, int)})
+    for name, size in sizes.items():
+        if size > stored:
+            raise ValueError(f"{folder / INFO}: {name} is {size}, but {TENSORS} holds only {stored} numbers")
+
+
+def _precision_hint(model: nn.Module) -> str:
+    dtype = next(model.parameters()).dtype
+    return "" if dtype == torch.float32 else f" (its weights are rounded to {dtype}: load before you convert)"
 
 
 def _method(entry: Any, folder: Path) -> Method:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import safetensors.torch
 import torch
 from timm.layers import LayerNorm
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from vision_peft.tuning.attach import attach, replace_head
 from vision_peft.tuning.method import Method
@@ -32,12 +31,12 @@ class Foreign:
     backbone: State | None  # timm-keyed weights, None where the file holds none
     method: Method | None
     tuned: State  # for load_tuned; includes the head where the file has one
-    head: str = "linear"  # kind of head, see attach.HEADS
+    head: str = "linear"  # kind of head, see tuning.heads
 
     @property
     def num_classes(self) -> int:
         """Classes of the head in the file, 0 without one."""
-        biases = [name for name in ("head.bias", "head.1.bias") if name in self.tuned]
+        biases = [name for name in ("head.bias", "head.1.bias", "head.fc.bias") if name in self.tuned]
         return self.tuned[biases[0]].shape[0] if biases else 0
 
     def build(self, num_heads: int, img_size: int | tuple[int, int] | None = None) -> VisionTransformer:
@@ -72,6 +71,7 @@ class Foreign:
             depth=1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
             num_heads=num_heads,
             mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / dim,
+            init_values=1.0 if "blocks.0.ls1.gamma" in state else None,
             global_pool="avg" if "fc_norm.weight" in state else "token",
             norm_layer=partial(LayerNorm, eps=1e-6),
         )
@@ -94,7 +94,8 @@ def read_foreign(path_or_state: str | Path | Mapping[str, Any], source: str, **k
     """Read a file (or its tensors) that the official code of ``source`` saved.
 
     Args:
-        path_or_state: a .pth/.pt/.bin (read without running code in it) or .safetensors file, or the loaded mapping.
+        path_or_state: a .pth/.pt/.bin (read without running code in it) or .safetensors file, the loaded mapping, or
+            the folder where the source saves one (``hf_peft``).
         source: one of the files of this folder, for instance ``adaptformer`` or ``vpt``.
         **keywords: what such a file cannot tell (see the source's ``read``), for instance ``scale=0.1``.
 
@@ -102,12 +103,15 @@ def read_foreign(path_or_state: str | Path | Mapping[str, Any], source: str, **k
         FileNotFoundError: no such file.
         ValueError: unknown source, a file that is not readable as plain tensors, or keys that are not of this source.
     """
-    sources = _sources()
-    if source not in sources:
-        close = difflib.get_close_matches(source, sources, n=1)
-        hint = f", did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown source {source!r}{hint} Known: {', '.join(sorted(sources))}")
-    data = path_or_state if isinstance(path_or_state, Mapping) else read_tensors(Path(path_or_state))
+    module = _module("source", source, having="read")
+    data: Any = path_or_state
+    if not isinstance(data, Mapping):
+        read_folder = vars(module).get("read_folder")
+        if read_folder is not None and Path(data).is_dir():
+            data, found = read_folder(Path(data))
+            keywords = {**found, **keywords}
+        else:
+            data = read_tensors(Path(data))
     for container in ("model", "state_dict"):
         if isinstance(data.get(container), Mapping):
             data = data[container]
@@ -117,9 +121,26 @@ def read_foreign(path_or_state: str | Path | Mapping[str, Any], source: str, **k
         if isinstance(value, Tensor | np.ndarray)
     }
     try:
-        return sources[source].read(tensors, **keywords)
+        return module.read(tensors, **keywords)
     except KeyError as error:
         raise ValueError(f"not a complete {source} file: {error.args[0]} is missing") from None
+
+
+def write_foreign(model: nn.Module, folder: str | Path, target: str = "hf_peft") -> Path:
+    """Write what ``model`` learned to ``folder`` in the format of ``target``, so that its own code loads it.
+
+    Args:
+        model: a model with a method attached that ``target`` knows.
+        folder: made where it is absent.
+        target: ``hf_peft``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: unknown target, or a model that it cannot express, with the reason.
+    """
+    return _module("target", target, having="write").write(model, Path(folder))
 
 
 def read_tensors(path: Path) -> Mapping[str, Any]:
@@ -157,14 +178,19 @@ def _numpy_builders() -> list[Any]:
     return found
 
 
-def _sources() -> dict[str, ModuleType]:
+def _module(what: str, name: str, having: str) -> Any:
     package = importlib.import_module("vision_peft.formats")
     modules = {
         info.name: importlib.import_module(f"{package.__name__}.{info.name}")
         for info in pkgutil.iter_modules(package.__path__)
         if info.name not in ("adapter_folder", "foreign")
     }
-    return {name: module for name, module in modules.items() if callable(vars(module).get("read"))}
+    known = {name: module for name, module in modules.items() if callable(vars(module).get(having))}
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f", did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"unknown {what} {name!r}{hint} Known: {', '.join(sorted(known))}")
+    return known[name]
 
 
 def split_head(state: State) -> tuple[State, str]:
@@ -182,6 +208,22 @@ def fuse_qkv(state: State, prefix: str, parts: tuple[str, str, str], to: str) ->
         f"{to}.{kind}": torch.cat([state.pop(f"{prefix}{part}.{kind}") for part in parts])
         for kind in ("weight", "bias")
     }
+
+
+def take(state: State, name: str, *shape: int | None) -> Tensor:
+    """Pop a tensor and check its shape, in which None stands for any size above 0.
+
+    Raises:
+        ValueError: another shape; shows both.
+    """
+    tensor = state.pop(name)
+    fits = len(tensor.shape) == len(shape) and all(
+        size > 0 and wanted in (None, size) for size, wanted in zip(tensor.shape, shape, strict=True)
+    )
+    if not fits:
+        sizes = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"shape of {name}: wanted ({sizes}), got {tuple(tensor.shape)}")
+    return tensor
 
 
 def block_numbers(state: State, prefix: str) -> range:

@@ -2,14 +2,24 @@
 
 A low-rank update beside frozen linear layers:
 
-    y = W x + b + (α / r) · B A dropout(x)
+    y = W x + b + s · B A dropout(x),  s = α / r
 
 ``targets=("q", "v")`` is the paper's: one A, B pair per slice, also on timm's fused ``qkv``. ``targets=("qkv",)`` is
 what NOAH and HF peft do on fused layers: one A shared by q, k and v. At r = 8 both have 294,912 parameters on ViT-B,
 but they are different functions.
 
-Source: microsoft/LoRA loralib/layers.py. A starts from kaiming_uniform(a=√5) as in the code (the paper says Gaussian),
-B from zero. Deviation: every pair draws its own dropout mask.
+rsLoRA (https://arxiv.org/abs/2312.03732): s = α / √r, so that the update keeps its size as r grows.
+DoRA (https://arxiv.org/abs/2402.09353): length and direction of every row of the weight learn apart,
+
+    y = g ⊙ (W x + s · B A dropout(x)) + b,  g = m / ‖W + s · B A‖,
+
+the norm being that of each row (one output channel) and a constant to the gradient, m starting at ‖W‖.
+
+Source: microsoft/LoRA loralib/layers.py; HF peft tuners/lora/dora.py. Deviations: every pair draws its own dropout
+mask; under dropout HF's DoRA feeds the dropped x to (g - 1) ⊙ W x as well, here W sees the whole x.
+
+``merge`` is final: W + s · B A - s · B A is not W in floating point, so no inverse is offered. ``detach`` before a
+merge, or the saved adapter on the original backbone after it, is exact.
 """
 
 import math
@@ -20,30 +30,53 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision_peft.tuning.graft import Graft, graft
-from vision_peft.tuning.method import Method, one_of, positive, probability
+from vision_peft.tuning.graft import Graft, graft, kinds
+from vision_peft.tuning.method import Method, as_tuple, one_of, positive, probability, some_of
 from vision_peft.tuning.timm_blocks import blocks, is_fused, linears
 
 TARGETS = ("q", "k", "v", "qkv", "proj", "fc1", "fc2")
 
 
 class LowRank(nn.Module):
-    """(α / r) · B A dropout(x) from ``(..., in)`` to ``(..., out)``."""
+    """The update of one weight (out, in), or of a slice of its rows."""
 
-    def __init__(self, in_features: int, out_features: int, method: "LoRA") -> None:
+    def __init__(self, weight: Tensor, method: "LoRA") -> None:
         super().__init__()
+        out_features, in_features = weight.shape
         self.A = nn.Parameter(torch.empty(method.rank, in_features))
         self.B = nn.Parameter(torch.zeros(out_features, method.rank))
+        self.magnitude = nn.Parameter(weight.detach().norm(dim=1)) if method.dora else None
         self.dropout = nn.Dropout(method.dropout)
-        self.scaling = method.alpha / method.rank
-        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+        self.scaling = method.scaling
+        if method.init == "kaiming":
+            nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+        else:
+            nn.init.normal_(self.A, std=1 / method.rank)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(F.linear(self.dropout(x), self.A), self.B) * self.scaling
+    def forward(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The updated output, from the input ``x`` (..., in) and output ``y`` (..., out) of the frozen layer."""
+        update = F.linear(F.linear(self.dropout(x), self.A), self.B) * self.scaling
+        if self.magnitude is None:
+            return y + update
+        gain = self._gain(self.magnitude, weight)
+        without_bias = y if bias is None else y - bias
+        return y + (gain - 1) * without_bias + gain * update
 
     def dense(self) -> Tensor:
-        """The update as a dense matrix (out, in)."""
+        """s · B A as a dense matrix (out, in)."""
         return self.B @ self.A * self.scaling
+
+    def fold_into(self, weight: Tensor) -> None:
+        """Write the updated weight into ``weight`` (out, in)."""
+        gain = None if self.magnitude is None else self._gain(self.magnitude, weight)
+        weight += self.dense()
+        if gain is not None:
+            weight *= gain.unsqueeze(1)
+
+    def _gain(self, magnitude: Tensor, weight: Tensor) -> Tensor:
+        with torch.no_grad():
+            length = (weight + self.dense()).norm(dim=1)
+        return magnitude / length.clamp_min(torch.finfo(length.dtype).tiny)  # a row of zeros stays one
 
 
 class LoRALinear(Graft):
@@ -51,12 +84,13 @@ class LoRALinear(Graft):
 
     lora: LowRank
     weight: Tensor
+    bias: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self.lora(x)
+        return self.lora(x, super().forward(x), self.weight, self.bias)
 
     def fold(self) -> None:
-        self.weight += self.lora.dense()
+        self.lora.fold_into(self.weight)
 
 
 class LoRAQKV(Graft):
@@ -64,22 +98,29 @@ class LoRAQKV(Graft):
 
     lora: Any  # nn.ModuleDict of LowRank by slice name
     weight: Tensor
+    bias: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
         slices = list(super().forward(x).chunk(3, dim=-1))
+        weights = self.weight.chunk(3)
+        biases = (None, None, None) if self.bias is None else self.bias.chunk(3)
         for name, update in self.lora.items():
-            slices["qkv".index(name)] = slices["qkv".index(name)] + update(x)
+            i = "qkv".index(name)
+            slices[i] = update(x, slices[i], weights[i], biases[i])
         return torch.cat(slices, dim=-1)
 
     def fold(self) -> None:
         slices = self.weight.chunk(3)
         for name, update in self.lora.items():
-            slices["qkv".index(name)].add_(update.dense())
+            update.fold_into(slices["qkv".index(name)])
 
 
 @dataclass(frozen=True)
 class LoRA(Method):
-    """Low-rank updates of chosen linear layers in every block; folds into the weights (``merge``)."""
+    """Low-rank updates of chosen linear layers in every block; folds into the weights (``merge``).
+
+    The default adapts q and v as the paper does and starts A as the released code does.
+    """
 
     name: ClassVar[str] = "lora"
 
@@ -87,17 +128,33 @@ class LoRA(Method):
     alpha: float = 8  # α; the update is scaled by α / r
     dropout: float = 0.0  # rate on the input of A
     targets: tuple[str, ...] = ("q", "v")  # out of q, k, v, qkv, proj, fc1, fc2
+    rslora: bool = False  # scale by α / √r instead
+    dora: bool = False  # learn the length of every weight row apart from its direction
+    init: str = "kaiming"  # of A; "kaiming": uniform within ±1/√in; "gaussian": normal with σ = 1 / r
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "targets", tuple(self.targets))  # a config hands over a list
+        object.__setattr__(self, "targets", as_tuple(self.targets))
         positive(rank=self.rank, alpha=self.alpha)
         probability(dropout=self.dropout)
-        if not self.targets or len(set(self.targets)) < len(self.targets):
-            raise ValueError(f"targets must be distinct and at least one out of {TARGETS}; got {self.targets}")
-        for target in self.targets:
-            one_of("targets", target, TARGETS)
+        one_of("init", self.init, ("kaiming", "gaussian"))
+        some_of("targets", self.targets, TARGETS)
         if "qkv" in self.targets and set("qkv") & set(self.targets):
             raise ValueError(f"targets name qkv and single slices of it; got {self.targets}: take either")
+
+    @classmethod
+    def as_published(cls, **fields: Any) -> "LoRA":
+        """The released code: A from kaiming_uniform(a=√5), which is the default here too."""
+        return cls(**fields)
+
+    @classmethod
+    def as_in_paper(cls, **fields: Any) -> "LoRA":
+        """The paper: A from a Gaussian, where the released code draws uniformly; σ = 1 / r is HF peft's choice."""
+        return cls(**{"init": "gaussian", **fields})
+
+    @property
+    def scaling(self) -> float:
+        """s, the factor on B A."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     @property
     def starts_as_identity(self) -> bool:
@@ -108,9 +165,23 @@ class LoRA(Method):
             slices = [t for t in self.targets if t in ("q", "k", "v") and is_fused(block.attn)]
             if slices:
                 (qkv,) = linears(block, "qkv")
-                dims = qkv.in_features, qkv.out_features // 3
-                graft(qkv, LoRAQKV, lora=nn.ModuleDict({s: LowRank(*dims, self) for s in "qkv" if s in slices}))
+                rows = dict(zip("qkv", self._weight(qkv).chunk(3), strict=True))
+                updates = {name: LowRank(rows[name], self) for name in rows if name in slices}
+                graft(qkv, LoRAQKV, lora=nn.ModuleDict(updates))
             for target in self.targets:
                 if target not in slices:
                     for linear in linears(block, target):
-                        graft(linear, LoRALinear, lora=LowRank(linear.in_features, linear.out_features, self))
+                        graft(linear, LoRALinear, lora=LowRank(self._weight(linear), self))
+
+    def _weight(self, linear: nn.Linear) -> Tensor:
+        if self.dora and (others := kinds(linear)):
+            raise ValueError(
+                f"DoRA normalises the weight of a plain linear layer, this one carries {others[-1].__name__}: "
+                "attach LoRA(dora=True) first"
+            )
+        if self.rank > min(linear.weight.shape):
+            raise ValueError(
+                f"rank={self.rank} is above the full rank of a layer from {linear.in_features} to "
+                f"{linear.out_features} channels: choose at most {min(linear.weight.shape)}"
+            )
+        return linear.weight

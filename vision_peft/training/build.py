@@ -1,6 +1,6 @@
 """From a checked config to what the loop needs: datasets with transforms, a model with methods and head."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +11,11 @@ from torch import nn
 import vision_peft as vp
 from vision_peft.backbones import input_config
 from vision_peft.data import ImageDataset
+from vision_peft.data.loader import eval_loader
 from vision_peft.data.transforms import eval_transform, normalisation, train_transform
 from vision_peft.training.config import Config
 from vision_peft.training.device import seed_everything
+from vision_peft.training.evaluate import BATCH_SIZE
 from vision_peft.training.schema import BackboneConfig, Recipe
 
 
@@ -46,17 +48,22 @@ def load_splits(config: Config) -> dict[str, ImageDataset]:
 
 
 class Part(ImageDataset):
-    """The first `size` items of a dataset."""
+    """Chosen items of a dataset."""
 
-    def __init__(self, dataset: ImageDataset, size: int) -> None:
-        super().__init__(dataset.classes, dataset.labels[:size])
-        self.whole = dataset
+    def __init__(self, dataset: ImageDataset, items: Sequence[int]) -> None:
+        super().__init__(dataset.classes, [dataset.labels[item] for item in items])
+        self.whole, self.items = dataset, items
 
     def image(self, index: int) -> Image.Image:
-        return self.whole.image(index)
+        return self.whole.image(self.items[index])
 
     def path(self, index: int) -> str:
-        return self.whole.path(index)
+        return self.whole.path(self.items[index])
+
+
+def first(dataset: ImageDataset, size: int) -> Part:
+    """The first `size` items of a dataset, all if there are fewer."""
+    return Part(dataset, range(min(size, len(dataset))))
 
 
 def create_model(backbone: BackboneConfig, seed: int, drop_path: float = 0.0) -> Any:
@@ -73,22 +80,37 @@ def create_model(backbone: BackboneConfig, seed: int, drop_path: float = 0.0) ->
     )
 
 
-def tune(model: Any, config: Config, num_classes: int, device: torch.device) -> nn.Module:
-    """Attach the methods and a fresh head of `num_classes`, ready to train on `device`.
+def tune(model: Any, config: Config, train_set: ImageDataset, device: torch.device) -> nn.Module:
+    """Attach the methods and a fresh head for the classes of `train_set`, ready to train on `device`.
+
+    Methods that start from images get some of `train_set`, without augmentation.
 
     Raises:
         ValueError: a method that does not fit the backbone, or a `drop_path` that would never act.
     """
     seed_everything(config.seed, "methods")
     for method in config.methods:
-        vp.attach(model, method)
-    vp.replace_head(model, config.recipe.head, num_classes)
+        samples = None
+        if method.samples_per_class:
+            samples = _samples(model.to(device), config, train_set, method.samples_per_class)
+        vp.attach(model, method, samples=samples)
+    vp.replace_head(model, config.recipe.head, len(train_set.classes))
     if config.recipe.grad_checkpointing:
         model.set_grad_checkpointing(True)
     vp.train_mode(model, config.recipe.frozen)
     if config.recipe.drop_path and not any(isinstance(m, DropPath) and m.training for m in model.modules()):
         raise ValueError("recipe.drop_path would never act: the blocks are frozen; set recipe.frozen=train")
     return model.to(device)
+
+
+def _samples(model: nn.Module, config: Config, dataset: ImageDataset, per_class: int) -> Iterable[Any]:
+    """Batches of the first `per_class` images of every class, as evaluation sees them."""
+    of_class: dict[int, list[int]] = {}
+    for item, label in enumerate(dataset.labels):
+        of_class.setdefault(label, []).append(item)
+    part = Part(dataset, sorted(item for items in of_class.values() for item in items[:per_class]))
+    part.transform = eval_transform(**input_settings(model, config.recipe))
+    return eval_loader(part, BATCH_SIZE, config.workers)
 
 
 def input_settings(model: nn.Module, recipe: Recipe) -> dict[str, Any]:

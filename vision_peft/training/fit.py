@@ -127,6 +127,8 @@ def fit(
                         images, targets = mix(images[:even], targets[:even])
                     with compute.autocast():
                         logits = forward(images)
+                    if len(logits) > len(targets):  # an ensemble of prompts answers with the logits of each
+                        targets = torch.cat([targets] * (len(logits) // len(targets)))
                     loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing) / parts
                     scaler.scale(loss).backward()
                     loss_sum += loss.detach()

@@ -5,6 +5,7 @@ from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from vision_peft.data.transforms import AUGMENTS, NORMALISATIONS, RESIZES
+from vision_peft.tuning.heads import check_head
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # The longer stories of the protocols are in train.py.
@@ -52,7 +53,7 @@ class Recipe:
     resize: str = "squash"  # squash: to the square whatever the shape | short_side: keep the shape, cut the centre
     crop_pct: float = 1.0  # share of the short side that the centre crop of evaluation keeps; short_side only
     normalisation: str = "backbone"  # backbone: mean and std of its pretraining | imagenet | half | none
-    head: str = "linear"  # linear | batchnorm_linear (AdaptFormer's and MAE's probing head)
+    head: str = "linear"  # linear | batchnorm_linear (AdaptFormer, MAE) | vpt_linear (biases -log 99) | mlp-2 to mlp-9
     frozen: str = "eval"  # mode of the frozen modules while training: eval | train (drop_path then acts in them)
     drop_path: float = 0.0  # stochastic depth rate of the last block; acts where modules are in training mode
     grad_checkpointing: bool = False  # recompute activations in the backward pass: less memory, more time
@@ -65,7 +66,7 @@ class Recipe:
             _choice("optimizer", self.optimizer, ("adamw", "sgd")),
             _choice("augment", self.augment, AUGMENTS),
             _choice("resize", self.resize, RESIZES),
-            _choice("head", self.head, ("linear", "batchnorm_linear")),
+            _head(self.head),
             _choice("frozen", self.frozen, ("eval", "train")),
             _choice("normalisation", self.normalisation, NORMALISATIONS),
             *(_at_least(name, getattr(self, name), 1) for name in ("epochs", "batch_size", "accumulate")),
@@ -154,6 +155,14 @@ def _plain(hint: Any) -> Any:
 
 def _choice(name: str, value: Any, choices: tuple[str, ...]) -> str | None:
     return None if value in choices else f"{name} must be one of {', '.join(choices)}; got {value!r}"
+
+
+def _head(kind: str) -> str | None:
+    try:
+        check_head(kind)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _at_least(name: str, value: float | None, lowest: float) -> str | None:

@@ -20,7 +20,7 @@ from vision_peft.data import ImageDataset
 from vision_peft.data.loader import eval_loader
 from vision_peft.results.row import Row, write_row
 from vision_peft.results.table import format_rows
-from vision_peft.training.build import Part, create_model, input_settings, load_splits, set_transforms, tune
+from vision_peft.training.build import create_model, first, input_settings, load_splits, set_transforms, tune
 from vision_peft.training.checkpoint import newest_state
 from vision_peft.training.config import Config, run_folder
 from vision_peft.training.device import Compute, choose_compute
@@ -61,7 +61,7 @@ def _run(config: Config, splits: Mapping[str, ImageDataset], folder: Path, compu
     model = _bare_model(config)
     settings = input_settings(model, config.recipe)
     set_transforms(splits, settings, config.recipe)
-    model = tune(model, config, len(classes), compute.device)
+    model = tune(model, config, splits[PHASES[config.protocol][0][1]], compute.device)
 
     lock = open_folder(config, folder)
     state = newest_state(folder / "state")
@@ -80,7 +80,7 @@ def _run(config: Config, splits: Mapping[str, ImageDataset], folder: Path, compu
             if number:
                 epochs = progress.best["epoch"] if progress.best else epochs
                 run.say(f"val chose {epochs} epochs: training a new model on {train_split} for as many")
-                model = tune(_bare_model(config), config, len(classes), compute.device)
+                model = tune(_bare_model(config), config, splits[train_split], compute.device)
             if number > progress.phase:
                 progress.phase, progress.epoch, state = number, 0, None
             sets = splits[train_split], splits[watched_split] if watched_split else None
@@ -120,11 +120,14 @@ def _dry_run(config: Config, compute: Compute) -> Row:
     print("dry run: one batch of train and val in a temporary folder; test is not read", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         small = dataclasses.replace(config, recipe=recipe, output_dir=folder, **changes)
-        parts = {"train": Part(train_set, recipe.batch_size), "val": Part(val_set, BATCH_SIZE)}
+        parts = {"train": first(train_set, recipe.batch_size), "val": first(val_set, BATCH_SIZE)}
         row = _run(small, parts, run_folder(small), compute, "")
         state = newest_state(run_folder(small) / "state")
         loaded = vp.tuned_state_dict(vp.load_adapter(_bare_model(small), run_folder(small) / "adapter"))
-        if state is None or any(not torch.equal(tensor, loaded[name]) for name, tensor in state["best"].items()):
+        trained = tune(_bare_model(small), small, parts["train"], compute.device)
+        vp.load_tuned(trained, state["best"] if state else {})
+        kept = {name: tensor.cpu() for name, tensor in vp.tuned_state_dict(vp.bake(trained)).items()}
+        if kept.keys() != loaded.keys() or not all(torch.allclose(kept[name], loaded[name]) for name in kept):
             raise RuntimeError("what was saved is not what was loaded")
     print("dry run passed: trained, evaluated, saved and loaded one batch; nothing was kept", flush=True)
     return row

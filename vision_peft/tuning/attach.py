@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from vision_peft.tuning import graft, record
+from vision_peft.tuning.heads import plain_head, replace_head
 from vision_peft.tuning.method import Method, one_of
 from vision_peft.tuning.timm_blocks import blocks, classifier_names
 
-HEADS = ("linear", "batchnorm_linear")
+__all__ = ["attach", "attach_for_loading", "detach", "merge", "replace_head", "train_mode"]
 
 
 def attach(model: nn.Module, method: Method, *, samples: Iterable[Any] | None = None) -> nn.Module:
@@ -29,12 +30,32 @@ def attach(model: nn.Module, method: Method, *, samples: Iterable[Any] | None = 
 
     Raises:
         TypeError: ``method`` is not an instance of a method.
-        ValueError: the method does not fit the backbone or what is attached already, with the reason.
+        ValueError: the method does not fit the backbone or what is attached already, with the reason; samples are
+            missing, or given to a method that takes none.
     """
+    _check_method(method)
+    if samples is not None and not method.samples_per_class:
+        raise ValueError(f"{type(method).__name__} takes no samples")
+    if samples is None and method.samples_per_class:
+        raise ValueError(
+            f"{method!r} initialises itself from images: pass attach(model, method, samples=loader) with batches of "
+            "(images, labels)"
+        )
+    return _attach(model, method, samples, initialise=True)
+
+
+def attach_for_loading(model: nn.Module, method: Method) -> nn.Module:
+    """``attach`` without start values from data or files, for a method whose tensors are loaded afterwards."""
+    _check_method(method)
+    return _attach(model, method, None, initialise=False)
+
+
+def _check_method(method: Any) -> None:
     if not isinstance(method, Method):
         raise TypeError(f"wanted a method such as AdaptFormer(bottleneck=64), got {method!r}")
-    if samples is not None:
-        raise ValueError(f"{type(method).__name__} takes no samples")
+
+
+def _attach(model: nn.Module, method: Method, samples: Iterable[Any] | None, *, initialise: bool) -> nn.Module:
     blocks(model)
     known = record.find(model) is not None
     tuning = record.find_or_start(model)
@@ -46,6 +67,9 @@ def attach(model: nn.Module, method: Method, *, samples: Iterable[Any] | None = 
             model.get_submodule(name).requires_grad_(True)
     try:
         method.attach(model)
+        _join_backbone(model, depths)
+        if initialise:
+            method.initialise(model, samples)
     except Exception:
         for module in list(model.modules()):
             graft.prune(module, keep=depths.get(module, 0))
@@ -57,6 +81,19 @@ def attach(model: nn.Module, method: Method, *, samples: Iterable[Any] | None = 
     tuning.methods.append(method)
     tuning.in_place = [name for name, p in record.backbone_parameters(model) if p.requires_grad]
     return model
+
+
+def _join_backbone(model: nn.Module, depths: dict[nn.Module, int]) -> None:
+    # What was just grafted goes to the device and floating type of the backbone; in place, since grafts share parts.
+    like = next(model.parameters())
+    for module in list(model.modules()):
+        for name, child in graft.children(module, since=depths.get(module, 0)):
+            if isinstance(child, nn.Module):
+                child.to(like.device, like.dtype)
+            elif like.is_meta and not child.is_meta:
+                setattr(module, name, nn.Parameter(child.detach().to(like.device, like.dtype)))
+            else:
+                child.data = child.data.to(like.device, like.dtype)
 
 
 def detach(model: nn.Module) -> nn.Module:
@@ -84,7 +121,8 @@ def merge(model: nn.Module) -> nn.Module:
     Its ``state_dict`` loads strictly into ``timm.create_model`` of the same name and class count.
 
     Raises:
-        ValueError: some graft is no constant update of weights; names them all, and nothing is changed.
+        ValueError: some graft is no constant update of weights, or the head is an MLP; names the grafts with their
+            reasons, and nothing is changed.
     """
     tuning = record.find(model)
     if tuning is None:
@@ -95,55 +133,34 @@ def merge(model: nn.Module) -> nn.Module:
         for kind in graft.kinds(module)
         if kind.fold is graft.Graft.fold
     }
+    names = ", ".join(type(method).__name__ for method in tuning.methods)
     if stuck:
-        names = ", ".join(type(method).__name__ for method in tuning.methods)
         raise ValueError(
             f"cannot merge {names}: {', '.join(sorted(stuck))} is not a constant update of the weights it sits on; "
             "keep the adapter and use save_adapter / load_adapter"
         )
-    for _, module in list(graft.grafts(model)):
+    heads = {name: plain_head(model.get_submodule(name)) for name in classifier_names(model)}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    refusals: dict[str, str] = {}  # reason -> a module that gives it
+    for name, module in reversed(
+        list(graft.grafts(model))
+    ):  # layers before the norm they read, which may fold into them
         for kind in graft.kinds(module):
-            kind.fold(module)
+            try:
+                kind.fold(module)
+            except ValueError as error:
+                refusals.setdefault(str(error), name)
+    if refusals:
+        model.load_state_dict(before)
+        reasons = "; ".join(f"{reason} ({name})" for reason, name in refusals.items())
+        raise ValueError(f"cannot merge {names}: {reasons}; keep the adapter and use save_adapter / load_adapter")
+    for module in list(model.modules()):
         graft.prune(module)
-    for module in model.modules():
-        graft.prune(module)  # overrides without a graft
-    if tuning.head == "batchnorm_linear":
-        for name in classifier_names(model):
-            model.set_submodule(name, _fold_batchnorm(model.get_submodule(name)))
+    for name, head in heads.items():
+        model.set_submodule(name, head)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(tuning.requires_grad.get(name, True))
     record.forget(model)
-    return model
-
-
-def replace_head(model: Any, kind: str, num_classes: int) -> nn.Module:
-    """Give ``model`` a new head of ``kind`` for ``num_classes``; ``detach`` puts the old one back.
-
-    Args:
-        model: a timm vision transformer.
-        kind: ``linear``, or ``batchnorm_linear`` for BatchNorm without affine parameters before it (the head of MAE's
-            and AdaptFormer's main_image.py).
-        num_classes: number of classes, at least 1.
-
-    Both start from weights of σ = 0.01 and zero biases, as linear probes of MAE and DINOv2 do: with small logits at the
-    start the parts before the head learn sooner than with torch's default, which ``reset_classifier`` leaves.
-    """
-    one_of("head", kind, HEADS)
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1; got {num_classes}")
-    tuning = record.find_or_start(model)
-    old = {name: model.get_submodule(name) for name in classifier_names(model)}
-    if not tuning.replaced_head:
-        tuning.replaced_head, tuning.num_classes = old, model.num_classes
-    model.reset_classifier(num_classes)
-    for name in classifier_names(model):
-        linear = model.get_submodule(name)
-        nn.init.trunc_normal_(linear.weight, std=0.01)
-        nn.init.zeros_(linear.bias)
-        if kind == "batchnorm_linear":
-            batchnorm = nn.BatchNorm1d(linear.in_features, affine=False, eps=1e-6).to(linear.weight.device)
-            model.set_submodule(name, nn.Sequential(batchnorm, linear).train(model.training))
-    tuning.head = kind
     return model
 
 
@@ -154,6 +171,7 @@ def train_mode(model: nn.Module, frozen: str = "eval") -> nn.Module:
     the backbone all of whose parameters train (full fine-tuning, an unfrozen block) counts as trained.
     """
     one_of("frozen", frozen, ("eval", "train"))
+    record.find(model)
     if frozen == "train":
         return model.train()
     model.eval()
@@ -174,11 +192,3 @@ def train_mode(model: nn.Module, frozen: str = "eval") -> nn.Module:
             if not name:
                 break
     return model
-
-
-def _fold_batchnorm(head: Any) -> nn.Linear:
-    batchnorm, linear = head
-    scale = (batchnorm.running_var + batchnorm.eps).rsqrt()
-    linear.bias -= linear.weight @ (batchnorm.running_mean * scale)
-    linear.weight *= scale
-    return linear

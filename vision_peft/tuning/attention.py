@@ -58,6 +58,14 @@ def project(attn: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
+def key_value_heads(attn: Any) -> tuple[int, int]:
+    """Number of heads of keys and values, and channels of each."""
+    if is_fused(attn):
+        return attn.num_heads, attn.qkv.out_features // 3 // attn.num_heads
+    heads = _kv_heads(attn)
+    return heads, attn.k_proj.out_features // heads
+
+
 def _kv_heads(attn: Any) -> int:
     return attn.num_kv_heads if isinstance(attn, AttentionRope) else attn.num_heads
 

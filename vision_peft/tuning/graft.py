@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class Graft(nn.Module):
@@ -28,6 +28,14 @@ class Graft(nn.Module):
         """
         raise ValueError(f"{type(self).__name__} is not a constant update of the weights it sits on")
 
+    def bake(self) -> dict[str, Tensor | None]:
+        """What is left of this graft's children without their training-time re-parametrisation.
+
+        By name of the child: the constant that takes its place, or None where nothing does. Children that are no
+        re-parametrisation are left out.
+        """
+        return {}
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # A generated class cannot be found by name: pickle and deepcopy get the importable classes it is made of.
         base, kinds = _chain(type(self))
@@ -41,6 +49,7 @@ class _Layer:
     kind: type[Graft] | None
     children: tuple[str, ...] = ()
     originals: dict[str, Any] = field(default_factory=dict)
+    added: tuple[str, ...] = ()  # attributes that the module had of its class only
 
 
 @functools.cache
@@ -92,9 +101,16 @@ def graft(module: nn.Module, kind: type[Graft], **children: Any) -> None:
 
 
 def override(module: nn.Module, **attributes: Any) -> None:
-    """Set plain attributes of ``module`` that ``prune`` restores (``num_prefix_tokens``, ``qkv_bias_separate``)."""
-    originals = {name: getattr(module, name) for name in attributes}
-    module.__dict__.setdefault("_graft_layers", []).append(_Layer(None, originals=originals))
+    """Set plain attributes of ``module`` that ``prune`` restores (``num_prefix_tokens``, ``qkv_bias_separate``).
+
+    Raises:
+        AttributeError: the module has no such attribute.
+    """
+    for name in attributes:
+        getattr(module, name)
+    originals = {name: module.__dict__[name] for name in attributes if name in module.__dict__}
+    added = tuple(name for name in attributes if name not in originals)
+    module.__dict__.setdefault("_graft_layers", []).append(_Layer(None, originals=originals, added=added))
     for name, value in attributes.items():
         setattr(module, name, value)
 
@@ -110,6 +126,8 @@ def prune(module: nn.Module, keep: int = 0) -> None:
             module.__class__ = type(module).__bases__[1]
         for name, value in layer.originals.items():
             setattr(module, name, value)
+        for name in layer.added:
+            delattr(module, name)
     if not layers:
         module.__dict__.pop("_graft_layers", None)
 
@@ -126,8 +144,8 @@ def grafts(model: nn.Module) -> Iterator[tuple[str, Graft]]:
             yield name, module
 
 
-def children(module: nn.Module) -> list[tuple[str, nn.Module | nn.Parameter]]:
-    """Modules and parameters that grafts added to ``module``; constants are left out."""
-    names = [name for layer in _layers(module) for name in layer.children]
+def children(module: nn.Module, since: int = 0) -> list[tuple[str, nn.Module | nn.Parameter]]:
+    """Modules and parameters that grafts beyond the first ``since`` added to ``module``; constants are left out."""
+    names = [name for layer in _layers(module)[since:] for name in layer.children]
     found = [(name, getattr(module, name)) for name in names]
     return [(name, child) for name, child in found if isinstance(child, nn.Module | nn.Parameter)]

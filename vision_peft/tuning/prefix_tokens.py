@@ -39,7 +39,7 @@ def add_prefix_tokens(model: Any, tokens: int) -> int:
             "prompts change: create it with a fixed img_size"
         )
     at = model.num_prefix_tokens
-    override(model, num_prefix_tokens=at + tokens)
+    override(model, num_prefix_tokens=at + tokens, set_input_size=_refuse_input_size)
     if isinstance(model, beit.Beit):
         _pad_position_bias(model, tokens)
     for block in blocks(model):
@@ -51,6 +51,13 @@ def add_prefix_tokens(model: Any, tokens: int) -> int:
 
 def _positions_count_prefix(model: Any) -> bool:
     return model.pos_embed is not None and not model.no_embed_class
+
+
+def _refuse_input_size(*_: Any, **__: Any) -> None:
+    raise ValueError(
+        "the image size cannot change under input prompts, which timm would take for positions: detach first, or "
+        "create the backbone with the img_size you want"
+    )
 
 
 class PaddedAttentionBias(Graft):

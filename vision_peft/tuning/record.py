@@ -21,13 +21,20 @@ class Record:
     requires_grad: dict[str, bool]
     methods: list[Method] = field(default_factory=list)
     in_place: list[str] = field(default_factory=list)  # backbone parameters that a method trains
-    head: str = "linear"
     replaced_head: dict[str, nn.Module] = field(default_factory=dict)  # classifier name -> the layer that was there
     num_classes: int | None = None  # of the replaced head
 
 
 def find(model: nn.Module) -> Record | None:
-    """The record of ``model``, None where nothing was attached."""
+    """The record of ``model``, None where nothing was attached.
+
+    Raises:
+        ValueError: ``model`` wraps the tuned model (DDP, DataParallel, torch.compile).
+    """
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise ValueError(f"this model is wrapped in {type(model).__name__}: pass model.module")
+    if "_orig_mod" in model._modules:
+        raise ValueError("this model is compiled by torch.compile: pass model._orig_mod")
     return model.__dict__.get("_tuning_record")
 
 
@@ -37,8 +44,13 @@ def find_or_start(model: nn.Module) -> Record:
     if record is None:
         flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
         record = Record(fingerprint(model), flags)
-        model.__dict__["_tuning_record"] = record
+        keep(model, record)
     return record
+
+
+def keep(model: nn.Module, record: Record) -> None:
+    """Give ``model`` this record."""
+    model.__dict__["_tuning_record"] = record
 
 
 def forget(model: nn.Module) -> None:
@@ -50,8 +62,11 @@ def forget(model: nn.Module) -> None:
 def fingerprint(model: nn.Module) -> str:
     """sha256 over the float32 bytes of ``norm1.weight``, ``norm2.weight`` and ``attn.proj.weight`` of every block.
 
-    Positions and head are left out, so that another image size or class count keeps the fingerprint.
+    Positions and head are left out, so that another image size or class count keeps the fingerprint. Empty on the meta
+    device, where there are no weights yet.
     """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return ""
     digest = hashlib.sha256()
     for block in blocks(model):
         for layer in (block.norm1, block.norm2, block.attn.proj):
@@ -59,6 +74,16 @@ def fingerprint(model: nn.Module) -> str:
             if weight is not None:
                 digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def head_kind(model: nn.Module) -> str:
+    """What the classification layer is now, whoever put it there: see ``heads.replace_head``."""
+    layer = model.get_submodule(classifier_names(model)[0])
+    if not isinstance(layer, nn.Sequential):
+        return "linear"
+    if isinstance(layer[0], nn.BatchNorm1d):
+        return "batchnorm_linear"
+    return f"mlp-{sum(isinstance(part, nn.Linear) for part in layer)}"
 
 
 def head_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -86,6 +111,15 @@ def graft_tensors(model: nn.Module) -> dict[str, Tensor]:
 def tuned_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Everything that tuning may change: tensors of grafts, backbone parameters trained in place, the head."""
     record = find(model)
+    if record and record.methods:
+        known = set(record.in_place)
+        stray = [name for name, p in backbone_parameters(model) if p.requires_grad and name not in known]
+        if stray:
+            shown = ", ".join(stray[:5]) + (f" and {len(stray) - 5} more" if len(stray) > 5 else "")
+            raise ValueError(
+                f"{shown}: backbone parameters unfrozen by hand belong to no method, so that no adapter could hold "
+                "them; freeze them, or attach a method that trains them"
+            )
     in_place = {name: model.get_parameter(name) for name in (record.in_place if record else [])}
     return {**graft_tensors(model), **in_place, **head_tensors(model)}
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vision_peft.tuning import record
+from vision_peft.tuning.bake import baked_graft_tensors
 from vision_peft.tuning.method import one_of
 from vision_peft.tuning.timm_blocks import classifier_names
 
@@ -15,22 +16,23 @@ class Counts(NamedTuple):
     """Numbers of parameters; ``trained`` and ``stored`` exclude the head."""
 
     trained: int  # receive gradients
-    stored: int  # lie in an adapter folder: trained ones after baking
+    stored: int  # lie in an adapter folder: what is left after baking
     head: int
     backbone: int  # all of the backbone proper, without grafts and head
 
 
 def count_parameters(model: nn.Module) -> Counts:
     """Count the parameters of ``model`` as tables report them, head excluded from ``trained`` and ``stored``."""
+    tuning = record.find(model)
     grafted = [t for t in record.graft_tensors(model).values() if isinstance(t, nn.Parameter)]
+    baked = [t for t in baked_graft_tensors(model).values() if isinstance(t, nn.Parameter)]
     backbone = [parameter for _, parameter in record.backbone_parameters(model)]
     head = [t for t in record.head_tensors(model).values() if isinstance(t, nn.Parameter)]
     trained = sum(p.numel() for p in grafted + backbone if p.requires_grad)
-    tuning = record.find(model)
     in_place = sum(model.get_parameter(name).numel() for name in tuning.in_place) if tuning else 0
     return Counts(
         trained=trained,
-        stored=sum(p.numel() for p in grafted) + in_place,
+        stored=sum(p.numel() for p in baked) + in_place,
         head=sum(p.numel() for p in head),
         backbone=sum(p.numel() for p in backbone),
     )

@@ -49,8 +49,12 @@ def width(block: Any) -> int:
 
 
 def patch_area(model: Any) -> int:
-    """Pixels of one patch times input channels: the fan-in of the patch embedding."""
-    return model.patch_embed.proj.weight[0].numel()
+    """Fan-in of the patch embedding: pixels of one patch times channels (RGB where a stem stands in its place)."""
+    projection = model.patch_embed.proj
+    if isinstance(projection, nn.Conv2d):
+        return projection.weight[0].numel()
+    height, width = model.patch_embed.patch_size
+    return 3 * height * width
 
 
 def attn_half(block: Any, x: Tensor, **kwargs: Any) -> Tensor:

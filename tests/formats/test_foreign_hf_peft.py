@@ -1,0 +1,246 @@
+"""Folders of HF peft: golden parity, the way back checked by peft itself, hostile and impossible folders."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from families import FAMILIES, images, randomise_tuned, tiny
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+
+import vision_peft as vp
+
+GOLDEN = {
+    "hf_peft_lora_qkv": vp.LoRA(rank=4, alpha=6, targets=("qkv",)),
+    "hf_peft_lora_mlp": vp.LoRA(rank=4, alpha=6, targets=("fc1", "fc2")),
+    "hf_peft_rslora_qkv": vp.LoRA(rank=4, alpha=6, targets=("qkv",), rslora=True),
+    "hf_peft_dora_qkv": vp.LoRA(rank=4, alpha=6, targets=("qkv",), dora=True),
+}
+OURS = {
+    "base_model.model.": "",
+    "lora_A.default.weight": "lora.A",
+    "lora_B.default.weight": "lora.B",
+    "lora_magnitude_vector.default.weight": "lora.magnitude",
+    "modules_to_save.default.": "",
+}
+BYPASSED = ["dinov3_qkvb", "eva02_tiny", "beit", "beit_shared_bias"]  # timm reads qkv.weight there
+
+
+def golden_model(tensors: dict[str, Tensor]) -> Any:
+    model = VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2, num_classes=5)
+    model.load_state_dict({n.removeprefix("base/"): t for n, t in tensors.items() if n.startswith("base/")})
+    return model.eval()
+
+
+def test_no_golden_folder_is_left_out(shared):
+    assert {path.name for path in (shared / "golden").glob("hf_peft_*")} == set(GOLDEN)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_logits_and_gradients_are_those_of_hf_peft(name, shared):
+    folder = shared / "golden" / name
+    tensors = safetensors.torch.load_file(folder / "golden.safetensors")
+    foreign = vp.read_foreign(folder, "hf_peft")
+    assert foreign.method == GOLDEN[name]
+    assert (foreign.backbone, foreign.num_classes, foreign.head) == (None, 5, "linear")
+    model = vp.attach(golden_model(tensors), GOLDEN[name])
+    vp.load_tuned(model, foreign.tuned)
+    logits = model(tensors["input"])
+    assert (logits - tensors["logits"]).abs().max() <= 1e-5
+    torch.nn.functional.cross_entropy(logits, tensors["target"]).backward()
+    theirs: dict[str, Tensor] = {}
+    for key, gradient in tensors.items():
+        if key.startswith("grad/"):
+            for their_part, our_part in OURS.items():
+                key = key.replace(their_part, our_part)
+            theirs[key.removeprefix("grad/")] = gradient
+    ours = {name: p.grad for name, p in vp.tuned_parameters(model)}
+    assert ours.keys() == theirs.keys()
+    for key, gradient in ours.items():
+        assert gradient is not None
+        assert (gradient - theirs[key]).norm() <= 1e-4 * theirs[key].norm(), key
+
+
+def loaded_by_peft(folder: Path, family: str) -> nn.Module:
+    peft: Any = pytest.importorskip("peft")
+    return peft.PeftModel.from_pretrained(tiny(family), str(folder)).eval()
+
+
+def written(method: vp.LoRA, family: str, folder: Path, head: str = "linear") -> nn.Module:
+    model = vp.attach(vp.replace_head(tiny(family), head, 5), method)
+    randomise_tuned(model)
+    vp.write_foreign(model.eval(), folder, target="hf_peft")
+    return model
+
+
+METHODS = [
+    vp.LoRA(rank=2, alpha=3, targets=("qkv",)),
+    vp.LoRA(rank=2, alpha=3, targets=("q", "v")),
+    vp.LoRA(rank=2, alpha=3, targets=("v", "k", "q"), rslora=True),
+    vp.LoRA(rank=2, alpha=3, targets=("k", "proj", "fc1", "fc2")),
+    vp.LoRA(rank=2, alpha=3, targets=("q", "v", "proj", "fc2"), rslora=True),
+    vp.LoRA(rank=2, alpha=3, targets=("q", "v", "proj"), dora=True),
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+@pytest.mark.parametrize("family", ["vit", "siglip", "swin", "eva02_base", "deit_distilled"])
+def test_hf_peft_loads_what_we_write_to_the_same_logits(method, family, tmp_path):
+    if "qkv" in method.targets and family == "eva02_base":
+        pytest.skip("separate projections: refused at attach, see test_every_method")
+    model = written(method, family, tmp_path)
+    x = images(model)
+    torch.testing.assert_close(loaded_by_peft(tmp_path, family)(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS[:4], ids=repr)
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_we_read_what_we_write_to_the_same_logits(method, family, tmp_path):
+    model = written(method, family, tmp_path)
+    foreign = vp.read_foreign(tmp_path, "hf_peft")
+    assert foreign.method is not None
+    fresh = vp.attach(tiny(family), foreign.method)
+    vp.load_tuned(fresh, foreign.tuned)
+    x = images(model)
+    torch.testing.assert_close(fresh(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_batchnorm_head_is_written_as_the_linear_layer_it_folds_into(tmp_path):
+    model: Any = vp.attach(vp.replace_head(tiny("vit"), "batchnorm_linear", 5), vp.LoRA(rank=2, targets=("qkv",)))
+    randomise_tuned(model)
+    nn.init.normal_(model.head[0].running_mean)
+    nn.init.uniform_(model.head[0].running_var, 0.5, 2.0)
+    x = images(model)
+    expected = model.eval()(x)
+    vp.write_foreign(model, tmp_path)
+    torch.testing.assert_close(loaded_by_peft(tmp_path, "vit")(x), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(model(x), expected)
+
+
+def test_without_a_head_none_is_written(tmp_path):
+    model: Any = tiny("vit")
+    model.reset_classifier(0)
+    vp.write_foreign(vp.attach(model, vp.LoRA(rank=2, targets=("qkv",))), tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["modules_to_save"] is None
+    assert vp.read_foreign(tmp_path, "hf_peft").num_classes == 0
+
+
+@pytest.mark.parametrize("family", BYPASSED)
+def test_where_hf_peft_would_never_be_called_writing_is_refused(family, tmp_path):
+    with pytest.raises(ValueError, match=r"reads qkv.weight without calling qkv, so that HF peft's update would never"):
+        vp.write_foreign(vp.attach(tiny(family), vp.LoRA(rank=2)), tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+    written(vp.LoRA(rank=2, targets=("proj",)), family, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("methods", "got"),
+    [((), "nothing"), ((vp.AdaptFormer(),), "AdaptFormer"), ((vp.LoRA(), vp.VPT()), "LoRA, VPT")],
+    ids=str,
+)
+def test_only_one_lora_and_nothing_else_can_be_written(methods, got, tmp_path):
+    model = tiny("vit")
+    for method in methods:
+        vp.attach(model, method)
+    with pytest.raises(ValueError, match=f"wants a model with one LoRA attached and nothing else, got {got}"):
+        vp.write_foreign(model, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_target_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match="unknown target 'hf_pef', did you mean 'hf_peft'"):
+        vp.write_foreign(tiny("vit"), tmp_path, target="hf_pef")
+
+
+def test_every_family_that_calls_qkv_is_written_and_read_by_peft(tmp_path):
+    for family in sorted(set(FAMILIES) - set(BYPASSED) - {"swin", "eva02_base"}):
+        model = written(vp.LoRA(rank=2, targets=("q", "v", "fc1")), family, tmp_path / family)
+        x = images(model)
+        torch.testing.assert_close(loaded_by_peft(tmp_path / family, family)(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    written(vp.LoRA(rank=2, targets=("qkv",)), "vit", tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def change_config(folder: Path, **values: Any) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"peft_type": "IA3"}, "cannot read a HF peft adapter of type 'IA3': wanted LORA"),
+        ({"bias": "all"}, "settings that LoRA here does not have: bias='all'"),
+        ({"rank_pattern": {"qkv": 4}, "lora_bias": True}, "lora_bias=True, rank_pattern={'qkv': 4}"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
+        ({"layers_to_transform": [0]}, r"layers_to_transform=\[0\]"),
+        ({"r": 3}, r"adapter_config.json says r=3, the tensors have rank \[2\]"),
+        ({"lora_alpha": "six"}, "alpha must"),
+    ],
+    ids=str,
+)
+def test_a_config_that_is_no_plain_lora_is_refused(values, reason, folder):
+    change_config(folder, **values)
+    with pytest.raises(ValueError, match=reason):
+        vp.read_foreign(folder, "hf_peft")
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_missing_file_is_named(name, folder):
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"no HF peft adapter at .*: {name} is missing"):
+        vp.read_foreign(folder, "hf_peft")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "[]", "3"])
+def test_a_config_that_is_no_object_is_refused(text, folder):
+    (folder / "adapter_config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"is not JSON|tells its method in adapter_config.json"):
+        vp.read_foreign(folder, "hf_peft")
+
+
+def test_tensors_without_their_config_are_refused(folder):
+    with pytest.raises(ValueError, match=r"tells its method in adapter_config.json: pass the folder"):
+        vp.read_foreign(folder / "adapter_model.safetensors", "hf_peft")
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["base_model.model.patch_embed.proj.lora_A.weight", "base_model.model.norm.weight", "base_model.model.blocks.0.x"],
+)
+def test_tensors_that_nothing_explains_are_named(key, folder):
+    path = folder / "adapter_model.safetensors"
+    safetensors.torch.save_file({**safetensors.torch.load_file(path), key: torch.zeros(2, 2)}, path)
+    with pytest.raises(ValueError, match=f"cannot explain {key.removeprefix('base_model.model.')}"):
+        vp.read_foreign(folder, "hf_peft")
+
+
+def test_a_head_alone_is_no_lora(folder):
+    path = folder / "adapter_model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    safetensors.torch.save_file({n: t for n, t in tensors.items() if "lora" not in n}, path)
+    with pytest.raises(ValueError, match="no lora_A in any block"):
+        vp.read_foreign(folder, "hf_peft")
+
+
+def test_the_older_pickle_of_tensors_is_read_too(folder):
+    tensors = safetensors.torch.load_file(folder / "adapter_model.safetensors")
+    torch.save(tensors, folder / "adapter_model.bin")
+    expected = vp.read_foreign(folder, "hf_peft").tuned
+    (folder / "adapter_model.safetensors").unlink()
+    found = vp.read_foreign(folder, "hf_peft").tuned
+    assert found.keys() == expected.keys()
+
+
+def test_a_folder_is_nothing_that_the_other_sources_save(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        vp.read_foreign(tmp_path / "copy", "ssf")

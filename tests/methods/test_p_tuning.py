@@ -1,0 +1,195 @@
+"""P-Tuning: the official prompt encoders, where the tokens stand, and what baking keeps."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from families import FAMILIES, images, randomise_tuned, tiny
+from safetensors import safe_open
+
+import vision_peft as vp
+from vision_peft.tuning.prefix_tokens import input_seat
+from vision_peft.tuning.samples import patch_tokens
+
+D = 768
+FLAT = [family for family in FAMILIES if family != "swin"]
+PLACED = [
+    "vit",
+    "vit_avg",
+    "deit3",
+    "deit_distilled",
+    "dinov2_reg4",
+    "siglip",
+]  # families with plain position embeddings
+GOLDEN = {
+    "ptuning_lama_lstm": vp.PTuning(tokens=5, lstm_width="half"),
+    "ptuning_fewshot_lstm": vp.PTuning(tokens=5, lstm_width="full"),
+    "ptuning_fewshot_mlp": vp.PTuning(tokens=5, encoder="mlp"),
+}
+
+
+def our_name(official: str) -> str:
+    name = official.removeprefix("prompt_").replace("embeddings.", "embedding.")
+    return f"norm_pre.pseudo_tokens.{name.replace('lstm_head.', 'lstm.').replace('mlp_head.', 'mlp.')}"
+
+
+@pytest.mark.parametrize(("file", "method"), GOLDEN.items(), ids=list(GOLDEN))
+def test_tokens_and_gradients_are_those_of_the_official_encoder(file: str, method: vp.Method, shared: Path) -> None:
+    with safe_open(shared / "golden" / f"{file}.safetensors", "pt") as golden:
+        assert json.loads(golden.metadata()["config"])["p"] == 5
+        tensors = {name: golden.get_tensor(name) for name in golden.keys()}  # noqa: SIM118 (not a dict)
+    model: Any = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, embed_dim=32, depth=1, num_heads=2, num_classes=0
+    )
+    vp.attach(model, method)
+    vp.load_tuned(model, {our_name(n.removeprefix("state/")): t for n, t in tensors.items() if n.startswith("state/")})
+    output = model.norm_pre.pseudo_tokens()
+    torch.testing.assert_close(output, tensors["output"], rtol=1e-5, atol=1e-5)
+    (output * tensors["target"]).sum().backward()
+    for name, gradient in tensors.items():
+        if name.startswith("grad/"):
+            own = model.get_parameter(our_name(name.removeprefix("grad/"))).grad
+            torch.testing.assert_close(own, gradient, rtol=1e-4, atol=1e-5)
+
+
+def lstm(hidden: int) -> int:
+    """Two layers, two directions, four gates; torch keeps two biases."""
+    return sum(2 * (4 * hidden * (inputs + hidden) + 2 * 4 * hidden) for inputs in (D, 2 * hidden))
+
+
+def head(inputs: int) -> int:
+    return inputs * D + D + D * D + D
+
+
+@pytest.mark.parametrize(
+    ("method", "trained", "figure"),
+    [
+        (vp.PTuning(), lstm(D // 2) + head(D) + 10 * D, 8_279_040),
+        (vp.PTuning(tokens=100), lstm(D // 2) + head(D) + 100 * D, 8_348_160),
+        (vp.PTuning(lstm_width="full"), lstm(D) + head(2 * D) + 10 * D, 25_396_224),
+        (vp.PTuning(encoder="mlp"), head(D) + 10 * D, 1_188_864),
+        (vp.PTuning(encoder="none"), 10 * D, 7_680),
+    ],
+    ids=repr,
+)
+def test_the_encoder_trains_and_the_tokens_are_stored(method, trained, figure):
+    model: Any = timm.create_model("vit_base_patch16_224", num_classes=0, depth=1)
+    counts = vp.count_parameters(vp.attach(model, method))
+    assert trained == figure
+    assert (counts.trained, counts.stored) == (figure, method.tokens * D)
+
+
+@pytest.mark.parametrize("family", FLAT)
+@pytest.mark.parametrize("encoder", ["lstm", "mlp"])
+def test_baked_it_is_shallow_prompt_tuning_with_the_tokens_of_the_encoder(family, encoder):
+    model = vp.attach(tiny(family), vp.PTuning(tokens=3, encoder=encoder))
+    randomise_tuned(model)
+    x = images(model)
+    expected = model(x)
+    seat: Any = input_seat(model)
+    shallow = vp.attach(tiny(family), vp.VPT(tokens=3, deep=False))
+    own = {name: tensor for name, tensor in vp.tuned_state_dict(model).items() if "pseudo_tokens" not in name}
+    (name,) = [name for name in vp.tuned_state_dict(shallow) if name.endswith(".prompts")]
+    vp.load_tuned(shallow, {**own, name: seat.pseudo_tokens()})
+    torch.testing.assert_close(shallow(x), expected, rtol=1e-5, atol=1e-5)
+    vp.bake(model)
+    assert seat.pseudo_tokens.shape == (3, 32)
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", PLACED)
+@pytest.mark.parametrize(("where", "patches"), [("end", [13, 14, 15]), ("interleaved", [2, 8, 13])])
+def test_a_place_is_the_position_embedding_of_a_patch(family, where, patches):
+    model: Any = vp.attach(tiny(family), vp.PTuning(tokens=3, encoder="none", positions=where))
+    randomise_tuned(model)
+    grid = model.patch_embed.num_patches
+    if grid == 4:  # DINOv2 at 28 pixels
+        patches = {"end": [1, 2, 3], "interleaved": [0, 2, 3]}[where]
+    first = model.pos_embed.shape[1] - grid
+    places = model.pos_embed[0, [first + i for i in patches]]
+    other = vp.attach(tiny(family), vp.PTuning(tokens=3, encoder="none"))
+    state = dict(vp.tuned_state_dict(model))
+    state["norm_pre.pseudo_tokens"] = state["norm_pre.pseudo_tokens"] + places
+    vp.load_tuned(other, state)
+    x = images(model)
+    torch.testing.assert_close(model(x), other(x), rtol=1e-5, atol=1e-5)
+    assert model.forward_features(x).shape[1] == model.num_prefix_tokens + grid
+    maps = model.forward_intermediates(x, intermediates_only=True)
+    assert all(m.shape[-2] * m.shape[-1] == grid for m in maps)
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [
+        ("clip", "norm_pre"),
+        ("dinov3", "rotary"),
+        ("eva02_tiny", "rotary"),
+        ("eva02_base", "rotary"),
+        ("beit", "rotary"),
+        ("beit_shared_bias", "rotary"),
+    ],
+)
+def test_places_are_refused_where_a_position_is_told_in_another_way(family, reason):
+    model = tiny(family)
+    x = images(model)
+    expected = model(x)
+    with pytest.raises(ValueError, match=reason):
+        vp.attach(model, vp.PTuning(tokens=2, positions="end"))
+    assert torch.equal(model(x), expected)
+
+
+def test_more_tokens_than_patches_have_no_places():
+    with pytest.raises(ValueError, match="at most 16 tokens, got 17"):
+        vp.attach(tiny("vit"), vp.PTuning(tokens=17, positions="interleaved"))
+
+
+@pytest.mark.parametrize("where", ["end", "interleaved"])
+def test_placed_tokens_survive_saving_and_baking(where, tmp_path):
+    model = vp.attach(tiny("vit"), vp.PTuning(tokens=3, positions=where))
+    randomise_tuned(model)
+    x = images(model)
+    vp.save_adapter(model, tmp_path)
+    loaded = vp.load_adapter(tiny("vit"), tmp_path)
+    torch.testing.assert_close(loaded(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", ["lstm", "none"])
+@pytest.mark.parametrize("family", FLAT)
+def test_embeddings_can_start_from_patch_tokens_of_samples(family, encoder, tmp_path):
+    plain, model = tiny(family), tiny(family)
+    batch = (images(model, batch=4), torch.tensor([0, 1, 2, 1]))
+    tokens = patch_tokens(plain, batch[0][:3]).flatten(0, 1)  # one image a class
+    vp.attach(model, vp.PTuning(tokens=3, init="patches", encoder=encoder), samples=[batch])
+    drawn: Any = input_seat(model).pseudo_tokens
+    drawn = drawn if encoder == "none" else drawn.embedding.weight
+    nearest = (drawn[:, None] - tokens).norm(dim=-1).min(1)
+    torch.testing.assert_close(nearest.values, torch.zeros(3), rtol=0, atol=1e-4)
+    assert len(set(nearest.indices.tolist())) == 3
+    vp.save_adapter(model, tmp_path, keep_reparametrization=True)
+    x = images(model)
+    assert torch.equal(vp.load_adapter(tiny(family), tmp_path)(x), model(x)), "loading needs no samples"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tokens": 0}, "tokens must"),
+        ({"encoder": "gru"}, "encoder must be one of 'lstm', 'mlp', 'none'"),
+        ({"lstm_width": "double"}, "lstm_width must"),
+        ({"positions": "middle"}, "positions must"),
+        ({"init": "words"}, "init must"),
+    ],
+)
+def test_impossible_fields_are_refused_by_name(fields, message):
+    with pytest.raises(ValueError, match=message):
+        vp.PTuning(**fields)
+
+
+def test_samples_are_asked_for_where_needed_and_refused_elsewhere():
+    with pytest.raises(ValueError, match=r"pass attach\(model, method, samples=loader\)"):
+        vp.attach(tiny("vit"), vp.PTuning(init="patches"))
+    with pytest.raises(ValueError, match="PTuning takes no samples"):
+        vp.attach(tiny("vit"), vp.PTuning(), samples=[])

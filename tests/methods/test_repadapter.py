@@ -1,0 +1,154 @@
+"""RepAdapter's equation written out with a dense block-diagonal B; folding, where it must refuse, stacking."""
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from families import images, randomise_tuned, tiny
+from timm.layers import Attention
+from torch import Tensor
+from tuning.block_inputs import recorded_calls
+
+import vision_peft as vp
+from vision_peft.tuning.timm_blocks import blocks
+
+
+def adapted(adapter: Any, z: Tensor, scale: float, groups: int) -> Tensor:
+    """z + s (B (A z + a) + b): output channel o reads the latent channels of its own group only."""
+    latent = z @ adapter.down_proj.weight.T + adapter.down_proj.bias
+    dim, hidden = z.shape[-1], latent.shape[-1]
+    B = torch.zeros(dim, hidden)
+    for o in range(dim):
+        group, row = divmod(o, dim // groups)
+        for h in range(hidden // groups):
+            B[o, group * (hidden // groups) + h] = adapter.up[group, row, h]
+    return z + scale * (latent @ B.T + adapter.up_bias)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("family", ["vit", "dinov2_reg4", "eva02_base", "beit", "swin"])
+def test_what_attention_and_mlp_read_is_the_adapted_norm(family, groups):
+    model = vp.attach(tiny(family), vp.RepAdapter(bottleneck=4, groups=groups, scale=0.7))
+    randomise_tuned(model)
+    plain = tiny(family)
+    norms = [norm for block in blocks(model) for norm in (block.norm1, block.norm2)]
+    plain_norms = [norm for block in blocks(plain) for norm in (block.norm1, block.norm2)]
+    with torch.no_grad(), recorded_calls(norms) as calls:
+        model.eval()(images(model))
+        assert len(calls) == len(norms)
+        for (norm, (x,), _, y), reference in zip(calls, plain_norms, strict=True):
+            z = reference(x)
+            assert (y - z).abs().max() > 0.01, "the adapter does nothing: this test tests nothing"
+            torch.testing.assert_close(y, adapted(norm.repadapter, z, 0.7, groups), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("bottleneck", "sites", "figure"),
+    [(8, ("attn", "mlp"), 239_808), (4, ("attn", "mlp"), 129_120), (8, ("attn",), 119_904), (16, ("mlp",), 230_592)],
+)
+def test_counts_are_those_of_the_closed_form(bottleneck, sites, figure):
+    model = timm.create_model("vit_base_patch16_224", num_classes=0)
+    D, h, g = 768, bottleneck, 2
+    counts = vp.count_parameters(vp.attach(model, vp.RepAdapter(bottleneck=h, groups=g, sites=sites)))
+    assert counts.trained == counts.stored == 12 * len(sites) * ((D * h + h) + (D * h // g + D)) == figure
+
+
+def merged_and_plain(family: str, *methods: vp.Method) -> tuple[Tensor, Tensor]:
+    model = tiny(family)
+    for method in methods:
+        vp.attach(model, method)
+    randomise_tuned(model)
+    x = images(model)
+    expected = model.eval()(x)
+    vp.merge(model)
+    plain = tiny(family, seed=3)
+    plain.load_state_dict(model.state_dict(), strict=True)
+    return plain(x), expected
+
+
+@pytest.mark.parametrize("other", [vp.LoRA(rank=2, targets=("qkv", "fc1")), vp.FacT(rank=4)], ids=repr)
+@pytest.mark.parametrize("order", [1, -1])
+def test_merging_with_updates_of_the_layers_it_folds_into_is_exact_in_both_orders(other, order):
+    found, expected = merged_and_plain("vit", *[vp.RepAdapter(), other][::order])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_earlier_scale_of_the_norm_merges_and_a_later_one_is_refused():
+    found, expected = merged_and_plain("vit", vp.SSF(), vp.RepAdapter())
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="SSFLast was attached behind the adapter on the same norm: attach it first"):
+        merged_and_plain("vit", vp.RepAdapter(), vp.SSF())
+
+
+@pytest.mark.parametrize("family", ["dinov3", "beit", "eva02_base"])
+def test_in_front_of_the_mlp_alone_it_folds_on_backbones_without_a_qkv_bias_too(family):
+    found, expected = merged_and_plain(family, vp.RepAdapter(sites=("mlp",)))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_attention_gate_that_reads_the_norm_is_folded_into_as_well():
+    class GatedAttention(Attention):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs, gated=True)
+
+    def model() -> Any:
+        torch.manual_seed(0)
+        arguments: dict[str, Any] = {
+            "img_size": 32,
+            "patch_size": 8,
+            "embed_dim": 32,
+            "depth": 1,
+            "num_heads": 2,
+            "num_classes": 5,
+        }
+        return timm.create_model("vit_tiny_patch16_224", **arguments, attn_layer=GatedAttention).eval()
+
+    tuned = vp.attach(model(), vp.RepAdapter())
+    randomise_tuned(tuned)
+    x = images(tuned)
+    expected = tuned.eval()(x)
+    assert (expected - model()(x)).abs().max() > 1e-3
+    torch.testing.assert_close(vp.merge(tuned)(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_padded_windows_are_refused_at_merge_because_the_shift_would_move_the_padding():
+    model = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=64, embed_dim=16, depths=(1, 1), num_heads=(2, 2), num_classes=5
+    )
+    vp.attach(model, vp.RepAdapter())
+    randomise_tuned(model)
+    x = torch.randn(2, 3, 64, 64)
+    expected = model.eval()(x)
+    with pytest.raises(ValueError, match="windows are padded between the norm and qkv"):
+        vp.merge(model)
+    assert torch.equal(model(x), expected)
+
+
+def test_prompts_of_vpt_pass_the_adapter_like_every_token():
+    model: Any = vp.attach(vp.attach(tiny("vit"), vp.VPT(tokens=3)), vp.RepAdapter())
+    randomise_tuned(model)
+    with torch.no_grad(), recorded_calls([blocks(model)[0].norm1]) as calls:
+        model.eval()(images(model))
+    assert sorted(call[1][0].shape[1] for call in calls) == [3, 17]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"bottleneck": 0}, "bottleneck must"),
+        ({"groups": 3}, "groups must divide bottleneck=8; got groups=3"),
+        ({"groups": 0}, "groups must"),
+        ({"scale": 0}, "scale must"),
+        ({"dropout": 1}, "dropout must"),
+        ({"sites": ("qkv",)}, "sites must be one of 'attn', 'mlp'; got 'qkv'"),
+    ],
+)
+def test_impossible_fields_are_refused(fields, reason):
+    with pytest.raises(ValueError, match=reason):
+        vp.RepAdapter(**fields)
+
+
+def test_groups_that_do_not_divide_the_width_are_refused():
+    with pytest.raises(ValueError, match="groups must divide the width 32 of the block; got 3"):
+        vp.attach(tiny("vit"), vp.RepAdapter(bottleneck=6, groups=3))

@@ -1,0 +1,62 @@
+"""Training what starts from images, answers with several logits per image, or is stored in another form."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import vision_peft as vp
+from vision_peft.training.build import create_model
+from vision_peft.training.checkpoint import newest_state
+from vision_peft.training.config import run_folder
+from vision_peft.training.saved import evaluate_saved
+from vision_peft.training.train import train
+
+
+@pytest.mark.parametrize("method", ["prefix_tuning", "p_tuning", "p_tuning_v2", "prompt_tuning"])
+def test_a_method_trains_by_its_name_and_its_folder_evaluates_to_the_same_figures(tiny, method) -> None:
+    config = tiny(f"method={method}", "recipe.epochs=1")
+    row = train(config)
+    folder = run_folder(config)
+    again = evaluate_saved(folder, []).metrics
+    assert again.top1 == row.top1
+    assert again.confusion == row.confusion
+    assert (row.params_stored < row.params_trained) == (method in ("prefix_tuning", "p_tuning"))
+
+
+def test_the_state_of_a_run_keeps_what_trains_and_its_adapter_the_constants(tiny) -> None:
+    config = tiny("method=prefix_tuning", "method.hidden=8", "recipe.epochs=1")
+    train(config)
+    folder = run_folder(config)
+    state = newest_state(folder / "state")
+    assert state is not None
+    assert any("prefix_mlp" in name for name in state["tuned"])
+    loaded = vp.load_adapter(create_model(config.backbone, config.seed), folder / "adapter")
+    assert not any("prefix_mlp" in name for name in vp.tuned_state_dict(loaded))
+
+
+@pytest.mark.parametrize("method", ["method.init=class_labels", "method.ensemble=3", "method.vote=majority"])
+def test_prompts_from_classes_and_ensembles_train_evaluate_and_pass_the_dry_run(tiny, method) -> None:
+    more = ["method.ensemble=2"] if "vote" in method else []
+    overrides = ["method=prompt_tuning", "method.tokens=4", method, *more, "recipe.epochs=1"]
+    row = train(tiny(*overrides))
+    assert row.top1 is not None
+    assert row.curve[-1]["train_loss"] < 10
+    train(tiny(*overrides, "dry_run=true", "seed=1"))
+
+
+def test_an_ensemble_trains_on_mixed_targets(tiny) -> None:
+    train(tiny("method=prompt_tuning", "method.ensemble=2", "recipe.mixup=0.2", "recipe.epochs=1"))
+
+
+def test_prompts_from_classes_start_from_training_images_alone(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    real = vp.attach
+
+    def attach(model: Any, method: vp.Method, *, samples: Any = None) -> Any:
+        seen.extend(labels for _, labels, *_ in samples)
+        return real(model, method, samples=samples)
+
+    monkeypatch.setattr(vp, "attach", attach)
+    train(tiny("method=prompt_tuning", "method.init=class_labels", "method.images_per_class=2", "recipe.epochs=1"))
+    assert torch.cat(seen).bincount().tolist() == [2, 2, 2]

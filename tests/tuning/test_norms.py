@@ -1,0 +1,45 @@
+"""Which modules count as norms of the backbone, family by family."""
+
+import pytest
+import timm
+from families import FAMILIES, tiny
+from timm.layers import RmsNorm
+from torch import nn
+
+import vision_peft as vp
+from vision_peft.tuning.norms import final_norms, norm_layers
+
+IN_BLOCKS = 4  # norm1 and norm2 of two blocks
+EXTRA = {"clip": 1, "siglip": 1, "eva02_base": 2, "rope_gqa": 2}  # norm_pre; attention pooling; SwiGLU (two blocks)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_norm_with_parameters_is_found_and_the_head_is_none(family):
+    model = vp.replace_head(tiny(family), "batchnorm_linear", 3)
+    found = norm_layers(model)
+    named = [m for n, m in model.named_modules() if "norm" in n.split(".")[-1] and list(m.parameters(recurse=False))]
+    assert found == named
+    swin = family == "swin"  # twice the blocks, the patch embedding's and one patch merging's norm
+    assert len(found) == (2 * IN_BLOCKS + 2 if swin else IN_BLOCKS + EXTRA.get(family, 0)) + 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_norm_lies_behind_the_last_block(family):
+    model = tiny(family)
+    (norm,) = final_norms(model)
+    pooled = family in ("vit_avg", "eva02_tiny", "eva02_base", "rope_gqa", "beit", "beit_shared_bias")
+    assert norm is model.get_submodule("fc_norm" if pooled else "norm")
+
+
+def test_vit_base_has_25_norms():
+    model = timm.create_model("vit_base_patch16_224", num_classes=0)
+    assert len(norm_layers(model)) == 25
+    assert sum(p.numel() for norm in norm_layers(model) for p in norm.parameters()) == 25 * 2 * 768 == 38_400
+
+
+def test_root_mean_square_norms_count_and_norms_without_parameters_do_not():
+    model = timm.create_model("vit_tiny_patch16_224", embed_dim=32, depth=1, num_heads=2, norm_layer=RmsNorm)
+    assert [type(norm) for norm in norm_layers(model)] == [RmsNorm] * 3
+    model.set_submodule("norm", nn.LayerNorm(32, elementwise_affine=False))
+    assert len(norm_layers(model)) == 2
+    assert final_norms(model) == []

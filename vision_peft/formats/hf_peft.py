@@ -1,0 +1,212 @@
+"""LoRA folders of HF peft (0.21) on timm models: ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+Such a folder holds no backbone. It tells everything about the method; the head is in it where the run had
+``modules_to_save=["head"]``.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from vision_peft.formats.foreign import Foreign, State, no_leftovers, read_tensors, split_head
+from vision_peft.methods.lora import TARGETS, LoRA, LoRAQKV, LowRank
+from vision_peft.tuning import graft, record
+from vision_peft.tuning.heads import plain_head
+from vision_peft.tuning.timm_blocks import blocks, classifier_names, separate_bias
+
+CONFIG, TENSORS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+_PREFIX = "base_model.model."
+_TENSOR = re.compile(r"(?P<layer>.*)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_magnitude_vector)")
+_LAYERS = {
+    "attn.qkv": "qkv",
+    "attn.q_proj": "q",
+    "attn.k_proj": "k",
+    "attn.v_proj": "v",
+    "attn.proj": "proj",
+    "mlp.fc1": "fc1",
+    "mlp.fc1_g": "fc1",
+    "mlp.fc1_x": "fc1",
+    "mlp.fc2": "fc2",
+}
+_PARTS = {"lora_A.weight": "A", "lora_B.weight": "B", "lora_magnitude_vector": "magnitude"}
+# Settings that make other tensors or another function of them, with the value that does not.
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    "bias": ("none",),
+    "fan_in_fan_out": (False,),
+    "lora_bias": (False,),
+    "rank_pattern": ({}, None),
+    "alpha_pattern": ({}, None),
+    "layers_to_transform": (None,),
+    "layer_replication": (None,),
+    "target_parameters": (None,),
+    "trainable_token_indices": (None,),
+    "alora_invocation_tokens": (None,),
+    "use_qalora": (False,),
+    "use_bdlora": (None, False),
+    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),  # the others change the backbone too
+}
+
+
+def read_folder(folder: Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """Tensors of a folder, and its config as a keyword of ``read``.
+
+    Raises:
+        FileNotFoundError: one of the two files is absent.
+        ValueError: they cannot be read.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"no HF peft adapter at {folder}: {CONFIG} is missing")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    tensors = folder / (TENSORS if (folder / TENSORS).is_file() else PICKLE)
+    if not tensors.is_file():
+        raise FileNotFoundError(f"no HF peft adapter at {folder}: {TENSORS} is missing")
+    return read_tensors(tensors), {"config": config}
+
+
+def read(state: State, *, config: Any = None) -> Foreign:
+    """Map the keys of HF peft; attach ``method`` to the backbone it was trained on and ``load_tuned`` the tensors.
+
+    Args:
+        state: tensors of the folder.
+        config: contents of its ``adapter_config.json``.
+
+    Raises:
+        ValueError: another method than LoRA, a setting that our LoRA does not have, or keys that are not of this code.
+    """
+    if not isinstance(config, Mapping):
+        raise ValueError(f"HF peft tells its method in {CONFIG}: pass the folder, or config=... with the tensors")
+    fields = _fields(config)
+    state = {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}
+    tuned, head = split_head({n: t for n, t in state.items() if n.startswith("head.")})
+    tuned |= {n: t for n, t in state.items() if n.startswith("head_dist.")}
+    state = {name: tensor for name, tensor in state.items() if name not in tuned}
+    targets, ranks = set(), set()
+    for name in list(state):
+        match = _TENSOR.fullmatch(name)
+        layer = ".".join(match["layer"].split(".")[-2:]) if match else ""
+        if match and "blocks." in name and layer in _LAYERS:
+            targets.add(_LAYERS[layer])
+            if match["part"] == "lora_A.weight":
+                ranks.add(state[name].shape[0])
+            tuned[f"{match['layer']}.lora.{_PARTS[match['part']]}"] = state.pop(name)
+    no_leftovers(state, "HF peft LoRA")
+    if not targets:
+        raise ValueError("not a HF peft LoRA file: no lora_A in any block")
+    if ranks != {fields["rank"]}:
+        raise ValueError(f"{CONFIG} says r={fields['rank']}, the tensors have rank {sorted(ranks)}")
+    return Foreign(None, LoRA(targets=tuple(t for t in TARGETS if t in targets), **fields), tuned, head)
+
+
+def _fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    if config.get("peft_type") != "LORA":
+        raise ValueError(f"cannot read a HF peft adapter of type {config.get('peft_type')!r}: wanted LORA")
+    problems = [f"{key}={config[key]!r}" for key, plain in _PLAIN.items() if key in config and config[key] not in plain]
+    if problems:
+        raise ValueError(f"this HF peft adapter has settings that LoRA here does not have: {', '.join(problems)}")
+    return {
+        "rank": config.get("r", 8),
+        "alpha": config.get("lora_alpha", 8),
+        "dropout": config.get("lora_dropout", 0.0),
+        "rslora": config.get("use_rslora", False),
+        "dora": config.get("use_dora", False),
+    }
+
+
+def write(model: nn.Module, folder: Path) -> Path:
+    """Write the LoRA of ``model`` and its head so that ``PeftModel.from_pretrained(timm_model, folder)`` loads them.
+
+    On a fused ``qkv`` HF peft knows one A for all rows only: n slices with a pair of rank r each are written as one
+    pair of rank n r, B holding theirs as blocks, which is the same function. A BatchNorm head is written as the linear
+    layer it folds into.
+
+    Raises:
+        ValueError: something else than one LoRA is attached, or timm would not call a layer that HF peft wraps.
+    """
+    tuning = record.find(model)
+    methods = tuning.methods if tuning else []
+    if len(methods) != 1 or not isinstance(methods[0], LoRA):
+        got = ", ".join(type(method).__name__ for method in methods) or "nothing"
+        raise ValueError(f"target hf_peft wants a model with one LoRA attached and nothing else, got {got}")
+    method = methods[0]
+    if set(method.targets) & {"q", "k", "v", "qkv"} and separate_bias(blocks(model)[0].attn) is not None:
+        raise ValueError(
+            f"timm's {type(model).__name__} reads qkv.weight without calling qkv, so that HF peft's update would never "
+            "act: use save_adapter, or merge and save the state_dict"
+        )
+    state: State = {}
+    sizes: dict[str, tuple[int, float]] = {}  # layer -> rank and alpha
+    for name, module in graft.grafts(model):
+        layer: Any = module
+        tensors = _joined(layer, layer.lora) if isinstance(layer, LoRAQKV) else _pair(layer.lora)
+        rank = tensors["lora_A.weight"].shape[0]
+        grown = rank / method.rank
+        sizes[name] = rank, method.alpha * (math.sqrt(grown) if method.rslora else grown)
+        state |= {f"{_PREFIX}{name}.{part}": tensor for part, tensor in tensors.items()}
+    heads = {name: plain_head(model.get_submodule(name)) for name in classifier_names(model)}
+    head_state = {f"{name}.{key}": t for name, head in heads.items() for key, t in head.state_dict().items()}
+    state |= {f"{_PREFIX}{name}": tensor for name, tensor in head_state.items()}
+    usual = sizes[next(iter(sizes))] if len(set(sizes.values())) == 1 else (method.rank, method.alpha)
+    config = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        "r": usual[0],
+        "lora_alpha": usual[1],
+        "lora_dropout": method.dropout,
+        "use_rslora": method.rslora,
+        "use_dora": method.dora,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "target_modules": list(sizes),
+        "modules_to_save": list(heads) if head_state else None,
+        "rank_pattern": {name: rank for name, (rank, _) in sizes.items() if rank != usual[0]},
+        "alpha_pattern": {name: alpha for name, (_, alpha) in sizes.items() if alpha != usual[1]},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = {
+        TENSORS: safetensors.torch.save({n: t.detach().cpu().contiguous() for n, t in state.items()}, {"format": "pt"}),
+        CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
+    }
+    for name, data in contents.items():
+        partial = folder / f"{name}.tmp"
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(folder / name)
+    return folder
+
+
+def _pair(update: LowRank) -> State:
+    tensors: State = {"lora_A.weight": update.A, "lora_B.weight": update.B}
+    return tensors if update.magnitude is None else {**tensors, "lora_magnitude_vector": update.magnitude}
+
+
+@torch.no_grad()
+def _joined(layer: LoRAQKV, updates: Any) -> State:
+    rank = next(iter(updates.values())).A.shape[0]
+    weight: Tensor = layer.weight
+    B = weight.new_zeros(weight.shape[0], rank * len(updates))
+    magnitude = weight.norm(dim=1)
+    for i, (name, update) in enumerate(updates.items()):
+        rows = "qkv".index(name)
+        B.chunk(3)[rows][:, i * rank : (i + 1) * rank] = update.B
+        if update.magnitude is not None:
+            magnitude.chunk(3)[rows].copy_(update.magnitude)
+    tensors = {"lora_A.weight": torch.cat([update.A for update in updates.values()]), "lora_B.weight": B}
+    dora = next(iter(updates.values())).magnitude is not None
+    return {**tensors, "lora_magnitude_vector": magnitude} if dora else tensors

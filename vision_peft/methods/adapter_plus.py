@@ -1,0 +1,151 @@
+"""Adapter+ (Steitz and Roth, CVPR 2024, https://arxiv.org/abs/2406.06820).
+
+One bottleneck per block with a scale for every channel, behind the whole block:
+
+    u ← u + γ ⊙ drop_path(W_up dropout(GELU(W_down norm(u))))
+
+Other positions of the paper's study, with a and m for the outputs of attention and MLP after LayerScale and drop-path
+and A(·) for the bottleneck, are
+
+    post:          x ← x + a,  x ← x + m,  x ← x + A(x)        (pfeiffer: the same function; the code's settings differ)
+    pre:           x ← x + a,  x ← x + A(x),  x ← x + m
+    parallel:      x ← x + a,  x ← x + m + A(x)
+    intermediate:  x ← x + a,  x ← x + m + A(m)                (what AdapterHub calls Pfeiffer)
+    houlsby:       x ← x + a + A'(a),  x ← x + m + A(m)
+
+Source: visinf/adapter_plus@191c4ab adapter_plus/vit_adapter.py, conf/adapter. Its drop-path rate of 0.1 is the same in
+all blocks. Deviations: none; its ``houlsby`` settings train all layer norms as well: attach ``NormTuning`` beside it.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from vision_peft.tuning.graft import Graft, graft
+from vision_peft.tuning.method import Method, one_of, positive, probability
+from vision_peft.tuning.timm_blocks import BlockGraft, blocks, width
+
+POSITIONS = ("post", "pre", "parallel", "intermediate", "houlsby", "pfeiffer")
+
+
+class ScaledBottleneck(nn.Module):
+    """γ ⊙ drop_path(W_up dropout(GELU(W_down norm(x)))) on tokens ``(B, ..., D)``."""
+
+    def __init__(self, dim: int, method: "AdapterPlus") -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=1e-6) if method.norm else nn.Identity()
+        self.down_proj = nn.Linear(dim, method.bottleneck, bias=method.bias)
+        self.dropout = nn.Dropout(method.dropout)
+        self.up_proj = nn.Linear(method.bottleneck, dim, bias=method.bias)
+        self.drop_path = DropPath(method.drop_path)
+        if isinstance(method.scaling, str):
+            self.scaling = nn.Parameter(torch.ones(dim if method.scaling == "channel" else 1))
+        else:
+            self.scaling = float(method.scaling)
+        self._initialise(method.init)
+
+    def _initialise(self, init: str) -> None:
+        for layer in (self.down_proj, self.up_proj):
+            if init == "houlsby":
+                nn.init.trunc_normal_(layer.weight, std=0.01, a=-0.02, b=0.02)
+            elif init == "bert":
+                nn.init.normal_(layer.weight, std=0.02)
+            if layer.bias is not None and not (init == "lora" and layer is self.down_proj):
+                nn.init.zeros_(layer.bias)  # the code's "lora" leaves W_down's bias as nn.Linear draws it
+        if init == "lora":
+            nn.init.kaiming_uniform_(self.down_proj.weight, a=math.sqrt(5))
+            nn.init.zeros_(self.up_proj.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.dropout(F.gelu(self.down_proj(self.norm(x))))
+        return self.drop_path(self.up_proj(hidden)) * self.scaling
+
+
+class AdapterPlusPost(BlockGraft):
+    """Behind the whole block."""
+
+    adapter_plus: ScaledBottleneck
+
+    def mlp_half(self, x: Tensor) -> Tensor:
+        y = super().mlp_half(x)
+        return y + self.adapter_plus(y)
+
+
+class AdapterPlusPre(BlockGraft):
+    """Between attention and MLP."""
+
+    adapter_plus: ScaledBottleneck
+
+    def attn_half(self, x: Tensor, **kwargs: Any) -> Tensor:
+        y = super().attn_half(x, **kwargs)
+        return y + self.adapter_plus(y)
+
+
+class AdapterPlusParallel(BlockGraft):
+    """Beside the MLP and its norm."""
+
+    adapter_plus: ScaledBottleneck
+
+    def mlp_half(self, x: Tensor) -> Tensor:
+        return super().mlp_half(x) + self.adapter_plus(x)
+
+
+class AdapterPlusSequential(Graft):
+    """On the output y of a half, behind the block's own drop-path: y + A(y)."""
+
+    adapter_plus: ScaledBottleneck
+
+    def forward(self, y: Tensor) -> Tensor:
+        y = super().forward(y)
+        return y + self.adapter_plus(y)
+
+
+_BLOCK_KINDS = {
+    "post": AdapterPlusPost,
+    "pfeiffer": AdapterPlusPost,
+    "pre": AdapterPlusPre,
+    "parallel": AdapterPlusParallel,
+}
+
+
+@dataclass(frozen=True)
+class AdapterPlus(Method):
+    """Bottlenecks with a learned scale per channel, one behind every block."""
+
+    name: ClassVar[str] = "adapter_plus"
+
+    bottleneck: int = 8  # hidden channels
+    position: str = "post"  # "post", "pre", "parallel", "intermediate", "houlsby" (two a block), "pfeiffer" (= "post")
+    scaling: float | str = "channel"  # γ: "channel" (learned per channel), "learned" (one number), or a constant
+    norm: bool = False  # a trained LayerNorm in front of W_down
+    bias: bool = True  # biases of W_down and W_up
+    dropout: float = 0.0  # rate in front of W_up
+    drop_path: float = 0.1  # rate at which the adapter is skipped, per image
+    init: str = "houlsby"  # "houlsby": σ = 0.01 cut at 2 σ; "bert": σ = 0.02; "lora": W_up = 0, identity at start
+
+    def __post_init__(self) -> None:
+        positive(bottleneck=self.bottleneck)
+        one_of("position", self.position, POSITIONS)
+        if isinstance(self.scaling, str):
+            one_of("scaling", self.scaling, ("channel", "learned"))
+        else:
+            positive(scaling=self.scaling)
+        probability(dropout=self.dropout, drop_path=self.drop_path)
+        one_of("init", self.init, ("houlsby", "bert", "lora"))
+
+    @property
+    def starts_as_identity(self) -> bool:
+        return self.init == "lora"
+
+    def attach(self, model: nn.Module) -> None:
+        for block in blocks(model):
+            if self.position in _BLOCK_KINDS:
+                graft(block, _BLOCK_KINDS[self.position], adapter_plus=ScaledBottleneck(width(block), self))
+                continue
+            for path in (block.drop_path1, block.drop_path2) if self.position == "houlsby" else (block.drop_path2,):
+                graft(path, AdapterPlusSequential, adapter_plus=ScaledBottleneck(width(block), self))

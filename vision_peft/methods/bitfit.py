@@ -1,0 +1,31 @@
+"""BitFit: only additive biases (and the head) train (Ben Zaken et al., ACL 2022, https://arxiv.org/abs/2106.10199).
+
+Biases of linear layers, convolutions and norms; relative position tables are added to attention logits, not to
+features, and stay frozen. BEiT's and EVA's separate q and v biases count.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from vision_peft.tuning.method import Method
+from vision_peft.tuning.record import backbone_parameters
+
+
+@dataclass(frozen=True)
+class BitFit(Method):
+    """Every additive bias of the backbone trains."""
+
+    name: ClassVar[str] = "bitfit"
+
+    @property
+    def starts_as_identity(self) -> bool:
+        return True
+
+    def attach(self, model: nn.Module) -> None:
+        biases = [parameter for name, parameter in backbone_parameters(model) if name.endswith("bias")]
+        if not biases:
+            raise ValueError(f"this {type(model).__name__} has no biases to train")
+        for bias in biases:
+            bias.requires_grad_(True)

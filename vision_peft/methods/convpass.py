@@ -1,0 +1,119 @@
+"""Convpass, convolutional bypasses (Jie and Deng, 2022, https://arxiv.org/abs/2207.07039).
+
+A bottleneck with a 3×3 convolution on the patch grid beside attention and beside the MLP of every block, on the output
+n of the block's own frozen norm:
+
+    x ← x + drop_path(attn(n)) + s · drop_path(CP(n)),  CP(n) = W_up dropout(φ(conv(φ(W_down n)))),  φ(z) = z σ(1.702 z)
+
+A prefix token passes the convolution as an image of one pixel: the centre tap only.
+
+Source: JieShibo/PETL-ViT@026e4f1 convpass/vtab/convpass.py. Deviations: any width, grid and number of prefix tokens
+(768 channels, 14 x 14 and one are fixed there); LayerScale, which the official backbone lacks, scales the block's own
+branch and not the bypass. On Swin, whose official variant has no class token either, the whole map is convolved.
+The official code chooses by task: the convolution starts from Xavier (10 of 19 VTAB tasks) or the identity (9), and s
+is one of 0.01, 0.1, 1, 10, 100.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vision_peft.tuning.graft import graft
+from vision_peft.tuning.method import Method, one_of, positive, probability, some_of
+from vision_peft.tuning.patch_grid import drop_path, patch_grid
+from vision_peft.tuning.timm_blocks import BlockGraft, blocks, width
+
+
+class Bypass(nn.Module):
+    """s · CP(n) on tokens (B N D), whose last rows x columns are the patches, or on a map (B H W D)."""
+
+    def __init__(self, dim: int, grid: list[int] | None, method: "Convpass") -> None:
+        super().__init__()
+        self.down_proj = nn.Linear(dim, method.bottleneck)
+        self.conv = nn.Conv2d(method.bottleneck, method.bottleneck, 3, padding=1)
+        self.up_proj = nn.Linear(method.bottleneck, dim)
+        self.dropout = nn.Dropout(method.dropout)
+        self.scale = method.scale
+        self.grid = grid
+        nn.init.xavier_uniform_(self.down_proj.weight)
+        nn.init.zeros_(self.up_proj.weight)
+        if method.init == "xavier":
+            nn.init.xavier_uniform_(self.conv.weight)
+        else:
+            nn.init.dirac_(self.conv.weight)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(self, n: Tensor) -> Tensor:
+        z = _quick_gelu(self.down_proj(n))
+        z = self._convolve_map(z) if self.grid is None else self._convolve_tokens(z, *self.grid)
+        return self.scale * self.up_proj(self.dropout(_quick_gelu(z)))
+
+    def _convolve_tokens(self, z: Tensor, rows: int, columns: int) -> Tensor:
+        prefix, patches = z.tensor_split([z.shape[1] - rows * columns], dim=1)
+        prefix = F.linear(prefix, self.conv.weight[:, :, 1, 1], self.conv.bias)
+        patches = self._convolve_map(patches.unflatten(1, (rows, columns))).flatten(1, 2)
+        return torch.cat([prefix, patches], dim=1)
+
+    def _convolve_map(self, z: Tensor) -> Tensor:
+        return self.conv(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def _quick_gelu(z: Tensor) -> Tensor:
+    return z * torch.sigmoid(1.702 * z)
+
+
+class ConvpassBlock(BlockGraft):
+    """Adds a bypass to one or both halves of a block; every bypass draws a drop-path mask of its own."""
+
+    convpass: nn.ModuleDict
+    norm1: nn.Module
+    norm2: nn.Module
+    drop_path1: nn.Module
+    drop_path2: nn.Module
+
+    def attn_half(self, x: Tensor, **kwargs: Any) -> Tensor:
+        y = super().attn_half(x, **kwargs)
+        if "attn" in self.convpass:
+            y = y + drop_path(self.drop_path1, self.convpass["attn"](self.norm1(x)))
+        return y
+
+    def mlp_half(self, x: Tensor) -> Tensor:
+        y = super().mlp_half(x)
+        if "mlp" in self.convpass:
+            y = y + drop_path(self.drop_path2, self.convpass["mlp"](self.norm2(x)))
+        return y
+
+
+@dataclass(frozen=True)
+class Convpass(Method):
+    """Convolutional bypasses beside attention and MLP of every block."""
+
+    name: ClassVar[str] = "convpass"
+
+    bottleneck: int = 8  # hidden channels h of a bypass
+    scale: float = 1.0  # s
+    sites: tuple[str, ...] = ("attn", "mlp")  # halves of the block with a bypass; ("attn",): Convpass-attn
+    dropout: float = 0.1  # rate in front of W_up
+    init: str = "xavier"  # of the convolution: "xavier" or "identity"; W_up starts from zero
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sites", tuple(self.sites))  # a config hands over a list
+        positive(bottleneck=self.bottleneck, scale=self.scale)
+        probability(dropout=self.dropout)
+        one_of("init", self.init, ("xavier", "identity"))
+        some_of("sites", self.sites, ("attn", "mlp"))
+
+    @property
+    def starts_as_identity(self) -> bool:
+        return True
+
+    def attach(self, model: nn.Module) -> None:
+        grid = patch_grid(model)
+        for block in blocks(model):
+            bypasses = {site: Bypass(width(block), grid, self) for site in self.sites}
+            graft(block, ConvpassBlock, convpass=nn.ModuleDict(bypasses))

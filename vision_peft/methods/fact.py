@@ -1,0 +1,149 @@
+"""FacT, factor tuning (Jie and Deng, AAAI 2023, https://arxiv.org/abs/2212.03145).
+
+The updates of all weights of all blocks are one tensor of D x D tiles, factorised with shared U (r D) and V (D r):
+
+    ΔW = s · V C U
+
+with a core C (r r) for every tile: q, k, v, proj, the tiles of fc1 side by side in its output and those of fc2 in its
+input. ``tt`` (tensor train) learns every core; ``tk`` (Tucker) draws the cores from one cube and a column per tile.
+
+Source: JieShibo/PETL-ViT@026e4f1 FacT/fact_tt.py and fact_tk.py. V starts from zero, U and the ``tt`` cores as
+``nn.Linear``, cube and columns as Xavier; dropout acts between core and V, one mask per tile.
+In ``tk`` the cores of fc1 and fc2 mix their columns, as in the code and unlike the paper's equation: the r x r x n
+product is flattened with the tiles last and read back with the tiles first. The code chooses r and s by task.
+Deviations: width, depth and MLP ratio follow the backbone (768, 12 and 4 there); both first layers of a SwiGLU have
+tiles.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vision_peft.tuning.graft import Graft, graft
+from vision_peft.tuning.method import Method, one_of, positive, probability
+from vision_peft.tuning.timm_blocks import blocks, is_fused, linears, width
+
+
+class Factors(nn.Module):
+    """What all weights share: U and V, for ``tk`` also the cube (r r r) and one column (r) per tile."""
+
+    def __init__(self, dim: int, tiles: int, method: "FacT") -> None:
+        super().__init__()
+        rank = method.rank
+        self.U = nn.Parameter(torch.empty(rank, dim).uniform_(-1 / math.sqrt(dim), 1 / math.sqrt(dim)))
+        self.V = nn.Parameter(torch.zeros(dim, rank))
+        if method.form == "tk":
+            self.cube = nn.Parameter(nn.init.xavier_uniform_(torch.empty(rank, rank, rank)))
+            self.columns = nn.Parameter(nn.init.xavier_uniform_(torch.empty(rank, tiles)))
+
+    def cores(self, first: int, tiles: int, part: str) -> Tensor:
+        """Cores (tiles r r) of the weight ``part`` whose columns start at ``first``."""
+        product = self.cube @ self.columns[:, first : first + tiles]
+        if part not in ("fc1", "fc2"):
+            return product.permute(2, 1, 0)
+        flattened = product.reshape(len(product), tiles, len(product))
+        return flattened.permute(1, 2, 0) if part == "fc1" else flattened.permute(1, 0, 2)
+
+
+class _FacTWeight(Graft):
+    fact_shared: tuple[Factors]  # lives on the first graft of the first block
+    fact_core: Any  # a Parameter (tiles r r), or for "tk" the arguments of ``Factors.cores``
+    fact_dropout: nn.Dropout
+    fact_scale: float
+    weight: Tensor
+
+    def fact_cores(self) -> Tensor:
+        """Cores (tiles r r)."""
+        return self.fact_core if isinstance(self.fact_core, Tensor) else self.fact_shared[0].cores(*self.fact_core)
+
+
+class FacTOutput(_FacTWeight):
+    """A layer whose tiles lie side by side in its output: qkv, q, k, v, proj, fc1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        factors = self.fact_shared[0]
+        hidden = torch.einsum("...a,tba->...tb", F.linear(x, factors.U), self.fact_cores())
+        return super().forward(x) + self.fact_scale * F.linear(self.fact_dropout(hidden), factors.V).flatten(-2)
+
+    def fold(self) -> None:
+        factors = self.fact_shared[0]
+        self.weight += self.fact_scale * (factors.V @ self.fact_cores() @ factors.U).flatten(0, 1)
+
+
+class FacTInput(_FacTWeight):
+    """A layer whose tiles lie side by side in its input: fc2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        factors = self.fact_shared[0]
+        hidden = F.linear(x.unflatten(-1, (-1, factors.U.shape[1])), factors.U)
+        hidden = torch.einsum("...ta,tba->...b", hidden, self.fact_cores())
+        return super().forward(x) + self.fact_scale * F.linear(self.fact_dropout(hidden), factors.V)
+
+    def fold(self) -> None:
+        factors = self.fact_shared[0]
+        self.weight += self.fact_scale * torch.cat([*(factors.V @ self.fact_cores() @ factors.U)], dim=1)
+
+
+@dataclass(frozen=True)
+class FacT(Method):
+    """Low-rank updates that share their factors over all weights; folds into the weights (``merge``)."""
+
+    name: ClassVar[str] = "fact"
+
+    rank: int = 16  # r
+    form: str = "tt"  # "tt": a core for every tile; "tk": cores from one cube
+    scale: float = 1.0  # s
+    dropout: float = 0.1  # rate between core and V
+
+    def __post_init__(self) -> None:
+        positive(rank=self.rank, scale=self.scale)
+        probability(dropout=self.dropout)
+        one_of("form", self.form, ("tt", "tk"))
+
+    @property
+    def starts_as_identity(self) -> bool:
+        return True
+
+    def attach(self, model: nn.Module) -> None:
+        all_blocks = blocks(model)
+        dim = width(all_blocks[0])
+        if any(width(block) != dim for block in all_blocks):
+            raise ValueError(f"{type(model).__name__} widens over its stages: shared U and V cannot serve it")
+        if self.rank > dim:
+            raise ValueError(f"rank must be at most the width {dim} of the backbone; got {self.rank}")
+        weights = [weight for block in all_blocks for weight in _weights(block, dim)]
+        factors = Factors(dim, sum(tiles for _, tiles, _ in weights), self)
+        first = 0
+        for layer, tiles, part in weights:
+            children: dict[str, Any] = {
+                "fact_core": self._core(tiles, part) if self.form == "tt" else (first, tiles, part),
+                "fact_dropout": nn.Dropout(self.dropout),
+                "fact_scale": self.scale,
+                "fact_shared": (factors,),
+                **({"fact": factors} if first == 0 else {}),
+            }
+            graft(layer, FacTInput if part == "fc2" else FacTOutput, **children)
+            first += tiles
+
+    def _core(self, tiles: int, part: str) -> nn.Parameter:
+        fan_in = self.rank * (tiles if part == "fc2" else 1)
+        return nn.Parameter(torch.empty(tiles, self.rank, self.rank).uniform_(-1 / fan_in**0.5, 1 / fan_in**0.5))
+
+
+def _weights(block: Any, dim: int) -> list[tuple[nn.Linear, int, str]]:
+    """(layer, number of D x D tiles, part) in the order of FacT's columns: q, k, v, proj, fc1, fc2."""
+    found = []
+    for part in (*(("qkv",) if is_fused(block.attn) else ("q", "k", "v")), "proj", "fc1", "fc2"):
+        for layer in linears(block, part):
+            inputs, outputs = layer.in_features, layer.out_features
+            tiled, other = (inputs, outputs) if part == "fc2" else (outputs, inputs)
+            if tiled % dim or other != dim:
+                raise ValueError(
+                    f"{part} with {inputs} inputs and {outputs} outputs cannot be cut into {dim} x {dim} tiles"
+                )
+            found.append((layer, tiled // dim, part))
+    return found

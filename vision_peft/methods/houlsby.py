@@ -1,0 +1,89 @@
+"""Houlsby adapters (Houlsby et al., ICML 2019, https://arxiv.org/abs/1902.00751).
+
+A bottleneck with a skip on the output y of each sub-layer, before it joins the residual stream:
+
+    y ← y + W_up GELU(W_down y + b_down) + b_up,  y = scale(attn(LN₁ x)) and y = scale(mlp(LN₂ x))
+
+Source: google-research/adapter-bert modeling.py (feedforward_adapter). BERT is post-norm; on a pre-norm block the place
+is the same, between sub-layer and residual sum, and inside drop-path. ``positions=("mlp",)`` is the Pfeiffer adapter
+(https://arxiv.org/abs/2005.00247), one per block.
+Both weights start from a normal cut at ±2σ with σ = 0.001 as in the code; the paper says 0.01. Biases start at zero.
+
+VPT's code (src/models/vit_adapter) starts both weights at exactly zero, where every gradient but that of b_up is zero:
+its adapters never learn. That is not reproduced here.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vision_peft.tuning.graft import Graft, graft
+from vision_peft.tuning.method import Method, as_tuple, positive, some_of
+from vision_peft.tuning.norms import norm_layers
+from vision_peft.tuning.timm_blocks import blocks, width
+
+
+class Bottleneck(nn.Module):
+    """W_up GELU(W_down y + b_down) + b_up on tokens ``(..., D)``."""
+
+    def __init__(self, dim: int, hidden: int, sigma: float) -> None:
+        super().__init__()
+        self.down_proj = nn.Linear(dim, hidden)
+        self.up_proj = nn.Linear(hidden, dim)
+        for layer in (self.down_proj, self.up_proj):
+            nn.init.trunc_normal_(layer.weight, std=sigma, a=-2 * sigma, b=2 * sigma)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.up_proj(F.gelu(self.down_proj(y)))
+
+
+class HoulsbyAdapter(Graft):
+    """Sits on the block's drop-path, which every sub-layer output of every family passes."""
+
+    houlsby: Bottleneck
+
+    def forward(self, y: Tensor) -> Tensor:
+        return super().forward(y + self.houlsby(y))
+
+
+@dataclass(frozen=True)
+class Houlsby(Method):
+    """Sequential adapters behind attention and MLP of every block.
+
+    The default leaves the norms frozen, unlike paper and code: that is what vision papers compare as "Adapter", and
+    norms can be added by stacking ``NormTuning``. Its small random start is near the pretrained function, not equal.
+    """
+
+    name: ClassVar[str] = "houlsby"
+
+    bottleneck: int = 64  # hidden channels
+    train_norms: bool = False  # all layer norms of the backbone train too
+    positions: tuple[str, ...] = ("attn", "mlp")  # sub-layers with an adapter; ("mlp",): Pfeiffer
+    sigma: float = 1e-3  # of both weights at the start
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positions", as_tuple(self.positions))
+        positive(bottleneck=self.bottleneck, sigma=self.sigma)
+        some_of("positions", self.positions, ("attn", "mlp"))
+
+    @classmethod
+    def as_published(cls, **fields: Any) -> "Houlsby":
+        """The released code: σ = 0.001, and all layer norms train."""
+        return cls(**{"train_norms": True, **fields})
+
+    @classmethod
+    def as_in_paper(cls, **fields: Any) -> "Houlsby":
+        """The paper: σ = 0.01, where the released code has 0.001; all layer norms train."""
+        return cls(**{"train_norms": True, "sigma": 1e-2, **fields})
+
+    def attach(self, model: nn.Module) -> None:
+        for block in blocks(model):
+            seats = {"attn": block.drop_path1, "mlp": block.drop_path2}
+            for position in self.positions:
+                graft(seats[position], HoulsbyAdapter, houlsby=Bottleneck(width(block), self.bottleneck, self.sigma))
+        if self.train_norms:
+            for norm in norm_layers(model):
+                norm.requires_grad_(True)

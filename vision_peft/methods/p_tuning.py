@@ -1,0 +1,127 @@
+"""P-Tuning (Liu et al., 2021, https://arxiv.org/abs/2103.10385).
+
+P pseudo tokens join the sequence behind the prefix tokens, before the first block. An encoder over trained embeddings E
+makes them, so that they depend on each other:
+
+    x ← [prefix tokens; p; patches],  p = W₂ ReLU(W₁ BiLSTM(E))   or, without the LSTM,   p = W₂ ReLU(W₁ E)
+
+The encoder's input never changes: ``bake`` and ``save_adapter`` keep p (P·D numbers) and drop it.
+
+Source: THUDM/P-tuning@f4225d4 LAMA/p_tuning/prompt_encoder.py, PT-Fewshot/pet/wrapper.py. Deviations: the paper anchors
+pseudo tokens in a sentence between words; attention over an image knows no order, so ``positions`` gives a token the
+frozen position embedding of a patch instead, and its seat in the sequence stays the same. The backbone stays frozen as
+in the LAMA code; the few-shot code trains it too (stack ``FullFineTune``).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vision_peft.tuning.graft import Graft, graft
+from vision_peft.tuning.method import Method, one_of, positive
+from vision_peft.tuning.places import Places, places
+from vision_peft.tuning.prefix_tokens import add_prefix_tokens, input_seat
+from vision_peft.tuning.samples import embed_samples
+from vision_peft.tuning.timm_blocks import blocks, width
+
+
+class PromptEncoder(nn.Module):
+    """The pseudo tokens (P D) from embeddings of the same shape; torch's initialisation, as in both codes."""
+
+    def __init__(self, dim: int, method: "PTuning") -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(method.tokens, dim)
+        self.lstm: nn.LSTM | None = None
+        features = dim
+        if method.encoder == "lstm":
+            hidden = dim if method.lstm_width == "full" else dim // 2
+            features = 2 * hidden
+            self.lstm = nn.LSTM(dim, hidden, num_layers=2, bidirectional=True, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(features, dim), nn.ReLU(), nn.Linear(dim, dim))
+
+    def forward(self) -> Tensor:
+        embedded = self.embedding.weight
+        if self.lstm is not None:
+            embedded = self.lstm(embedded.unsqueeze(0))[0].squeeze(0)
+        return self.mlp(embedded)
+
+
+class PTuningInput(Graft):
+    """Puts the pseudo tokens into the token sequence (B N D -> B N+P D) at index ``pseudo_at``."""
+
+    pseudo_tokens: nn.Parameter | PromptEncoder
+    pseudo_places: Places | None
+    pseudo_at: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        tokens = self._tokens().unsqueeze(0)
+        if self.pseudo_places is not None:
+            tokens = tokens + self.pseudo_places()
+        tokens = tokens.type_as(x).expand(x.shape[0], -1, -1)
+        return torch.cat([x[:, : self.pseudo_at], tokens, x[:, self.pseudo_at :]], dim=1)
+
+    def bake(self) -> dict[str, Tensor | None]:
+        return {"pseudo_tokens": self._tokens()} if isinstance(self.pseudo_tokens, PromptEncoder) else {}
+
+    def _tokens(self) -> Tensor:
+        return self.pseudo_tokens() if isinstance(self.pseudo_tokens, PromptEncoder) else self.pseudo_tokens
+
+
+@dataclass(frozen=True)
+class PTuning(Method):
+    """Input tokens made by a small encoder that is dropped after training.
+
+    At P = 10 on ViT-B the default trains 8,279,040 parameters and stores 7,680.
+    """
+
+    name: ClassVar[str] = "p_tuning"
+
+    tokens: int = 10  # pseudo tokens P
+    encoder: str = "lstm"  # "lstm": two-layer BiLSTM, then an MLP; "mlp"; "none": trained directly, as after baking
+    lstm_width: str = "half"  # hidden channels per direction: "half" of the width (LAMA code) or "full" (few-shot code)
+    positions: str = (
+        "start"  # "start": no place in the image; "end", "interleaved": places of the last, of spread patches
+    )
+    init: str = "random"  # of the embeddings; "random": N(0, 1); "patches": patch tokens of ``attach(..., samples=)``
+
+    def __post_init__(self) -> None:
+        positive(tokens=self.tokens)
+        one_of("encoder", self.encoder, ("lstm", "mlp", "none"))
+        one_of("lstm_width", self.lstm_width, ("half", "full"))
+        one_of("positions", self.positions, ("start", "end", "interleaved"))
+        one_of("init", self.init, ("random", "patches"))
+
+    @property
+    def samples_per_class(self) -> int:
+        return 1 if self.init == "patches" else 0
+
+    def baked(self) -> "PTuning":
+        return replace(self, encoder="none", init="random")
+
+    def attach(self, model: nn.Module) -> None:
+        dim = width(blocks(model)[0])
+        if self.encoder == "lstm" and self.lstm_width == "half" and dim % 2:
+            raise ValueError(f'lstm_width="half" needs an even width, this backbone has {dim}: take lstm_width="full"')
+        at = add_prefix_tokens(model, self.tokens)
+        graft(
+            input_seat(model),
+            PTuningInput,
+            pseudo_tokens=(
+                nn.Parameter(torch.randn(self.tokens, dim)) if self.encoder == "none" else PromptEncoder(dim, self)
+            ),
+            pseudo_places=None if self.positions == "start" else places(model, self.tokens, self.positions),
+            pseudo_at=at,
+        )
+
+    @torch.no_grad()
+    def initialise(self, model: nn.Module, samples: Iterable[Any] | None) -> None:
+        if samples is None:
+            return
+        drawn = embed_samples(model, samples, self.samples_per_class).patches
+        drawn = drawn[torch.randperm(len(drawn))[torch.arange(self.tokens) % len(drawn)]]
+        tokens: Any = input_seat(model).pseudo_tokens
+        (tokens.embedding.weight if isinstance(tokens, PromptEncoder) else tokens).copy_(drawn)

@@ -1,0 +1,33 @@
+"""Partial fine-tuning: the last blocks and the final norm train (Partial-k of VPT, https://arxiv.org/abs/2203.12119)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from vision_peft.tuning.method import Method, positive
+from vision_peft.tuning.norms import final_norms
+from vision_peft.tuning.timm_blocks import blocks
+
+
+@dataclass(frozen=True)
+class PartialFineTune(Method):
+    """The last ``blocks`` transformer blocks and the norm behind them train."""
+
+    name: ClassVar[str] = "partial"
+
+    blocks: int = 1  # how many, counted from the last
+
+    def __post_init__(self) -> None:
+        positive(blocks=self.blocks)
+
+    @property
+    def starts_as_identity(self) -> bool:
+        return True
+
+    def attach(self, model: nn.Module) -> None:
+        all_blocks = blocks(model)
+        if self.blocks > len(all_blocks):
+            raise ValueError(f"blocks={self.blocks}, but this backbone has {len(all_blocks)}: use FullFineTune")
+        for module in [*all_blocks[-self.blocks :], *final_norms(model)]:
+            module.requires_grad_(True)

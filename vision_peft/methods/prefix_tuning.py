@@ -1,0 +1,52 @@
+"""Prefix-Tuning (Li and Liang, ACL 2021, https://arxiv.org/abs/2101.00190).
+
+Every block gets P learned keys and values in front of its own, for every query to see:
+
+    K ← [K_prefix; K],  V ← [V_prefix; V],  [K_prefix, V_prefix] of all blocks = W₂ tanh(W₁ E),  E: P learned embeddings
+
+The MLP only helps training: ``bake`` and ``save_adapter`` keep the keys and values that it makes and drop it.
+
+Source: XiangLi1999/PrefixTuning@6519d30 gpt2/train_control.py (control_trans). Where paper and code differ, the code is
+followed: E is as wide as the backbone and ``hidden`` is the width of the MLP (the paper's P′ is narrow itself).
+Deviations: none on flat backbones. On Swin, E has the width of the first stage and W₂ serves blocks of every width.
+Keys neither pass the norm of keys nor a rotary embedding, which GPT-2 does not have (see ``tuning/prefixes.py``).
+"""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import nn
+
+from vision_peft.tuning.method import Method, positive, probability
+from vision_peft.tuning.prefixes import attach_prefixes
+
+
+@dataclass(frozen=True)
+class PrefixTuning(Method):
+    """Learned keys and values in every block, trained through a Tanh MLP.
+
+    At P = 10 on ViT-B the default trains 9,857,024 parameters and stores 184,320.
+    """
+
+    name: ClassVar[str] = "prefix_tuning"
+
+    tokens: int = 10  # prefixes P of every block
+    hidden: int | None = 512  # units of the MLP; None: keys and values are trained directly, from N(0, 1)
+    deep: bool = False  # a second hidden layer of the MLP
+    dropout: float = 0.0  # rate on keys and values, drawn per image
+
+    def __post_init__(self) -> None:
+        positive(tokens=self.tokens)
+        probability(dropout=self.dropout)
+        if self.hidden is not None:
+            positive(hidden=self.hidden)
+        elif self.deep:
+            raise ValueError(
+                "deep=True adds a layer to the MLP, which hidden=None leaves out: give hidden or deep=False"
+            )
+
+    def baked(self) -> "PrefixTuning":
+        return replace(self, hidden=None, deep=False)
+
+    def attach(self, model: nn.Module) -> None:
+        attach_prefixes(model, self.tokens, hidden=self.hidden, deep=self.deep, dropout=self.dropout)

@@ -1,0 +1,115 @@
+"""RepAdapter (Luo et al., 2023, https://arxiv.org/abs/2302.08106).
+
+A linear bottleneck with a skip between a block's frozen norm and the layer that reads it:
+
+    z ← z + s · (B dropout(A z + a) + b),  z = LN₁ x in front of attention and z = LN₂ x in front of the MLP
+
+B is block-diagonal with g groups. There is no activation, so that it folds into qkv and fc1:
+T = I + s B A and t = s (B a + b) give W ← W T and b_W ← b_W + W t.
+
+Source: luogen1996/RepAdapter@360992f repadapter.py. Deviations: LayerScale is kept and each half has its own
+drop-path, both of which the official forward loses (it skips ls1 and ls2 and uses drop_path1 twice). The official code
+chooses s out of 0.1, 0.5, 1, 5, 10 by task.
+
+The adapter sits on the norm. Whatever else reads that norm reads the adapted output, as where the adapter is part of
+the block: prompts of VPT-deep pass it like every token, and the branches of AdaptFormer (``input="block_norm"``) and of
+Convpass read it.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vision_peft.tuning.graft import Graft, graft, kinds
+from vision_peft.tuning.method import Method, positive, probability, some_of
+from vision_peft.tuning.norm_readers import norm_readers, pads_windows
+from vision_peft.tuning.timm_blocks import blocks, width
+
+
+class GroupedBottleneck(nn.Module):
+    """s · (B dropout(A z + a) + b) on tokens ``(..., D)``; ``up`` holds the diagonal blocks of B (g, D / g, h / g)."""
+
+    def __init__(self, dim: int, method: "RepAdapter") -> None:
+        super().__init__()
+        groups = method.groups
+        self.down_proj = nn.Linear(dim, method.bottleneck)
+        self.up = nn.Parameter(torch.zeros(groups, dim // groups, method.bottleneck // groups))
+        self.up_bias = nn.Parameter(torch.zeros(dim))
+        self.dropout = nn.Dropout(method.dropout)
+        self.scale = method.scale
+        nn.init.xavier_uniform_(self.down_proj.weight)
+        nn.init.zeros_(self.down_proj.bias)
+
+    def forward(self, z: Tensor) -> Tensor:
+        hidden = self.dropout(self.down_proj(z)).unflatten(-1, (self.up.shape[0], -1))
+        return self.scale * (torch.einsum("gdh,...gh->...gd", self.up, hidden).flatten(-2) + self.up_bias)
+
+    def dense(self) -> tuple[Tensor, Tensor]:
+        """T - I (D, D) and t (D)."""
+        B = torch.block_diag(*self.up)
+        return self.scale * B @ self.down_proj.weight, self.scale * (B @ self.down_proj.bias + self.up_bias)
+
+
+class RepAdapterNorm(Graft):
+    """A norm with the adapter behind it."""
+
+    repadapter: GroupedBottleneck
+    repadapter_readers: tuple[nn.Linear, ...]  # layers that read this norm; they live elsewhere
+    repadapter_padded: bool  # zeros join the tokens between this norm and its readers
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = super().forward(x)
+        return z + self.repadapter(z)
+
+    def fold(self) -> None:
+        later = kinds(self)[kinds(self).index(RepAdapterNorm) + 1 :]
+        if later:
+            raise ValueError(f"{later[0].__name__} was attached behind the adapter on the same norm: attach it first")
+        if self.repadapter_padded:
+            raise ValueError("windows are padded between the norm and qkv, which a folded shift would move")
+        if any(layer.bias is None for layer in self.repadapter_readers):
+            raise ValueError("a shift in front of a Linear without a bias has nowhere to go")
+        matrix, shift = self.repadapter.dense()
+        for layer in self.repadapter_readers:
+            layer.bias.add_(layer.weight @ shift)
+            layer.weight.add_(layer.weight @ matrix)
+
+
+@dataclass(frozen=True)
+class RepAdapter(Method):
+    """Linear adapters in front of attention and MLP of every block; folds into the weights (``merge``)."""
+
+    name: ClassVar[str] = "repadapter"
+
+    bottleneck: int = 8  # hidden channels h
+    groups: int = 2  # diagonal blocks g of B; divides h and the width
+    scale: float = 1.0  # s
+    sites: tuple[str, ...] = ("attn", "mlp")  # halves of the block with an adapter; ("attn",): the code's "repattn"
+    dropout: float = 0.1  # rate between A and B
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sites", tuple(self.sites))  # a config hands over a list
+        positive(bottleneck=self.bottleneck, groups=self.groups, scale=self.scale)
+        probability(dropout=self.dropout)
+        some_of("sites", self.sites, ("attn", "mlp"))
+        if self.bottleneck % self.groups:
+            raise ValueError(f"groups must divide bottleneck={self.bottleneck}; got groups={self.groups}")
+
+    @property
+    def starts_as_identity(self) -> bool:
+        return True
+
+    def attach(self, model: nn.Module) -> None:
+        for block in blocks(model):
+            if width(block) % self.groups:
+                raise ValueError(f"groups must divide the width {width(block)} of the block; got {self.groups}")
+            for site, norm in {"attn": block.norm1, "mlp": block.norm2}.items():
+                if site in self.sites:
+                    children: dict[str, Any] = {
+                        "repadapter": GroupedBottleneck(width(block), self),
+                        "repadapter_readers": tuple(norm_readers(block, site)),
+                        "repadapter_padded": site == "attn" and pads_windows(block),
+                    }
+                    graft(norm, RepAdapterNorm, **children)

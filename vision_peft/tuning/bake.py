@@ -1,0 +1,56 @@
+"""Baking: what only training needs (Prefix-Tuning's MLP, P-Tuning's encoder) becomes the constant that it makes."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vision_peft.tuning import graft, record
+
+
+@torch.no_grad()
+def bake(model: nn.Module) -> nn.Module:
+    """Replace training-time re-parametrisations by their constants in place; the outputs stay.
+
+    The constants train, should training go on. Nothing happens where nothing is re-parametrised or attached.
+
+    Returns:
+        The same model.
+    """
+    tuning = record.find(model)
+    if tuning is None:
+        return model
+    found = [(module, name, child) for _, module in graft.grafts(model) for name, child in _constants(module).items()]
+    for module, name, child in found:
+        setattr(module, name, child)
+    tuning.methods = [method.baked() for method in tuning.methods]
+    return model
+
+
+@torch.no_grad()
+def baked_graft_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of grafts (``record.graft_tensors``) as they would be after ``bake``; the model stays as it is."""
+    found = record.graft_tensors(model)
+    for module_name, module in graft.grafts(model):
+        prefix = f"{module_name}." if module_name else ""
+        for name, child in _constants(module).items():
+            key = prefix + name
+            found = {k: tensor for k, tensor in found.items() if k != key and not k.startswith(f"{key}.")}
+            if child is not None:
+                found[key] = child
+    return found
+
+
+def baked_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The tuned state (``state.tuned_state_dict``) as it would be after ``bake``; the model stays as it is."""
+    grafted = record.graft_tensors(model)
+    rest = {name: tensor for name, tensor in record.tuned_tensors(model).items() if name not in grafted}
+    return {name: tensor.detach() for name, tensor in {**baked_graft_tensors(model), **rest}.items()}
+
+
+def _constants(module: Any) -> dict[str, nn.Parameter | None]:
+    made = {}
+    for kind in graft.kinds(module):
+        for name, constant in kind.bake(module).items():
+            made[name] = None if constant is None else nn.Parameter(constant.detach().clone())
+    return made

@@ -1,0 +1,96 @@
+"""Classification heads: which kinds there are, putting one on a model, folding one into timm's linear layer."""
+
+import copy
+import math
+import re
+from typing import Any
+
+import torch
+from torch import nn
+
+from vision_peft.tuning import record
+from vision_peft.tuning.timm_blocks import classifier_names
+
+KINDS = ("linear", "batchnorm_linear", "vpt_linear")  # and mlp-2 to mlp-9
+
+
+def check_head(kind: str) -> None:
+    """Raise ValueError where ``kind`` is no kind of head (see ``replace_head``)."""
+    if kind not in KINDS and not _mlp_layers(kind):
+        raise ValueError(f"head must be one of {', '.join(map(repr, KINDS))} or 'mlp-2' to 'mlp-9'; got {kind!r}")
+
+
+def replace_head(model: Any, kind: str, num_classes: int) -> nn.Module:
+    """Give ``model`` a new head of ``kind`` for ``num_classes``; ``detach`` puts the old one back.
+
+    Args:
+        model: a timm vision transformer.
+        kind: ``linear``; ``batchnorm_linear`` for BatchNorm without affine parameters before it (the head of MAE's
+            and AdaptFormer's main_image.py); ``vpt_linear`` for the linear layer of VPT's code, whose biases start at
+            -log 99, so that with a sigmoid every class would start at 1 %; ``mlp-k`` for VPT's MLP-k: k linear layers,
+            the k - 1 hidden ones as wide as the features and each followed by ReLU.
+        num_classes: number of classes, at least 1.
+
+    ``linear`` and ``batchnorm_linear`` start from weights of σ = 0.01 and zero biases, as linear probes of MAE and
+    DINOv2 do: with small logits at the start the parts before the head learn sooner than with torch's default, which
+    ``reset_classifier`` leaves. So does the last layer of ``mlp-k``; its hidden layers start as torch's. That k counts
+    the last layer fits the totals of VPT's tables; ReLU is our reading, and any BatchNorm or dropout that its code has
+    between the layers is left out. ``vpt_linear`` starts from kaiming_normal(fan_out) weights as VPT's code does.
+
+    Raises:
+        ValueError: another kind, or no classes.
+    """
+    check_head(kind)
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1; got {num_classes}")
+    tuning = record.find_or_start(model)
+    old = {name: model.get_submodule(name) for name in classifier_names(model)}
+    if not tuning.replaced_head:
+        tuning.replaced_head, tuning.num_classes = old, model.num_classes
+    model.reset_classifier(num_classes)
+    for name in classifier_names(model):
+        linear = model.get_submodule(name)
+        if kind == "vpt_linear":
+            nn.init.kaiming_normal_(linear.weight, mode="fan_out")
+            nn.init.constant_(linear.bias, -math.log(99))
+        else:
+            nn.init.trunc_normal_(linear.weight, std=0.01)
+            nn.init.zeros_(linear.bias)
+        before = _before(kind, linear.in_features)
+        if before:
+            model.set_submodule(name, nn.Sequential(*before, linear).to(linear.weight).train(model.training))
+    return model
+
+
+def _before(kind: str, dim: int) -> list[nn.Module]:
+    if kind == "batchnorm_linear":
+        return [nn.BatchNorm1d(dim, affine=False, eps=1e-6)]
+    return [layer for _ in range(_mlp_layers(kind) - 1) for layer in (nn.Linear(dim, dim), nn.ReLU())]
+
+
+def _mlp_layers(kind: str) -> int:
+    match = re.fullmatch(r"mlp-([2-9])", kind)
+    return int(match[1]) if match else 0
+
+
+@torch.no_grad()
+def plain_head(head: Any) -> nn.Module:
+    """``head`` as what timm has in its place: BatchNorm is folded into a copy of the linear layer behind it.
+
+    Raises:
+        ValueError: an MLP, which no linear layer equals.
+    """
+    if not isinstance(head, nn.Sequential):
+        return head
+    batchnorm, *_, last = head
+    if not isinstance(batchnorm, nn.BatchNorm1d):
+        raise ValueError(
+            "cannot merge an MLP head into the one linear layer of a plain timm model: keep the adapter and use "
+            "save_adapter / load_adapter"
+        )
+    linear: Any = copy.deepcopy(last)
+    mean: Any = batchnorm.running_mean
+    scale = (batchnorm.running_var + batchnorm.eps).rsqrt()  # pyright: ignore[reportOperatorIssue, reportOptionalOperand]
+    linear.bias -= linear.weight @ (mean * scale)
+    linear.weight *= scale
+    return linear

@@ -1,0 +1,54 @@
+"""The patch grid of the image that a flat ViT is working on, and timm's drop-path without what is grafted onto it."""
+
+from typing import Any
+
+from timm.layers import DropPath, PatchEmbed
+from timm.layers import drop_path as _drop_path
+from timm.models import beit, swin_transformer
+from torch import Tensor, nn
+
+from vision_peft.tuning.graft import Graft, graft, kinds
+
+
+class PatchGrid(Graft):
+    """A patch embedding that notes (rows, columns) of every batch: models with ``dynamic_img_size`` change them."""
+
+    patch_grid: list[int]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.patch_grid[:] = self.dynamic_feat_size(x.shape[-2:])  # type: ignore[operator]
+        return super().forward(x)
+
+    def fold(self) -> None:
+        """Nothing was added to the weights."""
+
+
+def patch_grid(model: Any) -> list[int] | None:
+    """A list that holds (rows, columns) of the patches in the current forward; None where tokens are maps (Swin).
+
+    The patches are the last rows x columns tokens of the sequence, whatever prefix tokens and prompts come before.
+
+    Raises:
+        ValueError: the model drops patches in training, or does not tell its grid.
+    """
+    if isinstance(model, swin_transformer.SwinTransformer):
+        return None
+    embed: Any = model.patch_embed
+    grid = embed.grid_size if isinstance(embed, PatchEmbed) else None
+    if grid is None:
+        raise ValueError(f"{type(embed).__name__} of this backbone does not tell the grid of its patches")
+    drops = None if isinstance(model, beit.Beit) else model.patch_drop
+    if drops is not None and not isinstance(drops, nn.Identity):
+        raise ValueError(
+            f"this {type(model).__name__} drops patches (patch_drop_rate): those left form no grid; create it without"
+        )
+    if PatchGrid not in kinds(embed):
+        graft(embed, PatchGrid, patch_grid=list(grid))
+    return vars(embed)["patch_grid"]
+
+
+def drop_path(path: nn.Module, y: Tensor) -> Tensor:
+    """``y`` through the block's drop-path ``path``, in a mask of its own and past adapters that sit on ``path``."""
+    if isinstance(path, DropPath):
+        return _drop_path(y, path.drop_prob, path.training, path.scale_by_keep)
+    return y

@@ -1,0 +1,90 @@
+"""Keys and values that are learned as such, one set per block: what Prefix-Tuning and P-Tuning v2 share.
+
+A prefix key enters attention as it is: it is not rotated (rotary embeddings) and does not pass the norm of keys
+(``k_norm``), which belongs to keys that a projection made. Both papers' models have neither.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vision_peft.tuning.attention import KeyValueAttention, check_attention, key_value_heads
+from vision_peft.tuning.graft import graft
+from vision_peft.tuning.timm_blocks import blocks
+
+
+class PrefixMLP(nn.Module):
+    """Keys and values of every block from one embedding: W₂ tanh(W₁ E), with a second hidden layer if ``deep``.
+
+    The outputs of the last layer lie as in the official codes: 2·i for the keys of block i, 2·i + 1 for its values.
+    """
+
+    def __init__(self, tokens: int, dim: int, hidden: int, sizes: list[int], deep: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(tokens, dim)
+        layers: list[nn.Module] = [nn.Linear(dim, hidden), nn.Tanh()]
+        if deep:
+            layers += [nn.Linear(hidden, hidden), nn.Tanh()]
+        self.hidden = nn.Sequential(*layers)
+        self.out = nn.Linear(hidden, 2 * sum(sizes))
+        self.starts = [2 * sum(sizes[:i]) for i in range(len(sizes) + 1)]
+
+    def block(self, index: int) -> Tensor:
+        """Keys and values (2 P D) of one block; the others are not computed."""
+        rows = slice(self.starts[index], self.starts[index + 1])
+        flat = F.linear(self.hidden(self.embedding.weight), self.out.weight[rows], self.out.bias[rows])
+        return flat.unflatten(-1, (2, -1)).transpose(0, 1)
+
+
+class PrefixAttention(KeyValueAttention):
+    """Adds this block's prefix; one for the batch, with dropout one an image."""
+
+    prefix: nn.Parameter  # keys and values (2 P D), None where the MLP makes them
+    prefix_source: tuple[PrefixMLP, int] | None  # the MLP, which lives on the first block, and this block's index
+    prefix_dropout: nn.Dropout
+
+    def extra_keys_values(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        made = self._keys_values().unsqueeze(1)
+        if self.prefix_dropout.training and self.prefix_dropout.p > 0:
+            made = self.prefix_dropout(made.expand(-1, x.shape[0], -1, -1))
+        heads, _ = key_value_heads(self)
+        keys, values = made.unflatten(-1, (heads, -1)).transpose(2, 3)
+        return [*super().extra_keys_values(x), (keys, values)]
+
+    def bake(self) -> dict[str, Tensor | None]:
+        if self.prefix_source is None:
+            return {}
+        return {"prefix": self._keys_values(), "prefix_source": None, "prefix_mlp": None}
+
+    def _keys_values(self) -> Tensor:
+        if self.prefix_source is None:
+            return self.prefix
+        mlp, index = self.prefix_source
+        return mlp.block(index)
+
+
+def attach_prefixes(
+    model: nn.Module, tokens: int, *, hidden: int | None, deep: bool = False, dropout: float = 0.0, std: float = 1.0
+) -> None:
+    """Give every block ``tokens`` prefixes, from one MLP with ``hidden`` units or, with None, directly from N(0, std²).
+
+    Raises:
+        ValueError: keys and values cannot join the attention of this backbone, or it has prefixes already.
+    """
+    all_blocks: list[Any] = blocks(model)
+    for block in all_blocks:
+        check_attention(block.attn)
+    sizes = [heads * head_dim for heads, head_dim in (key_value_heads(block.attn) for block in all_blocks)]
+    first = all_blocks[0].attn
+    mlp = None if hidden is None else PrefixMLP(tokens, first.proj.out_features, hidden, sizes, deep)
+    for index, (block, size) in enumerate(zip(all_blocks, sizes, strict=True)):
+        graft(
+            block.attn,
+            PrefixAttention,
+            prefix=None if mlp else nn.Parameter(torch.randn(2, tokens, size) * std),
+            prefix_source=(mlp, index) if mlp else None,
+            prefix_dropout=nn.Dropout(dropout),
+            prefix_mlp=mlp if block.attn is first else None,
+        )

@@ -1,0 +1,69 @@
+"""Start values from images: the patch tokens of samples as they enter the first block."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vision_peft.tuning.prefix_tokens import input_seat
+
+_PATCHES_PER_IMAGE = 4
+
+
+class Samples(NamedTuple):
+    """What is kept of the samples, on the CPU."""
+
+    means: dict[int, Tensor]  # label -> mean patch token of each of its images (k D), by label
+    patches: Tensor  # single patch tokens (M D), drawn at random from all images
+
+
+@torch.no_grad()
+def embed_samples(model: Any, batches: Iterable[Any], per_class: int) -> Samples:
+    """Embed the first ``per_class`` images of every class; all batches are read.
+
+    Args:
+        model: a flat timm vision transformer (ViT, EVA, BEiT).
+        batches: (images B C H W, labels B) and whatever else a loader adds.
+        per_class: images of every class that are used.
+
+    Raises:
+        ValueError: no batches, or batches of another kind.
+    """
+    like = next(model.parameters())
+    means: dict[int, list[Tensor]] = {}
+    patches: list[Tensor] = []
+    for batch in batches:
+        if not isinstance(batch, tuple | list) or len(batch) < 2 or not all(isinstance(t, Tensor) for t in batch[:2]):
+            raise ValueError(f"samples must be batches of (images, labels) tensors; got {type(batch).__name__}")
+        images, labels = batch[:2]
+        wanted = []
+        for row, label in enumerate(labels.tolist()):
+            if len(means.setdefault(int(label), [])) < per_class:
+                means[int(label)].append(torch.empty(0))
+                wanted.append((row, int(label), len(means[int(label)]) - 1))
+        if not wanted:
+            continue
+        tokens = patch_tokens(model, images[[row for row, _, _ in wanted]].to(like)).float().cpu()
+        for (_, label, place), own in zip(wanted, tokens, strict=True):
+            means[label][place] = own.mean(0)
+            patches.append(own[torch.randperm(len(own))[:_PATCHES_PER_IMAGE]])
+    if not means:
+        raise ValueError("samples hold no batch: wanted a loader over some images of every class")
+    return Samples({label: torch.stack(means[label]) for label in sorted(means)}, torch.cat(patches))
+
+
+@torch.no_grad()
+def patch_tokens(model: Any, images: Tensor) -> Tensor:
+    """Patch tokens (B N D) of ``images`` as they enter the first block, positions and pre-norm included."""
+    seen: list[Any] = []
+    modes = {module: module.training for module in model.modules()}
+    handle = input_seat(model).register_forward_hook(lambda module, args, tokens: seen.append(tokens))
+    try:
+        model.eval()
+        model.forward_intermediates(images, indices=[0], stop_early=True, intermediates_only=True)
+    finally:
+        handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return seen[0][: len(images), model.num_prefix_tokens :]
