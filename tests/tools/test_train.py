@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import vision_peft as vp
 from vision_peft.results.row import find_rows, read_row
 
 TINY = ["backbone=timm", "backbone.name=vit_tiny_patch16_224", "backbone.pretrained=false", "backbone.img_size=32"]
@@ -23,10 +24,11 @@ def test_help_tells_a_newcomer_what_to_type(repository: Path, tmp_path: Path) ->
     done = run(repository, tmp_path, "--help")
     assert done.returncode == 0, done.stderr
     for words in (
-        "method: adaptformer",
-        "data: digits",
-        "backbone: dinov2_small_pypi",
-        "recipe: default",
+        *(f"method={name} " for name in vp.METHODS),
+        "a bottleneck beside the frozen MLP of every block.",
+        "data=digits ",
+        "backbone=dinov2_small_pypi ",
+        "recipe=default ",
         "recipe.lr=1e-3",
         "+method_2=vpt",
         "dry_run=true",

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vision_peft.training.config import GROUPS, METHOD_KEYS, Config, ConfigError, did_you_mean, parse_config
 from vision_peft.training.fit import Interrupted
+from vision_peft.training.help import help_text
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 REQUEUE = 85  # exit code after SIGTERM: the state is saved, start the same command again
@@ -41,7 +42,10 @@ def prepare(arguments: list[str]) -> list[str]:
     """
     parsed = get_args_parser().parse_intermixed_args(arguments)
     flags = [argument for argument in arguments if argument not in parsed.overrides]
-    if parsed.help or parsed.hydra_help:
+    if parsed.help:
+        print(help_text(CONFIGS))
+        sys.exit()
+    if parsed.hydra_help:
         return flags
     folders = [CONFIGS, *([Path(parsed.config_dir).resolve()] if parsed.config_dir else [])]
     parser = OverridesParser.create()
