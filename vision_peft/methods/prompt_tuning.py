@@ -83,9 +83,7 @@ class PromptTuning(Method):
     name: ClassVar[str] = "prompt_tuning"
 
     tokens: int = 20  # prompt tokens P
-    init: str = (
-        "random"  # "random"; "class_labels": mean patch tokens of ``attach(..., samples=)``; "file": ``init_file``
-    )
+    init: str = "random"  # "random"; "class_labels": mean patch tokens of ``samples``; "file": rows of ``init_file``
     init_file: str | None = None  # safetensors with one tensor (classes, width), say text means; the rest stays random
     images_per_class: int = 8  # images behind a class mean, for each prompt of the ensemble
     ensemble: int = 1  # prompts N of the one task
