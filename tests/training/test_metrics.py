@@ -64,3 +64,5 @@ def test_data_with_other_classes_is_refused_with_both_lists() -> None:
         check_classes(["cat", "dog"], 2, ["dog", "cat"], "data=folder")
     check_classes(["cat", "dog"], 2, ["cat", "dog"], "data=folder")
     check_classes(None, 2, ["cat", "dog"], "data=folder")
+    with pytest.warns(UserWarning, match="names its classes horse, cow, the adapter was trained on cat, dog"):
+        check_classes(["cat", "dog"], 2, ["horse", "cow"], "data=folder")

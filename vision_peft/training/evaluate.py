@@ -1,6 +1,7 @@
 """Exact evaluation: every image counts once, nothing is padded or dropped."""
 
 import csv
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,12 @@ def check_classes(trained_on: list[str] | None, number: int, given: list[str], w
         )
     if trained_on and given != trained_on and sorted(given) == sorted(trained_on):
         raise ValueError(f"{where} has the adapter's classes in another order: {_names(given)} against {_names(ours)}")
+    if trained_on and given != trained_on:
+        warnings.warn(
+            f"{where} names its classes {_names(given)}, the adapter was trained on {_names(ours)}: they are taken for "
+            "the same, in this order",
+            stacklevel=2,
+        )
 
 
 def to_json(metrics: Metrics) -> Mapping[str, Any]:
