@@ -22,6 +22,7 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "deit3": partial(_make, "deit3_small_patch16_224"),
     "deit_distilled": partial(_make, "deit_tiny_distilled_patch16_224"),
     "dinov2_reg4": partial(_make, "vit_small_patch14_reg4_dinov2", img_size=28, patch_size=14),
+    "dinov2_swiglu": partial(_make, "vit_giant_patch14_dinov2", img_size=28, patch_size=14),
     "clip": partial(_make, "vit_base_patch16_clip_224"),
     "siglip": partial(_make, "vit_base_patch16_siglip_224"),
     "dinov3": partial(_make, "vit_small_patch16_dinov3"),

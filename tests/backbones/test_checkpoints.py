@@ -180,13 +180,6 @@ def test_a_model_of_another_depth_is_refused(depth: int, state: dict[str, Tensor
         load(tmp_path / "model.safetensors", depth=depth)
 
 
-def test_average_pooling_says_how_to_keep_the_pretrained_norm(state: dict[str, Tensor], tmp_path: Path) -> None:
-    save_file(state, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="fc_norm=False"):
-        load(tmp_path / "model.safetensors", global_pool="avg")
-    assert_holds(load(tmp_path / "model.safetensors", global_pool="avg", fc_norm=False), state)
-
-
 def test_a_missing_file_a_folder_and_another_ending_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing\.pth does not exist"):
         load(tmp_path / "nothing.pth")

@@ -1,5 +1,6 @@
 """Google's .npz files of a tiny ViT, written here in the layouts of vision_transformer and big_vision."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,27 @@ def test_a_family_without_a_reader_is_refused(state: dict[str, Tensor], tmp_path
     np.savez(tmp_path / "vit.npz", cls=state["cls_token"].numpy())
     with pytest.raises(ValueError, match=r"no \.npz loader for Eva"):
         create_backbone("eva02_tiny_patch14_224", checkpoint=tmp_path / "vit.npz", **TINY)
+
+
+def test_what_was_read_of_the_file_is_reported(
+    state: dict[str, Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    arrays = to_jax(state, "opt/target/")
+    extra = {"opt/target/pre_logits/bias": np.zeros(3), "opt/state/step": np.zeros(1)}
+    load(tmp_path, arrays | extra, img_size=32)
+    assert f"Google's JAX names (ViT, AugReg, big_vision); {len(arrays)} of {len(arrays) + 2} tensors" in caplog.text
+    assert "pre_logits (1 tensor): timm's models have no representation layer" in caplog.text
+    assert "outside opt/target/ (1 tensor): not the image tower" in caplog.text
+    assert "positions: resampled from 14 x 14 to 2 x 2" in caplog.text
+
+
+def test_average_pooling_starts_a_fresh_fc_norm(
+    state: dict[str, Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = load(tmp_path, to_jax(state), global_pool="avg")
+    assert_holds(model, state, but=("norm.",))
+    assert model.get_parameter("fc_norm.weight").tolist() == [1.0] * 16
+    assert model.get_parameter("fc_norm.bias").tolist() == [0.0] * 16
+    assert "dropped: Transformer/encoder_norm (2 tensors)" in caplog.text
+    assert "fresh: fc_norm" in caplog.text

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from families import randomise_tuned, tiny
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 import vision_peft as vp
+from vision_peft.formats.adapter_info import tensors_sha256
 
 LORA = vp.LoRA(rank=2)
 
@@ -37,7 +40,19 @@ def change_info(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 def write_tensors(folder: Path, data: bytes) -> None:
     """Replace the tensors and make adapter.json agree with them, as a careful forger would."""
     (folder / "adapter.safetensors").write_bytes(data)
-    change_info(folder, lambda info: info.update(tensors_sha256=hashlib.sha256(data).hexdigest()))
+    try:
+        checksum = tensors_sha256(safetensors.torch.load(data))
+    except SafetensorError:  # no tensors, no checksum
+        checksum = hashlib.sha256(data).hexdigest()
+    change_info(folder, lambda info: info.update(tensors_sha256=checksum))
+
+
+def to_version_1(folder: Path) -> None:
+    """Make of the folder what format 1 wrote: no metadata, and the checksum is that of the file."""
+    data = safetensors.torch.save(safetensors.torch.load((folder / "adapter.safetensors").read_bytes()))
+    (folder / "adapter.safetensors").write_bytes(data)
+    checksum = hashlib.sha256(data).hexdigest()
+    change_info(folder, lambda info: info.update(format_version=1, tensors_sha256=checksum))
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import safetensors.torch
 import timm
 import torch
 from families import images, tiny
-from formats.adapters import change_info, same, state_of, tuned_model, write_tensors
+from formats.adapters import change_info, same, state_of, to_version_1, tuned_model, write_tensors
 
 import vision_peft as vp
 from vision_peft.tuning import graft
@@ -38,6 +38,7 @@ def refused(folder: Path, reason: str, model: Any = None, error: type[Exception]
 
 @pytest.mark.parametrize("missing", [INFO, TENSORS])
 def test_a_missing_file_is_named(folder, missing):
+    to_version_1(folder)  # in format 2 the tensors describe themselves
     (folder / missing).unlink()
     message = refused(folder, "no adapter at", error=FileNotFoundError)
     assert message.endswith(f"{missing} is missing")
@@ -76,17 +77,23 @@ def test_missing_unknown_and_mistyped_entries_are_all_named_at_once(folder):
 
 
 def test_a_newer_format_asks_for_an_upgrade(folder):
-    change_info(folder, lambda info: info.update(format_version=2, brand_new_entry={}))
-    refused(folder, "format version 2, .*reads up to 1: upgrade vision_peft")
+    change_info(folder, lambda info: info.update(format_version=3, brand_new_entry={}))
+    refused(folder, "format version 3, .*reads up to 2: upgrade vision_peft")
 
 
-def test_truncated_tensors_are_refused_by_their_checksum(folder):
+@pytest.mark.parametrize(("version", "reason"), [(1, "sha256 differs"), (2, f"{TENSORS} cannot be read")])
+def test_truncated_tensors_are_refused(folder, version, reason):
+    if version == 1:
+        to_version_1(folder)
     data = (folder / TENSORS).read_bytes()
     (folder / TENSORS).write_bytes(data[: len(data) // 2])
-    refused(folder, "sha256 differs")
+    refused(folder, reason)
 
 
-def test_one_flipped_bit_is_refused(folder):
+@pytest.mark.parametrize("version", [1, 2])
+def test_one_flipped_bit_is_refused(folder, version):
+    if version == 1:
+        to_version_1(folder)
     data = bytearray((folder / TENSORS).read_bytes())
     data[-1] ^= 1
     (folder / TENSORS).write_bytes(bytes(data))

@@ -153,7 +153,29 @@ def test_an_unknown_source_gets_a_suggestion_and_the_list(typo, meant):
     assert all(name in str(error.value) for name in ("adaptformer", "hf_peft", "ssf", "vpt"))
 
 
-@pytest.mark.parametrize("source", ["adapter_folder", "foreign", "__init__"])
+@pytest.mark.parametrize("source", ["convpass", "fact", "repadapter"])
+def test_a_keyword_that_is_needed_is_named_with_its_meaning_and_an_example(source):
+    with pytest.raises(ValueError, match="needs the keyword scale") as raised:
+        vp.read_foreign({"head.weight": torch.zeros(3, 2)}, source)
+    assert f"{source} needs the keyword scale (s of the task" in str(raised.value)
+    assert str(raised.value).endswith(f"read_foreign(file, '{source}', scale=...), for instance scale=0.1")
+
+
+def test_an_unknown_keyword_gets_a_suggestion_and_the_known_ones():
+    with pytest.raises(ValueError, match=r"adaptformer takes no keyword 'scal' \(did you mean scale\?\)"):
+        vp.read_foreign(official_adaptformer(), "adaptformer", scal=0.1)
+    with pytest.raises(ValueError, match=r"vpt takes no keyword 'tokens': it takes dropout$"):
+        vp.read_foreign(official_prompts(), "vpt", tokens=3)
+    with pytest.raises(ValueError, match=r"ssf takes no keyword 'scale': it takes none$"):
+        vp.read_foreign({}, "ssf", scale=1.0)
+
+
+def test_all_wrong_keywords_are_named_at_once():
+    with pytest.raises(ValueError, match=r"'scales'.*'colour'.*needs the keyword scale"):
+        vp.read_foreign({}, "convpass", scales=0.1, colour=3)
+
+
+@pytest.mark.parametrize("source", ["adapter_folder", "adapter_info", "foreign", "__init__"])
 def test_other_modules_of_the_folder_are_no_sources(source):
     with pytest.raises(ValueError, match="unknown source"):
         vp.read_foreign({}, source)

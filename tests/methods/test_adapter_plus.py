@@ -134,6 +134,54 @@ def test_the_start_named_lora_is_the_identity():
     assert vp.AdapterPlus(init="lora").starts_as_identity
 
 
+PUBLISHED = {  # count on ViT-B at 8 hidden channels, its closed form
+    "adapter_plus": (165_984, 12 * (one(8) + 768)),
+    "post": (156_768, 12 * one(8)),
+    "pre": (156_768, 12 * one(8)),
+    "intermediate": (156_768, 12 * one(8)),
+    "houlsby": (313_536, 24 * one(8)),
+    "pfeiffer": (175_200, 12 * (one(8) + 2 * 768)),
+    "adaptformer": (156_768, 12 * one(8)),
+}
+
+
+@pytest.mark.parametrize("config", PUBLISHED)
+def test_published_configs_have_the_counts_of_the_code(config):
+    figure, closed_form = PUBLISHED[config]
+    method = vp.AdapterPlus.as_published(config)
+    counts = vp.count_parameters(vp.attach(timm.create_model("vit_base_patch16_224", num_classes=0), method))
+    assert counts.trained == closed_form == figure
+    assert method.drop_path == 0.1
+    assert method.dropout == 0
+
+
+def test_published_configs_hold_the_fields_of_the_code():
+    published = vp.AdapterPlus.as_published
+    assert published() == vp.AdapterPlus()
+    assert published("houlsby", bottleneck=4) == vp.AdapterPlus(bottleneck=4, position="houlsby", scaling=1.0)
+    assert published("pfeiffer") == vp.AdapterPlus(position="pfeiffer", scaling=1.0, norm=True, init="bert")
+    assert published("adaptformer") == vp.AdapterPlus(position="parallel", scaling=0.1, init="lora")
+    assert published("pre", init="bert") == vp.AdapterPlus(position="pre", scaling=1.0, init="bert")
+    with pytest.raises(ValueError, match="config must be one of 'adapter_plus', 'post'"):
+        published("houlsbi")
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_the_adapter_reads_what_was_attached_before_it_and_not_what_comes_later(position):
+    own = vp.AdapterPlus(bottleneck=4, position=position)
+    other = vp.AdaptFormer(bottleneck=4) if position != "pre" else vp.Convpass(bottleneck=4, sites=("attn",))
+    if position in ("intermediate", "houlsby"):
+        other = vp.AdaptFormer(bottleneck=4, form="sequential")
+    after, before = (tiny("vit") for _ in range(2))
+    vp.attach(vp.attach(after, other), own)
+    vp.attach(vp.attach(before, own), other)
+    randomise_tuned(after)
+    vp.load_tuned(before, vp.tuned_state_dict(after))
+    x = images(after)
+    difference = (after.eval()(x) - before.eval()(x)).abs().max()
+    assert (difference < 1e-5) == (position == "parallel")
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [

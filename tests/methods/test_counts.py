@@ -39,6 +39,7 @@ TABLE: list[tuple[vp.Method, int, int]] = [
     (vp.LoRA(rank=8, targets=("q", "v")), low_rank(8, (D, D), (D, D)), 294_912),
     (vp.LoRA(rank=8, targets=("qkv",)), low_rank(8, (D, 3 * D)), 294_912),
     (vp.LoRA(rank=8, targets=("q", "k", "v")), low_rank(8, *[(D, D)] * 3), 442_368),
+    (vp.LoRA(rank=8, targets=("q", "k", "v", "proj_output")), low_rank(8, *[(D, D)] * 4), 589_824),
     (
         vp.LoRA(rank=8, targets=("qkv", "proj", "fc1", "fc2")),
         low_rank(8, (D, 3 * D), (D, D), (D, H), (H, D)),

@@ -25,7 +25,7 @@ VARIANTS: dict[str, list[dict]] = {
         {"bottleneck": 4, "init": "trunc_normal", "dropout": 0.0},
     ],
     "convpass": [{"bottleneck": 4, "sites": ("attn",), "init": "identity", "scale": 0.5}],
-    "fact": [{"rank": 4, "form": "tk", "scale": 2.0}],
+    "fact": [{"rank": 4, "form": "tk", "scale": 2.0}, {"rank": 4, "form": "tk", "columns": "own"}],
     "houlsby": [
         {"bottleneck": 4, "sigma": 0.1, "train_norms": True},
         {"bottleneck": 4, "sigma": 0.1, "positions": ("mlp",)},
@@ -35,10 +35,15 @@ VARIANTS: dict[str, list[dict]] = {
         {"rank": 2, "alpha": 4, "targets": ("k", "proj", "fc1", "fc2")},
         {"rank": 2, "dora": True, "rslora": True, "targets": ("q", "v", "proj", "fc1")},
         {"rank": 2, "dora": True, "targets": ("qkv",)},
+        {"rank": 2, "targets": ("q", "proj", "proj_output")},
     ],
     "lst": [{"reduction": 4, "gate": "none", "mix": "after", "layers": (1,)}],
-    "prefix_tuning": [{"tokens": 3, "hidden": 8, "deep": True}, {"tokens": 3, "hidden": None}],
-    "p_tuning": [{"tokens": 3, "lstm_width": "full"}, {"tokens": 3, "encoder": "mlp"}],
+    "prefix_tuning": [{"tokens": 3, "hidden": 8, "deep": True, "embedding": 6}, {"tokens": 3, "hidden": None}],
+    "p_tuning": [
+        {"tokens": 3, "lstm_width": "full"},
+        {"tokens": 3, "encoder": "mlp", "positions": "interleaved"},
+        {"tokens": 3, "encoder": "none", "positions": "end"},
+    ],
     "p_tuning_v2": [{"tokens": 3, "hidden": 8}],
     "repadapter": [{"bottleneck": 4, "groups": 1, "sites": ("attn",), "scale": 2.0}],
     "vpt": [{"tokens": 3, "deep": False}, {"tokens": 3, "project": 8}, {"tokens": 3, "deep": False, "project": 8}],
@@ -49,9 +54,13 @@ REFUSED = {
     ("p_tuning", "PTuning(", "swin"): "no sequence that input prompts could join",
     ("prompt_tuning", "PromptTuning(", "swin"): "no sequence that input prompts could join",
     ("vpt", "deep=False", "swin"): "no sequence that input prompts could join",
-    ("vpt", "project=8", "swin"): "widens over its stages",
-    ("fact", "rank", "swin"): "widens over its stages",
-    ("fact", "rank", "rope_gqa"): "cannot be cut into 32 x 32 tiles",
+    **{("fact", "rank", family): "cannot be cut into 32 x 32 tiles" for family in ("rope_gqa", "dinov2_swiglu")},
+    **{
+        ("p_tuning", f"positions='{where}'", family): "rotary embeddings or position biases"
+        for where in ("end", "interleaved")
+        for family in ("dinov3", "dinov3_qkvb", "eva02_tiny", "eva02_base", "rope_gqa", "beit", "beit_shared_bias")
+    },
+    **{("p_tuning", f"positions='{where}'", "clip"): "(norm_pre)" for where in ("end", "interleaved")},
     ("lst", "reduction", "swin"): "a ladder needs one of each",
     ("lora", "'qkv'", "eva02_base"): "separate q, k and v projections",
     ("lora", "'qkv'", "rope_gqa"): "separate q, k and v projections",
@@ -64,7 +73,7 @@ UNMERGEABLE = {
     **{("ssf", family): "Linear without a bias" for family in ("dinov3", "dinov3_qkvb")},
     ("ssf", "clip"): "Conv2d without a bias",
     **{("repadapter", family): "Linear without a bias" for family in ("dinov3", "dinov3_qkvb", "eva02_tiny")},
-    **{("repadapter", family): "Linear without a bias" for family in ("eva02_base", "beit", "beit_shared_bias")},
+    ("repadapter", "eva02_base"): "Linear without a bias",
 }
 
 # (method, part of the setting): what torch.compile says, which compiles it after bake only.

@@ -72,6 +72,32 @@ def test_the_tuned_model_is_the_backbone_with_dense_updates_added_to_its_weights
         torch.testing.assert_close(model(x), plain(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["vit", "eva02_base"])
+def test_with_columns_of_their_own_every_tile_has_the_core_of_its_column(family):
+    model, plain = tuned(family, "tk", columns="own"), tiny(family)
+    factors, column = next(m.fact for _, m in model.named_modules() if hasattr(m, "fact")), 0
+    with torch.no_grad():
+        for name, layer in [(n, m) for n, m in model.named_modules() if hasattr(m, "fact_scale")]:
+            tiles = []
+            for _ in range(max(layer.in_features, layer.out_features) // D):
+                core = torch.stack([factors.cube[:, :, c] * factors.columns[c, column] for c in range(RANK)]).sum(0)
+                tiles.append(factors.V @ (core if "fc2" in name else core.T) @ factors.U)
+                column += 1
+            plain.get_parameter(f"{name}.weight").add_(torch.cat(tiles, dim=1 if "fc2" in name else 0))
+        assert column == factors.columns.shape[1]
+        plain.head.load_state_dict(model.head.state_dict())
+        x = images(plain)
+        torch.testing.assert_close(model(x), plain(x), rtol=1e-5, atol=1e-5)
+        mixed = vp.attach(tiny(family), vp.FacT(rank=RANK, form="tk")).eval()
+        vp.load_tuned(mixed, vp.tuned_state_dict(model))
+        assert (mixed(x) - model(x)).abs().max() > 1e-3
+
+
+def test_presets_differ_in_the_columns_of_the_mlp():
+    assert vp.FacT.as_published(form="tk", rank=4) == vp.FacT(form="tk", rank=4, columns="mixed")
+    assert vp.FacT.as_in_paper(form="tk", rank=4) == vp.FacT(form="tk", rank=4, columns="own")
+
+
 @pytest.mark.parametrize(
     ("method", "closed_form", "figure"),
     [
@@ -135,6 +161,7 @@ def test_a_rank_above_the_width_is_refused():
         ({"rank": 0}, "rank must"),
         ({"scale": 0}, "scale must"),
         ({"dropout": -0.1}, "dropout must"),
+        ({"columns": "shared"}, "columns must be one of 'mixed', 'own'"),
         ({"form": "cp"}, "form must be one of 'tt', 'tk'; got 'cp'"),
     ],
 )

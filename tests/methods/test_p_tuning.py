@@ -188,6 +188,18 @@ def test_impossible_fields_are_refused_by_name(fields, message):
         vp.PTuning(**fields)
 
 
+def test_presets_are_the_encoders_of_the_two_released_codes():
+    assert vp.PTuning.as_published(tokens=5) == vp.PTuning(tokens=5, encoder="lstm", lstm_width="half")
+    assert vp.PTuning.as_published(few_shot=True) == vp.PTuning(encoder="lstm", lstm_width="full")
+
+
+def test_the_embeddings_start_from_the_normal_distribution_of_torch():
+    torch.manual_seed(0)
+    encoder: Any = input_seat(vp.attach(tiny("vit"), vp.PTuning(tokens=400))).pseudo_tokens
+    assert abs(encoder.embedding.weight.std().item() - 1) < 0.03
+    assert encoder.lstm.dropout == 0
+
+
 def test_samples_are_asked_for_where_needed_and_refused_elsewhere():
     with pytest.raises(ValueError, match=r"pass attach\(model, method, samples=loader\)"):
         vp.attach(tiny("vit"), vp.PTuning(init="patches"))

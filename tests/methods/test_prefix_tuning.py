@@ -81,10 +81,10 @@ def vit_base() -> Any:
     return timm.create_model("vit_base_patch16_224", num_classes=100)
 
 
-def mlp(tokens: int, *hidden: int) -> int:
+def mlp(tokens: int, *hidden: int, embedding: int = D) -> int:
     """Embedding, hidden layers and the layer that makes all keys and values."""
-    sizes = [D, *hidden, 2 * L * D]
-    return tokens * D + sum(a * b + b for a, b in pairwise(sizes))
+    sizes = [embedding, *hidden, 2 * L * D]
+    return tokens * embedding + sum(a * b + b for a, b in pairwise(sizes))
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,7 @@ def mlp(tokens: int, *hidden: int) -> int:
         (vp.PrefixTuning(), mlp(10, 512), 9_857_024, 184_320),
         (vp.PrefixTuning(tokens=50), mlp(50, 512), 9_887_744, 921_600),
         (vp.PrefixTuning(tokens=100), mlp(100, 512), 9_926_144, 1_843_200),
+        (vp.PrefixTuning.as_in_paper(), mlp(10, 512, embedding=512), 9_723_392, 184_320),
         (vp.PrefixTuning(deep=True), mlp(10, 512, 512), 10_119_680, 184_320),
         (vp.PrefixTuning(hidden=None), 10 * 2 * L * D, 184_320, 184_320),
         (vp.PTuningV2(), 10 * 2 * L * D, 184_320, 184_320),
@@ -191,6 +192,8 @@ def test_prefixes_start_from_the_published_normal_distribution():
         (vp.PrefixTuning, {"tokens": 0}, "tokens must"),
         (vp.PrefixTuning, {"hidden": 0}, "hidden must"),
         (vp.PrefixTuning, {"dropout": 1.0}, "dropout must"),
+        (vp.PrefixTuning, {"embedding": 0}, "embedding must"),
+        (vp.PrefixTuning, {"hidden": None, "embedding": 8}, "give hidden or no embedding=8"),
         (vp.PrefixTuning, {"hidden": None, "deep": True}, "give hidden or deep=False"),
         (vp.PTuningV2, {"tokens": -1}, "tokens must"),
         (vp.PTuningV2, {"hidden": 0}, "hidden must"),
@@ -200,6 +203,26 @@ def test_prefixes_start_from_the_published_normal_distribution():
 def test_impossible_fields_are_refused_by_name(method, fields, message):
     with pytest.raises(ValueError, match=message):
         method(**fields)
+
+
+def test_presets_differ_in_the_width_of_the_embedding():
+    assert vp.PrefixTuning.as_published(tokens=4) == vp.PrefixTuning(tokens=4, hidden=512, embedding=None)
+    assert vp.PrefixTuning.as_in_paper(tokens=4) == vp.PrefixTuning(tokens=4, hidden=512, embedding=512)
+    assert vp.PrefixTuning.as_in_paper(embedding=800).embedding == 800
+    assert vp.PrefixTuning.as_in_paper().baked() == vp.PrefixTuning(hidden=None)
+
+
+def test_a_narrow_embedding_passes_the_same_mlp():
+    torch.manual_seed(0)
+    model = vp.attach(tiny("vit"), vp.PrefixTuning(tokens=3, hidden=8, embedding=6))
+    state = {n.rpartition("prefix_mlp.")[2]: t for n, t in vp.tuned_state_dict(model).items()}
+    assert state["embedding.weight"].shape == (3, 6)
+    hidden = torch.tanh(state["embedding.weight"] @ state["hidden.0.weight"].T + state["hidden.0.bias"])
+    flat = hidden @ state["out.weight"].T + state["out.bias"]
+    vp.bake(model)
+    for i in range(2):
+        expected = flat.view(3, 4, 32)[:, 2 * i : 2 * i + 2].transpose(0, 1)
+        torch.testing.assert_close(model.get_parameter(f"blocks.{i}.attn.prefix").detach(), expected)
 
 
 def test_two_kinds_of_prefixes_on_one_model_are_refused():

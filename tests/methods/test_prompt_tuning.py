@@ -1,4 +1,4 @@
-"""Prompt Tuning: what prompts start from, and ensembles against their members run one by one."""
+"""Prompt Tuning: its counts, what prompts start from, files and refusals."""
 
 from typing import Any
 
@@ -168,95 +168,6 @@ def test_impossible_fields_are_refused_by_name(fields, message):
         vp.PromptTuning(**fields)
 
 
-def ensemble(family: str, vote: str = "mean", members: int = 3) -> Any:
-    model = vp.attach(tiny(family), vp.PromptTuning(tokens=2, ensemble=members, vote=vote))
-    randomise_tuned(model)
-    return model
-
-
-def alone(family: str, model: Any, x: torch.Tensor) -> torch.Tensor:
-    """Logits (N B C) of the members, each in a model of its own."""
-    logits = []
-    for prompt in prompts_of(model):
-        single = vp.attach(tiny(family), vp.PromptTuning(tokens=2))
-        state = vp.tuned_state_dict(model)
-        vp.load_tuned(single, {n: prompt[None] if n.endswith("soft_prompts") else t for n, t in state.items()})
-        logits.append(single.eval()(x))
-    return torch.stack(logits)
-
-
-@every_flat_family
-def test_training_returns_the_logits_of_every_prompt_and_evaluation_their_mean_probability(family):
-    model = ensemble(family)
-    x = images(model)
-    each = alone(family, model, x)
-    torch.testing.assert_close(model(x), each.softmax(-1).mean(0).log(), rtol=1e-4, atol=1e-5)
-    vp.train_mode(model)
-    torch.testing.assert_close(model(x), each.flatten(0, 1), rtol=1e-4, atol=1e-5)
-
-
-def test_a_majority_wins_and_the_mean_probability_decides_a_tie():
-    from vision_peft.methods.prompt_tuning import Vote
-
-    vote = Vote(3, "majority").eval()
-    two_against_one = torch.tensor([[0.1, 0.0, 0.0], [0.1, 0.0, 0.0], [0.0, 9.0, 0.0]])
-    tie = torch.tensor([[5.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    scores = vote(torch.stack([two_against_one, tie], 1).flatten(0, 1))
-    assert scores.argmax(-1).tolist() == [0, 0]
-    torch.testing.assert_close(scores.exp().sum(-1), torch.ones(2))
-    assert Vote(3, "mean").eval()(two_against_one).argmax(-1).tolist() == [1]
-
-
-@pytest.mark.parametrize("family", ["vit", "beit", "dinov3", "siglip"])
-def test_an_ensemble_survives_saving_copies_checkpointing_compile_and_detach(family, tmp_path):
-    import copy
-    import pickle
-
-    plain = tiny(family)
-    x = images(plain)
-    model = ensemble(family)
-    expected = model(x)
-    vp.save_adapter(model, tmp_path)
-    assert torch.equal(vp.load_adapter(tiny(family), tmp_path)(x), expected)
-    assert torch.equal(copy.deepcopy(model)(x), expected)
-    assert torch.equal(pickle.loads(pickle.dumps(model))(x), expected)
-    model.set_grad_checkpointing(True)
-    torch.testing.assert_close(model(x), expected)
-    model.set_grad_checkpointing(False)
-    torch._dynamo.reset()
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(x), expected, rtol=1e-5, atol=1e-5)
-    vp.detach(model)
-    assert type(model) is type(plain)
-    vp.load_tuned(model, {n: t for n, t in plain.state_dict().items() if n.startswith("head")})
-    assert torch.equal(model(x), plain(x))
-
-
-def test_every_prompt_of_an_ensemble_and_the_shared_head_learn():
-    model = ensemble("vit")
-    vp.train_mode(model)
-    model(images(model)).square().sum().backward()
-    gradient = dict(vp.tuned_parameters(model))["norm_pre.soft_prompts"].grad
-    assert gradient is not None
-    assert (gradient.flatten(1).abs().amax(1) > 0).all()
-    assert model.head.weight.grad.abs().max() > 0
-
-
-def test_an_ensemble_without_a_classifier_averages_features():
-    model = ensemble("vit")
-    x = images(model)
-    vp.replace_head(model, "linear", 7)
-    assert model.eval()(x).shape == (2, 7)
-    model.reset_classifier(0)
-    assert model(x).shape == (2, 32)
-
-
-def test_an_ensemble_stacks_with_other_methods():
-    model = ensemble("vit")
-    vp.attach(vp.attach(model, vp.LoRA(rank=2)), vp.VPT(tokens=2))
-    x = images(model)
-    assert model.eval()(x).shape == (2, 5)
-    vp.train_mode(model)
-    assert model(x).shape == (6, 5)
-    with pytest.raises(ValueError, match="already attached"):
-        vp.attach(model, vp.PromptTuning())
+def test_presets_differ_in_how_an_ensemble_decides():
+    assert vp.PromptTuning.as_published(tokens=5) == vp.PromptTuning(tokens=5, ensemble=1)
+    assert vp.PromptTuning.as_in_paper(ensemble=5) == vp.PromptTuning(ensemble=5, vote="majority")

@@ -87,6 +87,48 @@ def test_in_front_of_the_mlp_alone_it_folds_on_backbones_without_a_qkv_bias_too(
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", ["beit", "beit_shared_bias"])
+def test_on_beit_the_shift_joins_the_biases_of_q_and_v_and_leaves_softmax_over_the_keys_alone(family):
+    tuned, plain = vp.attach(tiny(family), vp.RepAdapter(bottleneck=4, scale=0.7)), tiny(family)
+    randomise_tuned(tuned)
+    x = images(tuned)
+    expected, shifts = tuned.eval()(x), []
+    for block in blocks(tuned):
+        adapter = block.norm1.repadapter
+        shifts.append(adapted(adapter, torch.zeros(1, 32), 0.7, 2)[0])
+    assert all(shift.abs().max() > 0.05 for shift in shifts)
+    vp.merge(tuned)
+    torch.testing.assert_close(tuned(x), expected, rtol=1e-5, atol=1e-5)
+    for merged, reference, shift in zip(blocks(tuned), blocks(plain), shifts, strict=True):
+        q, _, v = (reference.attn.qkv.weight @ shift).chunk(3)
+        torch.testing.assert_close(merged.attn.q_bias, reference.attn.q_bias + q)
+        torch.testing.assert_close(merged.attn.v_bias, reference.attn.v_bias + v)
+        assert merged.attn.k_bias.abs().max() == 0
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_on_beit_it_merges_with_updates_of_the_keys_in_both_orders(order):
+    methods = [vp.RepAdapter(), vp.LoRA(rank=2, targets=("q", "k", "v", "proj_output"))]
+    found, expected = merged_and_plain("beit", *methods[::order])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("beit_base_patch16_224", "no biases"), ("eva02_tiny_patch14_224", "rotated keys")]
+)
+def test_without_biases_of_q_and_v_or_with_rotated_keys_merging_is_refused_and_changes_nothing(name, why):
+    model: Any = timm.create_model(
+        name, img_size=28, patch_size=14, embed_dim=32, depth=1, num_heads=2, qkv_bias=why == "rotated keys"
+    )
+    vp.attach(model, vp.RepAdapter())
+    randomise_tuned(model)
+    x = images(model)
+    expected = model.eval()(x)
+    with pytest.raises(ValueError, match="a shift in front of a Linear without a bias has nowhere to go"):
+        vp.merge(model)
+    assert torch.equal(model(x), expected)
+
+
 def test_an_attention_gate_that_reads_the_norm_is_folded_into_as_well():
     class GatedAttention(Attention):
         def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -70,6 +70,16 @@ def test_a_run_leaves_its_whole_folder_and_a_row_with_every_field(tiny: Tiny) ->
     assert "top-1" in (folder / "log.txt").read_text()
 
 
+def test_the_log_tells_what_became_of_a_checkpoint(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    bare = build.create_model(tiny().backbone, seed=1)
+    torch.save({"model": bare.state_dict()}, tmp_path / "weights.pth")
+    config = tiny(f"backbone.checkpoint={tmp_path / 'weights.pth'}", "recipe.epochs=1")
+    train(config)
+    number = len(bare.state_dict())
+    assert f"{number} of {number} tensors used" in (run_folder(config) / "log.txt").read_text()
+    assert capsys.readouterr().out.count("tensors used") == 1
+
+
 def test_the_flops_count_attention(tiny: Tiny) -> None:
     row = train(tiny("method=linear", "recipe.epochs=1"))
     tokens, dim, depth = 5, 24, 2

@@ -1,14 +1,16 @@
-"""Backbone files that hold torch tensors by timm's names: ``.safetensors``, ``.pth``, ``.pt``, ``.bin``, ``.ckpt``.
+"""Backbone files that hold torch tensors by name: ``.safetensors``, ``.pth``, ``.pt``, ``.bin``, ``.ckpt``, ``.tar``.
 
 A file never runs code: torch files are read with ``weights_only=True``. Google's ``.npz`` has its own file, ``npz.py``.
 """
 
 import argparse
+import importlib
 import pickle
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -16,7 +18,7 @@ from timm.models import clean_state_dict
 from torch import Tensor
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz")
-CONTAINER_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model")  # in timm's order of preference
+CONTAINER_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher")  # timm's order; DINO's last
 
 
 def check_file(path: Path) -> Path:
@@ -61,9 +63,17 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is truncated or not a safetensors file ({error}).") from error
 
 
+def _plain_types() -> list[Any]:
+    # What training scripts store beside the weights: their arguments, and numpy numbers such as the best accuracy,
+    # whose function numpy 1 pickled as numpy.core, numpy 2 as numpy._core.
+    multiarray: Any = importlib.import_module("numpy._core.multiarray")
+    scalars = [(multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [argparse.Namespace, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")), *scalars]
+
+
 def _read_torch(path: Path) -> Any:
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # timm's own train.py stores its arguments
+        with torch.serialization.safe_globals(_plain_types()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -74,4 +84,10 @@ def _read_torch(path: Path) -> Any:
             "Where you trust it, save its state_dict() alone, best as .safetensors."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        if "TorchScript" in str(error):
+            raise ValueError(
+                f"{path} is a TorchScript archive (OpenAI publishes CLIP as such), which can hold code. Where you "
+                "trust it, save its tensors and give that file: "
+                f"torch.save(torch.jit.load({str(path)!r}, map_location='cpu').state_dict(), 'clip.pth')"
+            ) from error
         raise ValueError(f"{path} is truncated or not a torch file.") from error

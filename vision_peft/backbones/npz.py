@@ -15,6 +15,8 @@ from timm.layers import HybridEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from vision_peft.backbones.sources import Source
+
 PREFIXES = ("opt/target/", "params/img/", "params/")
 IN_BLOCK = (
     r"(LayerNorm_\d|MlpBlock_\d/Dense_[01]|MultiHeadDotProductAttention_\d/(query|key|value|out))/(scale|kernel|bias)$"
@@ -29,8 +31,11 @@ def head_classes(path: Path) -> int:
         return arrays[bias].shape[-1] if bias in arrays else 0
 
 
-def load(model: nn.Module, path: Path) -> None:
+def load(model: nn.Module, path: Path) -> Source:
     """Load the file into ``model``, strictly; positions and patches are resampled by timm.
+
+    Returns:
+        The account of the file; its ``state`` holds the positions alone, since timm reads the file itself.
 
     Raises:
         ValueError: damaged or of another layout, parameters that the file does not set, arrays that nobody reads.
@@ -39,6 +44,7 @@ def load(model: nn.Module, path: Path) -> None:
         raise ValueError(f"timm has no .npz loader for {type(model).__name__}; convert {path} to .safetensors first.")
     with _open(path) as arrays:
         unread = _unread(arrays, model)
+        source = _account(arrays)
     if unread:
         raise ValueError(f"{path} holds what the model has no place for: {_some(unread)}.")
     with torch.no_grad():
@@ -51,8 +57,28 @@ def load(model: nn.Module, path: Path) -> None:
     except (RuntimeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged or does not fit the model: {error}") from error
     unset = [name for name, parameter in model.named_parameters() if parameter.isnan().all()]
-    if unset:
+    if unset == ["fc_norm.weight", "fc_norm.bias"]:  # timm then passes over encoder_norm
+        nn.init.ones_(model.get_parameter("fc_norm.weight"))
+        nn.init.zeros_(model.get_parameter("fc_norm.bias"))
+        source.start_fc_norm("Transformer/encoder_norm", 2)
+    elif unset:
         raise ValueError(f"{path} does not hold these parameters of the model: {_some(unset)}.")
+    return source
+
+
+def _account(arrays: NpzFile) -> Source:
+    prefix = _prefix(arrays)
+    names = (f"{prefix}Transformer/posembed_input/pos_embedding", f"{prefix}pos_embedding")
+    positions = [torch.from_numpy(arrays[name]) for name in names if name in arrays]
+    state = {"pos_embed": positions[0]} if positions else {}
+    source = Source("Google's JAX names (ViT, AugReg, big_vision)", state, total=len(arrays.files))
+    outside = [name for name in arrays.files if not name.startswith(prefix)]
+    if outside:
+        source.drop(f"outside {prefix}", len(outside), "not the image tower")
+    unused = [name for name in arrays.files if re.match(UNUSED, name.removeprefix(prefix))]
+    if unused:
+        source.drop("pre_logits", len(unused), "timm's models have no representation layer")
+    return source
 
 
 def _open(path: Path) -> NpzFile:

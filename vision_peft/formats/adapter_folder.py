@@ -1,51 +1,43 @@
 """The adapter folder: ``adapter.safetensors`` (tuned tensors and head only) and ``adapter.json`` (what they are).
 
-Both are plain data: nothing in a folder from someone else is executed.
+Both are plain data: nothing in a folder from someone else is executed. The tensors' metadata repeats the description,
+so that a save that was killed between its two files leaves the new adapter and not a pair that does not fit.
 """
 
 import dataclasses
-import difflib
 import hashlib
-import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from vision_peft.methods import METHODS
+from vision_peft.formats.adapter_info import (
+    FORMAT_VERSION,
+    AdapterInfo,
+    check,
+    read_object,
+    recorded_method,
+    tensors_sha256,
+    to_text,
+)
 from vision_peft.tuning import record
 from vision_peft.tuning.attach import attach_for_loading, detach, replace_head
 from vision_peft.tuning.bake import baked_state_dict
-from vision_peft.tuning.method import Method, one_of
+from vision_peft.tuning.method import one_of
 from vision_peft.tuning.state import count_parameters, load_tuned, tuned_state_dict
 from vision_peft.tuning.timm_blocks import architecture, classifier_names
 
-FORMAT_VERSION = 1
 TENSORS, INFO = "adapter.safetensors", "adapter.json"
+_KEY = "adapter"  # of the description in the metadata of the tensors
 
-
-@dataclass(frozen=True)
-class AdapterInfo:
-    """Contents of ``adapter.json``."""
-
-    format_version: int
-    methods: list[dict[str, Any]]  # {"name", "fields"} in attach order
-    head: str  # kind of head
-    num_classes: int
-    backbone: dict[str, Any]  # {"name", "tag", "architecture"}
-    fingerprint: str  # sha256 of frozen block weights, see tuning.record.fingerprint
-    tensors_sha256: str  # of adapter.safetensors
-    class_names: list[str] | None
-    input: dict[str, Any] | None  # mean, std, size (pixels), interpolation, ... of the images it was trained on
-    counts: dict[str, int]
-    toolkit_version: str
+_log = logging.getLogger(__name__)
 
 
 def save_adapter(
@@ -83,7 +75,6 @@ def save_adapter(
     state = tuned_state_dict(model) if keep_reparametrization else baked_state_dict(model)
     state = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
     methods = [method if keep_reparametrization else method.baked() for method in tuning.methods]
-    tensors = safetensors.torch.save(state)
     info = AdapterInfo(
         format_version=FORMAT_VERSION,
         methods=[{"name": method.name, "fields": dataclasses.asdict(method)} for method in methods],
@@ -91,14 +82,14 @@ def save_adapter(
         num_classes=model.num_classes,
         backbone={**_backbone_name(model), "architecture": architecture(model)},
         fingerprint=tuning.fingerprint or record.fingerprint(model),
-        tensors_sha256=hashlib.sha256(tensors).hexdigest(),
+        tensors_sha256=tensors_sha256(state),
         class_names=None if class_names is None else list(class_names),
         input=None if input_config is None else dict(input_config),
         counts=count_parameters(model)._asdict(),
         toolkit_version=version("vision_peft"),
     )
-    text = json.dumps(dataclasses.asdict(info), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    contents = {TENSORS: tensors, INFO: text.encode()}
+    text = to_text(info)
+    contents = {TENSORS: safetensors.torch.save(state, {_KEY: text}), INFO: text.encode()}
     partial = {name: folder / f"{name}.tmp" for name in contents}
     try:
         for name, data in contents.items():
@@ -134,28 +125,20 @@ def load_adapter(
     """
     one_of("head", head, ("load", "keep"))
     folder = Path(folder)
-    info = read_adapter_info(folder)
+    info, where = _read_info(folder)
     known = record.find(model)
     if known is not None and known.methods:
         raise ValueError("this model has methods attached already: detach(model) first, or load_tuned into them")
-    _check_backbone(model, info, folder, allow_backbone_mismatch)
+    _check_backbone(model, info, folder, where, allow_backbone_mismatch)
     if head == "load" and model.num_classes not in (0, info.num_classes):
         names = f" ({', '.join(info.class_names[:5])}, ...)" if info.class_names else ""
         raise ValueError(
             f"the adapter in {folder} has {info.num_classes} classes{names}, the model has {model.num_classes}: create "
             f"the backbone with num_classes={info.num_classes} or 0, or keep the model's head with head='keep'"
         )
-    methods = [_method(entry, folder) for entry in info.methods]
-    data = (folder / TENSORS).read_bytes()
-    if hashlib.sha256(data).hexdigest() != info.tensors_sha256:
-        raise ValueError(
-            f"{folder / TENSORS} is not the file that {INFO} describes (sha256 differs): damaged or mixed up"
-        )
-    try:
-        state = safetensors.torch.load(data)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / TENSORS} cannot be read: {error}") from None
-    _check_sizes(info, state, folder)
+    methods = [recorded_method(entry, where) for entry in info.methods]
+    state = _read_tensors(folder, info, where)
+    _check_sizes(info, state, where)
     heads, num_classes = {name: model.get_submodule(name) for name in classifier_names(model)}, model.num_classes
     own_head = None if known is None else dataclasses.replace(known, methods=[], in_place=[])
     try:
@@ -177,56 +160,64 @@ def load_adapter(
 
 
 def read_adapter_info(folder: str | Path) -> AdapterInfo:
-    """Read and check ``adapter.json`` field by field.
+    """Read and check the description of an adapter field by field.
+
+    It is that of ``adapter.json``, or where this file is missing or belongs to other tensors (their save was killed
+    between the two files) the one in the metadata of ``adapter.safetensors``, with a logged warning.
 
     Raises:
         FileNotFoundError: the folder or one of its two files is absent.
         ValueError: not JSON, a field missing or of another type, or a newer format.
     """
-    folder = Path(folder)
-    for name in (INFO, TENSORS):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"no adapter at {folder}: wanted the files {INFO} and {TENSORS}, {name} is missing")
-    path = folder / INFO
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: wanted an object, got {type(values).__name__}")
-    if isinstance(values.get("format_version"), int) and values["format_version"] > FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {values['format_version']}, vision_peft {version('vision_peft')} reads up to "
-            f"{FORMAT_VERSION}: upgrade vision_peft"
+    return _read_info(Path(folder))[0]
+
+
+def _read_info(folder: Path) -> tuple[AdapterInfo, str]:
+    """The description, and where it stands for messages."""
+    path, inner = folder / INFO, f"the metadata of {folder / TENSORS}"
+    absent = [name for name in (INFO, TENSORS) if not (folder / name).is_file()]
+    text = None if TENSORS in absent else _metadata(folder / TENSORS)
+    if absent and (text is None or TENSORS in absent):
+        raise FileNotFoundError(
+            f"no adapter at {folder}: wanted the files {INFO} and {TENSORS}, {absent[0]} is missing"
         )
-    problems = []
-    for field, wanted in _TYPES.items():
-        if field not in values:
-            problems.append(f"{field} is missing")
-        elif not isinstance(values[field], wanted) or isinstance(values[field], bool):
-            problems.append(f"{field} has type {type(values[field]).__name__}")
-    problems += [f"{field} is unknown" for field in values if field not in _TYPES]
-    if not problems:
-        texts = [values["backbone"].get(key, "") for key in ("name", "tag")] + (values["class_names"] or [])
-        problems += [f"{text!r} is no text" for text in texts if not isinstance(text, str)]
-    if problems:
-        raise ValueError(f"{path}: {'; '.join(problems)}")
-    return AdapterInfo(**values)
+    values = None if absent else read_object(path.read_bytes(), str(path))
+    if text is not None:
+        own = read_object(text, inner)
+        belongs = own.get("tensors_sha256")
+        if values is None or (isinstance(values.get("tensors_sha256"), str) and values["tensors_sha256"] != belongs):
+            _log.warning(
+                "%s %s: reading the description in the metadata of %s instead",
+                path,
+                "is missing" if values is None else "describes other tensors (a save was interrupted?)",
+                TENSORS,
+            )
+            return check(own, inner), inner
+    return check(values or {}, str(path)), str(path)
 
 
-_TYPES: dict[str, Any] = {
-    "format_version": int,
-    "methods": list,
-    "head": str,
-    "num_classes": int,
-    "backbone": dict,
-    "fingerprint": str,
-    "tensors_sha256": str,
-    "class_names": list | None,
-    "input": dict | None,
-    "counts": dict,
-    "toolkit_version": str,
-}
+def _metadata(path: Path) -> str | None:
+    """The description in the metadata of the tensors; None where there is none, or no readable file."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get(_KEY)
+    except SafetensorError:  # its reader says what is wrong with it
+        return None
+
+
+def _read_tensors(folder: Path, info: AdapterInfo, where: str) -> dict[str, Tensor]:
+    data = (folder / TENSORS).read_bytes()
+    other = f"{folder / TENSORS} does not hold the tensors that {where} describes (sha256 differs): damaged or mixed up"
+    of_file = info.format_version < 2
+    if of_file and hashlib.sha256(data).hexdigest() != info.tensors_sha256:
+        raise ValueError(other)
+    try:
+        state = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / TENSORS} cannot be read, it is damaged: {error}") from None
+    if not of_file and tensors_sha256(state) != info.tensors_sha256:
+        raise ValueError(other)
+    return state
 
 
 def _backbone_name(model: Any) -> dict[str, str]:
@@ -234,10 +225,10 @@ def _backbone_name(model: Any) -> dict[str, str]:
     return {"name": config.get("architecture") or "", "tag": config.get("tag") or ""}
 
 
-def _check_backbone(model: Any, info: AdapterInfo, folder: Path, allow_mismatch: bool) -> None:
+def _check_backbone(model: Any, info: AdapterInfo, folder: Path, where: str, allow_mismatch: bool) -> None:
     wanted, got = info.backbone.get("architecture"), architecture(model)
     if not isinstance(wanted, dict):
-        raise ValueError(f"{folder / INFO}: backbone.architecture is missing")
+        raise ValueError(f"{where}: backbone.architecture is missing")
     # Another image size is no other backbone: the tuned tensors do not depend on it.
     differing = [key for key in got if key != "img_size" and wanted.get(key) != got[key]]
     names = [".".join(filter(None, (b.get("name"), b.get("tag")))) for b in (info.backbone, _backbone_name(model))]
@@ -254,7 +245,7 @@ def _check_backbone(model: Any, info: AdapterInfo, folder: Path, allow_mismatch:
         )
 
 
-def _check_sizes(info: AdapterInfo, state: dict[str, Tensor], folder: Path) -> None:
+def _check_sizes(info: AdapterInfo, state: dict[str, Tensor], where: str) -> None:
     # Every channel, token or class has tensors; sizes beyond what is stored would only take memory.
     stored = sum(tensor.numel() for tensor in state.values())
     sizes = {"num_classes": info.num_classes}
@@ -263,31 +254,9 @@ def _check_sizes(info: AdapterInfo, state: dict[str, Tensor], folder: Path) -> N
         sizes.update({f"{entry['name']}.{k}": v for k, v in fields.items() if isinstance(v, int)})
     for name, size in sizes.items():
         if size > stored:
-            raise ValueError(f"{folder / INFO}: {name} is {size}, but {TENSORS} holds only {stored} numbers")
+            raise ValueError(f"{where}: {name} is {size}, but {TENSORS} holds only {stored} numbers")
 
 
 def _precision_hint(model: nn.Module) -> str:
     dtype = next(model.parameters()).dtype
     return "" if dtype == torch.float32 else f" (its weights are rounded to {dtype}: load before you convert)"
-
-
-def _method(entry: Any, folder: Path) -> Method:
-    path = folder / INFO
-    if (
-        not isinstance(entry, dict)
-        or not isinstance(entry.get("name"), str)
-        or not isinstance(entry.get("fields"), dict)
-    ):
-        raise ValueError(f'{path}: wanted methods as {{"name": ..., "fields": {{...}}}}, got {entry!r}')
-    name, fields = entry["name"], entry["fields"]
-    if name not in METHODS:
-        close = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"{path}: unknown method {name!r}{hint} This vision_peft has {', '.join(METHODS)}")
-    known = {field.name for field in dataclasses.fields(METHODS[name])}
-    if unknown := sorted(set(fields) - known):
-        raise ValueError(f"{path}: {name} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-    try:
-        return METHODS[name](**fields)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {name}: {error}") from None

@@ -1,8 +1,7 @@
 """Checkpoints of visinf/adapter_plus@191c4ab: adapters, LoRA or prompts and the head, for a timm backbone of your own.
 
-Keys may carry the prefix ``vit.``, as its released code saves them. Its LoRA is read as ``LoRA``, its prompts as
-``VPT``: they are the same functions. Its LoRA location ``o`` is not: a map of the projection's output that acts on the
-projection's bias too, y + B A y, which no low-rank update of the layer's input can be.
+Keys may carry the prefix ``vit.``, as its released code saves them. Its LoRA is read as ``LoRA``, whose target
+``proj_output`` is the location ``o``, and its prompts as ``VPT``: they are the same functions.
 """
 
 from typing import Any
@@ -15,6 +14,7 @@ from vision_peft.tuning.method import Method, one_of
 
 _SEATS = {"intermediate": "drop_path2.", "houlsby": "drop_path2."}  # the others sit on the block itself
 _LAYERS = {"bottleneck.1": "down_proj", "bottleneck.4": "up_proj", "norm_a": "norm"}
+_LORA = {"q": "qkv.lora.q", "k": "qkv.lora.k", "v": "qkv.lora.v", "o": "proj.lora_output"}  # location: our seat
 
 
 def read(state: State, *, position: str | None = None, scaling: float | None = None, drop_path: float = 0.1) -> Foreign:
@@ -47,21 +47,17 @@ def read(state: State, *, position: str | None = None, scaling: float | None = N
 
 def _lora(state: State, tuned: State, numbers: range, scaling: float | None) -> LoRA:
     start = "blocks.0.attn.adapters."
-    targets = [part for part in "qkv" if f"{start}{part}.bottleneck.1.weight" in state]
-    if f"{start}o.bottleneck.1.weight" in state:
-        raise ValueError(
-            "this LoRA has the location o, an adapter y + B A y on the output of the projection: LoRA cannot express "
-            "it. Merge it with the code that wrote it"
-        )
+    locations = [location for location in _LORA if f"{start}{location}.bottleneck.1.weight" in state]
     rank = 0
     for i in numbers:
-        for part in targets:
-            theirs, ours = f"blocks.{i}.attn.adapters.{part}.bottleneck.", f"blocks.{i}.attn.qkv.lora.{part}."
+        for location in locations:
+            theirs, ours = f"blocks.{i}.attn.adapters.{location}.bottleneck.", f"blocks.{i}.attn.{_LORA[location]}."
             tuned[f"{ours}A"] = take(state, f"{theirs}1.weight", None, None)
             tuned[f"{ours}B"] = take(state, f"{theirs}4.weight", None, None)
             rank = len(tuned[f"{ours}A"])
+    targets = tuple("proj_output" if location == "o" else location for location in locations)
     # Every LoRA setting of the code scales by 1, dropout 0.1.
-    return LoRA(rank=rank, alpha=rank * (1.0 if scaling is None else scaling), dropout=0.1, targets=tuple(targets))
+    return LoRA(rank=rank, alpha=rank * (1.0 if scaling is None else scaling), dropout=0.1, targets=targets)
 
 
 def _adapters(

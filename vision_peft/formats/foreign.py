@@ -3,7 +3,9 @@
 import argparse
 import difflib
 import importlib
+import inspect
 import pkgutil
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -101,7 +103,8 @@ def read_foreign(path_or_state: str | Path | Mapping[str, Any], source: str, **k
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: unknown source, a file that is not readable as plain tensors, or keys that are not of this source.
+        ValueError: unknown source, a keyword that it does not take or needs, a file that is not readable as plain
+            tensors, or keys that are not of this source.
     """
     module = _module("source", source, having="read")
     data: Any = path_or_state
@@ -112,6 +115,7 @@ def read_foreign(path_or_state: str | Path | Mapping[str, Any], source: str, **k
             keywords = {**found, **keywords}
         else:
             data = read_tensors(Path(data))
+    _check_keywords(module.read, source, keywords)
     for container in ("model", "state_dict"):
         if isinstance(data.get(container), Mapping):
             data = data[container]
@@ -183,7 +187,7 @@ def _module(what: str, name: str, having: str) -> Any:
     modules = {
         info.name: importlib.import_module(f"{package.__name__}.{info.name}")
         for info in pkgutil.iter_modules(package.__path__)
-        if info.name not in ("adapter_folder", "foreign")
+        if info.name not in ("adapter_folder", "adapter_info", "foreign")
     }
     known = {name: module for name, module in modules.items() if callable(vars(module).get(having))}
     if name not in known:
@@ -191,6 +195,27 @@ def _module(what: str, name: str, having: str) -> Any:
         hint = f", did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"unknown {what} {name!r}{hint} Known: {', '.join(sorted(known))}")
     return known[name]
+
+
+def _check_keywords(read: Any, source: str, keywords: Mapping[str, Any]) -> None:
+    """Raise ValueError where ``keywords`` of ``read_foreign`` are not those of the source's ``read``."""
+    known = {name: p for name, p in inspect.signature(read).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    problems = []
+    for name in keywords:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            problems.append(f"{source} takes no keyword {name!r}{hint}: it takes {', '.join(known) or 'none'}")
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in keywords:
+            meaning = re.search(rf"^\s+{name}: (.+)$", read.__doc__ or "", flags=re.MULTILINE)
+            what = f" ({meaning[1].rstrip('.')})" if meaning else ""
+            problems.append(
+                f"{source} needs the keyword {name}{what}: read_foreign(file, {source!r}, {name}=...), for instance "
+                f"{name}={'0.1' if parameter.annotation is float else '...'}"
+            )
+    if problems:
+        raise ValueError("; ".join(problems))
 
 
 def split_head(state: State) -> tuple[State, str]:

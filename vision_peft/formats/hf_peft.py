@@ -9,15 +9,16 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from vision_peft.formats.foreign import Foreign, State, no_leftovers, read_tensors, split_head
-from vision_peft.methods.lora import TARGETS, LoRA, LoRAQKV, LowRank
+from vision_peft.formats.foreign import Foreign, State, no_leftovers, read_tensors, split_head, take
+from vision_peft.formats.joined_slices import cut, join, slices_in
+from vision_peft.methods.lora import TARGETS, LoRA, LoRAQKV
 from vision_peft.tuning import graft, record
 from vision_peft.tuning.heads import plain_head
 from vision_peft.tuning.timm_blocks import blocks, classifier_names, separate_bias
@@ -42,8 +43,6 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     "bias": ("none",),
     "fan_in_fan_out": (False,),
     "lora_bias": (False,),
-    "rank_pattern": ({}, None),
-    "alpha_pattern": ({}, None),
     "layers_to_transform": (None,),
     "layer_replication": (None,),
     "target_parameters": (None,),
@@ -78,12 +77,16 @@ def read_folder(folder: Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
 def read(state: State, *, config: Any = None) -> Foreign:
     """Map the keys of HF peft; attach ``method`` to the backbone it was trained on and ``load_tuned`` the tensors.
 
+    A pair of ``qkv`` that ``write`` joined is cut into its slices where its rank is not that of the other layers, or
+    above the width; elsewhere it stays one pair, which computes the same.
+
     Args:
         state: tensors of the folder.
         config: contents of its ``adapter_config.json``.
 
     Raises:
-        ValueError: another method than LoRA, a setting that our LoRA does not have, or keys that are not of this code.
+        ValueError: another method than LoRA, a setting that our LoRA does not have (such as a rank or scaling of one
+            layer's own), or keys that are not of this code.
     """
     if not isinstance(config, Mapping):
         raise ValueError(f"HF peft tells its method in {CONFIG}: pass the folder, or config=... with the tensors")
@@ -92,21 +95,83 @@ def read(state: State, *, config: Any = None) -> Foreign:
     tuned, head = split_head({n: t for n, t in state.items() if n.startswith("head.")})
     tuned |= {n: t for n, t in state.items() if n.startswith("head_dist.")}
     state = {name: tensor for name, tensor in state.items() if name not in tuned}
-    targets, ranks = set(), set()
+    layers = _pairs(state)
+    sized = {layer: _sized(config, fields, layer, parts) for layer, parts in layers.items()}
+    _same("scaling", {layer: lora.scaling for layer, lora in sized.items()})
+    fused = {layer: parts for layer, parts in layers.items() if _short(layer) == "attn.qkv"}
+    slices = slices_in(list(fused.values()), {lora.rank for layer, lora in sized.items() if layer not in fused})
+    pairs: dict[str, State] = {}  # where they sit in our model
+    for layer, parts in layers.items():
+        if slices and layer in fused:
+            pairs |= {f"{layer}.lora.{name}": pair for name, pair in cut(parts, slices).items()}
+        else:
+            pairs[f"{layer}.lora"] = parts
+    if not slices:
+        _same("rank", {layer: lora.rank for layer, lora in sized.items()})
+    tuned |= {f"{seat}.{part}": tensor for seat, parts in pairs.items() for part, tensor in parts.items()}
+    whole = [layer for layer in layers if not (slices and layer in fused)]
+    targets = {_LAYERS[_short(layer)] for layer in whole}.union(slices)
+    method = _resized(sized[(whole or list(layers))[0]], rank=len(next(iter(pairs.values()))["A"]))
+    return Foreign(None, replace(method, targets=tuple(t for t in TARGETS if t in targets)), tuned, head)
+
+
+def _pairs(state: State) -> dict[str, State]:
+    """A, B and magnitude by name of the layer; ``state`` loses them and may hold nothing else."""
+    layers: dict[str, State] = {}
     for name in list(state):
         match = _TENSOR.fullmatch(name)
-        layer = ".".join(match["layer"].split(".")[-2:]) if match else ""
-        if match and "blocks." in name and layer in _LAYERS:
-            targets.add(_LAYERS[layer])
-            if match["part"] == "lora_A.weight":
-                ranks.add(state[name].shape[0])
-            tuned[f"{match['layer']}.lora.{_PARTS[match['part']]}"] = state.pop(name)
+        if match and "blocks." in name and _short(match["layer"]) in _LAYERS:
+            shape = (None,) if match["part"] == "lora_magnitude_vector" else (None, None)
+            layers.setdefault(match["layer"], {})[_PARTS[match["part"]]] = take(state, name, *shape)
     no_leftovers(state, "HF peft LoRA")
-    if not targets:
+    if not layers:
         raise ValueError("not a HF peft LoRA file: no lora_A in any block")
-    if ranks != {fields["rank"]}:
-        raise ValueError(f"{CONFIG} says r={fields['rank']}, the tensors have rank {sorted(ranks)}")
-    return Foreign(None, LoRA(targets=tuple(t for t in TARGETS if t in targets), **fields), tuned, head)
+    if incomplete := [layer for layer, parts in layers.items() if not {"A", "B"} <= parts.keys()]:
+        raise ValueError(f"not a complete HF peft LoRA file: lora_A or lora_B is missing for {incomplete[0]}")
+    return layers
+
+
+def _short(layer: str) -> str:
+    return ".".join(layer.split(".")[-2:])
+
+
+def _sized(config: Mapping[str, Any], fields: dict[str, Any], layer: str, parts: State) -> LoRA:
+    """The LoRA of one layer: HF peft's patterns may give it a rank and alpha of its own."""
+    own = {"rank": _pattern(config, "rank_pattern", layer), "alpha": _pattern(config, "alpha_pattern", layer)}
+    lora = LoRA(**{**fields, **{name: value for name, value in own.items() if value is not None}})
+    if lora.rank != len(parts["A"]):
+        raise ValueError(f"{CONFIG} says r={lora.rank} for {layer}, its tensors have rank {len(parts['A'])}")
+    return lora
+
+
+def _pattern(config: Mapping[str, Any], key: str, layer: str) -> Any:
+    patterns = config.get(key) or {}
+    if not isinstance(patterns, Mapping):
+        raise ValueError(f"{key} in {CONFIG} must map names of layers to numbers; got {patterns!r}")
+    for name, value in patterns.items():
+        if not re.fullmatch(r"[\w.]+", name):
+            raise ValueError(f"{key} in {CONFIG} must name layers, regular expressions are not read; got {name!r}")
+        if re.fullmatch(rf"(.*\.)?{name}", layer):  # HF peft's rule, in which a dot is any character
+            return value
+    return None
+
+
+def _same(what: str, values: dict[str, float]) -> None:
+    layers: dict[str, list[str]] = {}
+    for layer, value in values.items():
+        layers.setdefault(f"{value:g}", []).append(layer)
+    if len(layers) > 1:
+        shown = [
+            f"{value} on {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+            for value, names in layers.items()
+        ]
+        raise ValueError(f"LoRA here has one {what} for all layers, this HF peft adapter has {'; '.join(shown)}")
+
+
+def _resized(lora: LoRA, rank: int) -> LoRA:
+    """``lora`` at another rank with the same scaling."""
+    shrunk = rank / lora.rank
+    return replace(lora, rank=rank, alpha=lora.alpha * (math.sqrt(shrunk) if lora.rslora else shrunk))
 
 
 def _fields(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,6 +205,11 @@ def write(model: nn.Module, folder: Path) -> Path:
         got = ", ".join(type(method).__name__ for method in methods) or "nothing"
         raise ValueError(f"target hf_peft wants a model with one LoRA attached and nothing else, got {got}")
     method = methods[0]
+    if "proj_output" in method.targets:
+        raise ValueError(
+            "LoRA's proj_output maps the output of a layer, HF peft's LoRA reads the input: use save_adapter, or merge "
+            "and save the state_dict"
+        )
     if set(method.targets) & {"q", "k", "v", "qkv"} and separate_bias(blocks(model)[0].attn) is not None:
         raise ValueError(
             f"timm's {type(model).__name__} reads qkv.weight without calling qkv, so that HF peft's update would never "
@@ -149,11 +219,11 @@ def write(model: nn.Module, folder: Path) -> Path:
     sizes: dict[str, tuple[int, float]] = {}  # layer -> rank and alpha
     for name, module in graft.grafts(model):
         layer: Any = module
-        tensors = _joined(layer, layer.lora) if isinstance(layer, LoRAQKV) else _pair(layer.lora)
-        rank = tensors["lora_A.weight"].shape[0]
+        tensors = join(layer) if isinstance(layer, LoRAQKV) else dict(layer.lora.named_parameters())
+        rank = len(tensors["A"])
         grown = rank / method.rank
         sizes[name] = rank, method.alpha * (math.sqrt(grown) if method.rslora else grown)
-        state |= {f"{_PREFIX}{name}.{part}": tensor for part, tensor in tensors.items()}
+        state |= {f"{_PREFIX}{name}.{theirs}": tensors[ours] for theirs, ours in _PARTS.items() if ours in tensors}
     heads = {name: plain_head(model.get_submodule(name)) for name in classifier_names(model)}
     head_state = {f"{name}.{key}": t for name, head in heads.items() for key, t in head.state_dict().items()}
     state |= {f"{_PREFIX}{name}": tensor for name, tensor in head_state.items()}
@@ -189,24 +259,3 @@ def write(model: nn.Module, folder: Path) -> Path:
             os.fsync(file.fileno())
         partial.replace(folder / name)
     return folder
-
-
-def _pair(update: LowRank) -> State:
-    tensors: State = {"lora_A.weight": update.A, "lora_B.weight": update.B}
-    return tensors if update.magnitude is None else {**tensors, "lora_magnitude_vector": update.magnitude}
-
-
-@torch.no_grad()
-def _joined(layer: LoRAQKV, updates: Any) -> State:
-    rank = next(iter(updates.values())).A.shape[0]
-    weight: Tensor = layer.weight
-    B = weight.new_zeros(weight.shape[0], rank * len(updates))
-    magnitude = weight.norm(dim=1)
-    for i, (name, update) in enumerate(updates.items()):
-        rows = "qkv".index(name)
-        B.chunk(3)[rows][:, i * rank : (i + 1) * rank] = update.B
-        if update.magnitude is not None:
-            magnitude.chunk(3)[rows].copy_(update.magnitude)
-    tensors = {"lora_A.weight": torch.cat([update.A for update in updates.values()]), "lora_B.weight": B}
-    dora = next(iter(updates.values())).magnitude is not None
-    return {**tensors, "lora_magnitude_vector": magnitude} if dora else tensors

@@ -15,6 +15,9 @@ and A(·) for the bottleneck, are
 
 Source: visinf/adapter_plus@191c4ab adapter_plus/vit_adapter.py, conf/adapter. Its drop-path rate of 0.1 is the same in
 all blocks. Deviations: none; its ``houlsby`` settings train all layer norms as well: attach ``NormTuning`` beside it.
+
+Where several methods act on a block, the adapter reads what those attached before it add and not what later ones add,
+in all positions but ``parallel``: ``post`` and ``pre`` depend on the order of attaching.
 """
 
 import math
@@ -112,6 +115,16 @@ _BLOCK_KINDS = {
     "parallel": AdapterPlusParallel,
 }
 
+_PUBLISHED: dict[str, dict[str, Any]] = {  # conf/adapter, beyond the defaults
+    "adapter_plus": {},
+    "post": {"scaling": 1.0},
+    "pre": {"position": "pre", "scaling": 1.0},
+    "intermediate": {"position": "intermediate", "scaling": 1.0},
+    "houlsby": {"position": "houlsby", "scaling": 1.0},
+    "pfeiffer": {"position": "pfeiffer", "scaling": 1.0, "norm": True, "init": "bert"},
+    "adaptformer": {"position": "parallel", "scaling": 0.1, "init": "lora"},
+}
+
 
 @dataclass(frozen=True)
 class AdapterPlus(Method):
@@ -137,6 +150,19 @@ class AdapterPlus(Method):
             positive(scaling=self.scaling)
         probability(dropout=self.dropout, drop_path=self.drop_path)
         one_of("init", self.init, ("houlsby", "bert", "lora"))
+
+    @classmethod
+    def as_published(cls, config: str = "adapter_plus", **fields: Any) -> "AdapterPlus":
+        """The settings of a named config of the released code, whose versions of older methods are its own.
+
+        adapter_plus: the default.
+        post, pre, intermediate: a constant scale of 1.
+        houlsby: all layer norms train too (attach ``NormTuning`` beside it), and σ is 0.01 as in Houlsby's paper.
+        pfeiffer: reads the whole block's output through a norm; Pfeiffer's, the MLP's output, is ``intermediate``.
+        adaptformer: GELU for ReLU, no dropout, drop-path on the branch, and W_down's bias does not start from zero.
+        """
+        one_of("config", config, tuple(_PUBLISHED))
+        return cls(**{**_PUBLISHED[config], **fields})
 
     @property
     def starts_as_identity(self) -> bool:

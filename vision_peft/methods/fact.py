@@ -9,14 +9,15 @@ input. ``tt`` (tensor train) learns every core; ``tk`` (Tucker) draws the cores 
 
 Source: JieShibo/PETL-ViT@026e4f1 FacT/fact_tt.py and fact_tk.py. V starts from zero, U and the ``tt`` cores as
 ``nn.Linear``, cube and columns as Xavier; dropout acts between core and V, one mask per tile.
-In ``tk`` the cores of fc1 and fc2 mix their columns, as in the code and unlike the paper's equation: the r x r x n
-product is flattened with the tiles last and read back with the tiles first. The code chooses r and s by task.
+In the code's ``tk`` the cores of fc1 and fc2 mix their columns, unlike the paper's equation: the r x r x n product is
+flattened with the tiles last and read back with the tiles first (``columns="mixed"``). Its r and s depend on the task.
 Deviations: width, depth and MLP ratio follow the backbone (768, 12 and 4 there); both first layers of a SwiGLU have
-tiles.
+tiles; every stage of Swin has factors of its own.
 """
 
 import math
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, ClassVar
 
 import torch
@@ -36,6 +37,7 @@ class Factors(nn.Module):
         rank = method.rank
         self.U = nn.Parameter(torch.empty(rank, dim).uniform_(-1 / math.sqrt(dim), 1 / math.sqrt(dim)))
         self.V = nn.Parameter(torch.zeros(dim, rank))
+        self.mixed = method.columns == "mixed"
         if method.form == "tk":
             self.cube = nn.Parameter(nn.init.xavier_uniform_(torch.empty(rank, rank, rank)))
             self.columns = nn.Parameter(nn.init.xavier_uniform_(torch.empty(rank, tiles)))
@@ -43,14 +45,14 @@ class Factors(nn.Module):
     def cores(self, first: int, tiles: int, part: str) -> Tensor:
         """Cores (tiles r r) of the weight ``part`` whose columns start at ``first``."""
         product = self.cube @ self.columns[:, first : first + tiles]
-        if part not in ("fc1", "fc2"):
-            return product.permute(2, 1, 0)
+        if part not in ("fc1", "fc2") or not self.mixed:
+            return product.permute(2, 0, 1) if part == "fc2" else product.permute(2, 1, 0)
         flattened = product.reshape(len(product), tiles, len(product))
         return flattened.permute(1, 2, 0) if part == "fc1" else flattened.permute(1, 0, 2)
 
 
 class _FacTWeight(Graft):
-    fact_shared: tuple[Factors]  # lives on the first graft of the first block
+    fact_shared: tuple[Factors]  # lives on the first graft that shares it
     fact_core: Any  # a Parameter (tiles r r), or for "tk" the arguments of ``Factors.cores``
     fact_dropout: nn.Dropout
     fact_scale: float
@@ -96,6 +98,7 @@ class FacT(Method):
 
     rank: int = 16  # r
     form: str = "tt"  # "tt": a core for every tile; "tk": cores from one cube
+    columns: str = "mixed"  # of fc1 and fc2 in "tk"; "mixed": as in the code; "own": each tile its own, as in the paper
     scale: float = 1.0  # s
     dropout: float = 0.1  # rate between core and V
 
@@ -103,19 +106,30 @@ class FacT(Method):
         positive(rank=self.rank, scale=self.scale)
         probability(dropout=self.dropout)
         one_of("form", self.form, ("tt", "tk"))
+        one_of("columns", self.columns, ("mixed", "own"))
+
+    @classmethod
+    def as_published(cls, **fields: Any) -> "FacT":
+        """The released code: ``tk`` mixes the columns of fc1 and of fc2 (the default)."""
+        return cls(**fields)
+
+    @classmethod
+    def as_in_paper(cls, **fields: Any) -> "FacT":
+        """The paper: ``tk`` gives every tile of fc1 and fc2 the core of its own column; ``tt`` is the code's."""
+        return cls(**{"columns": "own", **fields})
 
     @property
     def starts_as_identity(self) -> bool:
         return True
 
     def attach(self, model: nn.Module) -> None:
-        all_blocks = blocks(model)
-        dim = width(all_blocks[0])
-        if any(width(block) != dim for block in all_blocks):
-            raise ValueError(f"{type(model).__name__} widens over its stages: shared U and V cannot serve it")
-        if self.rank > dim:
-            raise ValueError(f"rank must be at most the width {dim} of the backbone; got {self.rank}")
-        weights = [weight for block in all_blocks for weight in _weights(block, dim)]
+        for dim, group in groupby(blocks(model), key=width):  # one group, but for Swin's stages
+            if self.rank > dim:
+                raise ValueError(f"rank must be at most the width {dim} of the backbone; got {self.rank}")
+            self._attach_to([weight for block in group for weight in _weights(block, dim)], dim)
+
+    def _attach_to(self, weights: list[tuple[nn.Linear, int, str]], dim: int) -> None:
+        """Graft layers that share their factors, which live on the first."""
         factors = Factors(dim, sum(tiles for _, tiles, _ in weights), self)
         first = 0
         for layer, tiles, part in weights:

@@ -8,6 +8,13 @@ A low-rank update beside frozen linear layers:
 what NOAH and HF peft do on fused layers: one A shared by q, k and v. At r = 8 both have 294,912 parameters on ViT-B,
 but they are different functions.
 
+``targets=("proj_output",)`` is what adapter_plus calls the location ``o``: a map of what attention's projection puts
+out, its bias included,
+
+    y = o + s · B A dropout(o),  o = W x + b,
+
+which folds as W ← (I + s · B A) W and b ← (I + s · B A) b. Beside ``proj``, o is the updated output.
+
 rsLoRA (https://arxiv.org/abs/2312.03732): s = α / √r, so that the update keeps its size as r grows.
 DoRA (https://arxiv.org/abs/2402.09353): length and direction of every row of the weight learn apart,
 
@@ -15,8 +22,9 @@ DoRA (https://arxiv.org/abs/2402.09353): length and direction of every row of th
 
 the norm being that of each row (one output channel) and a constant to the gradient, m starting at ‖W‖.
 
-Source: microsoft/LoRA loralib/layers.py; HF peft tuners/lora/dora.py. Deviations: every pair draws its own dropout
-mask; under dropout HF's DoRA feeds the dropped x to (g - 1) ⊙ W x as well, here W sees the whole x.
+Source: microsoft/LoRA loralib/layers.py; HF peft tuners/lora/dora.py; visinf/adapter_plus@191c4ab
+adapter_plus/vit_adapter.py. Deviations: every pair draws its own dropout mask; under dropout HF's DoRA feeds the
+dropped x to (g - 1) ⊙ W x as well, here W sees the whole x; adapter_plus starts A and B at random, here B starts at 0.
 
 ``merge`` is final: W + s · B A - s · B A is not W in floating point, so no inverse is offered. ``detach`` before a
 merge, or the saved adapter on the original backbone after it, is exact.
@@ -34,7 +42,7 @@ from vision_peft.tuning.graft import Graft, graft, kinds
 from vision_peft.tuning.method import Method, as_tuple, one_of, positive, probability, some_of
 from vision_peft.tuning.timm_blocks import blocks, is_fused, linears
 
-TARGETS = ("q", "k", "v", "qkv", "proj", "fc1", "fc2")
+TARGETS = ("q", "k", "v", "qkv", "proj", "proj_output", "fc1", "fc2")
 
 
 class LowRank(nn.Module):
@@ -93,6 +101,24 @@ class LoRALinear(Graft):
         self.lora.fold_into(self.weight)
 
 
+class LoRAOutput(Graft):
+    """A linear layer with a low-rank map of its output beside the output."""
+
+    lora_output: LowRank
+    weight: Tensor
+    bias: Tensor | None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return self.lora_output(y, y, self.weight, self.bias)
+
+    def fold(self) -> None:
+        dense = self.lora_output.dense()
+        self.weight += dense @ self.weight
+        if self.bias is not None:
+            self.bias += dense @ self.bias
+
+
 class LoRAQKV(Graft):
     """A fused qkv layer with an update of its own for each chosen slice."""
 
@@ -127,7 +153,7 @@ class LoRA(Method):
     rank: int = 8  # r
     alpha: float = 8  # α; the update is scaled by α / r
     dropout: float = 0.0  # rate on the input of A
-    targets: tuple[str, ...] = ("q", "v")  # out of q, k, v, qkv, proj, fc1, fc2
+    targets: tuple[str, ...] = ("q", "v")  # out of q, k, v, qkv, proj, proj_output, fc1, fc2
     rslora: bool = False  # scale by α / √r instead
     dora: bool = False  # learn the length of every weight row apart from its direction
     init: str = "kaiming"  # of A; "kaiming": uniform within ±1/√in; "gaussian": normal with σ = 1 / r
@@ -140,6 +166,11 @@ class LoRA(Method):
         some_of("targets", self.targets, TARGETS)
         if "qkv" in self.targets and set("qkv") & set(self.targets):
             raise ValueError(f"targets name qkv and single slices of it; got {self.targets}: take either")
+        if self.dora and "proj_output" in self.targets:
+            raise ValueError(
+                "DoRA learns the length of the rows of a weight, proj_output is a map of an output and has no weight: "
+                "take targets without proj_output, or dora=False"
+            )
 
     @classmethod
     def as_published(cls, **fields: Any) -> "LoRA":
@@ -169,9 +200,12 @@ class LoRA(Method):
                 updates = {name: LowRank(rows[name], self) for name in rows if name in slices}
                 graft(qkv, LoRAQKV, lora=nn.ModuleDict(updates))
             for target in self.targets:
-                if target not in slices:
+                if target not in (*slices, "proj_output"):
                     for linear in linears(block, target):
                         graft(linear, LoRALinear, lora=LowRank(self._weight(linear), self))
+            if "proj_output" in self.targets:  # after proj, whose update is part of the output
+                (proj,) = linears(block, "proj")
+                graft(proj, LoRAOutput, lora_output=LowRank(self._output_map(proj), self))
 
     def _weight(self, linear: nn.Linear) -> Tensor:
         if self.dora and (others := kinds(linear)):
@@ -179,9 +213,18 @@ class LoRA(Method):
                 f"DoRA normalises the weight of a plain linear layer, this one carries {others[-1].__name__}: "
                 "attach LoRA(dora=True) first"
             )
-        if self.rank > min(linear.weight.shape):
-            raise ValueError(
-                f"rank={self.rank} is above the full rank of a layer from {linear.in_features} to "
-                f"{linear.out_features} channels: choose at most {min(linear.weight.shape)}"
-            )
+        self._check_rank(linear.in_features, linear.out_features)
         return linear.weight
+
+    def _output_map(self, linear: nn.Linear) -> Tensor:
+        channels = linear.out_features
+        self._check_rank(channels, channels)
+        return torch.empty(channels, channels, device="meta")  # only its shape is of use
+
+    def _check_rank(self, in_features: int, out_features: int) -> None:
+        full = min(in_features, out_features)
+        if self.rank > full:
+            raise ValueError(
+                f"rank={self.rank} is above the full rank of a layer from {in_features} to {out_features} channels: "
+                f"choose at most {full}"
+            )

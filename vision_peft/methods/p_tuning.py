@@ -10,7 +10,8 @@ The encoder's input never changes: ``bake`` and ``save_adapter`` keep p (P·D nu
 Source: THUDM/P-tuning@f4225d4 LAMA/p_tuning/prompt_encoder.py, PT-Fewshot/pet/wrapper.py. Deviations: the paper anchors
 pseudo tokens in a sentence between words; attention over an image knows no order, so ``positions`` gives a token the
 frozen position embedding of a patch instead, and its seat in the sequence stays the same. The backbone stays frozen as
-in the LAMA code; the few-shot code trains it too (stack ``FullFineTune``).
+in the LAMA code; the few-shot code trains it too (stack ``FullFineTune``). That
+code's MLP encoder cannot run with more than one token; here it does.
 """
 
 from collections.abc import Iterable
@@ -98,6 +99,14 @@ class PTuning(Method):
     @property
     def samples_per_class(self) -> int:
         return 1 if self.init == "patches" else 0
+
+    @classmethod
+    def as_published(cls, few_shot: bool = False, **fields: Any) -> "PTuning":
+        """The released LAMA code (the default), whose LSTM has half the width per direction.
+
+        few_shot: the few-shot code, whose LSTM has the full width and whose backbone trains (stack ``FullFineTune``).
+        """
+        return cls(**{"lstm_width": "full" if few_shot else "half", **fields})
 
     def baked(self) -> "PTuning":
         return replace(self, encoder="none", init="random")

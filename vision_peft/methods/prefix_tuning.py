@@ -6,14 +6,13 @@ Every block gets P learned keys and values in front of its own, for every query 
 
 The MLP only helps training: ``bake`` and ``save_adapter`` keep the keys and values that it makes and drop it.
 
-Source: XiangLi1999/PrefixTuning@6519d30 gpt2/train_control.py (control_trans). Where paper and code differ, the code is
-followed: E is as wide as the backbone and ``hidden`` is the width of the MLP (the paper's P′ is narrow itself).
+Source: XiangLi1999/PrefixTuning@6519d30 gpt2/train_control.py (control_trans), which the default follows.
 Deviations: none on flat backbones. On Swin, E has the width of the first stage and W₂ serves blocks of every width.
 Keys neither pass the norm of keys nor a rotary embedding, which GPT-2 does not have (see ``tuning/prefixes.py``).
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -33,6 +32,7 @@ class PrefixTuning(Method):
     tokens: int = 10  # prefixes P of every block
     hidden: int | None = 512  # units of the MLP; None: keys and values are trained directly, from N(0, 1)
     deep: bool = False  # a second hidden layer of the MLP
+    embedding: int | None = None  # channels of E; None: as many as the backbone has
     dropout: float = 0.0  # rate on keys and values, drawn per image
 
     def __post_init__(self) -> None:
@@ -44,9 +44,27 @@ class PrefixTuning(Method):
             raise ValueError(
                 "deep=True adds a layer to the MLP, which hidden=None leaves out: give hidden or deep=False"
             )
+        elif self.embedding is not None:
+            raise ValueError(
+                f"the MLP reads E, and hidden=None leaves the MLP out: give hidden or no embedding={self.embedding}"
+            )
+        if self.embedding is not None:
+            positive(embedding=self.embedding)
+
+    @classmethod
+    def as_published(cls, **fields: Any) -> "PrefixTuning":
+        """The released code: E is as wide as the backbone (the default)."""
+        return cls(**fields)
+
+    @classmethod
+    def as_in_paper(cls, **fields: Any) -> "PrefixTuning":
+        """The paper: E is narrower than the backbone, 512 channels (its 512 or 800; from memory)."""
+        return cls(**{"embedding": 512, **fields})
 
     def baked(self) -> "PrefixTuning":
-        return replace(self, hidden=None, deep=False)
+        return replace(self, hidden=None, deep=False, embedding=None)
 
     def attach(self, model: nn.Module) -> None:
-        attach_prefixes(model, self.tokens, hidden=self.hidden, deep=self.deep, dropout=self.dropout)
+        attach_prefixes(
+            model, self.tokens, hidden=self.hidden, embedding=self.embedding, deep=self.deep, dropout=self.dropout
+        )

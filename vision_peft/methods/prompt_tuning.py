@@ -75,6 +75,15 @@ class PromptEnsemble(Graft):
             return self.prompt_vote(y)
         return y if self.prompt_vote.training else y.unflatten(0, (self.prompt_vote.ensemble, -1)).mean(0)
 
+    def forward_intermediates(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """timm's, as sequences (N·B L C): its maps have a row for every image, which N prompts would be mixed into."""
+        if (args[4] if len(args) > 4 else kwargs.get("output_fmt", "NCHW")) != "NLC":
+            raise ValueError(
+                f"intermediates of an ensemble of {self.prompt_vote.ensemble} prompts are sequences, "
+                f"{self.prompt_vote.ensemble} for every image: pass output_fmt='NLC'"
+            )
+        return super().forward_intermediates(x, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
 
 @dataclass(frozen=True)
 class PromptTuning(Method):
@@ -101,6 +110,16 @@ class PromptTuning(Method):
             raise ValueError(
                 f"an ensemble started from one file would stay {self.ensemble} equal prompts: wanted ensemble=1"
             )
+
+    @classmethod
+    def as_published(cls, **fields: Any) -> "PromptTuning":
+        """The released code: one prompt, there are no ensembles in it (the default)."""
+        return cls(**fields)
+
+    @classmethod
+    def as_in_paper(cls, **fields: Any) -> "PromptTuning":
+        """The paper: the prompts of an ensemble decide by majority (from memory), not by their mean probability."""
+        return cls(**{"vote": "majority", **fields})
 
     @property
     def samples_per_class(self) -> int:

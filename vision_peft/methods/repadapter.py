@@ -5,7 +5,8 @@ A linear bottleneck with a skip between a block's frozen norm and the layer that
     z ← z + s · (B dropout(A z + a) + b),  z = LN₁ x in front of attention and z = LN₂ x in front of the MLP
 
 B is block-diagonal with g groups. There is no activation, so that it folds into qkv and fc1:
-T = I + s B A and t = s (B a + b) give W ← W T and b_W ← b_W + W t.
+T = I + s B A and t = s (B a + b) give W ← W T and b_W ← b_W + W t. In front of attention this needs biases of q and v
+(BEiT's keys have none and need none), or of the whole qkv where keys are rotated.
 
 Source: luogen1996/RepAdapter@360992f repadapter.py. Deviations: LayerScale is kept and each half has its own
 drop-path, both of which the official forward loses (it skips ls1 and ls2 and uses drop_path1 twice). The official code
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from vision_peft.tuning.graft import Graft, graft, kinds
 from vision_peft.tuning.method import Method, positive, probability, some_of
-from vision_peft.tuning.norm_readers import norm_readers, pads_windows
+from vision_peft.tuning.norm_readers import add_to_output, norm_readers, pads_windows
 from vision_peft.tuning.timm_blocks import blocks, width
 
 
@@ -57,6 +58,7 @@ class RepAdapterNorm(Graft):
 
     repadapter: GroupedBottleneck
     repadapter_readers: tuple[nn.Linear, ...]  # layers that read this norm; they live elsewhere
+    repadapter_block: tuple[Any]  # the block, in a tuple so as to be no child of its own norm
     repadapter_padded: bool  # zeros join the tokens between this norm and its readers
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,11 +71,9 @@ class RepAdapterNorm(Graft):
             raise ValueError(f"{later[0].__name__} was attached behind the adapter on the same norm: attach it first")
         if self.repadapter_padded:
             raise ValueError("windows are padded between the norm and qkv, which a folded shift would move")
-        if any(layer.bias is None for layer in self.repadapter_readers):
-            raise ValueError("a shift in front of a Linear without a bias has nowhere to go")
         matrix, shift = self.repadapter.dense()
         for layer in self.repadapter_readers:
-            layer.bias.add_(layer.weight @ shift)
+            add_to_output(self.repadapter_block[0], layer, layer.weight @ shift)
             layer.weight.add_(layer.weight @ matrix)
 
 
@@ -110,6 +110,7 @@ class RepAdapter(Method):
                     children: dict[str, Any] = {
                         "repadapter": GroupedBottleneck(width(block), self),
                         "repadapter_readers": tuple(norm_readers(block, site)),
+                        "repadapter_block": (block,),
                         "repadapter_padded": site == "attn" and pads_windows(block),
                     }
                     graft(norm, RepAdapterNorm, **children)

@@ -10,11 +10,12 @@ which is how it is computed here: the function of the official code at the price
 
 Source: KMnP/vpt@4410440 src/models/vit_prompt/vit.py, described in its paper (implemented from the description).
 Deviations: at average pooling deep prompts are not pooled over; on Swin the dropout mask is drawn per window, and
-prompts stay within their block instead of passing through patch merging.
+prompts stay within their block instead of passing through patch merging; every stage has a projection of its own.
 """
 
 import math
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, ClassVar
 
 import torch
@@ -67,7 +68,9 @@ class VPT(Method):
     tokens: int = 10  # prompts P, per block if deep
     deep: bool = True
     dropout: float = 0.0  # rate on prompts, drawn per image
-    project: int | None = None  # prompts of this many channels pass one shared Linear to the width; None: none
+    project: int | None = (
+        None  # prompts of this many channels pass one shared Linear to the width (one a stage of Swin); None: none
+    )
 
     def __post_init__(self) -> None:
         positive(tokens=self.tokens)
@@ -88,29 +91,28 @@ class VPT(Method):
         return linear
 
     def attach(self, model: Any) -> None:
-        first, *_ = all_blocks = blocks(model)
-        dim = width(first)
-        projection = self._projection(dim)
+        all_blocks = blocks(model)
         if not self.deep:
+            dim = width(all_blocks[0])
             at = add_prefix_tokens(model, self.tokens)
             graft(
                 input_seat(model),
                 VPTInput,
                 prompts=self._prompts(model, dim),
-                prompt_project=projection,
+                prompt_project=self._projection(dim),
                 prompt_dropout=nn.Dropout(self.dropout),
                 prompt_at=at,
             )
             return
-        if self.project is not None and any(width(block) != dim for block in all_blocks):
-            raise ValueError(f"{type(model).__name__} widens over its stages: one shared projection cannot serve it")
-        for block in all_blocks:
-            check_attention(block.attn)
-            graft(
-                block.attn,
-                VPTAttention,
-                prompts=self._prompts(model, width(block)),
-                prompt_dropout=nn.Dropout(self.dropout),
-                prompt_path=(projection, block.norm1),
-                **({"prompt_project": projection} if block is first and self.project else {}),
-            )
+        for dim, group in groupby(all_blocks, key=width):  # one group, but for Swin's stages
+            projection = self._projection(dim)
+            for number, block in enumerate(group):
+                check_attention(block.attn)
+                graft(
+                    block.attn,
+                    VPTAttention,
+                    prompts=self._prompts(model, dim),
+                    prompt_dropout=nn.Dropout(self.dropout),
+                    prompt_path=(projection, block.norm1),
+                    **({"prompt_project": projection} if number == 0 and self.project else {}),
+                )

@@ -1,13 +1,17 @@
 """What a run says about itself: the opening lines and the row of result.json."""
 
+import contextlib
 import dataclasses
 import functools
+import logging
 import platform
+import queue
 import statistics
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +42,22 @@ class Timing:
     def step_seconds(self) -> float:
         """Median of an update; 0 before the first."""
         return statistics.median(self.updates[-200:]) if self.updates else 0.0
+
+
+@contextlib.contextmanager
+def logged(name: str) -> Iterator[list[str]]:
+    """What the logger `name` has to say inside, a record an entry, to be said in the run's log once that is open."""
+    logger, records = logging.getLogger(name), queue.SimpleQueue()
+    handler, level, words = QueueHandler(records), logger.level, []
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield words
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        while not records.empty():
+            words.append(records.get().getMessage())
 
 
 def opening_words(

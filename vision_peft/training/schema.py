@@ -18,7 +18,7 @@ class BackboneConfig:
 
     name: str = "dinov2_small_pypi"  # timm name with its tag (vit_base_patch16_224.augreg_in21k) or dinov2_small_pypi
     pretrained: bool = True  # false: random weights
-    checkpoint: str | None = None  # a local .safetensors, .pth or .npz in timm's format instead of a download
+    checkpoint: str | None = None  # a local weight file instead of a download (timm, MAE, DINOv2, CLIP, ...)
     img_size: int | tuple[int, int] | None = None  # pixels, or [height, width]; null: as the weights were pretrained
     kwargs: dict[str, Any] = field(default_factory=dict)  # further arguments of timm.create_model
 

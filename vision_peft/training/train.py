@@ -26,7 +26,7 @@ from vision_peft.training.config import Config, run_folder
 from vision_peft.training.device import Compute, choose_compute
 from vision_peft.training.evaluate import BATCH_SIZE, evaluate, metric_words, write_confusion
 from vision_peft.training.fit import Interrupted, Progress, fit
-from vision_peft.training.report import Timing, make_row, opening_words
+from vision_peft.training.report import Timing, logged, make_row, opening_words
 from vision_peft.training.run import RESULT, Run, finished_row, open_folder
 
 PHASES = {  # of a protocol: (name, split that is trained on, split that is watched)
@@ -58,7 +58,8 @@ def train(config: Config, command: str = "") -> Row:
 
 def _run(config: Config, splits: Mapping[str, ImageDataset], folder: Path, compute: Compute, command: str) -> Row:
     classes = next(iter(splits.values())).classes
-    model = _bare_model(config)
+    with logged("vision_peft.backbones") as about_weights:
+        model = _bare_model(config)
     settings = input_settings(model, config.recipe)
     set_transforms(splits, settings, config.recipe)
     model = tune(model, config, splits[PHASES[config.protocol][0][1]], compute.device)
@@ -68,6 +69,8 @@ def _run(config: Config, splits: Mapping[str, ImageDataset], folder: Path, compu
     progress = Progress(**state["progress"]) if state else Progress()
     run, timing = Run(folder, progress.step, progress.lines), Timing()
     try:
+        for words in about_weights:
+            run.say(words)
         run.say(opening_words(config, model, splits, folder, compute))
         if state:
             left = f"epoch {progress.epoch + 1}" if progress.epoch < config.recipe.epochs else "all epochs are done"

@@ -3,8 +3,8 @@
 from typing import Any
 
 from timm.layers import Attention, AttentionRope
-from timm.models import eva, swin_transformer
-from torch import nn
+from timm.models import beit, eva, swin_transformer
+from torch import Tensor, nn
 
 from vision_peft.tuning.timm_blocks import is_fused, linears
 
@@ -19,6 +19,28 @@ def norm_readers(block: Any, site: str) -> list[nn.Linear]:
     if gated:
         readers.append(block.attn.gate)
     return readers
+
+
+def add_to_output(block: Any, reader: nn.Linear, shift: Tensor) -> None:
+    """Add the constant ``shift`` (out) to the output of a layer of ``norm_readers``, for good.
+
+    It joins the bias. BEiT's fused layer has q_bias and v_bias beside it and none for its keys, which need none: a
+    constant on every key adds the same number to all scores of a query, and softmax takes it out, with a position bias
+    too. (Not so where keys are rotated, in EVA: every position would turn the constant another way.)
+
+    Raises:
+        ValueError: there is no such bias.
+    """
+    attn: Any = block.attn
+    bias: Tensor | None = reader.bias
+    if bias is not None:
+        bias.add_(shift)
+    elif isinstance(attn, beit.Attention) and reader is attn.qkv and attn.q_bias is not None:
+        q, _, v = shift.chunk(3)
+        attn.q_bias.add_(q)
+        attn.v_bias.add_(v)
+    else:
+        raise ValueError("a shift in front of a Linear without a bias has nowhere to go")
 
 
 def pads_windows(block: Any) -> bool:

@@ -21,10 +21,10 @@ class PrefixMLP(nn.Module):
     The outputs of the last layer lie as in the official codes: 2·i for the keys of block i, 2·i + 1 for its values.
     """
 
-    def __init__(self, tokens: int, dim: int, hidden: int, sizes: list[int], deep: bool) -> None:
+    def __init__(self, tokens: int, embedding: int, hidden: int, sizes: list[int], deep: bool) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(tokens, dim)
-        layers: list[nn.Module] = [nn.Linear(dim, hidden), nn.Tanh()]
+        self.embedding = nn.Embedding(tokens, embedding)
+        layers: list[nn.Module] = [nn.Linear(embedding, hidden), nn.Tanh()]
         if deep:
             layers += [nn.Linear(hidden, hidden), nn.Tanh()]
         self.hidden = nn.Sequential(*layers)
@@ -66,9 +66,18 @@ class PrefixAttention(KeyValueAttention):
 
 
 def attach_prefixes(
-    model: nn.Module, tokens: int, *, hidden: int | None, deep: bool = False, dropout: float = 0.0, std: float = 1.0
+    model: nn.Module,
+    tokens: int,
+    *,
+    hidden: int | None,
+    embedding: int | None = None,
+    deep: bool = False,
+    dropout: float = 0.0,
+    std: float = 1.0,
 ) -> None:
     """Give every block ``tokens`` prefixes, from one MLP with ``hidden`` units or, with None, directly from N(0, std²).
+
+    What the MLP reads has ``embedding`` channels, with None as many as the first block.
 
     Raises:
         ValueError: keys and values cannot join the attention of this backbone, or it has prefixes already.
@@ -78,7 +87,7 @@ def attach_prefixes(
         check_attention(block.attn)
     sizes = [heads * head_dim for heads, head_dim in (key_value_heads(block.attn) for block in all_blocks)]
     first = all_blocks[0].attn
-    mlp = None if hidden is None else PrefixMLP(tokens, first.proj.out_features, hidden, sizes, deep)
+    mlp = None if hidden is None else PrefixMLP(tokens, embedding or first.proj.out_features, hidden, sizes, deep)
     for index, (block, size) in enumerate(zip(all_blocks, sizes, strict=True)):
         graft(
             block.attn,

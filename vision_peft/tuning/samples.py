@@ -61,7 +61,7 @@ def patch_tokens(model: Any, images: Tensor) -> Tensor:
     handle = input_seat(model).register_forward_hook(lambda module, args, tokens: seen.append(tokens))
     try:
         model.eval()
-        model.forward_intermediates(images, indices=[0], stop_early=True, intermediates_only=True)
+        model.forward_intermediates(images, indices=[0], stop_early=True, output_fmt="NLC", intermediates_only=True)
     finally:
         handle.remove()
         for module, mode in modes.items():

@@ -1,0 +1,139 @@
+"""What an adapter folder tells about itself: its fields, how they are checked, and the checksum of its tensors."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vision_peft.methods import METHODS
+from vision_peft.tuning.method import Method
+
+FORMAT_VERSION = 2  # 1: the description lies in adapter.json only, and its checksum is that of the tensors' file
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """The description of an adapter."""
+
+    format_version: int
+    methods: list[dict[str, Any]]  # {"name", "fields"} in attach order
+    head: str  # kind of head
+    num_classes: int
+    backbone: dict[str, Any]  # {"name", "tag", "architecture"}
+    fingerprint: str  # sha256 of frozen block weights, see tuning.record.fingerprint
+    tensors_sha256: str  # see ``tensors_sha256``; format 1: of the bytes of adapter.safetensors
+    class_names: list[str] | None
+    input: dict[str, Any] | None  # mean, std, size (pixels), interpolation, ... of the images it was trained on
+    counts: dict[str, int]
+    toolkit_version: str
+
+
+_TYPES: dict[str, Any] = {
+    "format_version": int,
+    "methods": list,
+    "head": str,
+    "num_classes": int,
+    "backbone": dict,
+    "fingerprint": str,
+    "tensors_sha256": str,
+    "class_names": list | None,
+    "input": dict | None,
+    "counts": dict,
+    "toolkit_version": str,
+}
+
+
+def to_text(info: AdapterInfo) -> str:
+    """JSON of ``info``.
+
+    Raises:
+        ValueError: a value that JSON cannot hold.
+    """
+    return json.dumps(dataclasses.asdict(info), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_object(text: bytes | str, where: str) -> dict[str, Any]:
+    """The JSON object in ``text``, unchecked; ``where`` it stands is for messages.
+
+    Raises:
+        ValueError: not JSON, or no object.
+    """
+    try:
+        values = json.loads(text.decode() if isinstance(text, bytes) else text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: wanted an object, got {type(values).__name__}")
+    return values
+
+
+def check(values: dict[str, Any], where: str) -> AdapterInfo:
+    """``values`` as an AdapterInfo, checked field by field.
+
+    Raises:
+        ValueError: fields are missing, unknown or of another type (all are named), or a newer format.
+    """
+    if isinstance(values.get("format_version"), int) and values["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{where} has format version {values['format_version']}, vision_peft {version('vision_peft')} reads up to "
+            f"{FORMAT_VERSION}: upgrade vision_peft"
+        )
+    problems = []
+    for field, wanted in _TYPES.items():
+        if field not in values:
+            problems.append(f"{field} is missing")
+        elif not isinstance(values[field], wanted) or isinstance(values[field], bool):
+            problems.append(f"{field} has type {type(values[field]).__name__}")
+    problems += [f"{field} is unknown" for field in values if field not in _TYPES]
+    if not problems:
+        texts = [values["backbone"].get(key, "") for key in ("name", "tag")] + (values["class_names"] or [])
+        problems += [f"{text!r} is no text" for text in texts if not isinstance(text, str)]
+    if problems:
+        raise ValueError(f"{where}: {'; '.join(problems)}")
+    return AdapterInfo(**values)
+
+
+def recorded_method(entry: Any, where: str) -> Method:
+    """The method of one entry of ``AdapterInfo.methods``.
+
+    Raises:
+        ValueError: an unknown method or field, or an impossible value.
+    """
+    if (
+        not isinstance(entry, dict)
+        or not isinstance(entry.get("name"), str)
+        or not isinstance(entry.get("fields"), dict)
+    ):
+        raise ValueError(f'{where}: wanted methods as {{"name": ..., "fields": {{...}}}}, got {entry!r}')
+    name, fields = entry["name"], entry["fields"]
+    if name not in METHODS:
+        close = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"{where}: unknown method {name!r}{hint} This vision_peft has {', '.join(METHODS)}")
+    known = {field.name for field in dataclasses.fields(METHODS[name])}
+    if unknown := sorted(set(fields) - known):
+        raise ValueError(f"{where}: {name} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    try:
+        return METHODS[name](**fields)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {name}: {error}") from None
+
+
+def tensors_sha256(state: Mapping[str, Tensor]) -> str:
+    """sha256 over name, dtype, shape and bytes of every tensor, in order of names.
+
+    It is of the tensors and not of a file, so that the file may hold it.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode() + b"\n")
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,72 @@
+"""Updates of q, k and v as one pair for the fused layer, which is all that HF peft knows there, and the way back.
+
+n slices with a pair of rank r each are one pair of rank n r, A stacking theirs and B (3 D, n r) holding theirs as one
+block (D, r) for each slice, zero elsewhere.
+"""
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from vision_peft.methods.lora import LoRAQKV
+
+Pair = dict[str, Tensor]  # A (rank, in), B (out, rank) and, under DoRA, magnitude (out)
+
+# The order counts only where B is zero altogether: any choice computes the same then.
+_SLICES = (("q", "k", "v"), ("q", "v"), ("q", "k"), ("k", "v"))
+
+
+@torch.no_grad()
+def join(layer: LoRAQKV) -> Pair:
+    """One pair that computes what all slices of ``layer`` do."""
+    updates = list(layer.lora.items())
+    rank = len(updates[0][1].A)
+    B = layer.weight.new_zeros(len(layer.weight), rank * len(updates))
+    magnitude = layer.weight.norm(dim=1)
+    for i, (name, update) in enumerate(updates):
+        rows = "qkv".index(name)
+        B.chunk(3)[rows][:, i * rank : (i + 1) * rank] = update.B
+        if update.magnitude is not None:
+            magnitude.chunk(3)[rows].copy_(update.magnitude)
+    pair = {"A": torch.cat([update.A for _, update in updates]), "B": B}
+    return pair if updates[0][1].magnitude is None else {**pair, "magnitude": magnitude}
+
+
+def slices_in(pairs: list[Pair], ranks: Collection[int]) -> tuple[str, ...]:
+    """Slices that ``pairs`` of fused layers are made of; () where they need not or cannot be cut.
+
+    Args:
+        pairs: the fused layers'.
+        ranks: those of the other layers. One pair for q, k and v together is left as it is where it has their rank.
+    """
+    joined = {len(pair["A"]) for pair in pairs}
+    too_wide = any(len(pair["A"]) > pair["A"].shape[1] for pair in pairs)
+    if len(joined) != 1 or not (too_wide or set(ranks) - joined):
+        return ()
+    (rank,) = joined
+    for slices in _SLICES:
+        fits = rank % len(slices) == 0 and set(ranks) <= {rank // len(slices)}
+        if fits and all(_is_made_of(slices, pair["B"]) for pair in pairs):
+            return slices
+    return ()
+
+
+def _is_made_of(slices: tuple[str, ...], B: Tensor) -> bool:
+    return not any(
+        rows.any()
+        for name, columns in zip(slices, B.tensor_split(len(slices), dim=1), strict=True)
+        for part, rows in zip("qkv", columns.tensor_split(3), strict=True)
+        if part != name
+    )
+
+
+def cut(pair: Pair, slices: tuple[str, ...]) -> dict[str, Pair]:
+    """A pair of its own for each slice: the inverse of ``join``."""
+    found: dict[str, Pair] = {}
+    factors = zip(pair["A"].tensor_split(len(slices)), pair["B"].tensor_split(len(slices), dim=1), strict=True)
+    for name, (A, B) in zip(slices, factors, strict=True):
+        by_row = {**pair, "B": B}
+        del by_row["A"]
+        found[name] = {"A": A, **{part: t.tensor_split(3)["qkv".index(name)] for part, t in by_row.items()}}
+    return found
