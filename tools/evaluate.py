@@ -25,7 +25,7 @@ def main() -> None:
     )
     parser.add_argument("folder", help="a run folder, or an adapter folder (then data=... is needed)")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="data, backbone, split, device, precision, workers"
+        "overrides", nargs="*", metavar="key=value", help="data, backbone, split, device, precision, workers, bad_eval"
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures to this file")
     arguments = parser.parse_intermixed_args()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vision_peft.data.dataset import raise_problems
-from vision_peft.data.list_files import read_list
+from vision_peft.data.list_files import find_overlaps, read_list
 
 
 @pytest.fixture
@@ -105,6 +105,42 @@ def test_a_folder_whose_name_starts_like_the_root_is_outside(root: Path, tmp_pat
 def test_the_root_itself_may_be_a_link(root: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(root)
     assert read(tmp_path / "link", "images/a.jpg 0\n") == ([("images/a.jpg", 0)], [])
+
+
+def test_an_image_that_is_listed_twice_is_reported_however_it_is_spelt(root: Path) -> None:
+    lines = ["images/a.jpg 1", "", "images/b.jpg 0", "images/a.jpg 1", "./images/../images/b.jpg 1"]
+    items, problems = read(root, "\r\n".join(lines))
+    assert items == [("images/a.jpg", 1), ("images/b.jpg", 0)]
+    assert problems == [
+        ":4: image 'images/a.jpg' stands in line 1 already",
+        ":5: image './images/../images/b.jpg' stands in line 3 already with label 0",
+    ]
+
+
+def test_lists_that_share_an_image_by_path_are_reported_with_both_files_and_lines(tmp_path: Path) -> None:
+    texts = {
+        "train": "images/a.jpg 0\nimages/b.jpg 1\n",
+        "whole": "images/a.jpg 0\nimages/b.jpg 01\nimages/c.jpg 1\n",
+        "test": "images/d.jpg 1\r\n\r\n./images/b.jpg 1\r\nmeaningless\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    lists = {name: tmp_path / f"{name}.txt" for name in (*texts, "absent")}
+    problems: list[str] = []
+    find_overlaps(lists, [("train", "whole")], problems)
+    assert [problem.replace(str(tmp_path), "") for problem in problems] == [
+        "/test.txt:3: image './images/b.jpg' stands in train.txt:2 too: train and test overlap",
+        "/test.txt:3: image './images/b.jpg' stands in whole.txt:2 too: whole and test overlap",
+    ]
+
+
+def test_a_part_and_its_whole_may_share_images_but_not_disagree_about_the_label(tmp_path: Path) -> None:
+    (tmp_path / "part.txt").write_text("a.jpg 0\n")
+    (tmp_path / "whole.txt").write_text("b.jpg 0\na.jpg 2\n")
+    problems: list[str] = []
+    lists = {"whole": tmp_path / "whole.txt", "part": tmp_path / "part.txt"}
+    find_overlaps(lists, [("part", "whole")], problems)
+    assert problems == [f"{tmp_path / 'part.txt'}:1: image 'a.jpg' has label 0, in whole.txt:2 it has 2"]
 
 
 @pytest.mark.parametrize("text", ["", "\n \n"])

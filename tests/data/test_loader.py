@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from vision_peft.data.cache import Cached, Store
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.digits import Digits
 from vision_peft.data.images import ImageDecodeError, ImageFiles
@@ -49,6 +50,10 @@ def fragile(image: Image.Image) -> torch.Tensor:
     if pixel[0] == 3:
         raise KeyError("no such colour")
     return torch.zeros(1)
+
+
+def undecodable(_: Image.Image) -> torch.Tensor:
+    raise ImageDecodeError("photo.jpg", "broken")
 
 
 def indices(batches: Any) -> list[list[int]]:
@@ -121,6 +126,30 @@ def test_workers_change_nothing(augment: str) -> None:
     started = helped.epoch(3)
     next(started)
     assert_same(list(alone.epoch(0)), list(helped.epoch(0)))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
+@pytest.mark.parametrize("augment", ["flip", "randaugment"])
+def test_seed_and_epoch_give_the_same_order_and_pixels_with_any_number_of_workers_kept_in_memory_or_not(
+    tmp_path: Path, augment: str
+) -> None:
+    noise = np.random.default_rng(0)
+    paths = [tmp_path / f"{number}.png" for number in range(22)]
+    for path in paths:
+        height, width = noise.integers(12, 40, 2)
+        Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+    dataset = ImageFiles(paths, [number % 3 for number in range(22)], list("abc"), max_pixels=9999, exif_rotation=False)
+    dataset.transform = train_transform(size=(16, 24), **HALF, augment=augment, random_erasing=0.5)
+
+    def epochs(images: ImageDataset, workers: int) -> list[Any]:
+        loader = TrainLoader(images, 5, seed=3, workers=workers)
+        return [batch for epoch in (0, 1) for batch in loader.epoch(epoch)]
+
+    wanted = epochs(dataset, 0)
+    assert len(wanted) == 8
+    for workers in (0, 1, 4):
+        assert_same(epochs(dataset, workers), wanted)
+        assert_same(epochs(Cached(dataset, Store(10**9)), workers), wanted)
 
 
 def test_an_epoch_resumes_at_any_batch_without_decoding_what_came_before() -> None:
@@ -244,15 +273,16 @@ def test_another_failure_names_the_sample(workers: int) -> None:
     assert "in fragile" in error.__notes__[0]  # where it happened, in whichever process
 
 
-def test_a_failure_leaves_no_reference_cycle_that_keeps_the_workers() -> None:
+@pytest.mark.parametrize("transform", [fragile, undecodable])
+def test_a_failure_leaves_no_reference_cycle_that_keeps_the_workers(transform: Any) -> None:
     dataset = Counting(5)
-    dataset.transform = fragile
+    dataset.transform = transform
     gc.collect()
     gc.disable()
     try:
         loader = eval_loader(dataset, 2, workers=0)
         alive = weakref.ref(loader._loader)
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError, ImageDecodeError):
             list(loader)
         del loader
         assert alive() is None
@@ -295,3 +325,25 @@ def test_auto_takes_no_workers_for_data_in_memory_and_eight_at_most_else(monkeyp
     for wrong in (-1, "many"):
         with pytest.raises(ValueError, match=f"workers is 'auto' or a number .* got {wrong!r}"):
             resolve_workers(wrong, Counting(4))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_images_are_prepared_by_one_thread_and_the_caller_keeps_its_own(fails: bool) -> None:
+    threads: list[int] = []
+
+    def count(image: Image.Image) -> torch.Tensor:
+        threads.append(torch.get_num_threads())
+        return fragile(image) if fails else torch.zeros(1)
+
+    dataset = Counting(6)
+    dataset.transform = count
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with contextlib.suppress(RuntimeError):
+            for _ in eval_loader(dataset, 2, workers=0):
+                assert torch.get_num_threads() == 3
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert set(threads) == {1}

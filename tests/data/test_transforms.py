@@ -85,6 +85,30 @@ def test_flip_gives_the_evaluation_or_its_mirror_image() -> None:
     assert 15 < mirrored < 45
 
 
+def test_random_crop_flip_cuts_anywhere_out_of_the_scaled_image() -> None:
+    image = picture(32, 48)  # the short side is 16 / 0.5 already: nothing is scaled
+    transform = train_transform(size=16, **PLAIN, augment="random_crop_flip", resize="short_side", crop_pct=0.5)
+    pixels = torch.from_numpy(np.asarray(image).transpose(2, 0, 1) / 255).float()
+    windows = {(y, x): pixels[:, y : y + 16, x : x + 16] for y in range(33) for x in range(17)}
+    torch.manual_seed(0)
+    found = []
+    for _ in range(30):
+        tensor = transform(image)
+        of_tensor = [
+            (place, flipped)
+            for place, window in windows.items()
+            for flipped in (False, True)
+            if torch.allclose(tensor.flip(-1) if flipped else tensor, window, atol=1e-6)
+        ]
+        assert len(of_tensor) == 1
+        found += of_tensor
+    assert {flipped for _, flipped in found} == {False, True}
+    assert len({place for place, _ in found}) > 20
+    assert max(y for (y, _), _ in found) > 16  # below what the centre and its neighbourhood reach
+    with pytest.raises(ValueError, match="needs resize='short_side', got resize='squash'"):
+        train_transform(size=16, **PLAIN, augment="random_crop_flip")
+
+
 def test_crop_scale_is_the_share_of_the_area() -> None:
     image = Image.fromarray(np.mgrid[0:100, 0:100][1].astype(np.uint8)).convert("RGB")
     transform = train_transform(size=50, **PLAIN, augment="crop_flip", crop_scale=(0.25, 0.25))
@@ -152,3 +176,24 @@ def test_transforms_can_be_sent_to_a_worker() -> None:
     transform = train_transform(size=16, **HALF, augment="randaugment", resize="short_side", random_erasing=0.5)
     pickle.loads(pickle.dumps(transform))
     pickle.loads(pickle.dumps(eval_transform(size=16, **HALF, resize="short_side")))
+
+
+@pytest.mark.parametrize("resize", ["squash", "short_side"])
+@pytest.mark.parametrize("augment", ["none", "flip"])
+def test_what_an_image_always_becomes_is_apart_from_the_rest(augment: str, resize: str) -> None:
+    transform = train_transform(size=(16, 24), **HALF, augment=augment, resize=resize, random_erasing=0.5)
+    assert transform.fixed is not None
+    fixed = transform.fixed(picture(40, 30))
+    assert isinstance(fixed, Image.Image)
+    assert fixed.size == (24, 16)
+    torch.manual_seed(0)
+    whole = transform(picture(40, 30))
+    torch.manual_seed(0)
+    assert torch.equal(transform.rest(fixed), whole)
+    assert transform.fixed == eval_transform(size=(16, 24), **PLAIN, resize=resize).fixed
+    assert transform.fixed != eval_transform(size=(16, 25), **PLAIN, resize=resize).fixed
+
+
+@pytest.mark.parametrize("augment", ["crop_flip", "randaugment"])
+def test_a_random_crop_starts_from_the_whole_image(augment: str) -> None:
+    assert train_transform(size=16, **HALF, augment=augment).fixed is None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vision_peft.data.images import ImageFiles
-from vision_peft.data.vtab1k import CLASS_COUNTS, VTAB1k
+from vision_peft.data.vtab1k import ALIASES, CLASS_COUNTS, VTAB1k
 
 MakeTask = Callable[..., Path]
 
@@ -103,8 +103,55 @@ def test_a_task_is_found_under_its_alias(make_task: MakeTask, folder_name: str, 
     assert len(load(make_task(folder_name), "val", task=typed).classes) == classes
 
 
-def test_the_benchmark_has_19_tasks() -> None:
+def test_an_alias_is_kept_under_the_name_of_vtab_so_that_both_are_one_run() -> None:
+    assert VTAB1k(task="cifar100") == VTAB1k(task="cifar")
+    assert set(ALIASES.values()) <= set(CLASS_COUNTS)
+
+
+def test_a_root_with_a_task_under_two_of_its_names_is_refused(make_task: MakeTask) -> None:
+    make_task("cifar100")
+    folder = make_task("cifar")
+    with pytest.raises(ValueError, match="holds cifar and cifar100, which are the same task of VTAB: keep one"):
+        load(folder, "train")
+
+
+def test_the_benchmark_has_19_tasks_in_groups_of_7_4_and_8() -> None:
+    assert {group: len(tasks) for group, tasks in VTAB1k.suite.items()} == {
+        "natural": 7,
+        "specialized": 4,
+        "structured": 8,
+    }
+    assert [task for tasks in VTAB1k.suite.values() for task in tasks] == list(CLASS_COUNTS)
     assert len(CLASS_COUNTS) == 19
+
+
+@pytest.mark.parametrize("task", ["all", "natural", "specialized", "structured"])
+def test_a_group_of_tasks_cannot_be_loaded_as_one(make_task: MakeTask, task: str) -> None:
+    with pytest.raises(ValueError, match=rf"data\.task={task} stands for several tasks"):
+        load(make_task(), "train", task=task)
+
+
+def test_splits_that_share_images_and_repeated_lines_are_reported_at_once(make_task: MakeTask) -> None:
+    folder = make_task()
+    train, test = folder / "train800.txt", folder / "test.txt"
+    first = train.read_text().split("\n")[0]
+    train.write_text(f"{train.read_text()}{first}\r\n")
+    test.write_text(f"{test.read_text()}{first}\n")
+    with pytest.raises(ValueError, match="3 problems") as caught:
+        load(folder, "train")
+    assert [line.strip().replace(str(folder), "") for line in str(caught.value).split("\n")[1:]] == [
+        "/train800.txt:5: image 'images/train800/000000.jpg' stands in line 1 already",
+        "/test.txt:4: image 'images/train800/000000.jpg' stands in train800.txt:1 too: train and test overlap",
+        "/test.txt:4: image 'images/train800/000000.jpg' stands in train800val200.txt:1 too: trainval and test overlap",
+    ]
+
+
+def test_a_tree_of_tensorflow_datasets_is_told_from_a_missing_one(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar100" / "3.0.2"
+    folder.mkdir(parents=True)
+    (folder / "cifar100-train.tfrecord-00000-of-00001").touch()
+    with pytest.raises(ValueError, match=rf"python tools/prepare_vtab\.py vtab-1k --tfds {tmp_path}"):
+        VTAB1k(root=str(tmp_path), task="cifar").load("train")
 
 
 def test_an_unknown_task_lists_those_there_are(make_task: MakeTask) -> None:

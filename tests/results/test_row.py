@@ -31,7 +31,7 @@ WRITTEN = """
     methods backbone dataset task seed protocol top1 top5 mean_per_class val_top1 n_train n_val n_test lr weight_decay
     batch_size epochs img_size num_frames views normalisation head params_trained params_stored params_head
     params_backbone adapter_bytes step_ms images_per_s data_wait_share peak_memory_mb train_seconds flops_forward
-    world_size precision device versions commit command curve per_class confusion
+    world_size precision device versions commit command curve per_class confusion n_bad
 """
 
 

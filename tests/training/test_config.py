@@ -63,6 +63,9 @@ def test_all_problems_are_reported_at_once() -> None:
         (["workers=-1"], "workers must be auto"),
         (["protocol=last_epoch", "recipe.early_stopping=2"], "early_stopping needs a val split"),
         (["recipe.batch_size=6", "recipe.accumulate=4"], "multiple of accumulate"),
+        (["recipe.augment=random_crop_flip"], "needs resize=short_side"),
+        (["recipe.interpolation=nearest"], "backbone, bilinear, bicubic"),
+        (["recipe.warmup_lr=-1"], "warmup_lr must be at least 0"),
     ],
 )
 def test_a_refused_value_is_named_with_its_key(overrides: list[str], expected: str) -> None:
@@ -144,6 +147,7 @@ def test_the_resolved_config_reads_back_as_itself(tiny: Tiny) -> None:
 def test_the_run_folder_depends_on_what_moves_a_number_and_on_nothing_else(tiny: Tiny) -> None:
     folder = run_folder(tiny())
     assert run_folder(tiny("overwrite=true", "save_every=3", "workers=2", "read_test=false", "device=auto")) == folder
+    assert run_folder(tiny("grid.recipe.lr=[1,2]")) == folder
     others = [
         run_folder(tiny(change))
         for change in ("seed=1", "recipe.lr=0.5", "recipe.ema=0.9", "method.dropout=0", "precision=bf16", "data.seed=3")

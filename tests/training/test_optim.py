@@ -28,6 +28,19 @@ def test_the_rate_rises_linearly_and_falls_as_half_a_cosine() -> None:
     assert found == pytest.approx(rising + falling)
 
 
+def test_by_epoch_the_rate_stays_for_the_updates_of_an_epoch() -> None:
+    recipe = Recipe(lr=0.4, min_lr=0.1, warmup_epochs=2, schedule="cosine_by_epoch")
+    by_epoch = [0.2, 0.3, *(0.1 + 0.3 * 0.5 * (1 + math.cos(math.pi * k / 3)) for k in range(3))]
+    assert rates(recipe, epochs=5, updates=4) == pytest.approx([rate for rate in by_epoch for _ in range(4)])
+
+
+def test_the_warm_up_starts_where_it_is_told() -> None:
+    recipe = Recipe(lr=1e-3, warmup_epochs=2, warmup_lr=1e-6, schedule="cosine_by_epoch")
+    assert rates(recipe, epochs=3, updates=2) == pytest.approx([1e-6, 1e-6, 0.5005e-3, 0.5005e-3, 1e-3, 1e-3])
+    recipe = Recipe(lr=0.8, warmup_epochs=1, warmup_lr=0.0)
+    assert rates(recipe, epochs=2, updates=4)[:5] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+
+
 def test_a_constant_rate_stays_after_the_warm_up() -> None:
     assert rates(Recipe(lr=0.5, schedule="constant", warmup_epochs=0.5), 2, 4) == pytest.approx(
         [0.25, 0.375, *[0.5] * 6]

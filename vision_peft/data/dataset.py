@@ -2,12 +2,13 @@
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
 SPLITS = ("train", "val", "trainval", "test")
@@ -18,10 +19,11 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
     image.
 
     `classes` are the class names in label order, `labels` the label of every item. An undecodable file raises
-    `ImageDecodeError`, in training as in evaluation: no sample is replaced or dropped.
+    `ImageDecodeError`: a dataset neither replaces nor drops a sample; what becomes of it the loader decides and counts.
     """
 
-    in_memory: ClassVar[bool] = False
+    in_memory: bool = False  # an item costs next to nothing, so that worker processes would only slow it down
+    tensors: Tensor | None = None  # all items as one tensor, which is then what a loader gives; nothing is transformed
 
     def __init__(self, classes: Sequence[str], labels: Iterable[int]) -> None:
         self.classes = list(classes)
@@ -35,6 +37,9 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
     @abstractmethod
     def path(self, index: int) -> str:
         """Where item `index` comes from, for messages."""
+
+    def prepare(self) -> None:
+        """Called by a loader before it reads items and before it starts processes: the time to decode ahead."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,6 +59,7 @@ class DataConfig(ABC):
     """
 
     name: ClassVar[str]
+    suite: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # groups of tasks: data.task=<group>, or all of them: all
 
     @abstractmethod
     def load(self, split: str) -> ImageDataset:
@@ -63,6 +69,18 @@ class DataConfig(ABC):
         starts. Raises ValueError for an unknown split or for bad content (all problems at once), FileNotFoundError
         for a missing folder.
         """
+
+
+class DataProblems(ValueError):
+    """A data set that cannot be used as it is; `problems` are all that was found, one line each."""
+
+    def __init__(self, text: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(text)
+        self.problems = list(problems)
+
+
+class UnknownTask(ValueError):
+    """`data.task` names nothing that lies below `data.root`."""
 
 
 def unknown(what: str, got: str, choices: Iterable[str]) -> ValueError:
@@ -96,10 +114,11 @@ def existing_root(root: str | None, family: str) -> Path:
 
 
 def raise_problems(summary: str, problems: Sequence[str], shown: int = 20) -> None:
-    """Raises one ValueError that lists the first `shown` of `problems` and counts the rest; none raises nothing."""
+    """Raises `DataProblems` that lists the first `shown` of `problems` and counts the rest; none raises nothing."""
     if not problems:
         return
     lines = [f"  {problem}" for problem in problems[:shown]]
     if len(problems) > shown:
         lines.append(f"  and {len(problems) - shown} more")
-    raise ValueError("\n".join([f"{summary}: {len(problems)} problem{'s' * (len(problems) > 1)}", *lines]))
+    text = "\n".join([f"{summary}: {len(problems)} problem{'s' * (len(problems) > 1)}", *lines])
+    raise DataProblems(text, problems)

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
 from vision_peft.data.dataset import DataConfig, ImageDataset, check_split, existing_root, raise_problems
 from vision_peft.data.images import EXTENSIONS, MAX_PIXELS, ImageFiles
+from vision_peft.data.split import check_fraction, draw
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 Items = list[tuple[Path, int]]
@@ -37,9 +36,7 @@ class Folder(DataConfig):
 
     def __post_init__(self) -> None:
         for field in ("val_fraction", "test_fraction"):
-            value = getattr(self, field)
-            if not 0 < value < 1:
-                raise ValueError(f"data.{field} is a share of the images: wanted a number between 0 and 1, got {value}")
+            check_fraction(field, getattr(self, field))
         if self.val_fraction + self.test_fraction >= 1:
             total = self.val_fraction + self.test_fraction
             raise ValueError(
@@ -135,15 +132,5 @@ def _read(folder: Path, classes: Sequence[str], problems: list[str]) -> Items:
 
 
 def _draw(items: Items, fractions: Sequence[float], seed: int) -> list[Items]:
-    """`[rest, *parts]` of `items`, each part holding its fraction of every class, all in the order of `items`."""
-    state = np.random.RandomState(seed)  # its streams are frozen by NumPy's policy, so a split stays the same for ever
-    labels = np.array([label for _, label in items])
-    part_of = np.zeros(len(items), dtype=int)
-    for label in np.unique(labels):
-        places = state.permutation(np.flatnonzero(labels == label))
-        start, total = 0, len(places)
-        for part, fraction in enumerate(fractions, start=1):
-            size = min(max(1, round(fraction * total)), total - 1 - start)
-            part_of[places[start : start + size]] = part
-            start += size
-    return [[item for item, part in zip(items, part_of, strict=True) if part == k] for k in range(len(fractions) + 1)]
+    parts = draw([label for _, label in items], fractions, seed)
+    return [[items[place] for place in part] for part in parts]

@@ -12,21 +12,29 @@ Of an animation the first frame is taken. A file's format is read from its conte
 one of `FORMATS`: plugins that start other programs (EPS) or read odd containers stay closed.
 """
 
+import os
+import stat
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vision_peft.data.dataset import ImageDataset
 
 MAX_PIXELS = 100_000_000
+_PILS_LIMIT = Image.MAX_IMAGE_PIXELS or 0
 _WANTED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA")
 Image.init()
 FORMATS = tuple(name for name in _WANTED_FORMATS if name in Image.OPEN)  # a build of PIL may lack AVIF
 EXTENSIONS = frozenset(extension for extension, name in Image.EXTENSION.items() if name in FORMATS)
+_opening = threading.Lock()  # PIL's limit and the filters of warnings belong to the whole process
+if hasattr(os, "register_at_fork"):  # a thread that held it while the process forked does not exist in the child
+    os.register_at_fork(before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_opening.release)
 
 
 class ImageDecodeError(ValueError):
@@ -38,6 +46,15 @@ class ImageDecodeError(ValueError):
 
     def __str__(self) -> str:
         return f"cannot decode {self.path}: {self.cause}"
+
+
+class ImageHeader(NamedTuple):
+    """Format and mode in PIL's words, width and height in pixels as stored, EXIF orientation 1 to 8 (1: upright)."""
+
+    format: str
+    mode: str
+    size: tuple[int, int]
+    orientation: int
 
 
 class ImageFiles(ImageDataset):
@@ -69,13 +86,36 @@ def decode_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, exif_rotatio
 
     `max_pixels` (width x height) is compared with the header before anything is decoded. `exif_rotation` turns the
     image as its EXIF orientation says; the published benchmarks ignore it, so it is off. Raises `ImageDecodeError`
-    for whatever goes wrong.
+    for whatever goes wrong. Threads may decode at the same time.
     """
-    try:
-        with _pixel_limit(max_pixels), Image.open(path, formats=FORMATS) as image:
+    with _one_error(path, max_pixels), _opened(path, max_pixels) as image:
+        huge = image.width * image.height > _PILS_LIMIT
+        with _pixel_limit(max_pixels) if huge else nullcontext():  # PIL checks a TIFF here once more
             image.load()
-            upright = ImageOps.exif_transpose(image) if exif_rotation else image
-            return _to_rgb(upright)
+        upright = ImageOps.exif_transpose(image) if exif_rotation else image
+        return _to_rgb(upright)
+
+
+def image_pixels(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> int:
+    """Width x height as the header of an image file says; raises `ImageDecodeError` as `decode_image` does."""
+    with _one_error(path, max_pixels), _opened(path, max_pixels) as image:
+        return image.width * image.height
+
+
+def image_header(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
+    """What a file that decodes is, as stored; raises `ImageDecodeError` as `decode_image` does."""
+    with _one_error(path, max_pixels), _opened(path, max_pixels) as image:
+        try:
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        except Exception:  # broken EXIF data raise as many errors as broken images; the image is good without them
+            orientation = 1
+        return ImageHeader(image.format or "", image.mode, image.size, orientation if orientation in range(1, 9) else 1)
+
+
+@contextmanager
+def _one_error(path: str | Path, max_pixels: int) -> Iterator[None]:
+    try:
+        yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         cause = f"more than max_pixels={max_pixels:,} pixels ({error}); raise data.max_pixels if you trust the file"
         raise ImageDecodeError(path, cause) from None
@@ -85,13 +125,20 @@ def decode_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, exif_rotatio
         raise ImageDecodeError(path, f"{type(error).__name__}: {error}") from error
 
 
+def _opened(path: str | Path, max_pixels: int) -> Image.Image:
+    """The image with its header read, PIL's own check of the header done with our limit, as an error."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - opening a pipe would wait for ever
+        raise OSError("no plain file but a folder, a pipe or a device")
+    with _pixel_limit(max_pixels):
+        return Image.open(path, formats=FORMATS)
+
+
 @contextmanager
 def _pixel_limit(max_pixels: int) -> Iterator[None]:
     """PIL's own check of the header with our limit, as an error; it also covers images inside an image."""
-    before = Image.MAX_IMAGE_PIXELS
-    with warnings.catch_warnings():
+    with _opening, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        Image.MAX_IMAGE_PIXELS = max_pixels
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
         try:
             yield
         finally:

@@ -1,12 +1,24 @@
 """Reader of list files, `<path below the root> <label>` a line, that trusts nothing in them."""
 
+import itertools
 import os
 import re
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 MAX_CLASSES = 100_000
 _LINE = re.compile(r"(?P<path>.+?)\s+(?P<label>\S+)")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+
+
+class Entry(NamedTuple):
+    """One line of a list file, as it stands there."""
+
+    line: int  # from 1
+    path: str
+    label: str
 
 
 def read_list(
@@ -15,32 +27,83 @@ def read_list(
     """Images and labels of a list file; paths may hold spaces, blank lines are skipped.
 
     Every problem is appended to `problems` with file and line: a malformed line, a label that is no integer or not
-    below `num_classes`, an image that is missing, is absolute or lies outside `root` (through `..` or a link), an
-    empty file. Raises FileNotFoundError where there is no such list file.
+    below `num_classes`, an image that is missing, is absolute or lies outside `root` (through `..` or a link) or that
+    stands in an earlier line already, an empty file. Raises FileNotFoundError where there is no such list file.
     """
-    lines = read_lines(file, problems)
-    top = (num_classes or MAX_CLASSES) - 1
-    folders = _Folders(root)
+    images = PathCheck(root)
+    first: dict[str, Entry] = {}
     items: list[tuple[Path, int]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        found = []
-        parts = _LINE.fullmatch(line.strip())
-        if parts is None:
-            found.append(f"wanted '<path> <label>', got {_shown(line.strip())}")
-        else:
-            path, label = parts["path"], parts["label"]
-            if not _INTEGER.fullmatch(label):
-                found.append(f"label {_shown(label)} is not an integer")
-            elif not 0 <= int(label) <= top:
-                found.append(f"label {int(label)} is out of range: wanted 0 to {top}")
-            if check_images and (trouble := folders.trouble(path)):
-                found.append(trouble)
-            if not found:
-                items.append((root / path, int(label)))
-        problems.extend(f"{file}:{number}: {text}" for text in found)
+    for entry in read_entries(file, problems):
+        number, path, label = entry
+        found = [label_trouble(label, num_classes or MAX_CLASSES), images.trouble(path) if check_images else None]
+        if found == [None, None]:
+            found = [repeated(entry, first)]
+        if found == [None]:
+            items.append((root / path, int(label)))
+        problems.extend(f"{file}:{number}: {text}" for text in found if text)
     return items
+
+
+def read_entries(file: Path, problems: list[str]) -> Iterator[Entry]:
+    """The lines `<path> <label>` of a text file without the blank ones; a malformed line is appended to `problems`."""
+    for number, line in enumerate(read_lines(file, problems), start=1):
+        parts = _LINE.fullmatch(line.strip())
+        if parts:
+            yield Entry(number, parts["path"], parts["label"])
+        elif line.strip():
+            problems.append(f"{file}:{number}: wanted '<path> <label>', got {shown(line.strip())}")
+
+
+def repeated(entry: Entry, first: dict[str, Entry]) -> str | None:
+    """What is wrong with an entry whose path, however spelt, an earlier one had; `first` holds those seen so far."""
+    earlier = first.setdefault(os.path.normpath(entry.path), entry)
+    if earlier is entry:
+        return None
+    label = "" if earlier.label == entry.label else f" with label {earlier.label}"
+    return f"image {shown(entry.path)} stands in line {earlier.line} already{label}"
+
+
+def find_overlaps(lists: Mapping[str, Path], inside: Collection[tuple[str, str]], problems: list[str]) -> None:
+    """Appends to `problems` every image that two splits share, by path, with both files and lines.
+
+    A pair in `inside`, (part, whole), is meant to share images; those must then have the same label. Lists that are not
+    there and lines that make no sense are left to `read_list`.
+    """
+    entries = {split: _by_path(file) for split, file in lists.items() if file.is_file()}
+    for one, other in itertools.combinations(entries, 2):
+        may_share = (one, other) in inside or (other, one) in inside
+        for path, there in entries[other].items():
+            if (here := entries[one].get(path)) is None:
+                continue
+            place = f"{lists[other]}:{there.line}: image {shown(there.path)}"
+            if not may_share:
+                problems.append(f"{place} stands in {lists[one].name}:{here.line} too: {one} and {other} overlap")
+            elif int(here.label) != int(there.label):
+                problems.append(
+                    f"{place} has label {there.label}, in {lists[one].name}:{here.line} it has {here.label}"
+                )
+
+
+def _by_path(file: Path) -> dict[str, Entry]:
+    first: dict[str, Entry] = {}
+    for entry in read_entries(file, []):
+        if is_integer(entry.label):
+            first.setdefault(os.path.normpath(entry.path), entry)
+    return first
+
+
+def is_integer(label: str) -> bool:
+    """Whether `label` is an integer of at most 18 digits."""
+    return _INTEGER.fullmatch(label) is not None
+
+
+def label_trouble(label: str, num_classes: int) -> str | None:
+    """What is wrong with the text of an integer label that is to be below `num_classes`."""
+    if not is_integer(label):
+        return f"label {shown(label)} is not an integer"
+    if not 0 <= int(label) < num_classes:
+        return f"label {int(label)} is out of range: wanted 0 to {num_classes - 1}"
+    return None
 
 
 def read_lines(file: Path, problems: list[str]) -> list[str]:
@@ -57,29 +120,57 @@ def read_lines(file: Path, problems: list[str]) -> list[str]:
     return text.split("\n") if text else []
 
 
-def _shown(text: str) -> str:
+def read_class_names(file: Path, problems: list[str]) -> list[str]:
+    """Class names in label order, one a line; an empty or repeated name is appended to `problems`."""
+    names = [line.strip() for line in read_lines(file, problems)]
+    first: dict[str, int] = {}
+    for number, name in enumerate(names, start=1):
+        if not name:
+            problems.append(f"{file}:{number}: empty class name")
+        elif first.setdefault(name, number) != number:
+            problems.append(f"{file}:{number}: class name {name!r} stands in line {first[name]} already")
+    return names
+
+
+def warn_of_empty_classes(file: Path, classes: Sequence[str], labels: Sequence[int]) -> None:
+    """Warns of the classes that no training label names; `file` is the training list."""
+    present = set(labels)
+    empty = [name for label, name in enumerate(classes) if label not in present]
+    if empty:
+        listed = ", ".join(empty[:10]) + (f" and {len(empty) - 10} more" if len(empty) > 10 else "")
+        warnings.warn(f"{file}: {len(empty)} of {len(classes)} classes have no training image: {listed}", stacklevel=3)
+
+
+def shown(text: str) -> str:
+    """`text` quoted for a message, its middle left out where it is long."""
     return repr(text if len(text) <= 120 else f"{text[:100]}...{text[-15:]}")
 
 
-class _Folders:
-    """Checks that paths lie below `root`, resolving a folder once: lists name thousands of files in few folders."""
+class PathCheck:
+    """Checks that images exist below `root`, resolving a folder once: lists name thousands of files in few folders.
 
-    def __init__(self, root: Path) -> None:
+    With `confined=False` they may be anywhere; `hint` is added where a path leads out of `root`.
+    """
+
+    def __init__(self, root: Path, confined: bool = True, hint: str = "") -> None:
         self.root = root
+        self.confined = confined
+        self.hint = hint
         self.real_root = os.path.realpath(root)
         self.inside: dict[str, bool] = {}
 
     def trouble(self, path: str) -> str | None:
-        if Path(path).is_absolute():
-            return f"path {_shown(path)} is absolute: wanted a path below {self.root}"
+        """What is wrong with `path`, None if it is an image file where it may be."""
+        if self.confined and os.path.isabs(path):  # noqa: PTH117
+            return f"path {shown(path)} is absolute: wanted a path below {self.root}{self.hint}"
         full = os.path.join(self.root, path)  # noqa: PTH118  pathlib makes this loop three times slower
         try:
-            if not self._is_inside(full):
-                return f"path {_shown(path)} leads out of {self.root}"
+            if self.confined and not self._is_inside(full):
+                return f"path {shown(path)} leads out of {self.root}{self.hint}"
             if not os.path.isfile(full):  # noqa: PTH113
-                return f"image {_shown(path)} is missing"
+                return f"image {shown(path)} is missing"
         except (OSError, ValueError) as error:
-            return f"path {_shown(path)} cannot be read: {type(error).__name__}"
+            return f"path {shown(path)} cannot be read: {type(error).__name__}"
         return None
 
     def _is_inside(self, full: str) -> bool:

@@ -3,37 +3,35 @@ an epoch starts.
 
 The order of an epoch is a permutation drawn from (seed, epoch). A sample's augmentation runs under generators seeded
 from (seed, epoch, index), and the caller's generators are put back, so training may draw random numbers beside the
-loader.
+loader. In training the place of an undecodable image is taken by the next one of the dataset that decodes (after the
+last comes the first), with the augmentation of the place.
 """
 
-import hashlib
 import os
-import random
 import sys
-import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.bad_files import BadFiles
+from vision_peft.data.dataset import ImageDataset, unknown
 from vision_peft.data.images import ImageDecodeError
+from vision_peft.data.samples import Batch, Key, SeededSamples, collate, mixed
 
 MAX_AUTO_WORKERS = 8
 WORKER_TIMEOUT_S = 300
-
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-Key = tuple[int, int]
+BAD_IN_EVALUATION = ("error", "wrong")
 
 
 def resolve_workers(workers: int | str, dataset: ImageDataset, processes_per_machine: int = 1) -> int:
-    """Worker processes of one loader: as given, or for "auto" none for data in memory, else one a core, at most 8."""
+    """Worker processes of one loader: as given, or for "auto" one a core, at most 8, and none for data in memory on a
+    machine without CUDA."""
     if workers == "auto":
-        if dataset.in_memory:
-            return 0
+        if dataset.tensors is not None or (dataset.in_memory and not torch.cuda.is_available()):
+            return 0  # one process prepares some 800 kept images a second: enough for a CPU, not for a GPU
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         return max(1, min(cores // processes_per_machine, MAX_AUTO_WORKERS))
     try:
@@ -52,6 +50,9 @@ class TrainLoader:
     samples that do not fill the last batch are left out (others in each epoch). A dataset smaller than a batch gives
     one short batch; several processes share it evenly and leave out the remainder. The dataset's transform is read
     when the first epoch starts.
+
+    Undecodable images are replaced and noted in `bad_files`, up to the share `max_bad_fraction` of the dataset; with
+    more than that `TooManyBadFiles` is raised, with 0 the first `ImageDecodeError`.
     """
 
     def __init__(
@@ -64,13 +65,19 @@ class TrainLoader:
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool | None = None,
+        max_bad_fraction: float = 0.0,
+        bad_files: BadFiles | None = None,
     ) -> None:
         _check_sizes(dataset, batch_size, rank, world_size)
         if len(dataset) < world_size:
             raise ValueError(f"{len(dataset)} training samples cannot be shared by {world_size} processes: use fewer")
         share = min(batch_size, len(dataset)) // world_size
         self._order = _EpochOrder(len(dataset), seed, share, rank, world_size)
-        self._loader = _data_loader(_Seeded(dataset, seed), self._order, workers, pin_memory)
+        self._dataset, self._most = dataset, max_bad_fraction
+        self._bad: dict[str, None] = {}
+        self._bad_files = BadFiles() if bad_files is None else bad_files
+        spare = int(max_bad_fraction * len(dataset) + 1e-9)
+        self._loader = _data_loader(SeededSamples(dataset, seed, spare), self._order, workers, pin_memory)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -79,28 +86,58 @@ class TrainLoader:
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """Batches `start_batch`, ... of `epoch` (both from 0): images `B C H W`, labels `B`, dataset indices `B`.
 
-        B is this process' share. Nothing before `start_batch` is decoded. One epoch at a time: starting another ends
-        the one before.
+        B is this process' share. Indices and labels are those of the images that came, also where one was replaced.
+        Nothing before `start_batch` is decoded, but for a dataset that keeps all its images. One epoch at a time:
+        starting another ends the one before.
         """
         if epoch < 0 or not 0 <= start_batch <= self.batches_per_epoch:
             raise ValueError(
                 f"wanted epoch >= 0 and start_batch 0 to {self.batches_per_epoch}, got {epoch} and {start_batch}"
             )
         self._order.epoch, self._order.start_batch = epoch, start_batch
-        return _batches(iter(self._loader))
+        self._dataset.prepare()
+        return _batches(iter(self._loader), self._note)
+
+    def _note(self, errors: list[ImageDecodeError], missing: Sequence[int]) -> None:
+        for error in errors:
+            self._bad[error.path] = None
+            self._bad_files.add(error, "in training the next image takes its place")
+        if errors and self._most:
+            self._bad_files.check(self._bad, len(self._dataset), self._most)
+        if missing:
+            raise ImageDecodeError(errors[0].path, errors[0].cause)  # a new one: the old is held by this very frame
 
 
 class EvalLoader:
     """All samples in order, each exactly once over all processes, nothing padded; see `eval_loader`."""
 
-    def __init__(self, loader: DataLoader[Any], batches: int) -> None:
-        self._loader, self._count = loader, batches
+    def __init__(
+        self, dataset: ImageDataset, loader: DataLoader[Any], batches: int, bad: str, bad_files: BadFiles
+    ) -> None:
+        self.unreadable: list[int] = []  # indices of this process' samples that no batch held, since the last start
+        self._dataset, self._loader, self._count = dataset, loader, batches
+        self._bad, self._bad_files = bad, bad_files
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[Batch]:
-        return _batches(iter(self._loader))
+        self.unreadable = []
+        self._dataset.prepare()
+        return _batches(iter(self._loader), self._note)
+
+    @property
+    def unreadable_labels(self) -> list[int]:
+        """The labels of the `unreadable` samples."""
+        return [self._dataset.labels[index] for index in self.unreadable]
+
+    def _note(self, errors: list[ImageDecodeError], missing: Sequence[int]) -> None:
+        for error in errors:
+            if self._bad == "error":
+                ways_out = "mend the file, or count such images as wrong answers with bad_eval=wrong"
+                raise ImageDecodeError(error.path, f"{error.cause}; {ways_out}")
+            self._bad_files.add(error, "in evaluation it counts as wrong")
+        self.unreadable.extend(missing)
 
 
 def eval_loader(
@@ -111,13 +148,20 @@ def eval_loader(
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool | None = None,
+    bad: str = "error",
+    bad_files: BadFiles | None = None,
 ) -> EvalLoader:
     """Iterable of images `B C H W`, labels `B`, dataset indices `B`, in the order of the dataset.
 
     `batch_size` samples go over all processes together, each taking a contiguous share. The last batch is short and
     its shares may differ by one or be missing, so processes may have different numbers of batches: no collective call
     may stand inside the loop.
+
+    An undecodable image raises `ImageDecodeError`; with `bad="wrong"` its batch comes without it (or not at all), it is
+    noted in `bad_files` and in the loader's `unreadable`, and whoever counts has to count it.
     """
+    if bad not in BAD_IN_EVALUATION:
+        raise unknown("bad_eval", bad, BAD_IN_EVALUATION)
     _check_sizes(dataset, batch_size, rank, world_size)
     shares: list[list[Key]] = []
     for start in range(0, len(dataset), batch_size):
@@ -125,7 +169,8 @@ def eval_loader(
         first, last = rank * size // world_size, (rank + 1) * size // world_size
         if last > first:
             shares.append([(0, start + place) for place in range(first, last)])
-    return EvalLoader(_data_loader(_Seeded(dataset, 0), shares, workers, pin_memory), len(shares))
+    loader = _data_loader(SeededSamples(dataset, 0, 0), shares, workers, pin_memory)
+    return EvalLoader(dataset, loader, len(shares), bad, BadFiles() if bad_files is None else bad_files)
 
 
 class _EpochOrder:
@@ -143,85 +188,47 @@ class _EpochOrder:
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch = self.epoch
-        generator = torch.Generator().manual_seed(_hash(self.seed, epoch))
+        generator = torch.Generator().manual_seed(mixed(self.seed, epoch))
         order = torch.randperm(self.samples, generator=generator).tolist()
         starts = [(batch * self.world_size + self.rank) * self.share for batch in range(self.start_batch, len(self))]
         return iter([[(epoch, index) for index in order[start : start + self.share]] for start in starts])
 
 
-class _Seeded(Dataset[Any]):
-    """Gives `(image, label, index)` of a key (epoch, index), or the error met, which the main process then raises.
-
-    Raised in a worker it would come out as another type with two tracebacks for its message.
-    """
-
-    def __init__(self, dataset: ImageDataset, seed: int) -> None:
-        self.dataset, self.seed = dataset, seed
-
-    def __getitem__(self, key: Key) -> tuple[torch.Tensor, int, int] | Exception:
-        epoch, index = key
-        try:
-            with _seeded_generators(_hash(self.seed, epoch, index)):
-                image, label = self.dataset[index]
-            if not isinstance(image, torch.Tensor):
-                raise TypeError(f"wanted a tensor from the dataset's transform, got {type(image).__name__}")
-        except ImageDecodeError as error:
-            return error
-        except Exception as error:
-            named = RuntimeError(f"sample {index} ({self.dataset.path(index)}): {type(error).__name__}: {error}")
-            named.add_note(traceback.format_exc())
-            return named
-        return image, label, index
-
-
-@contextmanager
-def _seeded_generators(seed: int) -> Iterator[None]:
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    # not torch.manual_seed: that would also reseed the accelerator, whose generator belongs to training
-    torch.default_generator.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before[0])
-        random.setstate(before[1])
-        np.random.set_state(before[2])
-
-
-def _hash(*numbers: int) -> int:
-    text = ",".join(str(number) for number in numbers)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1  # torch takes 63 bits
-
-
-def _collate(samples: list[Any]) -> Batch | Exception:
-    for sample in samples:
-        if isinstance(sample, Exception):
-            return sample
-    images, labels, indices = zip(*samples, strict=True)
-    shapes = sorted({tuple(image.shape) for image in images})
-    if len(shapes) > 1:
-        return ValueError(f"the images of a batch must have one shape, got {shapes}: the transform must fix the size")
-    return torch.stack(images), torch.tensor(labels), torch.tensor(indices)
-
-
-def _batches(results: Iterator[Any]) -> Iterator[Batch]:
-    for result in results:
+def _batches(results: Iterator[Any], note: Callable[[list[ImageDecodeError], Sequence[int]], None]) -> Iterator[Batch]:
+    while True:
+        with _one_thread():
+            result = next(results, None)
+        if result is None:
+            return
         if isinstance(result, Exception):
             try:
                 raise result
             finally:
                 del result  # this frame and the error must not hold each other: workers then end only by a timeout
-        yield result
+        batch, errors, missing = result
+        note(errors, missing)
+        if batch is not None:
+            yield batch
 
 
-def _data_loader(dataset: _Seeded, sampler: Any, workers: int | str, pin_memory: bool | None) -> DataLoader[Any]:
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in the DataLoader's worker processes: on tensors as small as one image, threads wait more than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _data_loader(dataset: SeededSamples, sampler: Any, workers: int | str, pin_memory: bool | None) -> DataLoader[Any]:
     number = resolve_workers(workers, dataset.dataset)
     return DataLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=number,
-        collate_fn=_collate,
+        collate_fn=collate,
         pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
         persistent_workers=number > 0,
         timeout=WORKER_TIMEOUT_S if number else 0,

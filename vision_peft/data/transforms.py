@@ -1,11 +1,12 @@
 """From a PIL image to the float tensor a backbone wants, with torchvision.transforms.v2.
 
 Geometry works on the PIL image, as in the published pipelines; then uint8 tensor, float in 0..1, normalise, random
-erasing.
+erasing. What an image always becomes is kept apart from the rest, so that it can be done once (`cache.py`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 
 from vision_peft.data.dataset import unknown
 
-AUGMENTS = ("none", "flip", "crop_flip", "randaugment")
+AUGMENTS = ("none", "flip", "random_crop_flip", "crop_flip", "randaugment")
 RESIZES = ("squash", "short_side")
 INTERPOLATIONS = {mode.value: mode for mode in v2.InterpolationMode}
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -35,6 +36,60 @@ def normalisation(name: str, mean: Sequence[float], std: Sequence[float]) -> tup
     return choices[name]
 
 
+@dataclass(frozen=True)
+class Geometry:
+    """PIL image to the PIL image of `size` (height, width), the same every time: the two ways of `eval_transform`."""
+
+    size: tuple[int, int]
+    interpolation: str = "bicubic"
+    resize: str = "squash"
+    crop_pct: float = 1.0
+
+    def __post_init__(self) -> None:
+        _mode(self.interpolation)
+        if self.resize not in RESIZES:
+            raise unknown("resize", self.resize, RESIZES)
+        if self.resize == "short_side" and not 0 < self.crop_pct <= 1:
+            raise ValueError(
+                "crop_pct is the share of the resized side that is kept: wanted above 0 and up to 1, "
+                f"got {self.crop_pct}"
+            )
+
+    def __call__(self, image: Any) -> Any:
+        if self.resize == "squash":
+            return F.resize(image, list(self.size), interpolation=_mode(self.interpolation))
+        return F.center_crop(self.cover(image), list(self.size))
+
+    def cover(self, image: Any) -> Any:
+        """The image scaled until it just covers `size / crop_pct` (a square: its short side)."""
+        height, width = F.get_size(image)
+        shorter = min(height, width)
+        if max(height, width) > _LONGEST * shorter:
+            height, width = min(height, _LONGEST * shorter), min(width, _LONGEST * shorter)
+            image = F.center_crop(image, [height, width])
+        tall, wide = (math.floor(side / self.crop_pct) for side in self.size)
+        if height * wide <= width * tall:
+            scaled = [tall, max(wide, int(width * tall / height))]
+        else:
+            scaled = [max(tall, int(height * wide / width)), wide]
+        return F.resize(image, scaled, interpolation=_mode(self.interpolation))
+
+
+@dataclass(frozen=True)
+class Transform:
+    """PIL image to float tensor `3 H W` in two halves.
+
+    `fixed` makes the same PIL image of an image every time, None where the rest starts from the whole image; `rest`
+    turns that into the tensor and may be random.
+    """
+
+    fixed: Geometry | None
+    rest: Callable[[Any], torch.Tensor]
+
+    def __call__(self, image: Any) -> torch.Tensor:
+        return self.rest(image if self.fixed is None else self.fixed(image))
+
+
 def eval_transform(
     *,
     size: int | Sequence[int],
@@ -43,13 +98,14 @@ def eval_transform(
     interpolation: str = "bicubic",
     resize: str = "squash",
     crop_pct: float = 1.0,
-) -> v2.Compose:
+) -> Transform:
     """PIL image to float tensor `3 H W`, the same every time.
 
     `resize="squash"` scales to `size` directly, changing the aspect ratio, as the VTAB-1k papers do, and knows no
     `crop_pct`; `"short_side"` scales the short side to `size / crop_pct` and crops the centre, as timm does.
     """
-    return v2.Compose([*_geometry(size, interpolation, resize, crop_pct), *_to_float(mean, std)])
+    geometry = Geometry(_height_width(size), interpolation, resize, crop_pct)
+    return Transform(geometry, v2.Compose(_to_float(mean, std)))
 
 
 def train_transform(
@@ -63,20 +119,27 @@ def train_transform(
     crop_pct: float = 1.0,
     crop_scale: tuple[float, float] = (0.08, 1.0),
     random_erasing: float = 0.0,
-) -> v2.Compose:
+) -> Transform:
     """PIL image to float tensor `3 H W` for training.
 
-    `augment`: "none" is the evaluation's geometry, "flip" adds a horizontal flip, "crop_flip" is RandomResizedCrop
-    (`crop_scale`: share of the area) and flip, "randaugment" adds RandAugment(2, 9) to that. `random_erasing` is the
-    probability of erasing a box (to 0, after normalising).
+    `augment`: "none" is the evaluation's geometry, "flip" adds a horizontal flip, "random_crop_flip" cuts anywhere
+    instead of in the centre ("short_side" only) and flips, "crop_flip" is RandomResizedCrop (`crop_scale`: share of the
+    area) and flip, "randaugment" adds RandAugment(2, 9) to that. `random_erasing` is the probability of erasing a box
+    (to 0, after normalising).
     """
     if augment not in AUGMENTS:
         raise unknown("augment", augment, AUGMENTS)
-    steps: list[torch.nn.Module]
+    geometry = Geometry(_height_width(size), interpolation, resize, crop_pct)
+    fixed: Geometry | None = None
+    steps: list[Callable[[Any], Any]] = []
     if augment in ("none", "flip"):
-        steps = _geometry(size, interpolation, resize, crop_pct)
+        fixed = geometry
+    elif augment == "random_crop_flip":
+        if resize != "short_side":
+            raise ValueError(f"augment='random_crop_flip' needs resize='short_side', got resize={resize!r}")
+        steps += [geometry.cover, v2.RandomCrop(geometry.size)]
     else:
-        steps = [v2.RandomResizedCrop(_height_width(size), scale=crop_scale, interpolation=_mode(interpolation))]
+        steps += [v2.RandomResizedCrop(_height_width(size), scale=crop_scale, interpolation=_mode(interpolation))]
     if augment != "none":
         steps.append(v2.RandomHorizontalFlip())
     if augment == "randaugment":
@@ -86,42 +149,7 @@ def train_transform(
         if not 0 <= random_erasing <= 1:
             raise ValueError(f"random_erasing is a probability: wanted 0 to 1, got {random_erasing}")
         steps.append(v2.RandomErasing(p=random_erasing))
-    return v2.Compose(steps)
-
-
-class CoverAndCrop(torch.nn.Module):
-    """Scales an image until it just covers `size / crop_pct` (for a square: its short side) and cuts `size` out of
-    the centre.
-    """
-
-    def __init__(self, size: tuple[int, int], crop_pct: float, interpolation: v2.InterpolationMode) -> None:
-        super().__init__()
-        self.size, self.crop_pct, self.interpolation = size, crop_pct, interpolation
-
-    def forward(self, image: Any) -> Any:
-        height, width = F.get_size(image)
-        shorter = min(height, width)
-        if max(height, width) > _LONGEST * shorter:
-            height, width = min(height, _LONGEST * shorter), min(width, _LONGEST * shorter)
-            image = F.center_crop(image, [height, width])
-        tall, wide = (math.floor(side / self.crop_pct) for side in self.size)
-        if height * wide <= width * tall:
-            scaled = [tall, max(wide, int(width * tall / height))]
-        else:
-            scaled = [max(tall, int(height * wide / width)), wide]
-        return F.center_crop(F.resize(image, scaled, interpolation=self.interpolation), list(self.size))
-
-
-def _geometry(size: int | Sequence[int], interpolation: str, resize: str, crop_pct: float) -> list[torch.nn.Module]:
-    if resize not in RESIZES:
-        raise unknown("resize", resize, RESIZES)
-    if resize == "squash":
-        return [v2.Resize(_height_width(size), interpolation=_mode(interpolation))]
-    if not 0 < crop_pct <= 1:
-        raise ValueError(
-            f"crop_pct is the share of the resized side that is kept: wanted above 0 and up to 1, got {crop_pct}"
-        )
-    return [CoverAndCrop(_height_width(size), crop_pct, _mode(interpolation))]
+    return Transform(fixed, v2.Compose(steps))
 
 
 def _to_float(mean: Sequence[float], std: Sequence[float]) -> list[torch.nn.Module]:

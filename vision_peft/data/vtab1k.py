@@ -6,16 +6,25 @@ Representation Learning with the Visual Task Adaptation Benchmark", https://arxi
 https://github.com/ZhangYuanhan-AI/NOAH.
 """
 
-import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from vision_peft.data.dataset import DataConfig, ImageDataset, check_split, existing_root, raise_problems, unknown
+from vision_peft.data.dataset import (
+    DataConfig,
+    ImageDataset,
+    UnknownTask,
+    check_split,
+    existing_root,
+    raise_problems,
+    unknown,
+)
 from vision_peft.data.images import MAX_PIXELS, ImageFiles
-from vision_peft.data.list_files import read_lines, read_list
+from vision_peft.data.list_files import find_overlaps, read_class_names, read_list, warn_of_empty_classes
 
 LISTS = {"train": "train800.txt", "val": "val200.txt", "trainval": "train800val200.txt", "test": "test.txt"}
+PARTS = (("train", "trainval"), ("val", "trainval"))  # splits that share images by design
 
 CLASS_COUNTS = {
     "cifar": 100,
@@ -49,92 +58,92 @@ ALIASES = {
     "norb_ele": "smallnorb_ele",
 }
 
+_NATURAL = ("cifar", "caltech101", "dtd", "oxford_flowers102", "oxford_iiit_pet", "svhn", "sun397")
+_SPECIALIZED = ("patch_camelyon", "eurosat", "resisc45", "diabetic_retinopathy")
+
 
 @dataclass(frozen=True, kw_only=True)
 class VTAB1k(DataConfig):
     """One task of VTAB-1k, `root/task`: 800 train, 200 val, both together as trainval, and its own test set.
 
-    A known task has its published number of classes. Another folder has the classes of its `classes.txt` (a name a
-    line) or, without that, as many as the largest label of the train and val lists says.
+    `task` may be an alias that other repositories use; it is kept under VTAB's own name. A known task has its published
+    number of classes. Another folder has the classes of its `classes.txt` (a name a line) or, without that, as many as
+    the largest label of the train and val lists says.
     """
 
     name: ClassVar[str] = "vtab1k"
+    suite: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "natural": _NATURAL,
+        "specialized": _SPECIALIZED,
+        "structured": tuple(task for task in CLASS_COUNTS if task not in _NATURAL + _SPECIALIZED),
+    }
     root: str | None = None
     task: str | None = None
     max_pixels: int = MAX_PIXELS
     exif_rotation: bool = False
 
+    def __post_init__(self) -> None:
+        if self.task in ALIASES:
+            object.__setattr__(self, "task", ALIASES[self.task])
+
     def load(self, split: str) -> ImageDataset:
-        """The images of `split`; one ValueError names every problem of its list, a warning classes without images."""
+        """The images of `split`; a warning names classes without training images.
+
+        One ValueError names every problem of the list and every image that it shares with the list of another split.
+        """
         check_split(split)
         folder = find_task(existing_root(self.root, self.name), self.task)
         problems: list[str] = []
-        names = _class_names(folder, problems)
+        names_file = folder / "classes.txt"
+        names = read_class_names(names_file, problems) if names_file.is_file() else []
         known = CLASS_COUNTS.get(ALIASES.get(folder.name, folder.name))
         if known and names and len(names) != known:
-            problems.append(
-                f"{folder / 'classes.txt'}: {len(names)} names; the VTAB task {folder.name} has {known} classes"
-            )
+            problems.append(f"{names_file}: {len(names)} names; the VTAB task {folder.name} has {known} classes")
         count = known or len(names) or _largest_train_label(folder) + 1
         items = read_list(folder / LISTS[split], folder, problems, num_classes=count)
+        find_overlaps({name: folder / file for name, file in LISTS.items()}, PARTS, problems)
         raise_problems(f"data.task={self.task}, split {split}", problems)
         classes = names or [str(label) for label in range(count)]
         labels = [label for _, label in items]
         if split in ("train", "trainval"):
-            _warn_of_empty_classes(folder / LISTS[split], classes, labels)
+            warn_of_empty_classes(folder / LISTS[split], classes, labels)
         paths = [path for path, _ in items]
         return ImageFiles(paths, labels, classes, max_pixels=self.max_pixels, exif_rotation=self.exif_rotation)
 
 
 def find_task(root: Path, task: str | None) -> Path:
-    """Folder of `task` below `root`, under its own name or an alias; the ValueError for another names those found."""
+    """Folder of `task` below `root`, under its own name or an alias; the UnknownTask for another names those found."""
     folders = {path.name: path for path in sorted(root.iterdir()) if _is_task(path)}
     if not folders:
         if _is_task(root):
             raise ValueError(
                 f"data.root={root} is itself a task folder: give data.root={root.parent} data.task={root.name}"
             )
+        if next(root.glob("*/**/*.tfrecord*"), None):
+            raise ValueError(
+                f"data.root={root} is a tree of TensorFlow Datasets, which data=vtab1k does not read: write the images "
+                f"once with  python tools/prepare_vtab.py vtab-1k --tfds {root}  and give data.root=vtab-1k"
+            )
         raise ValueError(
             f"data.root={root} holds no task folder, that is one with {LISTS['train']} and {LISTS['test']}"
         )
     if not task:
         raise ValueError(f"data=vtab1k needs data.task; {root} holds: {', '.join(folders)}")
-    for name in folders:
-        if name == task:
-            return folders[name]
-    for name in folders:
-        if ALIASES.get(name, name) == ALIASES.get(task, task):
-            return folders[name]
-    raise unknown("data.task", task, folders)
+    meant = [name for name in folders if name == task or ALIASES.get(name) == task]
+    if len(meant) > 1:
+        raise ValueError(f"{root} holds {' and '.join(meant)}, which are the same task of VTAB: keep one")
+    if meant:
+        return folders[meant[0]]
+    if task in ("all", *VTAB1k.suite):
+        raise ValueError(f"data.task={task} stands for several tasks: tools/train.py runs them, here name one")
+    raise UnknownTask(str(unknown("data.task", task, folders)))
 
 
 def _is_task(folder: Path) -> bool:
     return any((folder / file).is_file() for file in LISTS.values())
 
 
-def _class_names(folder: Path, problems: list[str]) -> list[str]:
-    file = folder / "classes.txt"
-    if not file.is_file():
-        return []
-    names = [line.strip() for line in read_lines(file, problems)]
-    first: dict[str, int] = {}
-    for number, name in enumerate(names, start=1):
-        if not name:
-            problems.append(f"{file}:{number}: empty class name")
-        elif first.setdefault(name, number) != number:
-            problems.append(f"{file}:{number}: class name {name!r} stands in line {first[name]} already")
-    return names
-
-
 def _largest_train_label(folder: Path) -> int:
     files = [folder / LISTS[split] for split in ("train", "val", "trainval")]
     items = [item for file in files if file.is_file() for item in read_list(file, folder, [], check_images=False)]
     return max((label for _, label in items), default=0)
-
-
-def _warn_of_empty_classes(file: Path, classes: list[str], labels: list[int]) -> None:
-    present = set(labels)
-    empty = [name for label, name in enumerate(classes) if label not in present]
-    if empty:
-        listed = ", ".join(empty[:10]) + (f" and {len(empty) - 10} more" if len(empty) > 10 else "")
-        warnings.warn(f"{file}: {len(empty)} of {len(classes)} classes have no training image: {listed}", stacklevel=3)

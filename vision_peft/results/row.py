@@ -66,6 +66,7 @@ class Row:
     curve: list[dict[str, Any]] = field(default_factory=list)  # one entry an epoch
     per_class: dict[str, float | None] = field(default_factory=dict)  # % by class name; None: class absent from test
     confusion: list[list[int]] | None = None  # [truth][prediction] counts; None above 400 classes
+    n_bad: int = 0  # of n_test: images that could not be decoded; they count as wrong answers
     extra: dict[str, Any] = field(default_factory=dict)  # keys of other versions, flat in the file
 
     @property

@@ -31,6 +31,8 @@ def load_splits(config: Config) -> dict[str, ImageDataset]:
         "last_epoch": ["trainval", "test"],
         "best_test": ["trainval", "test"],
     }[config.protocol]
+    if not config.read_test and config.protocol != "best_test":
+        names.remove("test")  # a search trial does not even open it
     splits = {name: config.data.load(name) for name in names}
     first = splits[names[0]]
     for name, dataset in splits.items():
@@ -110,7 +112,8 @@ def _samples(model: nn.Module, config: Config, dataset: ImageDataset, per_class:
         of_class.setdefault(label, []).append(item)
     part = Part(dataset, sorted(item for items in of_class.values() for item in items[:per_class]))
     part.transform = eval_transform(**input_settings(model, config.recipe))
-    return eval_loader(part, BATCH_SIZE, config.workers)
+    # an undecodable image is left out here; training meets it again and reports it
+    return eval_loader(part, BATCH_SIZE, config.workers, bad="wrong")
 
 
 def input_settings(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
@@ -121,7 +124,7 @@ def input_settings(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
         "size": list(found["size"]),
         "mean": list(mean),
         "std": list(std),
-        "interpolation": found["interpolation"],
+        "interpolation": found["interpolation"] if recipe.interpolation == "backbone" else recipe.interpolation,
         "resize": recipe.resize,
         "crop_pct": recipe.crop_pct,
     }

@@ -3,10 +3,11 @@
 import contextlib
 import itertools
 import os
+import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ def prepare(arguments: list[str]) -> list[str]:
     """Check the arguments of a command and hand back what Hydra shall see in their place.
 
     A second method ``+method_2=vpt`` becomes Hydra's ``+method@method_2=vpt``; a plain ``key=value`` becomes
-    ``++key=value``, so that an unknown key reaches `parse_config`, which knows what was meant. The run, or every run of
-    a sweep, is composed and checked here, before the first one starts.
+    ``++key=value``, so that an unknown key reaches `parse_config`, which knows what was meant. With ``experiment=...
+    method=...`` the fields that the experiment gives its own method are deleted. The run, or every run of a sweep, is
+    composed and checked here, before the first one starts.
 
     Raises:
         ConfigError: unreadable overrides, names without a config file, and what `parse_config` finds.
@@ -59,7 +61,7 @@ def prepare(arguments: list[str]) -> list[str]:
         problems += [f"{text} lists several values: add -m to run them one after another" for text in sweeps]
     if problems:
         raise ConfigError(problems)
-    rewritten = [_rewritten(override, folders) for override in overrides]
+    rewritten = [_rewritten(override, folders) for override in overrides] + _not_of_this_method(overrides, folders)
     runs = _runs([parser.parse_override(text) for text in rewritten])
     for run in itertools.islice(runs, CHECKED_BEFORE_A_SWEEP):
         try:
@@ -82,10 +84,23 @@ def checked(composed: DictConfig) -> Config:
     return parse_config(_to_dict(composed), {key: str(value) for key, value in choices.items()})
 
 
-def command() -> str:
-    """The command line that starts this run again, one run of a sweep by itself."""
+def command(task: str | None = None) -> str:
+    """The command line that starts this run again, one run of a sweep or one `task` of a suite by itself."""
     words = [_as_typed(str(text)) for text in HydraConfig.get().overrides.task]
-    return shlex.join(["python", "tools/train.py", *words])
+    if any(word.startswith("experiment=") for word in words):
+        words = [word for word in words if not word.startswith("~method.")]  # `prepare` puts them in again
+    return command_of(words if task is None else with_values(words, {"data.task": task}))
+
+
+def with_values(overrides: list[str], values: Mapping[str, Any]) -> list[str]:
+    """Overrides as they are typed, with `values` for the keys named there instead of what they say about these keys."""
+    kept = [text for text in overrides if text.partition("=")[0].lstrip("+") not in values]
+    return [*kept, *(f"{key}={_value_text(value)}" for key, value in values.items())]
+
+
+def command_of(overrides: list[str], flags: Sequence[str] = ()) -> str:
+    """The command line that trains with these overrides."""
+    return shlex.join(["python", "tools/train.py", *flags, *overrides])
 
 
 @contextlib.contextmanager
@@ -166,8 +181,31 @@ def _rewritten(override: Override, folders: list[Path]) -> str:
     return f"++{key}={value}"
 
 
+def _not_of_this_method(overrides: list[Override], folders: list[Path]) -> list[str]:
+    """Deletions of the fields that an experiment gives its own method, where the user typed another in its place."""
+    typed = {override.key_or_group: override for override in overrides}
+    if "method" not in typed or "experiment" not in typed or typed["experiment"].is_sweep_override():
+        return []
+    name = f"{typed['experiment'].value()}.yaml"
+    files = [path for folder in folders if (path := folder / "experiment" / name).is_file()]
+    fields = [str(field) for file in files for field in OmegaConf.select(OmegaConf.load(file), "method") or {}]
+    return [f"~method.{field}" for field in dict.fromkeys(fields) if f"method.{field}" not in typed]
+
+
 def _as_typed(text: str) -> str:
+    if text.startswith("+experiment="):
+        return text[1:]
     return text.replace("+method@method_", "+method_", 1) if text.startswith("+method@") else text.removeprefix("++")
+
+
+def _value_text(value: Any) -> str:
+    """A value in Hydra's grammar."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_value_text, value))}]"
+    text = str(value)
+    return text if isinstance(value, int | float) or re.fullmatch(r"[\w./+-]+", text) else repr(text)
 
 
 def _runs(overrides: list[Override]) -> Iterator[list[str]]:

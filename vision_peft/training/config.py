@@ -19,8 +19,23 @@ from vision_peft.tuning.method import Method
 
 METHOD_KEYS = ("method", "method_2", "method_3", "method_4")
 GROUPS = ("backbone", *METHOD_KEYS, "data", "recipe")
-# What may change without making another run: it moves no number beyond rounding, or only says when to save.
-NOT_PART_OF_A_RUN = ("output_dir", "overwrite", "dry_run", "save_every", "device", "workers", "read_test")
+# What may change without making another run: it moves no number beyond rounding, or only says when to save or stop.
+# `max_bad_fraction` and `bad_eval` decide whether a run with undecodable files ends in a number or in an error: a run
+# that was stopped by them goes on where it was once they allow it.
+NOT_PART_OF_A_RUN = (
+    "output_dir",
+    "overwrite",
+    "dry_run",
+    "save_every",
+    "device",
+    "workers",
+    "read_test",
+    "cache_mb",
+    "reuse_features",
+    "max_bad_fraction",
+    "bad_eval",
+    "grid",
+)
 
 
 class ConfigError(ValueError):

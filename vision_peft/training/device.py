@@ -118,6 +118,10 @@ def seed_everything(*key: int | str) -> None:
     """Seed torch (all devices), numpy and Python from ``key``, so that no state of generators need be kept."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     seed = int.from_bytes(digest, "little") >> 1  # torch takes 63 bits
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # torch.manual_seed would note every seed, with its stack, for a GPU yet to come
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)

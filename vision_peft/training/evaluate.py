@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vision_peft.data.loader import Batch
+from vision_peft.data.loader import EvalLoader
+from vision_peft.data.samples import Batch
 from vision_peft.training.device import Compute
 
 # Fixed, so that another recipe.batch_size or another tool cannot move a figure.
@@ -21,7 +22,11 @@ LARGEST_CONFUSION = 400
 
 @dataclass(frozen=True)
 class Metrics:
-    """Figures of one split in percent; None is what the split cannot tell."""
+    """Figures of one split in percent; None is what the split cannot tell.
+
+    An undecodable image counts as a wrong answer in every accuracy. It has no prediction, so `confusion` and `loss` are
+    those of the others.
+    """
 
     top1: float
     top5: float | None  # None with five classes or fewer, where it would say nothing
@@ -29,12 +34,16 @@ class Metrics:
     per_class: dict[str, float | None]  # by class name; None: no image of it
     confusion: list[list[int]]  # [truth][prediction] counts
     loss: float  # mean cross entropy, without label smoothing
-    images: int
+    images: int  # the undecodable ones among them
+    bad: int = 0  # of `images`, undecodable
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[Batch], classes: list[str], compute: Compute) -> Metrics:
-    """Evaluate `model` (left in eval mode) on `batches` of images B C H W, labels B, indices B."""
+    """Evaluate `model` (left in eval mode) on `batches` of images B C H W, labels B, indices B.
+
+    What an `EvalLoader` had to leave out (`unreadable`) counts as wrong.
+    """
     # torchmetrics takes seconds to import, which a typo on the command line should not wait for
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
@@ -51,9 +60,13 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], classes: list[str], com
         if number > 5:
             in_top5 += int((logits.topk(5).indices == labels[:, None]).sum())
         images += len(labels)
+    bad = torch.tensor(batches.unreadable_labels if isinstance(batches, EvalLoader) else [], dtype=torch.int64)
     if not images:
-        raise ValueError("the split to evaluate holds no images")
-    right, support = confusion.diagonal().double(), confusion.sum(1)
+        none = f"none of the {len(bad)} images can be decoded" if len(bad) else "the split to evaluate holds no images"
+        raise ValueError(none)
+    loss /= images
+    images += len(bad)
+    right, support = confusion.diagonal().double(), confusion.sum(1) + torch.bincount(bad, minlength=number)
     present = support > 0
     shares = 100 * right / support
     return Metrics(
@@ -62,8 +75,9 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], classes: list[str], com
         mean_per_class=shares[present].mean().item(),
         per_class={name: shares[i].item() if present[i] else None for i, name in enumerate(classes)},
         confusion=confusion.tolist(),
-        loss=loss / images,
+        loss=loss,
         images=images,
+        bad=len(bad),
     )
 
 
@@ -79,9 +93,10 @@ def write_confusion(path: Path, metrics: Metrics) -> None:
 def metric_words(metrics: Metrics) -> str:
     """The figures in one line."""
     top5 = "" if metrics.top5 is None else f"  top-5 {metrics.top5:.2f} %"
+    bad = f", {metrics.bad} of them undecodable and counted as wrong" if metrics.bad else ""
     return (
         f"top-1 {metrics.top1:.2f} %{top5}  mean per class {metrics.mean_per_class:.2f} %  "
-        f"loss {metrics.loss:.4f}  ({metrics.images} images)"
+        f"loss {metrics.loss:.4f}  ({metrics.images} images{bad})"
     )
 
 
@@ -113,6 +128,7 @@ def to_json(metrics: Metrics) -> Mapping[str, Any]:
         "top1": metrics.top1,
         "top5": metrics.top5,
         "mean_per_class": metrics.mean_per_class,
+        "n_bad": metrics.bad,
         "per_class": metrics.per_class,
         "confusion": metrics.confusion if len(metrics.confusion) <= LARGEST_CONFUSION else None,
     }

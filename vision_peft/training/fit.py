@@ -74,7 +74,16 @@ def fit(
     recipe, device = config.recipe, compute.device
     micro_batch = recipe.batch_size // recipe.accumulate
     rank, world_size = compute.rank, compute.world_size
-    loader = TrainLoader(train_set, micro_batch, config.seed, config.workers, rank=rank, world_size=world_size)
+    loader = TrainLoader(
+        train_set,
+        micro_batch,
+        config.seed,
+        config.workers,
+        rank=rank,
+        world_size=world_size,
+        max_bad_fraction=config.max_bad_fraction,
+        bad_files=run.bad_files,
+    )
     updates = max(loader.batches_per_epoch // recipe.accumulate, 1)
     parts = min(recipe.accumulate, loader.batches_per_epoch)
     optimizer = create_optimizer(model, recipe)
@@ -164,9 +173,9 @@ def fit(
             entry = {"phase": phase, "epoch": progress.epoch + 1, "train_loss": progress.loss_sum / updates}
             if watched is not None:
                 with _averaged(model, average):
-                    metrics = evaluate(
-                        model, eval_loader(watched, BATCH_SIZE, config.workers), watched.classes, compute
-                    )
+                    bad: dict[str, Any] = {"bad": config.bad_eval, "bad_files": run.bad_files}
+                    images_watched = eval_loader(watched, BATCH_SIZE, config.workers, **bad)
+                    metrics = evaluate(model, images_watched, watched.classes, compute)
                     split = "test" if config.protocol == "best_test" else "val"
                     entry |= {f"{split}_top1": metrics.top1, f"{split}_loss": metrics.loss}
                     if progress.best is None or _merit(entry) > _merit(progress.best):

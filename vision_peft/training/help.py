@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-GROUPS = ("method", "data", "backbone", "recipe")
+GROUPS = ("method", "data", "backbone", "recipe", "experiment")
 
 
 def help_text(configs: Path) -> str:
@@ -35,5 +35,7 @@ def first_sentence(file: Path) -> str:
     for line in file.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
+        if line.startswith("# @package"):  # Hydra's, not for readers
+            continue
         comment.append(line.lstrip("# ").strip())
     return " ".join(comment).partition(". ")[0].rstrip(".") + "."

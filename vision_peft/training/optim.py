@@ -36,19 +36,34 @@ def create_schedule(
 ) -> CosineLRScheduler:
     """Schedule over updates: `schedule.step_update(k)` sets the learning rate of update k, from 0, and keeps no state.
 
-    It rises linearly from lr / w over the w updates of the warm-up, then falls to `min_lr` as half a cosine, or stays.
+    It rises linearly from `warmup_lr`, or lr / w, over the w updates of the warm-up, then falls to `min_lr` as half a
+    cosine, or stays. By epoch (w counts epochs then) all updates have the rate of the first one of their epoch.
     """
+    hold = updates_per_epoch if recipe.schedule == "cosine_by_epoch" else 1
     total = max(epochs * updates_per_epoch, 2)  # timm warns of schedules of one step
     warmup = min(round(recipe.warmup_epochs * updates_per_epoch), total - 1)
-    return CosineLRScheduler(
+    start = recipe.lr * min(hold / warmup, 1) if warmup else 0.0
+    return _Held(
         optimizer,
+        hold,
         t_initial=total - warmup,
         lr_min=recipe.lr if recipe.schedule == "constant" else recipe.min_lr,
         warmup_t=warmup,
-        warmup_lr_init=recipe.lr / warmup if warmup else 0.0,
+        warmup_lr_init=start if recipe.warmup_lr is None else recipe.warmup_lr,
         warmup_prefix=True,
         t_in_epochs=False,
     )
+
+
+class _Held(CosineLRScheduler):
+    """A schedule whose rate stays for `hold` updates."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, hold: int, **settings: Any) -> None:
+        super().__init__(optimizer, **settings)
+        self.hold = hold
+
+    def step_update(self, num_updates: int, metric: float | None = None) -> None:
+        super().step_update(num_updates // self.hold * self.hold, metric)
 
 
 @torch.no_grad()

@@ -121,7 +121,7 @@ def make_row(
         params_stored=counts.stored,
         params_head=counts.head,
         params_backbone=counts.backbone,
-        adapter_bytes=sum(path.stat().st_size for path in (folder / "adapter").iterdir()),
+        adapter_bytes=sum(path.stat().st_size for path in (folder / "adapter").glob("*")),
         step_ms=1000 * statistics.median(timing.updates) if timing.updates else None,
         images_per_s=recipe.batch_size * len(timing.updates) / sum(timing.updates) if timing.updates else None,
         data_wait_share=timing.waited / sum(timing.updates) if timing.updates else None,

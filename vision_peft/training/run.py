@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from omegaconf import OmegaConf
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from vision_peft.data.bad_files import BadFiles
 from vision_peft.results.row import Row, read_row
 from vision_peft.results.table import format_seconds
 from vision_peft.training.checkpoint import truncate_lines
@@ -22,6 +23,7 @@ except ImportError:  # Windows
     fcntl = None
 
 CONFIG, RESULT, METRICS, LOCK = "config.yaml", "result.json", "metrics.jsonl", ".lock"
+BAD_FILES = "bad_files.txt"
 
 
 def finished_row(config: Config, folder: Path) -> Row | None:
@@ -126,6 +128,7 @@ class Run:
         self._events = SummaryWriter(str(folder / "events"), purge_step=step + 1 if step else None)
         self._width = 0
         self._last_plain = -math.inf
+        self.bad_files = BadFiles(folder / BAD_FILES, self.say)
 
     def say(self, text: str) -> None:
         """Print a line and keep it in log.txt with the time."""

@@ -1,6 +1,7 @@
 """Evaluate what lies in a run folder or an adapter folder, on its own data or on other data."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 import vision_peft as vp
 from vision_peft.backbones import input_config
 from vision_peft.data import DataConfig
+from vision_peft.data.bad_files import BadFiles
 from vision_peft.data.loader import eval_loader
 from vision_peft.data.transforms import eval_transform
 from vision_peft.formats import read_adapter_info
@@ -22,7 +24,7 @@ from vision_peft.training.device import choose_compute
 from vision_peft.training.evaluate import BATCH_SIZE, Metrics, check_classes, evaluate
 from vision_peft.training.run import CONFIG, read_config
 
-VALUES = ("data", "split", "device", "precision", "workers")
+VALUES = ("data", "split", "device", "precision", "workers", "bad_eval")
 SECTIONS = ("data", "backbone")
 INPUT = ("size", "mean", "std", "interpolation", "resize", "crop_pct")
 
@@ -41,7 +43,8 @@ def evaluate_saved(path: str | Path, overrides: list[str]) -> Evaluation:
 
     Args:
         path: a run folder brings its data, backbone and seed along; an adapter folder only its backbone's name.
-        overrides: ``data=<config> data.<key>=... backbone.<key>=... split=test device=... precision=... workers=...``.
+        overrides: ``data=<config> data.<key>=... backbone.<key>=... split=test device=... precision=... workers=...
+            bad_eval=error|wrong``.
 
     Raises:
         FileNotFoundError: nothing to evaluate at `path`.
@@ -71,11 +74,23 @@ def evaluate_saved(path: str | Path, overrides: list[str]) -> Evaluation:
     vp.load_adapter(model, adapter)
     settings = {**input_config(model), "resize": "squash", **(info.input or {})}
     dataset.transform = eval_transform(**{key: settings[key] for key in INPUT})
-    batches = eval_loader(dataset, BATCH_SIZE, given.get("workers", raw.get("workers", "auto")))
+    defaults = {"workers": "auto", "bad_eval": "error"}
+    workers, bad = (given.get(key, raw.get(key, default)) for key, default in defaults.items())
+    reported = BadFiles(report=lambda words: warnings.warn(words, stacklevel=2))
+    batches = eval_loader(dataset, BATCH_SIZE, workers, bad=str(bad), bad_files=reported)
     return Evaluation(data, split, evaluate(model.to(compute.device), batches, dataset.classes, compute))
 
 
-def _read(overrides: list[str]) -> dict[str, Any]:
+def data_config(overrides: list[str]) -> DataConfig:
+    """The data set that ``data=<config> data.<key>=...`` names; ValueError lists everything that is wrong with it."""
+    given = _read(overrides, ("data",), ("data",))
+    if "data_config" not in given:
+        options = ", ".join(sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml")))
+        raise ValueError(f"no data set is named: give data=<config> (and data.root=...); there are {options}")
+    return parse_data(_data_section(given, {}))
+
+
+def _read(overrides: list[str], values: Sequence[str] = VALUES, sections: Sequence[str] = SECTIONS) -> dict[str, Any]:
     """The overrides as nested dicts; ConfigError names every one that is not known."""
     given: dict[str, Any] = {}
     problems = []
@@ -86,8 +101,8 @@ def _read(overrides: list[str]) -> dict[str, Any]:
             problems.append(f"{' '.join(str(error).split())} (write key=value)")
             continue
         key, *rest = override.key_or_group.split(".")
-        if override.key_or_group not in VALUES and not (rest and key in SECTIONS):
-            known = [*VALUES, *(f"{name}.<key>" for name in SECTIONS)]
+        if override.key_or_group not in values and not (rest and key in sections):
+            known = [*values, *(f"{name}.<key>" for name in sections)]
             hint = did_you_mean(override.key_or_group, known)
             problems.append(f"unknown key {override.key_or_group}{hint}; keys: {', '.join(known)}")
         elif key == "data" and not rest:

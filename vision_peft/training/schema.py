@@ -4,10 +4,12 @@ import types
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from vision_peft.data.loader import BAD_IN_EVALUATION
 from vision_peft.data.transforms import AUGMENTS, NORMALISATIONS, RESIZES
 from vision_peft.tuning.heads import check_head
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+SCHEDULES = ("cosine", "cosine_by_epoch", "constant")
 # The longer stories of the protocols are in train.py.
 PROTOCOLS = ("val_select", "val_select_retrain", "last_epoch", "best_test")
 
@@ -36,7 +38,8 @@ class Recipe:
     lr: float = 2e-3  # highest learning rate, at the global batch size; no automatic scaling
     min_lr: float = 0.0  # learning rate at the end of the schedule
     warmup_epochs: float = 0.5  # epochs over which the learning rate rises linearly
-    schedule: str = "cosine"  # cosine | constant, both after the warm-up
+    warmup_lr: float | None = None  # learning rate of the first update; null: lr / updates of the warm-up
+    schedule: str = "cosine"  # cosine | cosine_by_epoch (one rate for all updates of an epoch) | constant
     optimizer: str = "adamw"  # adamw | sgd (classical momentum, as torch.optim.SGD)
     weight_decay: float = 1e-4  # on matrices only, never on biases, norms and other vectors
     momentum: float = 0.9  # sgd only
@@ -48,10 +51,11 @@ class Recipe:
     label_smoothing: float = 0.0  # 0..1
     mixup: float = 0.0  # alpha of the beta distribution; 0: off
     cutmix: float = 0.0  # alpha of the beta distribution; 0: off
-    augment: str = "none"  # none | flip | crop_flip | randaugment (with crop_flip), of the training images
+    augment: str = "none"  # of training images: none | flip | random_crop_flip | crop_flip (resized) | randaugment
     random_erasing: float = 0.0  # probability per image
     resize: str = "squash"  # squash: to the square whatever the shape | short_side: keep the shape, cut the centre
     crop_pct: float = 1.0  # share of the short side that the centre crop of evaluation keeps; short_side only
+    interpolation: str = "backbone"  # of the resize; backbone: as in its pretraining | bilinear | bicubic
     normalisation: str = "backbone"  # backbone: mean and std of its pretraining | imagenet | half | none
     head: str = "linear"  # linear | batchnorm_linear (AdaptFormer, MAE) | vpt_linear (biases -log 99) | mlp-2 to mlp-9
     frozen: str = "eval"  # mode of the frozen modules while training: eval | train (drop_path then acts in them)
@@ -62,10 +66,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         problems = [
-            _choice("schedule", self.schedule, ("cosine", "constant")),
+            _choice("schedule", self.schedule, SCHEDULES),
             _choice("optimizer", self.optimizer, ("adamw", "sgd")),
             _choice("augment", self.augment, AUGMENTS),
             _choice("resize", self.resize, RESIZES),
+            _choice("interpolation", self.interpolation, ("backbone", "bilinear", "bicubic")),
             _head(self.head),
             _choice("frozen", self.frozen, ("eval", "train")),
             _choice("normalisation", self.normalisation, NORMALISATIONS),
@@ -81,11 +86,13 @@ class Recipe:
             problems.append(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
         elif (self.mixup or self.cutmix) and self.batch_size // self.accumulate % 2:
             problems.append("mixup and cutmix pair images: batch_size / accumulate must be even")
+        if self.augment == "random_crop_flip" and self.resize != "short_side":
+            problems.append("augment random_crop_flip cuts out of the scaled image: it needs resize=short_side")
         if problems := [problem for problem in problems if problem]:
             raise ValueError("\n".join(problems))
 
 
-_NOT_NEGATIVE = ("lr", "min_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix")
+_NOT_NEGATIVE = ("lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix")
 
 
 @dataclass(kw_only=True)
@@ -102,7 +109,14 @@ class Settings:
     device: str = "auto"  # auto | cpu | cuda | cuda:1 | mps
     precision: str = "auto"  # auto: bf16 where the GPU has it, else fp16, on CPU fp32 | fp32 | bf16 | fp16
     workers: int | str = "auto"  # processes that load images; auto: none for data in memory, else a core each, up to 8
+    cache_mb: int | str = (
+        "auto"  # most memory for decoded images, 10^6 bytes; auto: 1/4 of what is free, <= 4096; 0: off
+    )
+    max_bad_fraction: float = 0.01  # share of undecodable training images that are replaced before the run stops
+    bad_eval: str = "error"  # undecodable image in evaluation: error | wrong (counts as a wrong answer)
+    reuse_features: bool = True  # where only the head learns and no image changes, run the backbone once, not per epoch
     compile: bool = False  # torch.compile the training forward
+    grid: dict[str, Any] = field(default_factory=dict)  # values that tools/tune.py tries; tools/train.py ignores it
 
     def __post_init__(self) -> None:
         problems = [
@@ -110,9 +124,13 @@ class Settings:
             _choice("precision", self.precision, PRECISIONS),
             _at_least("seed", self.seed, 0),
             _at_least("save_every", self.save_every, 1),
+            _share("max_bad_fraction", self.max_bad_fraction),
+            _choice("bad_eval", self.bad_eval, BAD_IN_EVALUATION),
         ]
         if self.workers != "auto" and (not isinstance(self.workers, int) or self.workers < 0):
             problems.append(f"workers must be auto or a number of processes from 0, got {self.workers!r}")
+        if self.cache_mb != "auto" and (not isinstance(self.cache_mb, int) or self.cache_mb < 0):
+            problems.append(f"cache_mb must be auto or a number of megabytes from 0, got {self.cache_mb!r}")
         if problems := [problem for problem in problems if problem]:
             raise ValueError("\n".join(problems))
 

@@ -8,6 +8,7 @@ All but `best_test` read test once, at the end. Best: the highest top-1, at a ti
 
 import dataclasses
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 import vision_peft as vp
 from vision_peft.data import ImageDataset
+from vision_peft.data.cache import keep_decoded
 from vision_peft.data.loader import eval_loader
 from vision_peft.results.row import Row, write_row
 from vision_peft.results.table import format_rows
@@ -25,6 +27,7 @@ from vision_peft.training.checkpoint import newest_state
 from vision_peft.training.config import Config, run_folder
 from vision_peft.training.device import Compute, choose_compute
 from vision_peft.training.evaluate import BATCH_SIZE, evaluate, metric_words, write_confusion
+from vision_peft.training.features import on_features
 from vision_peft.training.fit import Interrupted, Progress, fit
 from vision_peft.training.report import Timing, logged, make_row, opening_words
 from vision_peft.training.run import RESULT, Run, finished_row, open_folder
@@ -75,6 +78,10 @@ def _run(config: Config, splits: Mapping[str, ImageDataset], folder: Path, compu
         if state:
             left = f"epoch {progress.epoch + 1}" if progress.epoch < config.recipe.epochs else "all epochs are done"
             run.say(f"resuming from update {progress.step} ({left})")
+        read_often = [split for _, *pair in PHASES[config.protocol] for split in pair if split]
+        splits, words = keep_decoded(splits, read_often, config.cache_mb, config.workers)
+        if words:
+            run.say(words)
         kept: dict[str, Tensor] = {}
         for number, (name, train_split, watched_split) in enumerate(PHASES[config.protocol]):
             if number < progress.phase:
@@ -86,13 +93,20 @@ def _run(config: Config, splits: Mapping[str, ImageDataset], folder: Path, compu
                 model = tune(_bare_model(config), config, splits[train_split], compute.device)
             if number > progress.phase:
                 progress.phase, progress.epoch, state = number, 0, None
-            sets = splits[train_split], splits[watched_split] if watched_split else None
-            kept = fit(config, model, name, *sets, epochs, progress, state, run, timing, compute)
+            train_set, watched = splits[train_split], splits[watched_split] if watched_split else None
+            started = time.perf_counter()
+            with on_features(model, train_set, watched, config, compute) as (train_set, watched, words):
+                if words:
+                    run.say(words)
+                progress.seconds += time.perf_counter() - started
+                kept = fit(config, model, name, train_set, watched, epochs, progress, state, run, timing, compute)
         vp.load_tuned(model, kept)
         vp.save_adapter(model, folder / "adapter", class_names=classes, input_config=settings)
         metrics = None
         if config.read_test:
-            metrics = evaluate(model, eval_loader(splits["test"], BATCH_SIZE, config.workers), classes, compute)
+            bad: dict[str, Any] = {"bad": config.bad_eval, "bad_files": run.bad_files}
+            batches = eval_loader(splits["test"], BATCH_SIZE, config.workers, **bad)
+            metrics = evaluate(model, batches, classes, compute)
             run.say(f"test: {metric_words(metrics)}")
             run.record("test", progress.step, {"top1": metrics.top1, "mean_per_class": metrics.mean_per_class})
             write_confusion(folder / "confusion.csv", metrics)

@@ -1,0 +1,166 @@
+"""The table of a report: which rows join a line, what stands in a cell, and how each line is made again."""
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vision_peft.results.report import Report, make_report
+from vision_peft.results.row import Row
+
+SUITES = {"bench": {"near": ("a", "b"), "far": ("c",)}}
+MakeRow = Callable[..., Row]
+
+
+def runs(make_row: MakeRow, tasks: str = "abc", seeds: Sequence[int] = (0, 1), **changed: Any) -> list[Row]:
+    """Rows of dataset bench with top-1 of 50, 60, 70 for a, b, c and one more for each seed."""
+    rows = []
+    for task in tasks:
+        for seed in seeds:
+            words = f"python tools/train.py data=bench recipe.lr=1e-3 data.task={task} seed={seed}"
+            top1 = 50.0 + 10 * "abc".index(task) + seed
+            rows.append(
+                make_row(**({"dataset": "bench", "task": task, "seed": seed, "top1": top1, "command": words} | changed))
+            )
+    return rows
+
+
+def table(report: Report) -> list[dict[str, str]]:
+    return [dict(zip(report.columns, cells, strict=True)) for cells in zip(*report.columns.values(), strict=True)]
+
+
+def test_a_line_holds_mean_and_spread_of_every_task_and_both_averages(make_row: MakeRow) -> None:
+    (line,) = table(make_report(runs(make_row), suites=SUITES))
+    assert line == {
+        "method": "adaptformer-64",
+        "seeds": "2",
+        "a": "50.50 ± 0.71",
+        "b": "60.50 ± 0.71",
+        "c": "70.50 ± 0.71",
+        "near (2)": "55.50 ± 0.71",
+        "far (1)": "70.50 ± 0.71",
+        "mean of 3 tasks": "60.50 ± 0.71",
+        "mean of 2 groups": "63.00 ± 0.71",
+        "trained": "1.19 M",
+    }
+
+
+def test_a_part_of_the_benchmark_is_called_what_it_is(make_row: MakeRow) -> None:
+    report = make_report(
+        runs(make_row, "ac") + runs(make_row, "a", methods=[{"name": "linear", "fields": {}}]), suites=SUITES
+    )
+    lines = {line["method"]: line for line in table(report)}
+    assert lines["adaptformer-64"]["mean of 2 tasks"] == "60.50 ± 0.71"
+    assert lines["linear"]["mean of 2 tasks"] == "-"  # it lacks one of the tasks shown
+    assert lines["linear"]["c"] == "-"
+    assert "near (2)" not in report.columns
+    assert "mean of 2 tasks: those shown, not the benchmark's 3" in report.notes
+
+
+def test_tasks_beyond_the_benchmark_do_not_enter_its_averages(make_row: MakeRow) -> None:
+    rows = [*runs(make_row, seeds=[0]), make_row(dataset="bench", task="zebra", top1=0.0)]
+    (line,) = table(make_report(rows, suites=SUITES))
+    assert list(line)[2:6] == ["a", "b", "c", "zebra"]
+    assert line["mean of 3 tasks"] == "60.00"
+
+
+def test_what_was_chosen_for_each_task_stays_one_line_and_says_so(make_row: MakeRow) -> None:
+    rows = runs(make_row, "a", lr=1e-3, n_train=800) + runs(make_row, "b", lr=1e-2, n_train=900)
+    (line,) = table(make_report(rows, suites=SUITES))
+    assert line["recipe"] == "lr 0.001 to 0.01 by task"
+    assert (line["a"], line["b"]) == ("50.50 ± 0.71", "60.50 ± 0.71")
+
+
+def test_two_recipes_on_one_task_are_two_lines_that_tell_their_difference(make_row: MakeRow) -> None:
+    rows = runs(make_row, "a", lr=1e-3) + runs(make_row, "ab", lr=1e-2)
+    lines = table(make_report(rows, suites=SUITES))
+    assert [(line["recipe"], line["b"]) for line in lines] == [("lr 0.001", "-"), ("lr 0.01", "60.50 ± 0.71")]
+
+
+def test_equal_names_get_the_fields_in_which_they_differ(make_row: MakeRow) -> None:
+    rows = [make_row("vpt", {"tokens": 10, "deep": deep, "dropout": 0.0}) for deep in (True, False)]
+    assert sorted(line["method"] for line in table(make_report(rows))) == ["vpt-10 (deep=False)", "vpt-10 (deep=True)"]
+
+
+def test_figures_selected_on_test_are_starred_also_in_the_averages(make_row: MakeRow) -> None:
+    report = make_report(runs(make_row) + runs(make_row, protocol="best_test"), suites=SUITES)
+    honest, starred = table(report)
+    assert (honest["protocol"], starred["protocol"]) == ("val_select", "best_test")
+    assert (starred["a"], starred["mean of 2 groups"]) == ("50.50 ± 0.71*", "63.00 ± 0.71*")
+    assert not any("*" in cell for cell in honest.values())
+    assert any("star: epoch selected on test" in note for note in report.notes)
+
+
+def test_fewer_seeds_are_told_in_the_cell_and_missing_accuracies_below(make_row: MakeRow) -> None:
+    rows = [*runs(make_row, "a"), *runs(make_row, "b", seeds=[0]), make_row(dataset="bench", task="c", top1=None)]
+    report = make_report(rows, suites=SUITES)
+    (line,) = table(report)
+    assert (line["seeds"], line["b"], line["mean of 2 tasks"]) == ("2", "60.00 (n=1)", "55.25")
+    assert "1 run without test accuracy left out" in report.notes
+
+
+def test_several_datasets_have_their_names_in_the_head(make_row: MakeRow) -> None:
+    (line,) = table(
+        make_report([*runs(make_row, "abc"), *(make_row(top1=90.0, seed=seed) for seed in (0, 1))], suites=SUITES)
+    )
+    assert (line["bench a"], line["digits"], line["bench mean of 3 tasks"]) == (
+        "50.50 ± 0.71",
+        "90.00 ± 0.00",
+        "60.50 ± 0.71",
+    )
+
+
+def test_commands_are_sweeps_that_name_a_whole_benchmark(make_row: MakeRow) -> None:
+    def commands(rows: list[Row]) -> list[str]:
+        return [command for _, commands in make_report(rows, suites=SUITES).commands for command in commands]
+
+    words = "data=bench recipe.lr=1e-3"
+    assert commands(runs(make_row)) == [f"python tools/train.py -m {words} data.task=all seed=0,1"]
+    assert commands(runs(make_row, "ab", [3])) == [f"python tools/train.py {words} data.task=near seed=3"]
+    assert commands(runs(make_row, "ac", [0])) == [f"python tools/train.py -m {words} data.task=a,c seed=0"]
+    assert commands(runs(make_row, "b", [7])) == [f"python tools/train.py {words} data.task=b seed=7"]
+    uneven = runs(make_row, "a", [0, 1]) + runs(make_row, "b", [0])
+    assert commands(uneven) == [
+        f"python tools/train.py -m {words} data.task=a seed=0,1",
+        f"python tools/train.py {words} data.task=b seed=0",
+    ]
+    typed = [make_row(seed=seed, command="my own 'script") for seed in (0, 1)]
+    assert commands(typed) == ["my own 'script"] * 2
+
+
+def test_markdown_is_aligned_names_what_all_share_and_turns_where_it_is_too_wide(make_row: MakeRow) -> None:
+    rows = runs(make_row, versions={"torch": "2.14.1"}, commit="abc") + runs(make_row, "a", backbone="x|y")
+    report = make_report(rows, suites=SUITES)
+    text = report.markdown()
+    lines = text.splitlines()
+    assert lines[0].startswith("bench, val_select, 1000 train images, 224 px, ")
+    assert lines[0].endswith(": top-1 accuracy on test, %")
+    assert [line[:8] for line in lines[2:6]] == ["| method", "| ------", "| adaptf", "| adaptf"]
+    assert len({len(line) for line in lines[2:6]}) == 1
+    assert r"x\|y" in text
+    assert "* device: cpu, fp32" in lines
+    assert "* commit: abc" in lines
+    assert "* versions: torch 2.14.1" in lines
+    turned = report.markdown(width=100)
+    assert "\n| a " in turned
+    assert len(turned.splitlines()[2]) < len(lines[2])
+    assert report.markdown(width=len(lines[2])) == text
+
+
+def test_the_csv_holds_every_number_and_the_averages(make_row: MakeRow, tmp_path: Path) -> None:
+    make_report(runs(make_row), suites=SUITES).write_csv(tmp_path / "r.csv")
+    with (tmp_path / "r.csv").open(newline="") as file:
+        lines = {line["task"]: line for line in csv.DictReader(file)}
+    assert list(lines) == ["a", "b", "c", "near (2)", "far (1)", "mean of 3 tasks", "mean of 2 groups"]
+    assert (lines["b"]["mean"], lines["b"]["std"], lines["b"]["n_seeds"]) == ("60.5000", "0.7071", "2")
+    assert lines["mean of 2 groups"]["mean"] == "63.0000"
+    assert "lr 0.001" in lines["a"]["recipe"]
+
+
+def test_nothing_measured_is_an_error(make_row: MakeRow) -> None:
+    with pytest.raises(ValueError, match="nothing to report: none of 1 rows has top1"):
+        make_report([make_row(top1=None)])
+    with pytest.raises(ValueError, match="metric must be one of top1, mean_per_class"):
+        make_report([make_row()], "top5")  # type: ignore[arg-type]

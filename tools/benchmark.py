@@ -1,0 +1,46 @@
+"""Measure the data pipeline and training steps of a config, with other settings in turn.
+
+    python tools/benchmark.py data=vtab1k data.root=vtab-1k data.task=dtd
+    python tools/benchmark.py method=lora --against method=vpt --against "method=lora recipe.grad_checkpointing=true"
+
+Takes the overrides of tools/train.py. Each --against is one more setting: the same overrides with these on top. Their
+updates alternate, so the ratio (to the first setting) stands also on a noisy machine; milliseconds alone do not.
+"""
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+
+from vision_peft.training.benchmark import benchmark_table, measure_pipeline, measure_steps, to_json
+from vision_peft.training.command_line import compose_config, one_line_errors
+
+
+def main() -> None:
+    """Measure, print, write the JSON file that was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for tools/train.py")
+    parser.add_argument("--against", action="append", default=[], metavar='"KEY=VALUE ..."', help="one more setting")
+    parser.add_argument("--updates", type=int, default=10, help="counted updates of each setting (default: 10)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each reading of the pipeline (default: 5)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures to this file")
+    options = parser.parse_intermixed_args()
+    with one_line_errors():
+        if options.updates < 1 or options.seconds <= 0:
+            raise ValueError("--updates must be at least 1 and --seconds above 0")
+        config = compose_config(options.overrides)
+        configs = {f"method={'+'.join(method.name for method in config.methods)} (as given)": config}
+        for text in options.against:
+            words = shlex.split(text)
+            changed = {word.partition("=")[0] for word in words}
+            kept = [word for word in options.overrides if word.partition("=")[0] not in changed]
+            configs[text] = compose_config([*kept, *words])
+        pipelines = measure_pipeline(config, options.seconds)
+        steps = measure_steps(configs, options.updates)
+        print(benchmark_table(config, pipelines, steps))
+        if options.json:
+            options.json.write_text(json.dumps(to_json(config, pipelines, steps), indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

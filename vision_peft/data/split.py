@@ -1,0 +1,44 @@
+"""Parts of a list of images drawn class by class from a seed: the validation split of data that come without one."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def check_fraction(field: str, value: float) -> None:
+    """Raises ValueError unless `data.<field>` is between 0 and 1."""
+    if not 0 < value < 1:
+        raise ValueError(f"data.{field} is a share of the images: wanted a number between 0 and 1, got {value}")
+
+
+def draw(labels: Sequence[int], fractions: Sequence[float], seed: int) -> list[list[int]]:
+    """Indices into `labels` as `[rest, *parts]`, each part holding its fraction of every class, all in rising order.
+
+    A class of two or more keeps at least one in the rest and gives at least one to each part while it can.
+    """
+    state = np.random.RandomState(seed)  # its streams are frozen by NumPy's policy, so a split stays the same for ever
+    of_class = np.asarray(labels)
+    part_of = np.zeros(len(of_class), dtype=int)
+    for label in np.unique(of_class):
+        places = state.permutation(np.flatnonzero(of_class == label))
+        start, total = 0, len(places)
+        for part, fraction in enumerate(fractions, start=1):
+            size = min(max(1, round(fraction * total)), total - 1 - start)
+            part_of[places[start : start + size]] = part
+            start += size
+    return [np.flatnonzero(part_of == part).tolist() for part in range(len(fractions) + 1)]
+
+
+def choose(split: str, labels: Sequence[int], val_fraction: float, seed: int) -> list[int]:
+    """Indices of `split` into the labels of the published half it lies in, of which there are only train and test.
+
+    "trainval" and "test" are whole halves; "val" is drawn from train and "train" is what that leaves. Raises ValueError
+    where nothing is left to be drawn.
+    """
+    if split in ("trainval", "test"):
+        return list(range(len(labels)))
+    train, val = draw(labels, (val_fraction,), seed)
+    chosen = train if split == "train" else val
+    if not chosen:
+        raise ValueError(f"the split {split} is empty: every class has too few images to be divided")
+    return chosen

@@ -1,0 +1,178 @@
+"""How fast images come and updates go: the data pipeline alone, and training steps of settings measured in turn.
+
+Machines are shared and noisy: what is worth quoting is the ratio of two settings whose updates alternate in one run.
+"""
+
+import itertools
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+import vision_peft as vp
+from vision_peft.data import ImageDataset
+from vision_peft.data.cache import keep_decoded
+from vision_peft.data.loader import TrainLoader, resolve_workers
+from vision_peft.data.samples import Batch
+from vision_peft.training.build import create_model, input_settings, set_transforms, tune
+from vision_peft.training.config import Config
+from vision_peft.training.device import Compute, choose_compute, device_words, peak_memory_mb
+from vision_peft.training.optim import create_optimizer
+
+WARM_UP = 2  # updates that are not counted
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Images a second that the loader hands out while nothing else happens."""
+
+    source: str  # files, arrays, or kept decoded
+    workers: int
+    images_per_s: float
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Medians over the counted updates of one setting."""
+
+    setting: str
+    step_ms: float
+    images_per_s: float
+    data_wait_share: float  # of the time of all counted updates
+    ratio: float  # of step_ms to that of the first setting
+    peak_memory_mb: float | None  # so far, of the process or the GPU
+
+
+def measure_pipeline(config: Config, seconds: float = 5.0) -> list[Pipeline]:
+    """The train split of `config` read for about `seconds` each: without processes, with them, and kept decoded."""
+    train_set = _train_set(config)
+    processes = {0, resolve_workers(config.workers, train_set)}
+    kind = "arrays" if train_set.in_memory else "files"
+    found = [Pipeline(kind, workers, _speed(config, train_set, workers, seconds)) for workers in sorted(processes)]
+    kept, _ = keep_decoded({"train": train_set}, ["train"], config.cache_mb, 0)
+    if kept["train"] is not train_set:
+        kept["train"].prepare()
+        found.append(Pipeline("kept decoded", 0, _speed(config, kept["train"], 0, seconds)))
+    return found
+
+
+def measure_steps(configs: dict[str, Config], updates: int = 10) -> list[Steps]:
+    """Training updates of several settings, one of each in turn, so that noise meets all alike.
+
+    Args:
+        configs: what to measure, by the name it gets in the table; the first is what the others are compared with.
+        updates: counted updates of each; their data comes as in training, kept decoded where it is then.
+    """
+    runs = {name: _updates(config) for name, config in configs.items()}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in configs}
+    for number, (name, run) in itertools.product(range(WARM_UP + updates), runs.items()):
+        taken = next(run)
+        if number >= WARM_UP:
+            times[name].append(taken)
+    medians = {name: statistics.median(total for total, _ in taken) for name, taken in times.items()}
+    first = next(iter(medians.values()))
+    return [
+        Steps(
+            setting=name,
+            step_ms=1000 * medians[name],
+            images_per_s=config.recipe.batch_size / medians[name],
+            data_wait_share=sum(wait for _, wait in times[name]) / sum(total for total, _ in times[name]),
+            ratio=medians[name] / first,
+            peak_memory_mb=peak_memory_mb(_compute(config).device),
+        )
+        for name, config in configs.items()
+    ]
+
+
+def benchmark_table(config: Config, pipelines: list[Pipeline], steps: list[Steps]) -> str:
+    """The figures as lines for a terminal."""
+    where = _compute(config)
+    threads = f", {torch.get_num_threads()} threads" if where.device.type == "cpu" else ""
+    wide = max(len(each.setting) for each in steps)
+    lines = [f"{'pipeline alone':<{wide}}  {'workers':>8}  {'images/s':>9}"]
+    lines += [f"{each.source:<{wide}}  {each.workers:>8}  {each.images_per_s:>9,.0f}" for each in pipelines]
+    title = f"training, batch {config.recipe.batch_size}, {device_words(where.device)}, {where.precision}{threads}"
+    lines += ["", title, f"{'':<{wide}}  {'step ms':>8}  {'images/s':>9}  {'waiting':>7}  {'ratio':>6}"]
+    for each in steps:
+        wait = f"{each.data_wait_share:.1%}"
+        lines.append(
+            f"{each.setting:<{wide}}  {each.step_ms:>8,.1f}  {each.images_per_s:>9,.1f}  {wait:>7}  {each.ratio:>5.2f}x"
+        )
+    return "\n".join(lines)
+
+
+def to_json(config: Config, pipelines: list[Pipeline], steps: list[Steps]) -> dict[str, Any]:
+    """The figures and what they were measured on."""
+    compute = _compute(config)
+    return {
+        "device": device_words(compute.device),
+        "precision": compute.precision,
+        "threads": torch.get_num_threads(),
+        "batch_size": config.recipe.batch_size,
+        "pipeline": [asdict(each) for each in pipelines],
+        "steps": [asdict(each) for each in steps],
+    }
+
+
+def _compute(config: Config) -> Compute:
+    return choose_compute(config.device, config.precision)
+
+
+def _train_set(config: Config) -> ImageDataset:
+    train_set = config.data.load("train")
+    model = create_model(config.backbone, config.seed)
+    set_transforms({"train": train_set}, input_settings(model, config.recipe), config.recipe)
+    return train_set
+
+
+def _loader(config: Config, train_set: ImageDataset, workers: int | str) -> TrainLoader:
+    batch = config.recipe.batch_size
+    return TrainLoader(train_set, batch, config.seed, workers, max_bad_fraction=config.max_bad_fraction)
+
+
+def _speed(config: Config, train_set: ImageDataset, workers: int, seconds: float) -> float:
+    batches = _endless(_loader(config, train_set, workers))
+    next(batches)  # starts the processes
+    started, images = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        images += len(next(batches)[0])
+    return images / (time.perf_counter() - started)
+
+
+def _endless(loader: TrainLoader) -> Iterator[Batch]:
+    for epoch in itertools.count():
+        yield from loader.epoch(epoch)
+
+
+def _updates(config: Config) -> Iterator[tuple[float, float]]:
+    """One update at a time: seconds in all, and seconds of them that went by waiting for data."""
+    compute = _compute(config)
+    train_set = config.data.load("train")
+    model = create_model(config.backbone, config.seed, config.recipe.drop_path)
+    set_transforms({"train": train_set}, input_settings(model, config.recipe), config.recipe)
+    model = tune(model, config, train_set, compute.device)
+    splits, _ = keep_decoded({"train": train_set}, ["train"], config.cache_mb, config.workers)
+    splits["train"].prepare()
+    optimizer = create_optimizer(model, config.recipe)
+    scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16")
+    forward = torch.compile(model) if config.compile else model
+    vp.train_mode(model, config.recipe.frozen)
+    batches = _endless(_loader(config, splits["train"], config.workers))
+    while True:
+        started = time.perf_counter()
+        images, labels, _ = next(batches)
+        waited = time.perf_counter() - started
+        images, labels = images.to(compute.device, non_blocking=True), labels.to(compute.device, non_blocking=True)
+        with compute.autocast():
+            logits = forward(images)
+        loss = F.cross_entropy(logits.float(), labels.repeat(len(logits) // len(labels)))
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()  # waits for the device
+        yield time.perf_counter() - started, waited

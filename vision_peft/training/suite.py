@@ -1,0 +1,107 @@
+"""A whole benchmark by one command: the tasks that `data.task=all`, or a group's name, stands for, in turn."""
+
+import dataclasses
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from vision_peft.data.dataset import UnknownTask
+from vision_peft.results.averages import averages
+from vision_peft.results.row import Row
+from vision_peft.results.table import format_rows
+from vision_peft.training.build import load_splits
+from vision_peft.training.config import Config, run_folder
+from vision_peft.training.fit import Interrupted
+from vision_peft.training.run import finished_row
+from vision_peft.training.train import train
+
+ALL = "all"
+# What a user can mend; anything else is a fault of the program and shows its traceback.
+MENDABLE = (ValueError, OSError, ImportError, FloatingPointError, torch.OutOfMemoryError)
+
+
+def tasks_of(config: Config) -> list[str]:
+    """The tasks that `data.task` stands for, none where it names one task."""
+    suite, task = config.data.suite, dataclasses.asdict(config.data).get("task")
+    return [name for group, names in suite.items() if task in (ALL, group) for name in names]
+
+
+def train_suite(config: Config, tasks: Sequence[str], command: Callable[[str], str] = lambda task: "") -> list[str]:
+    """Train every task as if it had been typed alone; print one table and the averages at the end.
+
+    Finished tasks are reported, interrupted ones resume. A task that fails does not stop the others.
+
+    Args:
+        config: the config whose `data.task` is replaced.
+        tasks: names of tasks, see `tasks_of`.
+        command: the command line that starts the run of a task again.
+
+    Returns:
+        The tasks that failed.
+
+    Raises:
+        ValueError: data that cannot be read, of all tasks that are not finished, before the first one starts.
+        Interrupted, KeyboardInterrupt: the whole suite stops; the same command again goes on there.
+    """
+    check_suite(config, tasks)
+    rows: list[Row] = []
+    failed: dict[str, str] = {}
+    for place, task in enumerate(tasks, start=1):
+        print(f"\n[{place}/{len(tasks)}] data.task={task}", flush=True)
+        try:
+            rows.append(train(_one_task(config, task), command(task)))
+        except Interrupted:
+            raise
+        except Exception as error:
+            failed[task] = next(iter(str(error).splitlines()), "") or type(error).__name__
+            if not isinstance(error, MENDABLE) or os.environ.get("HYDRA_FULL_ERROR"):
+                traceback.print_exc()
+            print(f"error: data.task={task}: {error}", file=sys.stderr, flush=True)
+    if rows and not config.dry_run:
+        print("\n" + "\n".join(_table(config, rows)), flush=True)
+    if failed:
+        lines = [f"  {task}: {text}" for task, text in failed.items()]
+        told = f"{len(failed)} of {len(tasks)} tasks failed, the same command again runs only what is missing:"
+        print("\n".join(["", told, *lines]), file=sys.stderr, flush=True)
+    return list(failed)
+
+
+def check_suite(config: Config, tasks: Sequence[str]) -> None:
+    """Read the lists of every task that is not finished; one ValueError names all that is missing or wrong."""
+    missing: list[str] = []
+    problems: list[str] = []
+    for task in tasks:
+        single = _one_task(config, task)
+        if not config.dry_run and finished_row(single, run_folder(single)) is not None:
+            continue
+        try:
+            load_splits(single)
+        except UnknownTask:
+            missing.append(task)
+        except (ValueError, OSError) as error:
+            problems += [line for line in str(error).splitlines() if line not in problems]
+    if missing:
+        root = dataclasses.asdict(config.data).get("root")
+        problems.insert(
+            0,
+            f"data.root={root} lacks {len(missing)} of {len(tasks)} tasks: {', '.join(missing)}; "
+            "run those that are there with  -m data.task=<task>,<task>",
+        )
+    if problems:
+        raise ValueError("\n  ".join(["nothing was started:", *problems]) if len(problems) > 1 else problems[0])
+
+
+def _one_task(config: Config, task: str) -> Config:
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, task=task))
+
+
+def _table(config: Config, rows: Sequence[Row]) -> Iterator[str]:
+    yield format_rows(rows)
+    yield ""
+    for metric, name in (("top1", "top-1 %"), ("mean_per_class", "mean per class %")):
+        of_task = {str(row.task): value for row in rows if (value := getattr(row, metric)) is not None}
+        if means := averages(of_task, config.data.suite):
+            yield f"{name}: " + ", ".join(f"{label} {value:.2f}" for label, value in means.items())
