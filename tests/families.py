@@ -8,7 +8,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from vision_peft.backbones import create_backbone
+
 _TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5}
+_CLIP: dict[str, Any] = {"num_frames": 4, "img_size": 16, "patch_size": 8}
 _EVA = {**_TINY, "img_size": 28, "patch_size": 14, "mlp_ratio": 2}
 
 
@@ -34,6 +37,8 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "beit_shared_bias": partial(
         _make, "beit_base_patch16_224", use_rel_pos_bias=False, use_shared_rel_pos_bias=True, use_abs_pos_emb=True
     ),
+    "tubelet": partial(create_backbone, "vit_tiny_patch16_224", **_TINY, **_CLIP, tubelet_size=2),
+    "frames": partial(create_backbone, "vit_tiny_patch16_224", **_TINY, **_CLIP),
     "swin": lambda: timm.create_model(
         "swin_tiny_patch4_window7_224", img_size=56, embed_dim=16, depths=(2, 2), num_heads=(2, 2), num_classes=5
     ),
@@ -53,8 +58,15 @@ def tiny(family: str, seed: int = 0) -> Any:
 
 
 def images(model: Any, batch: int = 2, seed: int = 1) -> Tensor:
-    """A random batch (B C H W) that fits ``model``."""
-    return torch.randn(batch, 3, *model.patch_embed.img_size, generator=torch.Generator().manual_seed(seed))
+    """A random batch (B C H W, of clips B C T H W) that fits ``model``."""
+    frames = getattr(model.patch_embed, "num_frames", None)
+    size = model.patch_embed.img_size if frames is None else (frames, *model.patch_embed.img_size)
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def four_sizes(x: Tensor) -> Tensor:
+    """``x`` as timm's ``forward_intermediates`` takes it: clips (B C T H W) are folded to (B C·T H W)."""
+    return x.flatten(1, 2) if x.ndim == 5 else x
 
 
 def randomise_tuned(model: nn.Module, seed: int = 2) -> None:

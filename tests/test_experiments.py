@@ -19,6 +19,12 @@ from vision_peft.training.tune import points
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "experiment"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 ROOT = ["data.root=photos"]
+WITH_CHECKPOINT = ("adaptformer_hmdb51", "adaptformer_ssv2", "videomae_ssv2")  # the backbone has no weights of its own
+
+
+def given(name: str) -> list[str]:
+    """What must be typed for an experiment to be whole."""
+    return [f"experiment={name}", *ROOT, *(["backbone.checkpoint=weights.pth"] if name in WITH_CHECKPOINT else [])]
 
 
 def header(name: str) -> list[str]:
@@ -33,7 +39,7 @@ def commands(name: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_is_a_whole_valid_config(name: str) -> None:
-    config = compose_config([f"experiment={name}", *ROOT])
+    config = compose_config(given(name))
     assert parse_config(to_dict(config)) == config
     assert config.protocol == "val_select_retrain"
     assert is_pypi_name(config.backbone.name) or check_has_weights(config.backbone.name) is None
@@ -77,9 +83,18 @@ def test_every_command_of_the_header_can_be_typed(name: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_trains_on_a_tiny_backbone(name: str, tmp_path: Path) -> None:
-    root = write_vtab(tmp_path / "vtab", ["pebbles"])
-    data = ["data=vtab1k", f"data.root={root}", "data.task=pebbles", f"output_dir={tmp_path / 'runs'}"]
-    train(compose_config([f"experiment={name}", *TINY, "backbone.kwargs.num_heads=2", *data, "dry_run=true"]))
+    backbone = compose_config(given(name)).backbone
+    if backbone.num_frames is None:
+        data = ["data=vtab1k", f"data.root={write_vtab(tmp_path / 'vtab', ['pebbles'])}", "data.task=pebbles"]
+    else:
+        few = ["data.train_clips=16", "data.val_clips=8", "data.test_clips=8", "data.size=32"]
+        data = ["data=moving_digits", *few, f"data.cache={tmp_path / 'cache'}"]
+        data += [
+            f"backbone.num_frames={backbone.num_frames}",
+            f"backbone.tubelet_size={backbone.tubelet_size or 'null'}",
+        ]
+    tiny = [*TINY, "backbone.kwargs.num_heads=2", f"output_dir={tmp_path / 'runs'}", "dry_run=true"]
+    train(compose_config([f"experiment={name}", *tiny, *data]))
     assert not (tmp_path / "runs").exists()
 
 
@@ -107,8 +122,11 @@ def test_rates_are_those_of_the_papers_at_their_batch() -> None:
     def at(name: str) -> Any:
         return compose_config([f"experiment={name}", *ROOT])
 
-    adaptformer = at("adaptformer_image").recipe
-    assert adaptformer.lr == 0.1 * adaptformer.batch_size / 256 == 0.4
+    for name in ("adaptformer_image", "adaptformer_ssv2", "adaptformer_hmdb51"):
+        adaptformer = compose_config(given(name)).recipe
+        assert adaptformer.lr == 0.1 * adaptformer.batch_size / 256 == 0.4
+    videomae = compose_config(given("videomae_ssv2")).recipe
+    assert videomae.lr == 5e-4 * (videomae.batch_size / videomae.repeats) / 256
     published = (50, 25, 10, 5, 2.5, 1, 0.5, 0.25, 0.1, 0.05)
     for name in ("vpt_vtab", "vpt_fgvc"):
         config = at(name)
@@ -131,3 +149,9 @@ def _product(sizes: list[int]) -> int:
 
 def text(name: str) -> str:
     return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def test_experiments_on_something_something_never_flip() -> None:
+    for name in NAMES:
+        config = compose_config(given(name))
+        assert config.data.name != "ssv2" or "flip" not in config.recipe.augment

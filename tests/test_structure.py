@@ -9,7 +9,7 @@ import pytest
 ALLOWED = {
     "tuning": set(),
     "methods": {"tuning"},
-    "formats": {"methods", "tuning"},
+    "formats": {"methods", "tuning", "backbones"},
     "backbones": set(),
     "data": set(),
     "results": set(),

@@ -102,3 +102,13 @@ def test_the_tensors_of_the_tuned_state_hold_exactly_the_counted_numbers(vit_bas
         vp.detach(vit_base)
     assert held == counts.stored + counts.head
     assert torch.float32.itemsize * held < 3e6, "an adapter of a few hundred thousand parameters is a small file"
+
+
+def test_adaptformer_on_video_trains_what_its_code_does_with_ssv2_classes():
+    with torch.device("meta"):
+        model = vp.create_backbone("vit_base_patch16_224", num_frames=8, tubelet_size=2)
+        vp.replace_head(model, "batchnorm_linear", 174)
+    vp.attach(vp.attach(model, vp.AdaptFormer.as_published(video=True)), vp.NormTuning(norms="final"))
+    counts = vp.count_parameters(model)
+    assert counts.trained == adaptmlp(64) + 2 * D
+    assert counts.trained + counts.head == 1_324_974

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, images, randomise_tuned, tiny
+from families import FAMILIES, four_sizes, images, randomise_tuned, tiny
 from torch import nn
 
 import vision_peft as vp
@@ -15,6 +15,7 @@ from vision_peft.tuning import graft
 
 # Settings beyond the defaults, by method name.
 VARIANTS: dict[str, list[dict]] = {
+    "aim": [{"ratio": 0.5, "temporal": 2, "scale": 1.0}],
     "adapter_plus": [
         {"bottleneck": 4, "position": "pre", "scaling": "learned", "norm": True, "init": "bert"},
         {"bottleneck": 4, "position": "houlsby", "bias": False, "scaling": 0.5, "init": "lora"},
@@ -38,6 +39,7 @@ VARIANTS: dict[str, list[dict]] = {
         {"rank": 2, "targets": ("q", "proj", "proj_output")},
     ],
     "lst": [{"reduction": 4, "gate": "none", "mix": "after", "layers": (1,)}],
+    "norm_tuning": [{"norms": "final"}],
     "prefix_tuning": [{"tokens": 3, "hidden": 8, "deep": True, "embedding": 6}, {"tokens": 3, "hidden": None}],
     "p_tuning": [
         {"tokens": 3, "lstm_width": "full"},
@@ -46,6 +48,10 @@ VARIANTS: dict[str, list[dict]] = {
     ],
     "p_tuning_v2": [{"tokens": 3, "hidden": 8}],
     "repadapter": [{"bottleneck": 4, "groups": 1, "sites": ("attn",), "scale": 2.0}],
+    "st_adapter": [
+        {"width": 6, "kernel": (3, 3, 3), "sites": ("attn", "mlp")},
+        {"width": 6, "sites": ("attn",), "layers": 1},
+    ],
     "vpt": [{"tokens": 3, "deep": False}, {"tokens": 3, "project": 8}, {"tokens": 3, "deep": False, "project": 8}],
 }
 
@@ -61,6 +67,7 @@ REFUSED = {
         for family in ("dinov3", "dinov3_qkvb", "eva02_tiny", "eva02_base", "rope_gqa", "beit", "beit_shared_bias")
     },
     **{("p_tuning", f"positions='{where}'", "clip"): "(norm_pre)" for where in ("end", "interleaved")},
+    **{("p_tuning", f"positions='{where}'", "tubelet"): "holds no positions" for where in ("end", "interleaved")},
     ("lst", "reduction", "swin"): "a ladder needs one of each",
     ("lora", "'qkv'", "eva02_base"): "separate q, k and v projections",
     ("lora", "'qkv'", "rope_gqa"): "separate q, k and v projections",
@@ -69,7 +76,7 @@ REFUSED = {
 # (method, family): the reason that merge must give.
 UNMERGEABLE = {
     **{("ssf", family): "before pooling" for family in ("vit_avg", "eva02_tiny", "beit", "beit_shared_bias")},
-    **{("ssf", family): "before pooling" for family in ("eva02_base", "rope_gqa")},
+    **{("ssf", family): "before pooling" for family in ("eva02_base", "rope_gqa", "tubelet")},
     **{("ssf", family): "Linear without a bias" for family in ("dinov3", "dinov3_qkvb")},
     ("ssf", "clip"): "Conv2d without a bias",
     **{("repadapter", family): "Linear without a bias" for family in ("dinov3", "dinov3_qkvb", "eva02_tiny")},
@@ -83,6 +90,8 @@ METHODS = [method(**fields) for name, method in vp.METHODS.items() for fields in
 
 
 def refusal(method: vp.Method, family: str) -> str | None:
+    if method.video and family != "frames":
+        return "and the method works on"  # frames of a clip, one by one
     for (name, part, refused), reason in REFUSED.items():
         if method.name == name and part in repr(method) and family == refused:
             return reason
@@ -209,7 +218,7 @@ def test_copies_checkpointing_intermediates_and_compile_agree(method, family):
     expected = model.eval()(x)
     assert torch.equal(copy.deepcopy(model)(x), expected)
     assert torch.equal(pickle.loads(pickle.dumps(model))(x), expected)
-    features, intermediates = model.forward_intermediates(x)
+    features, intermediates = model.forward_intermediates(four_sizes(x))
     torch.testing.assert_close(model.forward_head(features), expected)
     assert all(feature.shape[0] == len(x) and feature.ndim == 4 for feature in intermediates)
     gradients = _gradients(model, x)

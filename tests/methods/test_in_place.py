@@ -36,7 +36,7 @@ def test_trained_and_stored_parameters_are_those_of_the_tables(method, closed_fo
 def test_bitfit_trains_what_is_added_to_features_and_no_position_bias(family):
     model = vp.attach(tiny(family), vp.BitFit())
     trained = {name for name, _ in vp.tuned_parameters(model)}
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.LayerNorm)}
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.Conv3d | nn.LayerNorm)}
     expected = {f"{name}.bias" for name, layer in layers.items() if layer.bias is not None}
     expected |= {n for n, _ in model.named_parameters() if n.endswith(("q_bias", "v_bias")) or n.startswith("head")}
     assert trained == expected

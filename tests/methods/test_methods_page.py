@@ -16,6 +16,7 @@ PAGE = (Path(vp.__file__).parent / "methods" / "README.md").read_text(encoding="
 TABLES = [re.findall(r"^\| (.+) \|$", section, flags=re.MULTILINE) for section in PAGE.split("\n## ")]
 COSTS, _, REFUSALS = ([[cell.strip() for cell in row.split("|")] for row in table[1:]] for table in TABLES if table)
 BATCH = 16
+FRAMES = 8  # of the clips of video methods; BATCH of them in BATCH / FRAMES clips
 
 
 @pytest.fixture(scope="module")
@@ -24,24 +25,32 @@ def vit_base():
         return timm.create_model("vit_base_patch16_224", num_classes=10).eval()
 
 
-def flops(model) -> int:
+@pytest.fixture(scope="module")
+def vit_base_on_frames():
+    with torch.device("meta"):
+        return vp.create_backbone("vit_base_patch16_224", num_frames=FRAMES, num_classes=10).eval()
+
+
+def flops(model, *, video: bool) -> int:
+    size = (BATCH // FRAMES, 3, FRAMES, 224, 224) if video else (BATCH, 3, 224, 224)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(torch.empty(BATCH, 3, 224, 224, device="meta"))
+        model(torch.empty(size, device="meta"))
     return counter.get_total_flops()
 
 
 @pytest.mark.parametrize("row", COSTS, ids=lambda row: row[1].strip("`"))
-def test_counts_and_flops(row, vit_base):
+def test_counts_and_flops(row, vit_base, vit_base_on_frames):
     name, setting, trains, stores, extra = row[0], row[1].strip("`"), *row[2:5]
     method = eval(f"vp.{setting}")
     assert method.name == re.findall(r"`(\w+)`", name)[0]
-    bare = flops(vit_base)
-    vp.attach(vit_base, method)
+    model = vit_base_on_frames if method.video else vit_base
+    bare = flops(model, video=method.video)
+    vp.attach(model, method)
     try:
-        counts = vp.count_parameters(vit_base)
-        more = flops(vit_base) / bare - 1
+        counts = vp.count_parameters(model)
+        more = flops(model, video=method.video) / bare - 1
     finally:
-        vp.detach(vit_base)
+        vp.detach(model)
     assert (f"{counts.trained:,}", f"{counts.stored:,}") == (trains, stores)
     assert extra == (f"{more:+.1%}".replace("%", " %") if more else "0")
 

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from families import images, randomise_tuned, tiny
+from families import four_sizes, images, randomise_tuned, tiny
 from methods.test_prompt_tuning import entering, every_flat_family, prompts_of
 
 import vision_peft as vp
 from vision_peft.methods.prompt_tuning import Vote
 from vision_peft.tuning.prefix_tokens import input_seat
+from vision_peft.tuning.timm_blocks import frames_in_batch
 
 
 def ensemble(family: str, vote: str = "mean", members: int = 3) -> Any:
@@ -102,12 +103,13 @@ def test_compiled_in_training_an_ensemble_gives_the_logits_of_every_prompt(famil
 def test_intermediates_of_an_ensemble_hold_all_prompts(family):
     model = ensemble(family, members=2)
     x = images(model)
+    clip = four_sizes(x)
     for call in ({}, {"output_fmt": "NCHW"}):
         with pytest.raises(ValueError, match="pass output_fmt='NLC'"):
-            model.forward_intermediates(x, **call)
-    features, sequences = model.forward_intermediates(x, output_fmt="NLC")
-    assert [s.shape for s in sequences] == [(4, model.patch_embed.num_patches, 32)] * 2
-    assert torch.equal(model.forward_intermediates(x, None, False, False, False, "NLC")[0], features)
+            model.forward_intermediates(clip, **call)
+    features, sequences = model.forward_intermediates(clip, output_fmt="NLC")
+    assert [s.shape for s in sequences] == [(4 * frames_in_batch(model), model.patch_embed.num_patches, 32)] * 2
+    assert torch.equal(model.forward_intermediates(clip, None, False, False, False, "NLC")[0], features)
     members = model.forward_head(features).unflatten(0, (2, -1))
     torch.testing.assert_close(members.softmax(-1).mean(0).log(), model(x), rtol=1e-4, atol=1e-5)
 

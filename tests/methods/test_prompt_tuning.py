@@ -20,12 +20,12 @@ def prompts_of(model: Any) -> torch.Tensor:
 
 
 def entering(model: Any, x: torch.Tensor) -> torch.Tensor:
-    """Patch tokens that enter the first block of a plain model."""
+    """Patch tokens (B N D) that enter the first block of a plain model; those of all frames of a clip."""
     seen: list[torch.Tensor] = []
     handle = model.blocks[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     model(x)
     handle.remove()
-    return seen[0][:, model.num_prefix_tokens :]
+    return seen[0][:, model.num_prefix_tokens :].reshape(len(x), -1, seen[0].shape[-1])
 
 
 @pytest.mark.parametrize(

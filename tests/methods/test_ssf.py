@@ -41,7 +41,7 @@ def hooked(family: str, model: nn.Module) -> Any:
         scale, shift = state[f"{name}.ssf_scale"], state[f"{name}.ssf_shift"]
 
         def hook(layer: nn.Module, _: Any, y: Tensor, scale: Tensor = scale, shift: Tensor = shift) -> Tensor:
-            shape = (-1, 1, 1) if isinstance(layer, nn.Conv2d) else (-1,)
+            shape = (-1, *[1] * (y.ndim - 2)) if isinstance(layer, nn.Conv2d | nn.Conv3d) else (-1,)
             return y * scale.view(shape) + shift.view(shape)
 
         plain.get_submodule(name).register_forward_hook(hook)

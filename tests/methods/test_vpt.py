@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import vision_peft as vp
 from vision_peft.tuning.prefix_tokens import input_seat
-from vision_peft.tuning.timm_blocks import blocks
+from vision_peft.tuning.timm_blocks import blocks, frames_in_batch
 
 FLAT = [family for family in FAMILIES if family != "swin"]
 every_flat_family = pytest.mark.parametrize("family", FLAT)
@@ -117,7 +117,7 @@ def test_prompt_dropout_draws_a_mask_for_every_image_as_the_official_code_does(f
         block.attn.prompt_dropout.register_forward_hook(lambda module, args, y: masks.append(y.detach() != 0))
     vp.train_mode(model)
     logits = model(x)
-    assert [mask.shape for mask in masks] == [(3, P, 32)] * 2
+    assert [mask.shape for mask in masks] == [(3 * frames_in_batch(model), P, 32)] * 2
     assert not torch.equal(masks[0][0], masks[0][1])
     assert not torch.equal(masks[0], masks[1])
 

@@ -51,6 +51,23 @@ def test_files_are_measured_with_and_without_processes_and_kept_decoded(reposito
     assert read == [("files", 0), ("files", 1), ("kept decoded", 0)]
 
 
+def test_videos_are_measured_with_every_decoder_that_is_there(repository: Path, tmp_path: Path) -> None:
+    from vision_peft.data.video import usable_backends
+
+    sizes = ["data.train_clips=8", "data.val_clips=8", "data.test_clips=8", "data.size=32", "data.cache=cache"]
+    clips = ["backbone.num_frames=4", "backbone.tubelet_size=2", "recipe.batch_size=4", "workers=1"]
+    counted = ["--updates", "1", "--seconds", "0.1", "--json", "f.json"]
+    done = benchmark(repository, tmp_path, *TINY, "data=moving_digits", *sizes, *clips, *counted)
+    assert done.returncode == 0, done.stderr
+    assert "clips/s" in done.stdout
+    assert "images/s" not in done.stdout
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert figures["items"] == "clips"
+    expected = [(f"files, {name}", workers) for name in usable_backends() for workers in (0, 1)]
+    assert [(each["source"], each["workers"]) for each in figures["pipeline"]] == [*expected, ("kept decoded", 0)]
+    assert all(each["images_per_s"] > 0 for each in figures["pipeline"])
+
+
 def test_a_mistake_is_one_line(repository: Path, tmp_path: Path) -> None:
     done = benchmark(repository, tmp_path, "method=lroa")
     assert done.returncode == 2

@@ -38,12 +38,12 @@ def test_without_extra_keys_it_is_timms_own_attention(family):
         torch.testing.assert_close(attend(attn, x, [], **kwargs), expected, **EXACT)
 
 
-def masks(N: int) -> dict[str, dict[str, Any]]:
+def masks(B: int, N: int) -> dict[str, dict[str, Any]]:
     g = torch.Generator().manual_seed(3)
-    boolean = (torch.rand(2, 1, N, N, generator=g) > 0.4) | torch.eye(N, dtype=torch.bool)
+    boolean = (torch.rand(B, 1, N, N, generator=g) > 0.4) | torch.eye(N, dtype=torch.bool)
     return {
         "boolean": {"attn_mask": boolean},
-        "additive": {"attn_mask": torch.randn(2, 2, N, N, generator=g)},
+        "additive": {"attn_mask": torch.randn(B, 2, N, N, generator=g)},
         "one for all": {"attn_mask": torch.randn(N, N, generator=g)},
         "causal": {"is_causal": True},
     }
@@ -53,7 +53,7 @@ def masks(N: int) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("kind", ["boolean", "additive", "one for all", "causal"])
 def test_masks_act_as_in_timm(family, kind):
     for attn, x, kwargs, unmasked in attention_calls(tiny(family)):
-        kwargs = {**kwargs, **masks(x.shape[1])[kind]}
+        kwargs = {**kwargs, **masks(*x.shape[:2])[kind]}
         with torch.no_grad():
             expected = attn(x, **kwargs)
             torch.testing.assert_close(attend(attn, x, [], **kwargs), expected, **EXACT)
@@ -131,7 +131,7 @@ def test_extra_keys_and_values_equal_a_softmax_written_out(family, per_image):
 @pytest.mark.parametrize("kind", ["boolean", "additive", "one for all", "causal"])
 def test_a_mask_never_hides_extra_keys(family, kind):
     attn, x, kwargs, _ = attention_calls(tiny(family))[0]
-    kwargs = {**kwargs, **masks(x.shape[1])[kind]}
+    kwargs = {**kwargs, **masks(*x.shape[:2])[kind]}
     keys, values = extra(attn, x, 1)
     y = attend(attn, x, [(keys, values)], **kwargs)
     torch.testing.assert_close(y, softmax_attention(attn, x, keys, values, **kwargs), rtol=0.0, atol=2e-6)

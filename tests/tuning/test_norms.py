@@ -27,7 +27,7 @@ def test_every_norm_with_parameters_is_found_and_the_head_is_none(family):
 def test_one_norm_lies_behind_the_last_block(family):
     model = tiny(family)
     (norm,) = final_norms(model)
-    pooled = family in ("vit_avg", "eva02_tiny", "eva02_base", "rope_gqa", "beit", "beit_shared_bias")
+    pooled = family in ("vit_avg", "tubelet", "eva02_tiny", "eva02_base", "rope_gqa", "beit", "beit_shared_bias")
     assert norm is model.get_submodule("fc_norm" if pooled else "norm")
 
 

@@ -149,7 +149,8 @@ def test_width_is_that_of_the_residual_stream(family):
 def test_patch_area_is_pixels_times_channels(family):
     model: Any = tiny(family)
     height, width = model.patch_embed.patch_size
-    assert timm_blocks.patch_area(model) == 3 * height * width
+    frames = 2 if family == "tubelet" else 1
+    assert timm_blocks.patch_area(model) == 3 * frames * height * width
 
 
 @every_family

@@ -18,7 +18,8 @@ from timm.models import clean_state_dict
 from torch import Tensor
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz")
-CONTAINER_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher")  # timm's order; DINO's last
+# timm's order, then VideoMAE's of DeepSpeed and DINO's
+CONTAINER_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model", "module", "teacher")
 
 
 def check_file(path: Path) -> Path:

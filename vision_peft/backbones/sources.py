@@ -83,6 +83,16 @@ _LAYOUTS = (
     _Layout("Hugging Face transformers' names", (r"(\w+\.)?embeddings\.patch_embeddings\.",)),
 )
 _TIMM = _Layout("timm's names (those of MAE, DeiT and MoCo-v3 encoders too)", ())
+_VIDEO_LAYOUTS = (
+    _Layout(
+        "VideoMAE pretraining, encoder and decoder",
+        (r"encoder\.blocks\.",),
+        "encoder.",
+        {"decoder": (r"decoder\.|encoder_to_decoder\.|mask_token$", _PRETRAINING)},
+    ),
+    _ADAPTFORMER,
+)
+_VIDEOMAE = _Layout("VideoMAE or VideoMAE v2, encoder", ())
 _LEFT_BY_TIMM = {  # what timm's converters leave out where the model has no place for it
     "mask token": (r"(.*\.)?mask_token$", _PRETRAINING),
     "prediction head": (r"lm_head\.", _PRETRAINING),
@@ -144,7 +154,14 @@ def identify(state: dict[str, Tensor], origin: str) -> Source:
     Raises:
         ValueError: a video checkpoint, tensors that the layout does not explain, or a block without q, k or v.
     """
-    _refuse_video(state, origin)
+    key = tubelet_key(state)
+    if key is not None:
+        frames = state[key].shape[2]
+        raise ValueError(
+            f"{origin} is a video checkpoint: {key} has the shape {tuple(state[key].shape)}, patches over {frames} "
+            "frames. Wanted an image checkpoint (4 dimensions there), or a model of clips: give num_frames (16, say) "
+            f"and tubelet_size={frames}."
+        )
     if "class_embedding" in state and "conv1.weight" in state:  # the image tower's own state_dict
         state = {f"{_CLIP.prefix}{key}": value for key, value in state.items()}
     layout = next((layout for layout in _LAYOUTS if _matches(layout, state)), _TIMM)
@@ -157,6 +174,34 @@ def identify(state: dict[str, Tensor], origin: str) -> Source:
     state = _without_prefix(source.state, layout, origin) | head
     source.state = _to_timm_blocks(state, origin) if layout is _ADAPTFORMER else state
     return source
+
+
+def identify_video(state: dict[str, Tensor], origin: str) -> Source:
+    """``identify`` for a video checkpoint, of VideoMAE, VideoMAE v2 or AdaptFormer; its keys have no bias: it is zero.
+
+    Raises:
+        ValueError: tensors that the layout does not explain, or a block without q, k or v.
+    """
+    layout = next((layout for layout in _VIDEO_LAYOUTS if _matches(layout, state)), _VIDEOMAE)
+    source = Source(layout.name, dict(state))
+    for group, (pattern, reason) in layout.dropped.items():
+        _drop(source, group, pattern, reason, alarm=layout is _ADAPTFORMER)
+    mapped = _without_prefix(source.state, layout, origin)
+    mapped = _to_timm_blocks(mapped, origin) if layout is _ADAPTFORMER else mapped
+    for key in [key for key in mapped if key.endswith(".q_bias")]:
+        attn = key.removesuffix("q_bias")
+        if f"{attn}v_bias" not in mapped:
+            raise ValueError(f"{origin} lacks {attn}v_bias beside {key}.")
+        q, v = mapped.pop(key), mapped.pop(f"{attn}v_bias")
+        mapped[f"{attn}qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])
+    source.state = mapped
+    return source
+
+
+def tubelet_key(state: dict[str, Tensor]) -> str | None:
+    """Name of the patch embedding where it spans several frames (5 dimensions), None in an image checkpoint."""
+    embeddings = [key for key in state if key.endswith(("patch_embed.proj.weight", "conv1.weight"))]
+    return next((key for key in embeddings if state[key].ndim == 5), None)
 
 
 def account_for_timm(source: Source, names: set[str]) -> None:
@@ -225,13 +270,3 @@ def _to_timm_blocks(state: dict[str, Tensor], origin: str) -> dict[str, Tensor]:
             raise ValueError(f"{origin} lacks {', '.join(missing)} beside the others of {name}.")
         mapped[name] = torch.cat([found[part] for part in "qkv"])
     return mapped
-
-
-def _refuse_video(state: dict[str, Tensor], origin: str) -> None:
-    for key, value in state.items():
-        if key.endswith(("patch_embed.proj.weight", "conv1.weight")) and value.ndim == 5:
-            raise ValueError(
-                f"{origin} is a video checkpoint: {key} has the shape {tuple(value.shape)}, patches over "
-                f"{value.shape[2]} frames. create_backbone builds image models: wanted an image checkpoint (4 "
-                "dimensions there); video checkpoints are for a video backbone."
-            )

@@ -39,9 +39,7 @@ def from_source(name: str, source: Source, origin: str, config: dict[str, Any], 
         ValueError: the tensors do not fit the model, with their names.
     """
     known = timm.get_pretrained_cfg(name)
-    classes, left_out = _split_head(source.state, (known and known.classifier) or "head")
-    if left_out:
-        source.drop(", ".join(left_out), len(left_out), "the head is not one linear layer", alarm=True)
+    classes = _keep_linear_head(source, (known and known.classifier) or "head")
     if source.is_clip and source.projection:
         classes = source.state[source.projection[0]].shape[-1]  # timm makes it the head
     overlay = {**config, "url": None, "hf_hub_id": None, "num_classes": classes}
@@ -51,6 +49,25 @@ def from_source(name: str, source: Source, origin: str, config: dict[str, Any], 
         _check_names(name, source, origin, names)
     sources.account_for_timm(source, names)
     model.pretrained_cfg.pop("state_dict")  # timm would keep a copy of all weights there
+    return model
+
+
+def from_video_source(
+    name: str, source: Source, origin: str, config: dict[str, Any], arguments: dict[str, Any]
+) -> nn.Module:
+    """``from_source`` for a model of tubelets, which timm's converters do not know: the tensors go in as they are.
+
+    Raises:
+        ValueError: the tensors do not fit the model, with their names.
+    """
+    classes = _keep_linear_head(source, "head")
+    overlay = {**config, "url": None, "hf_hub_id": None, "num_classes": classes}
+    model = build(name, num_classes=classes, pretrained_cfg_overlay=overlay, **arguments)
+    _start_fc_norm(name, source, arguments)
+    try:
+        model.load_state_dict(source.state)
+    except RuntimeError as error:
+        raise misfit(f"{origin} ({source.name})", name, error, source.state) from error
     return model
 
 
@@ -137,6 +154,13 @@ def _check_names(name: str, source: Source, origin: str, names: set[str]) -> Non
         raise misfit(f"{origin} ({source.name})", name, error, source.state)
     if pooling:
         source.drop("attn_pool", len(pooling), "the model pools in another way", alarm=True)
+
+
+def _keep_linear_head(source: Source, classifier: str | Iterable[str]) -> int:
+    classes, left_out = _split_head(source.state, classifier)
+    if left_out:
+        source.drop(", ".join(left_out), len(left_out), "the head is not one linear layer", alarm=True)
+    return classes
 
 
 def _split_head(state: dict[str, Tensor], classifier: str | Iterable[str]) -> tuple[int, list[str]]:

@@ -19,7 +19,9 @@ from PIL import Image
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.images import ImageDecodeError, ImageFiles, image_pixels
 from vision_peft.data.memory import free_memory
+from vision_peft.data.store import Store
 from vision_peft.data.transforms import Geometry, Transform
+from vision_peft.data.videos import VideoFiles
 
 LARGEST_AUTO_MB = 4096
 HEADERS_READ = 2000  # whole images of more files than this are estimated from SAMPLED headers
@@ -42,6 +44,8 @@ def keep_decoded(
         return dict(splits), ""
     limit = min(free_memory() // 4, LARGEST_AUTO_MB * _MB) if cache_mb == "auto" else int(cache_mb) * _MB
     store = Store(limit)
+    if videos := {name: data for name in names if isinstance(data := splits[name], VideoFiles)}:
+        return dict(splits), _keep_videos(videos, store, cache_mb, workers)
     cached = {name: Cached(splits[name], store) for name in names}
     if not limit:
         return dict(splits), "images are decoded in every epoch (cache_mb=0)"
@@ -56,24 +60,23 @@ def keep_decoded(
     return {**splits, **cached}, f"images are kept decoded: {images}, {about}"
 
 
-class Store:
-    """Pixels (H W 3, uint8) kept by key, at most `limit` bytes of them."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.used = limit, 0
-        self.kept: dict[Hashable, np.ndarray] = {}
-
-    def keep(self, key: Hashable, pixels: np.ndarray) -> bool:
-        """Keep `pixels`; False where they do not fit any more."""
-        if key not in self.kept:
-            if self.used + pixels.nbytes > self.limit:
-                return False
-            self.kept[key] = pixels
-            self.used += pixels.nbytes
-        return True
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (0,)  # a process that is started anew gets none of it: its copy would be beyond the limit
+def _keep_videos(videos: Mapping[str, VideoFiles], store: Store, cache_mb: int | str, workers: int | str) -> str:
+    """Have the videos kept decoded, whole, where all fit into the store; what was decided."""
+    size = sum(data.decoded_size() for data in videos.values()) if store.limit else 0
+    count = sum(len(data.paths) for data in videos.values())
+    would = f"{count:,} of {' and '.join(videos)}"
+    about = f"about {math.ceil(size / _MB):,} MB"
+    if not store.limit:
+        reason = f"cache_mb={cache_mb}"
+    elif not _processes_share_memory(workers):
+        reason = "here worker processes cannot share the decoded ones"
+    elif size > store.limit:
+        reason = f"{would} would take {about}, more than the {store.limit // _MB:,} MB of cache_mb={cache_mb}"
+    else:
+        for data in videos.values():
+            data.store = store
+        return f"videos are kept decoded: {would}, {about}"
+    return f"videos are decoded in every epoch: {reason}"
 
 
 class Cached(ImageDataset):

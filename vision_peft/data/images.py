@@ -62,7 +62,7 @@ class ImageFiles(ImageDataset):
 
     def __init__(
         self,
-        paths: Iterable[Path],
+        paths: Iterable[str | Path],
         labels: Iterable[int],
         classes: Sequence[str],
         *,

@@ -22,7 +22,12 @@ class Entry(NamedTuple):
 
 
 def read_list(
-    file: Path, root: Path, problems: list[str], num_classes: int | None = None, check_images: bool = True
+    file: Path,
+    root: Path,
+    problems: list[str],
+    num_classes: int | None = None,
+    check_images: bool = True,
+    check: "PathCheck | None" = None,
 ) -> list[tuple[Path, int]]:
     """Images and labels of a list file; paths may hold spaces, blank lines are skipped.
 
@@ -30,14 +35,14 @@ def read_list(
     below `num_classes`, an image that is missing, is absolute or lies outside `root` (through `..` or a link) or that
     stands in an earlier line already, an empty file. Raises FileNotFoundError where there is no such list file.
     """
-    images = PathCheck(root)
+    images = PathCheck(root) if check is None else check
     first: dict[str, Entry] = {}
     items: list[tuple[Path, int]] = []
     for entry in read_entries(file, problems):
         number, path, label = entry
         found = [label_trouble(label, num_classes or MAX_CLASSES), images.trouble(path) if check_images else None]
         if found == [None, None]:
-            found = [repeated(entry, first)]
+            found = [repeated(entry, first, images.what)]
         if found == [None]:
             items.append((root / path, int(label)))
         problems.extend(f"{file}:{number}: {text}" for text in found if text)
@@ -54,13 +59,13 @@ def read_entries(file: Path, problems: list[str]) -> Iterator[Entry]:
             problems.append(f"{file}:{number}: wanted '<path> <label>', got {shown(line.strip())}")
 
 
-def repeated(entry: Entry, first: dict[str, Entry]) -> str | None:
+def repeated(entry: Entry, first: dict[str, Entry], what: str = "image") -> str | None:
     """What is wrong with an entry whose path, however spelt, an earlier one had; `first` holds those seen so far."""
     earlier = first.setdefault(os.path.normpath(entry.path), entry)
     if earlier is entry:
         return None
     label = "" if earlier.label == entry.label else f" with label {earlier.label}"
-    return f"image {shown(entry.path)} stands in line {earlier.line} already{label}"
+    return f"{what} {shown(entry.path)} stands in line {earlier.line} already{label}"
 
 
 def find_overlaps(lists: Mapping[str, Path], inside: Collection[tuple[str, str]], problems: list[str]) -> None:
@@ -132,13 +137,13 @@ def read_class_names(file: Path, problems: list[str]) -> list[str]:
     return names
 
 
-def warn_of_empty_classes(file: Path, classes: Sequence[str], labels: Sequence[int]) -> None:
+def warn_of_empty_classes(file: Path, classes: Sequence[str], labels: Sequence[int], what: str = "image") -> None:
     """Warns of the classes that no training label names; `file` is the training list."""
     present = set(labels)
     empty = [name for label, name in enumerate(classes) if label not in present]
     if empty:
         listed = ", ".join(empty[:10]) + (f" and {len(empty) - 10} more" if len(empty) > 10 else "")
-        warnings.warn(f"{file}: {len(empty)} of {len(classes)} classes have no training image: {listed}", stacklevel=3)
+        warnings.warn(f"{file}: {len(empty)} of {len(classes)} classes have no training {what}: {listed}", stacklevel=3)
 
 
 def shown(text: str) -> str:
@@ -151,6 +156,8 @@ class PathCheck:
 
     With `confined=False` they may be anywhere; `hint` is added where a path leads out of `root`.
     """
+
+    what = "image"  # for messages
 
     def __init__(self, root: Path, confined: bool = True, hint: str = "") -> None:
         self.root = root
@@ -167,11 +174,17 @@ class PathCheck:
         try:
             if self.confined and not self._is_inside(full):
                 return f"path {shown(path)} leads out of {self.root}{self.hint}"
-            if not os.path.isfile(full):  # noqa: PTH113
-                return f"image {shown(path)} is missing"
+            return self.absence(full, path)
         except (OSError, ValueError) as error:
             return f"path {shown(path)} cannot be read: {type(error).__name__}"
-        return None
+
+    def absence(self, full: str, path: str) -> str | None:
+        """What is wrong with a path that may be where it is: nothing there, by its full path and as it is listed."""
+        return None if os.path.isfile(full) else f"{self.what} {shown(path)} is missing"  # noqa: PTH113
+
+    def identity(self, full: str) -> str:
+        """What two spellings of one item have in common."""
+        return os.path.normpath(full)
 
     def _is_inside(self, full: str) -> bool:
         folder = os.path.dirname(full)  # noqa: PTH120

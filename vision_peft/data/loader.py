@@ -2,9 +2,9 @@
 an epoch starts.
 
 The order of an epoch is a permutation drawn from (seed, epoch). A sample's augmentation runs under generators seeded
-from (seed, epoch, index), and the caller's generators are put back, so training may draw random numbers beside the
-loader. In training the place of an undecodable image is taken by the next one of the dataset that decodes (after the
-last comes the first), with the augmentation of the place.
+from (seed, epoch, index) and, where a batch repeats it, the repeat; the caller's generators are put back, so training
+may draw random numbers beside the loader. In training the place of an undecodable image is taken by the next one of the
+dataset that decodes (after the last comes the first), with the augmentation of the place.
 """
 
 import os
@@ -51,6 +51,9 @@ class TrainLoader:
     one short batch; several processes share it evenly and leave out the remainder. The dataset's transform is read
     when the first epoch starts.
 
+    With `repeats` every sample comes that often in a row, each time with another augmentation, and a batch holds so
+    many fewer samples.
+
     Undecodable images are replaced and noted in `bad_files`, up to the share `max_bad_fraction` of the dataset; with
     more than that `TooManyBadFiles` is raised, with 0 the first `ImageDecodeError`.
     """
@@ -67,12 +70,18 @@ class TrainLoader:
         pin_memory: bool | None = None,
         max_bad_fraction: float = 0.0,
         bad_files: BadFiles | None = None,
+        repeats: int = 1,
     ) -> None:
         _check_sizes(dataset, batch_size, rank, world_size)
+        if repeats < 1 or batch_size % (repeats * world_size):
+            raise ValueError(
+                f"each sample comes {repeats} times in its batch: wanted a multiple of {max(repeats, 1) * world_size}, "
+                f"got batch_size {batch_size}"
+            )
         if len(dataset) < world_size:
             raise ValueError(f"{len(dataset)} training samples cannot be shared by {world_size} processes: use fewer")
-        share = min(batch_size, len(dataset)) // world_size
-        self._order = _EpochOrder(len(dataset), seed, share, rank, world_size)
+        share = min(batch_size // repeats, len(dataset)) // world_size
+        self._order = _EpochOrder(len(dataset), seed, share, rank, world_size, repeats)
         self._dataset, self._most = dataset, max_bad_fraction
         self._bad: dict[str, None] = {}
         self._bad_files = BadFiles() if bad_files is None else bad_files
@@ -115,7 +124,7 @@ class EvalLoader:
         self, dataset: ImageDataset, loader: DataLoader[Any], batches: int, bad: str, bad_files: BadFiles
     ) -> None:
         self.unreadable: list[int] = []  # indices of this process' samples that no batch held, since the last start
-        self._dataset, self._loader, self._count = dataset, loader, batches
+        self.dataset, self._loader, self._count = dataset, loader, batches
         self._bad, self._bad_files = bad, bad_files
 
     def __len__(self) -> int:
@@ -123,13 +132,13 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         self.unreadable = []
-        self._dataset.prepare()
+        self.dataset.prepare()
         return _batches(iter(self._loader), self._note)
 
     @property
     def unreadable_labels(self) -> list[int]:
         """The labels of the `unreadable` samples."""
-        return [self._dataset.labels[index] for index in self.unreadable]
+        return [self.dataset.labels[index] for index in self.unreadable]
 
     def _note(self, errors: list[ImageDecodeError], missing: Sequence[int]) -> None:
         for error in errors:
@@ -153,9 +162,10 @@ def eval_loader(
 ) -> EvalLoader:
     """Iterable of images `B C H W`, labels `B`, dataset indices `B`, in the order of the dataset.
 
-    `batch_size` samples go over all processes together, each taking a contiguous share. The last batch is short and
-    its shares may differ by one or be missing, so processes may have different numbers of batches: no collective call
-    may stand inside the loop.
+    `batch_size` samples go over all processes together, each taking a contiguous share of the same size. Of the last
+    batch a share may be short and the ones after it missing, so processes may have different numbers of batches: no
+    collective call may stand inside the loop. k processes with k times the `batch_size` see the very batches that one
+    process sees.
 
     An undecodable image raises `ImageDecodeError`; with `bad="wrong"` its batch comes without it (or not at all), it is
     noted in `bad_files` and in the loader's `unreadable`, and whoever counts has to count it.
@@ -165,21 +175,22 @@ def eval_loader(
     _check_sizes(dataset, batch_size, rank, world_size)
     shares: list[list[Key]] = []
     for start in range(0, len(dataset), batch_size):
-        size = min(batch_size, len(dataset) - start)
-        first, last = rank * size // world_size, (rank + 1) * size // world_size
+        first = start + rank * (batch_size // world_size)
+        last = min(first + batch_size // world_size, len(dataset))
         if last > first:
-            shares.append([(0, start + place) for place in range(first, last)])
+            shares.append([(0, index, 0) for index in range(first, last)])
     loader = _data_loader(SeededSamples(dataset, 0, 0), shares, workers, pin_memory)
     return EvalLoader(dataset, loader, len(shares), bad, BadFiles() if bad_files is None else bad_files)
 
 
 class _EpochOrder:
-    """Batch sampler that yields this process' share of each global batch as (epoch, index) keys, so that workers know
-    the epoch.
+    """Batch sampler that yields this process' share of each global batch as (epoch, index, repeat) keys, so that
+    workers know the epoch.
     """
 
-    def __init__(self, samples: int, seed: int, share: int, rank: int, world_size: int) -> None:
+    def __init__(self, samples: int, seed: int, share: int, rank: int, world_size: int, repeats: int) -> None:
         self.samples, self.seed, self.share, self.rank, self.world_size = samples, seed, share, rank, world_size
+        self.repeats = repeats
         self.batches_per_epoch = samples // (share * world_size)
         self.epoch = self.start_batch = 0
 
@@ -191,7 +202,8 @@ class _EpochOrder:
         generator = torch.Generator().manual_seed(mixed(self.seed, epoch))
         order = torch.randperm(self.samples, generator=generator).tolist()
         starts = [(batch * self.world_size + self.rank) * self.share for batch in range(self.start_batch, len(self))]
-        return iter([[(epoch, index) for index in order[start : start + self.share]] for start in starts])
+        shares = [order[start : start + self.share] for start in starts]
+        return iter([[(epoch, index, again) for index in share for again in range(self.repeats)] for share in shares])
 
 
 def _batches(results: Iterator[Any], note: Callable[[list[ImageDecodeError], Sequence[int]], None]) -> Iterator[Batch]:

@@ -15,14 +15,14 @@ from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.images import ImageDecodeError
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images B C H W, labels B, dataset indices B
-Key = tuple[int, int]  # epoch, index
+Key = tuple[int, int, int]  # epoch, index, which of the sample's repeats in its batch
 Sample = tuple[torch.Tensor | None, int, int, list[ImageDecodeError]]  # image, label, index, errors on the way to it
 Result = tuple[Batch | None, list[ImageDecodeError], list[int]]  # the last: indices of samples without an image
 
 
 class SeededSamples(Dataset[Any]):
-    """Gives a sample `(image, label, index, errors)` of a key (epoch, index), or the error met, which the main process
-    then raises. Raised in a worker it would come out as another type with two tracebacks for its message.
+    """Gives a sample `(image, label, index, errors)` of a key (epoch, index, repeat), or the error met, which the main
+    process then raises. Raised in a worker it would come out as another type with two tracebacks for its message.
 
     `errors` are those of the undecodable images that were passed over, at most `spare` files; with one more the image
     is None.
@@ -36,16 +36,17 @@ class SeededSamples(Dataset[Any]):
         """The samples of a batch, at once where the dataset holds tensors."""
         if self.dataset.tensors is None or self._labels is None:
             return [self[key] for key in keys]
-        indices = torch.tensor([index for _, index in keys])
+        indices = torch.tensor([index for _, index, _ in keys])
         return (self.dataset.tensors[indices], self._labels[indices], indices), [], []
 
     def __getitem__(self, key: Key) -> Sample | Exception:
-        epoch, first = key
+        epoch, first, repeat = key
+        seed = mixed(self.seed, epoch, first, repeat) if repeat else mixed(self.seed, epoch, first)
         errors: dict[str, ImageDecodeError] = {}
         for step in range(len(self.dataset)):
             index = (first + step) % len(self.dataset)
             try:
-                with _seeded_generators(mixed(self.seed, epoch, first)):
+                with _seeded_generators(seed):
                     image, label = self.dataset[index]
                 if not isinstance(image, torch.Tensor):
                     raise TypeError(f"wanted a tensor from the dataset's transform, got {type(image).__name__}")

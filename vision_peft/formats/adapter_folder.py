@@ -230,10 +230,11 @@ def _check_backbone(model: Any, info: AdapterInfo, folder: Path, where: str, all
     if not isinstance(wanted, dict):
         raise ValueError(f"{where}: backbone.architecture is missing")
     # Another image size is no other backbone: the tuned tensors do not depend on it.
-    differing = [key for key in got if key != "img_size" and wanted.get(key) != got[key]]
+    keys = [key for key in {**got, **wanted} if key != "img_size"]
+    differing = [key for key in keys if wanted.get(key) != got.get(key)]
     names = [".".join(filter(None, (b.get("name"), b.get("tag")))) for b in (info.backbone, _backbone_name(model))]
     if differing:
-        details = "; ".join(f"{key}: adapter {wanted.get(key)}, model {got[key]}" for key in differing)
+        details = "; ".join(f"{key}: adapter {wanted.get(key)}, model {got.get(key)}" for key in differing)
         raise ValueError(f"the adapter in {folder} belongs to another backbone ({names[0]}, not {names[1]}): {details}")
     tuning = record.find(model)
     found = tuning.fingerprint if tuning else record.fingerprint(model)

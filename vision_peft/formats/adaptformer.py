@@ -1,27 +1,38 @@
-"""Checkpoints of ShoufaChen/AdaptFormer@6967d67 (models/vit_image.py; head as main_image.py makes it).
+"""Checkpoints of ShoufaChen/AdaptFormer@6967d67 (models/vit_image.py, vit_video.py; head as main_*.py make it).
 
 Its blocks have ``q_proj``, ``k_proj``, ``v_proj``, ``fc1`` and ``fc2`` where timm has ``attn.qkv`` and ``mlp``. Its
 built-in VPT (``embeddings.i``) puts prompts before the class token and drops them after every block: VPT-deep.
+The video model is VideoMAE's: tubelets, no class token, positions that are not in the file, biases of queries and
+values alone, and ``fc_norm`` behind the mean of all tokens, which trains with every method.
 """
 
 from typing import Any
 
-from vision_peft.formats.foreign import Foreign, State, block_numbers, fuse_qkv, no_leftovers, split_head
+from vision_peft.formats.foreign import (
+    Foreign,
+    State,
+    block_numbers,
+    fuse_qkv,
+    fuse_video_qkv,
+    no_leftovers,
+    split_head,
+)
 from vision_peft.methods.adaptformer import AdaptFormer
+from vision_peft.methods.norm_tuning import NormTuning
 from vision_peft.methods.vpt import VPT
 from vision_peft.tuning.method import Method, one_of
 
 _ADAPTMLP = {"down_proj": "down_proj", "up_proj": "up_proj", "adapter_layer_norm_before": "norm"}
 
 
-def read(state: State, *, scale: float = 0.1, form: str = "parallel", dropout: float = 0.1) -> Foreign:
-    """Map the official keys of an image model.
+def read(state: State, *, scale: float = 0.1, form: str = "parallel", dropout: float | None = None) -> Foreign:
+    """Map the official keys of an image or video model.
 
     Args:
         state: tensors of the file.
         scale: s of the run (``--ffn_adapter_scalar``); a learned scalar in the file wins.
         form: ``parallel`` or ``sequential`` (``ffn_option``), whose keys are the same.
-        dropout: adapter dropout, of use for further training only.
+        dropout: adapter dropout, of use for further training only; None: that of the code, 0.1 for images, 0 for video.
 
     The layer norm of ``ffn_adapter_layernorm_option="out"`` has the keys of ``"in"``; it is read as ``"in"``.
 
@@ -34,6 +45,9 @@ def read(state: State, *, scale: float = 0.1, form: str = "parallel", dropout: f
     for name in [name for name in state if name.startswith("head.")]:
         del state[name]
     numbers = block_numbers(state, "blocks.")
+    is_video = "patch_embed.proj.weight" in state and state["patch_embed.proj.weight"].ndim == 5
+    if dropout is None:
+        dropout = 0.0 if is_video else 0.1
     fields: dict[str, Any] = {"scale": scale, "form": form, "dropout": dropout}
     backbone: State = {}
     method: Method | None = None
@@ -55,7 +69,9 @@ def read(state: State, *, scale: float = 0.1, form: str = "parallel", dropout: f
         if prompts is not None:
             method = VPT(tokens=prompts.shape[1])
             tuned[f"{block}attn.prompts"] = prompts[0]
-        if f"{block}attn.q_proj.weight" in state:
+        if f"{block}attn.q_bias" in state:
+            backbone |= fuse_video_qkv(state, f"{block}attn.")
+        elif f"{block}attn.q_proj.weight" in state:
             parts = ("q_proj", "k_proj", "v_proj")
             backbone |= fuse_qkv(state, f"{block}attn.", parts, f"{block}attn.qkv")
         for name in [name for name in state if name.startswith(block)]:
@@ -70,4 +86,7 @@ def read(state: State, *, scale: float = 0.1, form: str = "parallel", dropout: f
         if method is not None:
             raise ValueError("file holds both adaptmlp and prompt tensors: the official code trains one of them")
         method = AdaptFormer(**fields)
-    return Foreign(backbone if "patch_embed.proj.weight" in backbone else None, method, tuned, head)
+    if not is_video:
+        return Foreign(backbone if "patch_embed.proj.weight" in backbone else None, method, tuned, head)
+    tuned |= {f"fc_norm.{kind}": backbone[f"fc_norm.{kind}"] for kind in ("weight", "bias")}
+    return Foreign(backbone, method, tuned, head, beside=(NormTuning(norms="final"),), clips="tubelets")

@@ -7,18 +7,17 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
-from timm.layers import LayerNorm
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from vision_peft.formats import build_model
 from vision_peft.tuning.attach import attach, replace_head
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.state import load_tuned
@@ -34,6 +33,15 @@ class Foreign:
     method: Method | None
     tuned: State  # for load_tuned; includes the head where the file has one
     head: str = "linear"  # kind of head, see tuning.heads
+    beside: tuple[Method, ...] = ()  # further methods of the official code, attached after ``method``
+    clips: str = "none"  # how the backbone sees clips: see build_model.CLIPS
+    num_frames: int | None = None  # of a clip, where the tensors tell
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of timm's VisionTransformer, which no tensor tells
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """Everything to attach, in order."""
+        return (() if self.method is None else (self.method,)) + self.beside
 
     @property
     def num_classes(self) -> int:
@@ -41,53 +49,36 @@ class Foreign:
         biases = [name for name in ("head.bias", "head.1.bias", "head.fc.bias") if name in self.tuned]
         return self.tuned[biases[0]].shape[0] if biases else 0
 
-    def build(self, num_heads: int, img_size: int | tuple[int, int] | None = None) -> VisionTransformer:
+    def build(
+        self, num_heads: int, img_size: int | tuple[int, int] | None = None, num_frames: int | None = None
+    ) -> VisionTransformer:
         """A timm VisionTransformer with the architecture read off the tensors, attached, loaded, in eval mode.
 
         Args:
             num_heads: attention heads; the tensors do not tell.
-            img_size: pixels; needed where the number of positions is not that of a square image.
+            img_size: pixels; needed where the file holds no positions, or not those of a square image.
+            num_frames: frames of a clip; needed for video models unless the tensors tell them.
 
         Raises:
-            ValueError: the file holds no backbone, or its tensors do not fit together.
+            ValueError: the file holds no backbone, or its tensors do not fit together or what is given here.
         """
         if self.backbone is None:
             raise ValueError("this file holds no backbone: create one with create_backbone, attach and load_tuned")
-        state = self.backbone
-        if absent := {"patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight"} - state.keys():
-            raise ValueError(f"backbone tensors do not tell the architecture: missing {sorted(absent)}")
-        patch = state["patch_embed.proj.weight"]
-        positions = state["pos_embed"].shape[1] - 1
-        side = int(positions**0.5)
-        if img_size is None and side * side != positions:
-            raise ValueError(f"{positions} positions are no square image: give img_size=(height, width)")
-        dim = patch.shape[0]
-        if num_heads < 1 or dim % num_heads:
-            raise ValueError(f"num_heads must divide the width {dim} of the backbone; got {num_heads}")
-        model = VisionTransformer(
-            img_size=img_size or side * patch.shape[-1],
-            patch_size=(patch.shape[-2], patch.shape[-1]),
-            in_chans=patch.shape[1],
+        if None not in (num_frames, self.num_frames) and num_frames != self.num_frames:
+            raise ValueError(f"this file was tuned on {self.num_frames} frames a clip; got num_frames={num_frames}")
+        model = build_model.build(
+            self.backbone,
+            clips=self.clips,
+            arguments=self.arguments,
             num_classes=self.num_classes,
-            embed_dim=dim,
-            depth=1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
             num_heads=num_heads,
-            mlp_ratio=state["blocks.0.mlp.fc1.weight"].shape[0] / dim,
-            init_values=1.0 if "blocks.0.ls1.gamma" in state else None,
-            global_pool="avg" if "fc_norm.weight" in state else "token",
-            norm_layer=partial(LayerNorm, eps=1e-6),
+            img_size=img_size,
+            num_frames=num_frames or self.num_frames,
         )
-        try:
-            missing, unexpected = model.load_state_dict(state, strict=False)
-        except RuntimeError as error:  # shapes
-            raise ValueError(f"backbone tensors do not fit: {error}") from None
-        missing = [name for name in missing if not name.startswith("head.")]
-        if missing or unexpected:
-            raise ValueError(f"backbone tensors do not fit: missing {missing}, unexpected {unexpected}")
         if self.head != "linear":
             replace_head(model, self.head, self.num_classes)
-        if self.method is not None:
-            attach(model, self.method)
+        for method in self.methods:
+            attach(model, method)
         load_tuned(model, self.tuned, head="load" if self.num_classes else "keep")
         return model.eval()
 
@@ -187,7 +178,7 @@ def _module(what: str, name: str, having: str) -> Any:
     modules = {
         info.name: importlib.import_module(f"{package.__name__}.{info.name}")
         for info in pkgutil.iter_modules(package.__path__)
-        if info.name not in ("adapter_folder", "adapter_info", "foreign")
+        if info.name not in ("adapter_folder", "adapter_info", "build_model", "foreign")
     }
     known = {name: module for name, module in modules.items() if callable(vars(module).get(having))}
     if name not in known:
@@ -233,6 +224,18 @@ def fuse_qkv(state: State, prefix: str, parts: tuple[str, str, str], to: str) ->
         f"{to}.{kind}": torch.cat([state.pop(f"{prefix}{part}.{kind}") for part in parts])
         for kind in ("weight", "bias")
     }
+
+
+def fuse_video_qkv(state: State, attn: str) -> State:
+    """timm's ``qkv`` out of VideoMAE's attention, whose keys have no bias; ``state`` loses the parts.
+
+    Weights are one ``qkv`` (VideoMAE) or three projections (AdaptFormer's copy), biases ``q_bias`` and ``v_bias``.
+    """
+    weight = state.pop(f"{attn}qkv.weight", None)
+    if weight is None:
+        weight = torch.cat([state.pop(f"{attn}{part}_proj.weight") for part in "qkv"])
+    q, v = state.pop(f"{attn}q_bias"), state.pop(f"{attn}v_bias")
+    return {f"{attn}qkv.weight": weight, f"{attn}qkv.bias": torch.cat([q, torch.zeros_like(q), v])}
 
 
 def take(state: State, name: str, *shape: int | None) -> Tensor:

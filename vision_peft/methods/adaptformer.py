@@ -96,7 +96,10 @@ class AdaptFormer(Method):
 
     @classmethod
     def as_published(cls, video: bool = False, **fields: Any) -> "AdaptFormer":
-        """The released code. Video: dropout 0, and σ = 0.02 everywhere because vit_video.py initialises twice."""
+        """The released code. Video: dropout 0, and σ = 0.02 everywhere because vit_video.py initialises twice.
+
+        The video code also trains the norm behind the last block: attach ``NormTuning(norms="final")`` beside it.
+        """
         return cls(**{"dropout": 0.0, "init": "trunc_normal", **fields} if video else fields)
 
     @classmethod

@@ -5,7 +5,8 @@ n of the block's own frozen norm:
 
     x ← x + drop_path(attn(n)) + s · drop_path(CP(n)),  CP(n) = W_up dropout(φ(conv(φ(W_down n)))),  φ(z) = z σ(1.702 z)
 
-A prefix token passes the convolution as an image of one pixel: the centre tap only.
+A prefix token passes the convolution as an image of one pixel: the centre tap only. The time steps of tubelets are
+convolved one by one.
 
 Source: JieShibo/PETL-ViT@026e4f1 convpass/vtab/convpass.py. Deviations: any width, grid and number of prefix tokens
 (768 channels, 14 x 14 and one are fixed there); LayerScale, which the official backbone lacks, scales the block's own
@@ -23,21 +24,21 @@ from torch import Tensor, nn
 
 from vision_peft.tuning.graft import graft
 from vision_peft.tuning.method import Method, one_of, positive, probability, some_of
-from vision_peft.tuning.patch_grid import drop_path, patch_grid
+from vision_peft.tuning.patch_grid import drop_path, patch_grid, time_steps
 from vision_peft.tuning.timm_blocks import BlockGraft, blocks, width
 
 
 class Bypass(nn.Module):
-    """s · CP(n) on tokens (B N D), whose last rows x columns are the patches, or on a map (B H W D)."""
+    """s · CP(n) on tokens (B N D), whose last steps x rows x columns are the patches, or on a map (B H W D)."""
 
-    def __init__(self, dim: int, grid: list[int] | None, method: "Convpass") -> None:
+    def __init__(self, dim: int, grid: list[int] | None, steps: int, method: "Convpass") -> None:
         super().__init__()
         self.down_proj = nn.Linear(dim, method.bottleneck)
         self.conv = nn.Conv2d(method.bottleneck, method.bottleneck, 3, padding=1)
         self.up_proj = nn.Linear(method.bottleneck, dim)
         self.dropout = nn.Dropout(method.dropout)
         self.scale = method.scale
-        self.grid = grid
+        self.grid, self.steps = grid, steps
         nn.init.xavier_uniform_(self.down_proj.weight)
         nn.init.zeros_(self.up_proj.weight)
         if method.init == "xavier":
@@ -54,10 +55,10 @@ class Bypass(nn.Module):
         return self.scale * self.up_proj(self.dropout(_quick_gelu(z)))
 
     def _convolve_tokens(self, z: Tensor, rows: int, columns: int) -> Tensor:
-        prefix, patches = z.tensor_split([z.shape[1] - rows * columns], dim=1)
+        prefix, patches = z.tensor_split([z.shape[1] - self.steps * rows * columns], dim=1)
         prefix = F.linear(prefix, self.conv.weight[:, :, 1, 1], self.conv.bias)
-        patches = self._convolve_map(patches.unflatten(1, (rows, columns))).flatten(1, 2)
-        return torch.cat([prefix, patches], dim=1)
+        maps = self._convolve_map(patches.unflatten(1, (self.steps, rows, columns)).flatten(0, 1))
+        return torch.cat([prefix, maps.unflatten(0, (-1, self.steps)).flatten(1, 3)], dim=1)
 
     def _convolve_map(self, z: Tensor) -> Tensor:
         return self.conv(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -114,6 +115,7 @@ class Convpass(Method):
 
     def attach(self, model: nn.Module) -> None:
         grid = patch_grid(model)
+        steps = 1 if grid is None else time_steps(model)
         for block in blocks(model):
-            bypasses = {site: Bypass(width(block), grid, self) for site in self.sites}
+            bypasses = {site: Bypass(width(block), grid, steps, self) for site in self.sites}
             graft(block, ConvpassBlock, convpass=nn.ModuleDict(bypasses))

@@ -10,13 +10,20 @@ from vision_peft.tuning.method import Method
 
 @dataclass(frozen=True)
 class LinearProbe(Method):
-    """Train the head only. It bears about ten times the learning rate of the other methods (1e-2 with AdamW)."""
+    """Train the head only. It bears about ten times the learning rate of the other methods (1e-2 with AdamW).
+
+    Of an inflated video model the temporal embedding stays frozen, too: at zero, features know no order of frames.
+    """
 
     name: ClassVar[str] = "linear"
 
     @property
     def starts_as_identity(self) -> bool:
         return True
+
+    @property
+    def changes_features(self) -> bool:
+        return False
 
     def attach(self, model: nn.Module) -> None:
         """Nothing joins the backbone; the head trains under every method."""

@@ -41,13 +41,15 @@ class SSFLast(Graft):
 
 
 class SSFMap(Graft):
-    """γ ⊙ y + β over the channels of a feature map (B C H W): the patch embedding."""
+    """γ ⊙ y + β over the channels of a feature map (B C H W, of clips B C T H W): the patch embedding."""
 
     ssf_scale: nn.Parameter
     ssf_shift: nn.Parameter
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * self.ssf_scale.view(-1, 1, 1) + self.ssf_shift.view(-1, 1, 1)
+        y = super().forward(x)
+        shape = (-1, *[1] * (y.ndim - 2))
+        return y * self.ssf_scale.view(shape) + self.ssf_shift.view(shape)
 
     def fold(self) -> None:
         _fold(self)

@@ -42,8 +42,8 @@ class Row:
     batch_size: int  # global: over all processes and accumulation steps
     epochs: int  # planned length of the schedule, not the epoch that val chose
     img_size: int | list[int]  # pixels; [height, width] where they differ
-    num_frames: int | None  # None for images
-    views: int  # crops x clips averaged per test item
+    num_frames: int | None  # of a clip; None for images
+    views: int  # clips x crops averaged per test item
     normalisation: str
     head: str
     params_trained: int  # without the head
@@ -52,7 +52,7 @@ class Row:
     params_backbone: int  # without the head
     adapter_bytes: int  # the adapter folder on disk
     step_ms: float | None
-    images_per_s: float | None
+    images_per_s: float | None  # clips per second where num_frames says so
     data_wait_share: float | None  # 0..1 of the training time spent waiting for data
     peak_memory_mb: float | None  # 10^6 bytes
     train_seconds: float

@@ -1,4 +1,4 @@
-"""How fast images come and updates go: the data pipeline alone, and training steps of settings measured in turn.
+"""How fast images or clips come and updates go: the data pipeline alone, and training steps of settings in turn.
 
 Machines are shared and noisy: what is worth quoting is the ratio of two settings whose updates alternate in one run.
 """
@@ -14,11 +14,14 @@ import torch
 import torch.nn.functional as F
 
 import vision_peft as vp
-from vision_peft.data import ImageDataset
+from vision_peft.data import ImageDataset, ImageDecodeError
+from vision_peft.data.bad_files import TooManyBadFiles
 from vision_peft.data.cache import keep_decoded
 from vision_peft.data.loader import TrainLoader, resolve_workers
 from vision_peft.data.samples import Batch
-from vision_peft.training.build import create_model, input_settings, set_transforms, tune
+from vision_peft.data.video import usable_backends
+from vision_peft.data.videos import VideoFiles
+from vision_peft.training.build import check_items, create_model, input_settings, set_transforms, tune
 from vision_peft.training.config import Config
 from vision_peft.training.device import Compute, choose_compute, device_words, peak_memory_mb
 from vision_peft.training.optim import create_optimizer
@@ -28,11 +31,11 @@ WARM_UP = 2  # updates that are not counted
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Images a second that the loader hands out while nothing else happens."""
+    """Images or clips a second that the loader hands out while nothing else happens."""
 
-    source: str  # files, arrays, or kept decoded
+    source: str  # files (of videos with the decoder's name), arrays, or kept decoded
     workers: int
-    images_per_s: float
+    images_per_s: float | None  # or clips; None: this decoder cannot decode them
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,28 @@ class Steps:
 
     setting: str
     step_ms: float
-    images_per_s: float
+    images_per_s: float  # or clips
     data_wait_share: float  # of the time of all counted updates
     ratio: float  # of step_ms to that of the first setting
     peak_memory_mb: float | None  # so far, of the process or the GPU
 
 
 def measure_pipeline(config: Config, seconds: float = 5.0) -> list[Pipeline]:
-    """The train split of `config` read for about `seconds` each: without processes, with them, and kept decoded."""
-    train_set = _train_set(config)
-    processes = {0, resolve_workers(config.workers, train_set)}
+    """The train split of `config` read for about `seconds` each: without processes, with them, and kept decoded.
+
+    Videos are read so by every decoder that is installed.
+    """
+    train_set, _ = _train_set_and_model(config)
+    processes = sorted({0, resolve_workers(config.workers, train_set)})
     kind = "arrays" if train_set.in_memory else "files"
-    found = [Pipeline(kind, workers, _speed(config, train_set, workers, seconds)) for workers in sorted(processes)]
+    found = []
+    for decoder in _decoders(train_set):
+        if isinstance(train_set, VideoFiles) and decoder:
+            train_set.decoder = decoder
+        source = f"{kind}, {decoder}" if decoder else kind
+        found += [Pipeline(source, workers, _speed(config, train_set, workers, seconds)) for workers in processes]
     kept, _ = keep_decoded({"train": train_set}, ["train"], config.cache_mb, 0)
-    if kept["train"] is not train_set:
+    if kept["train"] is not train_set or (isinstance(train_set, VideoFiles) and train_set.store is not None):
         kept["train"].prepare()
         found.append(Pipeline("kept decoded", 0, _speed(config, kept["train"], 0, seconds)))
     return found
@@ -93,10 +104,13 @@ def benchmark_table(config: Config, pipelines: list[Pipeline], steps: list[Steps
     where = _compute(config)
     threads = f", {torch.get_num_threads()} threads" if where.device.type == "cpu" else ""
     wide = max(len(each.setting) for each in steps)
-    lines = [f"{'pipeline alone':<{wide}}  {'workers':>8}  {'images/s':>9}"]
-    lines += [f"{each.source:<{wide}}  {each.workers:>8}  {each.images_per_s:>9,.0f}" for each in pipelines]
+    items = "images/s" if config.backbone.num_frames is None else "clips/s"
+    lines = [f"{'pipeline alone':<{wide}}  {'workers':>8}  {items:>9}"]
+    for each in pipelines:
+        speed = "no" if each.images_per_s is None else f"{each.images_per_s:,.0f}"
+        lines.append(f"{each.source:<{wide}}  {each.workers:>8}  {speed:>9}")
     title = f"training, batch {config.recipe.batch_size}, {device_words(where.device)}, {where.precision}{threads}"
-    lines += ["", title, f"{'':<{wide}}  {'step ms':>8}  {'images/s':>9}  {'waiting':>7}  {'ratio':>6}"]
+    lines += ["", title, f"{'':<{wide}}  {'step ms':>8}  {items:>9}  {'waiting':>7}  {'ratio':>6}"]
     for each in steps:
         wait = f"{each.data_wait_share:.1%}"
         lines.append(
@@ -113,6 +127,7 @@ def to_json(config: Config, pipelines: list[Pipeline], steps: list[Steps]) -> di
         "precision": compute.precision,
         "threads": torch.get_num_threads(),
         "batch_size": config.recipe.batch_size,
+        "items": "images" if config.backbone.num_frames is None else "clips",
         "pipeline": [asdict(each) for each in pipelines],
         "steps": [asdict(each) for each in steps],
     }
@@ -122,24 +137,33 @@ def _compute(config: Config) -> Compute:
     return choose_compute(config.device, config.precision)
 
 
-def _train_set(config: Config) -> ImageDataset:
+def _train_set_and_model(config: Config) -> tuple[ImageDataset, Any]:
     train_set = config.data.load("train")
-    model = create_model(config.backbone, config.seed)
+    check_items(config.backbone, config.data, train_set)
+    model = create_model(config.backbone, config.seed, config.recipe.drop_path)
     set_transforms({"train": train_set}, input_settings(model, config.recipe), config.recipe)
-    return train_set
+    return train_set, model
 
 
 def _loader(config: Config, train_set: ImageDataset, workers: int | str) -> TrainLoader:
-    batch = config.recipe.batch_size
-    return TrainLoader(train_set, batch, config.seed, workers, max_bad_fraction=config.max_bad_fraction)
+    recipe, bad = config.recipe, config.max_bad_fraction
+    return TrainLoader(train_set, recipe.batch_size, config.seed, workers, max_bad_fraction=bad, repeats=recipe.repeats)
 
 
-def _speed(config: Config, train_set: ImageDataset, workers: int, seconds: float) -> float:
+def _decoders(train_set: ImageDataset) -> list[str]:
+    """Names of what can read the files of a data set, where there is a choice."""
+    return usable_backends() if isinstance(train_set, VideoFiles) and train_set.frame_counts is None else [""]
+
+
+def _speed(config: Config, train_set: ImageDataset, workers: int, seconds: float) -> float | None:
     batches = _endless(_loader(config, train_set, workers))
-    next(batches)  # starts the processes
-    started, images = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        images += len(next(batches)[0])
+    try:
+        next(batches)  # starts the processes
+        started, images = time.perf_counter(), 0
+        while time.perf_counter() - started < seconds:
+            images += len(next(batches)[0])
+    except (ImageDecodeError, TooManyBadFiles):
+        return None
     return images / (time.perf_counter() - started)
 
 
@@ -151,9 +175,7 @@ def _endless(loader: TrainLoader) -> Iterator[Batch]:
 def _updates(config: Config) -> Iterator[tuple[float, float]]:
     """One update at a time: seconds in all, and seconds of them that went by waiting for data."""
     compute = _compute(config)
-    train_set = config.data.load("train")
-    model = create_model(config.backbone, config.seed, config.recipe.drop_path)
-    set_transforms({"train": train_set}, input_settings(model, config.recipe), config.recipe)
+    train_set, model = _train_set_and_model(config)
     model = tune(model, config, train_set, compute.device)
     splits, _ = keep_decoded({"train": train_set}, ["train"], config.cache_mb, config.workers)
     splits["train"].prepare()

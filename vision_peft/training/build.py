@@ -1,5 +1,6 @@
 """From a checked config to what the loop needs: datasets with transforms, a model with methods and head."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,20 +11,26 @@ from torch import nn
 
 import vision_peft as vp
 from vision_peft.backbones import input_config
-from vision_peft.data import ImageDataset
+from vision_peft.data import DataConfig, ImageDataset
+from vision_peft.data.clip_transforms import eval_clip_transform, train_clip_transform
 from vision_peft.data.loader import eval_loader
+from vision_peft.data.sampling import ClipSampling
 from vision_peft.data.transforms import eval_transform, normalisation, train_transform
+from vision_peft.data.videos import VideoFiles
 from vision_peft.training.config import Config
 from vision_peft.training.device import seed_everything
-from vision_peft.training.evaluate import BATCH_SIZE
+from vision_peft.training.evaluate import batch_size
 from vision_peft.training.schema import BackboneConfig, Recipe
+
+GEOMETRY = ("size", "mean", "std", "interpolation", "resize", "crop_pct")  # the settings of a transform
 
 
 def load_splits(config: Config) -> dict[str, ImageDataset]:
     """Every split that the protocol reads, by name; lists and folders are checked here, images are decoded later.
 
     Raises:
-        ValueError, FileNotFoundError: what the dataset finds wrong, or splits that disagree about the classes.
+        ValueError, FileNotFoundError: what the dataset finds wrong, splits that disagree about the classes, or videos
+            for a backbone of images and the other way round.
     """
     names = {
         "val_select": ["train", "val", "test"],
@@ -35,6 +42,7 @@ def load_splits(config: Config) -> dict[str, ImageDataset]:
         names.remove("test")  # a search trial does not even open it
     splits = {name: config.data.load(name) for name in names}
     first = splits[names[0]]
+    check_items(config.backbone, config.data, first)
     for name, dataset in splits.items():
         if dataset.classes != first.classes:
             raise ValueError(
@@ -63,9 +71,38 @@ class Part(ImageDataset):
         return self.whole.path(self.items[index])
 
 
-def first(dataset: ImageDataset, size: int) -> Part:
+def part_of(dataset: ImageDataset, items: Sequence[int]) -> ImageDataset:
+    """Chosen items of a dataset; of videos those that the items show."""
+    if not isinstance(dataset, VideoFiles):
+        return Part(dataset, items)
+    videos = list(dict.fromkeys(dataset.video(item) for item in items))
+    part = copy.copy(dataset)
+    part.paths = [dataset.paths[video] for video in videos]
+    part.video_labels = [dataset.video_labels[video] for video in videos]
+    if dataset.frame_counts is not None:
+        part.frame_counts = [dataset.frame_counts[video] for video in videos]
+    part.clips = dataset.clips  # makes the labels anew
+    return part
+
+
+def first(dataset: ImageDataset, size: int) -> ImageDataset:
     """The first `size` items of a dataset, all if there are fewer."""
-    return Part(dataset, range(min(size, len(dataset))))
+    return part_of(dataset, range(min(size, len(dataset))))
+
+
+def check_items(backbone: BackboneConfig, data: DataConfig, dataset: ImageDataset) -> None:
+    """Raises ValueError for videos where the backbone takes single images, and for images where it takes clips."""
+    videos = isinstance(dataset, VideoFiles)
+    if videos and backbone.num_frames is None:
+        raise ValueError(
+            f"data={data.name} holds videos, backbone.name={backbone.name} takes single images: give "
+            "backbone.num_frames=8 (each frame by itself), with backbone.tubelet_size=2 tokens that span two frames"
+        )
+    if not videos and backbone.num_frames is not None:
+        raise ValueError(
+            f"data={data.name} holds images, backbone.num_frames={backbone.num_frames} makes a backbone of clips: give "
+            "backbone.num_frames=null backbone.tubelet_size=null, or data of videos"
+        )
 
 
 def create_model(backbone: BackboneConfig, seed: int, drop_path: float = 0.0) -> Any:
@@ -78,6 +115,9 @@ def create_model(backbone: BackboneConfig, seed: int, drop_path: float = 0.0) ->
         num_classes=0,
         img_size=backbone.img_size,
         drop_path=drop_path,
+        num_frames=backbone.num_frames,
+        tubelet_size=backbone.tubelet_size,
+        inflate=backbone.inflate,
         **backbone.kwargs,
     )
 
@@ -110,16 +150,20 @@ def _samples(model: nn.Module, config: Config, dataset: ImageDataset, per_class:
     of_class: dict[int, list[int]] = {}
     for item, label in enumerate(dataset.labels):
         of_class.setdefault(label, []).append(item)
-    part = Part(dataset, sorted(item for items in of_class.values() for item in items[:per_class]))
-    part.transform = eval_transform(**input_settings(model, config.recipe))
+    part = part_of(dataset, sorted(item for items in of_class.values() for item in items[:per_class]))
+    set_evaluation(part, input_settings(model, config.recipe))
     # an undecodable image is left out here; training meets it again and reports it
-    return eval_loader(part, BATCH_SIZE, config.workers, bad="wrong")
+    return eval_loader(part, batch_size(part), config.workers, bad="wrong")
 
 
 def input_settings(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
-    """How an image becomes the model's input; recorded in adapter.json and enough for `eval_transform`."""
+    """How an image or a video becomes the model's input; recorded in adapter.json and enough for `set_evaluation`."""
     found = input_config(model)
     mean, std = normalisation(recipe.normalisation, found["mean"], found["std"])
+    clips: dict[str, Any] = {}
+    if "num_frames" in found:
+        clips = {key: found[key] for key in ("num_frames", "tubelet_size")}
+        clips |= {key: getattr(recipe, key) for key in ("sampling", "frame_stride", "views", "crops")}
     return {
         "size": list(found["size"]),
         "mean": list(mean),
@@ -127,17 +171,45 @@ def input_settings(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
         "interpolation": found["interpolation"] if recipe.interpolation == "backbone" else recipe.interpolation,
         "resize": recipe.resize,
         "crop_pct": recipe.crop_pct,
+        **clips,
     }
 
 
 def set_transforms(splits: Mapping[str, ImageDataset], settings: Mapping[str, Any], recipe: Recipe) -> None:
-    """Give train and trainval the recipe's augmentation, val and test the plain geometry."""
+    """Give train and trainval the recipe's augmentation, val and test the plain geometry.
+
+    Of videos, train and trainval give clips from random places, test gives all views, and val one, the middle.
+    """
+    further: dict[str, Any] = {"augment": recipe.augment, "random_erasing": recipe.random_erasing}
+    geometry = {key: settings[key] for key in GEOMETRY}
     for name, dataset in splits.items():
-        if name in ("train", "trainval"):
-            further = {"augment": recipe.augment, "random_erasing": recipe.random_erasing}
-            dataset.transform = train_transform(**settings, **further)
+        if name not in ("train", "trainval"):
+            set_evaluation(dataset, settings if name == "test" else {**settings, "views": 1, "crops": 1})
+        elif isinstance(dataset, VideoFiles):
+            dataset.clips, dataset.training = _sampling({**settings, "views": 1, "crops": 1}), True
+            dataset.transform = train_clip_transform(**geometry, **further)
         else:
-            dataset.transform = eval_transform(**settings)
+            dataset.transform = train_transform(**geometry, **further)
+
+
+def set_evaluation(dataset: ImageDataset, settings: Mapping[str, Any]) -> None:
+    """Make a dataset give what evaluation wants to see: images, or all views of videos."""
+    geometry: dict[str, Any] = {key: settings[key] for key in GEOMETRY}
+    if isinstance(dataset, VideoFiles):
+        dataset.clips, dataset.training = _sampling(settings), False
+        dataset.transform = eval_clip_transform(**geometry, crops=settings["crops"])
+    else:
+        dataset.transform = eval_transform(**geometry)
+
+
+def items_of(dataset: ImageDataset) -> int:
+    """Images or videos of a dataset, however many views a video has."""
+    return len(dataset.paths) if isinstance(dataset, VideoFiles) else len(dataset)
+
+
+def _sampling(settings: Mapping[str, Any]) -> ClipSampling:
+    views = {key: int(settings[key]) for key in ("views", "crops")}
+    return ClipSampling(settings["num_frames"], settings["frame_stride"], settings["sampling"], **views)
 
 
 def _some(names: list[str]) -> str:

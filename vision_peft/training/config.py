@@ -14,6 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 import vision_peft as vp
 from vision_peft.data import DATASETS, DataConfig
+from vision_peft.data.clip_transforms import CLIP_AUGMENTS
+from vision_peft.data.transforms import AUGMENTS
 from vision_peft.training.schema import BackboneConfig, Recipe, Settings, twin
 from vision_peft.tuning.method import Method
 
@@ -59,6 +61,17 @@ class Config(Settings):
         super().__post_init__()
         if self.recipe.early_stopping and not self.protocol.startswith("val_select"):
             raise ValueError(f"recipe.early_stopping needs a val split to watch, protocol={self.protocol} has none")
+        recipe, clips = self.recipe, self.backbone.num_frames is not None
+        choices = CLIP_AUGMENTS if clips else AUGMENTS
+        problems = []
+        if recipe.augment not in choices:
+            kind = "clips" if clips else "single images (backbone.num_frames=null)"
+            problems.append(f"recipe.augment={recipe.augment} is not for {kind}: there are {', '.join(choices)}")
+        if not clips and (recipe.views > 1 or recipe.crops > 1):
+            values = f"recipe.views={recipe.views} and recipe.crops={recipe.crops}"
+            problems.append(f"{values} are for clips: give backbone.num_frames as well")
+        if problems:
+            raise ValueError("\n".join(problems))
 
 
 def parse_config(raw: Mapping[str, Any], choices: Mapping[str, str] | None = None) -> Config:
@@ -146,6 +159,7 @@ def run_folder(config: Config) -> Path:
     size = config.backbone.img_size
     pixels = "x".join(map(str, size)) if isinstance(size, tuple) else size
     backbone = f"{config.backbone.name}-{pixels}px" if pixels else config.backbone.name
+    backbone += f"-{config.backbone.num_frames}frames" if config.backbone.num_frames else ""
     methods = "+".join(_method_words(method) for method in config.methods)
     bits = f"{config.protocol}-lr{recipe.lr:g}-epochs{recipe.epochs}-batch{recipe.batch_size}"
     names = (data, backbone, methods, f"{bits}-{digest}-seed{config.seed}")

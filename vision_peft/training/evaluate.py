@@ -1,22 +1,29 @@
-"""Exact evaluation: every image counts once, nothing is padded or dropped."""
+"""Exact evaluation: every image and every video counts once, nothing is padded or dropped.
+
+With torch.distributed running, each process evaluates its share and all of them get the metrics of the whole.
+"""
 
 import csv
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
+from vision_peft.data import ImageDataset
 from vision_peft.data.loader import EvalLoader
 from vision_peft.data.samples import Batch
+from vision_peft.data.videos import VideoFiles
 from vision_peft.training.device import Compute
+from vision_peft.training.views import VideoLogits, of_all_processes
 
 # Fixed, so that another recipe.batch_size or another tool cannot move a figure.
 BATCH_SIZE = 64
+CLIP_BATCH_SIZE = 16
 LARGEST_CONFUSION = 400
 
 
@@ -25,7 +32,8 @@ class Metrics:
     """Figures of one split in percent; None is what the split cannot tell.
 
     An undecodable image counts as a wrong answer in every accuracy. It has no prediction, so `confusion` and `loss` are
-    those of the others.
+    those of the others. A video is one item, whose logits are the mean over its views; it is undecodable where one of
+    them is.
     """
 
     top1: float
@@ -34,50 +42,107 @@ class Metrics:
     per_class: dict[str, float | None]  # by class name; None: no image of it
     confusion: list[list[int]]  # [truth][prediction] counts
     loss: float  # mean cross entropy, without label smoothing
-    images: int  # the undecodable ones among them
+    images: int  # or videos, the undecodable ones among them
     bad: int = 0  # of `images`, undecodable
+    views: int | None = None  # of each video; None: images
+
+
+def batch_size(dataset: ImageDataset) -> int:
+    """Items of an evaluation batch of one process: images, or clips, which are as large as many images."""
+    return CLIP_BATCH_SIZE if isinstance(dataset, VideoFiles) else BATCH_SIZE
+
+
+def evaluate(model: nn.Module, batches: Iterable[Batch], classes: list[str], compute: Compute) -> Metrics:
+    """Evaluate `model` (left in eval mode) on `batches` of images B C H W or clips B C T H W, labels B, indices B.
+
+    What an `EvalLoader` had to leave out (`unreadable`) counts as wrong. The clips of an `EvalLoader` over videos are
+    put together, video by video.
+    """
+    tally = _Tally(len(classes))
+    dataset = batches.dataset if isinstance(batches, EvalLoader) else None
+    if isinstance(batches, EvalLoader) and isinstance(dataset, VideoFiles):
+        videos = video_logits(model, batches, compute).gathered()
+        _, logits, labels = videos.means()
+        if len(labels):
+            tally.add(logits, labels)
+        tally.bad = list(videos.unreadable.values())
+    else:
+        for logits, labels, _ in _answers(model, batches, compute):
+            tally.add(logits, labels)
+        tally.bad = batches.unreadable_labels if isinstance(batches, EvalLoader) else []
+        tally = sum(of_all_processes(tally), start=_Tally(len(classes)))
+    views = dataset.clips.views * dataset.clips.crops if isinstance(dataset, VideoFiles) and dataset.clips else None
+    return _metrics(tally, classes, views)
+
+
+def video_logits(model: nn.Module, batches: EvalLoader, compute: Compute) -> VideoLogits:
+    """What `model` answers to the views of videos that this process got, put together by video."""
+    if not isinstance(batches.dataset, VideoFiles):
+        raise ValueError(f"wanted a loader over videos, got one over {type(batches.dataset).__name__}")
+    videos = VideoLogits(batches.dataset.video)
+    for logits, labels, indices in _answers(model, batches, compute):
+        videos.add(logits, labels, indices)
+    videos.lose(batches.unreadable, batches.unreadable_labels)
+    return videos
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable[Batch], classes: list[str], compute: Compute) -> Metrics:
-    """Evaluate `model` (left in eval mode) on `batches` of images B C H W, labels B, indices B.
-
-    What an `EvalLoader` had to leave out (`unreadable`) counts as wrong.
-    """
-    # torchmetrics takes seconds to import, which a typo on the command line should not wait for
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
-
+def _answers(model: nn.Module, batches: Iterable[Batch], compute: Compute) -> Iterator[Batch]:
+    """Logits B classes (fp32, on the CPU), labels and indices of every batch."""
     model.eval()
-    number = len(classes)
-    confusion = torch.zeros(number, number, dtype=torch.int64)
-    loss, in_top5, images = 0.0, 0, 0
-    for inputs, labels, _ in batches:
+    for inputs, labels, indices in batches:
         with compute.autocast():
             logits = model(inputs.to(compute.device, non_blocking=True))
-        logits = logits.float().cpu()
-        confusion += multiclass_confusion_matrix(logits.argmax(1), labels, number)
-        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        yield logits.float().cpu(), labels, indices
+
+
+class _Tally:
+    """Counts over the items of a split."""
+
+    def __init__(self, classes: int) -> None:
+        self.confusion = torch.zeros(classes, classes, dtype=torch.int64)
+        self.loss, self.in_top5, self.items = 0.0, 0, 0
+        self.bad: list[int] = []  # labels of the undecodable items
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        # torchmetrics takes seconds to import, which a typo on the command line should not wait for
+        from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+        number = len(self.confusion)
+        self.confusion += multiclass_confusion_matrix(logits.argmax(1), labels, number)
+        self.loss += F.cross_entropy(logits, labels, reduction="sum").item()
         if number > 5:
-            in_top5 += int((logits.topk(5).indices == labels[:, None]).sum())
-        images += len(labels)
-    bad = torch.tensor(batches.unreadable_labels if isinstance(batches, EvalLoader) else [], dtype=torch.int64)
-    if not images:
-        none = f"none of the {len(bad)} images can be decoded" if len(bad) else "the split to evaluate holds no images"
+            self.in_top5 += int((logits.topk(5).indices == labels[:, None]).sum())
+        self.items += len(labels)
+
+    def __add__(self, other: "_Tally") -> "_Tally":
+        total = _Tally(len(self.confusion))
+        total.confusion = self.confusion + other.confusion
+        total.loss, total.in_top5 = self.loss + other.loss, self.in_top5 + other.in_top5
+        total.items, total.bad = self.items + other.items, self.bad + other.bad
+        return total
+
+
+def _metrics(tally: _Tally, classes: list[str], views: int | None) -> Metrics:
+    number, bad = len(classes), torch.tensor(tally.bad, dtype=torch.int64)
+    what = "images" if views is None else "videos"
+    if not tally.items:
+        none = f"none of the {len(bad)} {what} can be decoded" if len(bad) else f"the split to evaluate holds no {what}"
         raise ValueError(none)
-    loss /= images
-    images += len(bad)
+    items, confusion = tally.items + len(bad), tally.confusion
     right, support = confusion.diagonal().double(), confusion.sum(1) + torch.bincount(bad, minlength=number)
     present = support > 0
     shares = 100 * right / support
     return Metrics(
-        top1=100 * right.sum().item() / images,
-        top5=100 * in_top5 / images if number > 5 else None,
+        top1=100 * right.sum().item() / items,
+        top5=100 * tally.in_top5 / items if number > 5 else None,
         mean_per_class=shares[present].mean().item(),
         per_class={name: shares[i].item() if present[i] else None for i, name in enumerate(classes)},
         confusion=confusion.tolist(),
-        loss=loss,
-        images=images,
+        loss=tally.loss / tally.items,
+        images=items,
         bad=len(bad),
+        views=views,
     )
 
 
@@ -93,10 +158,13 @@ def write_confusion(path: Path, metrics: Metrics) -> None:
 def metric_words(metrics: Metrics) -> str:
     """The figures in one line."""
     top5 = "" if metrics.top5 is None else f"  top-5 {metrics.top5:.2f} %"
+    items = (
+        "images" if metrics.views is None else "videos" if metrics.views == 1 else f"videos, {metrics.views} views each"
+    )
     bad = f", {metrics.bad} of them undecodable and counted as wrong" if metrics.bad else ""
     return (
         f"top-1 {metrics.top1:.2f} %{top5}  mean per class {metrics.mean_per_class:.2f} %  "
-        f"loss {metrics.loss:.4f}  ({metrics.images} images{bad})"
+        f"loss {metrics.loss:.4f}  ({metrics.images} {items}{bad})"
     )
 
 

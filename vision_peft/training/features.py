@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import vision_peft as vp
 from vision_peft.data import ImageDataset
 from vision_peft.data.loader import eval_loader
+from vision_peft.data.videos import VideoFiles
 from vision_peft.training.config import Config
 from vision_peft.training.device import Compute
 from vision_peft.training.evaluate import BATCH_SIZE
@@ -57,10 +58,10 @@ def on_features(
 ) -> Iterator[tuple[ImageDataset, ImageDataset | None, str]]:
     """Inside, `model` takes features, those of the two sets, which are handed out, where `same_every_epoch`.
 
-    Else, and where an image cannot be decoded, the sets are handed out as they are. The last value says in words what
-    was done, nothing where there was nothing to decide.
+    Else, and with videos, whose clips come from random places, and where an image cannot be decoded, the sets are
+    handed out as they are. The last value says in words what was done, nothing where there was nothing to decide.
     """
-    if not config.reuse_features or not same_every_epoch(config, model):
+    if not config.reuse_features or isinstance(train_set, VideoFiles) or not same_every_epoch(config, model):
         yield train_set, watched, ""
         return
     started = time.perf_counter()

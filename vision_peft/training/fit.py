@@ -21,7 +21,7 @@ from vision_peft.data.loader import TrainLoader, eval_loader
 from vision_peft.training.checkpoint import save_state
 from vision_peft.training.config import Config
 from vision_peft.training.device import Compute, seed_everything
-from vision_peft.training.evaluate import BATCH_SIZE, evaluate
+from vision_peft.training.evaluate import batch_size, evaluate
 from vision_peft.training.optim import create_optimizer, create_schedule, update_average
 from vision_peft.training.report import Timing
 from vision_peft.training.run import Run, time_left
@@ -83,6 +83,7 @@ def fit(
         world_size=world_size,
         max_bad_fraction=config.max_bad_fraction,
         bad_files=run.bad_files,
+        repeats=recipe.repeats,
     )
     updates = max(loader.batches_per_epoch // recipe.accumulate, 1)
     parts = min(recipe.accumulate, loader.batches_per_epoch)
@@ -132,8 +133,7 @@ def fit(
                     images, targets = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
                     seed_everything(config.seed, phase, progress.step, part, rank)
                     if mix:
-                        even = len(images) // 2 * 2  # images are mixed in pairs
-                        images, targets = mix(images[:even], targets[:even])
+                        images, targets = mixed(mix, images, targets)
                     with compute.autocast():
                         logits = forward(images)
                     if len(logits) > len(targets):  # an ensemble of prompts answers with the logits of each
@@ -174,7 +174,7 @@ def fit(
             if watched is not None:
                 with _averaged(model, average):
                     bad: dict[str, Any] = {"bad": config.bad_eval, "bad_files": run.bad_files}
-                    images_watched = eval_loader(watched, BATCH_SIZE, config.workers, **bad)
+                    images_watched = eval_loader(watched, batch_size(watched), config.workers, **bad)
                     metrics = evaluate(model, images_watched, watched.classes, compute)
                     split = "test" if config.protocol == "best_test" else "val"
                     entry |= {f"{split}_top1": metrics.top1, f"{split}_loss": metrics.loss}
@@ -191,6 +191,16 @@ def fit(
                 raise Interrupted(stop[0], progress.step)
     progress.seconds = seconds_before + time.perf_counter() - started
     return best if watched is not None else _copied(average if average is not None else tuned)
+
+
+def mixed(mix: Mixup, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Images B C H W or clips B C T H W mixed in pairs (an odd last one is left out), and their soft targets B classes.
+
+    timm's mixing takes the third and fourth axis for height and width: it gets the frames of a clip as channels.
+    """
+    even = len(images) // 2 * 2
+    flat, targets = mix(images[:even].flatten(1, -3), labels[:even])
+    return flat.view(even, *images.shape[1:]), targets
 
 
 @contextlib.contextmanager

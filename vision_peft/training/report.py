@@ -24,6 +24,7 @@ import vision_peft as vp
 from vision_peft.data import ImageDataset
 from vision_peft.results.row import Row
 from vision_peft.results.table import format_count
+from vision_peft.training.build import items_of
 from vision_peft.training.config import Config, task_name
 from vision_peft.training.device import Compute, device_words, peak_memory_mb
 from vision_peft.training.evaluate import Metrics, to_json
@@ -66,13 +67,14 @@ def opening_words(
     """What is about to be trained, on what and where."""
     counts = vp.count_parameters(model)
     methods = " + ".join(str(method) for method in config.methods)
-    images = ", ".join(f"{name} {len(dataset)}" for name, dataset in splits.items())
+    numbers = ", ".join(f"{name} {items_of(dataset)}" for name, dataset in splits.items())
     classes = len(next(iter(splits.values())).classes)
     data = " ".join(filter(None, (config.data.name, task_name(config.data))))
+    items = "images" if config.backbone.num_frames is None else f"videos ({_clip_words(config)})"
     return (
         f"{methods} on {backbone_name(config, model)}: {format_count(counts.trained)} parameters and a head of "
         f"{format_count(counts.head)} train, {format_count(counts.backbone)} are the backbone's\n"
-        f"{data}: {classes} classes, images: {images}; {config.protocol}\n"
+        f"{data}: {classes} classes, {items}: {numbers}; {config.protocol}\n"
         f"{device_words(compute.device)}, {compute.precision}; {folder}"
     )
 
@@ -105,16 +107,16 @@ def make_row(
         protocol=config.protocol,
         **(nothing if metrics is None else to_json(metrics)),
         val_top1=best.get("val_top1") if best else None,
-        n_train=len(trained_on),
-        n_val=len(splits["val"]) if "val" in splits else 0,
-        n_test=len(splits["test"]) if "test" in splits else 0,
+        n_train=items_of(trained_on),
+        n_val=items_of(splits["val"]) if "val" in splits else 0,
+        n_test=items_of(splits["test"]) if "test" in splits else 0,
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
         batch_size=recipe.batch_size,
         epochs=recipe.epochs,
         img_size=height if height == width else [height, width],
-        num_frames=None,
-        views=1,
+        num_frames=settings.get("num_frames"),
+        views=settings.get("views", 1) * settings.get("crops", 1),
         normalisation=recipe.normalisation,
         head=recipe.head,
         params_trained=counts.trained,
@@ -127,7 +129,7 @@ def make_row(
         data_wait_share=timing.waited / sum(timing.updates) if timing.updates else None,
         peak_memory_mb=peak_memory_mb(compute.device),
         train_seconds=seconds,
-        flops_forward=flops_forward(model, (height, width), compute.device),
+        flops_forward=flops_forward(model, (height, width), compute.device, settings.get("num_frames")),
         world_size=compute.world_size,
         precision=compute.precision,
         device=device_words(compute.device),
@@ -138,12 +140,14 @@ def make_row(
     )
 
 
-def flops_forward(model: nn.Module, size: tuple[int, int], device: torch.device) -> int:
-    """Floating point operations of one forward pass on one image, attention included (a multiply-add counts two)."""
+def flops_forward(model: nn.Module, size: tuple[int, int], device: torch.device, num_frames: int | None = None) -> int:
+    """Floating point operations of one forward pass on one image or clip, attention included (a multiply-add counts
+    two)."""
     model.eval()  # no torch.no_grad: the counter's hooks want a gradient function on parameters given to a module
-    image = torch.zeros(1, 3, *size, device=device)
+    frames = () if num_frames is None else (num_frames,)
+    item = torch.zeros(1, 3, *frames, *size, device=device)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused CPU attention counts as zero
-        model(image)
+        model(item)
     return counter.get_total_flops()
 
 
@@ -171,6 +175,13 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return found + ("-dirty" if changed else "")
+
+
+def _clip_words(config: Config) -> str:
+    recipe, frames = config.recipe, config.backbone.num_frames
+    taken = f"1 of {recipe.frame_stride}" if recipe.sampling == "dense" else "spread over the video"
+    views = f", test {recipe.views} views x {recipe.crops} crops" if recipe.views * recipe.crops > 1 else ""
+    return f"{frames} frames, {taken}{views}"
 
 
 def _fields(method: Any) -> dict[str, Any]:

@@ -15,18 +15,18 @@ from vision_peft.backbones import input_config
 from vision_peft.data import DataConfig
 from vision_peft.data.bad_files import BadFiles
 from vision_peft.data.loader import eval_loader
-from vision_peft.data.transforms import eval_transform
 from vision_peft.formats import read_adapter_info
-from vision_peft.training.build import create_model
+from vision_peft.training.build import check_items, create_model, set_evaluation
 from vision_peft.training.command_line import CONFIGS
 from vision_peft.training.config import ConfigError, did_you_mean, parse_backbone, parse_data
 from vision_peft.training.device import choose_compute
-from vision_peft.training.evaluate import BATCH_SIZE, Metrics, check_classes, evaluate
+from vision_peft.training.evaluate import Metrics, batch_size, check_classes, evaluate
 from vision_peft.training.run import CONFIG, read_config
 
-VALUES = ("data", "split", "device", "precision", "workers", "bad_eval")
+VALUES = ("data", "split", "device", "precision", "workers", "bad_eval", "views", "crops")
 SECTIONS = ("data", "backbone")
-INPUT = ("size", "mean", "std", "interpolation", "resize", "crop_pct")
+_RECORDED = {"img_size": "size", "num_frames": "num_frames", "tubelet_size": "tubelet_size"}  # backbone key -> input's
+_UNRECORDED = {"resize": "squash", "sampling": "segments", "frame_stride": 1, "views": 1, "crops": 1}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def evaluate_saved(path: str | Path, overrides: list[str]) -> Evaluation:
     Args:
         path: a run folder brings its data, backbone and seed along; an adapter folder only its backbone's name.
         overrides: ``data=<config> data.<key>=... backbone.<key>=... split=test device=... precision=... workers=...
-            bad_eval=error|wrong``.
+            bad_eval=error|wrong views=... crops=...`` (the last two: of every video).
 
     Raises:
         FileNotFoundError: nothing to evaluate at `path`.
@@ -67,17 +67,21 @@ def evaluate_saved(path: str | Path, overrides: list[str]) -> Evaluation:
     split = str(given.get("split", "test"))
     dataset = data.load(split)
     check_classes(info.class_names, info.num_classes, dataset.classes, f"data={data.name}")
-    backbone = raw.get("backbone", {"name": _full_name(info.backbone), "img_size": (info.input or {}).get("size")})
+    recorded = info.input or {}
+    known = {key: recorded[value] for key, value in _RECORDED.items() if value in recorded}
+    backbone = raw.get("backbone", {"name": _full_name(info.backbone), **known})
     backbone = parse_backbone({**backbone, **given.get("backbone", {})})
+    check_items(backbone, data, dataset)
     compute = choose_compute(*(str(given.get(key, raw.get(key, "auto"))) for key in ("device", "precision")))
     model = create_model(backbone, int(raw.get("seed", 0)))
     vp.load_adapter(model, adapter)
-    settings = {**input_config(model), "resize": "squash", **(info.input or {})}
-    dataset.transform = eval_transform(**{key: settings[key] for key in INPUT})
+    settings = {**input_config(model), **_UNRECORDED, **recorded}
+    settings |= {key: given[key] for key in ("views", "crops") if key in given}
+    set_evaluation(dataset, settings)
     defaults = {"workers": "auto", "bad_eval": "error"}
     workers, bad = (given.get(key, raw.get(key, default)) for key, default in defaults.items())
     reported = BadFiles(report=lambda words: warnings.warn(words, stacklevel=2))
-    batches = eval_loader(dataset, BATCH_SIZE, workers, bad=str(bad), bad_files=reported)
+    batches = eval_loader(dataset, batch_size(dataset), workers, bad=str(bad), bad_files=reported)
     return Evaluation(data, split, evaluate(model.to(compute.device), batches, dataset.classes, compute))
 
 

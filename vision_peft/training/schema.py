@@ -4,11 +4,13 @@ import types
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from vision_peft.data.clip_transforms import CLIP_AUGMENTS
 from vision_peft.data.loader import BAD_IN_EVALUATION
 from vision_peft.data.transforms import AUGMENTS, NORMALISATIONS, RESIZES
 from vision_peft.tuning.heads import check_head
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+SAMPLINGS = ("segments", "dense")
 SCHEDULES = ("cosine", "cosine_by_epoch", "constant")
 # The longer stories of the protocols are in train.py.
 PROTOCOLS = ("val_select", "val_select_retrain", "last_epoch", "best_test")
@@ -22,12 +24,26 @@ class BackboneConfig:
     pretrained: bool = True  # false: random weights
     checkpoint: str | None = None  # a local weight file instead of a download (timm, MAE, DINOv2, CLIP, ...)
     img_size: int | tuple[int, int] | None = None  # pixels, or [height, width]; null: as the weights were pretrained
+    num_frames: int | None = None  # frames of the clips that the backbone takes; null: it takes single images
+    tubelet_size: int | None = None  # frames that one token spans; null: each frame by itself, then the mean over time
+    inflate: str | None = None  # of image weights to tubelets: average (over the frames) | centre (the middle one)
     kwargs: dict[str, Any] = field(default_factory=dict)  # further arguments of timm.create_model
 
     def __post_init__(self) -> None:
         sides = (self.img_size,) if isinstance(self.img_size, int) else self.img_size or ()
+        problems = [
+            _at_least("num_frames", self.num_frames, 1),
+            _at_least("tubelet_size", self.tubelet_size, 1),
+            None if self.inflate is None else _choice("inflate", self.inflate, ("average", "centre")),
+        ]
         if not all(isinstance(side, int) and side > 0 for side in sides) or len(sides) > 2:
-            raise ValueError(f"img_size must be a number of pixels or [height, width], got {self.img_size!r}")
+            problems.append(f"img_size must be a number of pixels or [height, width], got {self.img_size!r}")
+        if self.tubelet_size and self.num_frames is None:
+            problems.append(f"tubelet_size {self.tubelet_size} is for clips: it needs num_frames, e.g. num_frames=8")
+        elif self.tubelet_size and self.tubelet_size > 0 and (self.num_frames or 0) % self.tubelet_size:
+            problems.append(f"num_frames {self.num_frames} must be a multiple of tubelet_size {self.tubelet_size}")
+        if problems := [problem for problem in problems if problem]:
+            raise ValueError("\n".join(problems))
 
 
 @dataclass(kw_only=True)
@@ -51,12 +67,17 @@ class Recipe:
     label_smoothing: float = 0.0  # 0..1
     mixup: float = 0.0  # alpha of the beta distribution; 0: off
     cutmix: float = 0.0  # alpha of the beta distribution; 0: off
-    augment: str = "none"  # of training images: none | flip | random_crop_flip | crop_flip (resized) | randaugment
-    random_erasing: float = 0.0  # probability per image
+    augment: str = "none"  # images: none flip random_crop_flip crop_flip randaugment; clips: CLIP_AUGMENTS
+    repeats: int = 1  # times that a batch holds each of its images or clips, every time augmented anew
+    random_erasing: float = 0.0  # probability per image or clip
     resize: str = "squash"  # squash: to the square whatever the shape | short_side: keep the shape, cut the centre
     crop_pct: float = 1.0  # share of the short side that the centre crop of evaluation keeps; short_side only
     interpolation: str = "backbone"  # of the resize; backbone: as in its pretraining | bilinear | bicubic
     normalisation: str = "backbone"  # backbone: mean and std of its pretraining | imagenet | half | none
+    sampling: str = "segments"  # frames of a clip: segments (one of each of num_frames equal parts) | dense (by stride)
+    frame_stride: int = 4  # frames from one to the next; dense only
+    views: int = 1  # clips of a test video whose logits are averaged, spread over its length; val is read with one
+    crops: int = 1  # of each of them, spread over the long side; needs resize=short_side
     head: str = "linear"  # linear | batchnorm_linear (AdaptFormer, MAE) | vpt_linear (biases -log 99) | mlp-2 to mlp-9
     frozen: str = "eval"  # mode of the frozen modules while training: eval | train (drop_path then acts in them)
     drop_path: float = 0.0  # stochastic depth rate of the last block; acts where modules are in training mode
@@ -68,13 +89,14 @@ class Recipe:
         problems = [
             _choice("schedule", self.schedule, SCHEDULES),
             _choice("optimizer", self.optimizer, ("adamw", "sgd")),
-            _choice("augment", self.augment, AUGMENTS),
+            _choice("augment", self.augment, tuple(dict.fromkeys((*AUGMENTS, *CLIP_AUGMENTS)))),
+            _choice("sampling", self.sampling, SAMPLINGS),
             _choice("resize", self.resize, RESIZES),
             _choice("interpolation", self.interpolation, ("backbone", "bilinear", "bicubic")),
             _head(self.head),
             _choice("frozen", self.frozen, ("eval", "train")),
             _choice("normalisation", self.normalisation, NORMALISATIONS),
-            *(_at_least(name, getattr(self, name), 1) for name in ("epochs", "batch_size", "accumulate")),
+            *(_at_least(name, getattr(self, name), 1) for name in _FROM_ONE),
             *(_at_least(name, getattr(self, name), 0) for name in _NOT_NEGATIVE),
             *(_above_zero(name, getattr(self, name)) for name in ("clip_grad", "early_stopping", "crop_pct")),
             *(_share(name, getattr(self, name)) for name in ("label_smoothing", "random_erasing", "drop_path")),
@@ -86,12 +108,17 @@ class Recipe:
             problems.append(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
         elif (self.mixup or self.cutmix) and self.batch_size // self.accumulate % 2:
             problems.append("mixup and cutmix pair images: batch_size / accumulate must be even")
+        if self.accumulate > 0 and self.repeats > 0 and self.batch_size // self.accumulate % self.repeats:
+            problems.append(f"batch_size / accumulate must be a multiple of repeats {self.repeats}")
+        if self.crops > 1 and self.resize != "short_side":
+            problems.append(f"{self.crops} crops need resize=short_side: resize=squash leaves nothing to choose from")
         if self.augment == "random_crop_flip" and self.resize != "short_side":
             problems.append("augment random_crop_flip cuts out of the scaled image: it needs resize=short_side")
         if problems := [problem for problem in problems if problem]:
             raise ValueError("\n".join(problems))
 
 
+_FROM_ONE = ("epochs", "batch_size", "accumulate", "repeats", "frame_stride", "views", "crops")
 _NOT_NEGATIVE = ("lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix")
 
 

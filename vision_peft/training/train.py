@@ -26,7 +26,7 @@ from vision_peft.training.build import create_model, first, input_settings, load
 from vision_peft.training.checkpoint import newest_state
 from vision_peft.training.config import Config, run_folder
 from vision_peft.training.device import Compute, choose_compute
-from vision_peft.training.evaluate import BATCH_SIZE, evaluate, metric_words, write_confusion
+from vision_peft.training.evaluate import batch_size, evaluate, metric_words, write_confusion
 from vision_peft.training.features import on_features
 from vision_peft.training.fit import Interrupted, Progress, fit
 from vision_peft.training.report import Timing, logged, make_row, opening_words
@@ -105,7 +105,7 @@ def _run(config: Config, splits: Mapping[str, ImageDataset], folder: Path, compu
         metrics = None
         if config.read_test:
             bad: dict[str, Any] = {"bad": config.bad_eval, "bad_files": run.bad_files}
-            batches = eval_loader(splits["test"], BATCH_SIZE, config.workers, **bad)
+            batches = eval_loader(splits["test"], batch_size(splits["test"]), config.workers, **bad)
             metrics = evaluate(model, batches, classes, compute)
             run.say(f"test: {metric_words(metrics)}")
             run.record("test", progress.step, {"top1": metrics.top1, "mean_per_class": metrics.mean_per_class})
@@ -137,7 +137,7 @@ def _dry_run(config: Config, compute: Compute) -> Row:
     print("dry run: one batch of train and val in a temporary folder; test is not read", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         small = dataclasses.replace(config, recipe=recipe, output_dir=folder, **changes)
-        parts = {"train": first(train_set, recipe.batch_size), "val": first(val_set, BATCH_SIZE)}
+        parts = {"train": first(train_set, recipe.batch_size), "val": first(val_set, batch_size(val_set))}
         row = _run(small, parts, run_folder(small), compute, "")
         state = newest_state(run_folder(small) / "state")
         loaded = vp.tuned_state_dict(vp.load_adapter(_bare_model(small), run_folder(small) / "adapter"))

@@ -9,7 +9,7 @@ from torch import nn
 from vision_peft.tuning import graft, record
 from vision_peft.tuning.heads import plain_head, replace_head
 from vision_peft.tuning.method import Method, one_of
-from vision_peft.tuning.timm_blocks import blocks, classifier_names
+from vision_peft.tuning.timm_blocks import blocks, classifier_names, trained_with_methods
 
 __all__ = ["attach", "attach_for_loading", "detach", "merge", "replace_head", "train_mode"]
 
@@ -19,6 +19,9 @@ def attach(model: nn.Module, method: Method, *, samples: Iterable[Any] | None = 
 
     Methods stack in any order; what an earlier one trains stays trainable. A call that fails leaves the model as it
     was.
+
+    What the backbone's patch embedding lists in ``trained_with_methods`` (the temporal embedding of an inflated video
+    model) trains with every method but a linear probe, and is counted and stored with it.
 
     Args:
         model: a timm vision transformer (see ``timm_blocks.blocks`` for the families).
@@ -67,6 +70,9 @@ def _attach(model: nn.Module, method: Method, samples: Iterable[Any] | None, *, 
             model.get_submodule(name).requires_grad_(True)
     try:
         method.attach(model)
+        if method.changes_features:
+            for parameter in trained_with_methods(model):
+                parameter.requires_grad_(True)
         _join_backbone(model, depths)
         if initialise:
             method.initialise(model, samples)

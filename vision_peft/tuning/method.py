@@ -19,6 +19,7 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
+    video: ClassVar[bool] = False  # works on the frames of clips, which image models do not have
 
     def __init_subclass__(cls) -> None:
         # Before a subclass checks its values, their types are checked, so that no __post_init__ has to.
@@ -36,6 +37,11 @@ class Method(ABC):
     def starts_as_identity(self) -> bool:
         """Whether the tuned model computes the pretrained function until the first training step."""
         return False
+
+    @property
+    def changes_features(self) -> bool:
+        """Whether more than the head learns; parts of a backbone that train with every method do so only then."""
+        return True
 
     @property
     def samples_per_class(self) -> int:

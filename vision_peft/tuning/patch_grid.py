@@ -1,4 +1,4 @@
-"""The patch grid of the image that a flat ViT is working on, and timm's drop-path without what is grafted onto it."""
+"""The patch grid that a flat ViT is working on, and timm's drop-path without what is grafted onto it."""
 
 from typing import Any
 
@@ -16,7 +16,8 @@ class PatchGrid(Graft):
     patch_grid: list[int]
 
     def forward(self, x: Tensor) -> Tensor:
-        self.patch_grid[:] = self.dynamic_feat_size(x.shape[-2:])  # type: ignore[operator]
+        # As timm counts on images: embeddings of clips answer with the map of all frames.
+        self.patch_grid[:] = PatchEmbed.dynamic_feat_size(self, x.shape[-2:])  # type: ignore[arg-type]
         return super().forward(x)
 
     def fold(self) -> None:
@@ -26,7 +27,8 @@ class PatchGrid(Graft):
 def patch_grid(model: Any) -> list[int] | None:
     """A list that holds (rows, columns) of the patches in the current forward; None where tokens are maps (Swin).
 
-    The patches are the last rows x columns tokens of the sequence, whatever prefix tokens and prompts come before.
+    The patches are the last ``time_steps`` x rows x columns tokens of the sequence, whatever prefix tokens and prompts
+    come before.
 
     Raises:
         ValueError: the model drops patches in training, or does not tell its grid.
@@ -34,7 +36,7 @@ def patch_grid(model: Any) -> list[int] | None:
     if isinstance(model, swin_transformer.SwinTransformer):
         return None
     embed: Any = model.patch_embed
-    grid = embed.grid_size if isinstance(embed, PatchEmbed) else None
+    grid = embed.grid_size[-2:] if isinstance(embed, PatchEmbed) else None
     if grid is None:
         raise ValueError(f"{type(embed).__name__} of this backbone does not tell the grid of its patches")
     drops = None if isinstance(model, beit.Beit) else model.patch_drop
@@ -45,6 +47,12 @@ def patch_grid(model: Any) -> list[int] | None:
     if PatchGrid not in kinds(embed):
         graft(embed, PatchGrid, patch_grid=list(grid))
     return vars(embed)["patch_grid"]
+
+
+def time_steps(model: Any) -> int:
+    """Grids of patches that follow each other in a sequence: time steps of tubelets, 1 for images and single frames."""
+    grid: tuple[int, ...] = model.patch_embed.grid_size
+    return grid[0] if len(grid) == 3 else 1
 
 
 def drop_path(path: nn.Module, y: Tensor) -> Tensor:

@@ -37,9 +37,14 @@ def places(model: Any, tokens: int, where: str) -> Places:
         ValueError: too many tokens, or a backbone that tells places in another way.
     """
     name = type(model).__name__
-    if not isinstance(model, vision_transformer.VisionTransformer) or model.pos_embed is None:
+    if not isinstance(model, vision_transformer.VisionTransformer):
         raise ValueError(
             f"{name} tells places by rotary embeddings or position biases, which input tokens do not get: wanted "
+            'positions="start"'
+        )
+    if model.pos_embed is None:
+        raise ValueError(
+            f"this {name} holds no positions: they are fixed in its patch embedding, or there are none. Wanted "
             'positions="start"'
         )
     if not isinstance(model.norm_pre, nn.Identity):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vision_peft.tuning.prefix_tokens import input_seat
+from vision_peft.tuning.timm_blocks import frames_in_batch
 
 _PATCHES_PER_IMAGE = 4
 
@@ -55,7 +56,12 @@ def embed_samples(model: Any, batches: Iterable[Any], per_class: int) -> Samples
 
 @torch.no_grad()
 def patch_tokens(model: Any, images: Tensor) -> Tensor:
-    """Patch tokens (B N D) of ``images`` as they enter the first block, positions and pre-norm included."""
+    """Patch tokens (B N D) of ``images`` as they enter the first block, positions and pre-norm included.
+
+    Of clips (B C T H W) they are those of all frames.
+    """
+    if images.ndim == 5:
+        images = images.flatten(1, 2)  # timm's forward_intermediates takes four sizes
     seen: list[Any] = []
     modes = {module: module.training for module in model.modules()}
     handle = input_seat(model).register_forward_hook(lambda module, args, tokens: seen.append(tokens))
@@ -66,4 +72,6 @@ def patch_tokens(model: Any, images: Tensor) -> Tensor:
         handle.remove()
         for module, mode in modes.items():
             module.training = mode
-    return seen[0][: len(images), model.num_prefix_tokens :]
+    frames = frames_in_batch(model)
+    patches = seen[0][: len(images) * frames, model.num_prefix_tokens :]
+    return patches.unflatten(0, (len(images), frames)).flatten(1, 2)

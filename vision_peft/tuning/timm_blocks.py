@@ -49,9 +49,10 @@ def width(block: Any) -> int:
 
 
 def patch_area(model: Any) -> int:
-    """Fan-in of the patch embedding: pixels of one patch times channels (RGB where a stem stands in its place)."""
+    """Fan-in of the patch embedding: pixels of one patch (of a tubelet: in all its frames) times channels (RGB where a
+    stem stands in its place)."""
     projection = model.patch_embed.proj
-    if isinstance(projection, nn.Conv2d):
+    if isinstance(projection, nn.Conv2d | nn.Conv3d):
         return projection.weight[0].numel()
     height, width = model.patch_embed.patch_size
     return 3 * height * width
@@ -68,6 +69,14 @@ def attn_half(block: Any, x: Tensor, **kwargs: Any) -> Tensor:
     if block.gamma_1 is not None:
         y = block.gamma_1 * y
     return x + block.drop_path1(y)
+
+
+def layer_scale_1(block: Any, y: Tensor) -> Tensor:
+    """The block's LayerScale of an attention output ``y``, which is ``y`` where it has none."""
+    if isinstance(block, vision_transformer.Block):
+        return block.ls1(y)
+    gamma = None if isinstance(block, swin_transformer.SwinTransformerBlock) else block.gamma_1
+    return y if gamma is None else gamma * y
 
 
 def mlp_half(block: Any, x: Tensor) -> Tensor:
@@ -153,17 +162,40 @@ def classifier_names(model: Any) -> tuple[str, ...]:
     return ("head.fc",) if isinstance(model, swin_transformer.SwinTransformer) else ("head",)
 
 
+def reads_class_token_only(model: Any) -> bool:
+    """Whether the head sees nothing of the last block's output but the class (and distillation) token."""
+    return isinstance(model, FLAT_FAMILIES) and model.global_pool == "token"
+
+
 def architecture(model: Any) -> dict[str, Any]:
-    """What tells two backbones apart at a glance: class, depth, widths, heads, patch and image size (pixels)."""
+    """What tells two backbones apart at a glance: class, depth, widths, heads, patch and image size (pixels); of clips
+    also the frames of a clip and of a patch (None: frame by frame), and whether their mean is taken before the norm."""
     all_blocks = blocks(model)
+    embed = model.patch_embed
+    clip = {key: getattr(embed, key, None) for key in ("num_frames", "tubelet_size")}  # timm's own have neither
     return {
         "class": _plain_class(model),
         "depth": len(all_blocks),
         "width": sorted({width(block) for block in all_blocks}),
         "num_heads": sorted({block.attn.num_heads for block in all_blocks}),
-        "patch_size": list(model.patch_embed.patch_size),
-        "img_size": list(model.patch_embed.img_size or ()),
+        "patch_size": list(embed.patch_size),
+        "img_size": list(embed.img_size or ()),
+        **(clip if clip["num_frames"] is not None else {}),
+        **({"mean_first": True} if getattr(embed, "mean_first", False) else {}),
     }
+
+
+def frames_in_batch(model: Any) -> int:
+    """Frames of a clip that the patch embedding folds into the batch of the blocks; 1 for images and for tubelets."""
+    clip = architecture(model)
+    return 1 if clip.get("tubelet_size") is not None else clip.get("num_frames", 1)
+
+
+def trained_with_methods(model: Any) -> list[nn.Parameter]:
+    """Parameters of the backbone that train with every method which lets features change: its patch embedding lists
+    them by name (a tubelet embedding its ``temporal_embed``), timm's own list none."""
+    names: tuple[str, ...] = getattr(model.patch_embed, "trained_with_methods", ())
+    return [getattr(model.patch_embed, name) for name in names]
 
 
 def _plain_class(model: nn.Module) -> str:

@@ -1,0 +1,150 @@
+"""tools/prepare_video.py on clips of a few frames: what comes out, going on after a stop, what is refused."""
+
+import json
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vision_peft.data.video import decode_clip, usable_backends
+
+av = pytest.importorskip("av")
+Prepare = Callable[..., tuple[int, str, str]]
+
+
+def write_video(path: Path, frames: int, height: int = 40, width: int = 64) -> None:
+    """A bright bar on its way from left to right, a column a frame."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.gop_size = 250
+        for number in range(frames):
+            pixels = np.full((height, width, 3), 30, np.uint8)
+            pixels[:, 4 * number % width : 4 * number % width + 8] = (220, 40, 90)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def read_video(path: Path) -> tuple[np.ndarray, list[bool]]:
+    """Frames T H W 3 and whether each is a key frame."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    return np.stack([frame.to_ndarray(format="rgb24") for frame in frames]), [frame.key_frame for frame in frames]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "tree"
+    write_video(root / "videos" / "wave" / "a#1 [x]&.avi", 13)
+    write_video(root / "videos" / "wave" / "tall.mp4", 5, height=90, width=50)
+    write_video(root / "videos" / "small.mp4", 3, height=20, width=30)
+    (root / "splits").mkdir()
+    (root / "splits" / "wave.txt").write_text("a#1 [x]&.avi 1\n")
+    return root
+
+
+@pytest.fixture
+def prepare(repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Prepare:
+    """`prepare(*arguments)` runs the tool in this process: its exit code and what it says on both streams."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["prepare_video.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(repository / "tools" / "prepare_video.py"), run_name="__main__")
+        said = capsys.readouterr()
+        assert isinstance(end.value.code, int)
+        return end.value.code, said.out, said.err
+
+    return run
+
+
+def test_videos_come_out_small_whole_and_with_many_key_frames(prepare: Prepare, tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, _, complaints = prepare(tree, out, "--short-side", 32, "--gop", 4, "--workers", 2)
+    assert (code, complaints) == (0, "")
+    files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    names = ["videos/small.mp4", "videos/wave/a#1 [x]&.mp4", "videos/wave/tall.mp4"]
+    assert files == ["prepared.jsonl", "splits/wave.txt", *names]
+    assert (out / "splits" / "wave.txt").read_text() == "a#1 [x]&.avi 1\n"
+    shapes = {name: read_video(out / name)[0].shape for name in names}
+    assert shapes == {names[0]: (3, 20, 30, 3), names[1]: (13, 32, 52, 3), names[2]: (5, 58, 32, 3)}
+    frames, keys = read_video(out / names[1])
+    starts = [number for number, key in enumerate(keys) if key]  # the encoder adds some where the picture changes
+    assert starts[0] == 0
+    assert max(np.diff([*starts, 13])) <= 4
+    for backend in usable_backends():
+        assert np.array_equal(decode_clip(out / names[1], [12, 5, 6], backend), frames[[12, 5, 6]])
+    before, _ = read_video(tree / "videos" / "wave" / "a#1 [x]&.avi")
+    for old, new in zip(before, frames, strict=True):  # the bar stands where it stood
+        assert abs(old[..., 0].mean(0).argmax() / 64 - new[..., 0].mean(0).argmax() / 52) < 0.13
+        assert abs(old.mean() - new.mean()) < 6
+    settings, *entries = map(json.loads, (out / "prepared.jsonl").read_text().splitlines())
+    assert settings == {"short_side": 32, "gop": 4, "crf": 18, "keep_names": False}
+    assert {entry["path"]: entry["frames"] for entry in entries} == {
+        "videos/small.mp4": 3,
+        "videos/wave/a#1 [x]&.avi": 13,
+        "videos/wave/tall.mp4": 5,
+    }
+
+
+def test_the_same_command_makes_only_what_is_missing_or_has_changed(
+    prepare: Prepare, tree: Path, tmp_path: Path
+) -> None:
+    out, options = tmp_path / "out", ["--short-side", 32, "--keep-names"]
+    assert prepare(tree, out, *options)[0] == 0
+    whole, small = out / "videos" / "wave" / "a#1 [x]&.avi", out / "videos" / "small.mp4"
+    stamp = whole.stat().st_mtime_ns
+    small.unlink()
+    (out / "videos" / "wave" / "tall.mp4.part").write_bytes(b"half")  # what a kill leaves
+    with (out / "prepared.jsonl").open("a") as manifest:
+        manifest.write('{"path": "videos/wa')
+    write_video(tree / "videos" / "wave" / "tall.mp4", 7)
+    code, said, complaints = prepare(tree, out, *options)
+    assert (code, complaints) == (0, "")
+    assert "3 videos, 1 of them are done already" in said
+    assert whole.stat().st_mtime_ns == stamp
+    assert len(read_video(small)[0]) == 3
+    assert len(read_video(out / "videos" / "wave" / "tall.mp4")[0]) == 7
+    assert not list(out.rglob("*.part"))
+    assert prepare(tree, out, *options, "--verify")[0] == 0
+    small.write_bytes(whole.read_bytes())
+    code, said, complaints = prepare(tree, out, "--verify")
+    assert code == 2
+    assert "small.mp4: 13 frames, 3 were written" in complaints
+
+
+def test_damaged_videos_are_reported_and_the_others_are_made(prepare: Prepare, tree: Path, tmp_path: Path) -> None:
+    (tree / "videos" / "broken.mp4").write_bytes(b"no video at all")
+    (tree / "videos" / "empty.webm").touch()
+    code, said, complaints = prepare(tree, tmp_path / "out")
+    assert code == 2
+    assert "videos/broken.mp4: InvalidDataError" in complaints
+    assert "videos/empty.webm: " in complaints
+    assert "2 videos could not be prepared" in said
+    assert len(list((tmp_path / "out").rglob("*.mp4"))) == 3
+    assert "Traceback" not in complaints
+
+
+def test_what_cannot_be_right_is_refused_in_one_line(prepare: Prepare, tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert prepare(tree, out)[0] == 0
+    twins = tmp_path / "twins"
+    write_video(twins / "small.avi", 2)
+    write_video(twins / "small.mp4", 2)
+    cases = [
+        ((tree, out, "--short-side", 64), "was begun with"),
+        ((tree, tree / "out"), "lie in each other"),
+        ((tmp_path / "nowhere", out), "is no folder of videos"),
+        ((tree / "splits", tmp_path / "new"), "holds no video"),
+        ((twins, tmp_path / "new"), "both would become one file, give --keep-names: small.avi and small.mp4"),
+        ((tree, out, "--gop", 0), "--gop and --workers 1 or more"),
+        ((tree, tmp_path / "nothing", "--verify"), "nothing has been prepared"),
+    ]
+    for arguments, message in cases:
+        code, _, complaints = prepare(*arguments)
+        assert (code, complaints.count("\n")) == (2, 1)
+        assert message in complaints

@@ -1,0 +1,91 @@
+"""Which frames of a video make a clip: index arithmetic, nothing else.
+
+* dense: `num_frames` frames, every `stride`-th, from a start. In training the start is random; views spread their
+  starts evenly from the first to the last possible one, a single view is the middle one. A video shorter than
+  `(num_frames - 1) * stride + 1` frames repeats its last frame.
+* segments (TSN, https://arxiv.org/abs/1608.00859): the video is divided into `num_frames` equal parts, each gives one
+  frame: a random one in training, the middle one for a single view. View v of V takes the frame at v/V of each part,
+  as VideoMAE's test on Something-Something does with V = 2. `stride` plays no role; parts shorter than a frame share
+  frames.
+
+AdaptFormer's own dense clips (datasets/kinetics.py) stretch 8 frames over 32 by `linspace`, which is a stride of 4.57;
+here the stride is what it says.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from vision_peft.data.dataset import unknown
+
+MODES = ("dense", "segments")
+
+
+@dataclass(frozen=True)
+class ClipSampling:
+    """How clips are taken from videos; `views` in time times `crops` in space are evaluated of every video."""
+
+    num_frames: int
+    stride: int = 1
+    mode: str = "dense"
+    views: int = 1
+    crops: int = 1
+
+    def __post_init__(self) -> None:
+        for field in ("num_frames", "stride", "views", "crops"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{field} is a number from 1, got {value!r}")
+        if self.mode not in MODES:
+            raise unknown("clip sampling", self.mode, MODES)
+
+    def draw(self) -> list[float]:
+        """The random numbers of one training clip, from torch's default generator; always as many."""
+        return torch.rand(self.num_frames, dtype=torch.float64).tolist()
+
+    def train(self, frames: int, drawn: Sequence[float]) -> list[int]:
+        """Frames of a training clip of a video with `frames` frames; `drawn` are `num_frames` numbers in [0, 1)."""
+        if self.mode == "segments":
+            return random_segments(frames, self.num_frames, drawn)
+        starts = last_start(frames, self.num_frames, self.stride) + 1
+        return dense(frames, self.num_frames, self.stride, int(drawn[0] * starts))
+
+    def test(self, frames: int, view: int = 0) -> list[int]:
+        """Frames of view `view` in time, of 0 to `views` - 1."""
+        if not 0 <= view < self.views:
+            raise IndexError(f"view {view} of {self.views}")
+        if self.mode == "segments":
+            return segments(frames, self.num_frames, view, self.views)
+        last = last_start(frames, self.num_frames, self.stride)
+        return dense(frames, self.num_frames, self.stride, view_starts(last, self.views)[view])
+
+
+def dense(frames: int, length: int, stride: int, start: int) -> list[int]:
+    """`length` frames, every `stride`-th from `start`; behind the end the last frame is repeated."""
+    return [min(start + stride * number, frames - 1) for number in range(length)]
+
+
+def last_start(frames: int, length: int, stride: int) -> int:
+    """The last start of a dense clip that fits, 0 where none does."""
+    return max(0, frames - 1 - stride * (length - 1))
+
+
+def view_starts(last: int, views: int) -> list[int]:
+    """Starts of `views` clips, evenly spread over 0 to `last`; the middle for one."""
+    return [last // 2] if views == 1 else [last * view // (views - 1) for view in range(views)]
+
+
+def segments(frames: int, length: int, view: int = 0, views: int = 1) -> list[int]:
+    """One frame of each of `length` equal parts: the middle one, or of several `views` that at `view / views` of it."""
+    part, parts = (1, 2) if views == 1 else (view, views)
+    return [frames * (parts * number + part) // (parts * length) for number in range(length)]
+
+
+def random_segments(frames: int, length: int, drawn: Sequence[float]) -> list[int]:
+    """One frame of each of `length` equal parts, at the share `drawn` (in [0, 1)) of it."""
+    chosen = []
+    for number in range(length):
+        first, behind = frames * number // length, frames * (number + 1) // length
+        chosen.append(first + int(drawn[number] * max(1, behind - first)))
+    return chosen

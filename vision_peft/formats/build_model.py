@@ -1,0 +1,95 @@
+"""The timm VisionTransformer that a foreign file's backbone tensors describe."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from timm.layers import LayerNorm
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from vision_peft.backbones.frames import frame_wise
+from vision_peft.backbones.tubelet import videomae_form
+
+# How a backbone sees clips: not at all; as one sequence of tubelets in VideoMAE's form; frame by frame with the mean
+# over time of the normed features, or with the norm of the mean.
+CLIPS = ("none", "tubelets", "frames", "frames_mean_first")
+
+
+def build(
+    state: Mapping[str, Tensor],
+    *,
+    clips: str,
+    arguments: Mapping[str, Any],
+    num_classes: int,
+    num_heads: int,
+    img_size: int | tuple[int, int] | None,
+    num_frames: int | None,
+) -> VisionTransformer:
+    """Build it and load ``state`` into it, all but the head.
+
+    Args:
+        state: timm-keyed tensors.
+        clips: one of CLIPS.
+        arguments: further ones of the VisionTransformer, which no tensor tells.
+        num_classes: of the head, which stays fresh.
+        num_heads: attention heads.
+        img_size: pixels; None where positions tell.
+        num_frames: of a clip; None for image models.
+
+    Raises:
+        ValueError: the tensors do not fit together or what is given here.
+    """
+    needed = {"patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"} | ({"pos_embed"} if clips != "tubelets" else set())
+    if absent := needed - state.keys():
+        raise ValueError(f"backbone tensors do not tell the architecture: missing {sorted(absent)}")
+    patch = state["patch_embed.proj.weight"]
+    dim = patch.shape[0]
+    if num_heads < 1 or dim % num_heads:
+        raise ValueError(f"num_heads must divide the width {dim} of the backbone; got {num_heads}")
+    settings: dict[str, Any] = {
+        "img_size": img_size or _square(state, patch.shape[-1]),
+        "patch_size": (patch.shape[-2], patch.shape[-1]),
+        "in_chans": patch.shape[1],
+        "num_classes": num_classes,
+        "embed_dim": dim,
+        "depth": 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
+        "num_heads": num_heads,
+        "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / dim,
+        "init_values": 1.0 if "blocks.0.ls1.gamma" in state else None,
+        "pre_norm": "norm_pre.weight" in state,
+        "global_pool": "avg" if "fc_norm.weight" in state else "token",
+        "norm_layer": partial(LayerNorm, eps=1e-6),
+    }
+    if clips == "tubelets":
+        settings |= videomae_form(_frames(num_frames), patch.shape[2])
+    elif clips == "none" and num_frames is not None:
+        raise ValueError(f"this file holds an image model: build it without num_frames={num_frames}")
+    model = VisionTransformer(**{**settings, **arguments})
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # shapes
+        raise ValueError(f"backbone tensors do not fit: {error}") from None
+    missing = [name for name in missing if not name.startswith("head.")]
+    if missing or unexpected:
+        raise ValueError(f"backbone tensors do not fit: missing {missing}, unexpected {unexpected}")
+    if clips.startswith("frames"):
+        frame_wise(model, _frames(num_frames), mean_first=clips == "frames_mean_first")
+    return model
+
+
+def _square(state: Mapping[str, Tensor], patch: int) -> int:
+    """Pixels of the square image that the positions (those of one class token included) are for."""
+    if "pos_embed" not in state:
+        raise ValueError("this file holds no positions, which tell the size: give img_size= (pixels) and num_frames=")
+    positions = state["pos_embed"].shape[1] - 1
+    side = int(positions**0.5)
+    if side * side != positions:
+        raise ValueError(f"{positions} positions are no square image: give img_size=(height, width)")
+    return side * patch
+
+
+def _frames(num_frames: int | None) -> int:
+    if num_frames is None:
+        raise ValueError("this file holds a video model and does not tell the length of its clips: give num_frames=")
+    return num_frames

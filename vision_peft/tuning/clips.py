@@ -1,0 +1,51 @@
+"""Image ViTs that see clips frame by frame: blocks work on ((B T) N C), the frames of a clip next to each other."""
+
+from typing import Any
+
+from timm.models import beit, swin_transformer
+from torch import Tensor
+
+from vision_peft.tuning.timm_blocks import layer_scale_1
+
+
+def frames(model: Any) -> int:
+    """Frames T of a clip that ``model`` folds into the batch of its blocks.
+
+    Raises:
+        ValueError: the model takes single images, or its tokens span frames and positions of the whole clip.
+    """
+    embed: Any = model.patch_embed
+    count, tubelet = getattr(embed, "num_frames", None), getattr(embed, "tubelet_size", None)
+    name = type(model).__name__
+    if count is None:
+        raise ValueError(
+            f"this {name} sees single images, and the method works on the frames of a clip: take "
+            "create_backbone(..., num_frames=8)"
+        )
+    if tubelet is not None:
+        raise ValueError(
+            f"this {name} sees a clip as one sequence of tubelets, and the method works on an image model that sees it "
+            f"frame by frame: take create_backbone(..., num_frames={count}) without tubelet_size"
+        )
+    return count
+
+
+def check_temporal_attention(model: Any) -> None:
+    """Raise ValueError where a block's attention cannot be called on a sequence of frames."""
+    if isinstance(model, beit.Beit | swin_transformer.SwinTransformer):
+        raise ValueError(
+            f"attention of {type(model).__name__} has a position bias for the patches of an image and none for frames: "
+            "it cannot be reused over time; take a ViT without one (ViT, CLIP, DINOv2, DINOv3, EVA-02)"
+        )
+
+
+def attend_over_time(block: Any, n: Tensor, num_frames: int) -> Tensor:
+    """The block's own attention (and LayerScale) over the frames of every position; ``n`` is ((B T) N C).
+
+    Rotary embeddings are left out: all frames of a position would turn by one angle, and scores depend on differences
+    of angles only.
+    """
+    N = n.shape[1]
+    y = n.unflatten(0, (-1, num_frames)).transpose(1, 2).flatten(0, 1)  # (B N) T C
+    y = layer_scale_1(block, block.attn(y))
+    return y.unflatten(0, (-1, N)).transpose(1, 2).flatten(0, 1)
