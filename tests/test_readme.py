@@ -27,6 +27,9 @@ TINY = [
 ]
 
 
+TRAINING = ("train.py", "tune.py", "benchmark.py")
+
+
 def run(command: list[str], cwd: Path) -> str:
     done = subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
@@ -63,7 +66,7 @@ def test_commands_of_the_readme_run_one_after_another(repository, tmp_path):
         if tool.name == "evaluate.py":
             (folder,) = tmp_path.glob("runs/digits/vit_tiny*/adaptformer/*seed0")
             words[2] = str(folder)
-        extra = TINY if tool.name == "train.py" and "--help" not in words else []
+        extra = TINY if tool.name in TRAINING and "--help" not in words else []
         extra = [word for word in extra if not any(w.startswith(word.partition("=")[0] + "=") for w in words[2:])]
         words = [word.replace("backbone.img_size=112", "backbone.img_size=32") for word in words]
         assert run([sys.executable, str(tool), *words[2:], *extra], tmp_path).strip()
@@ -80,12 +83,13 @@ def _photos(root: Path) -> None:
 
 def _vtab(root: Path) -> None:
     image = pytest.importorskip("PIL.Image")
-    lists = {"train800": 40, "val200": 10, "train800val200": 50, "test": 10}
-    for split, number in lists.items():
+    train, val, test = range(40), range(40, 50), range(50, 60)
+    lists = {"train800": train, "val200": val, "train800val200": [*train, *val], "test": test}
+    for split, shades in lists.items():
         (root / "images" / split).mkdir(parents=True)
         lines = []
-        for i in range(number):
+        for i, shade in enumerate(shades):
             path = f"images/{split}/{i:06}.png"
-            image.new("RGB", (32, 32), (i * 5, 120 * (i % 2), 0)).save(root / path)
-            lines.append(f"{path} {i % 2}")
+            image.new("RGB", (32, 32), (shade * 4, 120 * (shade % 2), 0)).save(root / path)
+            lines.append(f"{path} {shade % 2}")
         (root / f"{split}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
