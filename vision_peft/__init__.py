@@ -14,8 +14,9 @@ from typing import Any
 from vision_peft.backbones import create_backbone
 from vision_peft.formats import Foreign, load_adapter, read_foreign, save_adapter, write_foreign
 from vision_peft.methods import METHODS
-from vision_peft.tuning.attach import attach, detach, merge, replace_head, train_mode
+from vision_peft.tuning.attach import attach, detach, replace_head, train_mode
 from vision_peft.tuning.bake import bake
+from vision_peft.tuning.merge import merge, unmerge
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.state import Counts, count_parameters, load_tuned, tuned_parameters, tuned_state_dict
 
@@ -38,6 +39,7 @@ __all__ = [
     "train_mode",
     "tuned_parameters",
     "tuned_state_dict",
+    "unmerge",
     "write_foreign",
 ]
 

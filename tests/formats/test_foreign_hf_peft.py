@@ -90,8 +90,6 @@ METHODS = [
 @pytest.mark.parametrize("method", METHODS, ids=repr)
 @pytest.mark.parametrize("family", ["vit", "siglip", "swin", "eva02_base", "deit_distilled"])
 def test_hf_peft_loads_what_we_write_to_the_same_logits(method, family, tmp_path):
-    if "qkv" in method.targets and family == "eva02_base":
-        pytest.skip("separate projections: refused at attach, see test_every_method")
     model = written(method, family, tmp_path)
     x = images(model)
     torch.testing.assert_close(loaded_by_peft(tmp_path, family)(x), model(x), rtol=1e-5, atol=1e-5)
@@ -111,8 +109,6 @@ WIDE = vp.LoRA(rank=16, targets=("q", "k", "v"))  # joined, its rank is above th
 @pytest.mark.parametrize("method", [*METHODS, WIDE], ids=repr)
 @pytest.mark.parametrize("family", ["vit", "siglip", "swin", "eva02_base", "deit_distilled"])
 def test_we_read_what_we_write_to_the_same_logits(method, family, tmp_path):
-    if "qkv" in method.targets and family == "eva02_base":
-        pytest.skip("separate projections: refused at attach, see test_every_method")
     if method is WIDE and family == "swin":
         method = vp.LoRA(rank=8, targets=("q", "k", "v"))  # above the width 16 of its first stage
     model = written(method, family, tmp_path)
@@ -198,6 +194,41 @@ def test_patterns_of_hf_peft_that_give_every_layer_the_same_size_are_read(rslora
     vp.load_tuned(ours, foreign.tuned, head="keep")
     x = images(ours)
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_a_that_separate_projections_share_is_written_once_for_each(dora, tmp_path):
+    model = written(vp.LoRA(rank=2, alpha=3, targets=("qkv", "fc2"), dora=dora), "rope_gqa", tmp_path)
+    tensors = safetensors.torch.load_file(tmp_path / "adapter_model.safetensors")
+    shared = model.get_parameter("blocks.1.attn.q_proj.lora.A")
+    for letter in "qkv":
+        assert torch.equal(tensors[f"base_model.model.blocks.1.attn.{letter}_proj.lora_A.weight"], shared)
+    x = images(model)
+    torch.testing.assert_close(loaded_by_peft(tmp_path, "rope_gqa")(x), model(x), rtol=1e-5, atol=1e-5)
+    again, method = read_back(tmp_path, "rope_gqa")
+    assert method == vp.LoRA(rank=2, alpha=3, targets=("qkv", "fc2"), dora=dora)
+    assert torch.equal(again(x), model(x))
+
+
+def test_a_shared_a_of_more_rows_than_the_keys_have_is_read_back(tmp_path):
+    method = vp.LoRA(rank=20, alpha=3, targets=("qkv",))  # the one key head of this backbone has 16 channels
+    model = written(method, "rope_gqa", tmp_path)
+    again, found = read_back(tmp_path, "rope_gqa")
+    theirs, ours = vp.tuned_state_dict(model), vp.tuned_state_dict(again)
+    assert found == method
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.items())
+
+
+@pytest.mark.parametrize("family", ["eva02_base", "rope_gqa"])
+@pytest.mark.parametrize("targets", [("q", "k", "v"), ("q", "v")])
+def test_separate_projections_with_an_a_each_are_read_as_such(family, targets, tmp_path):
+    method = vp.LoRA(rank=2, alpha=3, targets=targets)
+    model = written(method, family, tmp_path)
+    again, found = read_back(tmp_path, family)
+    x = images(model)
+    assert found == method
+    assert torch.equal(again(x), model(x))
 
 
 def test_a_map_of_an_output_cannot_be_written(tmp_path):

@@ -1,5 +1,6 @@
 """FacT's updates as dense matrices, built tile by tile from the factors; counts, start, refusals."""
 
+import math
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from vision_peft.tuning.timm_blocks import blocks
 
 FORMS = pytest.mark.parametrize("form", ["tt", "tk"])
 D, RANK = 32, 4
+UNEVEN = ["dinov2_swiglu", "rope_gqa"]  # a hidden layer of 5.33 D; keys and values of D / 2
 
 
 def tuned(family: str, form: str, **fields: Any) -> Any:
@@ -51,16 +53,20 @@ def updates(model: Any, form: str, scale: float) -> dict[str, Tensor]:
         layers: list[tuple[str, Any]] = [(n, m) for n, m in block.named_modules() if hasattr(m, "fact_scale")]
         for name, layer in layers:
             part = "fc1" if "fc1" in name else name.split(".")[-1]
-            tiles = max(layer.in_features, layer.out_features) // D
+            tiles = math.ceil(max(layer.in_features, layer.out_features) / D)
             cores = list(layer.fact_core) if form == "tt" else tucker_cores(factors, first, tiles, part)
+            assert len(cores) == tiles
             first += tiles
             blocks_of_weight = [scale * factors.V @ core @ factors.U for core in cores]
-            found[f"blocks.{i}.{name}"] = torch.cat(blocks_of_weight, dim=1 if part == "fc2" else 0)
+            whole = torch.cat(blocks_of_weight, dim=1 if part == "fc2" else 0)
+            found[f"blocks.{i}.{name}"] = whole[: layer.out_features, : layer.in_features]
+    if form == "tk":
+        assert first == factors.columns.shape[1]
     return found
 
 
 @FORMS
-@pytest.mark.parametrize("family", ["vit", "deit3", "dinov3_qkvb", "eva02_tiny", "eva02_base", "beit"])
+@pytest.mark.parametrize("family", ["vit", "deit3", "dinov3_qkvb", "eva02_tiny", "eva02_base", "beit", *UNEVEN])
 def test_the_tuned_model_is_the_backbone_with_dense_updates_added_to_its_weights(family, form):
     model, plain = tuned(family, form, scale=0.8), tiny(family)
     with torch.no_grad():
@@ -70,20 +76,24 @@ def test_the_tuned_model_is_the_backbone_with_dense_updates_added_to_its_weights
         plain.head.load_state_dict(model.head.state_dict())
         x = images(plain)
         torch.testing.assert_close(model(x), plain(x), rtol=1e-5, atol=1e-5)
+        vp.merge(model)
+        for name, weight in plain.named_parameters():
+            torch.testing.assert_close(model.get_parameter(name), weight)
 
 
-@pytest.mark.parametrize("family", ["vit", "eva02_base"])
+@pytest.mark.parametrize("family", ["vit", "eva02_base", *UNEVEN])
 def test_with_columns_of_their_own_every_tile_has_the_core_of_its_column(family):
     model, plain = tuned(family, "tk", columns="own"), tiny(family)
     factors, column = next(m.fact for _, m in model.named_modules() if hasattr(m, "fact")), 0
     with torch.no_grad():
         for name, layer in [(n, m) for n, m in model.named_modules() if hasattr(m, "fact_scale")]:
             tiles = []
-            for _ in range(max(layer.in_features, layer.out_features) // D):
+            for _ in range(math.ceil((layer.in_features if "fc2" in name else layer.out_features) / D)):
                 core = torch.stack([factors.cube[:, :, c] * factors.columns[c, column] for c in range(RANK)]).sum(0)
                 tiles.append(factors.V @ (core if "fc2" in name else core.T) @ factors.U)
                 column += 1
-            plain.get_parameter(f"{name}.weight").add_(torch.cat(tiles, dim=1 if "fc2" in name else 0))
+            whole = torch.cat(tiles, dim=1 if "fc2" in name else 0)
+            plain.get_parameter(f"{name}.weight").add_(whole[: layer.out_features, : layer.in_features])
         assert column == factors.columns.shape[1]
         plain.head.load_state_dict(model.head.state_dict())
         x = images(plain)
@@ -144,10 +154,77 @@ def test_v_starts_from_zero_and_all_else_does_not():
                 assert (parameter.abs().max() == 0) == name.endswith(".V"), name
 
 
-def test_a_weight_that_cannot_be_cut_into_square_tiles_is_refused():
-    model = timm.create_model("eva02_tiny_patch14_224", img_size=28, depth=1)
-    with pytest.raises(ValueError, match="fc1 with 192 inputs and 1024 outputs cannot be cut into 192 x 192 tiles"):
-        vp.attach(model, vp.FacT())
+def padded_updates(layer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """s V C U x of ``layer`` with x padded to whole tiles and the surplus outputs cut, and the numbers cut off."""
+    factors, whole = layer.fact_shared[0], x
+    if layer.in_features % D:
+        zeros = torch.zeros(*x.shape[:-1], D - layer.in_features % D)
+        whole = torch.cat([x, zeros], dim=-1)
+    inputs = whole.split(D, dim=-1)
+    if len(inputs) == 1:
+        inputs *= len(layer.fact_cores())  # tiles side by side in the output
+    tiles = [x @ factors.U.T @ C.T @ factors.V.T for x, C in zip(inputs, layer.fact_cores(), strict=True)]
+    update = 0.8 * (torch.stack(tiles).sum(0) if layer.in_features > D else torch.cat(tiles, dim=-1))
+    return update[..., : layer.out_features], update[..., layer.out_features :]
+
+
+@FORMS
+@pytest.mark.parametrize(
+    ("family", "layer", "cut"),
+    [
+        ("dinov2_swiglu", "mlp.fc1", 192 - 170),
+        ("dinov2_swiglu", "mlp.fc2", 0),
+        ("rope_gqa", "attn.k_proj", 16),
+        ("rope_gqa", "attn.v_proj", 16),
+        ("rope_gqa", "mlp.fc2", 0),
+    ],
+)
+def test_a_side_of_no_whole_tiles_is_padded_at_the_input_and_cut_at_the_output(family, layer, cut, form):
+    linear: Any = tuned(family, form, scale=0.8).get_submodule(f"blocks.1.{layer}")
+    x = torch.randn(2, 3, linear.in_features)
+    update, surplus = padded_updates(linear, x)
+    bias = 0 if linear.bias is None else linear.bias
+    torch.testing.assert_close(linear(x), x @ linear.weight.T + bias + update, rtol=1e-5, atol=1e-5)
+    assert surplus.shape[-1] == cut
+    assert update.abs().max() > 1e-3
+
+
+@FORMS
+@pytest.mark.parametrize("head_dim", [4, 12])  # two heads: attention is half or one and a half times as wide as D = 16
+def test_attention_of_another_width_than_the_stream_is_cut_into_tiles_too(head_dim, form):
+    model: Any = timm.create_model(
+        "swin_tiny_patch4_window7_224",
+        img_size=56,
+        embed_dim=16,
+        depths=(1,),
+        num_heads=(2,),
+        head_dim=head_dim,
+        num_classes=5,
+    )
+    vp.attach(model.eval(), vp.FacT(rank=RANK, form=form))
+    randomise_tuned(model)
+    attn, x, expected = blocks(model)[0].attn, images(model), model(images(model))
+    tiles = [len(layer.fact_cores()) for layer in (attn.qkv, attn.proj)]
+    assert tiles == {4: [2, 1], 12: [5, 2]}[head_dim]
+    merged = vp.merge(model)
+    torch.testing.assert_close(merged(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "tiles"),
+    [
+        ("eva02_tiny_patch14_224", 3 + 1 + 6 + 3),  # a packed SwiGLU: 1,024 outputs, 512 inputs on 192 channels
+        ("eva02_base_patch14_224", 3 + 1 + 2 * 3 + 3),  # 2,048 on 768
+        ("vit_giant_patch14_dinov2", 3 + 1 + 6 + 3),  # 8,192 and 4,096 on 1,536
+        ("vit_so400m_patch14_siglip_224", 3 + 1 + 4 + 4),  # 4,304 on 1,152
+    ],
+)
+def test_counts_round_the_tiles_up(name, tiles):
+    with torch.device("meta"):
+        model: Any = timm.create_model(name, depth=2, num_classes=0)
+    width = model.num_features
+    counts = vp.count_parameters(vp.attach(model, vp.FacT(rank=8)))
+    assert counts.trained == counts.stored == 2 * width * 8 + 2 * tiles * 8**2
 
 
 def test_a_rank_above_the_width_is_refused():

@@ -11,6 +11,7 @@ import safetensors.torch
 import timm
 import torch
 from families import images, randomise_tuned, tiny
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from tuning.block_inputs import recorded_calls
 
@@ -57,14 +58,15 @@ def test_counts_are_those_of_the_closed_form():
         assert counts.trained == counts.stored == L * (12 * d * d + 13 * d) + (L + 1) * D * d + d * D + L == figure
 
 
-@pytest.mark.parametrize("family", ["vit", "eva02_base", "beit"])
+@pytest.mark.parametrize("family", ["vit", "eva02_base", "beit", "swin"])
 def test_training_builds_no_graph_into_the_backbone(family):
-    model = vp.train_mode(vp.attach(tiny(family), vp.LST(reduction=4)))
-    with recorded_calls(blocks(model)) as calls:
+    model: Any = vp.train_mode(vp.attach(tiny(family), vp.LST(reduction=4)))
+    frozen = [model.patch_embed, *(model.layers if family == "swin" else model.blocks)]
+    with recorded_calls([*blocks(model), *frozen]) as calls:
         y = model(images(model))
     assert y.requires_grad
     assert not any(call[3].requires_grad for call in calls)
-    inside = {id(p) for block in blocks(model) for p in block.parameters()}
+    inside = {id(p) for part in frozen for p in part.parameters()}
     reached, nodes = set(), [y.grad_fn]
     while nodes:
         node: Any = nodes.pop()
@@ -76,11 +78,22 @@ def test_training_builds_no_graph_into_the_backbone(family):
     assert not leaves & inside
 
 
-@pytest.mark.parametrize("other", [vp.LoRA(rank=2), vp.VPT(tokens=3), vp.VPT(tokens=3, deep=False)], ids=repr)
+@pytest.mark.parametrize(
+    ("other", "family"),
+    [
+        (vp.LoRA(rank=2), "vit"),
+        (vp.VPT(tokens=3), "vit"),
+        (vp.VPT(tokens=3, deep=False), "vit"),
+        (vp.LoRA(rank=2), "swin"),
+        (vp.VPT(tokens=3), "swin"),
+        (vp.SSF(), "swin"),
+    ],
+    ids=repr,
+)
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_method_inside_the_backbone_learns_through_the_ladder(other, order, checkpointing):
-    model: Any = tiny("vit")
+def test_a_method_inside_the_backbone_learns_through_the_ladder(other, family, order, checkpointing):
+    model: Any = tiny(family)
     for method in [vp.LST(reduction=4), other][::order]:
         vp.attach(model, method)
     randomise_tuned(model)
@@ -153,7 +166,7 @@ def test_the_ladder_around_official_layers_is_the_official_encoder(name, shared)
     method = vp.LST(
         reduction=config["reduction"], gate=gate, mix="after" if side["add_residual_after"] else "before", layers=layers
     )
-    ladder: Any = Ladder(config["dim"], heads, layers, method)
+    ladder: Any = Ladder([[Block(config["dim"], heads) for _ in range(config["depth"])]], layers, method)
     ladder.blocks = nn.ModuleList(PostNormLayer(state, f"side_block_l.{i}.", heads) for i in layers)
     with torch.no_grad():
         ladder.first_down.weight.copy_(state["side_first_downsample_l.weight"])

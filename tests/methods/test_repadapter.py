@@ -11,6 +11,7 @@ from torch import Tensor
 from tuning.block_inputs import recorded_calls
 
 import vision_peft as vp
+from vision_peft.tuning.norm_readers import pads_windows
 from vision_peft.tuning.timm_blocks import blocks
 
 
@@ -82,7 +83,7 @@ def test_an_earlier_scale_of_the_norm_merges_and_a_later_one_is_refused():
 
 
 @pytest.mark.parametrize("family", ["dinov3", "beit", "eva02_base"])
-def test_in_front_of_the_mlp_alone_it_folds_on_backbones_without_a_qkv_bias_too(family):
+def test_in_front_of_the_mlp_alone_it_folds_into_the_mlp(family):
     found, expected = merged_and_plain(family, vp.RepAdapter(sites=("mlp",)))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -113,18 +114,61 @@ def test_on_beit_it_merges_with_updates_of_the_keys_in_both_orders(order):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def without_qkv_biases(name: str, qkv_bias: bool) -> Any:
+    torch.manual_seed(0)
+    arguments: dict[str, Any] = {"img_size": 28, "patch_size": 14, "embed_dim": 32, "num_heads": 2, "num_classes": 5}
+    return timm.create_model(name, **arguments, depth=2, qkv_bias=qkv_bias).eval()
+
+
 @pytest.mark.parametrize(
-    ("name", "why"), [("beit_base_patch16_224", "no biases"), ("eva02_tiny_patch14_224", "rotated keys")]
+    ("name", "qkv_bias"),
+    [("vit_tiny_patch16_224", False), ("beit_base_patch16_224", False), ("eva02_tiny_patch14_224", True)],
 )
-def test_without_biases_of_q_and_v_or_with_rotated_keys_merging_is_refused_and_changes_nothing(name, why):
-    model: Any = timm.create_model(
-        name, img_size=28, patch_size=14, embed_dim=32, depth=1, num_heads=2, qkv_bias=why == "rotated keys"
-    )
+def test_without_biases_of_qkv_or_with_rotated_keys_the_shift_goes_through_the_inverse_into_the_norm(name, qkv_bias):
+    tuned = vp.attach(without_qkv_biases(name, qkv_bias), vp.RepAdapter(bottleneck=4, scale=0.7))
+    randomise_tuned(tuned)
+    x, wanted = images(tuned), []
+    expected = tuned(x)
+    assert (expected - without_qkv_biases(name, qkv_bias)(x)).abs().max() > 1e-3
+    for block in blocks(tuned):
+        adapter, zero, identity = block.norm1.repadapter, torch.zeros(1, 32), torch.eye(32)
+        shift = adapted(adapter, zero, 0.7, 2)[0]
+        T = (adapted(adapter, identity, 0.7, 2) - shift).T
+        wanted.append((block.norm1.bias + torch.linalg.inv(T) @ shift, block.attn.qkv.weight @ T))
+    vp.merge(tuned)
+    torch.testing.assert_close(tuned(x), expected, rtol=1e-5, atol=1e-5)
+    for block, (bias, weight) in zip(blocks(tuned), wanted, strict=True):
+        torch.testing.assert_close(block.norm1.bias, bias, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(block.attn.qkv.weight, weight, rtol=1e-5, atol=1e-5)
+    fresh = without_qkv_biases(name, qkv_bias)
+    fresh.load_state_dict(tuned.state_dict(), strict=True)
+    assert torch.equal(fresh(x), tuned(x))
+
+
+def test_a_map_without_an_inverse_is_refused_where_it_is_needed_and_changes_nothing():
+    model = vp.attach(without_qkv_biases("vit_tiny_patch16_224", False), vp.RepAdapter(bottleneck=2, groups=1))
+    adapter = blocks(model)[1].norm1.repadapter
+    with torch.no_grad():  # T = I - e eᵀ for the first unit vector e, t = e
+        adapter.down_proj.weight.copy_(torch.eye(32)[:2] * torch.tensor([[1.0], [0.0]]))
+        adapter.up.copy_(-torch.eye(32)[None, :, :2])
+        adapter.up_bias.copy_(torch.eye(32)[0])
+    x = images(model)
+    expected = model(x)
+    with pytest.raises(ValueError, match=r"which I \+ s B A, not safely invertible, forbids \(blocks.1.norm1\)"):
+        vp.merge(model)
+    assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("family", ["vit", "dinov2_swiglu"])
+def test_norms_and_layers_without_biases_leave_no_place_for_the_shift(family):
+    model = tiny(family)
+    for block in blocks(model):
+        block.norm1.bias = block.attn.qkv.bias = None
     vp.attach(model, vp.RepAdapter())
     randomise_tuned(model)
     x = images(model)
-    expected = model.eval()(x)
-    with pytest.raises(ValueError, match="a shift in front of a Linear without a bias has nowhere to go"):
+    expected = model(x)
+    with pytest.raises(ValueError, match="between a norm and a Linear, both without a bias, has nowhere to go"):
         vp.merge(model)
     assert torch.equal(model(x), expected)
 
@@ -154,17 +198,25 @@ def test_an_attention_gate_that_reads_the_norm_is_folded_into_as_well():
     torch.testing.assert_close(vp.merge(tuned)(x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_padded_windows_are_refused_at_merge_because_the_shift_would_move_the_padding():
-    model = timm.create_model(
-        "swin_tiny_patch4_window7_224", img_size=64, embed_dim=16, depths=(1, 1), num_heads=(2, 2), num_classes=5
-    )
-    vp.attach(model, vp.RepAdapter())
-    randomise_tuned(model)
-    x = torch.randn(2, 3, 64, 64)
-    expected = model.eval()(x)
-    with pytest.raises(ValueError, match="windows are padded between the norm and qkv"):
-        vp.merge(model)
-    assert torch.equal(model(x), expected)
+def padded_swin() -> Any:
+    torch.manual_seed(0)
+    arguments: dict[str, Any] = {"img_size": 64, "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 2)}
+    return timm.create_model("swin_tiny_patch4_window7_224", **arguments, num_classes=5).eval()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_where_windows_are_padded_behind_the_norm_the_shift_goes_into_the_norm_and_leaves_the_padding_alone(order):
+    tuned = padded_swin()
+    assert any(pads_windows(block) for block in blocks(tuned))
+    for method in [vp.RepAdapter(), vp.LoRA(rank=2, targets=("qkv", "fc1"))][::order]:
+        vp.attach(tuned, method)
+    randomise_tuned(tuned)
+    x = images(tuned)
+    expected = tuned.eval()(x)
+    vp.merge(tuned)
+    fresh = padded_swin()
+    fresh.load_state_dict(tuned.state_dict(), strict=True)
+    torch.testing.assert_close(fresh(x), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_prompts_of_vpt_pass_the_adapter_like_every_token():

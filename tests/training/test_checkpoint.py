@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vision_peft.training import checkpoint
-from vision_peft.training.checkpoint import SaveError, newest_state, save_state, truncate_lines
+from vision_peft.training.checkpoint import SaveError, save_state, truncate_lines
 
 
 def state(step: int) -> dict[str, Any]:
@@ -19,6 +19,11 @@ def state(step: int) -> dict[str, Any]:
         "best": None,
         "history": [{"epoch": 1, "a": 0.5}],
     }
+
+
+def newest_state(folder: Path) -> dict[str, Any] | None:
+    found = checkpoint.newest_state(folder)
+    return None if found is None else found[0]
 
 
 def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:

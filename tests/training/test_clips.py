@@ -21,7 +21,7 @@ from vision_peft.training.build import create_model, first, input_settings, load
 from vision_peft.training.command_line import compose_config
 from vision_peft.training.config import ConfigError, run_folder
 from vision_peft.training.evaluate import evaluate, metric_words
-from vision_peft.training.fit import mixed
+from vision_peft.training.learner import mixed
 from vision_peft.training.report import flops_forward
 from vision_peft.training.saved import evaluate_saved
 from vision_peft.training.schema import Recipe

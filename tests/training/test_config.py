@@ -12,7 +12,7 @@ import vision_peft as vp
 from vision_peft.data import DATASETS
 from vision_peft.training.command_line import compose_config, prepare
 from vision_peft.training.config import Config, ConfigError, parse_config, run_folder, to_dict
-from vision_peft.training.schema import Recipe, Settings, twin
+from vision_peft.training.schema import Distributed, Recipe, Settings, twin
 
 Tiny = Callable[..., Config]
 
@@ -105,7 +105,8 @@ def test_the_file_of_a_dataset_lists_its_fields(name: str, repository: Path) -> 
 def test_the_default_files_say_what_the_dataclasses_say(repository: Path) -> None:
     assert yaml(repository / "configs" / "recipe" / "default.yaml") == plain(asdict(Recipe()))
     top = yaml(repository / "configs" / "config.yaml")
-    assert {key: value for key, value in top.items() if key not in ("defaults", "hydra")} == asdict(Settings())
+    expected = {**asdict(Settings()), "distributed": asdict(Distributed())}
+    assert {key: value for key, value in top.items() if key not in ("defaults", "hydra")} == expected
 
 
 def test_every_key_of_a_config_file_carries_a_comment(repository: Path) -> None:

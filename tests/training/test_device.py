@@ -52,10 +52,13 @@ def test_an_unknown_or_missing_device_is_named(monkeypatch: pytest.MonkeyPatch) 
         choose_device("cuda:1")
 
 
-def test_several_processes_are_refused_until_training_can_use_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="WORLD_SIZE=2"):
-        choose_compute("cpu", "auto")
+def test_each_process_of_a_machine_has_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", 3), ("WORLD_SIZE", 4), ("LOCAL_WORLD_SIZE", 2), ("LOCAL_RANK", 1)):
+        monkeypatch.setenv(name, str(value))
+    compute = choose_compute("cpu", "auto", "fsdp2")
+    assert (compute.share, compute.processes_here, compute.is_main) == ({"rank": 3, "world_size": 4}, 2, False)
+    assert compute.sharded
+    assert not choose_compute("cpu", "auto", "ddp").sharded
 
 
 def test_the_same_key_gives_the_same_numbers_and_another_key_others() -> None:

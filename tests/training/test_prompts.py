@@ -30,7 +30,7 @@ def test_the_state_of_a_run_keeps_what_trains_and_its_adapter_the_constants(tiny
     folder = run_folder(config)
     state = newest_state(folder / "state")
     assert state is not None
-    assert any("prefix_mlp" in name for name in state["tuned"])
+    assert any("prefix_mlp" in name for name in state[0]["tuned"])
     loaded = vp.load_adapter(create_model(config.backbone, config.seed), folder / "adapter")
     assert not any("prefix_mlp" in name for name in vp.tuned_state_dict(loaded))
 

@@ -12,9 +12,10 @@ from training.tiny_run import tiny_config
 
 from vision_peft.results.row import read_row
 from vision_peft.training import fit as fit_module
+from vision_peft.training import learner as learner_module
 from vision_peft.training import train as train_module
 from vision_peft.training.config import Config, run_folder
-from vision_peft.training.fit import Interrupted
+from vision_peft.training.stopping import Interrupted
 from vision_peft.training.train import train
 
 Tiny = Callable[..., Config]
@@ -51,7 +52,7 @@ def kill_at(step: int, part: int) -> Callable[..., None]:
     return seed
 
 
-real_seed = fit_module.seed_everything
+real_seed = learner_module.seed_everything
 
 
 def left_behind(folder: Path) -> dict[str, Any]:
@@ -82,9 +83,10 @@ def test_a_killed_run_resumes_bit_for_bit(
     step: int,
     part: int,
 ) -> None:
+    monkeypatch.setattr(fit_module, "SHORTEST_BETWEEN_EPOCHS_SECONDS", 0)
     killed = tiny(*EVERYTHING, f"save_every={save_every}")
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "seed_everything", kill_at(step, part))
+        patch.setattr(learner_module, "seed_everything", kill_at(step, part))
         with pytest.raises(Killed):
             train(killed)
     assert not (run_folder(killed) / "result.json").exists()
@@ -112,6 +114,21 @@ def test_a_run_killed_while_it_evaluates_resumes_bit_for_bit(
     assert left_behind(run_folder(killed)) == uninterrupted
 
 
+def test_quick_epochs_share_a_state_and_the_last_one_is_always_saved(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    real = fit_module.save_state
+    monkeypatch.setattr(
+        fit_module, "save_state", lambda folder, step, *rest: saved.append(step) or real(folder, step, *rest)
+    )
+    train(tiny("recipe.epochs=3"))
+    assert saved == [9]
+    monkeypatch.setattr(fit_module, "SHORTEST_BETWEEN_EPOCHS_SECONDS", 0)
+    train(tiny("recipe.epochs=3", "overwrite=true"))
+    assert saved == [9, 3, 6, 9]
+
+
 @pytest.mark.parametrize("step", [4, 7])
 def test_both_phases_of_select_and_retrain_resume_bit_for_bit(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, step: int
@@ -120,7 +137,7 @@ def test_both_phases_of_select_and_retrain_resume_bit_for_bit(
     whole, killed = tiny(*changes, folder="whole"), tiny(*changes, folder="killed")
     row = train(whole)
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "seed_everything", kill_at(step, 0))
+        patch.setattr(learner_module, "seed_everything", kill_at(step, 0))
         with pytest.raises(Killed):
             train(killed)
     train(killed)
@@ -142,7 +159,7 @@ def test_a_signal_saves_the_state_at_the_next_update_and_the_run_resumes(
 
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "seed_everything", seed)
+        patch.setattr(learner_module, "seed_everything", seed)
         with pytest.raises(Interrupted, match="stopped after update 5; its state is saved") as caught:
             train(stopped)
     assert caught.value.signal == number
@@ -157,7 +174,7 @@ def test_resuming_falls_back_to_the_state_before_a_damaged_one(tiny: Tiny, monke
     whole, killed = tiny("save_every=1", folder="whole"), tiny("save_every=1", folder="killed")
     train(whole)
     with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "seed_everything", kill_at(4, 0))
+        patch.setattr(learner_module, "seed_everything", kill_at(4, 0))
         with pytest.raises(Killed):
             train(killed)
     (run_folder(killed) / "state" / "step_4" / "state.pt").write_bytes(b"damaged")
@@ -176,7 +193,7 @@ def test_a_run_killed_before_test_is_read_does_not_train_again(tiny: Tiny, monke
         patch.setattr(train_module, "evaluate", fail)
         with pytest.raises(Killed):
             train(config)
-    monkeypatch.setattr(fit_module, "seed_everything", fail)
+    monkeypatch.setattr(learner_module, "seed_everything", fail)
     row = train(config)
     assert row.top1 is not None
     assert len(row.curve) == 2

@@ -14,7 +14,7 @@ from vision_peft.results.row import find_rows
 from vision_peft.training import suite
 from vision_peft.training.command_line import compose_config
 from vision_peft.training.config import Config, run_folder
-from vision_peft.training.fit import Interrupted
+from vision_peft.training.stopping import Interrupted
 from vision_peft.training.suite import tasks_of, train_suite
 from vision_peft.training.train import train
 

@@ -14,6 +14,7 @@ import vision_peft as vp
 from vision_peft.results.row import Row, read_row
 from vision_peft.training import build
 from vision_peft.training import fit as fit_module
+from vision_peft.training import learner as learner_module
 from vision_peft.training import train as train_module
 from vision_peft.training.config import Config, run_folder
 from vision_peft.training.evaluate import Metrics
@@ -33,13 +34,13 @@ def evaluations(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls: Calls = []
 
     def watch(module: Any, name: str) -> None:
-        real = module.eval_loader
+        real = module.loader_for
 
         def loader(dataset: Any, *arguments: Any, **keywords: Any) -> Any:
             calls.append((name, sum("/test/" in dataset.path(index) for index in range(len(dataset)))))
             return real(dataset, *arguments, **keywords)
 
-        monkeypatch.setattr(module, "eval_loader", loader)
+        monkeypatch.setattr(module, "loader_for", loader)
 
     watch(fit_module, "loop")
     watch(train_module, "end")
@@ -195,7 +196,7 @@ def test_gradient_checkpointing_changes_nothing(tiny: Tiny) -> None:
 
 
 def test_every_method_trains_in_bfloat16_too(tiny: Tiny) -> None:
-    for name in vp.METHODS:
+    for name in [name for name, method in vp.METHODS.items() if not method.video]:
         row = train(tiny(f"method={name}", "precision=bf16", "recipe.epochs=1", "recipe.lr=1e-4"))
         assert row.precision == "bf16"
 
@@ -213,9 +214,11 @@ def test_an_odd_last_batch_is_mixed_all_the_same(tiny: Tiny) -> None:
 
 def test_layer_decay_slows_the_lower_layers(tiny: Tiny) -> None:
     optimizers: list[Any] = []
-    real = fit_module.create_optimizer
+    real = learner_module.create_optimizer
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit_module, "create_optimizer", lambda *a: optimizers.append(real(*a)) or optimizers[-1])
+        patch.setattr(
+            learner_module, "create_optimizer", lambda *a, **k: optimizers.append(real(*a, **k)) or optimizers[-1]
+        )
         train(tiny("method=full", "recipe.layer_decay=0.5", "recipe.epochs=1", "recipe.lr=1e-4"))
     scales = {group["lr_scale"] for group in optimizers[0].param_groups}
     assert scales == {1.0, 0.5, 0.25, 0.125}
@@ -224,7 +227,8 @@ def test_layer_decay_slows_the_lower_layers(tiny: Tiny) -> None:
 def test_a_loss_that_is_not_finite_stops_with_step_and_rate_and_saves_nothing_of_it(tiny: Tiny) -> None:
     config = tiny("recipe.optimizer=sgd", "recipe.lr=1e30", "recipe.warmup_epochs=0", "save_every=1")
     with pytest.raises(
-        FloatingPointError, match=r"(loss is \w+ at epoch 1/2 .*step \d, lr 9.33e\+29|no longer finite)"
+        FloatingPointError,
+        match=r"no update of epoch 1/2 was finite|the loss on val is \w+ after epoch|no longer finite",
     ):
         train(config)
     for path in (run_folder(config) / "state").glob("step_*/state.pt"):
@@ -239,7 +243,7 @@ def test_a_search_trial_does_not_read_test_and_can_be_completed_later(
     assert (row.top1, row.per_class, row.confusion) == (None, {}, None)
     assert row.val_top1 is not None
     assert evaluations == [("loop", 0)] * 2
-    monkeypatch.setattr(fit_module, "seed_everything", lambda *_: pytest.fail("it trained again"))
+    monkeypatch.setattr(learner_module, "seed_everything", lambda *_: pytest.fail("it trained again"))
     assert train(tiny()).top1 is not None
     assert evaluations == [("loop", 0)] * 2 + [("end", 24)]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vision_peft.tuning.graft import Graft, children, depth, graft, grafts, kinds, override, prune
+from vision_peft.tuning.graft import Graft, children, depth, graft, grafts, kinds, original, override, prune
 
 
 class AddOne(Graft):
@@ -158,6 +158,13 @@ def test_prune_restores_overridden_attributes_through_several_layers(linear):
     assert (linear.in_features, linear.out_features) == (3, 3)
     assert type(linear) is nn.Linear
     assert depth(linear) == 0
+
+
+def test_what_an_attribute_was_before_all_overrides_is_told(linear):
+    override(linear, in_features=7, dump_patches=True)
+    override(linear, in_features=8)
+    assert (original(linear, "in_features"), original(linear, "dump_patches")) == (3, False)
+    assert original(linear, "out_features") == linear.out_features
 
 
 def test_an_override_of_an_unknown_attribute_is_refused(linear):

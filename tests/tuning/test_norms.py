@@ -7,7 +7,7 @@ from timm.layers import RmsNorm
 from torch import nn
 
 import vision_peft as vp
-from vision_peft.tuning.norms import final_norms, norm_layers
+from vision_peft.tuning.norms import final_norm, final_norms, norm_layers
 
 IN_BLOCKS = 4  # norm1 and norm2 of two blocks
 EXTRA = {"clip": 1, "siglip": 1, "eva02_base": 2, "rope_gqa": 2}  # norm_pre; attention pooling; SwiGLU (two blocks)
@@ -28,7 +28,14 @@ def test_one_norm_lies_behind_the_last_block(family):
     model = tiny(family)
     (norm,) = final_norms(model)
     pooled = family in ("vit_avg", "tubelet", "eva02_tiny", "eva02_base", "rope_gqa", "beit", "beit_shared_bias")
-    assert norm is model.get_submodule("fc_norm" if pooled else "norm")
+    assert norm is model.get_submodule("fc_norm" if pooled else "norm") is final_norm(model)
+
+
+@pytest.mark.parametrize("global_pool", ["token", "avg"])
+def test_a_model_without_a_norm_behind_the_last_block_has_an_identity_there(global_pool):
+    model = timm.create_model("vit_tiny_patch16_224", depth=1, global_pool=global_pool, final_norm=False)
+    assert final_norms(model) == []
+    assert final_norm(model) is model.norm
 
 
 def test_vit_base_has_25_norms():

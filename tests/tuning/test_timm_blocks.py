@@ -182,10 +182,9 @@ def test_a_swiglu_has_two_first_layers():
     assert [linear.out_features for linear in timm_blocks.linears(block, "fc1")] == [64, 64]
 
 
-def test_qkv_is_refused_where_the_projections_are_separate():
+def test_qkv_names_all_three_layers_where_the_projections_are_separate():
     (block, *_) = timm_blocks.blocks(tiny("rope_gqa"))
-    with pytest.raises(ValueError, match=r"separate q, k and v projections: wanted targets out of \('q', 'k', 'v'\)"):
-        timm_blocks.linears(block, "qkv")
+    assert timm_blocks.linears(block, "qkv") == [block.attn.q_proj, block.attn.k_proj, block.attn.v_proj]
 
 
 def test_an_mlp_of_unknown_class_is_refused_by_name():

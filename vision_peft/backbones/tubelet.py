@@ -85,10 +85,14 @@ class TubeletEmbed(PatchEmbed):
         if clip.shape[-2:] != self.img_size:
             raise ValueError(f"wanted clips of {self.img_size} pixels (height, width); got {tuple(clip.shape[-2:])}")
         tokens = self.norm(self.proj(clip).flatten(2).transpose(1, 2))
+        return tokens + self.carried_positions()
+
+    def carried_positions(self) -> Tensor:
+        """What this embedding adds to the tokens (1 N D): their positions, or those in time alone."""
         if self.temporal_embed is None:
-            return tokens + self.positions
-        by_time = tokens.unflatten(1, (self.temporal_embed.shape[1], -1))
-        return (by_time + self.temporal_embed.unsqueeze(2)).flatten(1, 2)
+            return self.positions  # type: ignore[return-value]
+        of_a_frame = self.num_patches // self.temporal_embed.shape[1]
+        return self.temporal_embed.unsqueeze(2).expand(-1, -1, of_a_frame, -1).flatten(1, 2)
 
     def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of the map that ``forward_intermediates`` makes: time steps one below the other."""

@@ -30,19 +30,24 @@ _MB = 10**6
 
 
 def keep_decoded(
-    splits: Mapping[str, ImageDataset], read_often: Iterable[str], cache_mb: int | str, workers: int | str
+    splits: Mapping[str, ImageDataset],
+    read_often: Iterable[str],
+    cache_mb: int | str,
+    workers: int | str,
+    processes: int = 1,
 ) -> tuple[dict[str, ImageDataset], str]:
     """The splits, those `read_often` as `Cached`, and what was decided in one line for the user.
 
     All or none are kept. `cache_mb` (10^6 bytes) is the most they may take together; "auto" is a quarter of the free
-    memory, at most `LARGEST_AUTO_MB`; 0 keeps none. The transforms must be set. The line is empty where there is
-    nothing to decode.
+    memory, at most `LARGEST_AUTO_MB`; 0 keeps none. The `processes` that train on one machine share it, and each keeps
+    images of its own. The transforms must be set. The line is empty where there is nothing to decode.
     """
     read_often = list(dict.fromkeys(read_often))
     names = [name for name in read_often if not splits[name].in_memory]
     if not names:
         return dict(splits), ""
     limit = min(free_memory() // 4, LARGEST_AUTO_MB * _MB) if cache_mb == "auto" else int(cache_mb) * _MB
+    limit //= processes
     store = Store(limit)
     if videos := {name: data for name in names if isinstance(data := splits[name], VideoFiles)}:
         return dict(splits), _keep_videos(videos, store, cache_mb, workers)

@@ -24,6 +24,7 @@ class Cifar100(DataConfig):
     """
 
     name: ClassVar[str] = "cifar100"
+    protocol: ClassVar[str] = "val_select_retrain"
     root: str | None = None
     val_fraction: float = 0.1
     seed: int = 0

@@ -59,6 +59,7 @@ class DataConfig(ABC):
     """
 
     name: ClassVar[str]
+    protocol: ClassVar[str] = "val_select"  # of the training where the user names none
     suite: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # groups of tasks: data.task=<group>, or all of them: all
 
     @abstractmethod

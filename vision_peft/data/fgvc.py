@@ -78,6 +78,7 @@ class FGVC(DataConfig):
     """
 
     name: ClassVar[str] = "fgvc"
+    protocol: ClassVar[str] = "val_select_retrain"
     suite: ClassVar[Mapping[str, tuple[str, ...]]] = {"fgvc": tuple(CLASS_COUNTS)}
     root: str | None = None
     task: str | None = None

@@ -41,6 +41,7 @@ class Food101(DataConfig):
     """
 
     name: ClassVar[str] = "food101"
+    protocol: ClassVar[str] = "val_select_retrain"
     root: str | None = None
     val_fraction: float = 0.1
     seed: int = 0

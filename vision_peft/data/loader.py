@@ -26,14 +26,15 @@ WORKER_TIMEOUT_S = 300
 BAD_IN_EVALUATION = ("error", "wrong")
 
 
-def resolve_workers(workers: int | str, dataset: ImageDataset, processes_per_machine: int = 1) -> int:
+def resolve_workers(workers: int | str, dataset: ImageDataset, processes_per_machine: int | None = None) -> int:
     """Worker processes of one loader: as given, or for "auto" one a core, at most 8, and none for data in memory on a
-    machine without CUDA."""
+    machine without CUDA. Training processes share the cores; torchrun says in LOCAL_WORLD_SIZE how many there are."""
     if workers == "auto":
         if dataset.tensors is not None or (dataset.in_memory and not torch.cuda.is_available()):
             return 0  # one process prepares some 800 kept images a second: enough for a CPU, not for a GPU
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        return max(1, min(cores // processes_per_machine, MAX_AUTO_WORKERS))
+        processes = processes_per_machine or int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        return max(1, min(cores // processes, MAX_AUTO_WORKERS))
     try:
         number = int(workers)
     except ValueError:

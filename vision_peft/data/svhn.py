@@ -25,6 +25,7 @@ class Svhn(DataConfig):
     """
 
     name: ClassVar[str] = "svhn"
+    protocol: ClassVar[str] = "val_select_retrain"
     root: str | None = None
     val_fraction: float = 0.1
     seed: int = 0

@@ -72,6 +72,7 @@ class VTAB1k(DataConfig):
     """
 
     name: ClassVar[str] = "vtab1k"
+    protocol: ClassVar[str] = "val_select_retrain"
     suite: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "natural": _NATURAL,
         "specialized": _SPECIALIZED,

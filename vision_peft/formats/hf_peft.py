@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import nn
 
 from vision_peft.formats.foreign import Foreign, State, no_leftovers, read_tensors, split_head, take
@@ -78,7 +79,8 @@ def read(state: State, *, config: Any = None) -> Foreign:
     """Map the keys of HF peft; attach ``method`` to the backbone it was trained on and ``load_tuned`` the tensors.
 
     A pair of ``qkv`` that ``write`` joined is cut into its slices where its rank is not that of the other layers, or
-    above the width; elsewhere it stays one pair, which computes the same.
+    above the width; elsewhere it stays one pair, which computes the same. Separate q, k and v with equal A, as ``write``
+    gives them, are read as the target ``qkv``, which stores A once.
 
     Args:
         state: tensors of the folder.
@@ -108,10 +110,15 @@ def read(state: State, *, config: Any = None) -> Foreign:
             pairs[f"{layer}.lora"] = parts
     if not slices:
         _same("rank", {layer: lora.rank for layer, lora in sized.items()})
+    rank = len(next(iter(pairs.values()))["A"])
+    shared = _shared(layers)
+    for layer in shared:
+        if _short(layer) != "attn.q_proj":
+            del pairs[f"{layer}.lora"]["A"]
     tuned |= {f"{seat}.{part}": tensor for seat, parts in pairs.items() for part, tensor in parts.items()}
     whole = [layer for layer in layers if not (slices and layer in fused)]
-    targets = {_LAYERS[_short(layer)] for layer in whole}.union(slices)
-    method = _resized(sized[(whole or list(layers))[0]], rank=len(next(iter(pairs.values()))["A"]))
+    targets = {"qkv" if layer in shared else _LAYERS[_short(layer)] for layer in whole}.union(slices)
+    method = _resized(sized[(whole or list(layers))[0]], rank=rank)
     return Foreign(None, replace(method, targets=tuple(t for t in TARGETS if t in targets)), tuned, head)
 
 
@@ -129,6 +136,17 @@ def _pairs(state: State) -> dict[str, State]:
     if incomplete := [layer for layer, parts in layers.items() if not {"A", "B"} <= parts.keys()]:
         raise ValueError(f"not a complete HF peft LoRA file: lora_A or lora_B is missing for {incomplete[0]}")
     return layers
+
+
+def _shared(layers: dict[str, State]) -> list[str]:
+    """Separate q, k and v layers where all three have one A in every attention, none elsewhere."""
+    separate = [layer for layer in layers if _short(layer) in ("attn.q_proj", "attn.k_proj", "attn.v_proj")]
+    for attention in {layer.rpartition(".")[0] for layer in separate}:
+        found = [layers.get(f"{attention}.{letter}_proj") for letter in "qkv"]
+        first, *others = [None if parts is None else parts["A"] for parts in found]
+        if first is None or not all(A is not None and torch.equal(A, first) for A in others):
+            return []
+    return separate
 
 
 def _short(layer: str) -> str:
@@ -193,8 +211,8 @@ def write(model: nn.Module, folder: Path) -> Path:
     """Write the LoRA of ``model`` and its head so that ``PeftModel.from_pretrained(timm_model, folder)`` loads them.
 
     On a fused ``qkv`` HF peft knows one A for all rows only: n slices with a pair of rank r each are written as one
-    pair of rank n r, B holding theirs as blocks, which is the same function. A BatchNorm head is written as the linear
-    layer it folds into.
+    pair of rank n r, B holding theirs as blocks, which is the same function. Layers that share one A (``qkv`` where q,
+    k and v are separate) get a copy each. A BatchNorm head is written as the linear layer it folds into.
 
     Raises:
         ValueError: something else than one LoRA is attached, or timm would not call a layer that HF peft wraps.
@@ -219,7 +237,10 @@ def write(model: nn.Module, folder: Path) -> Path:
     sizes: dict[str, tuple[int, float]] = {}  # layer -> rank and alpha
     for name, module in graft.grafts(model):
         layer: Any = module
-        tensors = join(layer) if isinstance(layer, LoRAQKV) else dict(layer.lora.named_parameters())
+        if isinstance(layer, LoRAQKV):
+            tensors = join(layer)
+        else:
+            tensors = {"A": layer.lora.down().clone(), **dict(layer.lora.named_parameters())}
         rank = len(tensors["A"])
         grown = rank / method.rank
         sizes[name] = rank, method.alpha * (math.sqrt(grown) if method.rslora else grown)

@@ -1,6 +1,7 @@
 """Checkpoints of dongzelian/SSF@e94e0e7 (models/vision_transformer.py): timm's keys plus one scale and shift a site.
 
-They hold the whole model. Where it pools on average, the file has ``fc_norm`` in place of ``norm``.
+They hold the whole model. Where it pools on average, the file has ``fc_norm`` in place of ``norm``, and the last pair
+acts before pooling, where no norm is.
 """
 
 from vision_peft.formats.foreign import Foreign, State, block_numbers, no_leftovers, split_head
@@ -38,4 +39,5 @@ def read(state: State) -> Foreign:
     tuned_here = any("ssf_" in name for name in tuned)
     backbone = {name: state.pop(name) for name in list(state) if name.split(".")[0] in _BACKBONE and "ssf_" not in name}
     no_leftovers(state, "SSF")
-    return Foreign(backbone, SSF() if tuned_here else None, tuned, head)
+    method = SSF.as_published() if "fc_norm.weight" in backbone else SSF()
+    return Foreign(backbone, method if tuned_here else None, tuned, head)

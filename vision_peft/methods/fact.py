@@ -12,7 +12,8 @@ Source: JieShibo/PETL-ViT@026e4f1 FacT/fact_tt.py and fact_tk.py. V starts from 
 In the code's ``tk`` the cores of fc1 and fc2 mix their columns, unlike the paper's equation: the r x r x n product is
 flattened with the tiles last and read back with the tiles first (``columns="mixed"``). Its r and s depend on the task.
 Deviations: width, depth and MLP ratio follow the backbone (768, 12 and 4 there); both first layers of a SwiGLU have
-tiles; every stage of Swin has factors of its own.
+tiles; every stage of Swin has factors of its own. A side that is no multiple of D (a hidden layer of 5.33 D, grouped
+keys and values of D / 2) has ⌈size / D⌉ tiles, the last of which is cut at the edge of the weight.
 """
 
 import math
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import Method, one_of, positive, probability
-from vision_peft.tuning.timm_blocks import blocks, is_fused, linears, width
+from vision_peft.tuning.timm_blocks import blocks, linears, width
 
 
 class Factors(nn.Module):
@@ -57,6 +58,8 @@ class _FacTWeight(Graft):
     fact_dropout: nn.Dropout
     fact_scale: float
     weight: Tensor
+    in_features: int
+    out_features: int
 
     def fact_cores(self) -> Tensor:
         """Cores (tiles r r)."""
@@ -69,25 +72,31 @@ class FacTOutput(_FacTWeight):
     def forward(self, x: Tensor) -> Tensor:
         factors = self.fact_shared[0]
         hidden = torch.einsum("...a,tba->...tb", F.linear(x, factors.U), self.fact_cores())
-        return super().forward(x) + self.fact_scale * F.linear(self.fact_dropout(hidden), factors.V).flatten(-2)
+        update = F.linear(self.fact_dropout(hidden), factors.V).flatten(-2)
+        return super().forward(x) + self.fact_scale * update[..., : self.out_features]
 
     def fold(self) -> None:
         factors = self.fact_shared[0]
-        self.weight += self.fact_scale * (factors.V @ self.fact_cores() @ factors.U).flatten(0, 1)
+        update = (factors.V @ self.fact_cores() @ factors.U).flatten(0, 1)
+        self.weight += self.fact_scale * update[: self.out_features]
 
 
 class FacTInput(_FacTWeight):
-    """A layer whose tiles lie side by side in its input: fc2."""
+    """A layer whose tiles lie side by side in its input: fc2, and proj where attention is not as wide as the stream."""
 
     def forward(self, x: Tensor) -> Tensor:
         factors = self.fact_shared[0]
-        hidden = F.linear(x.unflatten(-1, (-1, factors.U.shape[1])), factors.U)
+        dim = factors.U.shape[1]
+        surplus = -self.in_features % dim
+        padded = F.pad(x, (0, surplus)) if surplus else x
+        hidden = F.linear(padded.unflatten(-1, (-1, dim)), factors.U)
         hidden = torch.einsum("...ta,tba->...b", hidden, self.fact_cores())
         return super().forward(x) + self.fact_scale * F.linear(self.fact_dropout(hidden), factors.V)
 
     def fold(self) -> None:
         factors = self.fact_shared[0]
-        self.weight += self.fact_scale * torch.cat([*(factors.V @ self.fact_cores() @ factors.U)], dim=1)
+        update = torch.cat([*(factors.V @ self.fact_cores() @ factors.U)], dim=1)
+        self.weight += self.fact_scale * update[:, : self.in_features]
 
 
 @dataclass(frozen=True)
@@ -128,36 +137,35 @@ class FacT(Method):
                 raise ValueError(f"rank must be at most the width {dim} of the backbone; got {self.rank}")
             self._attach_to([weight for block in group for weight in _weights(block, dim)], dim)
 
-    def _attach_to(self, weights: list[tuple[nn.Linear, int, str]], dim: int) -> None:
+    def _attach_to(self, weights: list["_Weight"], dim: int) -> None:
         """Graft layers that share their factors, which live on the first."""
-        factors = Factors(dim, sum(tiles for _, tiles, _ in weights), self)
+        factors = Factors(dim, sum(tiles for _, tiles, _, _ in weights), self)
         first = 0
-        for layer, tiles, part in weights:
+        for layer, tiles, part, kind in weights:
             children: dict[str, Any] = {
-                "fact_core": self._core(tiles, part) if self.form == "tt" else (first, tiles, part),
+                "fact_core": self._core(tiles, kind) if self.form == "tt" else (first, tiles, part),
                 "fact_dropout": nn.Dropout(self.dropout),
                 "fact_scale": self.scale,
                 "fact_shared": (factors,),
                 **({"fact": factors} if first == 0 else {}),
             }
-            graft(layer, FacTInput if part == "fc2" else FacTOutput, **children)
+            graft(layer, kind, **children)
             first += tiles
 
-    def _core(self, tiles: int, part: str) -> nn.Parameter:
-        fan_in = self.rank * (tiles if part == "fc2" else 1)
+    def _core(self, tiles: int, kind: type[_FacTWeight]) -> nn.Parameter:
+        fan_in = self.rank * (tiles if kind is FacTInput else 1)
         return nn.Parameter(torch.empty(tiles, self.rank, self.rank).uniform_(-1 / fan_in**0.5, 1 / fan_in**0.5))
 
 
-def _weights(block: Any, dim: int) -> list[tuple[nn.Linear, int, str]]:
-    """(layer, number of D x D tiles, part) in the order of FacT's columns: q, k, v, proj, fc1, fc2."""
-    found = []
-    for part in (*(("qkv",) if is_fused(block.attn) else ("q", "k", "v")), "proj", "fc1", "fc2"):
+_Weight = tuple[nn.Linear, int, str, type[_FacTWeight]]  # layer, number of D x D tiles, part, kind
+
+
+def _weights(block: Any, dim: int) -> list[_Weight]:
+    """The weights of a block in the order of FacT's columns: q, k, v, proj, fc1, fc2; each has one side of width D."""
+    found: list[_Weight] = []
+    for part in ("qkv", "proj", "fc1", "fc2"):
         for layer in linears(block, part):
-            inputs, outputs = layer.in_features, layer.out_features
-            tiled, other = (inputs, outputs) if part == "fc2" else (outputs, inputs)
-            if tiled % dim or other != dim:
-                raise ValueError(
-                    f"{part} with {inputs} inputs and {outputs} outputs cannot be cut into {dim} x {dim} tiles"
-                )
-            found.append((layer, tiled // dim, part))
+            kind = FacTInput if part == "fc2" or layer.in_features != dim else FacTOutput
+            tiled = layer.in_features if kind is FacTInput else layer.out_features
+            found.append((layer, math.ceil(tiled / dim), part, kind))
     return found

@@ -6,7 +6,8 @@ A low-rank update beside frozen linear layers:
 
 ``targets=("q", "v")`` is the paper's: one A, B pair per slice, also on timm's fused ``qkv``. ``targets=("qkv",)`` is
 what NOAH and HF peft do on fused layers: one A shared by q, k and v. At r = 8 both have 294,912 parameters on ViT-B,
-but they are different functions.
+but they are different functions. Where q, k and v are layers of their own (EVA-02 base, grouped heads) they share one
+A in the same way, with a B for each: the function is that of the fused layer.
 
 ``targets=("proj_output",)`` is what adapter_plus calls the location ``o``: a map of what attention's projection puts
 out, its bias included,
@@ -23,11 +24,12 @@ DoRA (https://arxiv.org/abs/2402.09353): length and direction of every row of th
 the norm being that of each row (one output channel) and a constant to the gradient, m starting at ‖W‖.
 
 Source: microsoft/LoRA loralib/layers.py; HF peft tuners/lora/dora.py; visinf/adapter_plus@191c4ab
-adapter_plus/vit_adapter.py. Deviations: every pair draws its own dropout mask; under dropout HF's DoRA feeds the
-dropped x to (g - 1) ⊙ W x as well, here W sees the whole x; adapter_plus starts A and B at random, here B starts at 0.
+adapter_plus/vit_adapter.py. Deviations: every B draws its own dropout mask in front of A, also where layers share A;
+under dropout HF's DoRA feeds the dropped x to (g - 1) ⊙ W x as well, here W sees the whole x; adapter_plus starts A and
+B at random, here B starts at 0.
 
-``merge`` is final: W + s · B A - s · B A is not W in floating point, so no inverse is offered. ``detach`` before a
-merge, or the saved adapter on the original backbone after it, is exact.
+W + s · B A - s · B A is not W in floating point: ``merge(model, reversible=True)`` remembers W, and ``unmerge`` puts it
+back exactly.
 """
 
 import math
@@ -46,33 +48,39 @@ TARGETS = ("q", "k", "v", "qkv", "proj", "proj_output", "fc1", "fc2")
 
 
 class LowRank(nn.Module):
-    """The update of one weight (out, in), or of a slice of its rows."""
+    """The update of one weight (out, in), or of a slice of its rows; ``first`` is another one, whose A it shares."""
 
-    def __init__(self, weight: Tensor, method: "LoRA") -> None:
+    def __init__(self, weight: Tensor, method: "LoRA", first: "LowRank | None" = None) -> None:
         super().__init__()
         out_features, in_features = weight.shape
-        self.A = nn.Parameter(torch.empty(method.rank, in_features))
+        self.first = () if first is None else (first,)  # in a tuple, so that it is not registered a second time
+        if first is None:
+            self.A = nn.Parameter(torch.empty(method.rank, in_features))
         self.B = nn.Parameter(torch.zeros(out_features, method.rank))
         self.magnitude = nn.Parameter(weight.detach().norm(dim=1)) if method.dora else None
         self.dropout = nn.Dropout(method.dropout)
         self.scaling = method.scaling
-        if method.init == "kaiming":
+        if first is None and method.init == "kaiming":
             nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
-        else:
+        elif first is None:
             nn.init.normal_(self.A, std=1 / method.rank)
 
     def forward(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The updated output, from the input ``x`` (..., in) and output ``y`` (..., out) of the frozen layer."""
-        update = F.linear(F.linear(self.dropout(x), self.A), self.B) * self.scaling
+        update = F.linear(F.linear(self.dropout(x), self.down()), self.B) * self.scaling
         if self.magnitude is None:
             return y + update
         gain = self._gain(self.magnitude, weight)
         without_bias = y if bias is None else y - bias
         return y + (gain - 1) * without_bias + gain * update
 
+    def down(self) -> Tensor:
+        """A (rank, in), wherever it lives."""
+        return self.first[0].A if self.first else self.A
+
     def dense(self) -> Tensor:
         """s · B A as a dense matrix (out, in)."""
-        return self.B @ self.A * self.scaling
+        return self.B @ self.down() * self.scaling
 
     def fold_into(self, weight: Tensor) -> None:
         """Write the updated weight into ``weight`` (out, in)."""
@@ -196,16 +204,27 @@ class LoRA(Method):
             slices = [t for t in self.targets if t in ("q", "k", "v") and is_fused(block.attn)]
             if slices:
                 (qkv,) = linears(block, "qkv")
+                self._check_rank(qkv.in_features, qkv.out_features)
                 rows = dict(zip("qkv", self._weight(qkv).chunk(3), strict=True))
                 updates = {name: LowRank(rows[name], self) for name in rows if name in slices}
                 graft(qkv, LoRAQKV, lora=nn.ModuleDict(updates))
             for target in self.targets:
                 if target not in (*slices, "proj_output"):
-                    for linear in linears(block, target):
-                        graft(linear, LoRALinear, lora=LowRank(self._weight(linear), self))
+                    layers = linears(block, target)
+                    for sharing in [layers] if target == "qkv" else [[layer] for layer in layers]:
+                        self._attach_to(sharing)
             if "proj_output" in self.targets:  # after proj, whose update is part of the output
                 (proj,) = linears(block, "proj")
                 graft(proj, LoRAOutput, lora_output=LowRank(self._output_map(proj), self))
+
+    def _attach_to(self, layers: list[nn.Linear]) -> None:
+        """Graft layers that share their A, which lives on the first."""
+        self._check_rank(layers[0].in_features, sum(layer.out_features for layer in layers))
+        first = None
+        for layer in layers:
+            update = LowRank(self._weight(layer), self, first)
+            graft(layer, LoRALinear, lora=update)
+            first = first or update
 
     def _weight(self, linear: nn.Linear) -> Tensor:
         if self.dora and (others := kinds(linear)):
@@ -213,7 +232,6 @@ class LoRA(Method):
                 f"DoRA normalises the weight of a plain linear layer, this one carries {others[-1].__name__}: "
                 "attach LoRA(dora=True) first"
             )
-        self._check_rank(linear.in_features, linear.out_features)
         return linear.weight
 
     def _output_map(self, linear: nn.Linear) -> Tensor:

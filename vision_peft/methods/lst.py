@@ -13,45 +13,68 @@ channels, as many heads, no rotary or relative positions: those of the backbone 
 backbone's frozen final norm (the T5 side network has a trained one in front of Up); side blocks start as ``nn.Linear``
 does, where the code copies a pruned backbone. Downs and Up have no biases, as in CLIP-ViL.
 
+On Swin, whose width grows from stage to stage, the whole ladder is a choice of ours: every stage has a side network of
+its own width D / r, whose blocks are Swin blocks with the windows, shifts and heads of those beside them, so that the
+cost stays linear in the tokens; hᵢ₊₁ of a stage's last block is what leaves the stage. Between two stages s follows the
+tokens: the 2 x 2 neighbours of s, side by side, go through a linear map without a bias, from 4 d to the next width.
+
 Stacked with a method that trains inside the backbone, gradients reach that method through the ladder, and the backward
 pass through the backbone is back.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import Method, one_of, positive
-from vision_peft.tuning.timm_blocks import FLAT_FAMILIES, BlockGraft, blocks, width
+from vision_peft.tuning.stages import side_block, side_merging, stages, token_mergings
+from vision_peft.tuning.timm_blocks import BlockGraft, width
 
 TEMPERATURE = 0.1  # of the gates, gate_T in the code
 
 
 class Ladder(nn.Module):
-    """Up s after the layers climbed so far, from h₀, h₁, ... (each B N D) to (B N D)."""
+    """Up s after the layers climbed so far, from h₀, h₁, ... (each B N D, of Swin B H W D) to the shape of the last.
 
-    def __init__(self, dim: int, heads: int, layers: tuple[int, ...], method: "LST") -> None:
+    The features of a stage are what enters each of its blocks and what leaves the last one.
+    """
+
+    def __init__(self, stages: list[list[Any]], layers: tuple[int, ...], method: "LST") -> None:
         super().__init__()
-        side = dim // method.reduction
-        self.layers, self.mix = layers, method.mix
-        self.first_down = nn.Linear(dim, side, bias=False)
-        self.downs = nn.ModuleList(nn.Linear(dim, side, bias=False) for _ in layers)
+        self.mix = method.mix
+        numbered = [(stage, block) for stage, members in enumerate(stages) for block in members]
+        climbed = [numbered[layer] for layer in layers]
+        dims = [width(members[0]) for members in stages]
+        sides = [dim // method.reduction for dim in dims]
+        # by stage, for each of its side blocks: its number, and where its hᵢ₊₁ stands among the features
+        self.rungs = [
+            [(index, layers[index] + stage + 1) for index, (at, _) in enumerate(climbed) if at == stage]
+            for stage in range(len(stages))
+        ]
+        self.first_down = nn.Linear(dims[0], sides[0], bias=False)
+        self.downs = nn.ModuleList(nn.Linear(dims[stage], sides[stage], bias=False) for stage, _ in climbed)
         self.gates = nn.Parameter(torch.zeros(len(layers))) if method.gate == "learned" else None
-        self.blocks = nn.ModuleList(Block(side, heads, mlp_ratio=4, qkv_bias=True) for _ in layers)
-        self.up = nn.Linear(side, dim, bias=False)
+        self.blocks = nn.ModuleList(side_block(block, sides[stage]) for stage, block in climbed)
+        self.mergings = nn.ModuleList(side_merging(side, wider) for side, wider in pairwise(sides))
+        self.up = nn.Linear(sides[-1], dims[-1], bias=False)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         s = self.first_down(features[0])
-        for index, layer in enumerate(self.layers):
-            if layer + 1 < len(features):
-                tap = self.downs[index](features[layer + 1])
-                s = self.blocks[index](self._mixed(s, tap, index)) if self.mix == "before" else self.blocks[index](s)
-                s = s if self.mix == "before" else self._mixed(s, tap, index)
+        for stage, rungs in enumerate(self.rungs):
+            s = self.mergings[stage - 1](s) if stage else s
+            for index, position in rungs:
+                if position < len(features):
+                    s = self._climbed(s, self.downs[index](features[position]), index)
         return self.up(s)
+
+    def _climbed(self, s: Tensor, tap: Tensor, index: int) -> Tensor:
+        if self.mix == "before":
+            return self.blocks[index](self._mixed(s, tap, index))
+        return self._mixed(self.blocks[index](s), tap, index)
 
     def _mixed(self, s: Tensor, tap: Tensor, index: int) -> Tensor:
         if self.gates is None:
@@ -61,7 +84,7 @@ class Ladder(nn.Module):
 
 
 class Taps:
-    """What entered the blocks in the current forward, until the next one begins. Copies start empty."""
+    """What entered blocks and left stages in the current forward, until the next one begins. Copies start empty."""
 
     def __init__(self) -> None:
         self.features: list[Tensor] = []
@@ -87,6 +110,16 @@ class LSTTap(BlockGraft):
         return super().attn_half(x, **kwargs)
 
 
+class LSTStageTap(Graft):
+    """Notes what leaves a stage, on its way to being merged for the next one."""
+
+    lst_taps: Taps
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.lst_taps.features.append(x)
+        return super().forward(x)
+
+
 class LSTNorm(Graft):
     """The final norm, of what the ladder makes out of everything noted and the last block's output x (B N D)."""
 
@@ -106,7 +139,7 @@ class LST(Method):
     reduction: int = 8  # r: the side network is r times narrower; divides the width
     gate: str = "learned"  # "learned": g per layer; "none": the two are added
     mix: str = "before"  # "before" or "after" the side block (add_residual_after in the code)
-    layers: tuple[int, ...] | None = None  # numbers of the layers with a side block, from 0; null: all
+    layers: tuple[int, ...] | None = None  # numbers of the layers with a side block, from 0 over all stages; null: all
 
     def __post_init__(self) -> None:
         positive(reduction=self.reduction)
@@ -118,21 +151,22 @@ class LST(Method):
                 raise ValueError(f"layers must be rising numbers from 0, at least one; got {self.layers}")
 
     def attach(self, model: Any) -> None:
-        all_blocks = blocks(model)
-        if not isinstance(model, FLAT_FAMILIES):
-            raise ValueError(
-                f"{type(model).__name__} changes tokens and width over its stages: a ladder needs one of each"
-            )
-        dim, heads, depth = width(all_blocks[0]), all_blocks[0].attn.num_heads, len(all_blocks)
-        if dim % self.reduction or dim // self.reduction % heads:
-            raise ValueError(
-                f"reduction must make the width {dim} a multiple of {heads} heads; got {self.reduction}, a side width "
-                f"of {dim / self.reduction:g}"
-            )
+        by_stage = stages(model)
+        all_blocks = [block for members in by_stage for block in members]
+        for block in (members[0] for members in by_stage):
+            dim, heads = width(block), block.attn.num_heads
+            if dim % self.reduction or dim // self.reduction % heads:
+                raise ValueError(
+                    f"reduction must make the width {dim} a multiple of {heads} heads; got {self.reduction}, a side "
+                    f"width of {dim / self.reduction:g}"
+                )
+        depth = len(all_blocks)
         layers = tuple(range(depth)) if self.layers is None else self.layers
         if layers[-1] >= depth:
             raise ValueError(f"layers must be below the depth {depth} of the backbone; got {layers}")
         taps = Taps()
         for block in all_blocks:
             graft(block, LSTTap, lst_taps=taps, lst_first=block is all_blocks[0])
-        graft(model.norm, LSTNorm, lst=Ladder(dim, heads, layers, self), lst_taps=taps)
+        for merging in token_mergings(model):
+            graft(merging, LSTStageTap, lst_taps=taps)
+        graft(model.norm, LSTNorm, lst=Ladder(by_stage, layers, self), lst_taps=taps)

@@ -8,10 +8,11 @@ makes them, so that they depend on each other:
 The encoder's input never changes: ``bake`` and ``save_adapter`` keep p (P·D numbers) and drop it.
 
 Source: THUDM/P-tuning@f4225d4 LAMA/p_tuning/prompt_encoder.py, PT-Fewshot/pet/wrapper.py. Deviations: the paper anchors
-pseudo tokens in a sentence between words; attention over an image knows no order, so ``positions`` gives a token the
-frozen position embedding of a patch instead, and its seat in the sequence stays the same. The backbone stays frozen as
-in the LAMA code; the few-shot code trains it too (stack ``FullFineTune``). That
-code's MLP encoder cannot run with more than one token; here it does.
+pseudo tokens in a sentence between words; attention over an image knows no order, so ``positions`` tells it a token
+is where a patch is, in the way in which this backbone tells it of the patch (``tuning/places.py``): a token with the
+content of that patch acts as a copy of it. Its seat in the sequence stays the same. The backbone stays frozen as in the
+LAMA code; the few-shot code trains it too (stack ``FullFineTune``). That code's MLP encoder cannot run with more than
+one token; here it does.
 """
 
 from collections.abc import Iterable
@@ -19,11 +20,12 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
+from timm.models.beit import Beit
 from torch import Tensor, nn
 
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import Method, one_of, positive
-from vision_peft.tuning.places import Places, places
+from vision_peft.tuning.places import PlaceEmbeddings, Places
 from vision_peft.tuning.prefix_tokens import add_prefix_tokens, input_seat
 from vision_peft.tuning.samples import embed_samples
 from vision_peft.tuning.timm_blocks import blocks, width
@@ -51,18 +53,23 @@ class PromptEncoder(nn.Module):
 
 
 class PTuningInput(Graft):
-    """Puts the pseudo tokens into the token sequence (B N D -> B N+P D) at index ``pseudo_at``."""
+    """Puts the pseudo tokens into the token sequence (B N D -> B N+P D) at index ``pseudo_at``: behind the input seat,
+    in front of it, or, with ``pseudo_side`` None, where ``PTuningSequence`` does."""
 
     pseudo_tokens: nn.Parameter | PromptEncoder
-    pseudo_places: Places | None
+    pseudo_places: PlaceEmbeddings | None
     pseudo_at: int
+    pseudo_side: str | None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = super().forward(x)
-        tokens = self._tokens().unsqueeze(0)
+        x = super().forward(self.join(x) if self.pseudo_side == "front" else x)
+        return self.join(x) if self.pseudo_side == "behind" else x
+
+    def join(self, x: Tensor) -> Tensor:
+        tokens = self._tokens()
         if self.pseudo_places is not None:
-            tokens = tokens + self.pseudo_places()
-        tokens = tokens.type_as(x).expand(x.shape[0], -1, -1)
+            tokens = self.pseudo_places(tokens)
+        tokens = tokens.unsqueeze(0).type_as(x).expand(x.shape[0], -1, -1)
         return torch.cat([x[:, : self.pseudo_at], tokens, x[:, self.pseudo_at :]], dim=1)
 
     def bake(self) -> dict[str, Tensor | None]:
@@ -70,6 +77,19 @@ class PTuningInput(Graft):
 
     def _tokens(self) -> Tensor:
         return self.pseudo_tokens() if isinstance(self.pseudo_tokens, PromptEncoder) else self.pseudo_tokens
+
+
+class PTuningSequence(Graft):
+    """The whole model: pseudo tokens with places join as soon as patches have theirs, so that whatever acts on these
+    (the pre-norm, and what methods graft onto it, in any order) acts on both."""
+
+    norm_pre: PTuningInput
+
+    def _pos_embed(self, x: Tensor) -> Any:
+        made = super()._pos_embed(x)  # type: ignore[misc]
+        if isinstance(made, tuple):  # EVA: the sequence and its rotary embeddings
+            return self.norm_pre.join(made[0]), *made[1:]
+        return self.norm_pre.join(made)
 
 
 @dataclass(frozen=True)
@@ -87,7 +107,9 @@ class PTuning(Method):
     positions: str = (
         "start"  # "start": no place in the image; "end", "interleaved": places of the last, of spread patches
     )
-    init: str = "random"  # of the embeddings; "random": N(0, 1); "patches": patch tokens of ``attach(..., samples=)``
+    init: str = (
+        "random"  # of the embeddings: N(0, 1), or "patches": patches of ``samples``, placed tokens without their place
+    )
 
     def __post_init__(self) -> None:
         positive(tokens=self.tokens)
@@ -115,22 +137,28 @@ class PTuning(Method):
         dim = width(blocks(model)[0])
         if self.encoder == "lstm" and self.lstm_width == "half" and dim % 2:
             raise ValueError(f'lstm_width="half" needs an even width, this backbone has {dim}: take lstm_width="full"')
-        at = add_prefix_tokens(model, self.tokens)
+        places = None if self.positions == "start" else Places(self.tokens, self.positions)
+        at = add_prefix_tokens(model, self.tokens, places)
+        placed_side = "front" if isinstance(model, Beit) else None
         graft(
             input_seat(model),
             PTuningInput,
             pseudo_tokens=(
                 nn.Parameter(torch.randn(self.tokens, dim)) if self.encoder == "none" else PromptEncoder(dim, self)
             ),
-            pseudo_places=None if self.positions == "start" else places(model, self.tokens, self.positions),
+            pseudo_places=None if places is None else PlaceEmbeddings(model, places),
             pseudo_at=at,
+            pseudo_side="behind" if places is None else placed_side,
         )
+        if places is not None and placed_side is None:
+            graft(model, PTuningSequence)
 
     @torch.no_grad()
     def initialise(self, model: nn.Module, samples: Iterable[Any] | None) -> None:
         if samples is None:
             return
-        drawn = embed_samples(model, samples, self.samples_per_class).patches
+        with_places = self.positions == "start"  # others get the places of the patches that they take
+        drawn = embed_samples(model, samples, self.samples_per_class, with_places=with_places).patches
         drawn = drawn[torch.randperm(len(drawn))[torch.arange(self.tokens) % len(drawn)]]
         tokens: Any = input_seat(model).pseudo_tokens
         (tokens.embedding.weight if isinstance(tokens, PromptEncoder) else tokens).copy_(drawn)

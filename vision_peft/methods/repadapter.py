@@ -5,8 +5,9 @@ A linear bottleneck with a skip between a block's frozen norm and the layer that
     z ← z + s · (B dropout(A z + a) + b),  z = LN₁ x in front of attention and z = LN₂ x in front of the MLP
 
 B is block-diagonal with g groups. There is no activation, so that it folds into qkv and fc1:
-T = I + s B A and t = s (B a + b) give W ← W T and b_W ← b_W + W t. In front of attention this needs biases of q and v
-(BEiT's keys have none and need none), or of the whole qkv where keys are rotated.
+T = I + s B A and t = s (B a + b) give W ← W T and b_W ← b_W + W t. Where the layer has no bias for that (BEiT's keys
+have none and need none), or Swin pads its windows with zeros behind the norm, which b_W would move too, the shift goes
+into the norm: b_LN ← b_LN + T⁻¹ t, the same function.
 
 Source: luogen1996/RepAdapter@360992f repadapter.py. Deviations: LayerScale is kept and each half has its own
 drop-path, both of which the official forward loses (it skips ls1 and ls2 and uses drop_path1 twice). The official code
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from vision_peft.tuning.graft import Graft, graft, kinds
 from vision_peft.tuning.method import Method, positive, probability, some_of
-from vision_peft.tuning.norm_readers import add_to_output, norm_readers, pads_windows
+from vision_peft.tuning.norm_readers import add_to_norm, add_to_output, norm_readers, pads_windows, takes_shift
 from vision_peft.tuning.timm_blocks import blocks, width
 
 
@@ -59,7 +60,7 @@ class RepAdapterNorm(Graft):
     repadapter: GroupedBottleneck
     repadapter_readers: tuple[nn.Linear, ...]  # layers that read this norm; they live elsewhere
     repadapter_block: tuple[Any]  # the block, in a tuple so as to be no child of its own norm
-    repadapter_padded: bool  # zeros join the tokens between this norm and its readers
+    repadapter_padded: bool  # zeros may join the tokens between this norm and its readers
 
     def forward(self, x: Tensor) -> Tensor:
         z = super().forward(x)
@@ -69,12 +70,24 @@ class RepAdapterNorm(Graft):
         later = kinds(self)[kinds(self).index(RepAdapterNorm) + 1 :]
         if later:
             raise ValueError(f"{later[0].__name__} was attached behind the adapter on the same norm: attach it first")
-        if self.repadapter_padded:
-            raise ValueError("windows are padded between the norm and qkv, which a folded shift would move")
+        (block,) = self.repadapter_block
         matrix, shift = self.repadapter.dense()
+        if self.repadapter_padded or not all(takes_shift(block, layer) for layer in self.repadapter_readers):
+            add_to_norm(self, _in_front(matrix, shift))
+            shift = None
         for layer in self.repadapter_readers:
-            add_to_output(self.repadapter_block[0], layer, layer.weight @ shift)
+            if shift is not None:
+                add_to_output(block, layer, layer.weight @ shift)
             layer.weight.add_(layer.weight @ matrix)
+
+
+def _in_front(matrix: Tensor, shift: Tensor) -> Tensor:
+    """T⁻¹ t, given T - I and t."""
+    whole = matrix.double().cpu() + torch.eye(len(shift), dtype=torch.float64)
+    solved, singular = torch.linalg.solve_ex(whole, shift.double().cpu())
+    if singular or not solved.abs().max() <= 100 * shift.abs().max():  # beyond, rounding would be felt in the logits
+        raise ValueError("the shift has to go into the norm in front, which I + s B A, not safely invertible, forbids")
+    return solved.to(shift)
 
 
 @dataclass(frozen=True)

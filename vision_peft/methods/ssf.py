@@ -5,13 +5,18 @@ Every operation of the backbone gets a scale γ and a shift β of its output cha
     y ← γ ⊙ y + β
 
 after norm1, qkv, the attention's projection, norm2, fc1 (before the activation) and fc2 of every block, after the patch
-embedding and the final norm; on Swin also after the norms of patch embedding and patch merging.
+embedding and the final norm (that of all tokens, or of the pooled ones, timm's ``fc_norm``); on Swin also after the
+norms of patch embedding and patch merging.
 
 Source: dongzelian/SSF@e94e0e7 models/vision_transformer.py, models/swin_transformer.py. γ starts from N(1, 0.02²) and β
 from N(0, 0.02²), as there: the start is close to the pretrained function, not equal to it. Neither decays (training
-decays matrices only). As there, the last pair acts on all tokens before pooling, also where the norm comes after it.
-Deviations: none on ViT. BEiT and EVA add their qkv bias b behind the layer, so that γ scales W x alone there; β makes
-up for the missing γ ⊙ b, and the same functions are reached. Both first layers of a SwiGLU get a pair.
+decays matrices only).
+Deviations: where the final norm comes behind average pooling, the code's last pair acts on the last block's tokens
+before pooling, which no weight of a plain model can take. Here it follows that norm, as every pair follows its
+operation, and folds; ``as_published`` gives the code's place (the same where the norm comes first). BEiT and EVA add
+their qkv bias b behind the layer, so that γ scales W x alone there; β makes up for the missing γ ⊙ b, and the same
+functions are reached. On BEiT, whose keys have no bias, their β is the same for every key and folds into nothing. Both
+first layers of a SwiGLU get a pair.
 """
 
 from dataclasses import dataclass
@@ -19,12 +24,14 @@ from typing import Any, ClassVar
 
 import torch
 from timm.layers import PatchEmbed, RmsNorm
-from timm.models import swin_transformer
 from torch import Tensor, nn
 
 from vision_peft.tuning.graft import Graft, graft
-from vision_peft.tuning.method import Method
-from vision_peft.tuning.timm_blocks import blocks, is_fused, linears, width
+from vision_peft.tuning.method import Method, one_of
+from vision_peft.tuning.norm_readers import add_to_output
+from vision_peft.tuning.norms import final_norm
+from vision_peft.tuning.stages import token_mergings
+from vision_peft.tuning.timm_blocks import blocks, linears, width
 
 
 class SSFLast(Graft):
@@ -38,6 +45,24 @@ class SSFLast(Graft):
 
     def fold(self) -> None:
         _fold(self)
+
+
+class SSFProjection(Graft):
+    """γ ⊙ y + β of queries, keys and values: their layer may have its bias elsewhere in the attention."""
+
+    ssf_scale: nn.Parameter
+    ssf_shift: nn.Parameter
+    ssf_block: tuple[Any]  # the block, in a tuple so as to be no child of its own layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.ssf_scale + self.ssf_shift
+
+    def fold(self) -> None:
+        layer: Any = self
+        layer.weight *= self.ssf_scale.unsqueeze(1)
+        if layer.bias is not None:
+            layer.bias *= self.ssf_scale
+        add_to_output(self.ssf_block[0], layer, self.ssf_shift)
 
 
 class SSFMap(Graft):
@@ -58,7 +83,9 @@ class SSFMap(Graft):
 def _fold(layer: Any) -> None:
     base = next(cls.__name__ for cls in type(layer).__mro__ if cls.__module__.startswith(("timm.", "torch.")))
     if isinstance(layer, nn.Identity):
-        raise ValueError("the last scale and shift act before pooling, where this backbone has no norm to take them")
+        raise ValueError(
+            'a shift behind an Identity without a bias has nowhere to go (last="final_norm" puts it behind the norm)'
+        )
     if isinstance(layer, RmsNorm) or layer.bias is None:
         raise ValueError(f"a shift behind a {base} without a bias has nowhere to go")
     layer.weight *= layer.ssf_scale.view(-1, *[1] * (layer.weight.ndim - 1))
@@ -72,12 +99,23 @@ class SSF(Method):
 
     name: ClassVar[str] = "ssf"
 
+    last: str = "final_norm"  # what the last pair follows; "before_pooling": the last block, where the norm comes after
+
+    @classmethod
+    def as_published(cls) -> "SSF":
+        """Setting of the official code: the last pair acts before pooling, also where the final norm comes after it."""
+        return cls(last="before_pooling")
+
+    def __post_init__(self) -> None:
+        one_of("last", self.last, ("final_norm", "before_pooling"))
+
     def attach(self, model: Any) -> None:
         for block in blocks(model):
-            projections = ("qkv",) if is_fused(block.attn) else ("q", "k", "v")
             for norm in (block.norm1, block.norm2):
                 _scale_and_shift(norm, width(block))
-            for target in (*projections, "proj", "fc1", "fc2"):
+            for linear in linears(block, "qkv"):
+                graft(linear, SSFProjection, ssf_block=(block,), **_pair(linear.out_features))
+            for target in ("proj", "fc1", "fc2"):
                 for linear in linears(block, target):
                     _scale_and_shift(linear, linear.out_features)
         if not isinstance(model.patch_embed, PatchEmbed):
@@ -89,12 +127,9 @@ class SSF(Method):
         graft(patches, SSFMap, **_pair(patches.out_channels))
         if isinstance(model.patch_embed.norm, nn.LayerNorm):
             _scale_and_shift(model.patch_embed.norm, patches.out_channels)
-        if isinstance(model, swin_transformer.SwinTransformer):
-            stages: Any = model.layers
-            for merging in [stage.downsample for stage in stages]:
-                if isinstance(merging, swin_transformer.PatchMerging):
-                    _scale_and_shift(merging.norm, merging.reduction.in_features)
-        _scale_and_shift(model.norm, model.num_features)
+        for merging in token_mergings(model):
+            _scale_and_shift(merging.norm, merging.reduction.in_features)
+        _scale_and_shift(final_norm(model) if self.last == "final_norm" else model.norm, model.num_features)
 
 
 def _scale_and_shift(layer: nn.Module, channels: int) -> None:

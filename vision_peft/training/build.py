@@ -18,7 +18,7 @@ from vision_peft.data.sampling import ClipSampling
 from vision_peft.data.transforms import eval_transform, normalisation, train_transform
 from vision_peft.data.videos import VideoFiles
 from vision_peft.training.config import Config
-from vision_peft.training.device import seed_everything
+from vision_peft.training.device import DTYPES, seed_everything
 from vision_peft.training.evaluate import batch_size
 from vision_peft.training.schema import BackboneConfig, Recipe
 
@@ -142,7 +142,22 @@ def tune(model: Any, config: Config, train_set: ImageDataset, device: torch.devi
     vp.train_mode(model, config.recipe.frozen)
     if config.recipe.drop_path and not any(isinstance(m, DropPath) and m.training for m in model.modules()):
         raise ValueError("recipe.drop_path would never act: the blocks are frozen; set recipe.frozen=train")
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d):
+            _store_frozen(layer, DTYPES[config.backbone_dtype])
+        if isinstance(layer, nn.Conv2d) and config.channels_last:
+            layer.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return model.to(device)
+
+
+def _store_frozen(layer: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the frozen weights of one layer, not of layers inside it, in `dtype`; autocast computes with them as before.
+
+    Norms, positions and tokens stay fp32: they are small, and the sums they enter are to stay fp32.
+    """
+    for parameter in layer.parameters(recurse=False):
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
 
 
 def _samples(model: nn.Module, config: Config, dataset: ImageDataset, per_class: int) -> Iterable[Any]:

@@ -1,7 +1,8 @@
 """The state a run resumes from: `state/step_N/`, each either whole or not there.
 
 A state is written as `step_N.tmp`, synced, and renamed; then `latest` names it. `state.pt` holds tensors, numbers, text
-and containers of them, so that it loads with `weights_only=True`; `sha256` beside it tells a damaged one. No state of a
+and containers of them, so that it loads with `weights_only=True`; a backbone in shards adds `shards/`, written by
+torch's distributed checkpoint. `sha256` lists all files with their hash, as `sha256sum -c` reads it. No state of a
 random generator is kept: every update seeds its own from (seed, step).
 """
 
@@ -11,75 +12,133 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import CheckpointException
+
+from vision_peft.training.distributed import by_main
+from vision_peft.training.shards import SHARDS
 
 KEPT = 2
+SUMS = "sha256"
 
 
 class SaveError(OSError):
     """A state could not be written; the one before is still there."""
 
 
-def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write `state` as `folder/step_<step>` and drop all but the newest two.
+def save_state(
+    folder: Path, step: int, state: dict[str, Any], kept: int = KEPT, shards: Mapping[str, Tensor] | None = None
+) -> Path:
+    """Write `state` as `folder/step_<step>` and drop all but the newest `kept`; all processes of a run call it.
 
     Args:
         folder: the run's `state` folder, made if needed.
         step: number of updates done.
-        state: tensors, numbers, text, None and dicts and lists of them.
+        state: tensors, numbers, text, None and dicts and lists of them; that of the main process is written.
+        kept: how many of the newest states stay, this one among them.
+        shards: tensors by name of which every process writes its part.
 
     Raises:
-        SaveError: the disk is full or not writable; what was written is removed again and older states stay.
+        SaveError: the disk is full or not writable; what was written is removed again and older states stay. Every
+            process raises it.
     """
     final = folder / f"step_{step}"
     temporary = folder / f"step_{step}.tmp"
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        with (temporary / "state.pt").open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        _write_synced(temporary / "sha256", _sha256(temporary / "state.pt"))
-        _sync(temporary)
-        if final.exists():
-            shutil.rmtree(final)
-        temporary.rename(final)
-        _write_synced(folder / "latest.tmp", final.name)
-        (folder / "latest.tmp").replace(folder / "latest")
-        _sync(folder)
-    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+        by_main(lambda: _write_first(temporary, state))
+        if shards is not None:
+            dcp.save(dict(shards), checkpoint_id=temporary / SHARDS)
+        by_main(lambda: _publish(temporary, final))
+    except (OSError, RuntimeError, CheckpointException) as error:  # torch.save turns a full disk into a RuntimeError
+        if isinstance(error, dist.DistError):
+            raise
         free = _free_bytes(folder)
-        shutil.rmtree(temporary, ignore_errors=True)
-        (folder / "latest.tmp").unlink(missing_ok=True)
+        by_main(lambda: _remove(temporary))
         words = f"{free} bytes were free; older states are kept, the same command resumes"
         raise SaveError(f"could not write {final}: {_reason(error)}; {words}") from error
-    for old in _states(folder)[KEPT:]:
-        shutil.rmtree(old, ignore_errors=True)
+    by_main(lambda: _purge(folder, kept))
     return final
 
 
-def newest_state(folder: Path) -> dict[str, Any] | None:
-    """The newest state below `folder` that is whole, on the CPU; None if there is none.
+def newest_state(folder: Path) -> tuple[dict[str, Any], Path] | None:
+    """The newest state below `folder` that is whole, on the CPU, with its own folder; None if there is none.
 
-    Damaged ones are skipped with a warning and what an interrupted save left behind is removed.
+    Damaged ones are skipped with a warning and what an interrupted save left behind is removed. All processes of a run
+    call it and get the same.
     """
+    path = by_main(lambda: _newest(folder))
+    return None if path is None else (_read(path), path)
+
+
+def _newest(folder: Path) -> Path | None:
     if not folder.is_dir():
         return None
     for left in folder.glob("*.tmp"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+        _remove(left)
     for path in _states(folder):
         try:
-            if (path / "sha256").read_text().strip() != _sha256(path / "state.pt"):
-                raise ValueError("its checksum does not match")
-            return torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+            for line in (path / SUMS).read_text(encoding="utf-8").splitlines():
+                digest, _, name = line.partition("  ")
+                if digest != _sha256(path / name):
+                    raise ValueError(f"the checksum of {name} does not match")
+            _read(path)
+            return path
         except Exception as error:  # whatever is wrong with it, an older one may do
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             warnings.warn(f"{path} is damaged ({reason}): trying the one before", stacklevel=2)
     return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+
+
+def _write_first(temporary: Path, state: dict[str, Any]) -> None:
+    _remove(temporary)
+    temporary.mkdir(parents=True)
+    with (temporary / "state.pt").open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _publish(temporary: Path, final: Path) -> None:
+    """Sum up what was written, then give it its name."""
+    files = sorted(path for path in temporary.rglob("*") if path.is_file())
+    lines = [f"{_sha256(path)}  {path.relative_to(temporary).as_posix()}" for path in files]
+    _write_synced(temporary / SUMS, "\n".join(lines) + "\n")
+    for inner in temporary.rglob("*"):
+        if inner.is_dir():
+            _sync(inner)
+    _sync(temporary)
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
+    pointer = final.with_name("latest.tmp")
+    _write_synced(pointer, final.name)
+    pointer.replace(final.with_name("latest"))
+    _sync(final.parent)
+
+
+def _purge(folder: Path, kept: int) -> None:
+    for old in _states(folder)[kept:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """Delete a file or a folder that may not be there, and a pointer half written beside it."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+    path.with_name("latest.tmp").unlink(missing_ok=True)
 
 
 def truncate_lines(path: Path, lines: int) -> None:
@@ -120,7 +179,7 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None:  # torch raises its own error over that of the file
         if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:

@@ -23,11 +23,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vision_peft.training.config import GROUPS, METHOD_KEYS, Config, ConfigError, did_you_mean, parse_config
-from vision_peft.training.fit import Interrupted
+from vision_peft.training.distributed import LostProcess
 from vision_peft.training.help import help_text
+from vision_peft.training.stopping import Interrupted
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-REQUEUE = 85  # exit code after SIGTERM: the state is saved, start the same command again
+REQUEUE = 85  # exit code after SIGTERM, SIGUSR1 or max_time: the state is saved, start the same command again
 CHECKED_BEFORE_A_SWEEP = 100  # runs; a fifth of a second each
 
 
@@ -56,6 +57,8 @@ def prepare(arguments: list[str]) -> list[str]:
     except HydraException as error:
         raise ConfigError([f"{' '.join(str(error).split())} (write key=value)"]) from error
     problems = [problem for override in overrides for problem in _unknown_options(override, folders)]
+    if parsed.multirun and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        problems.append("-m under torchrun would mix the runs: give each run its own torchrun, or leave torchrun away")
     if not parsed.multirun:
         sweeps = [override.input_line for override in overrides if override.is_sweep_override()]
         problems += [f"{text} lists several values: add -m to run them one after another" for text in sweeps]
@@ -99,16 +102,22 @@ def with_values(overrides: list[str], values: Mapping[str, Any]) -> list[str]:
 
 
 def command_of(overrides: list[str], flags: Sequence[str] = ()) -> str:
-    """The command line that trains with these overrides."""
-    return shlex.join(["python", "tools/train.py", *flags, *overrides])
+    """The command line that trains with these overrides, in as many processes as this one is of."""
+    here, size = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    nodes = [f"--nnodes={size // here}"] if size > here else []
+    start = ["torchrun", *nodes, f"--nproc_per_node={here}"] if size > 1 else ["python"]
+    return shlex.join([*start, "tools/train.py", *flags, *overrides])
 
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn what a user can mend into one message on stderr and exit code 2; HYDRA_FULL_ERROR=1 shows the traceback.
 
-    A run that was stopped with its state saved ends with 130 after Ctrl-C and 85 after SIGTERM.
+    A run that was stopped with its state saved ends with 130 after Ctrl-C and with 85 after SIGTERM, SIGUSR1 and at the
+    end of max_time. A lost process is exit code 1. Of several processes all but the first say which one they are.
     """
+    rank = os.environ.get("RANK", "0")
+    who = "" if rank == "0" else f"process {rank}: "
     try:
         yield
     except (ValueError, OSError, ImportError, FloatingPointError, torch.OutOfMemoryError) as error:
@@ -119,8 +128,13 @@ def one_line_errors() -> Iterator[None]:
             text = "\n  ".join([f"{len(error.problems)} problems in the config:", *error.problems])
         elif isinstance(error, torch.OutOfMemoryError):
             text = f"{text.splitlines()[0]} Ways out: recipe.accumulate=2, recipe.grad_checkpointing=true"
-        print(f"error: {text}", file=sys.stderr)
+        print(f"{who}error: {text}", file=sys.stderr)
         raise SystemExit(2) from None
+    except LostProcess as error:
+        if os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        print(f"{who}error: {error}; the same command again resumes from the last saved state", file=sys.stderr)
+        raise SystemExit(1) from None
     except Interrupted as stop:
         raise SystemExit(130 if stop.signal == signal.SIGINT else REQUEUE) from None
     except KeyboardInterrupt:

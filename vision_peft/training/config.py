@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ import vision_peft as vp
 from vision_peft.data import DATASETS, DataConfig
 from vision_peft.data.clip_transforms import CLIP_AUGMENTS
 from vision_peft.data.transforms import AUGMENTS
-from vision_peft.training.schema import BackboneConfig, Recipe, Settings, twin
+from vision_peft.training.schema import BackboneConfig, Distributed, Recipe, Settings, twin
 from vision_peft.tuning.method import Method
 
 METHOD_KEYS = ("method", "method_2", "method_3", "method_4")
 GROUPS = ("backbone", *METHOD_KEYS, "data", "recipe")
+SECTIONS = (*GROUPS, "distributed")
 # What may change without making another run: it moves no number beyond rounding, or only says when to save or stop.
 # `max_bad_fraction` and `bad_eval` decide whether a run with undecodable files ends in a number or in an error: a run
 # that was stopped by them goes on where it was once they allow it.
@@ -37,6 +38,14 @@ NOT_PART_OF_A_RUN = (
     "max_bad_fraction",
     "bad_eval",
     "grid",
+    "distributed",
+    "keep_states",
+    "on_save_error",
+    "max_time",
+    "requeue_file",
+    "max_bad_steps",
+    "channels_last",
+    "fused",
 )
 
 
@@ -56,9 +65,12 @@ class Config(Settings):
     methods: tuple[Method, ...]  # in the order in which they are attached
     data: DataConfig
     recipe: Recipe
+    distributed: Distributed = field(default_factory=Distributed)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.protocol == "auto":
+            self.protocol = self.data.protocol
         if self.recipe.early_stopping and not self.protocol.startswith("val_select"):
             raise ValueError(f"recipe.early_stopping needs a val split to watch, protocol={self.protocol} has none")
         recipe, clips = self.recipe, self.backbone.num_frames is not None
@@ -85,12 +97,12 @@ def parse_config(raw: Mapping[str, Any], choices: Mapping[str, str] | None = Non
         ConfigError: unknown keys, wrong types and refused values, all of them.
     """
     choices = choices or {}
-    known = [*(item.name for item in fields(Settings)), *GROUPS]
+    known = [*(item.name for item in fields(Settings)), *SECTIONS]
     problems = [_unknown(key, known, "config") for key in raw if key not in known]
     parts: dict[str, Any] = {}
-    settings = _build(Settings, {key: raw[key] for key in raw if key in known and key not in GROUPS}, "", problems)
-    for key in GROUPS:
-        section = raw.get(key)
+    settings = _build(Settings, {key: raw[key] for key in raw if key in known and key not in SECTIONS}, "", problems)
+    for key in SECTIONS:
+        section = raw.get(key, {} if key == "distributed" else None)
         if section is None and key not in METHOD_KEYS[1:]:
             problems.append(f"{key} is missing: choose one with {key}=<name>")
         elif section is not None and not isinstance(section, Mapping):
@@ -107,6 +119,7 @@ def parse_config(raw: Mapping[str, Any], choices: Mapping[str, str] | None = Non
             methods=methods,
             data=parts["data"],
             recipe=parts["recipe"],
+            distributed=parts["distributed"],
         )
     except ValueError as error:
         raise ConfigError(str(error).splitlines()) from error
@@ -135,7 +148,7 @@ def to_dict(config: Config) -> dict[str, Any]:
     raw: dict[str, Any] = {"backbone": asdict(config.backbone)}
     raw |= {key: method_entry(method) for key, method in zip(METHOD_KEYS, config.methods, strict=False)}
     raw["data"] = {"name": config.data.name, **asdict(config.data)}
-    raw["recipe"] = asdict(config.recipe)
+    raw |= {"recipe": asdict(config.recipe), "distributed": asdict(config.distributed)}
     raw |= {item.name: getattr(config, item.name) for item in fields(Settings)}
     return _plain(raw)
 
@@ -200,6 +213,8 @@ def _part(key: str, section: dict[str, Any], choice: str | None, problems: list[
         return _build(BackboneConfig, section, "backbone.", problems)
     if key == "recipe":
         return _build(Recipe, section, "recipe.", problems)
+    if key == "distributed":
+        return _build(Distributed, section, "distributed.", problems)
     classes: Mapping[str, type] = DATASETS if key == "data" else vp.METHODS
     name = section.pop("name", choice)
     if name not in classes:

@@ -6,6 +6,7 @@ import random
 import re
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,25 +22,59 @@ class Compute:
     precision: str  # fp32 | bf16 | fp16
     rank: int = 0  # of world_size processes
     world_size: int = 1
+    processes_here: int = 1  # of them, on this machine
+    strategy: str = "ddp"  # ddp | fsdp2
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    @property
+    def holds(self) -> torch.device:
+        """Where a model is made: the device, or the CPU where only shards of it go to the device."""
+        return torch.device("cpu") if self.sharded else self.device
+
+    @property
+    def sharded(self) -> bool:
+        """Whether every process holds a part of the backbone only."""
+        return self.strategy == "fsdp2" and self.world_size > 1
+
+    @property
+    def share(self) -> dict[str, Any]:
+        """Its place among the processes, as loaders take it."""
+        return {"rank": self.rank, "world_size": self.world_size}
 
     def autocast(self) -> torch.autocast:
         """The context a forward pass runs in."""
         return torch.autocast(self.device.type, dtype=DTYPES[self.precision], enabled=self.precision != "fp32")
 
 
-def choose_compute(device: str, precision: str) -> Compute:
+def choose_compute(device: str, precision: str, strategy: str = "ddp") -> Compute:
     """Device, precision and place among the processes, as the config and torchrun's environment say.
 
     Raises:
-        ValueError: a device or precision that cannot be had, or more than one process, which training cannot use yet.
+        ValueError: a device or precision that cannot be had, one device for several processes, or shards with fp16.
     """
-    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if size > 1:
-        raise ValueError(
-            f"training runs in one process, got WORLD_SIZE={size}: start python tools/train.py, not torchrun"
-        )
+    rank, size, here, local = (
+        int(os.environ.get(name, default))
+        for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
     chosen = choose_device(device)
-    return Compute(chosen, choose_precision(precision, chosen), rank, size)
+    if here > 1 and chosen.index is not None:
+        raise ValueError(
+            f"device={device} is one device for {here} processes: give device={chosen.type}, each takes its own"
+        )
+    if here > 1 and chosen.type == "cuda":
+        chosen = choose_device(f"cuda:{local}")
+    compute = Compute(chosen, choose_precision(precision, chosen), rank, size, here, strategy)
+    if compute.sharded and compute.precision == "fp16":
+        raise ValueError(
+            "distributed.strategy=fsdp2 cannot scale the loss of fp16: give precision=bf16 or fp32, or ddp"
+        )
+    if size > 1 and chosen.type == "mps":
+        raise ValueError("several processes need device=cpu or GPUs of CUDA: torch has no exchange between them on mps")
+    return compute
 
 
 def choose_device(name: str) -> torch.device:
@@ -95,6 +130,13 @@ def choose_precision(name: str, device: torch.device) -> str:
     if name == "fp16" and device.type != "cuda":
         raise ValueError(f"precision=fp16 needs a GPU, the device is {device}: use precision=bf16 or fp32")
     return name
+
+
+def set_matmul_precision(device: torch.device, tf32: bool) -> None:
+    """Let GPUs that can multiply fp32 matrices in TF32, or not."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
 
 
 def device_words(device: torch.device) -> str:

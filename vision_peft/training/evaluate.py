@@ -14,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision_peft.data import ImageDataset
-from vision_peft.data.loader import EvalLoader
+from vision_peft.data import ImageDataset, ImageDecodeError
+from vision_peft.data.bad_files import BadFiles
+from vision_peft.data.loader import EvalLoader, eval_loader
 from vision_peft.data.samples import Batch
 from vision_peft.data.videos import VideoFiles
 from vision_peft.training.device import Compute
-from vision_peft.training.views import VideoLogits, of_all_processes
+from vision_peft.training.distributed import of_all_processes
+from vision_peft.training.views import VideoLogits
 
 # Fixed, so that another recipe.batch_size or another tool cannot move a figure.
 BATCH_SIZE = 64
@@ -52,24 +54,47 @@ def batch_size(dataset: ImageDataset) -> int:
     return CLIP_BATCH_SIZE if isinstance(dataset, VideoFiles) else BATCH_SIZE
 
 
+def loader_for(
+    dataset: ImageDataset,
+    compute: Compute,
+    workers: int | str,
+    bad: str = "error",
+    bad_files: BadFiles | None = None,
+) -> EvalLoader:
+    """This process' share of a dataset, in the batches that one process alone would see, however many there are."""
+    size = batch_size(dataset) * compute.world_size
+    return eval_loader(dataset, size, workers, **compute.share, bad=bad, bad_files=bad_files)
+
+
 def evaluate(model: nn.Module, batches: Iterable[Batch], classes: list[str], compute: Compute) -> Metrics:
     """Evaluate `model` (left in eval mode) on `batches` of images B C H W or clips B C T H W, labels B, indices B.
 
     What an `EvalLoader` had to leave out (`unreadable`) counts as wrong. The clips of an `EvalLoader` over videos are
-    put together, video by video.
+    put together, video by video. All processes get the metrics of the whole; an image that cannot be decoded in one
+    of them, where that is an error, is an error in all.
     """
     tally = _Tally(len(classes))
     dataset = batches.dataset if isinstance(batches, EvalLoader) else None
-    if isinstance(batches, EvalLoader) and isinstance(dataset, VideoFiles):
-        videos = video_logits(model, batches, compute).gathered()
+    videos, failure = None, None
+    try:
+        if isinstance(batches, EvalLoader) and isinstance(dataset, VideoFiles):
+            videos = video_logits(model, batches, compute)
+        else:
+            for logits, labels, _ in _answers(model, batches, compute):
+                tally.add(logits, labels)
+            tally.bad = batches.unreadable_labels if isinstance(batches, EvalLoader) else []
+    except ImageDecodeError as error:
+        failure = error
+    for error in of_all_processes(failure):
+        if error is not None:
+            raise error
+    if videos is not None:
+        videos = videos.gathered()
         _, logits, labels = videos.means()
         if len(labels):
             tally.add(logits, labels)
         tally.bad = list(videos.unreadable.values())
     else:
-        for logits, labels, _ in _answers(model, batches, compute):
-            tally.add(logits, labels)
-        tally.bad = batches.unreadable_labels if isinstance(batches, EvalLoader) else []
         tally = sum(of_all_processes(tally), start=_Tally(len(classes)))
     views = dataset.clips.views * dataset.clips.crops if isinstance(dataset, VideoFiles) and dataset.clips else None
     return _metrics(tally, classes, views)
@@ -90,10 +115,32 @@ def video_logits(model: nn.Module, batches: EvalLoader, compute: Compute) -> Vid
 def _answers(model: nn.Module, batches: Iterable[Batch], compute: Compute) -> Iterator[Batch]:
     """Logits B classes (fp32, on the CPU), labels and indices of every batch."""
     model.eval()
-    for inputs, labels, indices in batches:
+    for inputs, labels, indices in _in_step(batches) if compute.sharded else batches:
         with compute.autocast():
             logits = model(inputs.to(compute.device, non_blocking=True))
-        yield logits.float().cpu(), labels, indices
+        yield logits[: len(labels)].float().cpu(), labels, indices
+
+
+def _in_step(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """As many batches as the process with the most has, for a model in shards that only all can run together.
+
+    Where this process has no more, zeros without a label take their place.
+    """
+    iterator, nothing = iter(batches), torch.empty(0, dtype=torch.int64)
+    while True:
+        batch, failure = None, None
+        try:
+            batch = next(iterator, None)
+        except ImageDecodeError as error:
+            failure = error
+        everyone = of_all_processes((None if batch is None else tuple(batch[0].shape[1:]), failure))
+        for _, error in everyone:
+            if error is not None:
+                raise error
+        shapes = [shape for shape, _ in everyone if shape is not None]
+        if not shapes:
+            return
+        yield batch or (torch.zeros(1, *shapes[0]), nothing, nothing)
 
 
 class _Tally:

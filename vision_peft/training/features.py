@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 import vision_peft as vp
 from vision_peft.data import ImageDataset
-from vision_peft.data.loader import eval_loader
 from vision_peft.data.videos import VideoFiles
 from vision_peft.training.config import Config
 from vision_peft.training.device import Compute
-from vision_peft.training.evaluate import BATCH_SIZE
+from vision_peft.training.distributed import of_all_processes
+from vision_peft.training.evaluate import loader_for
 from vision_peft.tuning.graft import Graft, depth, graft, prune
 
 
@@ -61,7 +61,8 @@ def on_features(
     Else, and with videos, whose clips come from random places, and where an image cannot be decoded, the sets are
     handed out as they are. The last value says in words what was done, nothing where there was nothing to decide.
     """
-    if not config.reuse_features or isinstance(train_set, VideoFiles) or not same_every_epoch(config, model):
+    unfit = isinstance(train_set, VideoFiles) or compute.sharded  # in shards every forward pass is everybody's
+    if not config.reuse_features or unfit or not same_every_epoch(config, model):
         yield train_set, watched, ""
         return
     started = time.perf_counter()
@@ -89,10 +90,13 @@ def on_features(
 def _features_of(model: Any, images: ImageDataset, config: Config, compute: Compute) -> Features | None:
     """None where an image cannot be decoded: the loop knows what becomes of it."""
     model.eval()
-    batches = eval_loader(images, BATCH_SIZE, config.workers, bad="wrong")
-    parts = []
-    for batch, _, _ in batches:
+    batches = loader_for(images, compute, config.workers, bad="wrong")
+    found: dict[int, Tensor] = {}
+    for batch, _, indices in batches:
         with compute.autocast():
             tokens = model.forward_features(batch.to(compute.device, non_blocking=True))
-            parts.append(model.forward_head(tokens, pre_logits=True).float().cpu())
-    return None if batches.unreadable else Features(images, torch.cat(parts))
+            features = model.forward_head(tokens, pre_logits=True).float().cpu()
+        found |= dict(zip(indices.tolist(), features, strict=True))
+    if len(found := {k: v for share in of_all_processes(found) for k, v in share.items()}) < len(images):
+        return None
+    return Features(images, torch.stack([found[index] for index in range(len(images))]))

@@ -3,39 +3,33 @@
 import contextlib
 import dataclasses
 import math
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
 import vision_peft as vp
 from vision_peft.data import ImageDataset
-from vision_peft.data.loader import TrainLoader, eval_loader
-from vision_peft.training.checkpoint import save_state
+from vision_peft.data.loader import TrainLoader
+from vision_peft.training.checkpoint import SaveError, save_state
 from vision_peft.training.config import Config
-from vision_peft.training.device import Compute, seed_everything
-from vision_peft.training.evaluate import batch_size, evaluate
-from vision_peft.training.optim import create_optimizer, create_schedule, update_average
+from vision_peft.training.device import Compute
+from vision_peft.training.distributed import Whereabouts, of_all_processes, total
+from vision_peft.training.evaluate import evaluate, loader_for
+from vision_peft.training.learner import Learner, Outcome
+from vision_peft.training.optim import create_schedule, update_average
+from vision_peft.training.parallel import all_finite, load_tuned, whole
 from vision_peft.training.report import Timing
 from vision_peft.training.run import Run, time_left
+from vision_peft.training.shards import Live
+from vision_peft.training.stopping import decided, stop_requests
 
 LONGEST_UNSAVED_SECONDS = 300
+SHORTEST_BETWEEN_EPOCHS_SECONDS = 10  # an epoch on kept features takes milliseconds, a state that lasts takes longer
 _WAYS_OUT = "try a lower recipe.lr, recipe.clip_grad=1 or precision=fp32"
-
-
-class Interrupted(Exception):
-    """Training stopped on request (Ctrl-C, SIGTERM) after its state was saved; `signal` is the number."""
-
-    def __init__(self, number: int, step: int) -> None:
-        self.signal = number
-        super().__init__(f"stopped after update {step}; its state is saved: the same command again resumes there")
 
 
 @dataclass
@@ -46,7 +40,9 @@ class Progress:
     step: int = 0  # updates done, over all phases
     epoch: int = 0  # epochs of this phase that are done
     update: int = 0  # updates done of the epoch that is not
-    loss_sum: float = 0.0  # over those updates
+    loss_sum: float = 0.0  # over those of these updates that were not skipped
+    skipped: int = 0  # of these updates, with a non-finite loss or gradient
+    bad_steps: int = 0  # updates skipped in a row, up to now
     seconds: float = 0.0  # of training and watching
     lines: int = 0  # of metrics.jsonl
     best: dict[str, Any] | None = None  # the history entry of the chosen epoch
@@ -61,7 +57,7 @@ def fit(
     watched: ImageDataset | None,
     epochs: int,
     progress: Progress,
-    state: dict[str, Any] | None,
+    state: tuple[dict[str, Any], Path] | None,
     run: Run,
     timing: Timing,
     compute: Compute,
@@ -69,159 +65,139 @@ def fit(
     """Train the tuned parts of `model` for `epochs`, from `state` if there is one.
 
     Returns:
-        The tuned tensors to keep, on the CPU: of the best epoch on `watched`, or of the last one.
+        The tuned tensors to keep, whole and on the CPU: of the best epoch on `watched`, or of the last one.
     """
-    recipe, device = config.recipe, compute.device
-    micro_batch = recipe.batch_size // recipe.accumulate
-    rank, world_size = compute.rank, compute.world_size
+    recipe = config.recipe
     loader = TrainLoader(
         train_set,
-        micro_batch,
+        recipe.batch_size // recipe.accumulate,
         config.seed,
         config.workers,
-        rank=rank,
-        world_size=world_size,
+        **compute.share,
         max_bad_fraction=config.max_bad_fraction,
         bad_files=run.bad_files,
         repeats=recipe.repeats,
     )
     updates = max(loader.batches_per_epoch // recipe.accumulate, 1)
     parts = min(recipe.accumulate, loader.batches_per_epoch)
-    optimizer = create_optimizer(model, recipe)
-    schedule = create_schedule(optimizer, recipe, epochs, updates)
-    scaler = torch.amp.GradScaler(device.type, enabled=compute.precision == "fp16")
-    smoothing, mix = recipe.label_smoothing, None
-    if recipe.mixup or recipe.cutmix:
-        mix = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=smoothing, num_classes=len(train_set.classes))
-        smoothing = 0.0  # mixed targets are smooth already
-    forward = torch.compile(model) if config.compile else model
-    trained = [parameter for _, parameter in vp.tuned_parameters(model)]
+    learner = Learner(config, model, len(train_set.classes), compute)
+    schedule = create_schedule(learner.optimizer, recipe, epochs, updates)
     tuned = vp.tuned_state_dict(model)  # views: they follow the training
     average = {name: tensor.clone() for name, tensor in tuned.items()} if recipe.ema else None
-    best: dict[str, Tensor] = {}
+    live, best, whereabouts = Live(model, tuned, average, learner.optimizer), {}, Whereabouts()
     if state:
-        vp.load_tuned(model, state["tuned"])
-        optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
-        average = {name: tensor.to(device) for name, tensor in state["average"].items()} if recipe.ema else None
-        best = state["best"]
+        live.restore(*state)
+        learner.scaler.load_state_dict(state[0]["scaler"])
+        best = state[0]["best"]
     seconds_before, started, saved = progress.seconds, time.perf_counter(), time.monotonic()
 
     def save() -> None:
         nonlocal saved
-        if not all(tensor.isfinite().all() for tensor in tuned.values()):
+        if not all_finite(tuned.values()):
             raise FloatingPointError(f"tuned tensors are no longer finite after update {progress.step}: {_WAYS_OUT}")
         progress.seconds, progress.lines = seconds_before + time.perf_counter() - started, run.lines
-        state = {"progress": dataclasses.asdict(progress), "tuned": tuned, "optimizer": optimizer.state_dict()}
-        state |= {"scaler": scaler.state_dict(), "average": average, "best": best}
-        save_state(run.folder / "state", progress.step, state)
+        entries = {"progress": dataclasses.asdict(progress), "scaler": learner.scaler.state_dict(), "best": best}
+        shards = None
+        if compute.sharded:
+            entries["sharded"], shards = live.packed_in_shards()
+        else:
+            entries |= live.packed()
+        try:
+            save_state(run.folder / "state", progress.step, entries, config.keep_states, shards)
+        except SaveError as error:
+            if config.on_save_error == "stop":
+                raise
+            run.say(f"warning: {error}; training goes on without it (on_save_error=warn)")
         saved = time.monotonic()
 
-    with _stop_requests() as stop:
+    with stop_requests(config.max_time) as requests, whereabouts.named(), contextlib.closing(learner.parallel):
         while progress.epoch < epochs and not _out_of_patience(recipe.early_stopping, progress):
             vp.train_mode(model, recipe.frozen)
             batches = loader.epoch(progress.epoch, start_batch=progress.update * parts)
+            stop = None
             while progress.update < updates:
                 update_started = time.perf_counter()
                 schedule.step_update(progress.epoch * updates + progress.update)
-                rate = max(group["lr"] for group in optimizer.param_groups)
-                loss_sum = torch.zeros((), device=device)
-                for part in range(parts):
-                    wait_started = time.perf_counter()
-                    images, labels, _ = next(batches)
-                    timing.waited += time.perf_counter() - wait_started
-                    images, targets = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-                    seed_everything(config.seed, phase, progress.step, part, rank)
-                    if mix:
-                        images, targets = mixed(mix, images, targets)
-                    with compute.autocast():
-                        logits = forward(images)
-                    if len(logits) > len(targets):  # an ensemble of prompts answers with the logits of each
-                        targets = torch.cat([targets] * (len(logits) // len(targets)))
-                    loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing) / parts
-                    scaler.scale(loss).backward()
-                    loss_sum += loss.detach()
-                loss = loss_sum.item()
+                rate = max(group["lr"] for group in learner.optimizer.param_groups)
+                outcome = learner.backward(batches, parts, config.seed, phase, progress.step)
+                late = not config.save_every and time.monotonic() - saved > LONGEST_UNSAVED_SECONDS
+                asked = [outcome.loss / compute.world_size, not outcome.finite, late, *requests.votes()]
+                loss, bad, late, *votes = total(asked)
                 where = f"epoch {progress.epoch + 1}/{epochs}  update {progress.update + 1}/{updates}"
-                if not math.isfinite(loss):
-                    problem = f"the loss is {loss} at {where} (step {progress.step + 1}, lr {rate:.3g})"
-                    raise FloatingPointError(f"{problem}: {_WAYS_OUT}")
-                if recipe.clip_grad:
-                    scaler.unscale_(optimizer)
-                    nn.utils.clip_grad_norm_(trained, recipe.clip_grad)
-                scaler.step(optimizer)
-                scaler.update()
-                optimizer.zero_grad(set_to_none=True)
-                if average is not None and recipe.ema:
-                    update_average(average, tuned, recipe.ema)
                 progress.step, progress.update = progress.step + 1, progress.update + 1
-                progress.loss_sum += loss
+                if bad:
+                    learner.skip()
+                    progress.bad_steps, progress.skipped = progress.bad_steps + 1, progress.skipped + 1
+                    at = f"{where} (step {progress.step}, lr {rate:.3g})"
+                    _note_bad_step(run, config, train_set, outcome, at, progress)
+                else:
+                    learner.step()
+                    progress.bad_steps, progress.loss_sum = 0, progress.loss_sum + loss
+                    if average is not None and recipe.ema:
+                        update_average(average, tuned, recipe.ema)
+                timing.waited += outcome.waited
                 timing.updates.append(time.perf_counter() - update_started)
+                whereabouts.note(progress.step)
 
                 tenth = progress.update % max(updates // 10, 1) == 0
                 left = (epochs - progress.epoch) * updates - progress.update
                 run.progress(f"{where}  loss {loss:.4f}  lr {rate:.2e}  {time_left(timing.step_seconds, left)}", tenth)
                 if tenth:
                     run.record("step", progress.step, {"epoch": progress.epoch + 1, "loss": loss, "lr": rate})
-                unsaved = time.monotonic() - saved
-                due = progress.step % config.save_every == 0 if config.save_every else unsaved > LONGEST_UNSAVED_SECONDS
-                if due or stop:
+                stop = decided(votes, progress.step)
+                due = bool(config.save_every) and progress.step % (config.save_every or 1) == 0
+                if stop or due or late:
                     save()
                 if stop:
-                    raise Interrupted(stop[0], progress.step)
+                    raise stop
 
-            entry = {"phase": phase, "epoch": progress.epoch + 1, "train_loss": progress.loss_sum / updates}
+            run.share_bad_files()
+            counted = updates - progress.skipped
+            if not counted:
+                raise FloatingPointError(f"no update of epoch {progress.epoch + 1}/{epochs} was finite: {_WAYS_OUT}")
+            entry = {"phase": phase, "epoch": progress.epoch + 1, "train_loss": progress.loss_sum / counted}
             if watched is not None:
+                loader_watched = loader_for(watched, compute, config.workers, config.bad_eval, run.bad_files)
                 with _averaged(model, average):
-                    bad: dict[str, Any] = {"bad": config.bad_eval, "bad_files": run.bad_files}
-                    images_watched = eval_loader(watched, batch_size(watched), config.workers, **bad)
-                    metrics = evaluate(model, images_watched, watched.classes, compute)
+                    metrics = evaluate(model, loader_watched, watched.classes, compute)
                     split = "test" if config.protocol == "best_test" else "val"
+                    if not math.isfinite(metrics.loss):
+                        at = f"after epoch {progress.epoch + 1}/{epochs}"
+                        raise FloatingPointError(f"the loss on {split} is {metrics.loss} {at}: {_WAYS_OUT}")
                     entry |= {f"{split}_top1": metrics.top1, f"{split}_loss": metrics.loss}
                     if progress.best is None or _merit(entry) > _merit(progress.best):
                         progress.best = entry
                         best = _copied(vp.tuned_state_dict(model))
             progress.history.append(entry)
-            progress.epoch, progress.update, progress.loss_sum = progress.epoch + 1, 0, 0.0
+            progress.epoch, progress.update, progress.loss_sum, progress.skipped = progress.epoch + 1, 0, 0.0, 0
             run.record("epoch", progress.step, entry)
             run.say(_epoch_words(entry, epochs, best=entry is progress.best))
-            if not config.save_every or progress.epoch == epochs or stop:
+            passed = time.monotonic() - saved > SHORTEST_BETWEEN_EPOCHS_SECONDS
+            due, *votes = total([not config.save_every and passed, *requests.votes()])
+            stop = decided(votes, progress.step)
+            if stop or due or progress.epoch == epochs:
                 save()
             if stop:
-                raise Interrupted(stop[0], progress.step)
+                raise stop
     progress.seconds = seconds_before + time.perf_counter() - started
     return best if watched is not None else _copied(average if average is not None else tuned)
 
 
-def mixed(mix: Mixup, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Images B C H W or clips B C T H W mixed in pairs (an odd last one is left out), and their soft targets B classes.
-
-    timm's mixing takes the third and fourth axis for height and width: it gets the frames of a clip as channels.
-    """
-    even = len(images) // 2 * 2
-    flat, targets = mix(images[:even].flatten(1, -3), labels[:even])
-    return flat.view(even, *images.shape[1:]), targets
-
-
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """A list that Ctrl-C or SIGTERM puts its number into, read after every update; the second time stops at once."""
-    requests: list[int] = []
-
-    def note(number: int, _: Any) -> None:
-        if requests:
-            raise KeyboardInterrupt
-        requests.append(number)
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield requests
-        return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield requests
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _note_bad_step(
+    run: Run, config: Config, train_set: ImageDataset, outcome: Outcome, where: str, progress: Progress
+) -> None:
+    """Say which update was skipped and on what; FloatingPointError, in all processes, after too many in a row."""
+    shares = of_all_processes((outcome.loss, outcome.samples))
+    culprits = [(loss, samples) for loss, samples in shares if not math.isfinite(loss)]
+    what = f"the loss is {culprits[0][0]}" if culprits else "the gradient is not finite"
+    samples = [sample for _, ids in culprits or shares for sample in ids]
+    named = ", ".join(f"{sample} ({train_set.path(sample)})" for sample in samples[:3])
+    text = f"{what} at {where}, on samples {', '.join(map(str, samples))}: {named}{', ...' if len(samples) > 3 else ''}"
+    run.record("bad_step", progress.step, {"epoch": progress.epoch + 1, "samples": samples})
+    if progress.bad_steps > config.max_bad_steps:
+        row = f"; it is the {progress.bad_steps}th such update in a row, max_bad_steps={config.max_bad_steps}"
+        raise FloatingPointError(f"{text}{row if config.max_bad_steps else ''}: {_WAYS_OUT}")
+    run.say(f"warning: {text}; this update is skipped ({progress.bad_steps} in a row)")
 
 
 @contextlib.contextmanager
@@ -231,11 +207,11 @@ def _averaged(model: nn.Module, average: Mapping[str, Tensor] | None) -> Iterato
         yield
         return
     own = {name: tensor.clone() for name, tensor in vp.tuned_state_dict(model).items()}
-    vp.load_tuned(model, average)
+    load_tuned(model, average)
     try:
         yield
     finally:
-        vp.load_tuned(model, own)
+        load_tuned(model, own)
 
 
 def _out_of_patience(patience: int | None, progress: Progress) -> bool:
@@ -249,7 +225,7 @@ def _merit(entry: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.cpu().clone() for name, tensor in tensors.items()}
+    return {name: whole(tensor).cpu().clone() for name, tensor in tensors.items()}
 
 
 def _epoch_words(entry: Mapping[str, Any], epochs: int, best: bool) -> str:

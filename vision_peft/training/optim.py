@@ -7,6 +7,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from vision_peft.training.schema import Recipe
 
@@ -14,21 +15,32 @@ from vision_peft.training.schema import Recipe
 _TIMM_NAMES = {"adamw": "adamw", "sgd": "momentum"}
 
 
-def create_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def create_optimizer(model: nn.Module, recipe: Recipe, fused: bool = False) -> torch.optim.Optimizer:
     """Optimiser over what requires a gradient; biases and other vectors get no weight decay.
 
-    `recipe.layer_decay` scales the learning rate by timm's own grouping of the backbone's layers.
+    `recipe.layer_decay` scales the learning rate by timm's own grouping of the backbone's layers. Parameters in shards
+    get groups of their own: torch's optimisers cannot step them in one go with whole ones.
+
+    Args:
+        fused: one kernel for the whole update; the same figures but for rounding.
     """
-    betas: dict[str, Any] = {"betas": tuple(recipe.betas)} if recipe.optimizer == "adamw" else {}
-    return create_optimizer_v2(
+    further: dict[str, Any] = {"betas": tuple(recipe.betas)} if recipe.optimizer == "adamw" else {}
+    further |= {"fused": True} if fused else {}
+    optimizer = create_optimizer_v2(
         model,
         opt=_TIMM_NAMES[recipe.optimizer],
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
         momentum=recipe.momentum,
         layer_decay=recipe.layer_decay,
-        **betas,
+        **further,
     )
+    for group in list(optimizer.param_groups):
+        sharded = [parameter for parameter in group["params"] if isinstance(parameter, DTensor)]
+        if sharded and len(sharded) < len(group["params"]):
+            group["params"] = [parameter for parameter in group["params"] if not isinstance(parameter, DTensor)]
+            optimizer.add_param_group({**group, "params": sharded})
+    return optimizer
 
 
 def create_schedule(

@@ -75,8 +75,12 @@ def opening_words(
         f"{methods} on {backbone_name(config, model)}: {format_count(counts.trained)} parameters and a head of "
         f"{format_count(counts.head)} train, {format_count(counts.backbone)} are the backbone's\n"
         f"{data}: {classes} classes, {items}: {numbers}; {config.protocol}\n"
-        f"{device_words(compute.device)}, {compute.precision}; {folder}"
+        f"{device_words(compute.device)}, {compute.precision}{_processes(compute)}; {folder}"
     )
+
+
+def _processes(compute: Compute) -> str:
+    return f", {compute.world_size} processes ({compute.strategy})" if compute.world_size > 1 else ""
 
 
 def make_row(

@@ -11,11 +11,13 @@ from typing import Any, TextIO
 from omegaconf import OmegaConf
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from vision_peft.data import ImageDecodeError
 from vision_peft.data.bad_files import BadFiles
 from vision_peft.results.row import Row, read_row
 from vision_peft.results.table import format_seconds
 from vision_peft.training.checkpoint import truncate_lines
 from vision_peft.training.config import NOT_PART_OF_A_RUN, Config, ConfigError, flatten, identity, parse_config, to_dict
+from vision_peft.training.distributed import of_all_processes
 
 try:
     import fcntl
@@ -151,12 +153,19 @@ class Run:
 
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl and the numbers in it to TensorBoard under `kind/`."""
-        self._metrics.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+        self._metrics.write(json.dumps({"kind": kind, "step": step, **finite}) + "\n")
         self._metrics.flush()
         self.lines += 1
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._events.add_scalar(f"{kind}/{name}", value, step)
+
+    def share_bad_files(self) -> None:
+        """List what other processes could not decode as well; all of them call this."""
+        for causes in of_all_processes(self.bad_files.causes):
+            for path, cause in causes.items():
+                self.bad_files.add(ImageDecodeError(path, cause), "in training the next image takes its place")
 
     def close(self) -> None:
         """Flush and close all files."""
@@ -174,6 +183,22 @@ class Run:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         self._log.write("".join(f"{stamp}  {line}\n" for line in text.splitlines()))
         self._log.flush()
+
+
+class SilentRun(Run):
+    """What the processes beside the main one have for a run: they write nothing and say nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.lines = folder, 0
+        self.bad_files = BadFiles()
+
+    def say(self, text: str) -> None: ...
+
+    def progress(self, text: str, plain: bool) -> None: ...
+
+    def record(self, kind: str, step: int, values: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def time_left(seconds_per_update: float, updates: int) -> str:

@@ -11,9 +11,10 @@ from vision_peft.tuning.heads import check_head
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SAMPLINGS = ("segments", "dense")
+STRATEGIES = ("ddp", "fsdp2")
 SCHEDULES = ("cosine", "cosine_by_epoch", "constant")
 # The longer stories of the protocols are in train.py.
-PROTOCOLS = ("val_select", "val_select_retrain", "last_epoch", "best_test")
+PROTOCOLS = ("auto", "val_select", "val_select_retrain", "last_epoch", "best_test")
 
 
 @dataclass(kw_only=True)
@@ -123,19 +124,47 @@ _NOT_NEGATIVE = ("lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "
 
 
 @dataclass(kw_only=True)
+class Distributed:
+    """How the processes that torchrun starts work together; without torchrun there is one, and nothing here acts."""
+
+    strategy: str = "ddp"  # ddp: the model in every process | fsdp2: the backbone's weights in shards
+    timeout_s: int = 600  # seconds that a process waits for another before it gives up and names it
+
+    def __post_init__(self) -> None:
+        problems = [_choice("strategy", self.strategy, STRATEGIES), _at_least("timeout_s", self.timeout_s, 1)]
+        if problems := [problem for problem in problems if problem]:
+            raise ValueError("\n".join(problems))
+
+
+@dataclass(kw_only=True)
 class Settings:
     """The keys above the groups: what is run and where, and what it leaves behind."""
 
     seed: int = 0  # of initialisation, order, augmentation, dropout
-    protocol: str = "val_select"  # val_select | val_select_retrain | last_epoch | best_test
+    protocol: str = "auto"  # auto: as usual for the data | val_select | val_select_retrain | last_epoch | best_test
     read_test: bool = True  # false: a search trial, which leaves top1 = null in result.json
     output_dir: str = "runs"  # the run folder is made below it, named after the config
     overwrite: bool = False  # true: delete what the run folder holds and start over
     dry_run: bool = False  # true: one batch of train, val, save and load in a temporary folder
-    save_every: int | None = None  # updates between two states; null: every epoch and at least every 5 minutes
+    save_every: int | None = None  # updates between two states; null: at the ends of epochs, 10 s to 5 minutes apart
+    keep_states: int = 2  # newest states that are kept
+    on_save_error: str = "stop"  # a state cannot be written (disk full): stop | warn (and train on)
+    max_time: float | None = (
+        None  # minutes after which the run saves, marks itself for requeue and ends; null: no limit
+    )
+    requeue_file: str | None = (
+        None  # the mark of a run that was stopped and wants to go on; null: REQUEUE in its folder
+    )
+    max_bad_steps: int = 10  # updates in a row with a non-finite loss or gradient that are skipped; one more stops
     device: str = "auto"  # auto | cpu | cuda | cuda:1 | mps
     precision: str = "auto"  # auto: bf16 where the GPU has it, else fp16, on CPU fp32 | fp32 | bf16 | fp16
-    workers: int | str = "auto"  # processes that load images; auto: none for data in memory, else a core each, up to 8
+    backbone_dtype: str = "fp32"  # of the frozen matrices: fp32 | bf16 | fp16 (as precision); what trains stays fp32
+    tf32: bool = True  # products of fp32 matrices in TF32 where the GPU has it
+    channels_last: bool = False  # memory layout of images and convolutions
+    fused: bool | None = None  # optimiser in one kernel; null: on GPUs
+    workers: int | str = (
+        "auto"  # processes that load images; auto: a core each, up to 8; on CPU none for data in memory
+    )
     cache_mb: int | str = (
         "auto"  # most memory for decoded images, 10^6 bytes; auto: 1/4 of what is free, <= 4096; 0: off
     )
@@ -153,6 +182,11 @@ class Settings:
             _at_least("save_every", self.save_every, 1),
             _share("max_bad_fraction", self.max_bad_fraction),
             _choice("bad_eval", self.bad_eval, BAD_IN_EVALUATION),
+            _at_least("keep_states", self.keep_states, 1),
+            _choice("on_save_error", self.on_save_error, ("stop", "warn")),
+            _at_least("max_bad_steps", self.max_bad_steps, 0),
+            _choice("backbone_dtype", self.backbone_dtype, PRECISIONS[1:]),
+            None if self.max_time is None else _above_zero("max_time", self.max_time),
         ]
         if self.workers != "auto" and (not isinstance(self.workers, int) or self.workers < 0):
             problems.append(f"workers must be auto or a number of processes from 0, got {self.workers!r}")

@@ -14,8 +14,8 @@ from vision_peft.results.row import Row
 from vision_peft.results.table import format_rows
 from vision_peft.training.build import load_splits
 from vision_peft.training.config import Config, run_folder
-from vision_peft.training.fit import Interrupted
 from vision_peft.training.run import finished_row
+from vision_peft.training.stopping import Interrupted
 from vision_peft.training.train import train
 
 ALL = "all"

@@ -7,6 +7,7 @@ All but `best_test` read test once, at the end. Best: the highest top-1, at a ti
 """
 
 import dataclasses
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -19,18 +20,20 @@ from torch import Tensor
 import vision_peft as vp
 from vision_peft.data import ImageDataset
 from vision_peft.data.cache import keep_decoded
-from vision_peft.data.loader import eval_loader
 from vision_peft.results.row import Row, write_row
 from vision_peft.results.table import format_rows
 from vision_peft.training.build import create_model, first, input_settings, load_splits, set_transforms, tune
 from vision_peft.training.checkpoint import newest_state
 from vision_peft.training.config import Config, run_folder
-from vision_peft.training.device import Compute, choose_compute
-from vision_peft.training.evaluate import batch_size, evaluate, metric_words, write_confusion
+from vision_peft.training.device import Compute, choose_compute, set_matmul_precision
+from vision_peft.training.distributed import by_main, join, main_first, of_all_processes
+from vision_peft.training.evaluate import Metrics, batch_size, evaluate, loader_for, metric_words, write_confusion
 from vision_peft.training.features import on_features
-from vision_peft.training.fit import Interrupted, Progress, fit
+from vision_peft.training.fit import Progress, fit
+from vision_peft.training.parallel import load_tuned
 from vision_peft.training.report import Timing, logged, make_row, opening_words
-from vision_peft.training.run import RESULT, Run, finished_row, open_folder
+from vision_peft.training.run import RESULT, Run, SilentRun, finished_row, open_folder
+from vision_peft.training.stopping import Interrupted, mark_requeue, unmark_requeue
 
 PHASES = {  # of a protocol: (name, split that is trained on, split that is watched)
     "val_select": [("select", "train", "val")],
@@ -43,43 +46,57 @@ PHASES = {  # of a protocol: (name, split that is trained on, split that is watc
 def train(config: Config, command: str = "") -> Row:
     """Train as `config` says, resume, or report the run that is there already; returns the row of its result.json.
 
+    Started by torchrun, the processes train together; the one of rank 0 writes and speaks.
+
     Raises:
         ValueError, OSError: what the user can mend, before anything is written.
         Interrupted: stopped on request, with the state saved.
-        FloatingPointError: the loss is no longer finite.
+        FloatingPointError: the loss or the gradient stays non-finite.
+        LostProcess: another process died or hangs.
     """
-    compute = choose_compute(config.device, config.precision)
+    compute = choose_compute(config.device, config.precision, config.distributed.strategy)
+    if config.backbone_dtype not in ("fp32", compute.precision):
+        wanted = f"backbone_dtype={config.backbone_dtype} needs precision={config.backbone_dtype}"
+        raise ValueError(f"{wanted}, here it is {compute.precision}: give both, or backbone_dtype=fp32")
+    set_matmul_precision(compute.device, config.tf32)
+    join(compute, config.distributed.timeout_s)
     if config.dry_run:
         return _dry_run(config, compute)
     folder = run_folder(config)
-    row = finished_row(config, folder)
+    row = by_main(lambda: finished_row(config, folder))
     if row is not None:
-        print(f"{folder} is finished (overwrite=true starts it over):\n\n{format_rows([row])}", flush=True)
+        if compute.is_main:
+            print(f"{folder} is finished (overwrite=true starts it over):\n\n{format_rows([row])}", flush=True)
         return row
-    return _run(config, load_splits(config), folder, compute, command)
+    with main_first():
+        splits = load_splits(config)
+    return _run(config, splits, folder, compute, command)
 
 
 def _run(config: Config, splits: Mapping[str, ImageDataset], folder: Path, compute: Compute, command: str) -> Row:
     classes = next(iter(splits.values())).classes
-    with logged("vision_peft.backbones") as about_weights:
+    with logged("vision_peft.backbones") as about_weights, main_first():
         model = _bare_model(config)
     settings = input_settings(model, config.recipe)
     set_transforms(splits, settings, config.recipe)
-    model = tune(model, config, splits[PHASES[config.protocol][0][1]], compute.device)
+    model = tune(model, config, splits[PHASES[config.protocol][0][1]], compute.holds)
 
-    lock = open_folder(config, folder)
+    locks: list[Any] = []  # of the main process
+    by_main(lambda: locks.append(open_folder(config, folder)))
     state = newest_state(folder / "state")
-    progress = Progress(**state["progress"]) if state else Progress()
-    run, timing = Run(folder, progress.step, progress.lines), Timing()
+    progress = Progress(**state[0]["progress"]) if state else Progress()
+    run = Run(folder, progress.step, progress.lines) if compute.is_main else SilentRun(folder)
+    timing = Timing()
     try:
         for words in about_weights:
             run.say(words)
         run.say(opening_words(config, model, splits, folder, compute))
+        by_main(lambda: unmark_requeue(folder, config.requeue_file))
         if state:
             left = f"epoch {progress.epoch + 1}" if progress.epoch < config.recipe.epochs else "all epochs are done"
             run.say(f"resuming from update {progress.step} ({left})")
         read_often = [split for _, *pair in PHASES[config.protocol] for split in pair if split]
-        splits, words = keep_decoded(splits, read_often, config.cache_mb, config.workers)
+        splits, words = keep_decoded(splits, read_often, config.cache_mb, config.workers, compute.processes_here)
         if words:
             run.say(words)
         kept: dict[str, Tensor] = {}
@@ -90,7 +107,7 @@ def _run(config: Config, splits: Mapping[str, ImageDataset], folder: Path, compu
             if number:
                 epochs = progress.best["epoch"] if progress.best else epochs
                 run.say(f"val chose {epochs} epochs: training a new model on {train_split} for as many")
-                model = tune(_bare_model(config), config, splits[train_split], compute.device)
+                model = tune(_bare_model(config), config, splits[train_split], compute.holds)
             if number > progress.phase:
                 progress.phase, progress.epoch, state = number, 0, None
             train_set, watched = splits[train_split], splits[watched_split] if watched_split else None
@@ -100,26 +117,40 @@ def _run(config: Config, splits: Mapping[str, ImageDataset], folder: Path, compu
                     run.say(words)
                 progress.seconds += time.perf_counter() - started
                 kept = fit(config, model, name, train_set, watched, epochs, progress, state, run, timing, compute)
-        vp.load_tuned(model, kept)
-        vp.save_adapter(model, folder / "adapter", class_names=classes, input_config=settings)
+        load_tuned(model, kept)
+        plain = model
+        if compute.sharded:  # an adapter belongs to a model, not to shards of one
+            plain = tune(_bare_model(config), config, splits[PHASES[config.protocol][0][1]], compute.holds)
+            vp.load_tuned(plain, kept)
+        if compute.is_main:
+            vp.save_adapter(plain, folder / "adapter", class_names=classes, input_config=settings)
         metrics = None
         if config.read_test:
-            bad: dict[str, Any] = {"bad": config.bad_eval, "bad_files": run.bad_files}
-            batches = eval_loader(splits["test"], batch_size(splits["test"]), config.workers, **bad)
+            batches = loader_for(splits["test"], compute, config.workers, config.bad_eval, run.bad_files)
             metrics = evaluate(model, batches, classes, compute)
             run.say(f"test: {metric_words(metrics)}")
             run.record("test", progress.step, {"top1": metrics.top1, "mean_per_class": metrics.mean_per_class})
-            write_confusion(folder / "confusion.csv", metrics)
-        done = progress.best, progress.history, progress.seconds, timing
-        row = make_row(config, model, splits, metrics, *done, folder, settings, compute, command)
-        write_row(folder / RESULT, row)
+        done = metrics, progress.best, progress.history, progress.seconds, timing
+        row = by_main(lambda: _finish(folder, config, plain, splits, *done, folder, settings, compute, command))
         run.say(f"\n{format_rows([row])}\n\n{folder}")
     except Interrupted as stop:
         run.say(str(stop))
+        if compute.is_main and stop.wants_requeue:
+            mark_requeue(folder, config.requeue_file)
         raise
     finally:
         run.close()
-        lock.close()
+        for lock in locks:
+            lock.close()
+    return row
+
+
+def _finish(folder: Path, config: Config, model: Any, splits: Any, metrics: Metrics | None, *rest: Any) -> Row:
+    """Write the files of a run that is done."""
+    row = make_row(config, model, splits, metrics, *rest)
+    if metrics is not None:
+        write_confusion(folder / "confusion.csv", metrics)
+    write_row(folder / RESULT, row)
     return row
 
 
@@ -129,22 +160,30 @@ def _bare_model(config: Config) -> Any:
 
 def _dry_run(config: Config, compute: Compute) -> Row:
     """One batch of train and val, a state and an adapter saved and loaded, in a folder that is gone afterwards."""
-    splits = load_splits(config)
+    with main_first():
+        splits = load_splits(config)
     train_set = splits["train" if "train" in splits else "trainval"]
     val_set = splits["val"] if "val" in splits else config.data.load("val")
     recipe = dataclasses.replace(config.recipe, epochs=1)
     changes: dict[str, Any] = {"protocol": "val_select", "read_test": False, "save_every": None, "dry_run": False}
-    print("dry run: one batch of train and val in a temporary folder; test is not read", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
+    say = print if compute.is_main else lambda *_, **__: None
+    say("dry run: one batch of train and val in a temporary folder; test is not read", flush=True)
+    folder = by_main(tempfile.mkdtemp)
+    try:
         small = dataclasses.replace(config, recipe=recipe, output_dir=folder, **changes)
-        parts = {"train": first(train_set, recipe.batch_size), "val": first(val_set, batch_size(val_set))}
+        size = max(recipe.batch_size // recipe.accumulate, compute.world_size) * recipe.accumulate
+        parts = {"train": first(train_set, size), "val": first(val_set, batch_size(val_set))}
         row = _run(small, parts, run_folder(small), compute, "")
         state = newest_state(run_folder(small) / "state")
         loaded = vp.tuned_state_dict(vp.load_adapter(_bare_model(small), run_folder(small) / "adapter"))
-        trained = tune(_bare_model(small), small, parts["train"], compute.device)
-        vp.load_tuned(trained, state["best"] if state else {})
+        trained = tune(_bare_model(small), small, parts["train"], compute.holds)
+        vp.load_tuned(trained, state[0]["best"] if state else {})
         kept = {name: tensor.cpu() for name, tensor in vp.tuned_state_dict(vp.bake(trained)).items()}
         if kept.keys() != loaded.keys() or not all(torch.allclose(kept[name], loaded[name]) for name in kept):
             raise RuntimeError("what was saved is not what was loaded")
-    print("dry run passed: trained, evaluated, saved and loaded one batch; nothing was kept", flush=True)
+        of_all_processes(None)  # nobody deletes what another still reads
+    finally:
+        if compute.is_main:
+            shutil.rmtree(folder, ignore_errors=True)
+    say("dry run passed: trained, evaluated, saved and loaded one batch; nothing was kept", flush=True)
     return row

@@ -1,13 +1,11 @@
 """The views of a video put together: its logits are the mean over them, whichever process saw which."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-T = TypeVar("T")
+from vision_peft.training.distributed import of_all_processes
 
 
 class VideoLogits:
@@ -58,12 +56,3 @@ class VideoLogits:
         self.sums[video] = self.sums[video] + logits if video in self.sums else logits
         self.views[video] = self.views.get(video, 0) + views
         self.labels[video] = label
-
-
-def of_all_processes(value: T) -> list[T]:
-    """`value` of every process in the order of their ranks; of this one alone where torch.distributed does not run."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return [value]
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values

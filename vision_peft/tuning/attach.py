@@ -1,17 +1,16 @@
-"""Attaching methods to a timm model, taking them off, folding them in."""
+"""Attaching methods to a timm model and taking them off."""
 
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import nn
 
 from vision_peft.tuning import graft, record
-from vision_peft.tuning.heads import plain_head, replace_head
+from vision_peft.tuning.heads import replace_head
 from vision_peft.tuning.method import Method, one_of
 from vision_peft.tuning.timm_blocks import blocks, classifier_names, trained_with_methods
 
-__all__ = ["attach", "attach_for_loading", "detach", "merge", "replace_head", "train_mode"]
+__all__ = ["attach", "attach_for_loading", "detach", "replace_head", "train_mode"]
 
 
 def attach(model: nn.Module, method: Method, *, samples: Iterable[Any] | None = None) -> nn.Module:
@@ -114,56 +113,6 @@ def detach(model: nn.Module) -> nn.Module:
     for module in list(model.modules()):
         graft.prune(module)
     record.restore_head(model, tuning)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(tuning.requires_grad.get(name, True))
-    record.forget(model)
-    return model
-
-
-@torch.no_grad()
-def merge(model: nn.Module) -> nn.Module:
-    """Fold every graft into the weights it sits on; the model is a plain timm model again, with the trained head.
-
-    Its ``state_dict`` loads strictly into ``timm.create_model`` of the same name and class count.
-
-    Raises:
-        ValueError: some graft is no constant update of weights, or the head is an MLP; names the grafts with their
-            reasons, and nothing is changed.
-    """
-    tuning = record.find(model)
-    if tuning is None:
-        return model
-    stuck = {
-        kind.__name__
-        for _, module in graft.grafts(model)
-        for kind in graft.kinds(module)
-        if kind.fold is graft.Graft.fold
-    }
-    names = ", ".join(type(method).__name__ for method in tuning.methods)
-    if stuck:
-        raise ValueError(
-            f"cannot merge {names}: {', '.join(sorted(stuck))} is not a constant update of the weights it sits on; "
-            "keep the adapter and use save_adapter / load_adapter"
-        )
-    heads = {name: plain_head(model.get_submodule(name)) for name in classifier_names(model)}
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    refusals: dict[str, str] = {}  # reason -> a module that gives it
-    for name, module in reversed(
-        list(graft.grafts(model))
-    ):  # layers before the norm they read, which may fold into them
-        for kind in graft.kinds(module):
-            try:
-                kind.fold(module)
-            except ValueError as error:
-                refusals.setdefault(str(error), name)
-    if refusals:
-        model.load_state_dict(before)
-        reasons = "; ".join(f"{reason} ({name})" for reason, name in refusals.items())
-        raise ValueError(f"cannot merge {names}: {reasons}; keep the adapter and use save_adapter / load_adapter")
-    for module in list(model.modules()):
-        graft.prune(module)
-    for name, head in heads.items():
-        model.set_submodule(name, head)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(tuning.requires_grad.get(name, True))
     record.forget(model)

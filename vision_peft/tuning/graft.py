@@ -115,6 +115,16 @@ def override(module: nn.Module, **attributes: Any) -> None:
         setattr(module, name, value)
 
 
+def original(module: nn.Module, name: str) -> Any:
+    """The attribute ``name`` of ``module`` as it was before any ``override``."""
+    for layer in _layers(module):
+        if name in layer.originals:
+            return layer.originals[name]
+        if name in layer.added:
+            return getattr(type(module), name)
+    return getattr(module, name)
+
+
 def prune(module: nn.Module, keep: int = 0) -> None:
     """Take grafts and overrides off ``module``, newest first, until ``keep`` of them are left."""
     layers = _layers(module)
@@ -130,6 +140,29 @@ def prune(module: nn.Module, keep: int = 0) -> None:
             delattr(module, name)
     if not layers:
         module.__dict__.pop("_graft_layers", None)
+
+
+Lifted = list[tuple[type[Graft] | None, dict[str, Any]]]  # kind (None: an override) and attributes, innermost first
+
+
+def lift(module: nn.Module) -> Lifted:
+    """``prune`` that hands over what it takes off, for ``put_back``."""
+    lifted: Lifted = []
+    while layers := _layers(module):
+        layer = layers[-1]
+        names = (*layer.children, *layer.originals, *layer.added)
+        lifted.append((layer.kind, {name: getattr(module, name) for name in names}))
+        prune(module, keep=len(layers) - 1)
+    return lifted[::-1]
+
+
+def put_back(module: nn.Module, lifted: Lifted) -> None:
+    """Put the very grafts and overrides of ``lift`` on a ``module`` without any."""
+    for kind, attributes in lifted:
+        if kind is None:
+            override(module, **attributes)
+        else:
+            graft(module, kind, **attributes)
 
 
 def depth(module: nn.Module) -> int:

@@ -1,20 +1,19 @@
-"""Which linear layers read the output of a block's norms: what a map of that output folds into."""
+"""What a map of the output of a block's norms folds into: the linear layers that read it, or the norm itself."""
 
 from typing import Any
 
-from timm.layers import Attention, AttentionRope
+from timm.layers import Attention, AttentionRope, RmsNorm
 from timm.models import beit, eva, swin_transformer
 from torch import Tensor, nn
 
-from vision_peft.tuning.timm_blocks import is_fused, linears
+from vision_peft.tuning.timm_blocks import linears
 
 
 def norm_readers(block: Any, site: str) -> list[nn.Linear]:
     """Linear layers that read ``norm1`` (``site="attn"``) or ``norm2`` (``site="mlp"``) of ``block``."""
     if site == "mlp":
         return linears(block, "fc1")
-    names = ("qkv",) if is_fused(block.attn) else ("q", "k", "v")
-    readers: list[Any] = [layer for name in names for layer in linears(block, name)]
+    readers: list[Any] = linears(block, "qkv")
     gated = isinstance(block.attn, Attention | AttentionRope | eva.EvaAttention) and block.attn.gate is not None
     if gated:
         readers.append(block.attn.gate)
@@ -22,7 +21,7 @@ def norm_readers(block: Any, site: str) -> list[nn.Linear]:
 
 
 def add_to_output(block: Any, reader: nn.Linear, shift: Tensor) -> None:
-    """Add the constant ``shift`` (out) to the output of a layer of ``norm_readers``, for good.
+    """Add the constant ``shift`` (out) to the output of a query, key or value layer or one of ``norm_readers``, for good.
 
     It joins the bias. BEiT's fused layer has q_bias and v_bias beside it and none for its keys, which need none: a
     constant on every key adds the same number to all scores of a query, and softmax takes it out, with a position bias
@@ -40,7 +39,25 @@ def add_to_output(block: Any, reader: nn.Linear, shift: Tensor) -> None:
         attn.q_bias.add_(q)
         attn.v_bias.add_(v)
     else:
-        raise ValueError("a shift in front of a Linear without a bias has nowhere to go")
+        raise ValueError("a shift at a Linear without a bias has nowhere to go")
+
+
+def takes_shift(block: Any, reader: nn.Linear) -> bool:
+    """Whether ``add_to_output`` finds a bias for this layer."""
+    attn: Any = block.attn
+    beside = isinstance(attn, beit.Attention) and reader is attn.qkv and attn.q_bias is not None
+    return reader.bias is not None or beside
+
+
+def add_to_norm(norm: Any, shift: Tensor) -> None:
+    """Add the constant ``shift`` (C) to the output of a norm, for good.
+
+    Raises:
+        ValueError: the norm has no bias.
+    """
+    if isinstance(norm, RmsNorm) or norm.bias is None:
+        raise ValueError("a shift between a norm and a Linear, both without a bias, has nowhere to go")
+    norm.bias.add_(shift)
 
 
 def pads_windows(block: Any) -> bool:

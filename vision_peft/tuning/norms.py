@@ -29,6 +29,16 @@ def norm_layers(model: nn.Module) -> list[nn.Module]:
     ]
 
 
+def final_norm(model: Any) -> nn.Module:
+    """The norm behind the last block: ``norm`` of all tokens, else ``fc_norm`` of the pooled ones.
+
+    Where the backbone has neither it is the Identity at ``norm``.
+    """
+    if isinstance(model, swin_transformer.SwinTransformer) or not isinstance(model.norm, nn.Identity):
+        return model.norm
+    return model.norm if isinstance(model.fc_norm, nn.Identity) else model.fc_norm
+
+
 def final_norms(model: Any) -> list[nn.Module]:
     """The norms with parameters behind the last block: ``norm`` of all tokens, or ``fc_norm`` of the pooled ones."""
     seats = [model.norm] if isinstance(model, swin_transformer.SwinTransformer) else [model.norm, model.fc_norm]

@@ -7,7 +7,8 @@ from timm.layers import AttentionRope
 from timm.models import beit, eva, vision_transformer
 from torch import Tensor, nn
 
-from vision_peft.tuning.graft import Graft, graft, kinds, override
+from vision_peft.tuning.graft import Graft, graft, kinds, original, override
+from vision_peft.tuning.places import Places, take_places
 from vision_peft.tuning.timm_blocks import FLAT_FAMILIES, blocks
 
 
@@ -16,14 +17,15 @@ def input_seat(model: Any) -> nn.Module:
     return model.pos_drop if isinstance(model, beit.Beit) else model.norm_pre
 
 
-def add_prefix_tokens(model: Any, tokens: int) -> int:
-    """Tell ``model`` of ``tokens`` more prefix tokens behind the ones it has; return the index where they belong.
+def add_prefix_tokens(model: Any, tokens: int, places: Places | None = None) -> int:
+    """Tell ``model`` of ``tokens`` more prefix tokens; return the index where they belong, behind its own ones.
 
     Pooling and ``forward_intermediates`` then leave them out, rotary embeddings do not turn them, and a relative
-    position bias gets rows and columns of zeros for them.
+    position bias gets rows and columns of zeros for them. With ``places`` attention finds them at places of patches
+    instead: they must join before the input seat's forward, and so stand behind those that join after it.
 
     Raises:
-        ValueError: the family has no place for input tokens, or its pooling would average over them.
+        ValueError: the family has no seat for input tokens, or its pooling would average them; see ``take_places``.
     """
     name = type(model).__name__
     if not isinstance(model, FLAT_FAMILIES):
@@ -38,8 +40,11 @@ def add_prefix_tokens(model: Any, tokens: int) -> int:
             f"this {name} resizes positions at every forward (dynamic_img_size) by its number of prefix tokens, which "
             "prompts change: create it with a fixed img_size"
         )
-    at = model.num_prefix_tokens
-    override(model, num_prefix_tokens=at + tokens, set_input_size=_refuse_input_size)
+    at = original(model, "num_prefix_tokens")
+    override(model, num_prefix_tokens=model.num_prefix_tokens + tokens, set_input_size=_refuse_input_size)
+    if places is not None:
+        take_places(model, places)
+        return at
     if isinstance(model, beit.Beit):
         _pad_position_bias(model, tokens)
     for block in blocks(model):

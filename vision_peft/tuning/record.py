@@ -25,22 +25,58 @@ class Record:
     num_classes: int | None = None  # of the replaced head
 
 
+@dataclass
+class Merged:
+    """What a reversible merge took off or wrote over, and what tells whether its result was touched since."""
+
+    record: Record
+    grafts: dict[str, graft.Lifted]  # by module name
+    weights: dict[str, Tensor]  # those that folding changed, as they were
+    heads: dict[str, nn.Module]  # classifier name -> the layer that was there
+    requires_grad: dict[str, bool]
+    training: dict[str, bool]  # mode of every module
+    digests: dict[str, str]  # of the merged model
+
+
 def find(model: nn.Module) -> Record | None:
     """The record of ``model``, None where nothing was attached.
 
     Raises:
         ValueError: ``model`` wraps the tuned model (DDP, DataParallel, torch.compile).
     """
+    _check_unwrapped(model)
+    return model.__dict__.get("_tuning_record")
+
+
+def find_merged(model: nn.Module) -> Merged | None:
+    """What ``model`` remembers of a reversible merge, None where there was none.
+
+    Raises:
+        ValueError: as of ``find``.
+    """
+    _check_unwrapped(model)
+    return model.__dict__.get("_tuning_merged")
+
+
+def _check_unwrapped(model: nn.Module) -> None:
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise ValueError(f"this model is wrapped in {type(model).__name__}: pass model.module")
     if "_orig_mod" in model._modules:
         raise ValueError("this model is compiled by torch.compile: pass model._orig_mod")
-    return model.__dict__.get("_tuning_record")
 
 
 def find_or_start(model: nn.Module) -> Record:
-    """The record of ``model``; the first call takes the fingerprint and remembers ``requires_grad``."""
+    """The record of ``model``; the first call takes the fingerprint and remembers ``requires_grad``.
+
+    Raises:
+        ValueError: as of ``find``; or ``model`` remembers a reversible merge, which tuning on would make useless.
+    """
     record = find(model)
+    if find_merged(model) is not None:
+        raise ValueError(
+            "this model was merged with reversible=True and remembers the way back: take it with vp.unmerge(model), or "
+            "give it up with vp.merge(model), before anything new is put on"
+        )
     if record is None:
         flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
         record = Record(fingerprint(model), flags)
@@ -56,6 +92,16 @@ def keep(model: nn.Module, record: Record) -> None:
 def forget(model: nn.Module) -> None:
     """Drop the record."""
     model.__dict__.pop("_tuning_record", None)
+
+
+def keep_merged(model: nn.Module, merged: Merged) -> None:
+    """Let ``model`` remember a reversible merge."""
+    model.__dict__["_tuning_merged"] = merged
+
+
+def forget_merged(model: nn.Module) -> None:
+    """Drop what ``model`` remembers of a reversible merge."""
+    model.__dict__.pop("_tuning_merged", None)
 
 
 @torch.no_grad()

@@ -110,23 +110,18 @@ class BlockGraft(Graft):
 def linears(block: Any, target: str) -> list[nn.Linear]:
     """Linear layers that ``target`` names: one of qkv, q, k, v, proj, fc1, fc2.
 
-    On a fused projection ``q``, ``k`` and ``v`` all give the one ``qkv`` layer (``qkv_slice`` tells which rows); a
-    SwiGLU has two first layers. A ``qkv`` that timm would bypass is made callable (``qkv_bias_separate``).
+    On a fused projection ``q``, ``k`` and ``v`` all give the one ``qkv`` layer; where they are separate, ``qkv`` gives
+    the three. A SwiGLU has two first layers. A ``qkv`` that timm would bypass is made callable (``qkv_bias_separate``).
 
     Raises:
-        ValueError: ``qkv`` is asked of a block with separate projections.
+        ValueError: an MLP of a class that is not known.
     """
     attn = block.attn
     if target in ("q", "k", "v", "qkv"):
         if is_fused(attn):
             _call_qkv(attn)
             return [attn.qkv]
-        if target == "qkv":
-            raise ValueError(
-                f"{type(attn).__name__} of this backbone has separate q, k and v projections: wanted targets out of "
-                "('q', 'k', 'v'), got 'qkv'"
-            )
-        return [getattr(attn, f"{target}_proj")]
+        return [getattr(attn, f"{letter}_proj") for letter in target]
     if target == "proj":
         return [attn.proj]
     if isinstance(block.mlp, SwiGLU):

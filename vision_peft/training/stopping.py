@@ -1,0 +1,83 @@
+"""Requests to stop, from signals and a time limit, that all processes of a training heed at the same update."""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+SAME_PRESS_S = 1.0  # Ctrl-C reaches a process of torchrun twice, from the terminal and from torchrun
+REQUEUE_FILE = "REQUEUE"  # in the run folder: its training was stopped from outside and wants to go on
+_started = time.monotonic()
+
+
+class Interrupted(Exception):
+    """Training stopped on request after its state was saved; `signal` is the number, None where time was up."""
+
+    def __init__(self, number: int | None, step: int) -> None:
+        self.signal = number
+        why = "the time of max_time is up: " if number is None else ""
+        super().__init__(f"{why}stopped after update {step}; its state is saved: the same command again resumes there")
+
+    @property
+    def wants_requeue(self) -> bool:
+        """Whether it was stopped by a scheduler or its time limit, not by the person at the keyboard."""
+        return self.signal != signal.SIGINT
+
+
+class StopRequests:
+    """What this process was asked, as numbers that can be summed over all processes."""
+
+    def __init__(self, max_time: float | None) -> None:
+        self._deadline = None if max_time is None else _started + 60 * max_time
+        self._numbers: list[int] = []
+        self._first = 0.0
+
+    def votes(self) -> list[float]:
+        """1 or 0 for each of SIGNALS, then for the time limit."""
+        up = self._deadline is not None and time.monotonic() > self._deadline
+        return [*(float(number in self._numbers) for number in SIGNALS), float(up)]
+
+    def note(self, number: int, _: Any = None) -> None:
+        """The signal handler; Ctrl-C a second time stops at once."""
+        if self._numbers and number == signal.SIGINT and time.monotonic() - self._first > SAME_PRESS_S:
+            raise KeyboardInterrupt
+        if not self._numbers:
+            self._first = time.monotonic()
+        self._numbers.append(number)
+
+
+def decided(votes: Sequence[float], step: int) -> Interrupted | None:
+    """What the summed `votes` of all processes come to."""
+    for number, vote in zip([*SIGNALS, None], votes, strict=True):
+        if vote:
+            return Interrupted(number, step)
+    return None
+
+
+@contextlib.contextmanager
+def stop_requests(max_time: float | None) -> Iterator[StopRequests]:
+    """Requests that SIGINT, SIGTERM and SIGUSR1 leave inside, and the end of `max_time` minutes of this process."""
+    requests = StopRequests(max_time)
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield requests
+        return
+    before = {number: signal.signal(number, requests.note) for number in SIGNALS}
+    try:
+        yield requests
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def mark_requeue(folder: Path, file: str | None) -> None:
+    """Leave the marker by which a job script knows that the run wants to go on."""
+    (folder / REQUEUE_FILE if file is None else Path(file)).touch()
+
+
+def unmark_requeue(folder: Path, file: str | None) -> None:
+    """Remove the marker of an earlier stop."""
+    (folder / REQUEUE_FILE if file is None else Path(file)).unlink(missing_ok=True)
