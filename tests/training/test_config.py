@@ -175,3 +175,19 @@ def yaml(path: Path) -> dict[str, Any]:
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+@pytest.mark.parametrize(
+    ("data", "protocol"),
+    [
+        ("digits", "val_select"),
+        ("moving_digits", "val_select"),
+        *((name, "val_select_retrain") for name in ("vtab1k", "fgvc", "cifar100", "svhn", "food101")),
+    ],
+)
+def test_benchmarks_retrain_on_train_and_val_unless_another_protocol_is_typed(data: str, protocol: str) -> None:
+    clips = ["backbone=dinov2_small_pypi_clips"] if data == "moving_digits" else []
+    overrides = [f"data={data}", *clips, *(["data.task=cub"] if data == "fgvc" else [])]
+    assert compose_config(overrides).protocol == protocol
+    assert compose_config([*overrides, "protocol=last_epoch"]).protocol == "last_epoch"
+    assert f"/{protocol}-" in str(run_folder(compose_config(overrides)))

@@ -15,7 +15,7 @@ def _find_datasets() -> dict[str, type[DataConfig]]:
         module = importlib.import_module(f"{__name__}.{module_name}")
         for value in vars(module).values():
             is_config = isinstance(value, type) and issubclass(value, DataConfig) and value is not DataConfig
-            if is_config and value.__module__ == module.__name__:
+            if is_config and value.__module__ == module.__name__ and "name" in vars(value):  # else a common base
                 found[value.name] = value
     return found
 

@@ -11,27 +11,17 @@ from typing import ClassVar
 from torchvision.datasets import CIFAR100
 
 from vision_peft.data.arrays import ArrayImages
-from vision_peft.data.dataset import DataConfig, ImageDataset, check_split, existing_root
+from vision_peft.data.dataset import ImageDataset, check_split, existing_root
+from vision_peft.data.halves import OfficialHalves
 from vision_peft.data.official import Official
-from vision_peft.data.split import check_fraction, choose
+from vision_peft.data.split import choose
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cifar100(DataConfig):
-    """CIFAR-100 in memory, with the 100 fine classes.
-
-    It has no validation split: `seed` draws `val_fraction` of train as val, class by class; trainval is all of train.
-    """
+class Cifar100(OfficialHalves):
+    """CIFAR-100 in memory, with the 100 fine classes."""
 
     name: ClassVar[str] = "cifar100"
-    protocol: ClassVar[str] = "val_select_retrain"
-    root: str | None = None
-    val_fraction: float = 0.1
-    seed: int = 0
-    download: bool = False
-
-    def __post_init__(self) -> None:
-        check_fraction("val_fraction", self.val_fraction)
 
     def load(self, split: str) -> ImageDataset:
         """The images of `split`; raises FileNotFoundError for missing files, ValueError for others than official."""

@@ -16,11 +16,12 @@ from typing import ClassVar, NamedTuple
 
 from torchvision.datasets import Food101 as TorchvisionFood101
 
-from vision_peft.data.dataset import DataConfig, ImageDataset, check_split, existing_root, raise_problems
+from vision_peft.data.dataset import ImageDataset, check_split, existing_root, raise_problems
+from vision_peft.data.halves import OfficialHalves
 from vision_peft.data.images import MAX_PIXELS, ImageFiles
 from vision_peft.data.list_files import PathCheck, read_lines, shown
 from vision_peft.data.official import Official
-from vision_peft.data.split import check_fraction, choose
+from vision_peft.data.split import choose
 
 BASE = "food-101"
 NUM_CLASSES = 101
@@ -34,23 +35,12 @@ class _Entry(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Food101(DataConfig):
-    """Food-101 decoded from its files; classes are the dishes in alphabetical order, as torchvision has them.
-
-    It has no validation split: `seed` draws `val_fraction` of train as val, class by class; trainval is all of train.
-    """
+class Food101(OfficialHalves):
+    """Food-101 decoded from its files; classes are the dishes in alphabetical order, as torchvision has them."""
 
     name: ClassVar[str] = "food101"
-    protocol: ClassVar[str] = "val_select_retrain"
-    root: str | None = None
-    val_fraction: float = 0.1
-    seed: int = 0
-    download: bool = False
     max_pixels: int = MAX_PIXELS
     exif_rotation: bool = False
-
-    def __post_init__(self) -> None:
-        check_fraction("val_fraction", self.val_fraction)
 
     def load(self, split: str) -> ImageDataset:
         """The images of `split`; one ValueError names every problem of both lists, or every missing image of it."""

@@ -12,27 +12,17 @@ import numpy as np
 from torchvision.datasets import SVHN
 
 from vision_peft.data.arrays import ArrayImages
-from vision_peft.data.dataset import DataConfig, ImageDataset, check_split, existing_root
+from vision_peft.data.dataset import ImageDataset, check_split, existing_root
+from vision_peft.data.halves import OfficialHalves
 from vision_peft.data.official import Official
-from vision_peft.data.split import check_fraction, choose
+from vision_peft.data.split import choose
 
 
 @dataclass(frozen=True, kw_only=True)
-class Svhn(DataConfig):
-    """SVHN in memory; the label is the digit, 0 for what the file calls 10.
-
-    It has no validation split: `seed` draws `val_fraction` of train as val, class by class; trainval is all of train.
-    """
+class Svhn(OfficialHalves):
+    """SVHN in memory; the label is the digit, 0 for what the file calls 10."""
 
     name: ClassVar[str] = "svhn"
-    protocol: ClassVar[str] = "val_select_retrain"
-    root: str | None = None
-    val_fraction: float = 0.1
-    seed: int = 0
-    download: bool = False
-
-    def __post_init__(self) -> None:
-        check_fraction("val_fraction", self.val_fraction)
 
     def load(self, split: str) -> ImageDataset:
         """The images of `split`; raises FileNotFoundError for a missing file, ValueError for another than official."""
