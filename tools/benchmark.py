@@ -4,7 +4,8 @@
     python tools/benchmark.py method=lora --against method=vpt --against "method=lora recipe.grad_checkpointing=true"
 
 Takes the overrides of tools/train.py. Each --against is one more setting: the same overrides with these on top. Their
-updates alternate, so the ratio (to the first setting) stands also on a noisy machine; milliseconds alone do not.
+updates alternate, so the ratio (to the first setting) stands also on a noisy machine; milliseconds alone do not. Under
+torchrun the processes share every batch, and the speeds are those of all of them together.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from vision_peft.training.benchmark import benchmark_table, measure_pipeline, measure_steps, to_json
 from vision_peft.training.command_line import compose_config, one_line_errors
+from vision_peft.training.distributed import by_main, say
 
 
 def main() -> None:
@@ -37,9 +39,10 @@ def main() -> None:
             configs[text] = compose_config([*kept, *words])
         pipelines = measure_pipeline(config, options.seconds)
         steps = measure_steps(configs, options.updates)
-        print(benchmark_table(config, pipelines, steps))
+        say(benchmark_table(config, pipelines, steps))
         if options.json:
-            options.json.write_text(json.dumps(to_json(config, pipelines, steps), indent=2) + "\n", encoding="utf-8")
+            text = json.dumps(to_json(config, pipelines, steps), indent=2) + "\n"
+            by_main(lambda: options.json.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from vision_peft.training.command_line import one_line_errors
+from vision_peft.training.distributed import by_main, say
 from vision_peft.training.evaluate import metric_words, to_json
 from vision_peft.training.saved import evaluate_saved
 
@@ -13,6 +14,7 @@ examples:
   python tools/evaluate.py runs/digits/dinov2_small_pypi-56px/adaptformer/...      the figures that training reported
   python tools/evaluate.py RUN split=val                                           another split
   python tools/evaluate.py ADAPTER data=folder data.root=photos device=cuda        an adapter folder, on other data
+  torchrun --nproc_per_node=4 tools/evaluate.py RUN                                four processes share the data
 """
 
 
@@ -31,9 +33,10 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     with one_line_errors():
         done = evaluate_saved(arguments.folder, arguments.overrides)
-        print(f"{done.data.name} {done.split}: {metric_words(done.metrics)}")
+        say(f"{done.data.name} {done.split}: {metric_words(done.metrics)}")
         if arguments.json:
-            arguments.json.write_text(json.dumps(to_json(done.metrics), indent=2) + "\n", encoding="utf-8")
+            text = json.dumps(to_json(done.metrics), indent=2) + "\n"
+            by_main(lambda: arguments.json.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ def test_a_saved_adapter_gives_the_same_outputs_on_a_fresh_backbone(method, fami
 
 
 @every_case
-def test_merge_gives_a_plain_model_with_the_same_outputs_or_says_why_not(method, family):
+def test_merge_gives_a_plain_model_with_the_same_outputs_and_a_way_back_or_says_why_not(method, family):
     model = vp.attach(tiny(family), method)
     randomise_tuned(model)
     x = images(model)
@@ -201,32 +201,20 @@ def test_merge_gives_a_plain_model_with_the_same_outputs_or_says_why_not(method,
             vp.merge(model)
         assert torch.equal(model(x), expected)
         return
+    twin, trained = copy.deepcopy(model), [name for name, _ in vp.tuned_parameters(model)]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     vp.merge(model)
     plain = tiny(family, seed=3)
     plain.load_state_dict(model.state_dict(), strict=True)
     torch.testing.assert_close(plain(x), expected, rtol=1e-5, atol=1e-5)
+    assert _same(vp.merge(twin, reversible=True).state_dict(), model.state_dict())
+    assert _same(vp.unmerge(twin).state_dict(), before)
+    assert torch.equal(twin(x), expected)
+    assert [name for name, _ in vp.tuned_parameters(twin)] == trained
 
 
-@every_case
-def test_a_reversible_merge_is_taken_back_bit_for_bit(method, family):
-    model = vp.attach(tiny(family), method)
-    kinds = {kind for _, module in graft.grafts(model) for kind in graft.kinds(module)}
-    if merge_refusal(method, family) or any(kind.fold is graft.Graft.fold for kind in kinds):
-        pytest.skip("does not merge")
-    randomise_tuned(model)
-    x = images(model)
-    expected, before = model.eval()(x), {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    trained = list(dict(vp.tuned_parameters(model)))
-    final = vp.merge(copy.deepcopy(model)).state_dict()
-    merged = vp.merge(model, reversible=True).state_dict()
-    assert list(merged) == list(final)
-    assert all(torch.equal(merged[name], tensor) for name, tensor in final.items())
-    vp.unmerge(model)
-    after = model.state_dict()
-    assert list(after) == list(before)
-    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-    assert torch.equal(model(x), expected)
-    assert list(dict(vp.tuned_parameters(model))) == trained
+def _same(state: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return list(state) == list(other) and all(torch.equal(tensor, other[name]) for name, tensor in state.items())
 
 
 @every_case

@@ -64,7 +64,7 @@ def test_everything_is_what_it_was_before_the_merge(methods, family):
     x = images(model)
     expected, before = model(x), snapshot(model)
     assert vp.merge(model, reversible=True) is model
-    assert bits(model) != before["state"]
+    assert snapshot(model) != before
     assert not list(graft.grafts(model))
     assert record.find(model) is None
     assert vp.unmerge(model) is model
@@ -289,9 +289,9 @@ def test_without_weights_a_merge_on_the_meta_device_comes_back_to_the_same_names
 
 def test_a_wrapped_model_is_refused():
     model = vp.merge(tuned([vp.LoRA(rank=2)]), reversible=True)
-    with pytest.raises(ValueError, match="pass model.module"):
+    with pytest.raises(ValueError, match=r"pass model\.module"):
         vp.unmerge(nn.DataParallel(model))
-    with pytest.raises(ValueError, match="pass model._orig_mod"):
+    with pytest.raises(ValueError, match=r"pass model\._orig_mod"):
         vp.unmerge(torch.compile(model, backend="eager"))  # type: ignore[arg-type]
 
 

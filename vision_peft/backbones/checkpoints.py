@@ -7,6 +7,7 @@ import argparse
 import importlib
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,17 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"{path} holds no state dict: wanted tensors by name, at the top or under one of "
             f"{', '.join(CONTAINER_KEYS)}; got the entries {', '.join(map(str, list(content)[:8])) or '(none)'}."
         )
+    check_stored(state, path)
     return clean_state_dict(state)
+
+
+def check_stored(content: Any, path: Path) -> None:
+    """Raise ValueError where a tensor claims more numbers than the file holds: a view repeats a few of them at will."""
+    if isinstance(content, Mapping):
+        for inner in content.values():
+            check_stored(inner, path)
+    elif isinstance(content, Tensor) and content.numel() * content.element_size() > path.stat().st_size:
+        raise ValueError(f"{path} claims a tensor of shape {tuple(content.shape)}, larger than the whole file.")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

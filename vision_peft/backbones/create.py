@@ -14,6 +14,7 @@ from vision_peft.backbones.frames import FrameEmbed, frame_wise
 from vision_peft.backbones.names import PYPI_ARCHITECTURE, check_has_weights, check_name, is_pypi_name
 from vision_peft.backbones.strict import build
 
+_PAST_THE_CHECKS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict")
 _log = logging.getLogger(__name__)
 
 
@@ -66,6 +67,10 @@ def create_backbone(
         FileNotFoundError: no such checkpoint.
         ConnectionError: the weights have to be fetched and cannot be.
     """
+    if past := [key for key in _PAST_THE_CHECKS if key in timm_kwargs]:
+        raise ValueError(
+            f"{', '.join(past)} would load weights past the checks: give checkpoint=FILE, or a name with its tag."
+        )
     arguments = dict(timm_kwargs)
     if img_size is not None:
         arguments["img_size"] = _pixels(img_size)

@@ -1,6 +1,8 @@
 """Where the weights of a timm model come from: timm's hub, a file, or the Python package index."""
 
 import errno
+import hashlib
+import re
 import socket
 import urllib.error
 import urllib.request
@@ -26,17 +28,22 @@ def from_hub(name: str, arguments: dict[str, Any]) -> nn.Module:
 
     Raises:
         ConnectionError: the hub cannot be reached and its cache does not have them.
-        ValueError: the weights do not fit the model that ``arguments`` describe.
+        ValueError: the weights do not fit the model that ``arguments`` describe, or came damaged.
     """
-    _check_route(name, arguments.get("cache_dir"))
+    cached = _cached(name, arguments.get("cache_dir"))
+    if cached is None:
+        _check_route(name)
     try:
-        return build(name, pretrained=True, **arguments)
+        model = build(name, pretrained=True, **arguments)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise
         raise _unreachable(name, error) from error
     except RuntimeError as error:
         raise misfit(f"the pretrained set {name}", name, error) from error
+    if cached is None:
+        _check_download(name, arguments.get("cache_dir"))
+    return model
 
 
 def from_pypi(arguments: dict[str, Any], num_classes: int) -> nn.Module:
@@ -89,13 +96,36 @@ def from_file(
     return model
 
 
-def _check_route(name: str, cache_dir: str | Path | None) -> None:
+def _cached(name: str, cache_dir: str | Path | None) -> Path | None:
+    """The file of the hub's cache with these weights."""
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        return None
+    file = config.hf_hub_filename or "model.safetensors"
+    found = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, file, cache_dir)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _check_download(name: str, cache_dir: str | Path | None) -> None:
+    """Compare a fresh download with the sha256 that the hub announced, which names the file in its cache.
+
+    The hub's client compares no more than the length. A damaged file is removed.
+    """
+    path = _cached(name, cache_dir)
+    if path is None or not re.fullmatch("[0-9a-f]{64}", path.resolve().name):
+        return
+    path = path.resolve()
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != path.name:
+        path.unlink()
+        raise ValueError(f"the download of {name} is damaged (sha256 {digest}, wanted {path.name}): start it again")
+
+
+def _check_route(name: str) -> None:
     """Say at once that there is no network; the hub's client says so after a minute of retries."""
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.hf_hub_id or huggingface_hub.constants.HF_HUB_OFFLINE:
-        return
-    file = config.hf_hub_filename or "model.safetensors"
-    if isinstance(huggingface_hub.try_to_load_from_cache(config.hf_hub_id, file, cache_dir), str):
         return
     request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
     try:

@@ -172,7 +172,7 @@ class PathCheck:
             return f"path {shown(path)} is absolute: wanted a path below {self.root}{self.hint}"
         full = os.path.join(self.root, path)  # noqa: PTH118  pathlib makes this loop three times slower
         try:
-            if self.confined and not self._is_inside(full):
+            if self.confined and not self.is_inside(full):
                 return f"path {shown(path)} leads out of {self.root}{self.hint}"
             return self.absence(full, path)
         except (OSError, ValueError) as error:
@@ -186,11 +186,13 @@ class PathCheck:
         """What two spellings of one item have in common."""
         return os.path.normpath(full)
 
-    def _is_inside(self, full: str) -> bool:
+    def is_inside(self, full: str) -> bool:
+        """Whether a path stays below the root, links followed."""
         folder = os.path.dirname(full)  # noqa: PTH120
         if folder not in self.inside:
-            self.inside[folder] = self._below(os.path.realpath(folder))
-        return self.inside[folder] and (not os.path.islink(full) or self._below(os.path.realpath(full)))  # noqa: PTH114
+            self.inside[folder] = self.is_below(os.path.realpath(folder))
+        return self.inside[folder] and (not os.path.islink(full) or self.is_below(os.path.realpath(full)))  # noqa: PTH114
 
-    def _below(self, real: str) -> bool:
+    def is_below(self, real: str) -> bool:
+        """Whether a resolved path is the resolved root or below it."""
         return real == self.real_root or real.startswith(self.real_root + os.sep)

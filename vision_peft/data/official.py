@@ -1,10 +1,12 @@
 """Official files of a data set, as torchvision knows them: found below `data.root`, checked, downloaded if that is
 wanted."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from filelock import FileLock
 from torchvision.datasets.utils import calculate_md5, check_integrity
@@ -44,8 +46,9 @@ class Official:
                 raise ValueError(f"data={self.family}: {error}") from error
         with FileLock(folder / f".{self.family}.download.lock"):
             try:
-                return read(folder, True)
-            except (OSError, RuntimeError, ValueError) as error:
+                with _only_plain_members():
+                    return read(folder, True)
+            except (OSError, RuntimeError, ValueError, tarfile.TarError) as error:
                 raise ConnectionError(
                     f"data={self.family}: cannot download {self.archive} into {folder}: {error}; "
                     f"download it by hand and put {', '.join(self.files)} there"
@@ -71,3 +74,25 @@ class Official:
                 f"data={self.family}: not the official files, so they are not opened: {'; '.join(wrong)}. "
                 f"Replace them from {self.archive}, or have them downloaded again with data.download=true"
             )
+
+
+@contextlib.contextmanager
+def _only_plain_members() -> Iterator[None]:
+    """What unpacks a tar archive inside writes files and folders below its destination and nothing else.
+
+    torchvision names no filter, so that the one here is Python's default meanwhile (PEP 706).
+    """
+    before: Any = tarfile.TarFile.__dict__.get("extraction_filter")
+    tarfile.TarFile.extraction_filter = staticmethod(_plain_member)
+    try:
+        yield
+    finally:
+        tarfile.TarFile.extraction_filter = before
+
+
+def _plain_member(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+    """Python's data filter; links, through which older versions of it were led outside, are refused as well."""
+    plain = tarfile.data_filter(member, path)
+    if not (member.isfile() or member.isdir()):
+        raise tarfile.SpecialFileError(member)
+    return plain

@@ -88,6 +88,9 @@ class _FrameFolderCheck(VideoCheck):
     def identity(self, full: str) -> str:
         return os.path.normpath(_split(full)[0])
 
+    def is_inside(self, full: str) -> bool:
+        return super().is_inside(full) and self.is_below(os.path.realpath(_split(full)[0]))
+
 
 def _split(text: str) -> tuple[str, int]:
     """Folder and number of frames, 0 where none is given."""

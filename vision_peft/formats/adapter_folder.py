@@ -4,6 +4,7 @@ Both are plain data: nothing in a folder from someone else is executed. The tens
 so that a save that was killed between its two files leaves the new adapter and not a pair that does not fit.
 """
 
+import copy
 import dataclasses
 import hashlib
 import logging
@@ -22,6 +23,7 @@ from vision_peft.formats.adapter_info import (
     FORMAT_VERSION,
     AdapterInfo,
     check,
+    check_length,
     read_object,
     recorded_method,
     tensors_sha256,
@@ -30,7 +32,7 @@ from vision_peft.formats.adapter_info import (
 from vision_peft.tuning import record
 from vision_peft.tuning.attach import attach_for_loading, detach, replace_head
 from vision_peft.tuning.bake import baked_state_dict
-from vision_peft.tuning.method import one_of
+from vision_peft.tuning.method import Method, one_of
 from vision_peft.tuning.state import count_parameters, load_tuned, tuned_state_dict
 from vision_peft.tuning.timm_blocks import architecture, classifier_names
 
@@ -139,15 +141,12 @@ def load_adapter(
     methods = [recorded_method(entry, where) for entry in info.methods]
     state = _read_tensors(folder, info, where)
     _check_sizes(info, state, where)
+    with torch.device("meta"):  # first on a model without storage: what does not fit takes no memory
+        _put_on(_without_storage(model), info, methods, state, head)
     heads, num_classes = {name: model.get_submodule(name) for name in classifier_names(model)}, model.num_classes
     own_head = None if known is None else dataclasses.replace(known, methods=[], in_place=[])
     try:
-        fits = (model.num_classes, record.head_kind(model)) == (info.num_classes, info.head)
-        if head == "load" and info.num_classes and not fits:
-            replace_head(model, info.head, info.num_classes)
-        for method in methods:
-            attach_for_loading(model, method)
-        load_tuned(model, state, head=head)
+        _put_on(model, info, methods, state, head)
     except Exception:
         detach(model)
         if own_head is not None:  # set by replace_head before this call: detach took it out
@@ -157,6 +156,23 @@ def load_adapter(
             record.keep(model, own_head)
         raise
     return model
+
+
+def _put_on(model: Any, info: AdapterInfo, methods: Sequence[Method], state: dict[str, Tensor], head: str) -> None:
+    fits = (model.num_classes, record.head_kind(model)) == (info.num_classes, info.head)
+    if head == "load" and info.num_classes and not fits:
+        replace_head(model, info.head, info.num_classes)
+    for method in methods:
+        attach_for_loading(model, method)
+    load_tuned(model, state, head=head)
+
+
+def _without_storage(model: nn.Module) -> nn.Module:
+    """A copy on the meta device."""
+    tensors: dict[int, Any] = {id(buffer): buffer.to("meta") for buffer in model.buffers()}
+    for parameter in model.parameters():
+        tensors[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+    return copy.deepcopy(model, tensors)
 
 
 def read_adapter_info(folder: str | Path) -> AdapterInfo:
@@ -181,6 +197,8 @@ def _read_info(folder: Path) -> tuple[AdapterInfo, str]:
         raise FileNotFoundError(
             f"no adapter at {folder}: wanted the files {INFO} and {TENSORS}, {absent[0]} is missing"
         )
+    if not absent:
+        check_length(path.stat().st_size, str(path))
     values = None if absent else read_object(path.read_bytes(), str(path))
     if text is not None:
         own = read_object(text, inner)
@@ -217,6 +235,8 @@ def _read_tensors(folder: Path, info: AdapterInfo, where: str) -> dict[str, Tens
         raise ValueError(f"{folder / TENSORS} cannot be read, it is damaged: {error}") from None
     if not of_file and tensors_sha256(state) != info.tensors_sha256:
         raise ValueError(other)
+    if unreal := [name for name, tensor in state.items() if tensor.is_complex()]:
+        raise ValueError(f"{folder / TENSORS}: {unreal[0]} holds complex numbers, wanted real ones")
     return state
 
 
@@ -252,7 +272,9 @@ def _check_sizes(info: AdapterInfo, state: dict[str, Tensor], where: str) -> Non
     sizes = {"num_classes": info.num_classes}
     for entry in info.methods:
         fields = entry.get("fields", {}) if isinstance(entry, dict) else {}
-        sizes.update({f"{entry['name']}.{k}": v for k, v in fields.items() if isinstance(v, int)})
+        for field, value in fields.items():
+            numbers = [number for number in (value if isinstance(value, list) else [value]) if isinstance(number, int)]
+            sizes[f"{entry['name']}.{field}"] = max(numbers, default=0)
     for name, size in sizes.items():
         if size > stored:
             raise ValueError(f"{where}: {name} is {size}, but {TENSORS} holds only {stored} numbers")

@@ -12,9 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vision_peft.formats.input_record import input_problems
 from vision_peft.methods import METHODS
 from vision_peft.tuning.method import Method
 
+MAX_TEXT = 16 * 2**20  # bytes of a description; ImageNet-21k's class names take one
+MAX_METHODS = 32
 FORMAT_VERSION = 2  # 1: the description lies in adapter.json only, and its checksum is that of the tensors' file
 
 
@@ -63,15 +66,26 @@ def read_object(text: bytes | str, where: str) -> dict[str, Any]:
     """The JSON object in ``text``, unchecked; ``where`` it stands is for messages.
 
     Raises:
-        ValueError: not JSON, or no object.
+        ValueError: not JSON, no object, or more than ``MAX_TEXT`` of it.
     """
+    check_length(len(text), where)
     try:
-        values = json.loads(text.decode() if isinstance(text, bytes) else text)
+        values = json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{where}: wanted an object, got {type(values).__name__}")
     return values
+
+
+def check_length(length: int, where: str) -> None:
+    """Raise ValueError where a description is longer than any true one."""
+    if length > MAX_TEXT:
+        raise ValueError(f"{where} has {length:,} bytes: a description of an adapter has at most {MAX_TEXT:,}")
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def check(values: dict[str, Any], where: str) -> AdapterInfo:
@@ -94,10 +108,30 @@ def check(values: dict[str, Any], where: str) -> AdapterInfo:
     problems += [f"{field} is unknown" for field in values if field not in _TYPES]
     if not problems:
         texts = [values["backbone"].get(key, "") for key in ("name", "tag")] + (values["class_names"] or [])
-        problems += [f"{text!r} is no text" for text in texts if not isinstance(text, str)]
+        problems += [f"{str(text)[:40]!r} is no text" for text in texts if not isinstance(text, str)]
+        problems += _impossible(values) + input_problems(values["input"] or {})
     if problems:
         raise ValueError(f"{where}: {'; '.join(problems)}")
     return AdapterInfo(**values)
+
+
+def _impossible(values: dict[str, Any]) -> list[str]:
+    problems = [
+        f"{field} is {values[field]}, wanted at least {lowest}"
+        for field, lowest in (("format_version", 1), ("num_classes", 0))
+        if values[field] < lowest
+    ]
+    if len(values["methods"]) > MAX_METHODS:
+        problems.append(f"methods lists {len(values['methods'])} of them, at most {MAX_METHODS} are read")
+    names = values["class_names"]
+    if names is not None and len(names) != values["num_classes"]:
+        problems.append(f"class_names has {len(names)} names, num_classes is {values['num_classes']}")
+    problems += [
+        f"counts.{name} is {str(count)[:40]}, wanted a whole number from 0"
+        for name, count in values["counts"].items()
+        if type(count) is not int or count < 0
+    ]
+    return problems
 
 
 def recorded_method(entry: Any, where: str) -> Method:

@@ -17,6 +17,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from vision_peft.backbones.checkpoints import check_stored
 from vision_peft.formats import build_model
 from vision_peft.tuning.attach import attach, replace_head
 from vision_peft.tuning.method import Method
@@ -160,6 +161,7 @@ def read_tensors(path: Path) -> Mapping[str, Any]:
         raise ValueError(f"{path} is not a checkpoint of plain tensors: {reason}") from None
     if not isinstance(data, Mapping):
         raise ValueError(f"{path} holds a {type(data).__name__}, wanted a mapping of names to tensors")
+    check_stored(data, path)
     return data
 
 

@@ -79,8 +79,8 @@ def read(state: State, *, config: Any = None) -> Foreign:
     """Map the keys of HF peft; attach ``method`` to the backbone it was trained on and ``load_tuned`` the tensors.
 
     A pair of ``qkv`` that ``write`` joined is cut into its slices where its rank is not that of the other layers, or
-    above the width; elsewhere it stays one pair, which computes the same. Separate q, k and v with equal A, as ``write``
-    gives them, are read as the target ``qkv``, which stores A once.
+    above the width; elsewhere it stays one pair, which computes the same. Separate q, k and v with equal A, as
+    ``write`` gives them, are read as the target ``qkv``, which stores A once.
 
     Args:
         state: tensors of the folder.

@@ -3,6 +3,7 @@
 Machines are shared and noisy: what is worth quoting is the ratio of two settings whose updates alternate in one run.
 """
 
+import contextlib
 import itertools
 import statistics
 import time
@@ -11,7 +12,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 import vision_peft as vp
 from vision_peft.data import ImageDataset, ImageDecodeError
@@ -23,8 +23,16 @@ from vision_peft.data.video import usable_backends
 from vision_peft.data.videos import VideoFiles
 from vision_peft.training.build import check_items, create_model, input_settings, set_transforms, tune
 from vision_peft.training.config import Config
-from vision_peft.training.device import Compute, choose_compute, device_words, peak_memory_mb
-from vision_peft.training.optim import create_optimizer
+from vision_peft.training.device import (
+    Compute,
+    check_backbone_dtype,
+    choose_compute,
+    device_words,
+    peak_memory_mb,
+    set_matmul_precision,
+)
+from vision_peft.training.distributed import join, of_all_processes
+from vision_peft.training.learner import Learner
 
 WARM_UP = 2  # updates that are not counted
 
@@ -53,8 +61,9 @@ class Steps:
 def measure_pipeline(config: Config, seconds: float = 5.0) -> list[Pipeline]:
     """The train split of `config` read for about `seconds` each: without processes, with them, and kept decoded.
 
-    Videos are read so by every decoder that is installed.
+    Videos are read so by every decoder that is installed. Of several processes each reads its share, all at once.
     """
+    join(_compute(config), config.distributed.timeout_s)
     train_set, _ = _train_set_and_model(config)
     processes = sorted({0, resolve_workers(config.workers, train_set)})
     kind = "arrays" if train_set.in_memory else "files"
@@ -79,19 +88,19 @@ def measure_steps(configs: dict[str, Config], updates: int = 10) -> list[Steps]:
         updates: counted updates of each; their data comes as in training, kept decoded where it is then.
     """
     runs = {name: _updates(config) for name, config in configs.items()}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in configs}
+    times: dict[str, list[tuple[float, float, int]]] = {name: [] for name in configs}
     for number, (name, run) in itertools.product(range(WARM_UP + updates), runs.items()):
         taken = next(run)
         if number >= WARM_UP:
             times[name].append(taken)
-    medians = {name: statistics.median(total for total, _ in taken) for name, taken in times.items()}
+    medians = {name: statistics.median(seconds for seconds, _, _ in taken) for name, taken in times.items()}
     first = next(iter(medians.values()))
     return [
         Steps(
             setting=name,
             step_ms=1000 * medians[name],
-            images_per_s=config.recipe.batch_size / medians[name],
-            data_wait_share=sum(wait for _, wait in times[name]) / sum(total for total, _ in times[name]),
+            images_per_s=statistics.median(items for _, _, items in times[name]) / medians[name],
+            data_wait_share=sum(wait for _, wait, _ in times[name]) / sum(seconds for seconds, _, _ in times[name]),
             ratio=medians[name] / first,
             peak_memory_mb=peak_memory_mb(_compute(config).device),
         )
@@ -109,7 +118,9 @@ def benchmark_table(config: Config, pipelines: list[Pipeline], steps: list[Steps
     for each in pipelines:
         speed = "no" if each.images_per_s is None else f"{each.images_per_s:,.0f}"
         lines.append(f"{each.source:<{wide}}  {each.workers:>8}  {speed:>9}")
-    title = f"training, batch {config.recipe.batch_size}, {device_words(where.device)}, {where.precision}{threads}"
+    processes = f", {where.world_size} processes ({where.strategy})" if where.world_size > 1 else ""
+    where_words = f"{device_words(where.device)}, {where.precision}{threads}{processes}"
+    title = f"training, batch {config.recipe.batch_size}, {where_words}"
     lines += ["", title, f"{'':<{wide}}  {'step ms':>8}  {items:>9}  {'waiting':>7}  {'ratio':>6}"]
     for each in steps:
         wait = f"{each.data_wait_share:.1%}"
@@ -125,6 +136,7 @@ def to_json(config: Config, pipelines: list[Pipeline], steps: list[Steps]) -> di
     return {
         "device": device_words(compute.device),
         "precision": compute.precision,
+        "processes": compute.world_size,
         "threads": torch.get_num_threads(),
         "batch_size": config.recipe.batch_size,
         "items": "images" if config.backbone.num_frames is None else "clips",
@@ -134,7 +146,7 @@ def to_json(config: Config, pipelines: list[Pipeline], steps: list[Steps]) -> di
 
 
 def _compute(config: Config) -> Compute:
-    return choose_compute(config.device, config.precision)
+    return choose_compute(config.device, config.precision, config.distributed.strategy)
 
 
 def _train_set_and_model(config: Config) -> tuple[ImageDataset, Any]:
@@ -146,8 +158,16 @@ def _train_set_and_model(config: Config) -> tuple[ImageDataset, Any]:
 
 
 def _loader(config: Config, train_set: ImageDataset, workers: int | str) -> TrainLoader:
-    recipe, bad = config.recipe, config.max_bad_fraction
-    return TrainLoader(train_set, recipe.batch_size, config.seed, workers, max_bad_fraction=bad, repeats=recipe.repeats)
+    recipe = config.recipe
+    return TrainLoader(
+        train_set,
+        recipe.batch_size // recipe.accumulate,
+        config.seed,
+        workers,
+        **_compute(config).share,
+        max_bad_fraction=config.max_bad_fraction,
+        repeats=recipe.repeats,
+    )
 
 
 def _decoders(train_set: ImageDataset) -> list[str]:
@@ -156,15 +176,16 @@ def _decoders(train_set: ImageDataset) -> list[str]:
 
 
 def _speed(config: Config, train_set: ImageDataset, workers: int, seconds: float) -> float | None:
-    batches = _endless(_loader(config, train_set, workers))
-    try:
+    batches, speed = _endless(_loader(config, train_set, workers)), None
+    with contextlib.suppress(ImageDecodeError, TooManyBadFiles):
         next(batches)  # starts the processes
         started, images = time.perf_counter(), 0
         while time.perf_counter() - started < seconds:
             images += len(next(batches)[0])
-    except (ImageDecodeError, TooManyBadFiles):
-        return None
-    return images / (time.perf_counter() - started)
+        speed = images / (time.perf_counter() - started)
+    speeds = of_all_processes(speed)
+    known = [each for each in speeds if each is not None]
+    return sum(known) if len(known) == len(speeds) else None
 
 
 def _endless(loader: TrainLoader) -> Iterator[Batch]:
@@ -172,29 +193,22 @@ def _endless(loader: TrainLoader) -> Iterator[Batch]:
         yield from loader.epoch(epoch)
 
 
-def _updates(config: Config) -> Iterator[tuple[float, float]]:
-    """One update at a time: seconds in all, and seconds of them that went by waiting for data."""
+def _updates(config: Config) -> Iterator[tuple[float, float, int]]:
+    """One update at a time: seconds in all, seconds of them that went by waiting for data, and its items."""
     compute = _compute(config)
+    check_backbone_dtype(config.backbone_dtype, compute)
+    join(compute, config.distributed.timeout_s)
+    set_matmul_precision(compute.device, config.tf32)
     train_set, model = _train_set_and_model(config)
-    model = tune(model, config, train_set, compute.device)
-    splits, _ = keep_decoded({"train": train_set}, ["train"], config.cache_mb, config.workers)
+    model = tune(model, config, train_set, compute.holds)
+    splits, _ = keep_decoded({"train": train_set}, ["train"], config.cache_mb, config.workers, compute.processes_here)
     splits["train"].prepare()
-    optimizer = create_optimizer(model, config.recipe)
-    scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16")
-    forward = torch.compile(model) if config.compile else model
+    learner = Learner(config, model, len(train_set.classes), compute)
     vp.train_mode(model, config.recipe.frozen)
     batches = _endless(_loader(config, splits["train"], config.workers))
-    while True:
+    for number in itertools.count():
         started = time.perf_counter()
-        images, labels, _ = next(batches)
-        waited = time.perf_counter() - started
-        images, labels = images.to(compute.device, non_blocking=True), labels.to(compute.device, non_blocking=True)
-        with compute.autocast():
-            logits = forward(images)
-        loss = F.cross_entropy(logits.float(), labels.repeat(len(logits) // len(labels)))
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        loss.item()  # waits for the device
-        yield time.perf_counter() - started, waited
+        outcome = learner.backward(batches, config.recipe.accumulate, config.seed, number)
+        learner.step()
+        torch.zeros((), device=compute.device).item()  # waits for the device
+        yield time.perf_counter() - started, outcome.waited, len(outcome.samples) * compute.world_size

@@ -6,23 +6,26 @@ torch's distributed checkpoint. `sha256` lists all files with their hash, as `sh
 random generator is kept: every update seeds its own from (seed, step).
 """
 
+import contextlib
 import errno
 import hashlib
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
 
 from vision_peft.training.distributed import by_main
+from vision_peft.training.shard_reader import ShardReader
 from vision_peft.training.shards import SHARDS
 
 KEPT = 2
@@ -30,7 +33,16 @@ SUMS = "sha256"
 
 
 class SaveError(OSError):
-    """A state could not be written; the one before is still there."""
+    """What a run leaves could not be written; the state before is still there."""
+
+
+@contextlib.contextmanager
+def save_errors(path: Path) -> Iterator[None]:
+    """Turn a failure to write `path` inside into `SaveError`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise _explained(path, error) from error
 
 
 def save_state(
@@ -59,10 +71,9 @@ def save_state(
     except (OSError, RuntimeError, CheckpointException) as error:  # torch.save turns a full disk into a RuntimeError
         if isinstance(error, dist.DistError):
             raise
-        free = _free_bytes(folder)
+        explained = _explained(final, error)
         by_main(lambda: _remove(temporary))
-        words = f"{free} bytes were free; older states are kept, the same command resumes"
-        raise SaveError(f"could not write {final}: {_reason(error)}; {words}") from error
+        raise explained from error
     by_main(lambda: _purge(folder, kept))
     return final
 
@@ -86,9 +97,13 @@ def _newest(folder: Path) -> Path | None:
         try:
             for line in (path / SUMS).read_text(encoding="utf-8").splitlines():
                 digest, _, name = line.partition("  ")
+                if not (path / name).resolve().is_relative_to(path.resolve()):
+                    raise ValueError(f"{SUMS} lists {name!r}, which lies elsewhere")
                 if digest != _sha256(path / name):
                     raise ValueError(f"the checksum of {name} does not match")
             _read(path)
+            if (path / SHARDS).is_dir():
+                ShardReader(path / SHARDS).read_metadata()
             return path
         except Exception as error:  # whatever is wrong with it, an older one may do
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -97,7 +112,10 @@ def _newest(folder: Path) -> Path | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise ValueError(f"state.pt holds a {type(state).__name__}")
+    return state
 
 
 def _write_first(temporary: Path, state: dict[str, Any]) -> None:
@@ -179,10 +197,17 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _explained(path: Path, error: BaseException) -> SaveError:
+    words = f"{_free_bytes(path)} bytes were free; older states are kept, the same command resumes"
+    return SaveError(f"could not write {path}: {_reason(error)}; {words}")
+
+
 def _reason(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None:  # torch raises its own error over that of the file
         if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+            return "the disk is full"
+        if "No space left on device" in str(cause):  # in the words of safetensors
             return "the disk is full"
         cause = cause.__context__
     return str(error).splitlines()[0] if str(error) else type(error).__name__

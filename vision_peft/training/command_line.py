@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vision_peft.training.config import GROUPS, METHOD_KEYS, Config, ConfigError, did_you_mean, parse_config
 from vision_peft.training.distributed import LostProcess
 from vision_peft.training.help import help_text
+from vision_peft.training.hydra_keys import check_flags, check_hydra_keys
 from vision_peft.training.stopping import Interrupted
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -44,6 +45,7 @@ def prepare(arguments: list[str]) -> list[str]:
         ConfigError: unreadable overrides, names without a config file, and what `parse_config` finds.
     """
     parsed = get_args_parser().parse_intermixed_args(arguments)
+    check_flags(parsed)
     flags = [argument for argument in arguments if argument not in parsed.overrides]
     if parsed.help:
         print(help_text(CONFIGS))
@@ -135,6 +137,12 @@ def one_line_errors() -> Iterator[None]:
             raise
         print(f"{who}error: {error}; the same command again resumes from the last saved state", file=sys.stderr)
         raise SystemExit(1) from None
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader ") or os.environ.get("HYDRA_FULL_ERROR"):
+            raise
+        words = " ".join(str(error).split())  # one was killed, or hangs: its errors proper come as themselves
+        print(f"{who}error: {words}; the same command again resumes from the last saved state", file=sys.stderr)
+        raise SystemExit(1) from None
     except Interrupted as stop:
         raise SystemExit(130 if stop.signal == signal.SIGINT else REQUEUE) from None
     except KeyboardInterrupt:
@@ -148,8 +156,13 @@ def _composed(overrides: list[str], further_folders: list[Path], name: str) -> C
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             composed = compose(name, overrides + search * bool(further_folders), return_hydra_config=True)
+            if further_folders or any("searchpath" in text for text in overrides):
+                typed = [text for text in overrides if re.match(r"[+~]*hydra(?!\.searchpath)", text)]
+                check_hydra_keys(composed, compose("config", typed, return_hydra_config=True))
         choices = {key: str(value) for key, value in composed.hydra.runtime.choices.items()}
         raw = _to_dict(composed)
+    except ConfigError:
+        raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError([" ".join(str(error).split())]) from error
     return parse_config(raw, choices)

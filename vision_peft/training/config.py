@@ -217,7 +217,7 @@ def _part(key: str, section: dict[str, Any], choice: str | None, problems: list[
         return _build(Distributed, section, "distributed.", problems)
     classes: Mapping[str, type] = DATASETS if key == "data" else vp.METHODS
     name = section.pop("name", choice)
-    if name not in classes:
+    if not isinstance(name, str) or name not in classes:
         hint = did_you_mean(str(name), list(classes))
         problems.append(f"{key}.name must be one of {', '.join(classes)}; got {name!r}{hint}")
         return None

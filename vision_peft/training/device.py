@@ -132,6 +132,15 @@ def choose_precision(name: str, device: torch.device) -> str:
     return name
 
 
+def check_backbone_dtype(dtype: str, compute: Compute) -> None:
+    """Raise ValueError where frozen matrices stored in `dtype` would not be what the forward pass computes in."""
+    if dtype not in ("fp32", compute.precision):
+        raise ValueError(
+            f"backbone_dtype={dtype} needs precision={dtype}, here it is {compute.precision}: give both, or "
+            "backbone_dtype=fp32"
+        )
+
+
 def set_matmul_precision(device: torch.device, tf32: bool) -> None:
     """Let GPUs that can multiply fp32 matrices in TF32, or not."""
     if device.type == "cuda":

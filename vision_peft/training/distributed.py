@@ -7,6 +7,7 @@ is who. Numbers and objects that processes agree on travel over gloo on the CPU;
 import atexit
 import contextlib
 import datetime
+import itertools
 import os
 import socket
 import time
@@ -20,6 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 from vision_peft.training.device import Compute
 
 T = TypeVar("T")
+_times = itertools.count()  # that `everywhere` was asked
 _store: list[Any] = []  # the store that the processes met at; empty before
 
 
@@ -97,6 +99,29 @@ def main_first() -> Iterator[None]:
             dist.barrier()
 
 
+def say(text: str) -> None:
+    """Print a line in the process of rank 0 only, also before the processes have met."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, flush=True)
+
+
+def everywhere(event: str, timeout_s: float) -> bool:
+    """Whether every process comes here with the same `event`, as many times as the others, within `timeout_s` seconds.
+
+    Unlike the others it may be asked while processes are elsewhere, in an exchange that this one has left.
+    """
+    if not together() or not _store:
+        return not together()
+    time_asked = next(_times)
+    keys = [f"{event}/{time_asked}/{rank}" for rank in range(dist.get_world_size())]
+    _store[0].set(keys[dist.get_rank()], "")
+    try:
+        _store[0].wait(keys, datetime.timedelta(seconds=timeout_s))
+    except RuntimeError:  # time is up, or the store is gone
+        return False
+    return True
+
+
 class Whereabouts:
     """How far every process is, so that the one that is lost can be named."""
 
@@ -140,6 +165,8 @@ class Whereabouts:
 def _is_of_exchange(error: Exception) -> bool:
     text = str(error).lower()
     words = ("gloo", "nccl", "timed out", "connection", "process group", "socket")
+    if text.startswith("dataloader "):  # that timed out
+        return False
     return isinstance(error, dist.DistError) or any(word in text for word in words)
 
 

@@ -17,7 +17,7 @@ from vision_peft.data.loader import TrainLoader
 from vision_peft.training.checkpoint import SaveError, save_state
 from vision_peft.training.config import Config
 from vision_peft.training.device import Compute
-from vision_peft.training.distributed import Whereabouts, of_all_processes, total
+from vision_peft.training.distributed import Whereabouts, by_main, of_all_processes, total
 from vision_peft.training.evaluate import evaluate, loader_for
 from vision_peft.training.learner import Learner, Outcome
 from vision_peft.training.optim import create_schedule, update_average
@@ -45,6 +45,7 @@ class Progress:
     bad_steps: int = 0  # updates skipped in a row, up to now
     seconds: float = 0.0  # of training and watching
     lines: int = 0  # of metrics.jsonl
+    processes: str = ""  # that did the last updates: number and strategy
     best: dict[str, Any] | None = None  # the history entry of the chosen epoch
     history: list[dict[str, Any]] = field(default_factory=list)  # one entry an epoch, over all phases
 
@@ -103,6 +104,7 @@ def fit(
         else:
             entries |= live.packed()
         try:
+            by_main(run.write_out)
             save_state(run.folder / "state", progress.step, entries, config.keep_states, shards)
         except SaveError as error:
             if config.on_save_error == "stop":
@@ -195,7 +197,7 @@ def _note_bad_step(
     text = f"{what} at {where}, on samples {', '.join(map(str, samples))}: {named}{', ...' if len(samples) > 3 else ''}"
     run.record("bad_step", progress.step, {"epoch": progress.epoch + 1, "samples": samples})
     if progress.bad_steps > config.max_bad_steps:
-        row = f"; it is the {progress.bad_steps}th such update in a row, max_bad_steps={config.max_bad_steps}"
+        row = f"; {progress.bad_steps} such updates in a row, max_bad_steps={config.max_bad_steps}"
         raise FloatingPointError(f"{text}{row if config.max_bad_steps else ''}: {_WAYS_OUT}")
     run.say(f"warning: {text}; this update is skipped ({progress.bad_steps} in a row)")
 

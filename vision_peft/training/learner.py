@@ -44,6 +44,8 @@ class Learner:
             self.smoothing = 0.0  # mixed targets are smooth already
         self.layout: dict[str, Any] = {"memory_format": torch.channels_last} if config.channels_last else {}
         self.parallel = Parallel(model, compute, config.compile)
+        self._norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        self._statistics: list[tuple[Tensor, Tensor]] = []  # of these, as they were before the batch
         self.trained = [parameter for _, parameter in vp.tuned_parameters(model)]
         on_gpu = compute.device.type == "cuda"
         self.optimizer = create_optimizer(model, recipe, fused=on_gpu if config.fused is None else config.fused)
@@ -51,6 +53,8 @@ class Learner:
 
     def backward(self, batches: Iterator[Batch], parts: int, *key: Any) -> Outcome:
         """Accumulate the gradient of the next `parts` batches; `key` and its number seed each of them."""
+        buffers = [buffer for norm in self._norms for buffer in norm.buffers()]
+        self._statistics = [(buffer, buffer.clone()) for buffer in buffers]
         device, loss_sum = self.compute.device, torch.zeros((), device=self.compute.device)
         waited, samples = 0.0, []
         for part in range(parts):
@@ -81,10 +85,15 @@ class Learner:
         if self.clip:
             clip_gradients(self.trained, self.clip, self.norm)
         self.scaler.step(self.optimizer)
-        self.skip()
+        self._forget()
 
     def skip(self) -> None:
-        """Forget the gradient."""
+        """Forget the batch: its gradient and what it did to the statistics of batches."""
+        for buffer, before in self._statistics:
+            buffer.copy_(before)
+        self._forget()
+
+    def _forget(self) -> None:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 

@@ -96,7 +96,8 @@ def _shard(model: Any, compute: Compute, compiled: bool) -> list[nn.Parameter]:
         if compiled:
             block.compile()
         fully_shard(block, mesh=mesh, ignored_params=set(added))
-    fully_shard(model, mesh=mesh, ignored_params=set(added))
+    # torch would keep the outermost group together after a forward pass without backward
+    fully_shard(model, mesh=mesh, ignored_params=set(added), reshard_after_forward=True)
     for parameter in added:
         parameter.data = parameter.data.to(compute.device)
     return [parameter for parameter in added if parameter.requires_grad]

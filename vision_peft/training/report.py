@@ -71,16 +71,30 @@ def opening_words(
     classes = len(next(iter(splits.values())).classes)
     data = " ".join(filter(None, (config.data.name, task_name(config.data))))
     items = "images" if config.backbone.num_frames is None else f"videos ({_clip_words(config)})"
+    processes = f", {processes_words(compute)}" if compute.world_size > 1 else ""
     return (
         f"{methods} on {backbone_name(config, model)}: {format_count(counts.trained)} parameters and a head of "
         f"{format_count(counts.head)} train, {format_count(counts.backbone)} are the backbone's\n"
         f"{data}: {classes} classes, {items}: {numbers}; {config.protocol}\n"
-        f"{device_words(compute.device)}, {compute.precision}{_processes(compute)}; {folder}"
+        f"{device_words(compute.device)}, {compute.precision}{processes}; {folder}"
     )
 
 
-def _processes(compute: Compute) -> str:
-    return f", {compute.world_size} processes ({compute.strategy})" if compute.world_size > 1 else ""
+def processes_words(compute: Compute) -> str:
+    """The processes of a training as a state remembers them."""
+    return f"{compute.world_size} processes ({compute.strategy})" if compute.world_size > 1 else "1 process"
+
+
+def other_processes(before: str, compute: Compute) -> str:
+    """What a resumed run must say where its state comes from other processes than these; "" where it does not."""
+    now = processes_words(compute)
+    if before in ("", now):
+        return ""
+    drawn = "" if before.split()[0] == now.split()[0] else ", and dropout, drop path and mixup draw other numbers"
+    return (
+        f"\nthe state was saved by {before}, it goes on in {now}: the samples come in the same order, but the result "
+        f"is not bit for bit that of either, as sums are rounded in another way{drawn}"
+    )
 
 
 def make_row(
@@ -102,6 +116,8 @@ def make_row(
     nothing = {"top1": None, "top5": None, "mean_per_class": None, "per_class": {}, "confusion": None}
     trained_on = splits["trainval" if "trainval" in splits else "train"]
     height, width = settings["size"]
+    with compute.autocast():  # frozen matrices may be stored in its type
+        flops = flops_forward(model, (height, width), compute.device, settings.get("num_frames"))
     return Row(
         methods=[{"name": m.name, "fields": _fields(m)} for m in config.methods],
         backbone=backbone_name(config, model),
@@ -133,7 +149,7 @@ def make_row(
         data_wait_share=timing.waited / sum(timing.updates) if timing.updates else None,
         peak_memory_mb=peak_memory_mb(compute.device),
         train_seconds=seconds,
-        flops_forward=flops_forward(model, (height, width), compute.device, settings.get("num_frames")),
+        flops_forward=flops,
         world_size=compute.world_size,
         precision=compute.precision,
         device=device_words(compute.device),

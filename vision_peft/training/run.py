@@ -1,13 +1,17 @@
 """The run folder: opened without harming what lies there, written to while training goes on."""
 
+import contextlib
 import json
 import math
 import shutil
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+import yaml
 from omegaconf import OmegaConf
 from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -15,9 +19,10 @@ from vision_peft.data import ImageDecodeError
 from vision_peft.data.bad_files import BadFiles
 from vision_peft.results.row import Row, read_row
 from vision_peft.results.table import format_seconds
-from vision_peft.training.checkpoint import truncate_lines
+from vision_peft.training.checkpoint import save_errors, truncate_lines
 from vision_peft.training.config import NOT_PART_OF_A_RUN, Config, ConfigError, flatten, identity, parse_config, to_dict
 from vision_peft.training.distributed import of_all_processes
+from vision_peft.training.journal import Journal
 
 try:
     import fcntl
@@ -26,6 +31,7 @@ except ImportError:  # Windows
 
 CONFIG, RESULT, METRICS, LOCK = "config.yaml", "result.json", "metrics.jsonl", ".lock"
 BAD_FILES = "bad_files.txt"
+MAX_CONFIG = 2**20  # bytes of a config.yaml
 
 
 def finished_row(config: Config, folder: Path) -> Row | None:
@@ -71,16 +77,48 @@ def open_folder(config: Config, folder: Path) -> TextIO:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved config of a run as plain nested dicts; ValueError where the file cannot be read."""
+    """The resolved config of a run as plain nested dicts, with nothing in it looked up or run.
+
+    Raises:
+        FileNotFoundError: no config there.
+        ValueError: it cannot be read, or holds what a resolved config does not: interpolations, references, objects.
+    """
     try:
-        raw = OmegaConf.to_container(OmegaConf.load(folder / CONFIG), resolve=True)
+        with (folder / CONFIG).open(encoding="utf-8") as file:
+            text = file.read(MAX_CONFIG)
+            if file.read(1):
+                raise ValueError(f"it has more than {MAX_CONFIG:,} bytes")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ValueError("it refers to parts of itself (*)")
+        raw = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder} is no run folder: it has no {CONFIG}") from None
     except Exception as error:  # YAML and OmegaConf have no error class in common
         raise ValueError(f"{folder / CONFIG} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ValueError(f"{folder / CONFIG} must hold keys and values")
+    if problems := list(_not_plain(raw)):
+        raise ValueError(f"{folder / CONFIG}: {'; '.join(problems[:10])}; the config of a run holds plain values")
     return {str(key): value for key, value in raw.items()}
+
+
+def _not_plain(value: Any, key: str = "") -> Iterator[str]:
+    """What is neither text, a number nor a container of them, and text that would be looked up elsewhere."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _not_plain(inner, f"{key}.{name}" if key else str(name))
+        if not key:
+            groups = [name for name in ("backbone", "data", "distributed") if not isinstance(value.get(name, {}), dict)]
+            yield from (f"{name} is no group of keys" for name in groups)
+            if type(value.get("seed", 0)) is not int:
+                yield "seed is no whole number"
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _not_plain(inner, f"{key}[{number}]")
+    elif isinstance(value, str) and "${" in value:
+        yield f"{key} is an interpolation ({value[:40]!r})"
+    elif value is not None and not isinstance(value, str | int | float):
+        yield f"{key} is a {type(value).__name__}"
 
 
 def _lock(folder: Path) -> TextIO:
@@ -125,9 +163,11 @@ class Run:
         truncate_lines(folder / METRICS, lines)
         self._stream = stream or sys.stdout
         self._on_terminal = self._stream.isatty()
-        self._log = (folder / "log.txt").open("a", encoding="utf-8")
-        self._metrics = (folder / METRICS).open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(folder / "events"), purge_step=step + 1 if step else None)
+        self._log, self._metrics = Journal(folder / "log.txt"), Journal(folder / METRICS)
+        self._events: SummaryWriter | None = SummaryWriter(
+            str(folder / "events"), purge_step=step + 1 if step else None
+        )
+        self._hook, threading.excepthook = threading.excepthook, _said_by_record
         self._width = 0
         self._last_plain = -math.inf
         self.bad_files = BadFiles(folder / BAD_FILES, self.say)
@@ -154,12 +194,20 @@ class Run:
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl and the numbers in it to TensorBoard under `kind/`."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-        self._metrics.write(json.dumps({"kind": kind, "step": step, **finite}) + "\n")
-        self._metrics.flush()
+        self._metrics.add(json.dumps({"kind": kind, "step": step, **finite}) + "\n")
         self.lines += 1
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self._events.add_scalar(f"{kind}/{name}", value, step)
+        try:
+            for name, value in values.items():
+                if isinstance(value, int | float) and self._events is not None:
+                    self._events.add_scalar(f"{kind}/{name}", value, step)
+        except OSError as error:
+            self._events = None
+            self.say(f"warning: nothing more is written to {self.folder / 'events'}: {error}")
+
+    def write_out(self) -> None:
+        """Bring metrics.jsonl up to date, as a state that is saved now will expect it; SaveError if that fails."""
+        with save_errors(self.folder / METRICS):
+            self._metrics.write_out()
 
     def share_bad_files(self) -> None:
         """List what other processes could not decode as well; all of them call this."""
@@ -170,7 +218,10 @@ class Run:
     def close(self) -> None:
         """Flush and close all files."""
         self._clear()
-        self._events.close()
+        if self._events is not None:
+            with contextlib.suppress(OSError):  # a full disk; whoever notices it says so
+                self._events.close()
+        threading.excepthook = self._hook
         self._metrics.close()
         self._log.close()
 
@@ -181,8 +232,13 @@ class Run:
 
     def _keep(self, text: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        self._log.write("".join(f"{stamp}  {line}\n" for line in text.splitlines()))
-        self._log.flush()
+        self._log.add("".join(f"{stamp}  {line}\n" for line in text.splitlines()))
+
+
+def _said_by_record(error: threading.ExceptHookArgs) -> None:
+    """Spare the traceback of the thread in which TensorBoard writes, where its disk is full."""
+    if not (issubclass(error.exc_type, OSError) and type(error.thread).__module__.startswith("tensorboard")):
+        threading.__excepthook__(error)
 
 
 class SilentRun(Run):
@@ -197,6 +253,8 @@ class SilentRun(Run):
     def progress(self, text: str, plain: bool) -> None: ...
 
     def record(self, kind: str, step: int, values: dict[str, Any]) -> None: ...
+
+    def write_out(self) -> None: ...
 
     def close(self) -> None: ...
 

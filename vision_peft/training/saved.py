@@ -14,14 +14,15 @@ import vision_peft as vp
 from vision_peft.backbones import input_config
 from vision_peft.data import DataConfig
 from vision_peft.data.bad_files import BadFiles
-from vision_peft.data.loader import eval_loader
 from vision_peft.formats import read_adapter_info
 from vision_peft.training.build import check_items, create_model, set_evaluation
 from vision_peft.training.command_line import CONFIGS
 from vision_peft.training.config import ConfigError, did_you_mean, parse_backbone, parse_data
-from vision_peft.training.device import choose_compute
-from vision_peft.training.evaluate import Metrics, batch_size, check_classes, evaluate
+from vision_peft.training.device import choose_compute, set_matmul_precision
+from vision_peft.training.distributed import join, main_first
+from vision_peft.training.evaluate import Metrics, check_classes, evaluate, loader_for
 from vision_peft.training.run import CONFIG, read_config
+from vision_peft.training.schema import Distributed
 
 VALUES = ("data", "split", "device", "precision", "workers", "bad_eval", "views", "crops")
 SECTIONS = ("data", "backbone")
@@ -40,6 +41,8 @@ class Evaluation:
 
 def evaluate_saved(path: str | Path, overrides: list[str]) -> Evaluation:
     """Evaluate the adapter in `path`, a run folder or an adapter folder, as training did.
+
+    Started by torchrun, the processes share the data and all get the figures of the whole.
 
     Args:
         path: a run folder brings its data, backbone and seed along; an adapter folder only its backbone's name.
@@ -65,15 +68,22 @@ def evaluate_saved(path: str | Path, overrides: list[str]) -> Evaluation:
     info = read_adapter_info(adapter)
     data = parse_data(_data_section(given, raw))
     split = str(given.get("split", "test"))
-    dataset = data.load(split)
-    check_classes(info.class_names, info.num_classes, dataset.classes, f"data={data.name}")
+    compute = choose_compute(*(str(given.get(key, raw.get(key, "auto"))) for key in ("device", "precision")))
+    set_matmul_precision(compute.device, bool(raw.get("tf32", True)))
+    join(compute, int(raw.get("distributed", {}).get("timeout_s", Distributed().timeout_s)))
+    with main_first():
+        dataset = data.load(split)
+    with warnings.catch_warnings():
+        if not compute.is_main:
+            warnings.simplefilter("ignore")
+        check_classes(info.class_names, info.num_classes, dataset.classes, f"data={data.name}")
     recorded = info.input or {}
     known = {key: recorded[value] for key, value in _RECORDED.items() if value in recorded}
     backbone = raw.get("backbone", {"name": _full_name(info.backbone), **known})
     backbone = parse_backbone({**backbone, **given.get("backbone", {})})
     check_items(backbone, data, dataset)
-    compute = choose_compute(*(str(given.get(key, raw.get(key, "auto"))) for key in ("device", "precision")))
-    model = create_model(backbone, int(raw.get("seed", 0)))
+    with main_first():
+        model = create_model(backbone, int(raw.get("seed", 0)))
     vp.load_adapter(model, adapter)
     settings = {**input_config(model), **_UNRECORDED, **recorded}
     settings |= {key: given[key] for key in ("views", "crops") if key in given}
@@ -81,7 +91,7 @@ def evaluate_saved(path: str | Path, overrides: list[str]) -> Evaluation:
     defaults = {"workers": "auto", "bad_eval": "error"}
     workers, bad = (given.get(key, raw.get(key, default)) for key, default in defaults.items())
     reported = BadFiles(report=lambda words: warnings.warn(words, stacklevel=2))
-    batches = eval_loader(dataset, batch_size(dataset), workers, bad=str(bad), bad_files=reported)
+    batches = loader_for(dataset, compute, workers, str(bad), reported)
     return Evaluation(data, split, evaluate(model.to(compute.device), batches, dataset.classes, compute))
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import vision_peft as vp
 from vision_peft.training.distributed import together
 from vision_peft.training.parallel import laid_out, load_tuned
+from vision_peft.training.shard_reader import ShardReader
 
 SHARDS = "shards"  # the folder of distributed tensors inside that of a state
 
@@ -67,12 +68,14 @@ class Live:
         of_name = dict(vp.tuned_parameters(self.model))
         moments: dict[str, Any] = {}
         for path, size in known["sizes"].items():
-            like = of_name[path.rpartition("/")[0]]
-            moments[path] = torch.zeros_like(like.detach()) if list(like.shape) == size else torch.zeros(size)
+            like = of_name.get(path.rpartition("/")[0])
+            if like is None or size not in ([], list(like.shape)):
+                raise ValueError(f"{folder} keeps {path} of size {size}: the optimiser of this run has no such thing")
+            moments[path] = torch.zeros_like(like.detach()) if list(like.shape) == size else torch.zeros(())
         tuned = {name: tensor.clone() for name, tensor in self.tuned.items()}
         average = {name: tensor.clone() for name, tensor in (self.average or {}).items()}
         wanted = {**_under("moments", moments), **_under("tuned", tuned), **_under("average", average)}
-        dcp.load(wanted, checkpoint_id=folder / SHARDS, no_dist=not together())
+        dcp.load(wanted, storage_reader=ShardReader(folder / SHARDS), no_dist=not together())
         return tuned, average, {**known["rest"], **moments}
 
     def _moments(self) -> dict[str, Any]:

@@ -14,11 +14,14 @@ from vision_peft.results.row import Row
 from vision_peft.results.table import format_rows
 from vision_peft.training.build import load_splits
 from vision_peft.training.config import Config, run_folder
+from vision_peft.training.device import choose_compute
+from vision_peft.training.distributed import LostProcess, everywhere, join, main_first, say
 from vision_peft.training.run import finished_row
 from vision_peft.training.stopping import Interrupted
 from vision_peft.training.train import train
 
 ALL = "all"
+LONGEST_APART_S = 60  # seconds between two processes that fail at the same task
 # What a user can mend; anything else is a fault of the program and shows its traceback.
 MENDABLE = (ValueError, OSError, ImportError, FloatingPointError, torch.OutOfMemoryError)
 
@@ -32,7 +35,8 @@ def tasks_of(config: Config) -> list[str]:
 def train_suite(config: Config, tasks: Sequence[str], command: Callable[[str], str] = lambda task: "") -> list[str]:
     """Train every task as if it had been typed alone; print one table and the averages at the end.
 
-    Finished tasks are reported, interrupted ones resume. A task that fails does not stop the others.
+    Finished tasks are reported, interrupted ones resume. A task that fails does not stop the others; of several
+    processes all must fail at it, else the suite stops.
 
     Args:
         config: the config whose `data.task` is replaced.
@@ -44,25 +48,31 @@ def train_suite(config: Config, tasks: Sequence[str], command: Callable[[str], s
 
     Raises:
         ValueError: data that cannot be read, of all tasks that are not finished, before the first one starts.
-        Interrupted, KeyboardInterrupt: the whole suite stops; the same command again goes on there.
+        Interrupted, LostProcess, KeyboardInterrupt: the whole suite stops; the same command again goes on there.
     """
-    check_suite(config, tasks)
+    compute = choose_compute(config.device, config.precision, config.distributed.strategy)
+    join(compute, config.distributed.timeout_s)
+    with main_first():
+        check_suite(config, tasks)
     rows: list[Row] = []
     failed: dict[str, str] = {}
     for place, task in enumerate(tasks, start=1):
-        print(f"\n[{place}/{len(tasks)}] data.task={task}", flush=True)
+        say(f"\n[{place}/{len(tasks)}] data.task={task}")
         try:
             rows.append(train(_one_task(config, task), command(task)))
-        except Interrupted:
+        except (Interrupted, LostProcess):
             raise
         except Exception as error:
+            if not everywhere(f"failed/{task}", LONGEST_APART_S):
+                raise
             failed[task] = next(iter(str(error).splitlines()), "") or type(error).__name__
-            if not isinstance(error, MENDABLE) or os.environ.get("HYDRA_FULL_ERROR"):
+            if compute.is_main and (not isinstance(error, MENDABLE) or os.environ.get("HYDRA_FULL_ERROR")):
                 traceback.print_exc()
-            print(f"error: data.task={task}: {error}", file=sys.stderr, flush=True)
+            if compute.is_main:
+                print(f"error: data.task={task}: {error}", file=sys.stderr, flush=True)
     if rows and not config.dry_run:
-        print("\n" + "\n".join(_table(config, rows)), flush=True)
-    if failed:
+        say("\n" + "\n".join(_table(config, rows)))
+    if failed and compute.is_main:
         lines = [f"  {task}: {text}" for task, text in failed.items()]
         told = f"{len(failed)} of {len(tasks)} tasks failed, the same command again runs only what is missing:"
         print("\n".join(["", told, *lines]), file=sys.stderr, flush=True)

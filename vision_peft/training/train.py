@@ -23,15 +23,15 @@ from vision_peft.data.cache import keep_decoded
 from vision_peft.results.row import Row, write_row
 from vision_peft.results.table import format_rows
 from vision_peft.training.build import create_model, first, input_settings, load_splits, set_transforms, tune
-from vision_peft.training.checkpoint import newest_state
+from vision_peft.training.checkpoint import newest_state, save_errors
 from vision_peft.training.config import Config, run_folder
-from vision_peft.training.device import Compute, choose_compute, set_matmul_precision
+from vision_peft.training.device import Compute, check_backbone_dtype, choose_compute, set_matmul_precision
 from vision_peft.training.distributed import by_main, join, main_first, of_all_processes
 from vision_peft.training.evaluate import Metrics, batch_size, evaluate, loader_for, metric_words, write_confusion
 from vision_peft.training.features import on_features
 from vision_peft.training.fit import Progress, fit
 from vision_peft.training.parallel import load_tuned
-from vision_peft.training.report import Timing, logged, make_row, opening_words
+from vision_peft.training.report import Timing, logged, make_row, opening_words, other_processes, processes_words
 from vision_peft.training.run import RESULT, Run, SilentRun, finished_row, open_folder
 from vision_peft.training.stopping import Interrupted, mark_requeue, unmark_requeue
 
@@ -55,9 +55,7 @@ def train(config: Config, command: str = "") -> Row:
         LostProcess: another process died or hangs.
     """
     compute = choose_compute(config.device, config.precision, config.distributed.strategy)
-    if config.backbone_dtype not in ("fp32", compute.precision):
-        wanted = f"backbone_dtype={config.backbone_dtype} needs precision={config.backbone_dtype}"
-        raise ValueError(f"{wanted}, here it is {compute.precision}: give both, or backbone_dtype=fp32")
+    check_backbone_dtype(config.backbone_dtype, compute)
     set_matmul_precision(compute.device, config.tf32)
     join(compute, config.distributed.timeout_s)
     if config.dry_run:
@@ -94,7 +92,8 @@ def _run(config: Config, splits: Mapping[str, ImageDataset], folder: Path, compu
         by_main(lambda: unmark_requeue(folder, config.requeue_file))
         if state:
             left = f"epoch {progress.epoch + 1}" if progress.epoch < config.recipe.epochs else "all epochs are done"
-            run.say(f"resuming from update {progress.step} ({left})")
+            run.say(f"resuming from update {progress.step} ({left}){other_processes(progress.processes, compute)}")
+        progress.processes = processes_words(compute)
         read_often = [split for _, *pair in PHASES[config.protocol] for split in pair if split]
         splits, words = keep_decoded(splits, read_often, config.cache_mb, config.workers, compute.processes_here)
         if words:
@@ -122,8 +121,7 @@ def _run(config: Config, splits: Mapping[str, ImageDataset], folder: Path, compu
         if compute.sharded:  # an adapter belongs to a model, not to shards of one
             plain = tune(_bare_model(config), config, splits[PHASES[config.protocol][0][1]], compute.holds)
             vp.load_tuned(plain, kept)
-        if compute.is_main:
-            vp.save_adapter(plain, folder / "adapter", class_names=classes, input_config=settings)
+        by_main(lambda: _save_adapter(plain, folder / "adapter", classes, settings))
         metrics = None
         if config.read_test:
             batches = loader_for(splits["test"], compute, config.workers, config.bad_eval, run.bad_files)
@@ -131,6 +129,7 @@ def _run(config: Config, splits: Mapping[str, ImageDataset], folder: Path, compu
             run.say(f"test: {metric_words(metrics)}")
             run.record("test", progress.step, {"top1": metrics.top1, "mean_per_class": metrics.mean_per_class})
         done = metrics, progress.best, progress.history, progress.seconds, timing
+        by_main(run.write_out)
         row = by_main(lambda: _finish(folder, config, plain, splits, *done, folder, settings, compute, command))
         run.say(f"\n{format_rows([row])}\n\n{folder}")
     except Interrupted as stop:
@@ -145,12 +144,18 @@ def _run(config: Config, splits: Mapping[str, ImageDataset], folder: Path, compu
     return row
 
 
+def _save_adapter(model: Any, folder: Path, classes: list[str], settings: Mapping[str, Any]) -> None:
+    with save_errors(folder):
+        vp.save_adapter(model, folder, class_names=classes, input_config=settings)
+
+
 def _finish(folder: Path, config: Config, model: Any, splits: Any, metrics: Metrics | None, *rest: Any) -> Row:
     """Write the files of a run that is done."""
     row = make_row(config, model, splits, metrics, *rest)
-    if metrics is not None:
-        write_confusion(folder / "confusion.csv", metrics)
-    write_row(folder / RESULT, row)
+    with save_errors(folder / RESULT):
+        if metrics is not None:
+            write_confusion(folder / "confusion.csv", metrics)
+        write_row(folder / RESULT, row)
     return row
 
 

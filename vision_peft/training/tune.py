@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vision_peft.results.row import Row, write_row
@@ -19,6 +20,7 @@ from vision_peft.training.command_line import command_of, with_values
 from vision_peft.training.config import METHOD_KEYS, Config, ConfigError, did_you_mean, flatten, parse_config, to_dict
 from vision_peft.training.config import run_folder as folder_of
 from vision_peft.training.device import choose_compute
+from vision_peft.training.distributed import by_main, join, main_first, say, together
 from vision_peft.training.report import Timing, make_row
 from vision_peft.training.run import RESULT, finished_row
 from vision_peft.training.suite import check_suite, tasks_of
@@ -108,17 +110,16 @@ def run_trial(config: Config, values: Values, command: str = "") -> Trial:
     """Train one point, resume it or find it finished; one that diverges leaves a row that says so."""
     trial = trial_config(config, values)
     folder = folder_of(trial)
-    row = finished_row(trial, folder)
+    row = by_main(lambda: finished_row(trial, folder))
     if row is not None:
-        print(f"finished before: {folder}", flush=True)
+        say(f"finished before: {folder}")
         return Trial(values, row)
     try:
         return Trial(values, train(trial, command))
     except FloatingPointError as error:
-        print(f"diverged: {error}", flush=True)
-        row = dataclasses.replace(_bare_row(trial, command), extra={DIVERGED: str(error)})
-        write_row(folder / RESULT, row)
-        return Trial(values, row)
+        why = str(error)
+        say(f"diverged: {why}")
+        return Trial(values, by_main(lambda: _write_diverged(trial, folder, why, command)))
 
 
 def search_grid(config: Config, command: Callable[[Values], str] = lambda values: "") -> list[Trial]:
@@ -126,7 +127,7 @@ def search_grid(config: Config, command: Callable[[Values], str] = lambda values
     found = points(config)
     trials = []
     for place, values in enumerate(found, start=1):
-        print(f"\n[{place}/{len(found)}] {words(values)}", flush=True)
+        say(f"\n[{place}/{len(found)}] {words(values)}")
         trials.append(run_trial(config, values, command(values)))
     return trials
 
@@ -181,20 +182,22 @@ def tune_and_test(
         train(trial_config(changed(config, {"data.task": tasks[0]} if tasks else {}), first))
         return []
     before = changed(config, first, read_test=True) if final else trial_config(config, first)
-    if tasks:
-        check_suite(before, tasks)
-    else:
-        load_splits(before)
+    join(choose_compute(config.device, config.precision, config.distributed.strategy), config.distributed.timeout_s)
+    with main_first():
+        if tasks:
+            check_suite(before, tasks)
+        else:
+            load_splits(before)
     rows: list[Row] = []
     for task in tasks or [None]:
         values = {} if task is None else {"data.task": task}
         if task is not None:
-            print(f"\n== data.task={task}", flush=True)
+            say(f"\n== data.task={task}")
         rows += _one_search(
             changed(config, values, grid=config.grid), with_values(overrides, values), search, final, seeds
         )
     if rows:
-        print(f"\n{format_rows(rows, mean_over_seeds=True)}", flush=True)
+        say(f"\n{format_rows(rows, mean_over_seeds=True)}")
     return rows
 
 
@@ -202,17 +205,20 @@ def _one_search(config: Config, overrides: list[str], search: Search, final: boo
     typed = [text for text in overrides if text.lstrip("+").partition("=")[0].split(".")[0] != "grid"]
     trial_settings = {"protocol": "val_select", "read_test": False}
     trials = search(config, lambda values: command_of(with_values(typed, values | trial_settings)))
-    print(f"\n{format_trials(trials)}", flush=True)
+    say(f"\n{format_trials(trials)}")
     best = ranked(trials)[0]
     if best.row.val_top1 is None:
         raise ValueError(f"all {len(trials)} trials diverged: try lower values of recipe.lr")
     chosen = with_values([text for text in typed if not text.startswith("read_test=")], best.values)
-    print(f"\nval chose {words(best.values)} ({best.row.val_top1:.2f} % on val); the command that reads test with it:")
-    if len(seeds) > 1:
+    say(f"\nval chose {words(best.values)} ({best.row.val_top1:.2f} % on val); the command that reads test with it:")
+    if len(seeds) > 1 and together():  # -m is for one process
+        for seed in seeds:
+            say(f"  {command_of(with_values(chosen, {'seed': seed}))}")
+    elif len(seeds) > 1:
         several = [*(text for text in chosen if not text.startswith("seed=")), f"seed={','.join(map(str, seeds))}"]
-        print(f"  {command_of(several, flags=['-m'])}", flush=True)
+        say(f"  {command_of(several, flags=['-m'])}")
     else:
-        print(f"  {command_of(with_values(chosen, {'seed': seeds[0]} if seeds else {}))}", flush=True)
+        say(f"  {command_of(with_values(chosen, {'seed': seeds[0]} if seeds else {}))}")
     if not final:
         return []
     rows = []
@@ -220,6 +226,12 @@ def _one_search(config: Config, overrides: list[str], search: Search, final: boo
         one = changed(config, best.values, seed=seed, read_test=True)
         rows.append(train(one, command_of(with_values(chosen, {"seed": seed}))))
     return rows
+
+
+def _write_diverged(config: Config, folder: Path, why: str, command: str) -> Row:
+    row = dataclasses.replace(_bare_row(config, command), extra={DIVERGED: why})
+    write_row(folder / RESULT, row)
+    return row
 
 
 def _bare_row(config: Config, command: str) -> Row:

@@ -1,6 +1,7 @@
 """A search that samples: Optuna's TPE draws trials from the ranges that the grid spans."""
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vision_peft.training.config import Config, flatten, identity, task_name
+from vision_peft.training.distributed import by_main, say
 from vision_peft.training.tune import Trial, Values, changed, grid_of, run_trial, words
 
 FILE = "search.sqlite3"  # in output_dir: what was sampled so far, of all searches there
@@ -17,13 +19,43 @@ def search_sampled(config: Config, number: int, command: Callable[[Values], str]
     """`number` trials from the ranges of the grid; those of an earlier call with the same config count.
 
     Numbers are sampled between the lowest and the highest of their list, on a logarithmic scale if all are above 0,
-    anything else is taken from the list. A trial that diverges counts as 0 %.
+    anything else is taken from the list. A trial that diverges counts as 0 %. The process of rank 0 samples for all.
 
     Raises:
         ImportError: Optuna is not installed.
     """
-    optuna = _optuna()
-    grid = grid_of(config)
+    optuna, grid = _optuna(), grid_of(config)
+    states = optuna.trial.TrialState
+    studies: list[Any] = []  # the one study, in the main process
+    open_trials: list[Any] = []
+    by_main(lambda: studies.append(_opened(optuna, config, grid)))
+
+    def ask(number: int) -> Values:
+        # Seeded anew for every trial, so that what is sampled depends on the trials before and not on interruptions.
+        studies[0].sampler = optuna.samplers.TPESampler(seed=config.seed + number)
+        open_trials.append(studies[0].ask())
+        for key, options in grid.items():
+            _suggest(open_trials[-1], key, options)
+        return _values(open_trials[-1].params, grid)
+
+    def tell(top1: float) -> None:
+        studies[0].tell(open_trials[-1], top1)
+
+    kept = changed(config, {}, overwrite=False)
+    done = by_main(lambda: [trial.params for trial in studies[0].get_trials(states=(states.COMPLETE,))[:number]])
+    trials = []
+    while len(trials) < number:
+        earlier = len(trials) < len(done)
+        values = _values(done[len(trials)], grid) if earlier else by_main(functools.partial(ask, len(trials)))
+        say(f"\n[{len(trials) + 1}/{number}] {words(values)}")
+        trials.append(run_trial(kept if earlier else config, values, command(values)))
+        if not earlier:
+            by_main(functools.partial(tell, trials[-1].row.val_top1 or 0.0))
+    return trials
+
+
+def _opened(optuna: Any, config: Config, grid: Mapping[str, list[Any]]) -> Any:
+    """The study of this search; a trial that was interrupted is the next one."""
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     where = {"study_name": _study_name(config, grid), "storage": f"sqlite:///{folder.absolute() / FILE}"}
@@ -35,23 +67,7 @@ def search_sampled(config: Config, number: int, command: Callable[[Values], str]
     for interrupted in study.get_trials(states=(states.RUNNING,)):
         study.enqueue_trial(interrupted.params)  # its run resumes
         study.tell(interrupted.number, state=states.FAIL)
-    trials = []
-    kept = changed(config, {}, overwrite=False)
-    for earlier in study.get_trials(states=(states.COMPLETE,))[:number]:
-        values = _values(earlier.params, grid)
-        print(f"\n[{len(trials) + 1}/{number}] {words(values)}", flush=True)
-        trials.append(run_trial(kept, values, command(values)))
-    while len(trials) < number:
-        # Seeded anew for every trial, so that what is sampled depends on the trials before and not on interruptions.
-        study.sampler = optuna.samplers.TPESampler(seed=config.seed + len(trials))
-        asked = study.ask()
-        for key, options in grid.items():
-            _suggest(asked, key, options)
-        values = _values(asked.params, grid)
-        print(f"\n[{len(trials) + 1}/{number}] {words(values)}", flush=True)
-        trials.append(run_trial(config, values, command(values)))
-        study.tell(asked, trials[-1].row.val_top1 or 0.0)
-    return trials
+    return study
 
 
 def _optuna() -> Any:

@@ -58,8 +58,8 @@ def _check_method(method: Any) -> None:
 
 
 def _attach(model: nn.Module, method: Method, samples: Iterable[Any] | None, *, initialise: bool) -> nn.Module:
-    blocks(model)
     known = record.find(model) is not None
+    blocks(model)
     tuning = record.find_or_start(model)
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     depths = {module: graft.depth(module) for module in model.modules()}

@@ -21,7 +21,7 @@ def norm_readers(block: Any, site: str) -> list[nn.Linear]:
 
 
 def add_to_output(block: Any, reader: nn.Linear, shift: Tensor) -> None:
-    """Add the constant ``shift`` (out) to the output of a query, key or value layer or one of ``norm_readers``, for good.
+    """Add the constant ``shift`` (out) to the output of a layer of ``norm_readers``, for good.
 
     It joins the bias. BEiT's fused layer has q_bias and v_bias beside it and none for its keys, which need none: a
     constant on every key adds the same number to all scores of a query, and softmax takes it out, with a position bias

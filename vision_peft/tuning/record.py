@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from vision_peft.tuning import graft
 from vision_peft.tuning.method import Method
@@ -69,9 +70,12 @@ def find_or_start(model: nn.Module) -> Record:
     """The record of ``model``; the first call takes the fingerprint and remembers ``requires_grad``.
 
     Raises:
-        ValueError: as of ``find``; or ``model`` remembers a reversible merge, which tuning on would make useless.
+        ValueError: as of ``find``; ``model`` is cut into shards; or it remembers a reversible merge, which tuning on
+            would make useless.
     """
     record = find(model)
+    if any(isinstance(module, FSDPModule) for module in model.modules()):
+        raise ValueError("this model is cut into shards by fully_shard: attach and give it its head first, then shard")
     if find_merged(model) is not None:
         raise ValueError(
             "this model was merged with reversible=True and remembers the way back: take it with vp.unmerge(model), or "

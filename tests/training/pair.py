@@ -1,0 +1,38 @@
+"""Two processes of one group, as torchrun would have started them, that run a function of a test."""
+
+import contextlib
+import os
+import socket
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.multiprocessing.spawn import spawn
+
+Action = Callable[[int, Path], Any]  # rank and folder to something that torch.save can write
+
+
+def in_two_processes(action: Action, folder: Path) -> list[dict[str, Any]]:
+    """What `action` gave in each of two processes that torchrun might have started, and what it printed there."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    spawn(_process, (port, action, folder), nprocs=2)
+    found = []
+    for rank in range(2):
+        printed = {name: (folder / f"{name}{rank}").read_text() for name in ("out", "err")}
+        found.append({"given": torch.load(folder / f"given{rank}.pt", weights_only=True), **printed})
+    return found
+
+
+def _process(rank: int, port: int, action: Action, folder: Path) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ |= {"MASTER_ADDR": "localhost", **{name: str(value) for name, value in place.items()}}
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    with (folder / f"out{rank}").open("w") as out, (folder / f"err{rank}").open("w") as err:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            given = action(rank, folder)
+    torch.save(given, folder / f"given{rank}.pt")

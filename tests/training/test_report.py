@@ -1,0 +1,46 @@
+"""What a run says about its processes, and the line with which a command ends that lost one of them."""
+
+import pytest
+import torch
+
+from vision_peft.training.command_line import one_line_errors
+from vision_peft.training.device import Compute
+from vision_peft.training.report import other_processes, processes_words
+
+CPU = torch.device("cpu")
+ONE, TWO = Compute(CPU, "fp32"), Compute(CPU, "fp32", world_size=2)
+SHARDED = Compute(CPU, "fp32", world_size=2, strategy="fsdp2")
+
+
+def test_a_state_of_other_processes_is_said_to_go_on_not_bit_for_bit() -> None:
+    words = other_processes(processes_words(TWO), ONE)
+    assert words.startswith(
+        "\nthe state was saved by 2 processes (ddp), it goes on in 1 process: the samples come in the"
+    )
+    assert words.endswith("sums are rounded in another way, and dropout, drop path and mixup draw other numbers")
+    words = other_processes(processes_words(SHARDED), TWO)
+    assert words.startswith("\nthe state was saved by 2 processes (fsdp2), it goes on in 2 processes (ddp): ")
+    assert words.endswith("not bit for bit that of either, as sums are rounded in another way")
+
+
+@pytest.mark.parametrize("compute", [ONE, TWO, SHARDED], ids=processes_words)
+def test_a_state_of_the_same_processes_or_of_nobody_knows_whom_needs_no_words(compute: Compute) -> None:
+    assert other_processes(processes_words(compute), compute) == other_processes("", compute) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["DataLoader worker (pid 7) is killed by signal: Killed. ", "DataLoader timed out after 300 seconds"],
+)
+def test_a_lost_loader_process_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    with pytest.raises(SystemExit) as end, one_line_errors():
+        raise RuntimeError(text)
+    assert end.value.code == 1
+    assert capsys.readouterr().err == (
+        f"error: {text.strip()}; the same command again resumes from the last saved state\n"
+    )
+
+
+def test_any_other_runtime_error_keeps_its_traceback() -> None:
+    with pytest.raises(RuntimeError, match="a bug"), one_line_errors():
+        raise RuntimeError("a bug")

@@ -1,0 +1,53 @@
+"""What an adapter says of its input, checked before anything is made of it: sizes become memory."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+MAX_SIDE = 4096  # pixels
+MAX_FRAMES = 4096
+
+
+def _whole(lowest: int, highest: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and lowest <= value <= highest
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _each(accepted: Callable[[Any], bool], lengths: tuple[int, ...]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and len(value) in lengths and all(map(accepted, value))
+
+
+def _or_none(accepted: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or accepted(value)
+
+
+def _word(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 40
+
+
+_ACCEPTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "size": (_each(_whole(1, MAX_SIDE), (2,)), f"[height, width] of 1 to {MAX_SIDE} pixels"),
+    "mean": (_each(_number, (1, 3)), "a finite number for each channel"),
+    "std": (_each(lambda value: _number(value) and value > 0, (1, 3)), "a number above 0 for each channel"),
+    "interpolation": (_word, "a name"),
+    "resize": (_word, "a name"),
+    "sampling": (_word, "a name"),
+    "crop_pct": (lambda value: _number(value) and 0 < value <= 1, "a share above 0, at most 1"),
+    "num_frames": (_or_none(_whole(1, MAX_FRAMES)), f"1 to {MAX_FRAMES} frames, or null"),
+    "tubelet_size": (_or_none(_whole(1, MAX_FRAMES)), f"1 to {MAX_FRAMES} frames, or null"),
+    "frame_stride": (_whole(1, MAX_FRAMES), f"1 to {MAX_FRAMES} frames"),
+    "views": (_whole(1, 1000), "a whole number from 1 to 1000"),
+    "crops": (_whole(1, 100), "a whole number from 1 to 100"),
+}
+
+
+def input_problems(recorded: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the entries that are known; a user's own entries are not looked at."""
+    return [
+        f"input.{key} is {str(recorded[key])[:60]}, wanted {words}"
+        for key, (accepted, words) in _ACCEPTED.items()
+        if key in recorded and not accepted(recorded[key])
+    ]

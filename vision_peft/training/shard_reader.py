@@ -1,0 +1,165 @@
+"""Reads torch's distributed checkpoints as plain data.
+
+torch keeps their table of contents, `.metadata`, as a pickle and reads it with `pickle.load`; what a stranger put there
+would run. Here every class in it stands for a record of what was stored, the checkpoint's own objects are built from
+those records, and anything else is refused. Entries that are no tensors are refused too: torch reads them with
+`weights_only=False`.
+"""
+
+import pickle
+from pathlib import PurePath
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+
+
+class _Record:
+    """What the pickle says of an object of torch; nothing of it is run."""
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Contents(_Record): ...
+
+
+class _Tensor(_Record): ...
+
+
+class _Chunk(_Record): ...
+
+
+class _Index(_Record): ...
+
+
+class _Place(_Record): ...
+
+
+def _unused(*_: Any) -> None:
+    return None
+
+
+_METADATA, _FILES = "torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem"
+_STANDS_FOR: dict[tuple[str, str], Any] = {
+    (_METADATA, "Metadata"): _Contents,
+    (_METADATA, "TensorStorageMetadata"): _Tensor,
+    (_METADATA, "ChunkStorageMetadata"): _Chunk,
+    (_METADATA, "MetadataIndex"): _Index,
+    (_FILES, "_StorageInfo"): _Place,
+    (_METADATA, "TensorProperties"): _Record,
+    (_METADATA, "StorageMeta"): _Record,
+    (_METADATA, "_MEM_FORMAT_ENCODING"): int,
+    ("torch.serialization", "_get_layout"): str,
+    ("torch", "Size"): tuple,
+}
+# the folder it was written to
+_STANDS_FOR |= {
+    (module, f"{kind}Path"): _unused for module in ("pathlib", "pathlib._local") for kind in ("Posix", "Windows")
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _STANDS_FOR:
+            return _STANDS_FOR[module, name]
+        if module == "torch" and isinstance(dtype := vars(torch).get(name), torch.dtype):
+            return dtype
+        raise pickle.UnpicklingError(f"it wants to load {module}.{name}, which can run any code")
+
+
+class ShardReader(FileSystemReader):
+    """torch's reader of a folder of shards, without its pickle."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """The table of contents.
+
+        Raises:
+            OSError: it is not there.
+            ValueError: it is damaged, wants to run code, or names files outside the folder.
+        """
+        path = self._get_metadata_path(*args, **kwargs)
+        try:
+            with self.fs.create_stream(path, "rb") as file:
+                metadata = _rebuilt(_Unpickler(file).load())
+        except OSError:
+            raise
+        except Exception as error:  # a damaged pickle raises whatever its opcodes stumble over
+            raise ValueError(f"{path} is refused: {str(error).partition(chr(10))[0] or type(error).__name__}") from None
+        metadata.storage_meta = StorageMeta(load_id=self.load_id)
+        return metadata
+
+
+def _rebuilt(contents: Any) -> Metadata:
+    """torch's own objects from the records, every field checked."""
+    fields = _fields(contents, _Contents)
+    tensors: dict[str, Any] = {
+        _text(name): _tensor(name, value) for name, value in dict(fields["state_dict_metadata"]).items()
+    }
+    places = {_index(index): _place(place) for index, place in dict(fields["storage_data"]).items()}
+    return Metadata(tensors, storage_data=places, version=fields.get("version") and _text(fields["version"]))
+
+
+def _fields(record: Any, wanted: type[_Record]) -> dict[str, Any]:
+    if type(record) is not wanted or not isinstance(record.state, dict):
+        raise ValueError(f"wanted a record{wanted.__name__.lower()}, got {type(record).__name__}")
+    return record.state
+
+
+def _tensor(name: str, record: Any) -> TensorStorageMetadata:
+    if type(record) is not _Tensor:
+        raise ValueError(f"{name!r} is no tensor")
+    properties = record.state["properties"].state
+    if not isinstance(properties[0], torch.dtype):
+        raise ValueError(f"{name!r} has no type")
+    chunks = [_fields(chunk, _Chunk) for chunk in record.state["chunks"]]
+    return TensorStorageMetadata(
+        TensorProperties(dtype=properties[0]),
+        _size(record.state["size"]),
+        [ChunkStorageMetadata(offsets=_size(chunk["offsets"]), sizes=_size(chunk["sizes"])) for chunk in chunks],
+    )
+
+
+def _index(record: Any) -> MetadataIndex:
+    fields = _fields(record, _Index)
+    offset, index = fields.get("offset"), fields.get("index")
+    return MetadataIndex(
+        _text(fields["fqn"]), None if offset is None else _size(offset), None if index is None else _whole(index)
+    )
+
+
+def _place(record: Any) -> _StorageInfo:
+    fields = _fields(record, _Place)
+    name = _text(fields["relative_path"])
+    if name in ("", "..") or PurePath(name).name != name or "\0" in name:
+        raise ValueError(f"{name!r} is no file of this folder")
+    if fields.get("transform_descriptors"):
+        raise ValueError(f"{name!r} is packed in a way that is not read here")
+    return _StorageInfo(name, _whole(fields["offset"]), _whole(fields["length"]))
+
+
+def _size(value: Any) -> torch.Size:
+    if not isinstance(value, tuple):
+        raise ValueError(f"wanted a size, got {type(value).__name__}")
+    return torch.Size(_whole(number) for number in value)
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"wanted a whole number from 0, got {value!r:.40}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"wanted text, got {type(value).__name__}")
+    return value
