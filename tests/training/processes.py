@@ -93,8 +93,10 @@ def killed_once(config: Config, kill: tuple[int, int] | str) -> None:
 
 def updated(name: str, strategy: str) -> dict[str, Any]:
     """Losses and tuned tensors of three updates with a method on random images that the processes share."""
-    dropout = ["method.dropout=0"] if "dropout" in vp.METHODS[name].__dataclass_fields__ else []
-    config = compose_config([*TINY, f"method={name}", *dropout, "recipe.optimizer=sgd", "recipe.lr=0.1"])
+    random = [key for key in ("dropout", "drop_path") if key in vp.METHODS[name].__dataclass_fields__]
+    config = compose_config(
+        [*TINY, f"method={name}", *(f"method.{key}=0" for key in random), "recipe.optimizer=sgd", "recipe.lr=0.1"]
+    )
     compute = choose_compute("cpu", "fp32", strategy)
     images = torch.randn(3, 8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     seed_everything(0)

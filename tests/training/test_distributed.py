@@ -38,15 +38,29 @@ SAME = ["recipe.epochs=7", "recipe.lr=1e-3", "recipe.clip_grad=1", "recipe.augme
 METHODS = [name for name, method in vp.METHODS.items() if not method.video]
 
 
-def jobs() -> list[Job]:
+STRATEGIES = {"ddp": [], "fsdp2": [FSDP2]}
+
+
+def quick_jobs() -> list[Job]:
     made = []
-    for strategy, more in (("ddp", []), ("fsdp2", [FSDP2])):
+    for strategy, more in STRATEGIES.items():
         made.append(Job(f"same {strategy}", [*SAME, "method.dropout=0", *more]))
+        made.append(Job(f"whole adapters {strategy}", [*EVERYTHING, *more]))
+        kill, saves = KILLS["mid-accumulation"]
+        made.append(Job(f"mid-accumulation adapters {strategy}", [*EVERYTHING, *more, *saves], kill))
+    return made
+
+
+def slow_jobs() -> list[Job]:
+    made = []
+    of_backbone = [each for each in EVERYTHING if not each.startswith("method.")]
+    for strategy, more in STRATEGIES.items():
         made.append(Job(f"backbone {strategy}", [*SAME, "method=full", *more]))
         made.append(Job(f"batchnorm {strategy}", [*SAME, "method.dropout=0", "recipe.head=batchnorm_linear", *more]))
-        for kind, trained in (("adapters", []), ("full", ["method=full", "recipe.lr=1e-4"])):
-            everything = [each for each in EVERYTHING if kind == "adapters" or not each.startswith("method.")]
-            base = [*everything, *trained, *more]
+        for kind, base in (
+            ("adapters", [*EVERYTHING, *more]),
+            ("full", [*of_backbone, "method=full", "recipe.lr=1e-4", *more]),
+        ):
             made.append(Job(f"whole {kind} {strategy}", base))
             for where, (kill, saves) in KILLS.items():
                 if kind == "adapters" or where == "mid-accumulation":
@@ -59,8 +73,14 @@ def jobs() -> list[Job]:
 
 @pytest.fixture(scope="module")
 def two(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Left:
-    """What all jobs leave behind in two processes."""
-    return in_two_processes(jobs(), METHODS, photos, tmp_path_factory.mktemp("two"))
+    """What the quick jobs and all methods leave behind in two processes."""
+    return in_two_processes(quick_jobs(), METHODS, photos, tmp_path_factory.mktemp("two"))
+
+
+@pytest.fixture(scope="module")
+def further(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Left:
+    """What the slow jobs leave behind in two processes."""
+    return in_two_processes(slow_jobs(), [], photos, tmp_path_factory.mktemp("further"))
 
 
 @pytest.fixture(scope="module")
@@ -68,27 +88,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("one")
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def check_losses(found: Left, name: str, overrides: list[str], photos: Path, folder: Path) -> None:
+    one = run_job(Job(name, [*SAME, *overrides]), photos, folder)
+    for strategy in STRATEGIES:
+        left = found[f"{name} {strategy}"]
+        assert len(losses(left)) == 21
+        assert losses(left) == pytest.approx(losses(one), abs=1e-5)
+        assert left["confusion"] == one["confusion"]
+    assert losses(found[f"{name} ddp"]) == pytest.approx(losses(found[f"{name} fsdp2"]), abs=1e-5)
+
+
+def test_two_processes_have_the_losses_of_one_over_twenty_updates(two: Left, photos: Path, folder: Path) -> None:
+    check_losses(two, "same", ["method.dropout=0"], photos, folder)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "overrides"),
-    [
-        ("same", ["method.dropout=0"]),
-        ("backbone", ["method=full"]),
-        ("batchnorm", ["method.dropout=0", "recipe.head=batchnorm_linear"]),
-    ],
+    [("backbone", ["method=full"]), ("batchnorm", ["method.dropout=0", "recipe.head=batchnorm_linear"])],
 )
-def test_two_processes_have_the_losses_of_one_over_twenty_updates(
-    two: Left, photos: Path, folder: Path, name: str, overrides: list[str], strategy: str
+def test_so_they_have_where_the_backbone_trains_and_where_statistics_are_of_the_batch(
+    further: Left, photos: Path, folder: Path, name: str, overrides: list[str]
 ) -> None:
-    one = run_job(Job(f"{name} {strategy}", [*SAME, *overrides]), photos, folder)
-    expected, found = losses(one), losses(two[f"{name} {strategy}"])
-    assert len(found) == 21
-    assert found == pytest.approx(expected, abs=1e-5)
-    assert two[f"{name} {strategy}"]["confusion"] == one["confusion"]
-    assert losses(two[f"{name} ddp"]) == pytest.approx(losses(two[f"{name} fsdp2"]), abs=1e-5)
+    check_losses(further, name, overrides, photos, folder)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_learns_on_two_processes_what_it_learns_on_one(two: Left, name: str, strategy: str) -> None:
     expected, found = updated(name, "ddp"), two[f"method {name} {strategy}"]
@@ -98,18 +123,26 @@ def test_every_method_learns_on_two_processes_what_it_learns_on_one(two: Left, n
         torch.testing.assert_close(tensor, wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_killed_processes_resume_bit_for_bit(two: Left, strategy: str) -> None:
+    assert two[f"mid-accumulation adapters {strategy}"] == two[f"whole adapters {strategy}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("where", [*KILLS, "workers"])
-def test_two_killed_processes_resume_bit_for_bit(two: Left, where: str, strategy: str) -> None:
+def test_they_resume_bit_for_bit_wherever_they_were_killed(further: Left, where: str, strategy: str) -> None:
     killed = f"{where} {strategy}" if where == "workers" else f"{where} adapters {strategy}"
-    assert two[killed] == two[f"whole adapters {strategy}"]
+    assert further[killed] == further[f"whole adapters {strategy}"]
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_a_backbone_that_trains_resumes_bit_for_bit(two: Left, strategy: str) -> None:
-    assert two[f"mid-accumulation full {strategy}"] == two[f"whole full {strategy}"]
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_backbone_that_trains_resumes_bit_for_bit(further: Left, strategy: str) -> None:
+    assert further[f"mid-accumulation full {strategy}"] == further[f"whole full {strategy}"]
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_a_run_goes_on_with_the_other_strategy(two: Left, strategy: str) -> None:
-    assert losses(two[f"to {strategy}"]) == pytest.approx(losses(two[f"backbone {strategy}"]), abs=1e-5)
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_run_goes_on_with_the_other_strategy(further: Left, strategy: str) -> None:
+    assert losses(further[f"to {strategy}"]) == pytest.approx(losses(further[f"backbone {strategy}"]), abs=1e-5)

@@ -140,8 +140,8 @@ def train_mode(model: nn.Module, frozen: str = "eval") -> nn.Module:
     for name, module in model.named_modules():
         if any(name.startswith(f"{parent}.") for parent in trained) or name in trained:
             continue
-        parameters = list(module.parameters())
-        if parameters and all(parameter.requires_grad for parameter in parameters):
+        trains = (parameter.requires_grad for parameter in module.parameters())
+        if next(trains, False) and all(trains):
             module.train()
             trained.add(name)
             if not name:

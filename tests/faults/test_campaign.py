@@ -1,0 +1,245 @@
+"""Faults of a run in one process: whatever happens to it, the same command again ends as if nothing had happened."""
+
+import os
+import random
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults import harm
+from faults.conftest import Note
+from faults.program import (
+    UPDATES,
+    UPDATES_PER_EPOCH,
+    Running,
+    finish,
+    last_step,
+    left_behind,
+    resumed_at,
+    run_folder,
+    saved_step,
+    started,
+)
+
+pytestmark = pytest.mark.faults
+Undisturbed = Callable[..., dict[str, Any]]
+KILLS = 30
+HARM = Path(harm.__file__)
+
+
+def test_thirty_kills_at_random_times_lose_a_save_interval_each_and_change_nothing(
+    everything: list[str], undisturbed: Undisturbed, tmp_path: Path, note: Note
+) -> None:
+    # All weights train: a save takes its time.
+    long = [*(text for text in everything if "dropout" not in text), "recipe.epochs=30", "method=full"]
+    whole = undisturbed("long", *long)
+    draw = random.Random(6)
+    targets = sorted(draw.sample(range(1, 30 * UPDATES_PER_EPOCH - 10), KILLS))
+    folder, lost, saving, kept = tmp_path / "runs", [], 0, 0
+    for target in targets:
+        every, workers = draw.choice([1, 1, 2, 3]), draw.choice([0, 0, 2])
+        during_save, starting, later = draw.random() < 0.5, draw.random() < 0.1, draw.uniform(0, 0.1)
+        with started(folder, *long, f"save_every={every}", f"workers={workers}") as run:
+            if starting:
+                time.sleep(50 * later)
+            else:
+                run.until(lambda run=run, target=target: run.step() >= target)
+                if during_save:
+                    run.until(lambda run=run: any(run.folder.glob("state/step_*.tmp")), poll_s=0)
+                else:
+                    time.sleep(later)
+            os.kill(run.process.pid, signal.SIGKILL)
+            assert run.end() == -signal.SIGKILL, run.text()
+            if run.has_begun():
+                assert resumed_at(run.text()) == kept
+        if not any(folder.rglob("metrics.jsonl")):
+            continue  # killed before there was anything to lose
+        saving += any(run_folder(folder).glob("state/step_*.tmp"))
+        kept = saved_step(folder, tmp_path / "copy")
+        lost.append(last_step(folder) - kept)
+        assert 0 <= lost[-1] <= every, run.text()
+    assert saving >= 5
+    equal = resumed_at(finish(folder, *long)) == kept and left_behind(folder) == whole
+    note("SIGKILL, one process", faults=KILLS, lost=max(lost), equal=equal)
+    assert equal
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
+def test_a_signal_ends_a_run_with_its_own_code_and_the_mark_for_requeue(
+    everything: list[str], undisturbed: Undisturbed, tmp_path: Path, note: Note, number: signal.Signals
+) -> None:
+    whole, folder = undisturbed("one", *everything), tmp_path / "runs"
+    with started(folder, *everything) as run:
+        run.until(lambda: run.step() >= 20)
+        os.kill(run.process.pid, number)
+        assert run.end() == 85, run.text()
+    assert (run.folder / "REQUEUE").exists()
+    lost = last_step(folder) - saved_step(folder, tmp_path / "copy")
+    equal = resumed_at(finish(folder, *everything)) >= 20 and left_behind(folder) == whole
+    note(f"{number.name}, one process", lost=lost, equal=equal)
+    assert not (run.folder / "REQUEUE").exists()
+    assert (lost, equal) == (0, True)
+
+
+def test_a_killed_loader_process_is_named_and_the_run_resumes(
+    everything: list[str], undisturbed: Undisturbed, tmp_path: Path, note: Note
+) -> None:
+    whole, folder = undisturbed("one", *everything), tmp_path / "runs"
+    slow = [*everything, "save_every=1", "workers=2", "cache_mb=0"]
+    with started(folder, *slow) as run:
+        run.until(lambda: run.step() >= 14 and len(run.loaders()) >= 2)
+        victim = run.loaders()[0]
+        os.kill(victim, signal.SIGKILL)
+        assert run.end() == 1, run.text()
+    assert re.search(rf"^error: DataLoader worker \(pid\(?s?\)? {victim}\).*the same command again", run.text(), re.M)
+    assert "Traceback" not in run.text()
+    lost = last_step(folder) - saved_step(folder, tmp_path / "copy")
+    finish(folder, *slow)
+    equal = left_behind(folder) == whole
+    note("DataLoader worker killed", lost=lost, equal=equal)
+    assert lost <= 1
+    assert equal
+
+
+@pytest.fixture(scope="module")
+def stopped(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a run that was killed in the middle, with two states two updates apart."""
+    from faults.program import EVERYTHING
+
+    folder = tmp_path_factory.mktemp("stopped") / "runs"
+    with started(folder, *EVERYTHING, "data=folder", f"data.root={photos}", "save_every=2") as run:
+        run.until(lambda: run.step() >= 20)
+        os.kill(run.process.pid, signal.SIGKILL)
+        run.end()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("damage", "fallen_back"),
+    [
+        (harm.truncate, 2),
+        (harm.flip_a_bit, 2),
+        (harm.lose_the_file, 2),
+        (harm.lose_the_sums, 2),
+        (harm.leave_rubbish, 0),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_damaged_newest_state_costs_one_save_interval(
+    everything: list[str],
+    undisturbed: Undisturbed,
+    stopped: Path,
+    tmp_path: Path,
+    note: Note,
+    damage: Callable[[Path], None],
+    fallen_back: int,
+) -> None:
+    whole, folder = undisturbed("one", *everything), tmp_path / "runs"
+    shutil.copytree(stopped, folder)
+    kept, done = saved_step(folder, tmp_path / "copy"), last_step(folder)
+    damage(run_folder(folder) / "state")
+    words = finish(folder, *everything, "save_every=2")
+    assert resumed_at(words) == kept - fallen_back
+    assert ("is damaged" in words) == bool(fallen_back), words
+    equal = left_behind(folder) == whole
+    names = {"leave_rubbish": "half-written files left behind", "truncate": "newest state truncated"}
+    names |= {"flip_a_bit": "bit flipped in newest state", "lose_the_file": "newest state without state.pt"}
+    name = names.get(damage.__name__, "newest state without checksums")
+    note(name, lost=done - kept + fallen_back, equal=equal)
+    assert equal
+
+
+def full_disk(tmp_path: Path) -> Any:
+    """A small disk at `tmp_path / "disk"`, or no test."""
+    try:
+        disk = harm.small_disk(tmp_path / "disk", 2)
+        disk.__enter__()
+    except OSError as error:
+        pytest.skip(str(error))
+    return disk
+
+
+def at_step(run: Running, step: int) -> None:
+    run.until(lambda: run.step() >= step)
+
+
+def test_a_full_disk_ends_the_run_with_the_older_state_whole(
+    everything: list[str], undisturbed: Undisturbed, tmp_path: Path, note: Note
+) -> None:
+    whole, disk = undisturbed("one", *everything), full_disk(tmp_path)
+    try:
+        folder, ballast = tmp_path / "disk" / "runs", tmp_path / "disk" / "ballast"
+        with started(folder, *everything, "save_every=1") as run:
+            at_step(run, 10)
+            harm.fill(ballast)
+            assert run.end() == 2, run.text()
+        assert re.search(rf"^error: .*{tmp_path}/disk/.*disk is full.* \d+ bytes were free", run.text(), re.M)
+        assert "Traceback" not in run.text()
+        assert not list(folder.rglob("*.tmp"))
+        ballast.unlink()
+        lost = last_step(folder) - saved_step(folder, tmp_path / "copy")
+        assert resumed_at(finish(folder, *everything, "save_every=1")) >= 9
+        equal = left_behind(folder) == whole
+    finally:
+        disk.__exit__(None, None, None)
+    note("disk full (on_save_error=stop)", lost=lost, equal=equal)
+    assert lost <= 1
+    assert equal
+
+
+@pytest.mark.parametrize("back", [True, False], ids=["space comes back", "space does not come back"])
+def test_a_full_disk_is_a_warning_where_that_is_wanted(
+    everything: list[str], undisturbed: Undisturbed, tmp_path: Path, note: Note, back: bool
+) -> None:
+    whole, disk = undisturbed("one", *everything), full_disk(tmp_path)
+    try:
+        folder, ballast = tmp_path / "disk" / "runs", tmp_path / "disk" / "ballast"
+        with started(folder, *everything, "save_every=1", "on_save_error=warn") as run:
+            at_step(run, 10)
+            harm.fill(ballast)
+            run.until(lambda: run.text().count("training goes on without it") > 3)
+            if back:
+                ballast.unlink()
+            code = run.end()
+        if not back:
+            assert code == 2, run.text()
+            assert f"could not write {run.folder}" in run.text().splitlines()[-1]
+            assert "the disk is full" in run.text().splitlines()[-1]
+            assert "Traceback" not in run.text()
+            ballast.unlink()
+            finish(folder, *everything)
+        assert code == (0 if back else 2), run.text()
+        equal = left_behind(folder) == whole
+    finally:
+        disk.__exit__(None, None, None)
+    note("disk full (on_save_error=warn)", lost=0 if back else None, equal=equal)
+    assert equal
+
+
+def test_batches_with_nan_are_skipped_and_named(everything: list[str], tmp_path: Path, note: Note) -> None:
+    folder = tmp_path / "runs"
+    words = finish(folder, *everything, "max_bad_steps=2", script=HARM, environment={"NAN_SAMPLES": "3,7"})
+    named = r"^warning: the loss is nan at (epoch .*), on samples ([\d, ]+):.*\(\d in a row\)$"
+    skipped = re.findall(named, words, re.M)
+    assert 12 <= len(skipped) <= 24  # two samples an epoch, in one batch or in two
+    assert all({"3", "7"} & set(samples.split(", ")) for _, samples in skipped)
+    assert len(left_behind(folder)["figures"][-1]) == UPDATES // UPDATES_PER_EPOCH
+    assert _all_finite(folder)
+    note("NaN in some samples", faults=len(skipped), equal=None)
+
+
+def _all_finite(output_dir: Path) -> bool:
+    import torch
+    from safetensors.torch import load_file
+
+    folder = run_folder(output_dir)
+    tensors = [t for file in folder.glob("adapter/*.safetensors") for t in load_file(file).values()]
+    for file in folder.glob("state/*/state.pt"):
+        state = torch.load(file, weights_only=True)
+        tensors += [*state["tuned"].values(), *state["best"].values(), *(state["average"] or {}).values()]
+    return bool(tensors) and all(bool(tensor.isfinite().all()) for tensor in tensors)
