@@ -197,3 +197,27 @@ def test_a_run_killed_before_test_is_read_does_not_train_again(tiny: Tiny, monke
     row = train(config)
     assert row.top1 is not None
     assert len(row.curve) == 2
+
+
+@pytest.mark.parametrize("after", [1, 6])
+def test_sigterm_before_the_first_update_or_after_the_last_is_heeded_too(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    whole, stopped = tiny(folder="whole"), tiny(folder="stopped")
+    train(whole)
+    name = "on_features" if after == 1 else "fit"
+    real = getattr(train_module, name)
+
+    def terminated(*arguments: Any) -> Any:
+        result = real(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, name, terminated)
+        with pytest.raises(Interrupted, match=f"stopped after update {after};"):
+            train(stopped)
+    assert (run_folder(stopped) / "REQUEUE").exists()
+    train(stopped)
+    assert not (run_folder(stopped) / "REQUEUE").exists()
+    assert left_behind(run_folder(stopped)) == left_behind(run_folder(whole))

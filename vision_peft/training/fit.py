@@ -25,7 +25,7 @@ from vision_peft.training.parallel import all_finite, load_tuned, whole
 from vision_peft.training.report import Timing
 from vision_peft.training.run import Run, time_left
 from vision_peft.training.shards import Live
-from vision_peft.training.stopping import decided, stop_requests
+from vision_peft.training.stopping import FROM_KEYBOARD, StopRequests, decided, heard
 
 LONGEST_UNSAVED_SECONDS = 300
 SHORTEST_BETWEEN_EPOCHS_SECONDS = 10  # an epoch on kept features takes milliseconds, a state that lasts takes longer
@@ -61,6 +61,7 @@ def fit(
     state: tuple[dict[str, Any], Path] | None,
     run: Run,
     timing: Timing,
+    requests: StopRequests,
     compute: Compute,
 ) -> dict[str, Tensor]:
     """Train the tuned parts of `model` for `epochs`, from `state` if there is one.
@@ -112,7 +113,7 @@ def fit(
             run.say(f"warning: {error}; training goes on without it (on_save_error=warn)")
         saved = time.monotonic()
 
-    with stop_requests(config.max_time) as requests, whereabouts.named(), contextlib.closing(learner.parallel):
+    with heard(requests, FROM_KEYBOARD), contextlib.closing(learner.parallel):
         while progress.epoch < epochs and not _out_of_patience(recipe.early_stopping, progress):
             vp.train_mode(model, recipe.frozen)
             batches = loader.epoch(progress.epoch, start_batch=progress.update * parts)

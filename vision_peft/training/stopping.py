@@ -4,11 +4,13 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+FROM_KEYBOARD = [signal.SIGINT]
+FROM_SCHEDULER = [signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+SIGNALS = [*FROM_KEYBOARD, *FROM_SCHEDULER]
 SAME_PRESS_S = 1.0  # Ctrl-C reaches a process of torchrun twice, from the terminal and from torchrun
 REQUEUE_FILE = "REQUEUE"  # in the run folder: its training was stopped from outside and wants to go on
 _started = time.monotonic()
@@ -59,15 +61,14 @@ def decided(votes: Sequence[float], step: int) -> Interrupted | None:
 
 
 @contextlib.contextmanager
-def stop_requests(max_time: float | None) -> Iterator[StopRequests]:
-    """Requests that SIGINT, SIGTERM and SIGUSR1 leave inside, and the end of `max_time` minutes of this process."""
-    requests = StopRequests(max_time)
+def heard(requests: StopRequests, numbers: Iterable[int]) -> Iterator[None]:
+    """Inside, the signals `numbers` are noted in `requests`."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield requests
+        yield
         return
-    before = {number: signal.signal(number, requests.note) for number in SIGNALS}
+    before = {number: signal.signal(number, requests.note) for number in numbers}
     try:
-        yield requests
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -26,14 +26,22 @@ from vision_peft.training.build import create_model, first, input_settings, load
 from vision_peft.training.checkpoint import newest_state, save_errors
 from vision_peft.training.config import Config, run_folder
 from vision_peft.training.device import Compute, check_backbone_dtype, choose_compute, set_matmul_precision
-from vision_peft.training.distributed import by_main, join, main_first, of_all_processes
+from vision_peft.training.distributed import Whereabouts, by_main, join, main_first, of_all_processes, total
 from vision_peft.training.evaluate import Metrics, batch_size, evaluate, loader_for, metric_words, write_confusion
 from vision_peft.training.features import on_features
 from vision_peft.training.fit import Progress, fit
 from vision_peft.training.parallel import load_tuned
 from vision_peft.training.report import Timing, logged, make_row, opening_words, other_processes, processes_words
 from vision_peft.training.run import RESULT, Run, SilentRun, finished_row, open_folder
-from vision_peft.training.stopping import Interrupted, mark_requeue, unmark_requeue
+from vision_peft.training.stopping import (
+    FROM_SCHEDULER,
+    Interrupted,
+    StopRequests,
+    decided,
+    heard,
+    mark_requeue,
+    unmark_requeue,
+)
 
 PHASES = {  # of a protocol: (name, split that is trained on, split that is watched)
     "val_select": [("select", "train", "val")],
@@ -66,12 +74,21 @@ def train(config: Config, command: str = "") -> Row:
         if compute.is_main:
             print(f"{folder} is finished (overwrite=true starts it over):\n\n{format_rows([row])}", flush=True)
         return row
-    with main_first():
-        splits = load_splits(config)
-    return _run(config, splits, folder, compute, command)
+    requests = StopRequests(config.max_time)
+    with heard(requests, FROM_SCHEDULER), Whereabouts().named():
+        with main_first():
+            splits = load_splits(config)
+        return _run(config, splits, folder, requests, compute, command)
 
 
-def _run(config: Config, splits: Mapping[str, ImageDataset], folder: Path, compute: Compute, command: str) -> Row:
+def _run(
+    config: Config,
+    splits: Mapping[str, ImageDataset],
+    folder: Path,
+    requests: StopRequests,
+    compute: Compute,
+    command: str,
+) -> Row:
     classes = next(iter(splits.values())).classes
     with logged("vision_peft.backbones") as about_weights, main_first():
         model = _bare_model(config)
@@ -115,7 +132,10 @@ def _run(config: Config, splits: Mapping[str, ImageDataset], folder: Path, compu
                 if words:
                     run.say(words)
                 progress.seconds += time.perf_counter() - started
-                kept = fit(config, model, name, train_set, watched, epochs, progress, state, run, timing, compute)
+                further = run, timing, requests, compute
+                kept = fit(config, model, name, train_set, watched, epochs, progress, state, *further)
+        if stop := decided(total(requests.votes()), progress.step):  # since the last update
+            raise stop
         load_tuned(model, kept)
         plain = model
         if compute.sharded:  # an adapter belongs to a model, not to shards of one
@@ -178,7 +198,7 @@ def _dry_run(config: Config, compute: Compute) -> Row:
         small = dataclasses.replace(config, recipe=recipe, output_dir=folder, **changes)
         size = max(recipe.batch_size // recipe.accumulate, compute.world_size) * recipe.accumulate
         parts = {"train": first(train_set, size), "val": first(val_set, batch_size(val_set))}
-        row = _run(small, parts, run_folder(small), compute, "")
+        row = _run(small, parts, run_folder(small), StopRequests(None), compute, "")
         state = newest_state(run_folder(small) / "state")
         loaded = vp.tuned_state_dict(vp.load_adapter(_bare_model(small), run_folder(small) / "adapter"))
         trained = tune(_bare_model(small), small, parts["train"], compute.holds)
