@@ -108,9 +108,8 @@ def test_scripts_ask_slurm_for_a_signal_and_for_requeues(repository: Path, name:
         assert f"#SBATCH {wanted}" in lines
 
 
-@pytest.mark.parametrize(
-    ("script", "nodes"), [(SCRIPTS[0], 1), pytest.param(SCRIPTS[1], 2, marks=pytest.mark.slow)], ids=SCRIPTS
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("script", "nodes"), [(SCRIPTS[0], 1), (SCRIPTS[1], 2)], ids=SCRIPTS)
 def test_a_job_that_runs_out_of_time_goes_back_into_the_queue_and_resumes(site: Path, script: str, nodes: int) -> None:
     process = start(site, script, *LONG, nodes=nodes)
     wait_for_state(site, process)
@@ -145,6 +144,7 @@ def test_a_mistake_ends_the_job_and_a_job_that_was_cancelled_stays_so(site: Path
     assert (site / "scontrol.calls").read_text().startswith("requeue ")
 
 
+@pytest.mark.slow
 def test_a_submitted_training_saves_when_submitit_asks_and_resumes(repository: Path, site: Path) -> None:
     pytest.importorskip("submitit")
     words = [sys.executable, str(repository / "tools" / "submit.py"), "--local", "--gpus", "0", *LONG]

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 import vision_peft as vp
 from vision_peft.results.row import find_rows, read_row
 
@@ -66,6 +68,7 @@ def test_a_sweep_trains_every_combination_and_the_same_sweep_again_only_reports(
     assert f"{rows[0].top1:.2f}" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_run_killed_with_sigkill_resumes_and_ends_with_the_same_adapter(repository: Path, tmp_path: Path) -> None:
     overrides = [*TINY, "recipe.epochs=4", "save_every=3", "recipe.ema=0.9", "method.dropout=0.2"]
     assert run(repository, tmp_path, *overrides, "output_dir=whole").returncode == 0

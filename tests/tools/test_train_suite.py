@@ -26,6 +26,7 @@ def run(repository: Path, tmp_path: Path):
     return start
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_the_suite_for_each_method_and_one_broken_task_loses_no_other(run, tmp_path: Path) -> None:
     write_vtab(tmp_path / "vtab-1k", SPECIALIZED)
     for image in (tmp_path / "vtab-1k" / "resisc45" / "images" / "train800").iterdir():

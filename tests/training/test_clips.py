@@ -181,7 +181,7 @@ def test_the_logits_of_a_video_are_the_mean_of_its_views_in_any_order() -> None:
     assert torch.equal(shuffled.means()[1], means)
 
 
-@pytest.mark.parametrize("damaged", [(), (4, 7)])
+@pytest.mark.parametrize("damaged", [pytest.param((), marks=pytest.mark.slow), (4, 7)])
 def test_one_and_two_processes_find_the_same_logits_and_metrics_of_eleven_videos(
     tmp_path: Path, damaged: tuple[int, ...]
 ) -> None:

@@ -113,6 +113,7 @@ def compiled_in_both(rank: int, folder: Path) -> list[list[float]]:
     return found
 
 
+@pytest.mark.slow
 def test_compiled_models_train_alike_in_two_processes(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "photos").symlink_to(photos)
     first, second = (process["given"] for process in in_two_processes(compiled_in_both, tmp_path))
