@@ -1,5 +1,6 @@
 """Heads that are replaced or folded, and what is in training mode while the backbone is frozen."""
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -187,10 +188,8 @@ def test_a_mode_of_another_name_is_refused():
 @pytest.mark.parametrize("method", [kind() for kind in vp.METHODS.values()], ids=lambda m: m.name)
 def test_a_model_in_eval_mode_stays_deterministic_when_attached_to(family, method):
     model = with_drop_path(tiny(family)).eval()
-    try:
+    with contextlib.suppress(ValueError):  # which pairs are refused, and why: tests/methods/test_every_method.py
         vp.attach(model, method)
-    except ValueError as refusal:  # which pairs, and why: tests/methods/test_every_method.py
-        pytest.skip(str(refusal))
     x = images(model)
     assert not any(module.training for module in model.modules())
     assert torch.equal(model(x), model(x))
