@@ -9,7 +9,7 @@ dataset that decodes (after the last comes the first), with the augmentation of 
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -122,7 +122,7 @@ class EvalLoader:
     """All samples in order, each exactly once over all processes, nothing padded; see `eval_loader`."""
 
     def __init__(
-        self, dataset: ImageDataset, loader: DataLoader[Any], batches: int, bad: str, bad_files: BadFiles
+        self, dataset: ImageDataset, loader: Iterable[Any], batches: int, bad: str, bad_files: BadFiles
     ) -> None:
         self.unreadable: list[int] = []  # indices of this process' samples that no batch held, since the last start
         self.dataset, self._loader, self._count = dataset, loader, batches
@@ -235,7 +235,21 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _data_loader(dataset: SeededSamples, sampler: Any, workers: int | str, pin_memory: bool | None) -> DataLoader[Any]:
+class _FromMemory:
+    """Batches of a dataset that holds tensors: a DataLoader would take longer than the indexing."""
+
+    def __init__(self, dataset: SeededSamples, sampler: Iterable[list[Key]]) -> None:
+        self.dataset, self.sampler = dataset, sampler
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.dataset.__getitems__, self.sampler)
+
+
+def _data_loader(
+    dataset: SeededSamples, sampler: Any, workers: int | str, pin_memory: bool | None
+) -> DataLoader[Any] | _FromMemory:
+    if dataset.dataset.tensors is not None:
+        return _FromMemory(dataset, sampler)
     number = resolve_workers(workers, dataset.dataset)
     return DataLoader(
         dataset,
