@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data.video_files import write_video
+from data.video_files import write_audio, write_video
 
 from vision_peft.data.hmdb51 import HMDB51, read_lists
 from vision_peft.data.sampling import ClipSampling
@@ -91,6 +91,7 @@ def test_all_problems_are_told_at_once_with_file_and_line(tmp_path: Path) -> Non
     root = make(tmp_path / "root")
     (root / "videos" / "kick" / ODD_NAMES[1]).unlink()
     (root / "videos" / "wave" / "clip_3_wave.avi").write_bytes(b"")
+    write_audio(root / "videos" / "wave" / "clip_0_wave.avi")
     with (root / "splits" / "wave_test_split1.txt").open("a") as file:
         file.write("clip_0_wave.avi 2\nclip_9_wave.avi 3\nonly_a_name.avi\n../kick/clip_0_kick.avi 1\n")
     (root / "splits" / "weave_test_split1.txt").write_text("clip_0_weave.avi 1\nclip_1_weave.avi 2\n")
@@ -103,6 +104,7 @@ def test_all_problems_are_told_at_once_with_file_and_line(tmp_path: Path) -> Non
         "splits/weave_test_split1.txt: there is no folder videos/weave: unknown action 'weave' (did you mean 'wave'?): "
         "wanted one of jump, kick, wave",
         "videos/jump: no list jump_test_split1.txt names this action's videos",
+        "splits/wave_test_split1.txt:1: video 'wave/clip_0_wave.avi' holds sound and no pictures",
         "splits/wave_test_split1.txt:4: video 'wave/clip_3_wave.avi' is empty (0 bytes)",
         f"splits/kick_test_split1.txt:2: video 'kick/{ODD_NAMES[1]}' is missing",
     ]

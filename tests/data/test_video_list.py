@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data.video_files import write_video
+from data.video_files import write_audio, write_video
 
 from vision_peft.data.sampling import ClipSampling
 from vision_peft.data.split_lists import read_list_lines
@@ -85,6 +85,7 @@ def test_the_official_validation_list_of_ssv2_has_24777_lines(shared: Path) -> N
 
 def test_all_problems_are_told_at_once_with_file_and_line(root: Path) -> None:
     (root / "clips" / "a5.mp4").write_bytes(b"")
+    write_audio(root / "clips" / "a3.mp4")
     write(root, "train.csv", "clips/a1.mp4 0", "clips/gone.mp4 1", "clips/a5.mp4 1", "clips/a2.mp4 2", "clips/a3.mp4 x")
     write(root, "test.csv", "clips/a1.mp4 0", "clips/a4.mp4 7", "/etc/passwd 0", "frames/f1 x 0", "frames/f1 x 5 1")
     write(root, "classes.txt", "walk", "run")
@@ -93,6 +94,7 @@ def test_all_problems_are_told_at_once_with_file_and_line(root: Path) -> None:
         "train.csv:3: video 'clips/a5.mp4' is empty (0 bytes)",
         "train.csv:4: label 2 is out of range: wanted 0 to 1",
         "train.csv:5: label 'x' is not an integer",
+        "train.csv:5: video 'clips/a3.mp4' holds sound and no pictures",
         "test.csv:1: video 'clips/a1.mp4' is in train.csv:1 too",
         "test.csv:2: label 7 is out of range: wanted 0 to 1",
         f"test.csv:3: path '/etc/passwd' is absolute: wanted a path below {root} (data.allow_absolute=true lets it)",

@@ -257,3 +257,18 @@ class _PyAV:
 
 
 _READERS: dict[str, type[_Reader]] = {"decord": _Decord, "torchcodec": _TorchCodec, "pyav": _PyAV}
+
+
+@functools.lru_cache(maxsize=65536)
+def is_only_sound(path: str, size: int) -> bool:
+    """Whether a file of `size` bytes can be opened and has no video stream; its header alone is read."""
+    del size  # another file of the same name is asked anew
+    if _why_not("pyav") is not None or not Path(path).is_file():
+        return False
+    import av
+
+    try:
+        with av.open(path) as container:
+            return bool(container.streams) and not container.streams.video
+    except (av.FFmpegError, OSError, ValueError):
+        return False

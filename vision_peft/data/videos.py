@@ -17,9 +17,10 @@ from vision_peft.data.images import EXTENSIONS, ImageDecodeError, decode_image
 from vision_peft.data.list_files import PathCheck, shown
 from vision_peft.data.sampling import ClipSampling, segments
 from vision_peft.data.store import Store
-from vision_peft.data.video import Choose, VideoDecodeError, check_backend, decode_clip
+from vision_peft.data.video import Choose, VideoDecodeError, check_backend, decode_clip, is_only_sound
 
 VIDEO_EXTENSIONS = frozenset((".avi", ".mp4", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".gif", ".wmv", ".flv"))
+OPENED = 2000  # files whose header a reader looks into before training, a millisecond each
 _SHOWN_FRAMES = 4  # of the picture that stands for a video
 _MEASURED = 16  # videos whose size stands for that of all
 
@@ -183,11 +184,21 @@ def _numbers(name: str) -> list[str]:
 
 
 class VideoCheck(PathCheck):
-    """Checks that videos exist below `root` and are not empty."""
+    """Checks that videos exist below `root`, are not empty and, of the first `OPENED`, hold more than sound.
+
+    A file that cannot be opened is no problem of its list: training replaces it, `tools/check_data.py` decodes all.
+    """
 
     what = "video"
+    opened = 0
 
     def absence(self, full: str, path: str) -> str | None:
         if absent := super().absence(full, path):
             return absent
-        return None if os.path.getsize(full) else f"video {shown(path)} is empty (0 bytes)"  # noqa: PTH202
+        size = os.path.getsize(full)  # noqa: PTH202
+        if not size:
+            return f"video {shown(path)} is empty (0 bytes)"
+        self.opened += 1
+        if self.opened > OPENED or not is_only_sound(full, size):
+            return None
+        return f"video {shown(path)} holds sound and no pictures"
