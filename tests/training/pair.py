@@ -3,14 +3,17 @@
 import contextlib
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch.multiprocessing.spawn import spawn
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 Action = Callable[[int, Path], Any]  # rank and folder to something that torch.save can write
 
 
@@ -19,7 +22,10 @@ def in_two_processes(action: Action, folder: Path) -> list[dict[str, Any]]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    spawn(_process, (port, action, folder), nprocs=2)
+    with mock.patch.object(
+        sys, "path", [str(REPOSITORY), *sys.path]
+    ):  # where they find the module of a test by its name
+        spawn(_process, (port, action, folder), nprocs=2)
     found = []
     for rank in range(2):
         printed = {name: (folder / f"{name}{rank}").read_text() for name in ("out", "err")}
