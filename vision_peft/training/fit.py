@@ -29,6 +29,7 @@ from vision_peft.training.stopping import FROM_KEYBOARD, StopRequests, decided, 
 
 LONGEST_UNSAVED_SECONDS = 300
 SHORTEST_BETWEEN_EPOCHS_SECONDS = 10  # an epoch on kept features takes milliseconds, a state that lasts takes longer
+State = tuple[dict[str, Any], Path]  # the entries of a saved state, and its folder
 _WAYS_OUT = "try a lower recipe.lr, recipe.clip_grad=1 or precision=fp32"
 
 
@@ -50,26 +51,34 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)  # one entry an epoch, over all phases
 
 
+@dataclass(frozen=True)
+class Training:
+    """What all phases of a training share."""
+
+    config: Config
+    compute: Compute
+    run: Run
+    timing: Timing
+    requests: StopRequests
+
+
 def fit(
-    config: Config,
+    training: Training,
     model: nn.Module,
     phase: str,
     train_set: ImageDataset,
     watched: ImageDataset | None,
     epochs: int,
     progress: Progress,
-    state: tuple[dict[str, Any], Path] | None,
-    run: Run,
-    timing: Timing,
-    requests: StopRequests,
-    compute: Compute,
+    state: State | None,
 ) -> dict[str, Tensor]:
     """Train the tuned parts of `model` for `epochs`, from `state` if there is one.
 
     Returns:
         The tuned tensors to keep, whole and on the CPU: of the best epoch on `watched`, or of the last one.
     """
-    recipe = config.recipe
+    config, compute, run, timing = training.config, training.compute, training.run, training.timing
+    recipe, requests = config.recipe, training.requests
     loader = TrainLoader(
         train_set,
         recipe.batch_size // recipe.accumulate,

@@ -6,13 +6,14 @@ the last epoch; `best_test` keeps the epoch that is best on test, as the older p
 All but `best_test` read test once, at the end. Best: the highest top-1, at a tie the lower loss, then the earlier.
 """
 
+import contextlib
 import dataclasses
 import shutil
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ from vision_peft.training.device import Compute, check_backbone_dtype, choose_co
 from vision_peft.training.distributed import Whereabouts, by_main, join, main_first, of_all_processes, total
 from vision_peft.training.evaluate import Metrics, batch_size, evaluate, loader_for, metric_words, write_confusion
 from vision_peft.training.features import on_features
-from vision_peft.training.fit import Progress, fit
+from vision_peft.training.fit import Progress, State, Training, fit
 from vision_peft.training.parallel import load_tuned
 from vision_peft.training.report import Timing, logged, make_row, opening_words, other_processes, processes_words
 from vision_peft.training.run import RESULT, Run, SilentRun, finished_row, open_folder
@@ -43,11 +44,20 @@ from vision_peft.training.stopping import (
     unmark_requeue,
 )
 
-PHASES = {  # of a protocol: (name, split that is trained on, split that is watched)
-    "val_select": [("select", "train", "val")],
-    "val_select_retrain": [("select", "train", "val"), ("retrain", "trainval", None)],
-    "last_epoch": [("train", "trainval", None)],
-    "best_test": [("train", "trainval", "test")],
+
+class Phase(NamedTuple):
+    """A training from scratch, of which a protocol has one or two."""
+
+    name: str
+    trained: str  # split that is trained on
+    watched: str | None = None  # split that is evaluated after every epoch
+
+
+PHASES = {  # of a protocol
+    "val_select": [Phase("select", "train", "val")],
+    "val_select_retrain": [Phase("select", "train", "val"), Phase("retrain", "trainval")],
+    "last_epoch": [Phase("train", "trainval")],
+    "best_test": [Phase("train", "trainval", "test")],
 }
 
 
@@ -89,78 +99,101 @@ def _run(
     compute: Compute,
     command: str,
 ) -> Row:
-    classes = next(iter(splits.values())).classes
     with logged("vision_peft.backbones") as about_weights, main_first():
         model = _bare_model(config)
     settings = input_settings(model, config.recipe)
     set_transforms(splits, settings, config.recipe)
-    model = tune(model, config, splits[PHASES[config.protocol][0][1]], compute.holds)
+    phases = PHASES[config.protocol]
+    model = tune(model, config, splits[phases[0].trained], compute.holds)
+    with contextlib.ExitStack() as opened:
+        by_main(lambda: _hold(folder, config, opened))
+        state = newest_state(folder / "state")
+        progress = Progress(**state[0]["progress"]) if state else Progress()
+        run = Run(folder, progress.step, progress.lines) if compute.is_main else SilentRun(folder)
+        opened.callback(run.close)
+        training = Training(config, compute, run, Timing(), requests)
+        try:
+            for words in (*about_weights, opening_words(config, model, splits, folder, compute)):
+                run.say(words)
+            by_main(lambda: unmark_requeue(folder, config.requeue_file))
+            if state:
+                left = f"epoch {progress.epoch + 1}" if progress.epoch < config.recipe.epochs else "all epochs are done"
+                run.say(f"resuming from update {progress.step} ({left}){other_processes(progress.processes, compute)}")
+            progress.processes = processes_words(compute)
+            often = [split for phase in phases for split in (phase.trained, phase.watched) if split]
+            splits, words = keep_decoded(splits, often, config.cache_mb, config.workers, compute.processes_here)
+            if words:
+                run.say(words)
+            model, kept = _trained(training, model, splits, progress, state)
+            if stop := decided(total(requests.votes()), progress.step):  # since the last update
+                raise stop
+            return _delivered(training, model, kept, splits, progress, settings, command)
+        except Interrupted as stop:
+            run.say(str(stop))
+            if compute.is_main and stop.wants_requeue:
+                mark_requeue(folder, config.requeue_file)
+            raise
 
-    locks: list[Any] = []  # of the main process
-    by_main(lambda: locks.append(open_folder(config, folder)))
-    state = newest_state(folder / "state")
-    progress = Progress(**state[0]["progress"]) if state else Progress()
-    run = Run(folder, progress.step, progress.lines) if compute.is_main else SilentRun(folder)
-    timing = Timing()
-    try:
-        for words in about_weights:
-            run.say(words)
-        run.say(opening_words(config, model, splits, folder, compute))
-        by_main(lambda: unmark_requeue(folder, config.requeue_file))
-        if state:
-            left = f"epoch {progress.epoch + 1}" if progress.epoch < config.recipe.epochs else "all epochs are done"
-            run.say(f"resuming from update {progress.step} ({left}){other_processes(progress.processes, compute)}")
-        progress.processes = processes_words(compute)
-        read_often = [split for _, *pair in PHASES[config.protocol] for split in pair if split]
-        splits, words = keep_decoded(splits, read_often, config.cache_mb, config.workers, compute.processes_here)
-        if words:
-            run.say(words)
-        kept: dict[str, Tensor] = {}
-        for number, (name, train_split, watched_split) in enumerate(PHASES[config.protocol]):
-            if number < progress.phase:
-                continue
-            epochs = config.recipe.epochs
-            if number:
-                epochs = progress.best["epoch"] if progress.best else epochs
-                run.say(f"val chose {epochs} epochs: training a new model on {train_split} for as many")
-                model = tune(_bare_model(config), config, splits[train_split], compute.holds)
-            if number > progress.phase:
-                progress.phase, progress.epoch, state = number, 0, None
-            train_set, watched = splits[train_split], splits[watched_split] if watched_split else None
-            started = time.perf_counter()
-            with on_features(model, train_set, watched, config, compute) as (train_set, watched, words):
-                if words:
-                    run.say(words)
-                progress.seconds += time.perf_counter() - started
-                further = run, timing, requests, compute
-                kept = fit(config, model, name, train_set, watched, epochs, progress, state, *further)
-        if stop := decided(total(requests.votes()), progress.step):  # since the last update
-            raise stop
-        load_tuned(model, kept)
-        plain = model
-        if compute.sharded:  # an adapter belongs to a model, not to shards of one
-            plain = tune(_bare_model(config), config, splits[PHASES[config.protocol][0][1]], compute.holds)
-            vp.load_tuned(plain, kept)
-        by_main(lambda: _save_adapter(plain, folder / "adapter", classes, settings))
-        metrics = None
-        if config.read_test:
-            batches = loader_for(splits["test"], compute, config.workers, config.bad_eval, run.bad_files)
-            metrics = evaluate(model, batches, classes, compute)
-            run.say(f"test: {metric_words(metrics)}")
-            run.record("test", progress.step, {"top1": metrics.top1, "mean_per_class": metrics.mean_per_class})
-        done = metrics, progress.best, progress.history, progress.seconds, timing
-        by_main(run.write_out)
-        row = by_main(lambda: _finish(folder, config, plain, splits, *done, folder, settings, compute, command))
-        run.say(f"\n{format_rows([row])}\n\n{folder}")
-    except Interrupted as stop:
-        run.say(str(stop))
-        if compute.is_main and stop.wants_requeue:
-            mark_requeue(folder, config.requeue_file)
-        raise
-    finally:
-        run.close()
-        for lock in locks:
-            lock.close()
+
+def _hold(folder: Path, config: Config, opened: contextlib.ExitStack) -> None:
+    """Open the run folder; its lock is let go with `opened`."""
+    opened.enter_context(open_folder(config, folder))
+
+
+def _trained(
+    training: Training, model: Any, splits: Mapping[str, ImageDataset], progress: Progress, state: State | None
+) -> tuple[Any, dict[str, Tensor]]:
+    """Go through what is left of the phases; the model of the last one and the tuned tensors to keep."""
+    config, compute, run = training.config, training.compute, training.run
+    kept: dict[str, Tensor] = {}
+    for number, phase in enumerate(PHASES[config.protocol]):
+        if number < progress.phase:
+            continue
+        epochs = config.recipe.epochs
+        if number:
+            epochs = progress.best["epoch"] if progress.best else epochs
+            run.say(f"val chose {epochs} epochs: training a new model on {phase.trained} for as many")
+            model = tune(_bare_model(config), config, splits[phase.trained], compute.holds)
+        if number > progress.phase:
+            progress.phase, progress.epoch, state = number, 0, None
+        train_set, watched = splits[phase.trained], splits[phase.watched] if phase.watched else None
+        started = time.perf_counter()
+        with on_features(model, train_set, watched, config, compute) as (train_set, watched, words):
+            if words:
+                run.say(words)
+            progress.seconds += time.perf_counter() - started
+            kept = fit(training, model, phase.name, train_set, watched, epochs, progress, state)
+    return model, kept
+
+
+def _delivered(
+    training: Training,
+    model: Any,
+    kept: Mapping[str, Tensor],
+    splits: Mapping[str, ImageDataset],
+    progress: Progress,
+    settings: Mapping[str, Any],
+    command: str,
+) -> Row:
+    """Write the adapter, read test, write the files of a run that is done."""
+    config, compute, run = training.config, training.compute, training.run
+    classes = next(iter(splits.values())).classes
+    load_tuned(model, kept)
+    plain = model
+    if compute.sharded:  # an adapter belongs to a model, not to shards of one
+        plain = tune(_bare_model(config), config, splits[PHASES[config.protocol][0].trained], compute.holds)
+        vp.load_tuned(plain, kept)
+    by_main(lambda: _save_adapter(plain, run.folder / "adapter", classes, settings))
+    metrics = None
+    if config.read_test:
+        batches = loader_for(splits["test"], compute, config.workers, config.bad_eval, run.bad_files)
+        metrics = evaluate(model, batches, classes, compute)
+        run.say(f"test: {metric_words(metrics)}")
+        run.record("test", progress.step, {"top1": metrics.top1, "mean_per_class": metrics.mean_per_class})
+    by_main(run.write_out)
+    done = metrics, progress.best, progress.history, progress.seconds, training.timing
+    row = by_main(lambda: _finish(run.folder, config, plain, splits, *done, run.folder, settings, compute, command))
+    run.say(f"\n{format_rows([row])}\n\n{run.folder}")
     return row
 
 
