@@ -68,6 +68,17 @@ def test_a_sweep_trains_every_combination_and_the_same_sweep_again_only_reports(
     assert f"{rows[0].top1:.2f}" in again.stdout
 
 
+def test_a_run_of_a_sweep_that_fails_loses_no_other(repository: Path, tmp_path: Path) -> None:
+    done = run(repository, tmp_path, *TINY, "-m", "recipe.lr=1e30,1e-3", "recipe.optimizer=sgd", "max_bad_steps=0")
+    assert done.returncode == 2
+    assert [row.lr for row in find_rows([tmp_path / "runs"])] == [1e-3]
+    assert "error: the loss is " in done.stderr
+    *_, told, command = done.stderr.splitlines()
+    assert told.startswith("1 of the runs failed; the same sweep again runs only what is missing")
+    assert command.startswith("  python tools/train.py ")
+    assert "recipe.lr=1e+30" in command
+
+
 @pytest.mark.slow
 def test_a_run_killed_with_sigkill_resumes_and_ends_with_the_same_adapter(repository: Path, tmp_path: Path) -> None:
     overrides = [*TINY, "recipe.epochs=4", "save_every=3", "recipe.ema=0.9", "method.dropout=0.2"]

@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -29,6 +31,7 @@ from vision_peft.training.hydra_keys import check_flags, check_hydra_keys
 from vision_peft.training.stopping import Interrupted
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+USER_ERROR = 2  # exit code where there is something for the user to mend
 REQUEUE = 85  # exit code after SIGTERM, SIGUSR1 or max_time: the state is saved, start the same command again
 CHECKED_BEFORE_A_SWEEP = 100  # runs; a fifth of a second each
 
@@ -131,7 +134,7 @@ def one_line_errors() -> Iterator[None]:
         elif isinstance(error, torch.OutOfMemoryError):
             text = f"{text.splitlines()[0]} Ways out: recipe.accumulate=2, recipe.grad_checkpointing=true"
         print(f"{who}error: {text}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(USER_ERROR) from None
     except LostProcess as error:
         if os.environ.get("HYDRA_FULL_ERROR"):
             raise
@@ -148,6 +151,23 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped; the same command again resumes from the last saved state", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+@contextlib.contextmanager
+def sweep_goes_on(failed: list[str]) -> Iterator[None]:
+    """Around one run: where it is one of a sweep and fails, its command is added to `failed`, and the next one starts.
+
+    A stop on request, Ctrl-C and a lost process end the sweep as well.
+    """
+    try:
+        yield
+    except (SystemExit, Exception) as error:
+        stopped = isinstance(error, SystemExit) and error.code != USER_ERROR
+        if stopped or HydraConfig.get().mode != RunMode.MULTIRUN:
+            raise
+        if not isinstance(error, SystemExit):
+            traceback.print_exc()
+        failed.append(command())
 
 
 def _composed(overrides: list[str], further_folders: list[Path], name: str) -> Config:
