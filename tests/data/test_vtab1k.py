@@ -111,7 +111,7 @@ def test_an_alias_is_kept_under_the_name_of_vtab_so_that_both_are_one_run() -> N
 def test_a_root_with_a_task_under_two_of_its_names_is_refused(make_task: MakeTask) -> None:
     make_task("cifar100")
     folder = make_task("cifar")
-    with pytest.raises(ValueError, match="holds cifar and cifar100, which are the same task of VTAB: keep one"):
+    with pytest.raises(ValueError, match="holds cifar and cifar100, which are both cifar: keep one"):
         load(folder, "train")
 
 

@@ -25,13 +25,13 @@ from vision_peft.data.dataset import (
     check_split,
     existing_root,
     raise_problems,
-    unknown,
 )
 from vision_peft.data.fgvc_lists import Archive, Sample, read_json, read_lists, shown
 from vision_peft.data.fgvc_matlab import CAR_FOLDERS, DOG_FOLDERS, read_cars, read_dogs, read_flowers
 from vision_peft.data.images import MAX_PIXELS, ImageFiles
 from vision_peft.data.list_files import PathCheck
 from vision_peft.data.split import check_fraction, draw
+from vision_peft.data.tasks import chosen, itself_a_task
 
 CLASS_COUNTS = {"cub": 200, "nabirds": 555, "flowers": 102, "dogs": 120, "cars": 196}
 SIZES = {  # images of trainval and of test
@@ -146,28 +146,19 @@ def find_task(root: Path, task: str | None) -> tuple[Path, _Format]:
     """Folder of `task` below `root` and its layout; the UnknownTask for another names those found."""
     subfolders = [path for path in sorted(root.iterdir()) if path.is_dir()]
     found = {path.name: place for path in subfolders if (place := _content(path))}
-    if not task:
-        held = ", ".join(found) or "no task folder"
-        raise ValueError(f"data=fgvc needs data.task; {root} holds: {held}")
-    meant = [name for name in found if _one_name(name) == task]
-    if len(meant) > 1:
-        raise ValueError(f"{root} holds {' and '.join(meant)}, which are both {task}: keep one")
-    if meant:
-        return found[meant[0]]
-    if task in ("all", *FGVC.suite):
-        raise ValueError(f"data.task={task} stands for several tasks: tools/train.py runs them, here name one")
-    if bare := next((path for path in subfolders if _one_name(path.name) == task), None):
-        marks = ", ".join(form.marks[0] for form in _FORMATS)
-        raise FileNotFoundError(f"{bare} holds no labels: wanted VPT's json lists or an official archive, with {marks}")
-    if _format(root):
-        raise ValueError(
-            f"data.root={root} is itself a task folder: give data.root={root.parent} data.task={root.name}"
-        )
-    if not found:
-        raise UnknownTask(
-            f"data.root={root} holds no task folder, neither one with VPT's train.json nor an official archive"
-        )
-    raise UnknownTask(str(unknown("data.task", task, dict.fromkeys([*found, *map(_one_name, found)]))))
+    if task and task not in ("all", *FGVC.suite, *map(_one_name, found)):
+        if bare := next((path for path in subfolders if _one_name(path.name) == task), None):
+            marks = ", ".join(form.marks[0] for form in _FORMATS)
+            raise FileNotFoundError(
+                f"{bare} holds no labels: wanted VPT's json lists or an official archive, with {marks}"
+            )
+        if _format(root):
+            raise itself_a_task(root)
+        if not found:
+            raise UnknownTask(
+                f"data.root={root} holds no task folder, neither one with VPT's train.json nor an official archive"
+            )
+    return chosen(FGVC, root, task, found, _one_name)
 
 
 def _one_name(task: str) -> str:

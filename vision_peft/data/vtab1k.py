@@ -11,17 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from vision_peft.data.dataset import (
-    DataConfig,
-    ImageDataset,
-    UnknownTask,
-    check_split,
-    existing_root,
-    raise_problems,
-    unknown,
-)
+from vision_peft.data.dataset import DataConfig, ImageDataset, check_split, existing_root, raise_problems
 from vision_peft.data.images import MAX_PIXELS, ImageFiles
 from vision_peft.data.list_files import find_overlaps, read_class_names, read_list, warn_of_empty_classes
+from vision_peft.data.tasks import chosen, itself_a_task
 
 LISTS = {"train": "train800.txt", "val": "val200.txt", "trainval": "train800val200.txt", "test": "test.txt"}
 PARTS = (("train", "trainval"), ("val", "trainval"))  # splits that share images by design
@@ -84,8 +77,8 @@ class VTAB1k(DataConfig):
     exif_rotation: bool = False
 
     def __post_init__(self) -> None:
-        if self.task in ALIASES:
-            object.__setattr__(self, "task", ALIASES[self.task])
+        if self.task:
+            object.__setattr__(self, "task", _one_name(self.task))
 
     def load(self, split: str) -> ImageDataset:
         """The images of `split`; a warning names classes without training images.
@@ -97,7 +90,7 @@ class VTAB1k(DataConfig):
         problems: list[str] = []
         names_file = folder / "classes.txt"
         names = read_class_names(names_file, problems) if names_file.is_file() else []
-        known = CLASS_COUNTS.get(ALIASES.get(folder.name, folder.name))
+        known = CLASS_COUNTS.get(_one_name(folder.name))
         if known and names and len(names) != known:
             problems.append(f"{names_file}: {len(names)} names; the VTAB task {folder.name} has {known} classes")
         count = known or len(names) or _largest_train_label(folder) + 1
@@ -117,9 +110,7 @@ def find_task(root: Path, task: str | None) -> Path:
     folders = {path.name: path for path in sorted(root.iterdir()) if _is_task(path)}
     if not folders:
         if _is_task(root):
-            raise ValueError(
-                f"data.root={root} is itself a task folder: give data.root={root.parent} data.task={root.name}"
-            )
+            raise itself_a_task(root)
         if next(root.glob("*/**/*.tfrecord*"), None):
             raise ValueError(
                 f"data.root={root} is a tree of TensorFlow Datasets, which data=vtab1k does not read: write the images "
@@ -128,16 +119,11 @@ def find_task(root: Path, task: str | None) -> Path:
         raise ValueError(
             f"data.root={root} holds no task folder, that is one with {LISTS['train']} and {LISTS['test']}"
         )
-    if not task:
-        raise ValueError(f"data=vtab1k needs data.task; {root} holds: {', '.join(folders)}")
-    meant = [name for name in folders if name == task or ALIASES.get(name) == task]
-    if len(meant) > 1:
-        raise ValueError(f"{root} holds {' and '.join(meant)}, which are the same task of VTAB: keep one")
-    if meant:
-        return folders[meant[0]]
-    if task in ("all", *VTAB1k.suite):
-        raise ValueError(f"data.task={task} stands for several tasks: tools/train.py runs them, here name one")
-    raise UnknownTask(str(unknown("data.task", task, folders)))
+    return chosen(VTAB1k, root, task, folders, _one_name)
+
+
+def _one_name(task: str) -> str:
+    return ALIASES.get(task, task)
 
 
 def _is_task(folder: Path) -> bool:

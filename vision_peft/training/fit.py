@@ -50,6 +50,22 @@ class Progress:
     best: dict[str, Any] | None = None  # the history entry of the chosen epoch
     history: list[dict[str, Any]] = field(default_factory=list)  # one entry an epoch, over all phases
 
+    @classmethod
+    def of(cls, state: State | None) -> "Progress":
+        """How far the run was that `state` is of; ValueError where another version of this file wrote it."""
+        if state is None:
+            return cls()
+        entries, path = state
+        names = {entry.name for entry in dataclasses.fields(cls)}
+        tensors = {"sharded"} if "sharded" in entries else {"tuned", "average", "moments"}
+        found = entries.get("progress")
+        if not isinstance(found, dict) or found.keys() != names or not {"scaler", "best", *tensors} <= entries.keys():
+            raise ValueError(
+                f"{path} is not a state as this version of vision_peft saves it: end the run with the version that "
+                "began it, or start over with overwrite=true"
+            )
+        return cls(**found)
+
 
 @dataclass(frozen=True)
 class Training:

@@ -17,7 +17,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.nn.functional import all_gather
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -36,13 +35,29 @@ _BUFFERS = next(
 )
 
 
+class _Gathered(torch.autograd.Function):
+    """The batch of all processes from the equal shares of each; gradients go back to the share they belong to."""
+
+    @staticmethod
+    def forward(ctx: Any, share: Tensor) -> Tensor:
+        shares = [torch.empty_like(share) for _ in range(dist.get_world_size())]
+        dist.all_gather(shares, share.contiguous())
+        return torch.cat(shares)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        whole = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(whole)
+        return whole.chunk(dist.get_world_size())[dist.get_rank()]
+
+
 class WholeBatchNorm(Graft):
     """BatchNorm1d (B D) whose statistics are of the batch of all processes, whatever their number."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and together()):
             return super().forward(x)
-        everyone = super().forward(torch.cat(all_gather(x.float())))
+        everyone = super().forward(_Gathered.apply(x.float()))
         return everyone[len(x) * dist.get_rank() :][: len(x)].type_as(x)
 
 

@@ -58,6 +58,8 @@ class Live:
         entries: dict[str, dict[str, Any]] = {}
         for path, value in moments.items():
             name, _, key = path.rpartition("/")
+            if name not in of_name:
+                raise ValueError(f"{folder} keeps {path}: this run trains no {name}")
             cut = isinstance(value, Tensor) and value.shape == of_name[name].shape
             entries.setdefault(name, {})[key] = laid_out(value, of_name[name]) if cut else value
         groups = self.optimizer.state_dict()["param_groups"]  # rates and the like follow from the config

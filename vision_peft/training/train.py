@@ -108,7 +108,7 @@ def _run(
     with contextlib.ExitStack() as opened:
         by_main(lambda: _hold(folder, config, opened))
         state = newest_state(folder / "state")
-        progress = Progress(**state[0]["progress"]) if state else Progress()
+        progress = Progress.of(state)
         run = Run(folder, progress.step, progress.lines) if compute.is_main else SilentRun(folder)
         opened.callback(run.close)
         training = Training(config, compute, run, Timing(), requests)

@@ -1,0 +1,41 @@
+"""One task of a benchmark, named by the user, among the task folders that lie below `data.root`."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from vision_peft.data.dataset import DataConfig, UnknownTask, unknown
+
+Found = TypeVar("Found")
+
+
+def chosen(
+    family: type[DataConfig], root: Path, task: str | None, found: Mapping[str, Found], one_name: Callable[[str], str]
+) -> Found:
+    """What was `found` below `root` for `task`, by the name of its folder.
+
+    Args:
+        family: the benchmark, for messages and for the groups of its suite.
+        task: as the family keeps it, under one name.
+        found: something about every task folder, by the name of the folder.
+        one_name: the one name of a task for any of its spellings.
+
+    Raises:
+        ValueError: no task is given, it stands for several, or several folders are of it.
+        UnknownTask: no folder is of it; the message names those found.
+    """
+    if not task:
+        raise ValueError(f"data={family.name} needs data.task; {root} holds: {', '.join(found) or 'no task folder'}")
+    meant = [folder for folder in found if one_name(folder) == task]
+    if len(meant) > 1:
+        raise ValueError(f"{root} holds {' and '.join(meant)}, which are both {task}: keep one")
+    if meant:
+        return found[meant[0]]
+    if task in ("all", *family.suite):
+        raise ValueError(f"data.task={task} stands for several tasks: tools/train.py runs them, here name one")
+    raise UnknownTask(str(unknown("data.task", task, dict.fromkeys([*found, *map(one_name, found)]))))
+
+
+def itself_a_task(root: Path) -> ValueError:
+    """The error for a `data.root` that is a task folder, not one of task folders."""
+    return ValueError(f"data.root={root} is itself a task folder: give data.root={root.parent} data.task={root.name}")
