@@ -1,6 +1,7 @@
 """Requests to stop, from signals and a time limit, that all processes of a training heed at the same update."""
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -28,6 +29,14 @@ class Interrupted(Exception):
     def wants_requeue(self) -> bool:
         """Whether it was stopped by a scheduler or its time limit, not by the person at the keyboard."""
         return self.signal != signal.SIGINT
+
+
+class StoppedBefore(Interrupted):
+    """torchrun started the processes again that had stopped on request."""
+
+    def __init__(self, folder: Path) -> None:
+        self.signal = None
+        Exception.__init__(self, f"{folder} was stopped on request: the processes that torchrun starts again end too")
 
 
 class StopRequests:
@@ -75,10 +84,21 @@ def heard(requests: StopRequests, numbers: Iterable[int]) -> Iterator[None]:
 
 
 def mark_requeue(folder: Path, file: str | None) -> None:
-    """Leave the marker by which a job script knows that the run wants to go on."""
-    (folder / REQUEUE_FILE if file is None else Path(file)).touch()
+    """Leave the marker by which a job script knows that the run wants to go on; in it, the id of this torchrun."""
+    _marker(folder, file).write_text(os.environ.get("TORCHELASTIC_RUN_ID", ""))
 
 
 def unmark_requeue(folder: Path, file: str | None) -> None:
     """Remove the marker of an earlier stop."""
-    (folder / REQUEUE_FILE if file is None else Path(file)).unlink(missing_ok=True)
+    _marker(folder, file).unlink(missing_ok=True)
+
+
+def stopped_before(folder: Path, file: str | None) -> bool:
+    """Whether torchrun --max-restarts, which knows no code but 0, started this process after a stop on request."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not _marker(folder, file).is_file():
+        return False
+    return _marker(folder, file).read_text() == os.environ.get("TORCHELASTIC_RUN_ID", "")
+
+
+def _marker(folder: Path, file: str | None) -> Path:
+    return folder / REQUEUE_FILE if file is None else Path(file)

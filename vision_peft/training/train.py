@@ -27,7 +27,7 @@ from vision_peft.training.build import create_model, first, input_settings, load
 from vision_peft.training.checkpoint import newest_state, save_errors
 from vision_peft.training.config import Config, run_folder
 from vision_peft.training.device import Compute, check_backbone_dtype, choose_compute, set_matmul_precision
-from vision_peft.training.distributed import Whereabouts, by_main, join, main_first, of_all_processes, total
+from vision_peft.training.distributed import Whereabouts, by_main, join, main_first, of_all_processes, say, total
 from vision_peft.training.evaluate import Metrics, batch_size, evaluate, loader_for, metric_words, write_confusion
 from vision_peft.training.features import on_features
 from vision_peft.training.fit import Progress, State, Training, fit
@@ -37,10 +37,12 @@ from vision_peft.training.run import RESULT, Run, SilentRun, finished_row, open_
 from vision_peft.training.stopping import (
     FROM_SCHEDULER,
     Interrupted,
+    StoppedBefore,
     StopRequests,
     decided,
     heard,
     mark_requeue,
+    stopped_before,
     unmark_requeue,
 )
 
@@ -84,6 +86,10 @@ def train(config: Config, command: str = "") -> Row:
         if compute.is_main:
             print(f"{folder} is finished (overwrite=true starts it over):\n\n{format_rows([row])}", flush=True)
         return row
+    if by_main(lambda: stopped_before(folder, config.requeue_file)):
+        stop = StoppedBefore(folder)
+        say(str(stop))
+        raise stop
     requests = StopRequests(config.max_time)
     with heard(requests, FROM_SCHEDULER), Whereabouts().named():
         with main_first():
@@ -224,8 +230,7 @@ def _dry_run(config: Config, compute: Compute) -> Row:
     val_set = splits["val"] if "val" in splits else config.data.load("val")
     recipe = dataclasses.replace(config.recipe, epochs=1)
     changes: dict[str, Any] = {"protocol": "val_select", "read_test": False, "save_every": None, "dry_run": False}
-    say = print if compute.is_main else lambda *_, **__: None
-    say("dry run: one batch of train and val in a temporary folder; test is not read", flush=True)
+    say("dry run: one batch of train and val in a temporary folder; test is not read")
     folder = by_main(tempfile.mkdtemp)
     try:
         small = dataclasses.replace(config, recipe=recipe, output_dir=folder, **changes)
@@ -243,5 +248,5 @@ def _dry_run(config: Config, compute: Compute) -> Row:
     finally:
         if compute.is_main:
             shutil.rmtree(folder, ignore_errors=True)
-    say("dry run passed: trained, evaluated, saved and loaded one batch; nothing was kept", flush=True)
+    say("dry run passed: trained, evaluated, saved and loaded one batch; nothing was kept")
     return row
