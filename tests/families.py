@@ -44,6 +44,8 @@ FAMILIES: dict[str, Callable[[], nn.Module]] = {
     ),
 }
 
+BYPASSED = ["beit", "beit_shared_bias", "eva02_tiny", "dinov3_qkvb"]  # timm reads qkv.weight there without calling qkv
+
 
 def tiny(family: str, seed: int = 0) -> Any:
     """A model of ``family`` in eval mode; every parameter is random, so that biases and scales are felt."""

@@ -1,4 +1,4 @@
-"""The shape of the package: who may import whom, how long a file may be, names that say something."""
+"""The shape of the package and its tests: who may import whom, how long a file may be, names that say something."""
 
 import ast
 from pathlib import Path
@@ -48,6 +48,6 @@ def test_every_folder_of_the_package_has_a_rule(repository):
 
 
 def test_files_fit_in_one_sitting_and_names_say_something(repository):
-    files = [path for top in ("vision_peft", "tools") for path in (repository / top).rglob("*.py")]
+    files = [path for top in ("vision_peft", "tools", "tests") for path in (repository / top).rglob("*.py")]
     assert [p.name for p in files if len(p.read_text(encoding="utf-8").splitlines()) > LONGEST] == []
     assert [p for p in files if {"utils", "helpers", "common", "misc"} & {*p.with_suffix("").parts}] == []

@@ -1,10 +1,13 @@
-"""The offline weights, fetched once for all tests of a session."""
+"""The offline weights, fetched once for all tests of a session, a tower of CLIP and the log of a file that is read."""
 
+import logging
 import os
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from backbones.official_files import Tower
 from filelock import FileLock
 
 from vision_peft.backbones import pypi_weights
@@ -51,3 +54,21 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("VISION_PEFT_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def tower() -> Tower:
+    """OpenAI's image tower with random weights, in eval mode."""
+    torch.manual_seed(3)
+    made = Tower().eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(0.3 * torch.randn_like(parameter))
+    return made
+
+
+@pytest.fixture
+def info_log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """`caplog` from INFO on: it has the report on a file that was read."""
+    caplog.set_level(logging.INFO)
+    return caplog

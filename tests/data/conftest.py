@@ -5,7 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data.checked import CLASS_NAMES, noise
 from PIL import Image
+
+from vision_peft.data.fgvc import CLASS_COUNTS, SIZES
 
 MakeImage = Callable[..., Path]
 MakeTask = Callable[..., Path]
@@ -43,3 +46,23 @@ def make_task(tmp_path: Path, make_image: MakeImage) -> MakeTask:
         return folder
 
     return make
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A sound tree of class folders: 3 train, 2 val and 2 test images a class, all different."""
+    seed = 0
+    for split, count in (("train", 3), ("val", 2), ("test", 2)):
+        for name in CLASS_NAMES:
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(count):
+                noise(seed := seed + 1).save(tmp_path / split / name / f"{number}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def small_fgvc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FGVC's miniatures have 3 classes, and any number of images is as published."""
+    for task in CLASS_COUNTS:
+        monkeypatch.setitem(CLASS_COUNTS, task, 3)
+        monkeypatch.delitem(SIZES, task)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data.counting import assert_same
 from PIL import Image
 
 from vision_peft.data import cache as cache_module
@@ -19,7 +20,6 @@ from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.digits import Digits
 from vision_peft.data.images import ImageDecodeError, ImageFiles, decode_image
 from vision_peft.data.loader import TrainLoader, eval_loader, resolve_workers
-from vision_peft.data.memory import free_memory
 from vision_peft.data.transforms import AUGMENTS, RESIZES, eval_transform, train_transform
 
 INPUT: dict[str, Any] = {"size": (16, 24), "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
@@ -29,15 +29,17 @@ Photos = Callable[..., ImageFiles]
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Photos:
-    """`photos(numbers)`: the noise images of these numbers, (20 + number) x 30 pixels, as files."""
+    """`photos(numbers, transform)`: the noise images of these numbers, (20 + number) x 30 pixels, as files."""
 
-    def make(numbers: range) -> ImageFiles:
+    def make(numbers: range, transform: Any = None) -> ImageFiles:
         paths = [tmp_path / f"{number}.png" for number in numbers]
         for number, path in zip(numbers, paths, strict=True):
             pixels = np.random.default_rng(number).integers(0, 256, (30, 20 + number, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(path)
         labels = [number % 2 for number in numbers]
-        return ImageFiles(paths, labels, ["even", "odd"], max_pixels=10**6, exif_rotation=False)
+        dataset = ImageFiles(paths, labels, ["even", "odd"], max_pixels=10**6, exif_rotation=False)
+        dataset.transform = transform
+        return dataset
 
     return make
 
@@ -60,20 +62,15 @@ def whole_bytes(numbers: range) -> int:
     return sum(30 * (20 + number) * 3 for number in numbers)
 
 
-def assert_same(ours: list[Any], theirs: list[Any]) -> None:
-    assert len(ours) == len(theirs) > 0
-    for one, other in zip(ours, theirs, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-
-
 WAYS = [(augment, resize) for augment in AUGMENTS for resize in RESIZES]
 WAYS.remove(("random_crop_flip", "squash"))  # refused
 
 
 @pytest.mark.parametrize(("augment", "resize"), WAYS)
 def test_every_pixel_is_that_of_the_images_that_are_not_kept(photos: Photos, augment: str, resize: str) -> None:
-    dataset = photos(range(7))
-    dataset.transform = train_transform(**INPUT, augment=augment, resize=resize, crop_pct=0.9, random_erasing=0.3)
+    dataset = photos(
+        range(7), train_transform(**INPUT, augment=augment, resize=resize, crop_pct=0.9, random_erasing=0.3)
+    )
     kept = Cached(dataset, Store(10**9))
     plain, cached = (TrainLoader(each, 3, seed=5, workers=0) for each in (dataset, kept))
     for epoch in (0, 1):
@@ -84,8 +81,7 @@ def test_every_pixel_is_that_of_the_images_that_are_not_kept(photos: Photos, aug
 
 @pytest.mark.parametrize("augment", ["flip", "crop_flip"])
 def test_every_image_is_decoded_once(photos: Photos, decoded: list[str], augment: str) -> None:
-    dataset = photos(range(7))
-    dataset.transform = train_transform(**INPUT, augment=augment)
+    dataset = photos(range(7), train_transform(**INPUT, augment=augment))
     loader = TrainLoader(Cached(dataset, Store(10**9)), 3, seed=0, workers=0)
     for epoch in range(3):
         list(loader.epoch(epoch))
@@ -113,9 +109,8 @@ def test_splits_share_the_images_they_have_in_common(photos: Photos, decoded: li
 
 def test_a_resized_image_and_the_whole_one_are_two_things(photos: Photos) -> None:
     store = Store(10**9)
-    train, val = photos(range(3)), photos(range(3))
-    train.transform, val.transform = train_transform(**INPUT, augment="crop_flip"), eval_transform(**INPUT)
-    for dataset in (train, val):
+    for transform in (train_transform(**INPUT, augment="crop_flip"), eval_transform(**INPUT)):
+        dataset = photos(range(3), transform)
         cached = Cached(dataset, store)
         cached.prepare()
         assert [np.asarray(cached.image(i)).tolist() for i in range(3)] == [
@@ -125,8 +120,7 @@ def test_a_resized_image_and_the_whole_one_are_two_things(photos: Photos) -> Non
 
 
 def test_a_changed_transform_does_not_get_the_old_pixels(photos: Photos) -> None:
-    dataset = photos(range(3))
-    dataset.transform = eval_transform(**INPUT)
+    dataset = photos(range(3), eval_transform(**INPUT))
     cached = Cached(dataset, Store(10**9))
     cached.prepare()
     for transform in (eval_transform(**{**INPUT, "size": 8}), train_transform(**INPUT, augment="crop_flip"), None):
@@ -139,15 +133,15 @@ def test_a_changed_transform_does_not_get_the_old_pixels(photos: Photos) -> None
 
 def test_a_resized_image_needs_no_worker_and_a_whole_one_does(photos: Photos) -> None:
     for augment, in_memory in (("none", True), ("flip", True), ("crop_flip", False), ("randaugment", False)):
-        dataset = photos(range(2))
-        dataset.transform = train_transform(**INPUT, augment=augment)
+        dataset = photos(range(2), train_transform(**INPUT, augment=augment))
         assert Cached(dataset, Store(0)).in_memory is in_memory
         assert (resolve_workers("auto", Cached(dataset, Store(0))) == 0) is in_memory
 
 
 def test_what_exceeds_the_limit_is_not_kept(photos: Photos) -> None:
-    splits: dict[str, ImageDataset] = {"train": photos(range(1000, 1020))}
-    splits["train"].transform = train_transform(**INPUT, augment="crop_flip")
+    splits: dict[str, ImageDataset] = {
+        "train": photos(range(1000, 1020), train_transform(**INPUT, augment="crop_flip"))
+    }
     size = whole_bytes(range(1000, 1020))
     assert 1_000_000 < size < 2_000_000
     kept, words = keep_decoded(splits, ["train"], 1, 0)
@@ -163,8 +157,7 @@ def test_what_exceeds_the_limit_is_not_kept(photos: Photos) -> None:
 def test_an_estimate_that_was_too_low_keeps_what_fits(
     photos: Photos, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataset = photos(range(40))
-    dataset.transform = train_transform(**INPUT, augment="crop_flip")
+    dataset = photos(range(40), train_transform(**INPUT, augment="crop_flip"))
     store = Store(whole_bytes(range(10)) + 100)
     cached = Cached(dataset, store)
     plain = list(TrainLoader(dataset, 8, seed=0, workers=0).epoch(0))
@@ -179,8 +172,9 @@ def test_an_estimate_that_was_too_low_keeps_what_fits(
 def test_of_many_whole_images_some_headers_stand_for_all(photos: Photos, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_module, "HEADERS_READ", 10)
     monkeypatch.setattr(cache_module, "SAMPLED", 5)
-    splits: dict[str, ImageDataset] = {"train": photos(range(1000, 1021))}
-    splits["train"].transform = train_transform(**INPUT, augment="crop_flip")
+    splits: dict[str, ImageDataset] = {
+        "train": photos(range(1000, 1021), train_transform(**INPUT, augment="crop_flip"))
+    }
     asked: list[str] = []
     real = cache_module.image_pixels
     monkeypatch.setattr(cache_module, "image_pixels", lambda path, **k: asked.append(path) or real(path, **k))
@@ -206,8 +200,7 @@ def test_nothing_is_kept_where_it_is_off_in_memory_already_or_not_shared(
 
 
 def test_a_process_that_is_started_anew_gets_no_copy_of_the_kept_images(photos: Photos) -> None:
-    dataset = photos(range(3))
-    dataset.transform = eval_transform(**INPUT)
+    dataset = photos(range(3), eval_transform(**INPUT))
     cached = Cached(dataset, Store(10**9))
     cached.prepare()
     sent = pickle.loads(pickle.dumps(cached))
@@ -233,8 +226,7 @@ def test_another_failure_while_decoding_ahead_is_not_hidden(photos: Photos, monk
     def fail(*_: Any, **__: Any) -> Any:
         raise MemoryError("none left")
 
-    dataset = photos(range(3))
-    dataset.transform = eval_transform(**INPUT)
+    dataset = photos(range(3), eval_transform(**INPUT))
     monkeypatch.setattr(images_module, "decode_image", fail)
     with pytest.raises(MemoryError, match="none left"):
         Cached(dataset, Store(10**9)).prepare()
@@ -258,53 +250,3 @@ def test_threads_that_decode_leave_the_settings_of_the_process_alone(photos: Pho
         wanted = "not a kno" if task % 4 == 3 else "more than" if task % 3 == 0 else 20 + task % 4
         assert found == wanted
     assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == before
-
-
-def write(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
-
-
-MEMINFO = {"proc/meminfo": "MemTotal:       2000 kB\nMemFree:         100 kB\nMemAvailable:   1000 kB\n"}
-
-
-def test_free_memory_is_what_linux_calls_available(tmp_path: Path) -> None:
-    assert free_memory(write(tmp_path, MEMINFO)) == 1000 * 1024
-    assert free_memory(tmp_path / "another system") == 2 * 2**30
-    assert 0 < free_memory() < 2**50
-
-
-@pytest.mark.parametrize(
-    ("groups", "free"),
-    [
-        ({"a/b/memory.max": "max", "a/b/memory.current": "9"}, 1_024_000),
-        ({"a/b/memory.max": "500000", "a/b/memory.current": "200000"}, 300_000),
-        (
-            {
-                "a/b/memory.max": "500000",
-                "a/b/memory.current": "200000",
-                "a/b/memory.stat": "anon 5\ninactive_file 50000\n",
-            },
-            350_000,
-        ),
-        ({"a/memory.max": "400000", "a/memory.current": "390000", "a/b/memory.max": "max"}, 10_000),
-        ({"a/b/memory.max": "5000", "a/b/memory.current": "6000"}, 0),
-        ({"a/b/memory.max": "9000000", "a/b/memory.current": "6000"}, 1_024_000),
-    ],
-)
-def test_a_container_s_limit_counts_where_it_is_lower(tmp_path: Path, groups: dict[str, str], free: int) -> None:
-    files = {f"sys/fs/cgroup/{name}": text for name, text in groups.items()}
-    write(tmp_path, {**MEMINFO, "proc/self/cgroup": "1:cpu:/x\n0::/a/b\n", **files})
-    assert free_memory(tmp_path) == free
-
-
-def test_the_limit_of_the_older_kind_of_group_counts_too(tmp_path: Path) -> None:
-    files = {
-        "proc/self/cgroup": "4:cpu,memory:/job\n1:name=systemd:/\n",
-        "sys/fs/cgroup/memory/job/memory.limit_in_bytes": "300000",
-        "sys/fs/cgroup/memory/job/memory.usage_in_bytes": "100000",
-        "sys/fs/cgroup/memory/job/memory.stat": "inactive_file 1\ntotal_inactive_file 7\n",
-    }
-    assert free_memory(write(tmp_path, {**MEMINFO, **files})) == 200_007

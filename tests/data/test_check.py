@@ -1,48 +1,22 @@
-"""What `check_tasks` finds in trees with one fault of each kind, and the picture of samples."""
+"""What `check_tasks` finds in trees with one fault of each kind."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
+from data.checked import CLASS_NAMES, check, noise
 from PIL import Image
 
 from vision_peft.data.check import check_tasks
-from vision_peft.data.check_report import TaskReport, summary, to_json
-from vision_peft.data.contents import ProgressLine, read_contents
-from vision_peft.data.dataset import DataConfig, ImageDataset
-from vision_peft.data.digits import Digits
+from vision_peft.data.check_report import summary, to_json
+from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.fgvc import FGVC
 from vision_peft.data.folder import Folder
-from vision_peft.data.images import image_header
 from vision_peft.data.list import ImageLists
-from vision_peft.data.sheet import CLASSES, COLUMNS, TILE, draw_sheet
 from vision_peft.data.vtab1k import VTAB1k
-
-CLASS_NAMES = ("cat", "dog")
-
-
-def noise(seed: int, size: tuple[int, int] = (9, 7)) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8))
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A sound tree of class folders: 3 train, 2 val and 2 test images a class, all different."""
-    seed = 0
-    for split, count in (("train", 3), ("val", 2), ("test", 2)):
-        for name in CLASS_NAMES:
-            (tmp_path / split / name).mkdir(parents=True)
-            for number in range(count):
-                noise(seed := seed + 1).save(tmp_path / split / name / f"{number}.png")
-    return tmp_path
-
-
-def check(config: DataConfig) -> TaskReport:
-    (report,) = check_tasks(config, workers=2)
-    return report
 
 
 def found(root: Path, **fields: Any) -> list[tuple[str, str, str]]:
@@ -227,85 +201,6 @@ def test_a_split_that_is_not_there_does_not_hide_the_faults_of_the_others(tree: 
     assert task["splits"]["test"] is None
 
 
-class Squares(ImageDataset):
-    """Flat images in memory; the label says nothing about the grey value."""
-
-    def __init__(self, greys: Sequence[int], labels: Sequence[int], classes: Sequence[str] = CLASS_NAMES) -> None:
-        super().__init__(classes, labels)
-        self.greys = greys
-
-    def image(self, index: int) -> Image.Image:
-        return Image.new("RGB", (4, 4), (self.greys[index],) * 3)
-
-    def path(self, index: int) -> str:
-        return f"grey {self.greys[index]}"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class InMemory(DataConfig):
-    """Whatever `splits` holds."""
-
-    name: ClassVar[str] = "in_memory"
-    splits: ClassVar[dict[str, ImageDataset]] = {}
-
-    def load(self, split: str) -> ImageDataset:
-        return self.splits[split]
-
-
-def in_memory(monkeypatch: pytest.MonkeyPatch, **changed: ImageDataset) -> list[tuple[str, str, str]]:
-    sound: dict[str, ImageDataset] = {
-        "train": Squares([1, 2], [0, 1]),
-        "val": Squares([3, 4], [0, 1]),
-        "trainval": Squares([1, 2, 3, 4], [0, 1, 0, 1]),
-        "test": Squares([5, 6], [0, 1]),
-    }
-    monkeypatch.setattr(InMemory, "splits", sound | changed)
-    return [(each.severity, each.kind, each.text) for each in check(InMemory()).findings]
-
-
-def test_images_in_memory_are_compared_by_their_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert in_memory(monkeypatch) == []
-    assert in_memory(monkeypatch, test=Squares([5, 1], [0, 1])) == [
-        ("problem", "overlap", "train and test share an image (the same pixels): grey 1 (train), grey 1 (test)"),
-        ("problem", "label_conflict", "one image has several labels (the same pixels): grey 1 is cat, grey 1 is dog"),
-    ]
-
-
-def test_labels_out_of_range_and_empty_classes_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert in_memory(monkeypatch, test=Squares([5, 6], [-1, 2])) == [
-        ("problem", "label_range", "2 labels of test out of range, wanted 0 to 1: grey 5 (-1), grey 6 (2)"),
-        ("warning", "empty_class", "2 of 2 classes have no image in test: cat, dog"),
-    ]
-
-
-def test_splits_must_agree_about_two_classes_or_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert in_memory(monkeypatch, val=Squares([3, 4], [0, 1], ["cat", "emu"])) == [
-        ("problem", "classes", "val has other classes than train: cat, emu against cat, dog")
-    ]
-    names = ["cat", "cat"]
-    values = {"train": [1, 2], "val": [3, 4], "trainval": [1, 2, 3, 4], "test": [5, 6]}
-    twice = {split: Squares(greys, [0, 1] * (len(greys) // 2), names) for split, greys in values.items()}
-    assert in_memory(monkeypatch, **twice) == [("problem", "classes", "class names must differ, repeated: cat")]
-    one = {split: Squares(greys, [0] * len(greys), ["cat"]) for split, greys in values.items()}
-    assert in_memory(monkeypatch, **one) == [("problem", "classes", "there is nothing to learn from 1 class")]
-
-
-def test_trainval_is_train_and_val_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert in_memory(monkeypatch, trainval=Squares([1, 2, 3, 9], [0, 1, 0, 1])) == [
-        (
-            "warning",
-            "trainval",
-            "trainval is not train and val together: it lacks 1 image of them and has 1 image that neither has",
-        )
-    ]
-    assert in_memory(monkeypatch, trainval=Squares([1, 2, 3, 4], [1, 1, 0, 1])) == [
-        ("problem", "label_conflict", "one image has several labels (the same pixels): grey 1 is cat, grey 1 is dog")
-    ]
-    ((severity, kind, text), *rest) = in_memory(monkeypatch, trainval=Squares([1, 2, 3, 4, 5], [0, 1, 0, 1, 0]))
-    assert (severity, kind, text.split(" (")[0]) == ("problem", "overlap", "trainval and test share an image")
-    assert [kind for _, kind, _ in rest] == ["trainval"]
-
-
 def test_a_suite_is_checked_task_by_task_and_missing_tasks_come_last(make_task: Callable[..., Path]) -> None:
     root = make_task("kitti", classes=["a", "b", "c", "d"]).parent
     reports = list(check_tasks(VTAB1k(root=str(root), task="structured"), workers=1))
@@ -324,47 +219,11 @@ def test_what_cannot_be_checked_at_all_is_an_error(tmp_path: Path) -> None:
         check(Folder())
 
 
-def test_only_as_many_images_are_asked_for_as_the_threads_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    most_ahead = 0
-
-    class Counted(Squares):
-        def image(self, index: int) -> Image.Image:
-            asked.append(index)
-            return super().image(index)
-
-    def note(done: int, total: int) -> None:
-        nonlocal most_ahead
-        assert total == 200
-        most_ahead = max(most_ahead, len(asked) - done)
-
-    contents = read_contents({"train": Counted(range(200), [0] * 200)}, workers=2, progress=note)
-    assert list(contents) == [f"grey {value}" for value in range(200)]
-    assert sorted(asked) == list(range(200))
-    assert most_ahead <= 2 * 4 + 1
-
-
 def test_the_number_of_threads_changes_nothing(tree: Path) -> None:
     (tree / "test" / "cat" / "copy.png").write_bytes((tree / "val" / "dog" / "0.png").read_bytes())
     one, four = (to_json(check_tasks(Folder(root=str(tree)), workers)) for workers in (1, 4))
     assert one == four
     assert one["problems"] == 2
-
-
-def test_the_progress_line_comes_now_and_then_and_not_for_small_sets(capsys: pytest.CaptureFixture[str]) -> None:
-    line = ProgressLine()
-    line(1, 2)
-    line(2, 2)
-    assert capsys.readouterr().err == ""
-    line.next = 0.0
-    line(1000, 2000)
-    line(1001, 2000)
-    assert capsys.readouterr().err == "1,000 of 2,000 images read\n"
-
-
-def test_a_header_with_broken_exif_is_upright(tmp_path: Path) -> None:
-    noise(1).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + bytes(range(40)))
-    assert image_header(tmp_path / "a.jpg") == ("JPEG", "RGB", (9, 7), 1)
 
 
 def test_the_shared_sets_have_no_copies_and_no_unreadable_file(shared: Path) -> None:
@@ -374,37 +233,3 @@ def test_the_shared_sets_have_no_copies_and_no_unreadable_file(shared: Path) -> 
         report = check(config)
         assert report.findings == []
         assert len({getattr(content, "file", None) for content in report.contents.values()}) == count
-
-
-def test_the_sheet_has_a_row_a_class_and_its_columns_hold_the_samples(tree: Path, tmp_path: Path) -> None:
-    for number in range(7, 20):
-        noise(number + 100).save(tree / "train" / "cat" / f"{number:02}.png")
-    Image.new("RGB", (960, 480), (255, 0, 0)).save(tree / "train" / "dog" / "0.png")
-    (tree / "train" / "dog" / "1.png").write_bytes(b"")
-    datasets = {split: Folder(root=str(tree)).load(split) for split in ("train", "val", "trainval", "test")}
-    first = draw_sheet(datasets, "a title", tmp_path / "new" / "sheet.png").read_bytes()
-    assert draw_sheet(datasets, "a title", tmp_path / "sheet.png").read_bytes() == first
-    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
-    left, top, step = 230, 104, TILE + 4
-    assert sheet.shape == (top + 2 * step - 4 + 20, left + sum(COLUMNS.values()) * step - 3 * 4 + 2 * 20 + 20, 3)
-    cats = [path for path in datasets["train"].paths if "/cat/" in path]  # pyright: ignore[reportAttributeAccessIssue]
-    for column, index in enumerate((0, 3, 6, 9, 12, 15)):  # 16 images, evenly spaced
-        pixels = np.asarray(Image.open(cats[index])).repeat(10, 0).repeat(10, 1)  # 9x7 pixels fit ten times
-        tile = sheet[top : top + TILE, left + column * step :][:, :TILE]
-        assert (tile[13 : 13 + 70, 3 : 3 + 90] == pixels).all()
-    red = sheet[top + step : top + step + TILE, left : left + TILE] == (255, 0, 0)
-    assert red.all(-1).sum() == TILE * TILE // 2  # twice as wide as high
-    crossed = sheet[top + step : top + step + TILE, left + step : left + step + TILE].reshape(-1, 3)
-    assert {tuple(colour) for colour in crossed.tolist()} == {(0xE9, 0xE9, 0xEC), (0xB0, 0, 0x20)}
-
-
-def test_the_sheet_shows_the_first_classes_of_many_and_digits_in_memory(tmp_path: Path) -> None:
-    names = [f"a long name of class number_{number} that needs more lines than there are" for number in range(60)]
-    names[:3] = ["two\nlines", "no text: \udcff", ""]
-    many = Squares(range(60), range(60), names)
-    sheet = Image.open(draw_sheet({"train": many}, "many " * 60, tmp_path / "many.png"))
-    assert sheet.height == 104 + CLASSES * (TILE + 4) - 4 + 20
-    digits = Image.open(draw_sheet({"test": Digits().load("test")}, "digits", tmp_path / "digits.png"))
-    assert digits.size == (230 + 3 * (TILE + 4) - 4 + 20, 104 + 10 * (TILE + 4) - 4 + 20)
-    with pytest.raises(ValueError, match="nothing to draw"):
-        draw_sheet({}, "none", tmp_path / "none.png")

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data.hostile_files import MAKERS, Picture
+from data.hostile_files import MAKERS
+from data.hostile_kit import Picture
 
 from vision_peft.data.bad_files import BadFiles
 from vision_peft.data.cache import keep_decoded

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.io import loadmat, savemat
 
 from vision_peft.data import food101
-from vision_peft.data.fgvc import CLASS_COUNTS, FGVC, SIZES
+from vision_peft.data.fgvc import FGVC
 from vision_peft.data.food101 import Food101
 from vision_peft.data.hmdb51 import HMDB51
 from vision_peft.data.list import ImageLists
@@ -25,11 +25,8 @@ Listed = tuple[Callable[[], Any], str, Path]  # loads the data, the list at faul
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The miniatures have 3 classes, and any number of images is as published."""
-    for task in CLASS_COUNTS:
-        monkeypatch.setitem(CLASS_COUNTS, task, 3)
-        monkeypatch.delitem(SIZES, task)
+def small(small_fgvc: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The miniatures have fewer classes than what is published."""
     monkeypatch.setattr(food101, "NUM_CLASSES", 1)
 
 

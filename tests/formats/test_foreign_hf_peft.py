@@ -1,4 +1,4 @@
-"""Folders of HF peft: golden parity, the way back checked by peft itself, hostile and impossible folders."""
+"""Folders of HF peft that are read: golden parity, hostile and impossible folders."""
 
 import json
 import shutil
@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from families import FAMILIES, images, randomise_tuned, tiny
+from families import images, tiny
+from formats.hf_peft_folders import TENSORS, change_tensors, written
 from timm.models import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 import vision_peft as vp
 
@@ -27,7 +28,6 @@ OURS = {
     "lora_magnitude_vector.default.weight": "lora.magnitude",
     "modules_to_save.default.": "",
 }
-BYPASSED = ["dinov3_qkvb", "eva02_tiny", "beit", "beit_shared_bias"]  # timm reads qkv.weight there
 
 
 def golden_model(tensors: dict[str, Tensor]) -> Any:
@@ -63,95 +63,6 @@ def test_logits_and_gradients_are_those_of_hf_peft(name, shared):
     for key, gradient in ours.items():
         assert gradient is not None
         assert (gradient - theirs[key]).norm() <= 1e-4 * theirs[key].norm(), key
-
-
-def loaded_by_peft(folder: Path, family: str) -> nn.Module:
-    peft: Any = pytest.importorskip("peft")
-    return peft.PeftModel.from_pretrained(tiny(family), str(folder)).eval()
-
-
-def written(method: vp.LoRA, family: str, folder: Path, head: str = "linear") -> nn.Module:
-    model = vp.attach(vp.replace_head(tiny(family), head, 5), method)
-    randomise_tuned(model)
-    vp.write_foreign(model.eval(), folder, target="hf_peft")
-    return model
-
-
-METHODS = [
-    vp.LoRA(rank=2, alpha=3, targets=("qkv",)),
-    vp.LoRA(rank=2, alpha=3, targets=("q", "v")),
-    vp.LoRA(rank=2, alpha=3, targets=("v", "k", "q"), rslora=True),
-    vp.LoRA(rank=2, alpha=3, targets=("k", "proj", "fc1", "fc2")),
-    vp.LoRA(rank=2, alpha=3, targets=("q", "v", "proj", "fc2"), rslora=True),
-    vp.LoRA(rank=2, alpha=3, targets=("q", "v", "proj"), dora=True),
-]
-
-
-@pytest.mark.parametrize("method", METHODS, ids=repr)
-@pytest.mark.parametrize("family", ["vit", "siglip", "swin", "eva02_base", "deit_distilled"])
-def test_hf_peft_loads_what_we_write_to_the_same_logits(method, family, tmp_path):
-    model = written(method, family, tmp_path)
-    x = images(model)
-    torch.testing.assert_close(loaded_by_peft(tmp_path, family)(x), model(x), rtol=1e-5, atol=1e-5)
-
-
-def read_back(folder: Path, family: str) -> tuple[nn.Module, vp.LoRA]:
-    foreign = vp.read_foreign(folder, "hf_peft")
-    method: Any = foreign.method
-    model = vp.attach(tiny(family), method)
-    vp.load_tuned(model, foreign.tuned)
-    return model.eval(), method
-
-
-WIDE = vp.LoRA(rank=16, targets=("q", "k", "v"))  # joined, its rank is above the width 32
-
-
-@pytest.mark.parametrize("method", [*METHODS, WIDE], ids=repr)
-@pytest.mark.parametrize("family", ["vit", "siglip", "swin", "eva02_base", "deit_distilled"])
-def test_we_read_what_we_write_to_the_same_logits(method, family, tmp_path):
-    if method is WIDE and family == "swin":
-        method = vp.LoRA(rank=8, targets=("q", "k", "v"))  # above the width 16 of its first stage
-    model = written(method, family, tmp_path)
-    x = images(model)
-    torch.testing.assert_close(read_back(tmp_path, family)[0](x), model(x), rtol=1e-6, atol=1e-6)
-
-
-MIXED = [
-    vp.LoRA(rank=2, alpha=3, targets=("q", "v", "proj")),
-    vp.LoRA(rank=3, alpha=5, targets=("q", "k", "proj"), rslora=True),
-    vp.LoRA(rank=2, alpha=3, targets=("k", "v", "fc1", "fc2"), dropout=0.1, dora=True),
-    vp.LoRA(rank=3, alpha=5, targets=("q", "k", "v", "proj"), rslora=True, dora=True),
-    WIDE,
-]
-
-
-@pytest.mark.parametrize("method", MIXED, ids=repr)
-def test_slices_that_were_joined_beside_other_layers_are_read_as_the_same_method(method, tmp_path):
-    model = written(method, "vit", tmp_path)
-    again, found = read_back(tmp_path, "vit")
-    assert found == method
-    theirs, ours = vp.tuned_state_dict(model), vp.tuned_state_dict(again)
-    assert theirs.keys() == ours.keys()
-    assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.items())
-
-
-@pytest.mark.parametrize("targets", [("q", "v", "proj"), ("q", "k", "proj"), ("q", "k", "v", "fc2")], ids="+".join)
-def test_an_untrained_mixture_whose_zeros_tell_no_slices_is_read_to_the_same_logits(targets, tmp_path):
-    model = vp.attach(tiny("vit"), vp.LoRA(rank=2, targets=targets))
-    vp.write_foreign(model, tmp_path)
-    x = images(model)
-    assert torch.equal(read_back(tmp_path, "vit")[0](x), model(x))
-
-
-def test_a_joined_pair_that_was_trained_on_is_whole_and_refused_with_the_ranks_of_its_layers(tmp_path):
-    written(vp.LoRA(rank=2, targets=("q", "v", "proj")), "vit", tmp_path)
-    path = tmp_path / "adapter_model.safetensors"
-    tensors = safetensors.torch.load_file(path)
-    tensors["base_model.model.blocks.1.attn.qkv.lora_B.weight"] += 1e-6
-    safetensors.torch.save_file(tensors, path)
-    reason = r"one rank for all layers, .* 2 on blocks.0.attn.proj, blocks.1.attn.proj; 4 on blocks.0.attn.qkv, bl"
-    with pytest.raises(ValueError, match=reason):
-        vp.read_foreign(tmp_path, "hf_peft")
 
 
 @pytest.mark.parametrize(
@@ -196,101 +107,6 @@ def test_patterns_of_hf_peft_that_give_every_layer_the_same_size_are_read(rslora
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("dora", [False, True])
-def test_an_a_that_separate_projections_share_is_written_once_for_each(dora, tmp_path):
-    model = written(vp.LoRA(rank=2, alpha=3, targets=("qkv", "fc2"), dora=dora), "rope_gqa", tmp_path)
-    tensors = safetensors.torch.load_file(tmp_path / "adapter_model.safetensors")
-    shared = model.get_parameter("blocks.1.attn.q_proj.lora.A")
-    for letter in "qkv":
-        assert torch.equal(tensors[f"base_model.model.blocks.1.attn.{letter}_proj.lora_A.weight"], shared)
-    x = images(model)
-    torch.testing.assert_close(loaded_by_peft(tmp_path, "rope_gqa")(x), model(x), rtol=1e-5, atol=1e-5)
-    again, method = read_back(tmp_path, "rope_gqa")
-    assert method == vp.LoRA(rank=2, alpha=3, targets=("qkv", "fc2"), dora=dora)
-    assert torch.equal(again(x), model(x))
-
-
-def test_a_shared_a_of_more_rows_than_the_keys_have_is_read_back(tmp_path):
-    method = vp.LoRA(rank=20, alpha=3, targets=("qkv",))  # the one key head of this backbone has 16 channels
-    model = written(method, "rope_gqa", tmp_path)
-    again, found = read_back(tmp_path, "rope_gqa")
-    theirs, ours = vp.tuned_state_dict(model), vp.tuned_state_dict(again)
-    assert found == method
-    assert theirs.keys() == ours.keys()
-    assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.items())
-
-
-@pytest.mark.parametrize("family", ["eva02_base", "rope_gqa"])
-@pytest.mark.parametrize("targets", [("q", "k", "v"), ("q", "v")])
-def test_separate_projections_with_an_a_each_are_read_as_such(family, targets, tmp_path):
-    method = vp.LoRA(rank=2, alpha=3, targets=targets)
-    model = written(method, family, tmp_path)
-    again, found = read_back(tmp_path, family)
-    x = images(model)
-    assert found == method
-    assert torch.equal(again(x), model(x))
-
-
-def test_a_map_of_an_output_cannot_be_written(tmp_path):
-    with pytest.raises(ValueError, match="proj_output maps the output of a layer, HF peft's LoRA reads the input"):
-        vp.write_foreign(vp.attach(tiny("vit"), vp.LoRA(rank=2, targets=("q", "proj_output"))), tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_batchnorm_head_is_written_as_the_linear_layer_it_folds_into(tmp_path):
-    model: Any = vp.attach(vp.replace_head(tiny("vit"), "batchnorm_linear", 5), vp.LoRA(rank=2, targets=("qkv",)))
-    randomise_tuned(model)
-    nn.init.normal_(model.head[0].running_mean)
-    nn.init.uniform_(model.head[0].running_var, 0.5, 2.0)
-    x = images(model)
-    expected = model.eval()(x)
-    vp.write_foreign(model, tmp_path)
-    torch.testing.assert_close(loaded_by_peft(tmp_path, "vit")(x), expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(model(x), expected)
-
-
-def test_without_a_head_none_is_written(tmp_path):
-    model: Any = tiny("vit")
-    model.reset_classifier(0)
-    vp.write_foreign(vp.attach(model, vp.LoRA(rank=2, targets=("qkv",))), tmp_path)
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["modules_to_save"] is None
-    assert vp.read_foreign(tmp_path, "hf_peft").num_classes == 0
-
-
-@pytest.mark.parametrize("family", BYPASSED)
-def test_where_hf_peft_would_never_be_called_writing_is_refused(family, tmp_path):
-    with pytest.raises(ValueError, match=r"reads qkv.weight without calling qkv, so that HF peft's update would never"):
-        vp.write_foreign(vp.attach(tiny(family), vp.LoRA(rank=2)), tmp_path / "folder")
-    assert not (tmp_path / "folder").exists()
-    written(vp.LoRA(rank=2, targets=("proj",)), family, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("methods", "got"),
-    [((), "nothing"), ((vp.AdaptFormer(),), "AdaptFormer"), ((vp.LoRA(), vp.VPT()), "LoRA, VPT")],
-    ids=str,
-)
-def test_only_one_lora_and_nothing_else_can_be_written(methods, got, tmp_path):
-    model = tiny("vit")
-    for method in methods:
-        vp.attach(model, method)
-    with pytest.raises(ValueError, match=f"wants a model with one LoRA attached and nothing else, got {got}"):
-        vp.write_foreign(model, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_unknown_target_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match="unknown target 'hf_pef', did you mean 'hf_peft'"):
-        vp.write_foreign(tiny("vit"), tmp_path, target="hf_pef")
-
-
-def test_every_family_that_calls_qkv_is_written_and_read_by_peft(tmp_path):
-    for family in sorted(set(FAMILIES) - set(BYPASSED) - {"swin", "eva02_base"}):
-        model = written(vp.LoRA(rank=2, targets=("q", "v", "fc1")), family, tmp_path / family)
-        x = images(model)
-        torch.testing.assert_close(loaded_by_peft(tmp_path / family, family)(x), model(x), rtol=1e-5, atol=1e-5)
-
-
 @pytest.fixture
 def folder(tmp_path):
     written(vp.LoRA(rank=2, targets=("qkv",)), "vit", tmp_path / "adapter")
@@ -326,7 +142,7 @@ def test_a_config_that_is_no_plain_lora_is_refused(values, reason, folder):
         vp.read_foreign(folder, "hf_peft")
 
 
-@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize("name", ["adapter_config.json", TENSORS])
 def test_a_missing_file_is_named(name, folder):
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"no HF peft adapter at .*: {name} is missing"):
@@ -342,7 +158,7 @@ def test_a_config_that_is_no_object_is_refused(text, folder):
 
 def test_tensors_without_their_config_are_refused(folder):
     with pytest.raises(ValueError, match=r"tells its method in adapter_config.json: pass the folder"):
-        vp.read_foreign(folder / "adapter_model.safetensors", "hf_peft")
+        vp.read_foreign(folder / TENSORS, "hf_peft")
 
 
 @pytest.mark.parametrize(
@@ -350,8 +166,7 @@ def test_tensors_without_their_config_are_refused(folder):
     ["base_model.model.patch_embed.proj.lora_A.weight", "base_model.model.norm.weight", "base_model.model.blocks.0.x"],
 )
 def test_tensors_that_nothing_explains_are_named(key, folder):
-    path = folder / "adapter_model.safetensors"
-    safetensors.torch.save_file({**safetensors.torch.load_file(path), key: torch.zeros(2, 2)}, path)
+    change_tensors(folder, lambda tensors: tensors.update({key: torch.zeros(2, 2)}))
     with pytest.raises(ValueError, match=f"cannot explain {key.removeprefix('base_model.model.')}"):
         vp.read_foreign(folder, "hf_peft")
 
@@ -359,46 +174,30 @@ def test_tensors_that_nothing_explains_are_named(key, folder):
 @pytest.mark.parametrize("shape", [(), (2,), (0, 32), (2, 32, 1, 1)])
 @pytest.mark.parametrize("part", ["lora_A", "lora_B"])
 def test_factors_that_are_no_matrices_are_refused(part, shape, folder):
-    path, key = folder / "adapter_model.safetensors", f"blocks.0.attn.qkv.{part}.weight"
-    safetensors.torch.save_file(
-        {**safetensors.torch.load_file(path), f"base_model.model.{key}": torch.zeros(shape)}, path
-    )
+    key = f"blocks.0.attn.qkv.{part}.weight"
+    change_tensors(folder, lambda tensors: tensors.update({f"base_model.model.{key}": torch.zeros(shape)}))
     with pytest.raises(ValueError, match=f"shape of {key}: wanted"):
         vp.read_foreign(folder, "hf_peft")
 
 
 @pytest.mark.parametrize("part", ["lora_A", "lora_B"])
 def test_half_a_pair_is_refused_with_its_layer(part, folder):
-    path = folder / "adapter_model.safetensors"
-    tensors = safetensors.torch.load_file(path)
-    del tensors[f"base_model.model.blocks.1.attn.qkv.{part}.weight"]
-    safetensors.torch.save_file(tensors, path)
+    change_tensors(folder, lambda tensors: tensors.pop(f"base_model.model.blocks.1.attn.qkv.{part}.weight"))
     with pytest.raises(ValueError, match=r"lora_A or lora_B is missing for blocks\.1\.attn\.qkv"):
         vp.read_foreign(folder, "hf_peft")
 
 
-@pytest.mark.parametrize("shape", [(1, 4), (95, 4), (96, 5)])
-def test_a_joined_pair_of_another_shape_is_refused_by_the_reader_or_the_model(shape, tmp_path):
-    written(vp.LoRA(rank=2, targets=("q", "v", "proj")), "vit", tmp_path)
-    path, key = tmp_path / "adapter_model.safetensors", "base_model.model.blocks.0.attn.qkv.lora_B.weight"
-    safetensors.torch.save_file({**safetensors.torch.load_file(path), key: torch.zeros(shape)}, path)
-    with pytest.raises(ValueError, match=r"shape of blocks.0.attn.qkv.lora"):
-        read_back(tmp_path, "vit")
-
-
 def test_a_head_alone_is_no_lora(folder):
-    path = folder / "adapter_model.safetensors"
-    tensors = safetensors.torch.load_file(path)
-    safetensors.torch.save_file({n: t for n, t in tensors.items() if "lora" not in n}, path)
+    change_tensors(folder, lambda tensors: [tensors.pop(name) for name in list(tensors) if "lora" in name])
     with pytest.raises(ValueError, match="no lora_A in any block"):
         vp.read_foreign(folder, "hf_peft")
 
 
 def test_the_older_pickle_of_tensors_is_read_too(folder):
-    tensors = safetensors.torch.load_file(folder / "adapter_model.safetensors")
+    tensors = safetensors.torch.load_file(folder / TENSORS)
     torch.save(tensors, folder / "adapter_model.bin")
     expected = vp.read_foreign(folder, "hf_peft").tuned
-    (folder / "adapter_model.safetensors").unlink()
+    (folder / TENSORS).unlink()
     found = vp.read_foreign(folder, "hf_peft").tuned
     assert found.keys() == expected.keys()
 
