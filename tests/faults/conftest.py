@@ -3,21 +3,25 @@
 `FAULTS_TABLE=table.md pytest -m faults` writes the table.
 """
 
+import contextlib
 import json
 import os
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from faults.program import EVERYTHING, finish, left_behind
+from faults.harm import small_disk
+from faults.program import finish, last_step, resumed_at, run_folder, saved_step
 from filelock import FileLock
-from PIL import Image
+from training.tiny_run import EVERYTHING, TINY, left_behind, write_photos
 
-SPLITS = {"train": 16, "val": 4, "test": 4}  # images a class
+Undisturbed = Callable[..., dict[str, Any]]
+Note = Callable[..., None]
+GoesOn = Callable[..., int]
+UPDATES_PER_EPOCH, EPOCHS = 6, 12  # 48 images in batches of 8, each in 2 parts
 
 
 @pytest.fixture(scope="session")
@@ -34,40 +38,31 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def photos(place: Path) -> Path:
     """A tree train/val/test of red, green and blue noise."""
-    root, generator = place / "photos", np.random.default_rng(0)
+    root = place / "photos"
     with FileLock(place / "photos.lock"):
         if not root.exists():
-            for split, images in SPLITS.items():
-                for channel, name in enumerate(("red", "green", "blue")):
-                    (root / split / name).mkdir(parents=True)
-                    for index in range(images):
-                        pixels = generator.integers(0, 160, (12, 10, 3), dtype=np.uint8)
-                        pixels[..., channel] += 95
-                        Image.fromarray(pixels).save(root / split / name / f"{index}.png")
+            write_photos(root, {"train": 16, "val": 4, "test": 4})
     return root
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def everything(photos: Path) -> list[str]:
     """Overrides of a run that takes seconds and uses all that keeps a state or draws a number."""
-    return [*EVERYTHING, "data=folder", f"data.root={photos}"]
+    return [*TINY, *EVERYTHING, f"recipe.epochs={EPOCHS}", "data=folder", f"data.root={photos}"]
 
 
 @pytest.fixture
-def undisturbed(place: Path) -> Callable[..., dict[str, Any]]:
+def undisturbed(place: Path) -> Undisturbed:
     """`undisturbed("name", *overrides, processes=2)`: what the run leaves that nobody harms; made once by all tests."""
 
     def run(name: str, *overrides: str, **how: Any) -> dict[str, Any]:
         with FileLock(place / f"{name}.lock"):
             if not (place / f"{name}.pickle").exists():
                 finish(place / name, *overrides, **how)
-                (place / f"{name}.pickle").write_bytes(pickle.dumps(left_behind(place / name)))
+                (place / f"{name}.pickle").write_bytes(pickle.dumps(left_behind(run_folder(place / name))))
             return pickle.loads((place / f"{name}.pickle").read_bytes())
 
     return run
-
-
-Note = Callable[..., None]
 
 
 @pytest.fixture
@@ -88,6 +83,40 @@ def note(place: Path) -> Note:
                 Path(target).write_text(_table([json.loads(line) for line in lines]), encoding="utf-8")
 
     return add
+
+
+@pytest.fixture
+def goes_on(note: Note, tmp_path: Path) -> GoesOn:
+    """`goes_on("case", folder, whole, *overrides, at_most=1, processes=2)`: the same command again, after a fault.
+
+    It must resume from the newest state that loads, with `at_most` so many updates to do again, and leave what the
+    undisturbed run left (`whole`). Notes the case, and returns the update that it resumed from.
+    """
+
+    def check(case: str, folder: Path, whole: dict[str, Any], *overrides: str, at_most: int, **how: Any) -> int:
+        saved = saved_step(folder, tmp_path / "copy")
+        lost = last_step(folder) - saved
+        printed = finish(folder, *overrides, **how)
+        found, resumed = left_behind(run_folder(folder)), resumed_at(printed)
+        changed = [name for name in whole if found[name] != whole[name]]
+        note(case, lost=lost, equal=resumed == saved and not changed)
+        assert resumed == saved, printed
+        assert changed == [], printed
+        assert 0 <= lost <= at_most
+        return resumed
+
+    return check
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MB, or no test where none can be mounted."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(small_disk(tmp_path / "disk", 2))
+        except OSError as error:
+            pytest.skip(str(error))
+        yield tmp_path / "disk"
 
 
 def _table(notes: list[list[Any]]) -> str:

@@ -15,28 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from training.tiny_run import TINY
-
-from vision_peft.results.row import read_row
 from vision_peft.training.checkpoint import newest_state
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = REPOSITORY / "tools" / "train.py"
 PATIENCE_S = 240  # for anything that a process shall do: a start takes seconds, minutes on a machine that is busy
 MARK = "FAULTS_RUN"  # in the environment of every process of a run, its loaders' among them
-# Everything that keeps a state or draws a number. 48 images in batches of 8 are 6 updates an epoch, of 2 parts each.
-EVERYTHING = [
-    *TINY,
-    "method.dropout=0.3",
-    "recipe.accumulate=2",
-    "recipe.ema=0.9",
-    "recipe.mixup=0.4",
-    "recipe.augment=crop_flip",
-    "recipe.clip_grad=1",
-    "recipe.head=batchnorm_linear",
-    "recipe.epochs=12",
-]
-UPDATES_PER_EPOCH, UPDATES = 6, 6 * 12
 
 
 class Running:
@@ -76,6 +60,10 @@ class Running:
             assert self.process.poll() is None, f"the run ended with {self.process.returncode}:\n{self.text()}"
             assert time.monotonic() < end, f"waited {PATIENCE_S} s in vain:\n{self.text()}"
             time.sleep(poll_s)
+
+    def until_step(self, step: int) -> None:
+        """Wait until metrics.jsonl tells update `step`."""
+        self.until(lambda: self.step() >= step)
 
     def end(self) -> int:
         """Wait for its end; the exit code."""
@@ -170,19 +158,6 @@ def saved_step(output_dir: Path, scratch: Path) -> int:
         warnings.simplefilter("error")
         state = newest_state(scratch)
     return 0 if state is None else state[0]["progress"]["step"]
-
-
-def left_behind(output_dir: Path) -> dict[str, Any]:
-    """What a finished run leaves and must not depend on what happened on the way."""
-    folder = run_folder(output_dir)
-    row = read_row(folder / "result.json")
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return {
-        "adapter": {path.name: path.read_bytes() for path in (folder / "adapter").iterdir()},
-        "figures": (row.top1, row.mean_per_class, row.val_top1, row.confusion, row.curve),
-        "metrics": lines,
-        "unfinished": [str(path.relative_to(folder)) for path in folder.rglob("*.tmp")],
-    }
 
 
 def resumed_at(text: str) -> int:

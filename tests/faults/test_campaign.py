@@ -8,28 +8,15 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from faults import harm
-from faults.conftest import Note
-from faults.program import (
-    UPDATES,
-    UPDATES_PER_EPOCH,
-    Running,
-    finish,
-    last_step,
-    left_behind,
-    resumed_at,
-    run_folder,
-    saved_step,
-    started,
-)
+from faults.conftest import EPOCHS, UPDATES_PER_EPOCH, GoesOn, Note, Undisturbed
+from faults.program import finish, last_step, resumed_at, run_folder, saved_step, started
+from training.tiny_run import left_behind
 
 pytestmark = pytest.mark.faults
-Undisturbed = Callable[..., dict[str, Any]]
 KILLS = 30
-HARM = Path(harm.__file__)
 
 
 def test_thirty_kills_at_random_times_lose_a_save_interval_each_and_change_nothing(
@@ -48,7 +35,7 @@ def test_thirty_kills_at_random_times_lose_a_save_interval_each_and_change_nothi
             if starting:
                 time.sleep(50 * later)
             else:
-                run.until(lambda run=run, target=target: run.step() >= target)
+                run.until_step(target)
                 if during_save:
                     run.until(lambda run=run: any(run.folder.glob("state/step_*.tmp")), poll_s=0)
                 else:
@@ -64,30 +51,27 @@ def test_thirty_kills_at_random_times_lose_a_save_interval_each_and_change_nothi
         lost.append(last_step(folder) - kept)
         assert 0 <= lost[-1] <= every, run.text()
     assert saving >= 5
-    equal = resumed_at(finish(folder, *long)) == kept and left_behind(folder) == whole
+    equal = resumed_at(finish(folder, *long)) == kept and left_behind(run_folder(folder)) == whole
     note("SIGKILL, one process", faults=KILLS, lost=max(lost), equal=equal)
     assert equal
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
 def test_a_signal_ends_a_run_with_its_own_code_and_the_mark_for_requeue(
-    everything: list[str], undisturbed: Undisturbed, tmp_path: Path, note: Note, number: signal.Signals
+    everything: list[str], undisturbed: Undisturbed, tmp_path: Path, goes_on: GoesOn, number: signal.Signals
 ) -> None:
     whole, folder = undisturbed("one", *everything), tmp_path / "runs"
     with started(folder, *everything) as run:
-        run.until(lambda: run.step() >= 20)
+        run.until_step(20)
         os.kill(run.process.pid, number)
         assert run.end() == 85, run.text()
     assert (run.folder / "REQUEUE").exists()
-    lost = last_step(folder) - saved_step(folder, tmp_path / "copy")
-    equal = resumed_at(finish(folder, *everything)) >= 20 and left_behind(folder) == whole
-    note(f"{number.name}, one process", lost=lost, equal=equal)
+    assert goes_on(f"{number.name}, one process", folder, whole, *everything, at_most=0) >= 20
     assert not (run.folder / "REQUEUE").exists()
-    assert (lost, equal) == (0, True)
 
 
 def test_a_killed_loader_process_is_named_and_the_run_resumes(
-    everything: list[str], undisturbed: Undisturbed, tmp_path: Path, note: Note
+    everything: list[str], undisturbed: Undisturbed, tmp_path: Path, goes_on: GoesOn
 ) -> None:
     whole, folder = undisturbed("one", *everything), tmp_path / "runs"
     slow = [*everything, "save_every=1", "workers=2", "cache_mb=0"]
@@ -98,22 +82,15 @@ def test_a_killed_loader_process_is_named_and_the_run_resumes(
         assert run.end() == 1, run.text()
     assert re.search(rf"^error: DataLoader worker \(pid\(?s?\)? {victim}\).*the same command again", run.text(), re.M)
     assert "Traceback" not in run.text()
-    lost = last_step(folder) - saved_step(folder, tmp_path / "copy")
-    finish(folder, *slow)
-    equal = left_behind(folder) == whole
-    note("DataLoader worker killed", lost=lost, equal=equal)
-    assert lost <= 1
-    assert equal
+    goes_on("DataLoader worker killed", folder, whole, *slow, at_most=1)
 
 
 @pytest.fixture(scope="module")
-def stopped(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stopped(everything: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of a run that was killed in the middle, with two states two updates apart."""
-    from faults.program import EVERYTHING
-
     folder = tmp_path_factory.mktemp("stopped") / "runs"
-    with started(folder, *EVERYTHING, "data=folder", f"data.root={photos}", "save_every=2") as run:
-        run.until(lambda: run.step() >= 20)
+    with started(folder, *everything, "save_every=2") as run:
+        run.until_step(20)
         os.kill(run.process.pid, signal.SIGKILL)
         run.end()
     return folder
@@ -146,7 +123,7 @@ def test_a_damaged_newest_state_costs_one_save_interval(
     words = finish(folder, *everything, "save_every=2")
     assert resumed_at(words) == kept - fallen_back
     assert ("is damaged" in words) == bool(fallen_back), words
-    equal = left_behind(folder) == whole
+    equal = left_behind(run_folder(folder)) == whole
     names = {"leave_rubbish": "half-written files left behind", "truncate": "newest state truncated"}
     names |= {"flip_a_bit": "bit flipped in newest state", "lose_the_file": "newest state without state.pt"}
     name = names.get(damage.__name__, "newest state without checksums")
@@ -154,81 +131,55 @@ def test_a_damaged_newest_state_costs_one_save_interval(
     assert equal
 
 
-def full_disk(tmp_path: Path) -> Any:
-    """A small disk at `tmp_path / "disk"`, or no test."""
-    try:
-        disk = harm.small_disk(tmp_path / "disk", 2)
-        disk.__enter__()
-    except OSError as error:
-        pytest.skip(str(error))
-    return disk
-
-
-def at_step(run: Running, step: int) -> None:
-    run.until(lambda: run.step() >= step)
-
-
 def test_a_full_disk_ends_the_run_with_the_older_state_whole(
-    everything: list[str], undisturbed: Undisturbed, tmp_path: Path, note: Note
+    everything: list[str], undisturbed: Undisturbed, disk: Path, goes_on: GoesOn
 ) -> None:
-    whole, disk = undisturbed("one", *everything), full_disk(tmp_path)
-    try:
-        folder, ballast = tmp_path / "disk" / "runs", tmp_path / "disk" / "ballast"
-        with started(folder, *everything, "save_every=1") as run:
-            at_step(run, 10)
-            harm.fill(ballast)
-            assert run.end() == 2, run.text()
-        assert re.search(rf"^error: .*{tmp_path}/disk/.*disk is full.* \d+ bytes were free", run.text(), re.M)
-        assert "Traceback" not in run.text()
-        assert not list(folder.rglob("*.tmp"))
-        ballast.unlink()
-        lost = last_step(folder) - saved_step(folder, tmp_path / "copy")
-        assert resumed_at(finish(folder, *everything, "save_every=1")) >= 9
-        equal = left_behind(folder) == whole
-    finally:
-        disk.__exit__(None, None, None)
-    note("disk full (on_save_error=stop)", lost=lost, equal=equal)
-    assert lost <= 1
-    assert equal
+    whole, words = undisturbed("one", *everything), [*everything, "save_every=1"]
+    folder, ballast = disk / "runs", disk / "ballast"
+    with started(folder, *words) as run:
+        run.until_step(10)
+        harm.fill(ballast)
+        assert run.end() == 2, run.text()
+    assert re.search(rf"^error: .*{disk}/.*disk is full.* \d+ bytes were free", run.text(), re.M), run.text()
+    assert "Traceback" not in run.text()
+    assert not list(folder.rglob("*.tmp"))
+    ballast.unlink()
+    assert goes_on("disk full (on_save_error=stop)", folder, whole, *words, at_most=1) >= 9
 
 
 @pytest.mark.parametrize("back", [True, False], ids=["space comes back", "space does not come back"])
 def test_a_full_disk_is_a_warning_where_that_is_wanted(
-    everything: list[str], undisturbed: Undisturbed, tmp_path: Path, note: Note, back: bool
+    everything: list[str], undisturbed: Undisturbed, disk: Path, note: Note, back: bool
 ) -> None:
-    whole, disk = undisturbed("one", *everything), full_disk(tmp_path)
-    try:
-        folder, ballast = tmp_path / "disk" / "runs", tmp_path / "disk" / "ballast"
-        with started(folder, *everything, "save_every=1", "on_save_error=warn") as run:
-            at_step(run, 10)
-            harm.fill(ballast)
-            run.until(lambda: run.text().count("training goes on without it") > 3)
-            if back:
-                ballast.unlink()
-            code = run.end()
-        if not back:
-            assert code == 2, run.text()
-            assert f"could not write {run.folder}" in run.text().splitlines()[-1]
-            assert "the disk is full" in run.text().splitlines()[-1]
-            assert "Traceback" not in run.text()
+    whole = undisturbed("one", *everything)
+    folder, ballast = disk / "runs", disk / "ballast"
+    with started(folder, *everything, "save_every=1", "on_save_error=warn") as run:
+        run.until_step(10)
+        harm.fill(ballast)
+        run.until(lambda: run.text().count("training goes on without it") > 3)
+        if back:
             ballast.unlink()
-            finish(folder, *everything)
-        assert code == (0 if back else 2), run.text()
-        equal = left_behind(folder) == whole
-    finally:
-        disk.__exit__(None, None, None)
+        code = run.end()
+    assert code == (0 if back else 2), run.text()
+    if not back:
+        assert f"could not write {run.folder}" in run.text().splitlines()[-1]
+        assert "the disk is full" in run.text().splitlines()[-1]
+        assert "Traceback" not in run.text()
+        ballast.unlink()
+        finish(folder, *everything)
+    equal = left_behind(run_folder(folder)) == whole
     note("disk full (on_save_error=warn)", lost=0 if back else None, equal=equal)
     assert equal
 
 
 def test_batches_with_nan_are_skipped_and_named(everything: list[str], tmp_path: Path, note: Note) -> None:
     folder = tmp_path / "runs"
-    words = finish(folder, *everything, "max_bad_steps=2", script=HARM, environment={"NAN_SAMPLES": "3,7"})
+    words = finish(folder, *everything, "max_bad_steps=2", script=harm.SCRIPT, environment={"NAN_SAMPLES": "3,7"})
     named = r"^warning: the loss is nan at (epoch .*), on samples ([\d, ]+):.*\(\d in a row\)$"
     skipped = re.findall(named, words, re.M)
     assert 12 <= len(skipped) <= 24  # two samples an epoch, in one batch or in two
     assert all({"3", "7"} & set(samples.split(", ")) for _, samples in skipped)
-    assert len(left_behind(folder)["figures"][-1]) == UPDATES // UPDATES_PER_EPOCH
+    assert len(left_behind(run_folder(folder))["curve"]) == EPOCHS
     assert _all_finite(folder)
     note("NaN in some samples", faults=len(skipped), equal=None)
 

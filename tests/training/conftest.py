@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
-from training.tiny_run import tiny_config
+from training.tiny_run import tiny_config, write_photos
 
 from vision_peft.training.config import Config
 
@@ -15,15 +13,7 @@ from vision_peft.training.config import Config
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tree train/val/test of red, green and blue noise: 8 images a class in each part."""
     root = tmp_path_factory.mktemp("photos")
-    generator = np.random.default_rng(0)
-    for split in ("train", "val", "test"):
-        for channel, name in enumerate(("red", "green", "blue")):
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for index in range(8):
-                pixels = generator.integers(0, 160, (12, 10, 3), dtype=np.uint8)
-                pixels[..., channel] += 95
-                Image.fromarray(pixels).save(folder / f"{index}.png")
+    write_photos(root, {"train": 8, "val": 8, "test": 8})
     return root
 
 

@@ -4,28 +4,35 @@ import contextlib
 import os
 import socket
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import ProcessException, spawn
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Action = Callable[[int, Path], Any]  # rank and folder to something that torch.save can write
 
 
 def in_two_processes(action: Action, folder: Path) -> list[dict[str, Any]]:
-    """What `action` gave in each of two processes that torchrun might have started, and what it printed there."""
+    """What `action` gave in each of two processes that torchrun might have started, and what it printed there.
+
+    An error in one of them is raised here, with a note of what both had printed.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    with mock.patch.object(
-        sys, "path", [str(REPOSITORY), *sys.path]
-    ):  # where they find the module of a test by its name
-        spawn(_process, (port, action, folder), nprocs=2)
+    # They find the module of a test by its name, which begins at the root of the checkout, however pytest was started.
+    with mock.patch.object(sys, "path", [str(REPOSITORY), *sys.path]):
+        try:
+            spawn(_process, (port, action, folder), nprocs=2)
+        except ProcessException as error:
+            for path in (folder / f"{name}{rank}" for rank in range(2) for name in ("out", "err")):
+                if path.exists() and path.stat().st_size:
+                    error.add_note(f"{path.name}:\n{path.read_text()}")
+            raise
     found = []
     for rank in range(2):
         printed = {name: (folder / f"{name}{rank}").read_text() for name in ("out", "err")}
@@ -37,8 +44,7 @@ def _process(rank: int, port: int, action: Action, folder: Path) -> None:
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
     os.environ |= {"MASTER_ADDR": "localhost", **{name: str(value) for name, value in place.items()}}
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    with (folder / f"out{rank}").open("w") as out, (folder / f"err{rank}").open("w") as err:
+    with (folder / f"out{rank}").open("w", buffering=1) as out, (folder / f"err{rank}").open("w", buffering=1) as err:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             given = action(rank, folder)
     torch.save(given, folder / f"given{rank}.pt")

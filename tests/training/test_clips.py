@@ -1,6 +1,7 @@
 """Training on clips: what a run records, views put together, mixing, and what does not fit together."""
 
 import dataclasses
+import functools
 import json
 import warnings
 from pathlib import Path
@@ -8,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing
 from timm.data.mixup import Mixup
 from torch import Tensor
+from training.pair import in_two_processes
 from training.tiny_clips import CLASSES, CPU, ColourData, ColourVideos, clips_config, evaluate_share, tiny_video_model
 
 from vision_peft.data import DATASETS
@@ -185,9 +186,8 @@ def test_the_logits_of_a_video_are_the_mean_of_its_views_in_any_order() -> None:
 def test_one_and_two_processes_find_the_same_logits_and_metrics_of_eleven_videos(
     tmp_path: Path, damaged: tuple[int, ...]
 ) -> None:
-    evaluate_share(0, 1, str(tmp_path), damaged)
-    torch.multiprocessing.spawn(evaluate_share, (2, str(tmp_path), damaged), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
-    alone, *shares = (torch.load(tmp_path / f"{name}.pt") for name in ("0of1", "0of2", "1of2"))
+    alone = evaluate_share(0, tmp_path, damaged)
+    shares = [each["given"] for each in in_two_processes(functools.partial(evaluate_share, damaged=damaged), tmp_path)]
     assert alone["videos"] == [video for video in range(11) if video not in damaged]
     assert (alone["metrics"]["images"], alone["metrics"]["bad"]) == (11, len(damaged))
     for share in shares:

@@ -5,28 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from training.processes import Job, in_two_processes, losses, run_job, updated
+from training.jobs import Job, done_by_two, losses, run_job, updated
+from training.tiny_run import EVERYTHING
 
 import vision_peft as vp
 
 Left = dict[str, dict[str, Any]]
 FSDP2 = "distributed.strategy=fsdp2"
-# Everything that keeps a state or draws a number: 24 images in batches of 8 are 3 updates an epoch of 2 parts each.
-EVERYTHING = [
-    "method.dropout=0.3",
-    "recipe.accumulate=2",
-    "recipe.ema=0.9",
-    "recipe.mixup=0.4",
-    "recipe.cutmix=0.5",
-    "recipe.augment=crop_flip",
-    "recipe.random_erasing=0.3",
-    "recipe.clip_grad=1",
-    "recipe.head=batchnorm_linear",
-    "recipe.frozen=train",
-    "recipe.drop_path=0.2",
-    "recipe.epochs=3",
-    "cache_mb=0",
-]
+DECODING = [*EVERYTHING, "cache_mb=0"]  # in every epoch, by the workers where there are any
 KILLS = {
     "mid-epoch": ((4, 0), ["save_every=2"]),
     "mid-accumulation": ((5, 1), ["save_every=2"]),
@@ -45,27 +31,27 @@ def quick_jobs() -> list[Job]:
     made = []
     for strategy, more in STRATEGIES.items():
         made.append(Job(f"same {strategy}", [*SAME, "method.dropout=0", *more]))
-        made.append(Job(f"whole adapters {strategy}", [*EVERYTHING, *more]))
+        made.append(Job(f"whole adapters {strategy}", [*DECODING, *more]))
         kill, saves = KILLS["mid-accumulation"]
-        made.append(Job(f"mid-accumulation adapters {strategy}", [*EVERYTHING, *more, *saves], kill))
+        made.append(Job(f"mid-accumulation adapters {strategy}", [*DECODING, *more, *saves], kill))
     return made
 
 
 def slow_jobs() -> list[Job]:
     made = []
-    of_backbone = [each for each in EVERYTHING if not each.startswith("method.")]
+    of_backbone = [each for each in DECODING if not each.startswith("method.")]
     for strategy, more in STRATEGIES.items():
         made.append(Job(f"backbone {strategy}", [*SAME, "method=full", *more]))
         made.append(Job(f"batchnorm {strategy}", [*SAME, "method.dropout=0", "recipe.head=batchnorm_linear", *more]))
         for kind, base in (
-            ("adapters", [*EVERYTHING, *more]),
+            ("adapters", [*DECODING, *more]),
             ("full", [*of_backbone, "method=full", "recipe.lr=1e-4", *more]),
         ):
             made.append(Job(f"whole {kind} {strategy}", base))
             for where, (kill, saves) in KILLS.items():
                 if kind == "adapters" or where == "mid-accumulation":
                     made.append(Job(f"{where} {kind} {strategy}", [*base, *saves], kill))
-        made.append(Job(f"workers {strategy}", [*EVERYTHING, "save_every=2", "workers=2", *more], (4, 0)))
+        made.append(Job(f"workers {strategy}", [*DECODING, "save_every=2", "workers=2", *more], (4, 0)))
     made.append(Job("to ddp", [*SAME, "method=full", "save_every=4", FSDP2], (9, 0), ["distributed.strategy=ddp"]))
     made.append(Job("to fsdp2", [*SAME, "method=full", "save_every=4"], (9, 0), [FSDP2]))
     return made
@@ -74,13 +60,13 @@ def slow_jobs() -> list[Job]:
 @pytest.fixture(scope="module")
 def two(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Left:
     """What the quick jobs and all methods leave behind in two processes."""
-    return in_two_processes(quick_jobs(), METHODS, photos, tmp_path_factory.mktemp("two"))
+    return done_by_two(quick_jobs(), METHODS, photos, tmp_path_factory.mktemp("two"))
 
 
 @pytest.fixture(scope="module")
 def further(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Left:
     """What the slow jobs leave behind in two processes."""
-    return in_two_processes(slow_jobs(), [], photos, tmp_path_factory.mktemp("further"))
+    return done_by_two(slow_jobs(), [], photos, tmp_path_factory.mktemp("further"))
 
 
 @pytest.fixture(scope="module")

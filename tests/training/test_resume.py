@@ -1,6 +1,5 @@
 """A run that was stopped anywhere ends with the same adapter, bit for bit, as one that was not."""
 
-import json
 import os
 import signal
 from collections.abc import Callable
@@ -8,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training.tiny_run import tiny_config
+from training.killed import Killed, killed_at
+from training.tiny_run import EVERYTHING, left_behind, tiny_config
 
-from vision_peft.results.row import read_row
 from vision_peft.training import fit as fit_module
 from vision_peft.training import learner as learner_module
 from vision_peft.training import train as train_module
@@ -19,47 +18,6 @@ from vision_peft.training.stopping import Interrupted
 from vision_peft.training.train import train
 
 Tiny = Callable[..., Config]
-# Everything that keeps a state or draws a number: 24 images in batches of 8 are 3 updates an epoch of 2 parts each.
-EVERYTHING = [
-    "method.dropout=0.3",
-    "recipe.accumulate=2",
-    "recipe.ema=0.9",
-    "recipe.mixup=0.4",
-    "recipe.cutmix=0.5",
-    "recipe.label_smoothing=0.1",
-    "recipe.augment=crop_flip",
-    "recipe.random_erasing=0.3",
-    "recipe.clip_grad=1",
-    "recipe.head=batchnorm_linear",
-    "recipe.frozen=train",
-    "recipe.drop_path=0.2",
-    "recipe.epochs=3",
-]
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing of ours catches it."""
-
-
-def kill_at(step: int, part: int) -> Callable[..., None]:
-    """A `seed_everything` that dies before the forward pass of `part` of update `step`, both from 0."""
-
-    def seed(*key: Any) -> None:
-        if key[2:4] == (step, part):
-            raise Killed
-        real_seed(*key)
-
-    return seed
-
-
-real_seed = learner_module.seed_everything
-
-
-def left_behind(folder: Path) -> dict[str, Any]:
-    row = read_row(folder / "result.json")
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    files = {path.name: path.read_bytes() for path in (folder / "adapter").iterdir()}
-    return {"adapter": files, "curve": row.curve, "top1": row.top1, "confusion": row.confusion, "metrics": lines}
 
 
 @pytest.fixture(scope="module")
@@ -85,31 +43,15 @@ def test_a_killed_run_resumes_bit_for_bit(
 ) -> None:
     monkeypatch.setattr(fit_module, "SHORTEST_BETWEEN_EPOCHS_SECONDS", 0)
     killed = tiny(*EVERYTHING, f"save_every={save_every}")
-    with monkeypatch.context() as patch:
-        patch.setattr(learner_module, "seed_everything", kill_at(step, part))
-        with pytest.raises(Killed):
-            train(killed)
+    killed_at((step, part), killed)
     assert not (run_folder(killed) / "result.json").exists()
     train(killed)
     assert left_behind(run_folder(killed)) == uninterrupted
 
 
-def test_a_run_killed_while_it_evaluates_resumes_bit_for_bit(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, Any]
-) -> None:
+def test_a_run_killed_while_it_evaluates_resumes_bit_for_bit(tiny: Tiny, uninterrupted: dict[str, Any]) -> None:
     killed = tiny(*EVERYTHING, "save_every=3")
-    calls = iter([False, True])
-    real = fit_module.evaluate
-
-    def evaluate(*arguments: Any) -> Any:
-        if next(calls):
-            raise Killed
-        return real(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fit_module, "evaluate", evaluate)
-        with pytest.raises(Killed):
-            train(killed)
+    killed_at("evaluation", killed)
     train(killed)
     assert left_behind(run_folder(killed)) == uninterrupted
 
@@ -130,16 +72,11 @@ def test_quick_epochs_share_a_state_and_the_last_one_is_always_saved(
 
 
 @pytest.mark.parametrize("step", [4, 7])
-def test_both_phases_of_select_and_retrain_resume_bit_for_bit(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
+def test_both_phases_of_select_and_retrain_resume_bit_for_bit(tiny: Tiny, step: int) -> None:
     changes = ["protocol=val_select_retrain", "save_every=2", "method.dropout=0.3", "recipe.lr=1e-2"]
     whole, killed = tiny(*changes, folder="whole"), tiny(*changes, folder="killed")
     row = train(whole)
-    with monkeypatch.context() as patch:
-        patch.setattr(learner_module, "seed_everything", kill_at(step, 0))
-        with pytest.raises(Killed):
-            train(killed)
+    killed_at((step, 0), killed)
     train(killed)
     assert left_behind(run_folder(killed)) == left_behind(run_folder(whole))
     assert [entry["phase"] for entry in row.curve[:3]] == ["select", "select", "retrain"]
@@ -157,7 +94,7 @@ def test_a_signal_saves_the_state_at_the_next_update_and_the_run_resumes(
             os.kill(os.getpid(), number)
         real_seed(*key)
 
-    before = signal.getsignal(number)
+    before, real_seed = signal.getsignal(number), learner_module.seed_everything
     with monkeypatch.context() as patch:
         patch.setattr(learner_module, "seed_everything", seed)
         with pytest.raises(Interrupted, match="stopped after update 5; its state is saved") as caught:
@@ -170,13 +107,10 @@ def test_a_signal_saves_the_state_at_the_next_update_and_the_run_resumes(
     assert left_behind(run_folder(stopped)) == left_behind(run_folder(whole))
 
 
-def test_resuming_falls_back_to_the_state_before_a_damaged_one(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resuming_falls_back_to_the_state_before_a_damaged_one(tiny: Tiny) -> None:
     whole, killed = tiny("save_every=1", folder="whole"), tiny("save_every=1", folder="killed")
     train(whole)
-    with monkeypatch.context() as patch:
-        patch.setattr(learner_module, "seed_everything", kill_at(4, 0))
-        with pytest.raises(Killed):
-            train(killed)
+    killed_at((4, 0), killed)
     (run_folder(killed) / "state" / "step_4" / "state.pt").write_bytes(b"damaged")
     with pytest.warns(UserWarning, match="step_4 is damaged"):
         train(killed)

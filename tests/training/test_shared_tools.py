@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -68,6 +69,7 @@ def search(folder: Path, name: str) -> tuple[Config, list[str]]:
 
 def everything(rank: int, folder: Path) -> dict[str, Any]:
     """All that is asked of two processes, one after another."""
+    warnings.simplefilter("ignore")  # what is printed is looked at
     given: dict[str, Any] = {}
     with mock.patch.dict(DATASETS, {ColourData.name: ColourData}):
         for name, config in (("images", images(folder)), ("videos", videos(folder))):

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import nn
 from training.tiny_run import TINY
 
@@ -20,7 +19,8 @@ from vision_peft.data.videos import VideoFiles
 from vision_peft.training.build import input_settings, set_evaluation
 from vision_peft.training.command_line import compose_config
 from vision_peft.training.config import Config
-from vision_peft.training.device import Compute
+from vision_peft.training.device import Compute, choose_compute
+from vision_peft.training.distributed import join
 from vision_peft.training.evaluate import batch_size, evaluate, video_logits
 from vision_peft.training.schema import Recipe
 
@@ -75,18 +75,13 @@ def tiny_video_model() -> nn.Module:
     ).eval()
 
 
-def evaluate_share(rank: int, world_size: int, folder: str, damaged: Sequence[int]) -> None:
-    """Evaluate 11 videos as process `rank`, and save the metrics and the logits of every video."""
-    if world_size > 1:
-        dist.init_process_group("gloo", f"file://{folder}/meeting{world_size}", rank=rank, world_size=world_size)
+def evaluate_share(_: int, __: Path, damaged: Sequence[int]) -> dict[str, Any]:
+    """Metrics of 11 videos and the logits of each, by all processes of the group that this one is in."""
+    compute = choose_compute("cpu", "fp32")
+    join(compute, 120)
     model, videos = tiny_video_model(), ColourVideos(11, damaged=damaged)
-    recipe = Recipe(resize="short_side", views=2, crops=3)
-    set_evaluation(videos, input_settings(model, recipe))
-    share: dict[str, Any] = {"rank": rank, "world_size": world_size, "bad": "wrong"}
-    loader = eval_loader(videos, batch_size(videos) * world_size, 0, **share)
-    metrics = evaluate(model, loader, CLASSES, CPU)
-    numbers, logits, labels = video_logits(model, loader, CPU).gathered().means()
-    found = {"metrics": dataclasses.asdict(metrics), "videos": numbers, "logits": logits, "labels": labels}
-    torch.save(found, Path(folder, f"{rank}of{world_size}.pt"))
-    if world_size > 1:
-        dist.destroy_process_group()
+    set_evaluation(videos, input_settings(model, Recipe(resize="short_side", views=2, crops=3)))
+    loader = eval_loader(videos, batch_size(videos) * compute.world_size, 0, **compute.share, bad="wrong")
+    metrics = evaluate(model, loader, CLASSES, compute)
+    numbers, logits, labels = video_logits(model, loader, compute).gathered().means()
+    return {"metrics": dataclasses.asdict(metrics), "videos": numbers, "logits": logits, "labels": labels}

@@ -1,35 +1,26 @@
 """Trainings of a second each in two processes that meet once: starting a process takes longer than all of them."""
 
-import json
-import os
-import socket
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
-from torch.multiprocessing.spawn import spawn
-from training.tiny_run import TINY, tiny_config
+from training.killed import Place, killed_at
+from training.pair import in_two_processes
+from training.tiny_run import TINY, left_behind, tiny_config
 
 import vision_peft as vp
-from vision_peft.results.row import read_row
-from vision_peft.training import evaluate as evaluate_module
 from vision_peft.training import fit as fit_module
-from vision_peft.training import learner as learner_module
 from vision_peft.training.build import create_model
 from vision_peft.training.command_line import compose_config
-from vision_peft.training.config import Config, run_folder
+from vision_peft.training.config import run_folder
 from vision_peft.training.device import choose_compute, seed_everything
 from vision_peft.training.distributed import join, total
 from vision_peft.training.learner import Learner
 from vision_peft.training.parallel import whole
 from vision_peft.training.train import train
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing of ours catches it."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +29,8 @@ class Job:
 
     name: str
     overrides: Sequence[str] = ()
-    kill: tuple[int, int] | str | None = None  # before (update, part) from 0, or in the second "evaluation"
-    again: Sequence[str] = field(default_factory=tuple)  # further overrides of the second start
-
-
-def left_behind(folder: Path) -> dict[str, Any]:
-    """All that a finished run leaves and that must not depend on whether it was killed."""
-    row = read_row(folder / "result.json")
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    files = {path.name: path.read_bytes() for path in (folder / "adapter").iterdir()}
-    return {"adapter": files, "curve": row.curve, "top1": row.top1, "confusion": row.confusion, "metrics": lines}
+    kill: Place | None = None
+    again: Sequence[str] = ()  # further overrides of the second start
 
 
 def losses(left: dict[str, Any]) -> list[float]:
@@ -59,36 +42,10 @@ def run_job(job: Job, photos: Path, output_dir: Path) -> dict[str, Any]:
     """Run `job` in this process, with all others of its group, and tell what is left behind."""
     config = tiny_config(photos, output_dir / job.name.replace(" ", "_"), *job.overrides)
     if job.kill is not None:
-        killed_once(config, job.kill)
+        killed_at(job.kill, config)
         config = tiny_config(photos, output_dir / job.name.replace(" ", "_"), *job.overrides, *job.again)
     train(config)
     return left_behind(run_folder(config))
-
-
-def killed_once(config: Config, kill: tuple[int, int] | str) -> None:
-    """Train until `kill` and die there."""
-    calls = iter([False, True])
-    real_seed, real_evaluate = learner_module.seed_everything, evaluate_module.evaluate
-
-    def seed(*key: Any) -> None:
-        if key[2:4] == kill:
-            raise Killed
-        real_seed(*key)
-
-    def evaluate(*arguments: Any) -> Any:
-        if kill == "evaluation" and next(calls):
-            raise Killed
-        return real_evaluate(*arguments)
-
-    with (
-        mock.patch.object(learner_module, "seed_everything", seed),
-        mock.patch.object(fit_module, "evaluate", evaluate),
-    ):
-        try:
-            train(config)
-        except Killed:
-            return
-    raise AssertionError(f"nothing died at {kill}")
 
 
 def updated(name: str, strategy: str) -> dict[str, Any]:
@@ -117,26 +74,16 @@ def updated(name: str, strategy: str) -> dict[str, Any]:
     }
 
 
-def in_two_processes(
-    jobs: Sequence[Job], methods: Sequence[str], photos: Path, folder: Path
-) -> dict[str, dict[str, Any]]:
+def done_by_two(jobs: Sequence[Job], methods: Sequence[str], photos: Path, folder: Path) -> dict[str, dict[str, Any]]:
     """What every job left behind, by its name, and what every method learned; all in the same two processes."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    spawn(_process, (port, list(jobs), list(methods), photos, folder), nprocs=2)
-    return torch.load(folder / "results.pt", weights_only=True)
+    first, _ = in_two_processes(functools.partial(_do, jobs=jobs, methods=methods, photos=photos), folder)
+    return first["given"]
 
 
-def _process(rank: int, port: int, jobs: list[Job], methods: list[str], photos: Path, folder: Path) -> None:
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
-    os.environ |= {"MASTER_ADDR": "localhost", **{name: str(value) for name, value in place.items()}}
-    torch.set_num_threads(1)
+def _do(_: int, folder: Path, jobs: Sequence[Job], methods: Sequence[str], photos: Path) -> dict[str, Any]:
     fit_module.SHORTEST_BETWEEN_EPOCHS_SECONDS = 0
     join(choose_compute("cpu", "fp32"), 120)
     results = {
         f"method {name} {strategy}": updated(name, strategy) for name in methods for strategy in ("ddp", "fsdp2")
     }
-    results |= {job.name: run_job(job, photos, folder) for job in jobs}
-    if rank == 0:
-        torch.save(results, folder / "results.pt")
+    return results | {job.name: run_job(job, photos, folder) for job in jobs}
