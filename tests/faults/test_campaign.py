@@ -42,10 +42,9 @@ def test_thirty_kills_at_random_times_lose_a_save_interval_each_and_change_nothi
                     time.sleep(later)
             os.kill(run.process.pid, signal.SIGKILL)
             assert run.end() == -signal.SIGKILL, run.text()
-            if run.has_begun():
-                assert resumed_at(run.text()) == kept
-        if not any(folder.rglob("metrics.jsonl")):
+        if starting and "update" not in run.text():
             continue  # killed before there was anything to lose
+        assert resumed_at(run.text()) == kept, run.text()
         saving += any(run_folder(folder).glob("state/step_*.tmp"))
         kept = saved_step(folder, tmp_path / "copy")
         lost.append(last_step(folder) - kept)

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
 
-from vision_peft.training.distributed import by_main
+from vision_peft.training.distributed import by_main, of_exchange
 from vision_peft.training.shard_reader import ShardReader
 from vision_peft.training.shards import SHARDS
 
@@ -69,7 +68,7 @@ def save_state(
             dcp.save(dict(shards), checkpoint_id=temporary / SHARDS)
         by_main(lambda: _publish(temporary, final))
     except (OSError, RuntimeError, CheckpointException) as error:  # torch.save turns a full disk into a RuntimeError
-        if isinstance(error, dist.DistError):
+        if of_exchange(error):  # nothing more can be agreed on
             raise
         explained = _explained(final, error)
         by_main(lambda: _remove(temporary))

@@ -11,6 +11,7 @@ import itertools
 import os
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -34,17 +35,58 @@ def join(compute: Compute, timeout_s: int) -> None:
 
     Args:
         timeout_s: seconds that a process waits for another in any operation before it gives up.
+
+    Raises:
+        LostProcess: not all processes came.
     """
     if compute.world_size == 1 or dist.is_initialized():
         return
     timeout = datetime.timedelta(seconds=timeout_s)
     if compute.device.type == "cuda":
         torch.cuda.set_device(compute.device)
-    store, rank, size = next(rendezvous("env://", timeout=timeout))
     backend = "cpu:gloo,cuda:nccl" if compute.device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=timeout))
+        store = of_this_start(store, rank, size, timeout_s)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    except RuntimeError as error:
+        if isinstance(error, LostProcess) or not of_exchange(error):
+            raise
+        who = f"process {compute.rank} of {compute.world_size}"
+        raise LostProcess(f"{who} could not meet the others ({str(error).splitlines()[0]})") from error
     _store.append(store)
     atexit.register(_leave)
+
+
+def of_this_start(store: dist.Store, rank: int, size: int, timeout_s: float) -> dist.Store:
+    """A part of `store` that the processes of this start have to themselves.
+
+    After a restart torchrun hands out the same store, in which the addresses of processes that are gone still stand
+    (pytorch issue 135712). So every process shows a word that is new, and the one of rank 0 answers each such word
+    with the name of the part until all have confirmed that name.
+    """
+    name, end = uuid.uuid4().hex, time.monotonic() + timeout_s
+    if rank:
+        store.set(f"came/{rank}", name)
+        while not store.check([f"answer/{name}"]):
+            _wait(end, f"process {rank} waited {timeout_s} s for process 0, which never answered")
+        name = store.get(f"answer/{name}").decode()
+        store.set(f"{name}/met/{rank}", "")
+        return dist.PrefixStore(name, store)
+    missing = list(range(1, size))
+    while missing := [other for other in missing if not store.check([f"{name}/met/{other}"])]:
+        for other in missing:
+            if store.check([f"came/{other}"]):
+                store.set(f"answer/{store.get(f'came/{other}').decode()}", name)
+        _wait(end, f"process 0 waited {timeout_s} s for process {', '.join(map(str, missing))}: never heard of")
+    return dist.PrefixStore(name, store)
+
+
+def _wait(end: float, words: str) -> None:
+    """Sleep a little; LostProcess with `words` after the time `end`."""
+    if time.monotonic() > end:
+        raise LostProcess(words)
+    time.sleep(0.01)
 
 
 def together() -> bool:
@@ -141,7 +183,7 @@ class Whereabouts:
         try:
             yield
         except (dist.DistError, RuntimeError) as error:
-            if not together() or not _is_of_exchange(error):
+            if not together() or not of_exchange(error):
                 raise
             raise LostProcess(f"{self._lost()} ({str(error).splitlines()[0]})") from error
 
@@ -162,10 +204,11 @@ class Whereabouts:
         return f"process {rank} waits in vain for another, most likely {'; '.join(words)}"
 
 
-def _is_of_exchange(error: Exception) -> bool:
+def of_exchange(error: BaseException) -> bool:
+    """Whether an exchange between processes failed; gloo and the store raise plain RuntimeErrors as well."""
     text = str(error).lower()
-    words = ("gloo", "nccl", "timed out", "connection", "process group", "socket")
-    if text.startswith("dataloader "):  # that timed out
+    words = ("gloo", "nccl", "timed out", "timeout", "connection", "pair closure", "process group", "socket")
+    if not isinstance(error, RuntimeError) or text.startswith("dataloader "):  # that timed out
         return False
     return isinstance(error, dist.DistError) or any(word in text for word in words)
 
