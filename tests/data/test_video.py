@@ -73,6 +73,18 @@ def test_files_that_decord_would_mix_up_go_to_the_next_backend(clips: Path, name
         assert caught.value.backend == "decord"
 
 
+@pytest.mark.parametrize("name", DISORDERLY)
+def test_torchcodec_sorts_frames_by_their_times_and_does_not_get_files_without(clips: Path, name: str) -> None:
+    path, frames = clips / name, reference(clips / name)
+    installed("torchcodec")
+    if name.endswith(".avi"):
+        with pytest.raises(VideoDecodeError, match="does not say when its frames are shown"):
+            decode_clip(path, [0], "torchcodec")
+        return
+    for indices in ([0, 5, 10, 15], [20, 24, 28, 32], [50, 40, 30], [59], [13, 14, 15], [*range(60)]):
+        assert np.array_equal(decode_clip(path, indices, "torchcodec"), frames[indices])
+
+
 def test_a_function_of_the_number_of_frames_chooses_with_one_opening(clips: Path) -> None:
     asked = []
     clip = decode_clip(clips / "h264.mp4", lambda frames: asked.append(frames) or [frames - 1, 0])

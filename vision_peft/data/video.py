@@ -3,13 +3,14 @@
 decord comes first: it is the faster of the two that need no system library. It has wheels for x86-64 only, cannot open
 a gif or turn every width of a rotated video, and takes wrong frames without a word where those around a key frame are
 stored in another order than shown (HEVC, MPEG-4 with B-frames such as XviD, H.264 with open groups): such files it does
-not get. Then torchcodec (the extra `video`; it needs ffmpeg's libraries) and PyAV follow. Frames are RGB, in the order
-they are shown, turned as the file's rotation says.
+not get. Then torchcodec (the extra `video`; needs ffmpeg's libraries; does not get AVI with B-frames: no times in it)
+and PyAV follow. Frames are RGB, in the order they are shown, turned as the file's rotation says.
 
 A decoder decodes with one thread and lives within one call. One that outlives a fork deadlocks (decord) or gives wrong
 frames without a word (torchcodec), so none is ever kept.
 """
 
+import enum
 import functools
 import importlib
 import itertools
@@ -179,8 +180,7 @@ class _Decord:
     def __init__(self, path: str) -> None:
         import decord
 
-        status = Path(path).stat()
-        if not _seeks_right(path, status.st_size, status.st_mtime_ns):
+        if _order(path) is not _Order.SHOWN:
             raise ValueError("frames are stored in another order than shown: decord would take wrong ones")
         self._reader = decord.VideoReader(path, num_threads=1)
         self.count = len(self._reader)
@@ -189,15 +189,29 @@ class _Decord:
         return self._reader.get_batch(list(indices)).asnumpy()
 
 
-@functools.lru_cache(maxsize=100_000)
-def _seeks_right(path: str, size: int, changed: int) -> bool:
-    """Whether decord finds frames: it takes the n-th frame stored for the n-th shown when it jumps to a key frame.
+class _Order(enum.Enum):
+    """How the frames of a file are stored."""
 
-    That holds if every frame stored before a key frame is shown before it, and every one behind it later. `size` and
-    `changed` tell apart files that replace each other.
+    SHOWN = "around key frames as they are shown"
+    TIMED = "in another order, with the times at which they are shown"
+    UNTIMED = "in another order, without such times"
+
+
+def _order(path: str) -> _Order:
+    status = Path(path).stat()
+    return _order_of(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _order_of(path: str, size: int, changed: int) -> _Order:
+    """How the file's frames are stored, on which depends who finds the one that is asked for.
+
+    When decord jumps to a key frame, it takes the n-th frame stored for the n-th shown: right if every frame stored
+    before a key frame is shown before it, and every one behind it later. torchcodec sorts frames by their times.
+    `size` and `changed` tell apart files that replace each other.
     """
     if _why_not("pyav") is not None:
-        return True
+        return _Order.SHOWN
     import av
 
     with av.open(path) as container:
@@ -206,17 +220,20 @@ def _seeks_right(path: str, size: int, changed: int) -> bool:
         keys = [packet.is_keyframe for packet in stored]
         times = [packet.pts for packet in stored if packet.pts is not None]
         if container.format.name == "avi" or len(times) < len(stored):
-            return not stream.codec_context.has_b_frames  # such files do not say when a frame is shown
+            return _Order.UNTIMED if stream.codec_context.has_b_frames else _Order.SHOWN
     before = [-(2**63), *itertools.accumulate(times, max)][:-1]
     behind = [*itertools.accumulate(reversed(times), min)][::-1]
     places = zip(keys, times, before, behind, strict=True)
-    return all(latest < time <= earliest for key, time, latest, earliest in places if key)
+    shown = all(latest < time <= earliest for key, time, latest, earliest in places if key)
+    return _Order.SHOWN if shown else _Order.TIMED
 
 
 class _TorchCodec:
     def __init__(self, path: str) -> None:
         from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
 
+        if _order(path) is _Order.UNTIMED:
+            raise ValueError("the file does not say when its frames are shown: torchcodec would take wrong ones")
         self._decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
         self.count = len(self._decoder)
 
