@@ -157,13 +157,14 @@ def one_line_errors() -> Iterator[None]:
 def sweep_goes_on(failed: list[str]) -> Iterator[None]:
     """Around one run: where it is one of a sweep and fails, its command is added to `failed`, and the next one starts.
 
-    A stop on request, Ctrl-C and a lost process end the sweep as well.
+    A stop on request, Ctrl-C and a lost process end the sweep as well. Launchers that start processes of their own
+    learn of a failure by the error.
     """
     try:
         yield
     except (SystemExit, Exception) as error:
-        stopped = isinstance(error, SystemExit) and error.code != USER_ERROR
-        if stopped or HydraConfig.get().mode != RunMode.MULTIRUN:
+        stopped, hydra = isinstance(error, SystemExit) and error.code != USER_ERROR, HydraConfig.get()
+        if stopped or hydra.mode != RunMode.MULTIRUN or "BasicLauncher" not in hydra.launcher["_target_"]:
             raise
         if not isinstance(error, SystemExit):
             traceback.print_exc()
