@@ -8,6 +8,7 @@ import random
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -186,6 +187,21 @@ def test_an_unknown_or_missing_backend_is_named(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(video, "_why_not", {**missing, "pyav": "none"}.get)
     with pytest.raises(ImportError, match="pip install av"):
         check_backend("auto")
+
+
+@pytest.mark.parametrize("words", ["Could not load libtorchcodec. Likely causes:\n 1. FFmpeg", "Invalid data found"])
+def test_torchcodec_without_the_libraries_of_ffmpeg_is_not_usable(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    def decoder(_: bytes) -> None:
+        raise RuntimeError(words)
+
+    decoders = SimpleNamespace(VideoDecoder=decoder)
+    monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace(decoders=decoders))
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)
+    monkeypatch.setattr(video, "_why_not", video._why_not.__wrapped__)  # asked anew
+    assert ("torchcodec" in usable_backends()) == (words == "Invalid data found")
+    if words != "Invalid data found":
+        with pytest.raises(ImportError, match="torchcodec: ffmpeg's libraries are not there"):
+            check_backend("torchcodec")
 
 
 class Frames(Dataset[torch.Tensor]):

@@ -118,8 +118,14 @@ def _why_not(name: str) -> str | None:
     module = {"decord": "decord", "torchcodec": "torchcodec.decoders", "pyav": "av"}[name]
     try:
         loaded: Any = importlib.import_module(module)
-    except (ImportError, OSError, RuntimeError) as error:  # torchcodec without ffmpeg's libraries is a RuntimeError
+    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: torchcodec without ffmpeg's libraries
         return " ".join(str(error).split("\n")[0].split())
+    if name == "torchcodec":
+        try:
+            loaded.VideoDecoder(b"no video")  # newer versions look for ffmpeg's libraries at the first video only
+        except Exception as error:  # there is always one, whose class depends on the version
+            if "libtorchcodec" in str(error):
+                return "ffmpeg's libraries are not there, or of a version that it does not know"
     if name == "decord":
         loaded.logging.set_level(loaded.logging.QUIET)  # every damaged file is reported by its error, once
     return None
