@@ -57,3 +57,12 @@ def assert_same(ours: list[Any], theirs: list[Any], may_be_empty: bool = False) 
     assert ours or may_be_empty
     for one, other in zip(ours, theirs, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def failure(batches: Any) -> Exception:
+    """The error that `batches` end with, without its frames: they would keep the workers until a garbage collection."""
+    try:
+        list(batches)
+    except Exception as error:
+        return error.with_traceback(None)
+    raise AssertionError("nothing failed")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data.counting import failure
 from PIL import Image
 
 from vision_peft.data.bad_files import BadFiles, TooManyBadFiles
@@ -39,14 +40,6 @@ def photos(tmp_path: Path) -> ImageFiles:
 def train_loader(dataset: Any, bad_files: BadFiles | None = None, workers: int = 0, **settings: Any) -> TrainLoader:
     settings = {"batch_size": 8, "seed": 0, "max_bad_fraction": 0.1, **settings}
     return TrainLoader(dataset, workers=workers, bad_files=bad_files, **settings)
-
-
-def failure(batches: Any) -> Exception:
-    try:
-        list(batches)
-    except Exception as error:
-        return error.with_traceback(None)
-    raise AssertionError("nothing failed")
 
 
 def test_the_next_image_that_decodes_takes_the_place_of_a_bad_one(photos: ImageFiles) -> None:

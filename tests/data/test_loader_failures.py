@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from data.counting import HALF, Counting, fragile
+from data.counting import HALF, Counting, failure, fragile
 from PIL import Image
 
 from vision_peft.data.images import ImageDecodeError, ImageFiles
@@ -19,15 +19,6 @@ from vision_peft.data.transforms import eval_transform
 
 def undecodable(_: Image.Image) -> torch.Tensor:
     raise ImageDecodeError("photo.jpg", "broken")
-
-
-def failure(batches: Any) -> Exception:
-    """The error that `batches` end with, without its frames: they would keep the workers until a garbage collection."""
-    try:
-        list(batches)
-    except Exception as error:
-        return error.with_traceback(None)
-    raise AssertionError("nothing failed")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

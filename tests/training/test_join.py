@@ -77,13 +77,18 @@ EXCHANGES = [
 def test_an_exchange_that_fails_is_no_failure_to_save(
     error: RuntimeError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: object) -> None:
-        raise error
+    asked: list[object] = []
 
-    monkeypatch.setattr(checkpoint, "by_main", fail)
+    def fail_once(action: object) -> None:
+        asked.append(action)
+        if len(asked) == 1:
+            raise error
+
+    monkeypatch.setattr(checkpoint, "by_main", fail_once)
     with pytest.raises(type(error)) as caught:
         save_state(tmp_path, 3, {})
     assert caught.value is error
+    assert len(asked) == 1  # nothing more is asked of processes that do not answer
 
 
 @pytest.mark.parametrize(
