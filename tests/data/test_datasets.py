@@ -59,14 +59,19 @@ def test_a_family_added_as_one_file_is_found_without_editing_another(
     (tmp_path / "postcards.py").write_text(
         "from dataclasses import dataclass\n"
         "from typing import ClassVar\n"
+        "import numpy as np\n"
+        "from vision_peft.data.arrays import ArrayImages\n"
         "from vision_peft.data.dataset import DataConfig\n"
         "@dataclass(frozen=True, kw_only=True)\n"
         "class Postcards(DataConfig):\n"
         "    name: ClassVar[str] = 'postcards'\n"
-        "    def load(self, split): raise NotImplementedError\n"
+        "    def load(self, split):\n"
+        "        return ArrayImages(np.zeros((2, 4, 4, 3), np.uint8), [0, 1], ['sea', 'alps'], [0, 1], split)\n"
     )
     monkeypatch.setattr(vision_peft.data, "__path__", [*vision_peft.data.__path__, str(tmp_path)])
     try:
-        assert set(vision_peft.data._find_datasets()) == {*DATASETS, "postcards"}
+        found = vision_peft.data._find_datasets()
+        assert set(found) == {*DATASETS, "postcards"}
+        assert found["postcards"]().load("val").path(1) == "val[1]"
     finally:
         sys.modules.pop("vision_peft.data.postcards", None)
