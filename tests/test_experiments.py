@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training.tiny_run import TINY
-from training.tiny_vtab import write_vtab
+from support.tiny_run import TINY
+from support.tiny_vtab import write_vtab
 
 import vision_peft as vp
 from vision_peft.backbones.names import check_has_weights, is_pypi_name
-from vision_peft.training.command_line import compose_config, prepare
-from vision_peft.training.config import ConfigError, parse_config, to_dict
+from vision_peft.config.command_line import compose_config, prepare
+from vision_peft.config.parse import ConfigError, parse_config, to_dict
+from vision_peft.training.search import points
 from vision_peft.training.train import train
-from vision_peft.training.tune import points
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "experiment"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -33,7 +33,8 @@ TRAINING = ("train.py", "tune.py", "benchmark.py")
 # Reads JSON lines [[tool, argument, ...], file]; runs each in a fork, its output into the file; answers the exit codes.
 TOOLS = """
 import json, os, runpy, sys
-import vision_peft.training.benchmark, vision_peft.training.saved, vision_peft.training.suite, vision_peft.training.tune
+import vision_peft.training.benchmark, vision_peft.training.evaluate_saved
+import vision_peft.training.suite, vision_peft.training.search
 import torchmetrics.functional.classification, matplotlib.pyplot
 for line in sys.stdin:
     words, out = json.loads(line)

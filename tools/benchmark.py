@@ -13,9 +13,9 @@ import json
 import shlex
 from pathlib import Path
 
+from vision_peft.config.command_line import compose_config, one_line_errors
+from vision_peft.distributed.processes import by_main, say
 from vision_peft.training.benchmark import benchmark_table, measure_pipeline, measure_steps, to_json
-from vision_peft.training.command_line import compose_config, one_line_errors
-from vision_peft.training.distributed import by_main, say
 
 
 def main() -> None:

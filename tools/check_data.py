@@ -14,12 +14,12 @@ import os
 import sys
 from pathlib import Path
 
-from vision_peft.data.check import check_tasks
-from vision_peft.data.check_report import summary, to_json
-from vision_peft.data.contents import ProgressLine
-from vision_peft.data.sheet import draw_sheet
-from vision_peft.training.command_line import one_line_errors
-from vision_peft.training.saved import data_config
+from vision_peft.config.command_line import one_line_errors
+from vision_peft.data.check.check import check_tasks
+from vision_peft.data.check.contact_sheet import draw_sheet
+from vision_peft.data.check.contents import ProgressLine
+from vision_peft.data.check.report import summary, to_json
+from vision_peft.training.evaluate_saved import data_config
 
 
 def main() -> int:

@@ -4,10 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
-from vision_peft.training.command_line import one_line_errors
-from vision_peft.training.distributed import by_main, say
+from vision_peft.config.command_line import one_line_errors
+from vision_peft.distributed.processes import by_main, say
 from vision_peft.training.evaluate import metric_words, to_json
-from vision_peft.training.saved import evaluate_saved
+from vision_peft.training.evaluate_saved import evaluate_saved
 
 EPILOG = """
 examples:

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vision_peft.training.command_line import compose_config, one_line_errors
+from vision_peft.config.command_line import compose_config, one_line_errors
 
 TRAIN = Path(__file__).resolve().with_name("train.py")
 STOPPED = "stopped, its state is saved: submit the same again"

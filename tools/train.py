@@ -5,7 +5,7 @@ from typing import Any
 
 import hydra
 
-from vision_peft.training import command_line
+from vision_peft.config import command_line
 from vision_peft.training.suite import tasks_of, train_suite
 from vision_peft.training.train import train
 

@@ -13,9 +13,9 @@ command again reuses what is finished and resumes what was interrupted.
 import argparse
 import functools
 
-from vision_peft.training.command_line import compose_config, one_line_errors
-from vision_peft.training.tune import search_grid, tune_and_test
-from vision_peft.training.tune_sampled import search_sampled
+from vision_peft.config.command_line import compose_config, one_line_errors
+from vision_peft.training.search import search_grid, tune_and_test
+from vision_peft.training.search_optuna import search_sampled
 
 
 def main() -> None:

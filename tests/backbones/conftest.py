@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from backbones.official_files import Tower
 from filelock import FileLock
+from support.official_files import Tower
 
 from vision_peft.backbones import pypi_weights
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from backbones.tiny import NAME
-from backbones.tubelet_models import CLIP, SMALL, inflated, video
+from support.tiny_states import NAME
+from support.tubelet_models import CLIP, SMALL, inflated, video
 
 from vision_peft.backbones import create_backbone
 

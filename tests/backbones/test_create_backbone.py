@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from backbones.tiny import NAME, TINY
+from support.tiny_states import NAME, TINY
 
 from vision_peft.backbones import create_backbone, input_config
 

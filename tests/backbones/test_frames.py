@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from backbones.tiny import NAME, TINY, assert_holds, random_state
+from support.tiny_states import NAME, TINY, assert_holds, random_state
 from torch import Tensor, nn
 
 import vision_peft as vp

@@ -6,8 +6,8 @@ import huggingface_hub
 import pytest
 import timm
 import torch
-from backbones.tiny import TINY, assert_holds, random_state
 from safetensors.torch import save_file
+from support.tiny_states import TINY, assert_holds, random_state
 from torch import Tensor
 
 from vision_peft.backbones import create_backbone

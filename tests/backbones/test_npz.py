@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from backbones.tiny import NAME, TINY, assert_holds, random_state
+from support.tiny_states import NAME, TINY, assert_holds, random_state
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from backbones.official_files import CLIP_NAME, DECODER, SMALL, Tower, adaptformer, backbone_of, clip_file, moco_v3
-from backbones.tiny import NAME, assert_holds, random_state
+from support.official_files import CLIP_NAME, DECODER, SMALL, Tower, adaptformer, backbone_of, clip_file, moco_v3
+from support.tiny_states import NAME, assert_holds, random_state
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 

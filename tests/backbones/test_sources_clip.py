@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from backbones.official_files import (
+from support.official_files import (
     CLIP_NAME,
     SMALL,
     Tower,
@@ -16,7 +16,7 @@ from backbones.official_files import (
     timm_model,
     warnings_in,
 )
-from backbones.tiny import NAME, random_state
+from support.tiny_states import NAME, random_state
 from torch import nn
 
 from vision_peft.backbones import create_backbone

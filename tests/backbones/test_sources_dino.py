@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from backbones.official_files import (
+from support.official_files import (
     SMALL,
     State,
     assert_same_outputs,
@@ -18,7 +18,7 @@ from backbones.official_files import (
     timm_model,
     warnings_in,
 )
-from backbones.tiny import NAME, TINY
+from support.tiny_states import NAME, TINY
 
 from vision_peft.backbones import create_backbone
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from backbones.official_files import (
+from safetensors.torch import load_file
+from support.official_files import (
     DECODER,
     SMALL,
     State,
@@ -17,8 +18,7 @@ from backbones.official_files import (
     timm_model,
     warnings_in,
 )
-from backbones.tiny import NAME, assert_holds, random_state
-from safetensors.torch import load_file
+from support.tiny_states import NAME, assert_holds, random_state
 
 import vision_peft as vp
 from vision_peft.backbones import create_backbone

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from backbones.tiny import NAME, TINY
-from backbones.tubelet_models import CLIP, SMALL, clip, image_model, inflated, video
+from support.tiny_states import NAME, TINY
+from support.tubelet_models import CLIP, SMALL, clip, image_model, inflated, video
 
 import vision_peft as vp
 from vision_peft.backbones import create_backbone, input_config

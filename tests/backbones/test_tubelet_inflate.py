@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from backbones.tiny import NAME, TINY, assert_holds
-from backbones.tubelet_models import CLIP, SMALL, clip, image_model, inflated
+from support.tiny_states import NAME, TINY, assert_holds
+from support.tubelet_models import CLIP, SMALL, clip, image_model, inflated
 
 from vision_peft.backbones import create_backbone, input_config
 from vision_peft.backbones.tubelet import inflate

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from backbones.tiny import NAME
-from backbones.tubelet_models import CLIP, SMALL, clip, inflated, video
+from support.tiny_states import NAME
+from support.tubelet_models import CLIP, SMALL, clip, inflated, video
 
 import vision_peft as vp
 from vision_peft.backbones import create_backbone

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from backbones.tiny import NAME, TINY, assert_holds
 from safetensors import safe_open
 from safetensors.torch import load_file
+from support.tiny_states import NAME, TINY, assert_holds
 from torch import Tensor
 
 from vision_peft.backbones import create_backbone, input_config

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.checked import CLASS_NAMES, noise
 from PIL import Image
+from support.checked import CLASS_NAMES, noise
 
-from vision_peft.data.fgvc import CLASS_COUNTS, SIZES
+from vision_peft.data.datasets.fgvc import CLASS_COUNTS, SIZES
 
 MakeImage = Callable[..., Path]
 MakeTask = Callable[..., Path]

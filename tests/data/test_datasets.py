@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import vision_peft.data
-from vision_peft.data import DATASETS, DataConfig
+from vision_peft.data import DATASETS, DataConfig, datasets
 
 FAMILIES = sorted(DATASETS)
 
@@ -60,7 +59,7 @@ def test_a_family_added_as_one_file_is_found_without_editing_another(
         "from dataclasses import dataclass\n"
         "from typing import ClassVar\n"
         "import numpy as np\n"
-        "from vision_peft.data.arrays import ArrayImages\n"
+        "from vision_peft.data.decoding.arrays import ArrayImages\n"
         "from vision_peft.data.dataset import DataConfig\n"
         "@dataclass(frozen=True, kw_only=True)\n"
         "class Postcards(DataConfig):\n"
@@ -68,10 +67,10 @@ def test_a_family_added_as_one_file_is_found_without_editing_another(
         "    def load(self, split):\n"
         "        return ArrayImages(np.zeros((2, 4, 4, 3), np.uint8), [0, 1], ['sea', 'alps'], [0, 1], split)\n"
     )
-    monkeypatch.setattr(vision_peft.data, "__path__", [*vision_peft.data.__path__, str(tmp_path)])
+    monkeypatch.setattr(datasets, "__path__", [*datasets.__path__, str(tmp_path)])
     try:
-        found = vision_peft.data._find_datasets()
+        found = datasets._find()
         assert set(found) == {*DATASETS, "postcards"}
         assert found["postcards"]().load("val").path(1) == "val[1]"
     finally:
-        sys.modules.pop("vision_peft.data.postcards", None)
+        sys.modules.pop("vision_peft.data.datasets.postcards", None)

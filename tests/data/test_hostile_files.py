@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data.hostile_files import MAKERS
-from data.hostile_kit import Picture
+from support.hostile_files import MAKERS
+from support.hostile_kit import Picture
 
-from vision_peft.data.bad_files import BadFiles
-from vision_peft.data.cache import keep_decoded
-from vision_peft.data.images import FORMATS, ImageDecodeError, ImageFiles, decode_image, image_pixels
-from vision_peft.data.loader import eval_loader
-from vision_peft.data.transforms import eval_transform
+from vision_peft.data.decoding.images import FORMATS, ImageDecodeError, ImageFiles, decode_image, image_pixels
+from vision_peft.data.loading.bad_files import BadFiles
+from vision_peft.data.loading.cache import keep_decoded
+from vision_peft.data.loading.loader import eval_loader
+from vision_peft.data.transforms.images import eval_transform
 
 SECONDS = 20
 NEEDS = {"avif": "AVIF", "jpeg_2000": "JPEG2000"}  # formats that a build of PIL may lack

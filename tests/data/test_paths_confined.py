@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data import fgvc_miniatures as fgvc
 from PIL import Image
 from scipy.io import loadmat, savemat
+from support import fgvc_miniatures as fgvc
 
-from vision_peft.data import food101
-from vision_peft.data.fgvc import FGVC
-from vision_peft.data.food101 import Food101
-from vision_peft.data.hmdb51 import HMDB51
-from vision_peft.data.list import ImageLists
-from vision_peft.data.ssv2 import SomethingV2
-from vision_peft.data.video_list import VideoLists
-from vision_peft.data.vtab1k import VTAB1k
+from vision_peft.data.datasets import food101
+from vision_peft.data.datasets.fgvc import FGVC
+from vision_peft.data.datasets.food101 import Food101
+from vision_peft.data.datasets.hmdb51 import HMDB51
+from vision_peft.data.datasets.list import ImageLists
+from vision_peft.data.datasets.ssv2 import SomethingV2
+from vision_peft.data.datasets.video_list import VideoLists
+from vision_peft.data.datasets.vtab1k import VTAB1k
 
 Listed = tuple[Callable[[], Any], str, Path]  # loads the data, the list at fault, the folder its paths start from
 

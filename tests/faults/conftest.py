@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.harm import small_disk
-from faults.program import finish, last_step, resumed_at, run_folder, saved_step
 from filelock import FileLock
-from training.tiny_run import EVERYTHING, TINY, left_behind, write_photos
+from support.harm import small_disk
+from support.program import finish, last_step, resumed_at, run_folder, saved_step
+from support.tiny_run import EVERYTHING, TINY, left_behind, write_photos
 
 Undisturbed = Callable[..., dict[str, Any]]
 Note = Callable[..., None]

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults import harm
 from faults.conftest import EPOCHS, UPDATES_PER_EPOCH, GoesOn, Note, Undisturbed
-from faults.program import finish, last_step, resumed_at, run_folder, saved_step, started
-from training.tiny_run import left_behind
+from support import harm
+from support.program import finish, last_step, resumed_at, run_folder, saved_step, started
+from support.tiny_run import left_behind
 
 pytestmark = pytest.mark.faults
 KILLS = 30

@@ -6,10 +6,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from faults import harm
 from faults.conftest import GoesOn, Note, Undisturbed
-from faults.program import finish, resumed_at, run_folder, saved_step, started
-from training.tiny_run import left_behind
+from support import harm
+from support.program import finish, resumed_at, run_folder, saved_step, started
+from support.tiny_run import left_behind
 
 pytestmark = pytest.mark.faults
 both = pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])

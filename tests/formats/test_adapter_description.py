@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from families import images, tiny
-from formats.adapters import change_info, to_version_1, tuned_model, write_tensors
+from support.adapters import change_info, to_version_1, tuned_model, write_tensors
+from support.families import images, tiny
 
 import vision_peft as vp
 from vision_peft.formats import read_adapter_info

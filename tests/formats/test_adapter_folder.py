@@ -12,8 +12,8 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from families import FAMILIES, images, tiny
-from formats.adapters import LORA, same, tuned_model
+from support.adapters import LORA, same, tuned_model
+from support.families import FAMILIES, images, tiny
 
 import vision_peft as vp
 from vision_peft.formats import read_adapter_info

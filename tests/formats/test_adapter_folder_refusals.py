@@ -8,8 +8,8 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from families import images, tiny
-from formats.adapters import change_info, same, state_of, to_version_1, tuned_model, write_tensors
+from support.adapters import change_info, same, state_of, to_version_1, tuned_model, write_tensors
+from support.families import images, tiny
 
 import vision_peft as vp
 from vision_peft.tuning import graft

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, images, randomise_tuned, tiny
+from support.block_inputs import recorded_calls
+from support.families import FAMILIES, images, randomise_tuned, tiny
 from timm.layers import DropPath
 from torch import Tensor, nn
-from tuning.block_inputs import recorded_calls
 
 import vision_peft as vp
 from vision_peft.tuning.timm_blocks import attn_half, blocks

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from families import randomise_tuned, tiny
-from methods.frame_wise_models import BACKBONES, T, clips, frame_wise
-from methods.golden_block import golden_block
+from support.block_inputs import recorded_calls
+from support.families import randomise_tuned, tiny
+from support.frame_wise_models import BACKBONES, T, clips, frame_wise
+from support.golden_block import golden_block
 from timm.layers import DropPath
 from torch import Tensor
-from tuning.block_inputs import recorded_calls
 
 import vision_peft as vp
 from vision_peft.methods.aim import hidden_channels

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, four_sizes, images, randomise_tuned, tiny
+from support.families import FAMILIES, four_sizes, images, randomise_tuned, tiny
 from torch import nn
 
 import vision_peft as vp

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from families import images, randomise_tuned, tiny
+from support.families import images, randomise_tuned, tiny
 from torch import Tensor
 
 import vision_peft as vp

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from families import FAMILIES, images, randomise_tuned, tiny
+from support.families import FAMILIES, images, randomise_tuned, tiny
 from torch import nn
 
 import vision_peft as vp

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import FAMILIES, images, tiny
+from support.families import FAMILIES, images, tiny
 
 import vision_peft as vp
 from vision_peft.tuning import graft

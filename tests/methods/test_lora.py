@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from families import BYPASSED, FAMILIES, images, randomise_tuned, tiny
-from methods.lora_weights import SCALE, dense_reference, random_lora
+from support.families import BYPASSED, FAMILIES, images, randomise_tuned, tiny
+from support.lora_weights import SCALE, dense_reference, random_lora
 from torch import nn
 
 import vision_peft as vp

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from families import FAMILIES, images, randomise_tuned, tiny
-from methods.lora_weights import SCALE, assert_merges_exactly, random_lora
+from support.families import FAMILIES, images, randomise_tuned, tiny
+from support.lora_weights import SCALE, assert_merges_exactly, random_lora
 from torch import nn
 
 import vision_peft as vp

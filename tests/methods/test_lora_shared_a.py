@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from families import images, tiny
-from methods.lora_weights import SCALE, decomposed, dense_reference, random_lora
+from support.families import images, tiny
+from support.lora_weights import SCALE, decomposed, dense_reference, random_lora
 
 import vision_peft as vp
 from vision_peft.tuning.timm_blocks import blocks

@@ -10,10 +10,10 @@ import safetensors
 import safetensors.torch
 import timm
 import torch
-from families import images, randomise_tuned, tiny
+from support.block_inputs import recorded_calls
+from support.families import images, randomise_tuned, tiny
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
-from tuning.block_inputs import recorded_calls
 
 import vision_peft as vp
 from vision_peft.methods.lst import Ladder

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import timm
 import torch
-from families import images, randomise_tuned, tiny
 from methods.test_lst import SETTINGS
+from support.block_inputs import recorded_calls
+from support.families import images, randomise_tuned, tiny
 from torch import Tensor, nn
-from tuning.block_inputs import recorded_calls
 
 import vision_peft as vp
 from vision_peft.tuning.timm_blocks import blocks

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from families import FAMILIES, images, randomise_tuned, tiny
+from support.families import FAMILIES, images, randomise_tuned, tiny
 from timm.models import beit
 from torch import Tensor, nn
 

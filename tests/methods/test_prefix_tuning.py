@@ -9,8 +9,8 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from families import FAMILIES, images, randomise_tuned, tiny
 from safetensors import safe_open
+from support.families import FAMILIES, images, randomise_tuned, tiny
 from torch import Tensor
 
 import vision_peft as vp

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from families import four_sizes, images, randomise_tuned, tiny
 from methods.test_prompt_tuning import entering, every_flat_family, prompts_of
+from support.families import four_sizes, images, randomise_tuned, tiny
 
 import vision_peft as vp
 from vision_peft.methods.prompt_tuning import Vote

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from families import FAMILIES, images, randomise_tuned, tiny
 from safetensors.torch import save_file
+from support.families import FAMILIES, images, randomise_tuned, tiny
 
 import vision_peft as vp
 from vision_peft.tuning.prefix_tokens import input_seat

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import timm
 import torch
-from families import images, randomise_tuned, tiny
+from support.block_inputs import recorded_calls
+from support.families import images, randomise_tuned, tiny
 from timm.layers import Attention
 from torch import Tensor
-from tuning.block_inputs import recorded_calls
 
 import vision_peft as vp
 from vision_peft.tuning.norm_readers import pads_windows

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import timm
 import torch
-from families import FAMILIES, images, randomise_tuned, tiny
+from support.block_inputs import snapshot
+from support.families import FAMILIES, images, randomise_tuned, tiny
 from timm.layers import HybridEmbed, RmsNorm
 from torch import Tensor, nn
-from tuning.block_inputs import snapshot
 
 import vision_peft as vp
 from vision_peft.tuning import graft

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from families import randomise_tuned, tiny
-from methods.frame_wise_models import BACKBONES, T, clips, frame_wise
-from methods.golden_block import golden_block
+from support.block_inputs import recorded_calls
+from support.families import randomise_tuned, tiny
+from support.frame_wise_models import BACKBONES, T, clips, frame_wise
+from support.golden_block import golden_block
 from torch import Tensor
-from tuning.block_inputs import recorded_calls
 
 import vision_peft as vp
 from vision_peft.tuning.timm_blocks import attn_half, blocks, mlp_half

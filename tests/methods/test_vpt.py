@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from families import FAMILIES, images, randomise_tuned, tiny
+from support.families import FAMILIES, images, randomise_tuned, tiny
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode

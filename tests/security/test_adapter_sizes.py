@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from families import tiny
-from formats.adapters import change_info, same, state_of, tuned_model, write_tensors
-from security.hostile import is_one_line
+from support.adapters import change_info, same, state_of, tuned_model, write_tensors
+from support.families import tiny
+from support.hostile_inputs import is_one_line
 
 import vision_peft as vp
 from vision_peft.formats.adapter_info import MAX_TEXT

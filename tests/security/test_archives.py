@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from torchvision.datasets.utils import extract_archive
 
-from vision_peft.data.food101 import Food101
-from vision_peft.data.official import Official
+from vision_peft.data.annotations.download import Official
+from vision_peft.data.datasets.food101 import Food101
 
 Fill = Callable[[tarfile.TarFile], None]
 

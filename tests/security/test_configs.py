@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import yaml
-from security.hostile import is_one_line
-from training.tiny_run import TINY
+from support.hostile_inputs import is_one_line
+from support.tiny_run import TINY
 
 import vision_peft as vp
-from vision_peft.training.command_line import prepare
-from vision_peft.training.config import ConfigError, parse_backbone, parse_config, parse_data
-from vision_peft.training.run import MAX_CONFIG, read_config
+from vision_peft.config.command_line import prepare
+from vision_peft.config.parse import ConfigError, parse_backbone, parse_config, parse_data
+from vision_peft.runs.run_folder import MAX_CONFIG, read_config
 
 TOUCH = "subprocess.check_call"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from backbones.tiny import TINY, random_state
 from safetensors.torch import save
+from support.tiny_states import TINY, random_state
 
 from vision_peft.backbones import create_backbone, load, pypi_weights
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-from security.hostile import Mark, is_one_line
+from support.hostile_inputs import Mark, is_one_line
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex
 
 from vision_peft.backbones import create_backbone
 from vision_peft.formats import read_foreign
-from vision_peft.training.checkpoint import newest_state, save_state
-from vision_peft.training.shard_reader import ShardReader
-from vision_peft.training.shards import SHARDS
+from vision_peft.runs.checkpoint import newest_state, save_state
+from vision_peft.runs.safe_dcp_reader import ShardReader
+from vision_peft.runs.train_state import SHARDS
 
 TENSORS = {"tuned/w": torch.arange(6.0).reshape(2, 3), "moments/w/step": torch.tensor(4.0)}
 
@@ -85,7 +85,7 @@ def test_a_view_that_claims_more_numbers_than_the_file_holds_is_refused(name: st
 
 def with_sums(folder: Path) -> Path:
     """A state whose checksums a forger wrote anew."""
-    from vision_peft.training.checkpoint import _sha256
+    from vision_peft.runs.checkpoint import _sha256
 
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != "sha256"]
     lines = [f"{_sha256(path)}  {path.relative_to(folder).as_posix()}" for path in files]

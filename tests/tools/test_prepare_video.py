@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vision_peft.data.video import decode_clip, usable_backends
+from vision_peft.data.decoding.video import decode_clip, usable_backends
 
 av = pytest.importorskip("av")
 Prepare = Callable[..., tuple[int, str, str]]

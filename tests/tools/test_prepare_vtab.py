@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vision_peft.data.images import ImageFiles
-from vision_peft.data.vtab1k import CLASS_COUNTS, VTAB1k
+from vision_peft.data.datasets.vtab1k import CLASS_COUNTS, VTAB1k
+from vision_peft.data.decoding.images import ImageFiles
 
 Examples = dict[str, list[dict[str, Any]]]
 

@@ -38,7 +38,7 @@ def test_a_tree_of_runs_becomes_markdown_and_csv(report, tmp_path: Path) -> None
 
 
 def test_the_19_tasks_of_vtab_are_averaged_in_both_ways(report, tmp_path: Path) -> None:
-    from vision_peft.data.vtab1k import CLASS_COUNTS
+    from vision_peft.data.datasets.vtab1k import CLASS_COUNTS
 
     for place, task in enumerate(CLASS_COUNTS):
         put(tmp_path / "runs" / task, "linear", 0, 0, 30.0 + 2 * place)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from training.tiny_run import TINY
+from support.tiny_run import TINY
 
 from vision_peft.results.row import find_rows
 

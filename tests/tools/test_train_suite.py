@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from training.tiny_run import TINY
-from training.tiny_vtab import write_vtab
+from support.tiny_run import TINY
+from support.tiny_vtab import write_vtab
 
-from vision_peft.data.vtab1k import VTAB1k
+from vision_peft.data.datasets.vtab1k import VTAB1k
 from vision_peft.results.row import find_rows
 
 SPECIALIZED = list(VTAB1k.suite["specialized"])

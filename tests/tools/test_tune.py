@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from training.tiny_run import TINY
-from training.tiny_vtab import write_vtab
+from support.tiny_run import TINY
+from support.tiny_vtab import write_vtab
 
 from vision_peft.results.row import find_rows
-from vision_peft.training.run import read_config
+from vision_peft.runs.run_folder import read_config
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.tiny_run import tiny_config
 from torch import nn
-from training.tiny_run import tiny_config
 
-from vision_peft.data.bad_files import TooManyBadFiles
-from vision_peft.data.images import ImageDecodeError, ImageFiles
-from vision_peft.data.loader import eval_loader
-from vision_peft.data.transforms import eval_transform
-from vision_peft.training.config import ConfigError, run_folder
-from vision_peft.training.device import choose_compute
+from vision_peft.config.parse import ConfigError, run_folder
+from vision_peft.data.decoding.images import ImageDecodeError, ImageFiles
+from vision_peft.data.loading.bad_files import TooManyBadFiles
+from vision_peft.data.loading.loader import eval_loader
+from vision_peft.data.transforms.images import eval_transform
+from vision_peft.distributed.device import choose_compute
 from vision_peft.training.evaluate import evaluate, metric_words
-from vision_peft.training.saved import evaluate_saved
+from vision_peft.training.evaluate_saved import evaluate_saved
 from vision_peft.training.train import train
 
 Break = Callable[..., Path]

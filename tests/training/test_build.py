@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from vision_peft.data.folder import Folder
+from vision_peft.config.parse import Config
+from vision_peft.data.datasets.folder import Folder
 from vision_peft.training.build import create_model, input_settings, load_splits
-from vision_peft.training.config import Config
 
 Tiny = Callable[..., Config]
 

@@ -9,25 +9,26 @@ from typing import Any
 
 import pytest
 import torch
+from support.pair import in_two_processes
+from support.tiny_clips import CLASSES, CPU, ColourData, ColourVideos, clips_config, evaluate_share, tiny_video_model
 from timm.data.mixup import Mixup
 from torch import Tensor
-from training.pair import in_two_processes
-from training.tiny_clips import CLASSES, CPU, ColourData, ColourVideos, clips_config, evaluate_share, tiny_video_model
 
+from vision_peft.config.command_line import compose_config
+from vision_peft.config.parse import ConfigError, run_folder
+from vision_peft.config.schema import Recipe
 from vision_peft.data import DATASETS
-from vision_peft.data.digits import Digits
-from vision_peft.data.loader import TrainLoader, eval_loader
-from vision_peft.data.sampling import ClipSampling
-from vision_peft.training.build import create_model, first, input_settings, load_splits, set_evaluation, set_transforms
-from vision_peft.training.command_line import compose_config
-from vision_peft.training.config import ConfigError, run_folder
+from vision_peft.data.datasets.digits import Digits
+from vision_peft.data.decoding.clip_sampling import ClipSampling
+from vision_peft.data.loading.loader import TrainLoader, eval_loader
+from vision_peft.data.loading.subset import first
+from vision_peft.training.build import create_model, input_settings, load_splits, set_evaluation, set_transforms
 from vision_peft.training.evaluate import evaluate, metric_words
-from vision_peft.training.learner import mixed
+from vision_peft.training.evaluate_saved import evaluate_saved
 from vision_peft.training.report import flops_forward
-from vision_peft.training.saved import evaluate_saved
-from vision_peft.training.schema import Recipe
+from vision_peft.training.step import mixed
 from vision_peft.training.train import train
-from vision_peft.training.views import VideoLogits
+from vision_peft.training.video_logits import VideoLogits
 
 SHORT_SIDE = "recipe.resize=short_side"
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from training.jobs import Job, done_by_two, losses, run_job, updated
-from training.tiny_run import EVERYTHING
+from support.jobs import Job, done_by_two, losses, run_job, updated
+from support.tiny_run import EVERYTHING
 
 import vision_peft as vp
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from vision_peft.training.checkpoint import newest_state, save_state
-from vision_peft.training.config import Config, run_folder
+from vision_peft.config.parse import Config, run_folder
+from vision_peft.runs.checkpoint import newest_state, save_state
 from vision_peft.training.fit import Progress
 from vision_peft.training.train import train
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vision_peft.training.device import Compute
+from vision_peft.distributed.device import Compute
 from vision_peft.training.evaluate import check_classes, evaluate, write_confusion
 
 CPU = Compute(torch.device("cpu"), "fp32")

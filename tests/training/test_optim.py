@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from vision_peft.config.schema import Recipe
 from vision_peft.training.optim import create_optimizer, create_schedule, update_average
-from vision_peft.training.schema import Recipe
 
 
 def rates(recipe: Recipe, epochs: int, updates: int) -> list[float]:

@@ -8,17 +8,17 @@ from unittest import mock
 
 import pytest
 import torch
+from support.pair import in_two_processes
+from support.tiny_run import tiny_config
 from torch import nn
-from training.pair import in_two_processes
-from training.tiny_run import tiny_config
 
 import vision_peft as vp
+from vision_peft.config.parse import Config, run_folder
+from vision_peft.distributed.device import Compute
 from vision_peft.results.row import Row
 from vision_peft.training.build import create_model, load_splits, tune
-from vision_peft.training.config import Config, run_folder
-from vision_peft.training.device import Compute
-from vision_peft.training.learner import Learner
-from vision_peft.training.saved import evaluate_saved
+from vision_peft.training.evaluate_saved import evaluate_saved
+from vision_peft.training.step import Learner
 from vision_peft.training.train import train
 
 Tiny = Callable[..., Config]

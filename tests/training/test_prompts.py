@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import vision_peft as vp
+from vision_peft.config.parse import run_folder
+from vision_peft.runs.checkpoint import newest_state
 from vision_peft.training.build import create_model
-from vision_peft.training.checkpoint import newest_state
-from vision_peft.training.config import run_folder
-from vision_peft.training.saved import evaluate_saved
+from vision_peft.training.evaluate_saved import evaluate_saved
 from vision_peft.training.train import train
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vision_peft.training.command_line import one_line_errors
-from vision_peft.training.device import Compute
+from vision_peft.config.command_line import one_line_errors
+from vision_peft.distributed.device import Compute
 from vision_peft.training.report import other_processes, processes_words
 
 CPU = torch.device("cpu")

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training.killed import Killed, killed_at
-from training.tiny_run import EVERYTHING, left_behind, tiny_config
+from support.killed import Killed, killed_at
+from support.tiny_run import EVERYTHING, left_behind, tiny_config
 
+from vision_peft.config.parse import Config, run_folder
+from vision_peft.distributed.stopping import Interrupted
 from vision_peft.training import fit as fit_module
-from vision_peft.training import learner as learner_module
+from vision_peft.training import step as learner_module
 from vision_peft.training import train as train_module
-from vision_peft.training.config import Config, run_folder
-from vision_peft.training.stopping import Interrupted
 from vision_peft.training.train import train
 
 Tiny = Callable[..., Config]

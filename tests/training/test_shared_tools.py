@@ -8,22 +8,22 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from training.pair import in_two_processes
-from training.tiny_clips import ColourData, clips_config
-from training.tiny_run import TINY, tiny_config
-from training.tiny_vtab import write_vtab
+from support.pair import in_two_processes
+from support.tiny_clips import ColourData, clips_config
+from support.tiny_run import TINY, tiny_config
+from support.tiny_vtab import write_vtab
 
+from vision_peft.config.command_line import compose_config
+from vision_peft.config.parse import Config, run_folder
 from vision_peft.data import DATASETS
-from vision_peft.data.vtab1k import VTAB1k
+from vision_peft.data.datasets.vtab1k import VTAB1k
 from vision_peft.results.row import Row, find_rows
 from vision_peft.training import suite
-from vision_peft.training.command_line import compose_config
-from vision_peft.training.config import Config, run_folder
-from vision_peft.training.saved import evaluate_saved
+from vision_peft.training.evaluate_saved import evaluate_saved
+from vision_peft.training.search import tune_and_test
+from vision_peft.training.search_optuna import search_sampled
 from vision_peft.training.suite import tasks_of, train_suite
 from vision_peft.training.train import train
-from vision_peft.training.tune import tune_and_test
-from vision_peft.training.tune_sampled import search_sampled
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no training image")
 TASKS = list(VTAB1k.suite["specialized"])

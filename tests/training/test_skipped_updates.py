@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vision_peft.training.config import Config, run_folder
-from vision_peft.training.learner import Learner
+from vision_peft.config.parse import Config, run_folder
+from vision_peft.training.step import Learner
 from vision_peft.training.train import train
 
 Tiny = Callable[..., Config]

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training.tiny_run import TINY
-from training.tiny_vtab import write_vtab
+from support.tiny_run import TINY
+from support.tiny_vtab import write_vtab
 
-from vision_peft.data.vtab1k import CLASS_COUNTS, VTAB1k
+from vision_peft.config.command_line import compose_config
+from vision_peft.config.parse import Config, run_folder
+from vision_peft.data.datasets.vtab1k import CLASS_COUNTS, VTAB1k
+from vision_peft.distributed.stopping import Interrupted
 from vision_peft.results.row import find_rows
 from vision_peft.training import suite
-from vision_peft.training.command_line import compose_config
-from vision_peft.training.config import Config, run_folder
-from vision_peft.training.stopping import Interrupted
 from vision_peft.training.suite import tasks_of, train_suite
 from vision_peft.training.train import train
 

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 import vision_peft as vp
+from vision_peft.config.parse import Config, run_folder
 from vision_peft.results.row import Row, read_row
 from vision_peft.training import build
 from vision_peft.training import fit as fit_module
-from vision_peft.training import learner as learner_module
+from vision_peft.training import step as learner_module
 from vision_peft.training import train as train_module
-from vision_peft.training.config import Config, run_folder
 from vision_peft.training.evaluate import Metrics
 from vision_peft.training.train import train
 

@@ -5,10 +5,10 @@ import re
 import shlex
 from pathlib import Path
 
-from vision_peft.training.command_line import REQUEUE, compose_config
+from vision_peft.config.command_line import REQUEUE, compose_config
+from vision_peft.config.schema import STRATEGIES, Distributed, Settings
+from vision_peft.distributed.stopping import REQUEUE_FILE
 from vision_peft.training.fit import LONGEST_UNSAVED_SECONDS, SHORTEST_BETWEEN_EPOCHS_SECONDS
-from vision_peft.training.schema import STRATEGIES, Distributed, Settings
-from vision_peft.training.stopping import REQUEUE_FILE
 
 PAGE = Path(__file__).resolve().parents[2] / "vision_peft" / "training" / "README.md"
 TEXT = PAGE.read_text(encoding="utf-8")

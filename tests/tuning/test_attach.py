@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import pytest
 import timm
 import torch
-from families import FAMILIES, images, randomise_tuned, tiny
+from support.block_inputs import snapshot
+from support.families import FAMILIES, images, randomise_tuned, tiny
 from torch import Tensor, nn
-from tuning.block_inputs import snapshot
 
 import vision_peft as vp
 from vision_peft.tuning import graft

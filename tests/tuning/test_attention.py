@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import timm
 import torch
-from families import FAMILIES, images, tiny
+from support.block_inputs import recorded_calls
+from support.families import FAMILIES, images, tiny
 from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
-from tuning.block_inputs import recorded_calls
 
 from vision_peft.tuning.attention import attend, check_attention, project
 from vision_peft.tuning.timm_blocks import blocks, linears

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from families import images, randomise_tuned, tiny
 from safetensors.torch import load_file
+from support.families import images, randomise_tuned, tiny
 
 import vision_peft as vp
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import tiny
+from support.families import tiny
 
 import vision_peft as vp
 from vision_peft.backbones.frames import frame_wise

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from families import images, tiny
+from support.families import images, tiny
 from torch import nn
 
 import vision_peft as vp

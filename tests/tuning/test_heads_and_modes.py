@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, images, randomise_tuned, tiny
+from support.block_inputs import snapshot
+from support.families import FAMILIES, images, randomise_tuned, tiny
 from timm.layers import DropPath
 from torch import nn
-from tuning.block_inputs import snapshot
 
 import vision_peft as vp
 from vision_peft.tuning import graft

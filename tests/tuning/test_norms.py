@@ -2,7 +2,7 @@
 
 import pytest
 import timm
-from families import FAMILIES, tiny
+from support.families import FAMILIES, tiny
 from timm.layers import RmsNorm
 from torch import nn
 

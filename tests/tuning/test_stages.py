@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, tiny
+from support.families import FAMILIES, tiny
 from torch import Tensor, nn
 
 from vision_peft.tuning.stages import side_block, side_merging, stages, token_mergings

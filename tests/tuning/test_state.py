@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, images, randomise_tuned, tiny
+from support.families import FAMILIES, images, randomise_tuned, tiny
 from torch import Tensor
 
 import vision_peft as vp

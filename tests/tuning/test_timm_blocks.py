@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import timm
 import torch
-from families import FAMILIES, images, tiny
+from support.block_inputs import recorded_calls
+from support.families import FAMILIES, images, tiny
 from timm.layers import DropPath
 from timm.models import vision_transformer
 from torch import nn
-from tuning.block_inputs import recorded_calls
 
 from vision_peft.tuning import timm_blocks
 from vision_peft.tuning.graft import prune

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from families import images, randomise_tuned, tiny
+from support.families import images, randomise_tuned, tiny
+from support.merged_models import bits, one_step, snapshot, tuned
 from torch import nn
-from tuning.merged_models import bits, one_step, snapshot, tuned
 
 import vision_peft as vp
 from vision_peft.tuning import graft, record

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from families import images, tiny
+from support.families import images, tiny
+from support.merged_models import bits, one_step, snapshot, tuned
 from torch import nn
-from tuning.merged_models import bits, one_step, snapshot, tuned
 
 import vision_peft as vp
 from vision_peft.tuning import record

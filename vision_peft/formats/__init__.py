@@ -1,6 +1,6 @@
 """Files of tuned models: our adapter folder, and what the methods' official code saves."""
 
 from vision_peft.formats.adapter_folder import load_adapter, read_adapter_info, save_adapter
-from vision_peft.formats.foreign import Foreign, read_foreign, write_foreign
+from vision_peft.formats.foreign.read import Foreign, read_foreign, write_foreign
 
 __all__ = ["Foreign", "load_adapter", "read_adapter_info", "read_foreign", "save_adapter", "write_foreign"]

@@ -14,16 +14,15 @@ from typing import Any
 import torch
 
 import vision_peft as vp
+from vision_peft.config.parse import Config
 from vision_peft.data import ImageDataset, ImageDecodeError
-from vision_peft.data.bad_files import TooManyBadFiles
-from vision_peft.data.cache import keep_decoded
-from vision_peft.data.loader import TrainLoader, resolve_workers
-from vision_peft.data.samples import Batch
-from vision_peft.data.video import usable_backends
-from vision_peft.data.videos import VideoFiles
-from vision_peft.training.build import check_items, create_model, input_settings, set_transforms, tune
-from vision_peft.training.config import Config
-from vision_peft.training.device import (
+from vision_peft.data.decoding.video import usable_backends
+from vision_peft.data.decoding.video_dataset import VideoFiles
+from vision_peft.data.loading.bad_files import TooManyBadFiles
+from vision_peft.data.loading.cache import keep_decoded
+from vision_peft.data.loading.loader import TrainLoader, resolve_workers
+from vision_peft.data.loading.samples import Batch
+from vision_peft.distributed.device import (
     Compute,
     check_backbone_dtype,
     choose_compute,
@@ -31,8 +30,9 @@ from vision_peft.training.device import (
     peak_memory_mb,
     set_matmul_precision,
 )
-from vision_peft.training.distributed import join, of_all_processes
-from vision_peft.training.learner import Learner
+from vision_peft.distributed.processes import join, of_all_processes
+from vision_peft.training.build import check_items, create_model, input_settings, set_transforms, tune
+from vision_peft.training.step import Learner
 
 WARM_UP = 2  # updates that are not counted
 

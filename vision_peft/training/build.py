@@ -1,26 +1,25 @@
 """From a checked config to what the loop needs: datasets with transforms, a model with methods and head."""
 
-import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from PIL import Image
 from timm.layers import DropPath
 from torch import nn
 
 import vision_peft as vp
 from vision_peft.backbones import input_config
+from vision_peft.config.parse import Config
+from vision_peft.config.schema import BackboneConfig, Recipe
 from vision_peft.data import DataConfig, ImageDataset
-from vision_peft.data.clip_transforms import eval_clip_transform, train_clip_transform
-from vision_peft.data.loader import eval_loader
-from vision_peft.data.sampling import ClipSampling
-from vision_peft.data.transforms import eval_transform, normalisation, train_transform
-from vision_peft.data.videos import VideoFiles
-from vision_peft.training.config import Config
-from vision_peft.training.device import DTYPES, seed_everything
+from vision_peft.data.decoding.clip_sampling import ClipSampling
+from vision_peft.data.decoding.video_dataset import VideoFiles
+from vision_peft.data.loading.loader import eval_loader
+from vision_peft.data.loading.subset import part_of
+from vision_peft.data.transforms.clips import eval_clip_transform, train_clip_transform
+from vision_peft.data.transforms.images import eval_transform, normalisation, train_transform
+from vision_peft.distributed.device import DTYPES, seed_everything
 from vision_peft.training.evaluate import batch_size
-from vision_peft.training.schema import BackboneConfig, Recipe
 
 GEOMETRY = ("size", "mean", "std", "interpolation", "resize", "crop_pct")  # the settings of a transform
 
@@ -55,39 +54,6 @@ def load_splits(config: Config) -> dict[str, ImageDataset]:
     if len(first.classes) < 2:
         raise ValueError(f"data={config.data.name}: there is nothing to learn from {len(first.classes)} class")
     return splits
-
-
-class Part(ImageDataset):
-    """Chosen items of a dataset."""
-
-    def __init__(self, dataset: ImageDataset, items: Sequence[int]) -> None:
-        super().__init__(dataset.classes, [dataset.labels[item] for item in items])
-        self.whole, self.items = dataset, items
-
-    def image(self, index: int) -> Image.Image:
-        return self.whole.image(self.items[index])
-
-    def path(self, index: int) -> str:
-        return self.whole.path(self.items[index])
-
-
-def part_of(dataset: ImageDataset, items: Sequence[int]) -> ImageDataset:
-    """Chosen items of a dataset; of videos those that the items show."""
-    if not isinstance(dataset, VideoFiles):
-        return Part(dataset, items)
-    videos = list(dict.fromkeys(dataset.video(item) for item in items))
-    part = copy.copy(dataset)
-    part.paths = [dataset.paths[video] for video in videos]
-    part.video_labels = [dataset.video_labels[video] for video in videos]
-    if dataset.frame_counts is not None:
-        part.frame_counts = [dataset.frame_counts[video] for video in videos]
-    part.clips = dataset.clips  # makes the labels anew
-    return part
-
-
-def first(dataset: ImageDataset, size: int) -> ImageDataset:
-    """The first `size` items of a dataset, all if there are fewer."""
-    return part_of(dataset, range(min(size, len(dataset))))
 
 
 def check_items(backbone: BackboneConfig, data: DataConfig, dataset: ImageDataset) -> None:
@@ -215,11 +181,6 @@ def set_evaluation(dataset: ImageDataset, settings: Mapping[str, Any]) -> None:
         dataset.transform = eval_clip_transform(**geometry, crops=settings["crops"])
     else:
         dataset.transform = eval_transform(**geometry)
-
-
-def items_of(dataset: ImageDataset) -> int:
-    """Images or videos of a dataset, however many views a video has."""
-    return len(dataset.paths) if isinstance(dataset, VideoFiles) else len(dataset)
 
 
 def _sampling(settings: Mapping[str, Any]) -> ClipSampling:

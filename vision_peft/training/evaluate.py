@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision_peft.data import ImageDataset, ImageDecodeError
-from vision_peft.data.bad_files import BadFiles
-from vision_peft.data.loader import EvalLoader, eval_loader
-from vision_peft.data.samples import Batch
-from vision_peft.data.videos import VideoFiles
-from vision_peft.training.device import Compute
-from vision_peft.training.distributed import of_all_processes
-from vision_peft.training.views import VideoLogits
+from vision_peft.data.decoding.video_dataset import VideoFiles
+from vision_peft.data.loading.bad_files import BadFiles
+from vision_peft.data.loading.loader import EvalLoader, eval_loader
+from vision_peft.data.loading.samples import Batch
+from vision_peft.distributed.device import Compute
+from vision_peft.distributed.processes import of_all_processes
+from vision_peft.training.video_logits import VideoLogits
 
 # Fixed, so that another recipe.batch_size or another tool cannot move a figure.
 BATCH_SIZE = 64

@@ -12,20 +12,19 @@ from typing import Any
 from torch import Tensor, nn
 
 import vision_peft as vp
+from vision_peft.config.parse import Config
 from vision_peft.data import ImageDataset
-from vision_peft.data.loader import TrainLoader
-from vision_peft.training.checkpoint import SaveError, save_state
-from vision_peft.training.config import Config
-from vision_peft.training.device import Compute
-from vision_peft.training.distributed import Whereabouts, by_main, of_all_processes, total
+from vision_peft.data.loading.loader import TrainLoader
+from vision_peft.distributed.device import Compute
+from vision_peft.distributed.parallel import all_finite, load_tuned, whole
+from vision_peft.distributed.processes import Whereabouts, by_main, of_all_processes, total
+from vision_peft.distributed.stopping import FROM_KEYBOARD, StopRequests, decided, heard
+from vision_peft.runs.checkpoint import SaveError, save_state
+from vision_peft.runs.run_folder import Run, time_left
+from vision_peft.runs.train_state import Live
 from vision_peft.training.evaluate import evaluate, loader_for
-from vision_peft.training.learner import Learner, Outcome
 from vision_peft.training.optim import create_schedule, update_average
-from vision_peft.training.parallel import all_finite, load_tuned, whole
-from vision_peft.training.report import Timing
-from vision_peft.training.run import Run, time_left
-from vision_peft.training.shards import Live
-from vision_peft.training.stopping import FROM_KEYBOARD, StopRequests, decided, heard
+from vision_peft.training.step import Learner, Outcome, Timing
 
 LONGEST_UNSAVED_SECONDS = 300
 SHORTEST_BETWEEN_EPOCHS_SECONDS = 10  # an epoch on kept features takes milliseconds, a state that lasts takes longer

@@ -9,7 +9,7 @@ from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from vision_peft.training.schema import Recipe
+from vision_peft.config.schema import Recipe
 
 # timm's "sgd" has Nesterov momentum, its "momentum" is torch.optim.SGD as the papers used it.
 _TIMM_NAMES = {"adamw": "adamw", "sgd": "momentum"}

@@ -9,7 +9,6 @@ import queue
 import statistics
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from logging.handlers import QueueHandler
 from pathlib import Path
@@ -21,28 +20,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import vision_peft as vp
+from vision_peft.config.parse import Config, task_name
 from vision_peft.data import ImageDataset
+from vision_peft.data.loading.subset import items_of
+from vision_peft.distributed.device import Compute, device_words, peak_memory_mb
 from vision_peft.results.row import Row
 from vision_peft.results.table import format_count
-from vision_peft.training.build import items_of
-from vision_peft.training.config import Config, task_name
-from vision_peft.training.device import Compute, device_words, peak_memory_mb
 from vision_peft.training.evaluate import Metrics, to_json
+from vision_peft.training.step import Timing
 
 PACKAGES = ("vision_peft", "torch", "torchvision", "timm")
-
-
-@dataclass
-class Timing:
-    """Wall-clock seconds of the updates that this process did."""
-
-    updates: list[float] = field(default_factory=list)
-    waited: float = 0.0  # of them, for the loader
-
-    @property
-    def step_seconds(self) -> float:
-        """Median of an update; 0 before the first."""
-        return statistics.median(self.updates[-200:]) if self.updates else 0.0
 
 
 @contextlib.contextmanager

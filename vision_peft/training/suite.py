@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from vision_peft.config.parse import Config, run_folder
 from vision_peft.data.dataset import UnknownTask
+from vision_peft.distributed.device import choose_compute
+from vision_peft.distributed.processes import LostProcess, everywhere, join, main_first, say
+from vision_peft.distributed.stopping import Interrupted
 from vision_peft.results.averages import averages
 from vision_peft.results.row import Row
 from vision_peft.results.table import format_rows
+from vision_peft.runs.run_folder import finished_row
 from vision_peft.training.build import load_splits
-from vision_peft.training.config import Config, run_folder
-from vision_peft.training.device import choose_compute
-from vision_peft.training.distributed import LostProcess, everywhere, join, main_first, say
-from vision_peft.training.run import finished_row
-from vision_peft.training.stopping import Interrupted
 from vision_peft.training.train import train
 
 ALL = "all"

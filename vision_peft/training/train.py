@@ -19,22 +19,14 @@ import torch
 from torch import Tensor
 
 import vision_peft as vp
+from vision_peft.config.parse import Config, run_folder
 from vision_peft.data import ImageDataset
-from vision_peft.data.cache import keep_decoded
-from vision_peft.results.row import Row, write_row
-from vision_peft.results.table import format_rows
-from vision_peft.training.build import create_model, first, input_settings, load_splits, set_transforms, tune
-from vision_peft.training.checkpoint import newest_state, save_errors
-from vision_peft.training.config import Config, run_folder
-from vision_peft.training.device import Compute, check_backbone_dtype, choose_compute, set_matmul_precision
-from vision_peft.training.distributed import Whereabouts, by_main, join, main_first, of_all_processes, say, total
-from vision_peft.training.evaluate import Metrics, batch_size, evaluate, loader_for, metric_words, write_confusion
-from vision_peft.training.features import on_features
-from vision_peft.training.fit import Progress, State, Training, fit
-from vision_peft.training.parallel import load_tuned
-from vision_peft.training.report import Timing, logged, make_row, opening_words, other_processes, processes_words
-from vision_peft.training.run import RESULT, Run, SilentRun, finished_row, open_folder
-from vision_peft.training.stopping import (
+from vision_peft.data.loading.cache import keep_decoded
+from vision_peft.data.loading.subset import first
+from vision_peft.distributed.device import Compute, check_backbone_dtype, choose_compute, set_matmul_precision
+from vision_peft.distributed.parallel import load_tuned
+from vision_peft.distributed.processes import Whereabouts, by_main, join, main_first, of_all_processes, say, total
+from vision_peft.distributed.stopping import (
     FROM_SCHEDULER,
     Interrupted,
     StoppedBefore,
@@ -45,6 +37,16 @@ from vision_peft.training.stopping import (
     stopped_before,
     unmark_requeue,
 )
+from vision_peft.results.row import Row, write_row
+from vision_peft.results.table import format_rows
+from vision_peft.runs.checkpoint import newest_state, save_errors
+from vision_peft.runs.run_folder import RESULT, Run, SilentRun, finished_row, open_folder
+from vision_peft.training.build import create_model, input_settings, load_splits, set_transforms, tune
+from vision_peft.training.cached_features import on_features
+from vision_peft.training.evaluate import Metrics, batch_size, evaluate, loader_for, metric_words, write_confusion
+from vision_peft.training.fit import Progress, State, Training, fit
+from vision_peft.training.report import logged, make_row, opening_words, other_processes, processes_words
+from vision_peft.training.step import Timing
 
 
 class Phase(NamedTuple):

@@ -1,0 +1,290 @@
+"""Frames of real and of damaged video files: the same whichever library decodes them, and an error for what is none."""
+
+import gc
+import multiprocessing
+import os
+import pickle
+import random
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from support.video_files import DISORDERLY, ORDERLY, reference, turned, write_audio, write_video
+from torch.utils.data import DataLoader, Dataset
+
+from vision_peft.data.decoding import video
+from vision_peft.data.decoding.images import ImageDecodeError
+from vision_peft.data.decoding.video import VideoDecodeError, check_backend, decode_clip, frame_count, usable_backends
+
+BACKENDS = ("decord", "torchcodec", "pyav")
+SAMPLES = {  # frames that ffprobe -count_frames and PyAV's plain decoding give
+    "mmaction2_demo_arm_wrestling.mp4": 280,
+    "mmaction2_demo_skeleton.mp4": 72,
+    "mmaction2_part_0.mp4": 32,
+    "mmaction2_structuralize.mp4": 300,
+    "mmaction2_test.avi": 164,
+    "mmaction2_test.mp4": 300,
+    "paddlevideo_k400_example.avi": 131,
+    "ssv2_166766.mp4": 49,
+    "ssv2_56620.gif": 60,
+}
+
+
+def installed(backend: str) -> str:
+    if backend not in usable_backends():
+        pytest.skip(f"{backend} is not installed")
+    return backend
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    for name, (codec, options) in {**ORDERLY, **DISORDERLY}.items():
+        write_video(folder / name, codec=codec, **options)
+    return folder
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ORDERLY)
+def test_every_backend_gives_the_very_frames_in_any_order(clips: Path, name: str, backend: str) -> None:
+    path, frames = clips / name, reference(clips / name)
+    assert len(frames) == 60
+    assert frame_count(path, installed(backend)) == 60
+    chosen = random.Random(0)
+    asked = [[0], [59], [59, 0, 59], [50, 40, 30], range(13, 16), range(60)]
+    asked += [[chosen.randrange(60) for _ in range(8)] for _ in range(5)]
+    for indices in asked:
+        clip = decode_clip(path, list(indices), backend)
+        assert clip.dtype == np.uint8
+        assert np.array_equal(clip, frames[list(indices)])
+
+
+@pytest.mark.parametrize("name", DISORDERLY)
+def test_files_that_decord_would_mix_up_go_to_the_next_backend(clips: Path, name: str) -> None:
+    path, frames = clips / name, reference(clips / name)
+    for indices in ([0, 5, 10, 15], [20, 24, 28, 32], [50, 40, 30], [59], [13, 14, 15]):
+        assert np.array_equal(decode_clip(path, indices), frames[indices])
+    if "decord" in usable_backends():
+        with pytest.raises(VideoDecodeError, match="stored in another order than shown") as caught:
+            decode_clip(path, [0], "decord")
+        assert caught.value.backend == "decord"
+
+
+@pytest.mark.parametrize("name", DISORDERLY)
+def test_torchcodec_sorts_frames_by_their_times_and_does_not_get_files_without(clips: Path, name: str) -> None:
+    path, frames = clips / name, reference(clips / name)
+    installed("torchcodec")
+    if name.endswith(".avi"):
+        with pytest.raises(VideoDecodeError, match="does not say when its frames are shown"):
+            decode_clip(path, [0], "torchcodec")
+        return
+    for indices in ([0, 5, 10, 15], [20, 24, 28, 32], [50, 40, 30], [59], [13, 14, 15], [*range(60)]):
+        assert np.array_equal(decode_clip(path, indices, "torchcodec"), frames[indices])
+
+
+def test_a_function_of_the_number_of_frames_chooses_with_one_opening(clips: Path) -> None:
+    asked = []
+    clip = decode_clip(clips / "h264.mp4", lambda frames: asked.append(frames) or [frames - 1, 0])
+    assert asked == [60]
+    assert np.array_equal(clip, reference(clips / "h264.mp4")[[59, 0]])
+
+
+@pytest.mark.parametrize("backend", ["auto", *BACKENDS])
+@pytest.mark.parametrize("indices", [[-1], [60], [0, 59, 60], [3, -60]])
+def test_frames_before_the_first_or_behind_the_last_are_refused(clips: Path, backend: str, indices: list[int]) -> None:
+    if backend != "auto":
+        installed(backend)
+    with pytest.raises(IndexError, match="of a video of 60 frames, 0 to 59"):
+        decode_clip(clips / "h264.mp4", indices, backend)
+
+
+@pytest.mark.parametrize("size", [(64, 128), (320, 240), (64, 48), (72, 56)])
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_rotated_videos_come_upright_from_every_backend(tmp_path: Path, degrees: int, size: tuple[int, int]) -> None:
+    plain = write_video(tmp_path / "plain.mp4", 8, size=size)
+    path = turned(plain, tmp_path / "turned.mp4", degrees, size)
+    upright = np.rot90(reference(plain)[[0, 5]], -degrees // 90, axes=(1, 2))  # np.rot90 turns counter-clockwise
+    assert np.array_equal(decode_clip(path, [0, 5]), upright)
+    assert np.array_equal(decode_clip(path, [0, 5], "pyav"), upright)
+    if "torchcodec" in usable_backends():
+        assert np.array_equal(decode_clip(path, [0, 5], "torchcodec"), upright)
+    if "decord" in usable_backends():
+        try:
+            frames = decode_clip(path, [0, 5], "decord")
+        except VideoDecodeError:
+            return  # decord cannot turn every width
+        assert np.array_equal(frames, upright)
+
+
+def test_a_gif_falls_through_to_a_backend_that_opens_it(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.gif", 20, "gif")
+    assert np.array_equal(decode_clip(path, [0, 7, 19]), reference(path)[[0, 7, 19]])
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_the_sample_files_have_the_right_number_of_frames(shared: Path, name: str) -> None:
+    path = shared / "data" / "video_format_samples" / name
+    frames = SAMPLES[name]
+    assert frame_count(path) == frame_count(path, "pyav") == frames
+    clip = decode_clip(path, [0, frames // 2, frames - 1])
+    assert clip.shape[0] == 3
+    if not name.endswith("skeleton.mp4"):  # 1080p takes its time
+        assert np.array_equal(clip, decode_clip(path, [0, frames // 2, frames - 1], "pyav"))
+
+
+def broken_files(folder: Path) -> dict[str, str]:
+    """Files that are no videos, with what the error must say."""
+    whole = write_video(folder / "whole.mp4").read_bytes()
+    (folder / "empty.mp4").touch()
+    (folder / "noise.mp4").write_bytes(random.Random(0).randbytes(3000))
+    (folder / "no_index.mp4").write_bytes(whole[: len(whole) // 2])
+    (folder / "page.mp4").write_text("<!DOCTYPE html><html><body>404 Not Found</body></html>")
+    (folder / "list.mp4").write_text("#EXTM3U\n#EXTINF:1,\n/etc/passwd\n#EXT-X-ENDLIST\n")
+    (folder / "folder.mp4").mkdir()
+    os.mkfifo(folder / "pipe.mp4")
+    write_audio(folder / "audio.mp4")
+    return {
+        "gone.mp4": "FileNotFoundError",
+        "empty.mp4": "the file is empty",
+        "noise.mp4": "Invalid data",
+        "no_index.mp4": "Invalid data",
+        "page.mp4": "Invalid data",
+        "list.mp4": "playlist",
+        "folder.mp4": "no plain file",
+        "pipe.mp4": "no plain file",
+        "audio.mp4": "no video stream",
+    }
+
+
+def test_what_is_no_video_is_one_error_with_path_backend_and_cause_in_one_line(tmp_path: Path) -> None:
+    for name, cause in broken_files(tmp_path).items():
+        with pytest.raises(VideoDecodeError, match=cause) as caught:
+            decode_clip(tmp_path / name, [0])
+        error = caught.value
+        assert isinstance(error, ImageDecodeError)
+        assert error.path == str(tmp_path / name)
+        assert "\n" not in str(error)
+        assert "stack" not in str(error).lower()
+        assert ".cc:" not in str(error)
+        copy = pickle.loads(pickle.dumps(error))
+        assert (str(copy), copy.backend, copy.path) == (str(error), error.backend, error.path)
+        assert error.backend in ("none", ", ".join(usable_backends()))
+
+
+def test_an_unknown_or_missing_backend_is_named(monkeypatch: pytest.MonkeyPatch, clips: Path) -> None:
+    with pytest.raises(ValueError, match=r"unknown video decoder 'decrod' \(did you mean 'decord'\?\)"):
+        check_backend("decrod")
+    missing = {"decord": "No module named 'decord'", "torchcodec": "none"}
+    monkeypatch.setattr(video, "_why_not", missing.get)
+    assert usable_backends() == ["pyav"]
+    assert np.array_equal(decode_clip(clips / "h264.mp4", [3]), reference(clips / "h264.mp4")[[3]])
+    with pytest.raises(ImportError, match=r"decord: No module .* x86-64 only: take data\.decoder=pyav, or auto"):
+        decode_clip(clips / "h264.mp4", [3], "decord")
+    monkeypatch.setattr(video, "_why_not", {**missing, "pyav": "none"}.get)
+    with pytest.raises(ImportError, match="pip install av"):
+        check_backend("auto")
+
+
+@pytest.mark.parametrize("words", ["Could not load libtorchcodec. Likely causes:\n 1. FFmpeg", "Invalid data found"])
+def test_torchcodec_without_the_libraries_of_ffmpeg_is_not_usable(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    def decoder(_: bytes) -> None:
+        raise RuntimeError(words)
+
+    decoders = SimpleNamespace(VideoDecoder=decoder)
+    monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace(decoders=decoders))
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)
+    monkeypatch.setattr(video, "_why_not", video._why_not.__wrapped__)  # asked anew
+    assert ("torchcodec" in usable_backends()) == (words == "Invalid data found")
+    if words != "Invalid data found":
+        with pytest.raises(ImportError, match="torchcodec: ffmpeg's libraries are not there"):
+            check_backend("torchcodec")
+
+
+class Frames(Dataset[torch.Tensor]):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __len__(self) -> int:
+        return 60
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.from_numpy(decode_clip(self.path, [index]))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes do not fork there")
+@pytest.mark.parametrize("name", ["h264.mp4", "xvid.avi"])
+def test_processes_forked_after_the_parent_decoded_give_the_right_frames(clips: Path, name: str) -> None:
+    path = clips / name
+    decode_clip(path, range(0, 60, 7))
+    fork = multiprocessing.get_context("fork")
+    loader = DataLoader(Frames(path), batch_size=5, num_workers=2, multiprocessing_context=fork, timeout=60)
+    found = torch.cat(list(loader))[:, 0].numpy()
+    assert np.array_equal(found, reference(path))
+
+
+def resident_mb() -> float:
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 10**6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_thousand_openings_leak_neither_files_nor_memory(clips: Path, backend: str) -> None:
+    path = clips / "mpeg4.avi"
+    installed(backend)
+    for _ in range(50):
+        decode_clip(path, [0, 10], backend)
+    files, before = sum(1 for _ in Path("/proc/self/fd").iterdir()), resident_mb()
+    for _ in range(2000):
+        decode_clip(path, [0, 10], backend)
+    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) <= files
+    assert resident_mb() - before < 20
+
+
+def damaged(whole: bytes, number: int) -> bytes:
+    """`whole` cut short, or with some bytes changed; what happens depends on `number` alone."""
+    chosen = random.Random(number)
+    if number % 4 == 0:
+        return whole[: chosen.randrange(1, len(whole))]
+    content = bytearray(whole)
+    for _ in range(chosen.choice((1, 20, len(whole) // 10))):
+        content[chosen.randrange(len(whole))] = chosen.randrange(256)
+    return bytes(content)
+
+
+def decode_all(folder: Path, send: Connection) -> None:
+    for path in sorted(folder.iterdir()):
+        try:
+            decode_clip(path, lambda frames: [0, frames // 2, frames - 1])
+            send.send((path.name, ""))
+        except VideoDecodeError as error:
+            send.send((path.name, str(error)))
+    send.send(None)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes do not fork there")
+def test_a_hundred_damaged_files_end_in_frames_or_an_error(clips: Path, tmp_path: Path) -> None:
+    names = ["h264.mp4", "mpeg4.avi", "vp9.webm", "xvid.avi", "b_frames.mkv"]
+    for number in range(100):
+        name = names[number % len(names)]
+        (tmp_path / f"{number:03d}_{name}").write_bytes(damaged((clips / name).read_bytes(), number))
+    receive, send = multiprocessing.Pipe(duplex=False)
+    child = multiprocessing.get_context("fork").Process(target=decode_all, args=(tmp_path, send))
+    child.start()
+    send.close()
+    ends: dict[str, str] = {}
+    try:
+        while receive.poll(60) and (end := receive.recv()) is not None:
+            ends[end[0]] = end[1]
+    finally:
+        child.kill()
+        child.join()
+    assert len(ends) == 100, f"stopped behind {max(ends, default='none')}"
+    errors = [text for text in ends.values() if text]
+    assert 20 <= len(errors) < 100
+    assert all("\n" not in text and text.startswith("cannot decode ") for text in errors)

@@ -1,0 +1,173 @@
+"""Data sets of clips: views and their labels, random places, folders of frames, videos kept decoded, damaged files."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.video_files import reference, write_video
+
+from vision_peft.data.decoding.clip_sampling import ClipSampling
+from vision_peft.data.decoding.images import ImageDecodeError
+from vision_peft.data.decoding.video_dataset import VideoFiles, frame_names
+from vision_peft.data.loading.bad_files import BadFiles
+from vision_peft.data.loading.cache import Store, keep_decoded
+from vision_peft.data.loading.loader import TrainLoader, eval_loader
+
+MakeImage = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    for number, frames in enumerate((20, 12, 3)):
+        write_video(folder / f"{number}.mp4", frames, size=(64, 48))
+    return folder
+
+
+def videos(folder: Path, training: bool = False, clips: ClipSampling | None = None) -> VideoFiles:
+    dataset = VideoFiles([folder / f"{number}.mp4" for number in range(3)], [1, 0, 1], ["walk", "run"])
+    dataset.clips = clips or ClipSampling(4, 2)
+    dataset.training = training
+    dataset.transform = as_float  # pyright: ignore[reportAttributeAccessIssue]
+    return dataset
+
+
+def as_float(clip: torch.Tensor, crop: int) -> torch.Tensor:
+    """A stand-in for a transform that writes the crop into a corner."""
+    clip = clip.permute(1, 0, 2, 3).float()
+    clip[0, 0, 0, 0] = crop
+    return clip
+
+
+def test_a_training_item_is_a_clip_of_one_video(folder: Path) -> None:
+    dataset = videos(folder, training=True, clips=ClipSampling(4, 2, views=3, crops=2))
+    assert (len(dataset), dataset.labels, dataset.views) == (3, [1, 0, 1], 1)
+    torch.manual_seed(0)
+    drawn = dataset.clips.draw()
+    torch.manual_seed(0)
+    clip = dataset.clip(1)
+    assert (clip.dtype, clip.shape) == (torch.uint8, (4, 3, 48, 64))
+    wanted = reference(folder / "1.mp4")[dataset.clips.train(12, drawn)]
+    assert np.array_equal(clip.permute(0, 2, 3, 1).numpy(), wanted)
+    assert dataset[1][1] == 0
+    assert dataset[1][0].shape == (3, 4, 48, 64)
+
+
+def test_in_evaluation_every_video_has_its_views_in_time_and_space_one_after_another(folder: Path) -> None:
+    dataset = videos(folder, clips=ClipSampling(4, 2, views=3, crops=2))
+    assert len(dataset) == 18
+    assert dataset.labels == [1] * 6 + [0] * 6 + [1] * 6
+    assert [dataset.video(index) for index in range(18)] == [0] * 6 + [1] * 6 + [2] * 6
+    assert dataset.path(17) == str(folder / "2.mp4")
+    frames = reference(folder / "0.mp4")
+    starts = [0, 0, 6, 6, 13, 13]  # the last start is 19 - 3 * 2
+    for index, start in enumerate(starts):
+        clip, label = dataset[index]
+        assert (label, clip[0, 0, 0, 0]) == (1, index % 2)
+        assert np.array_equal(dataset.clip(index).permute(0, 2, 3, 1).numpy(), frames[start : start + 7 : 2])
+    short = reference(folder / "2.mp4")
+    assert np.array_equal(dataset.clip(12).permute(0, 2, 3, 1).numpy(), short[[0, 2, 2, 2]])
+    dataset.training = True
+    assert dataset.labels == [1, 0, 1]
+
+
+def test_a_video_stands_as_a_picture_of_four_of_its_frames(folder: Path) -> None:
+    picture = videos(folder).image(0)
+    assert picture.size == (64, 4 * 48)
+    assert np.array_equal(np.asarray(picture)[48:96], reference(folder / "0.mp4")[7])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loaders_give_the_same_clips_with_any_number_of_workers(folder: Path, workers: int) -> None:
+    train = TrainLoader(videos(folder, training=True), 3, seed=5, workers=workers)
+    clips, labels, indices = next(train.epoch(1))
+    again, *_ = next(TrainLoader(videos(folder, training=True), 3, seed=5, workers=0).epoch(1))
+    other, *_ = next(TrainLoader(videos(folder, training=True), 3, seed=6, workers=0).epoch(1))
+    assert clips.shape == (3, 3, 4, 48, 64)
+    assert sorted(zip(indices.tolist(), labels.tolist(), strict=True)) == [(0, 1), (1, 0), (2, 1)]
+    assert torch.equal(clips, again)
+    assert not torch.equal(clips, other)
+    dataset = videos(folder, clips=ClipSampling(4, 2, views=2))
+    batches = list(eval_loader(dataset, 4, workers))
+    assert torch.cat([indices for *_, indices in batches]).tolist() == list(range(6))
+    assert torch.equal(torch.cat([clips for clips, *_ in batches]), torch.stack([dataset[i][0] for i in range(6)]))
+
+
+def test_a_damaged_video_is_replaced_in_training_and_all_its_views_are_missing_in_evaluation(folder: Path) -> None:
+    (folder / "bad.mp4").write_bytes(b"no video at all")
+    dataset = VideoFiles([folder / "0.mp4", folder / "bad.mp4"], [0, 1], ["walk", "run"])
+    dataset.clips, dataset.transform = ClipSampling(4, views=2), as_float  # pyright: ignore[reportAttributeAccessIssue]
+    bad = BadFiles()
+    loader = eval_loader(dataset, 4, 0, bad="wrong", bad_files=bad)
+    assert [indices.tolist() for *_, indices in loader] == [[0, 1]]
+    assert loader.unreadable == [2, 3]
+    assert list(bad.causes) == [str(folder / "bad.mp4")]
+    with pytest.raises(ImageDecodeError, match="bad_eval=wrong"):
+        list(eval_loader(dataset, 4, 0))
+    dataset.training = True
+    bad = BadFiles()
+    loader = TrainLoader(dataset, 2, seed=0, workers=0, max_bad_fraction=0.5, bad_files=bad)
+    _, labels, indices = next(loader.epoch(0))
+    assert (labels.tolist(), indices.tolist()) == ([0, 0], [0, 0])
+    assert "pyav: " in bad.causes[str(folder / "bad.mp4")]
+
+
+def test_folders_of_frames_are_videos(tmp_path: Path, make_image: MakeImage) -> None:
+    for number in range(12):
+        make_image(tmp_path / f"img_{number + 1}.png", value=number)  # 10 comes behind 9
+    (tmp_path / "notes.txt").touch()
+    assert frame_names(str(tmp_path))[8:11] == ["img_9.png", "img_10.png", "img_11.png"]
+    dataset = VideoFiles([tmp_path], [0], ["walk"], frame_counts=[11])
+    dataset.clips = ClipSampling(4, 3)
+    assert dataset.clip(0)[:, 0, 0, 0].tolist() == [0, 3, 6, 9]
+    dataset.clips = ClipSampling(4, 4)
+    assert dataset.clip(0)[:, 0, 0, 0].tolist() == [0, 4, 8, 10]
+    with pytest.raises(ImageDecodeError, match="12 images, 13 frames were announced"):
+        VideoFiles([tmp_path], [0], ["walk"], frame_counts=[13]).clip(0)
+    Image.new("RGB", (5, 5)).save(tmp_path / "img_1.png")
+    with pytest.raises(ImageDecodeError, match="same shape"):
+        dataset.clip(0)
+
+
+def test_the_sample_folder_of_frames_is_read(shared: Path) -> None:
+    path = shared / "data" / "video_format_samples" / "mmaction2_rawframes"
+    dataset = VideoFiles([path], [0], ["walk"], frame_counts=[10])
+    dataset.clips = ClipSampling(10)
+    for number, frame in enumerate(dataset.clip(0).permute(0, 2, 3, 1).numpy(), start=1):
+        assert np.array_equal(frame, np.asarray(Image.open(path / f"img_{number:05d}.jpg")))
+
+
+def test_videos_that_fit_are_kept_decoded_and_give_the_same_clips(folder: Path) -> None:
+    size = (20 + 12 + 3) * 48 * 64 * 3
+    plain, kept = videos(folder), videos(folder)
+    assert kept.decoded_size() == size
+    splits, words = keep_decoded({"train": kept}, ["train"], 1, 2)
+    assert splits["train"] is kept
+    assert words == "videos are kept decoded: 3 of train, about 1 MB"
+    kept.prepare()
+    assert kept.store is not None
+    assert kept.store.used == size
+    kept.paths = [*kept.paths]
+    assert all(torch.equal(kept.clip(index), plain.clip(index)) for index in range(3))
+    for path in kept.paths:
+        assert np.array_equal(kept.store.kept[path], reference(Path(path)))
+    assert pickle.loads(pickle.dumps(kept)).store.used == 0
+
+
+def test_videos_that_do_not_fit_are_decoded_every_time(folder: Path) -> None:
+    dataset = videos(folder)
+    dataset.paths = dataset.paths * 20
+    _, words = keep_decoded({"train": dataset}, ["train"], 1, 0)
+    assert words.startswith("videos are decoded in every epoch: 60 of train would take about ")
+    assert words.endswith("more than the 1 MB of cache_mb=1")
+    assert keep_decoded({"train": dataset}, ["train"], 0, 0)[1] == "videos are decoded in every epoch: cache_mb=0"
+    assert dataset.store is None
+    dataset = videos(folder)
+    dataset.store = Store(30 * 48 * 64 * 3)  # room for 20 frames and for 3, not for 12 more
+    dataset.prepare()
+    assert list(dataset.store.kept) == [str(folder / "0.mp4")]
+    assert torch.equal(dataset.clip(1), videos(folder).clip(1))

@@ -1,0 +1,45 @@
+"""The marker of a stop on request, and torchrun that starts processes again which wanted to stop."""
+
+from collections.abc import Callable
+
+import pytest
+
+from vision_peft.config.parse import Config, run_folder
+from vision_peft.distributed.stopping import Interrupted, StoppedBefore
+from vision_peft.training.train import train
+
+Tiny = Callable[..., Config]
+
+
+def by_torchrun(monkeypatch: pytest.MonkeyPatch, run_id: str, restarts: int) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", run_id)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
+
+
+def test_torchrun_does_not_undo_a_stop_by_starting_again(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    config = tiny("max_time=1e-6")
+    by_torchrun(monkeypatch, "first", restarts=0)
+    with pytest.raises(Interrupted, match="stopped after update 1;"):
+        train(config)
+    marker = run_folder(config) / "REQUEUE"
+    by_torchrun(monkeypatch, "first", restarts=1)
+    for _ in range(2):
+        with pytest.raises(StoppedBefore, match="was stopped on request"):
+            train(config)
+        assert marker.exists()
+    assert "the processes that torchrun starts again end too" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("run_id", "restarts"), [("second", 0), ("first", 0), ("second", 1)])
+def test_another_torchrun_goes_on_even_where_it_had_to_start_again(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, run_id: str, restarts: int
+) -> None:
+    by_torchrun(monkeypatch, "first", restarts=0)
+    with pytest.raises(Interrupted):
+        train(tiny("max_time=1e-6"))
+    by_torchrun(monkeypatch, run_id, restarts)
+    config = tiny()
+    assert train(config).top1 is not None
+    assert not (run_folder(config) / "REQUEUE").exists()

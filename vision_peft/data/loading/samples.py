@@ -1,0 +1,106 @@
+"""What a loader's processes do: one sample under generators of its own, and samples put together to a batch."""
+
+import hashlib
+import random
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.images import ImageDecodeError
+
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images B C H W, labels B, dataset indices B
+Key = tuple[int, int, int]  # epoch, index, which of the sample's repeats in its batch
+Sample = tuple[torch.Tensor | None, int, int, list[ImageDecodeError]]  # image, label, index, errors on the way to it
+Result = tuple[Batch | None, list[ImageDecodeError], list[int]]  # the last: indices of samples without an image
+
+
+class SeededSamples(Dataset[Any]):
+    """Gives a sample `(image, label, index, errors)` of a key (epoch, index, repeat), or the error met, which the main
+    process then raises. Raised in a worker it would come out as another type with two tracebacks for its message.
+
+    `errors` are those of the undecodable images that were passed over, at most `spare` files; with one more the image
+    is None.
+    """
+
+    def __init__(self, dataset: ImageDataset, seed: int, spare: int) -> None:
+        self.dataset, self.seed, self.spare = dataset, seed, spare
+        self._labels = None if dataset.tensors is None else torch.tensor(dataset.labels)
+
+    def __getitems__(self, keys: list[Key]) -> "list[Sample | Exception] | Result":
+        """The samples of a batch, at once where the dataset holds tensors."""
+        if self.dataset.tensors is None or self._labels is None:
+            return [self[key] for key in keys]
+        indices = torch.tensor([index for _, index, _ in keys])
+        return (self.dataset.tensors[indices], self._labels[indices], indices), [], []
+
+    def __getitem__(self, key: Key) -> Sample | Exception:
+        epoch, first, repeat = key
+        seed = mixed(self.seed, epoch, first, repeat) if repeat else mixed(self.seed, epoch, first)
+        errors: dict[str, ImageDecodeError] = {}
+        for step in range(len(self.dataset)):
+            index = (first + step) % len(self.dataset)
+            try:
+                with _seeded_generators(seed):
+                    image, label = self.dataset[index]
+                if not isinstance(image, torch.Tensor):
+                    raise TypeError(f"wanted a tensor from the dataset's transform, got {type(image).__name__}")
+            except ImageDecodeError as error:
+                errors[error.path] = ImageDecodeError(error.path, error.cause)  # without the frames, which hold it
+                if len(errors) > self.spare:
+                    break
+            except Exception as error:
+                named = RuntimeError(f"sample {index} ({self.dataset.path(index)}): {type(error).__name__}: {error}")
+                named.add_note(traceback.format_exc())
+                return named
+            else:
+                return image, label, index, [*errors.values()]
+        return None, -1, first, [*errors.values()]
+
+
+@contextmanager
+def _seeded_generators(seed: int) -> Iterator[None]:
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    # not torch.manual_seed: that would also reseed the accelerator, whose generator belongs to training
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        random.setstate(before[1])
+        np.random.set_state(before[2])
+
+
+def mixed(*numbers: int) -> int:
+    """A seed of 63 bits from all of `numbers`."""
+    text = ",".join(str(number) for number in numbers)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def collate(samples: list[Sample | Exception] | Result) -> Result | Exception:
+    """The samples of a batch as tensors, without those that have no image; the first error that is not theirs."""
+    if isinstance(samples, tuple):
+        return samples
+    found: list[Sample] = []
+    for sample in samples:
+        if isinstance(sample, Exception):
+            return sample
+        found.append(sample)
+    errors = [error for sample in found for error in sample[3]]
+    missing = [index for image, _, index, _ in found if image is None]
+    images = [image for image, *_ in found if image is not None]
+    if not images:
+        return None, errors, missing
+    shapes = sorted({tuple(image.shape) for image in images})
+    if len(shapes) > 1:
+        return ValueError(f"the images of a batch must have one shape, got {shapes}: the transform must fix the size")
+    places = [(label, index) for image, label, index, _ in found if image is not None]
+    labels, indices = torch.tensor(places).T.contiguous()
+    return (torch.stack(images), labels, indices), errors, missing

@@ -1,0 +1,1 @@
+"""From decoded images and clips to what a model takes."""

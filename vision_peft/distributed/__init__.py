@@ -1,0 +1,1 @@
+"""Processes and devices of one training: joining, agreeing, DDP and FSDP2, stopping on request."""

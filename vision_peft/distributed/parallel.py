@@ -1,0 +1,170 @@
+"""The model as training runs it: compiled, then wrapped for several processes; attaching comes before both.
+
+ddp holds the model in every process and averages the gradients of what trains (torch's DistributedDataParallel).
+
+fsdp2 (torch's ``fully_shard``) cuts the weights of the backbone, frozen or trained, into shards, one group a block,
+that come together only while their block computes. What a method adds, and the head, is small: every process holds it
+whole, and the gradients of all of it are averaged in one go.
+"""
+
+import contextlib
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+import vision_peft as vp
+from vision_peft.distributed.device import Compute
+from vision_peft.distributed.processes import together, total
+from vision_peft.tuning.graft import Graft, depth, graft, prune
+from vision_peft.tuning.record import graft_tensors, head_tensors
+from vision_peft.tuning.timm_blocks import blocks
+
+# DDP's switch for sending buffers around before every forward pass: they follow from what all processes share
+_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
+
+
+class _Gathered(torch.autograd.Function):
+    """The batch of all processes from the equal shares of each; gradients go back to the share they belong to."""
+
+    @staticmethod
+    def forward(ctx: Any, share: Tensor) -> Tensor:
+        shares = [torch.empty_like(share) for _ in range(dist.get_world_size())]
+        dist.all_gather(shares, share.contiguous())
+        return torch.cat(shares)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        whole = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(whole)
+        return whole.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+class WholeBatchNorm(Graft):
+    """BatchNorm1d (B D) whose statistics are of the batch of all processes, whatever their number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and together()):
+            return super().forward(x)
+        everyone = super().forward(_Gathered.apply(x.float()))
+        return everyone[len(x) * dist.get_rank() :][: len(x)].type_as(x)
+
+
+class Parallel:
+    """Forward passes of `model` and the gradients of its trained parameters over all processes.
+
+    The model is changed in place and stays so; `close` takes off what would be in the way of saving it.
+    """
+
+    def __init__(self, model: Any, compute: Compute, compiled: bool = False) -> None:
+        self.model, self._whole = model, []
+        self._norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d) and together()]
+        for norm in self._norms:
+            graft(norm, WholeBatchNorm)
+        self.forward: Any = model
+        if compute.sharded:
+            self._whole = _shard(model, compute, compiled)
+        elif compiled:
+            self.forward = torch.compile(model)
+        self._ddp: DistributedDataParallel | None = None
+        if together() and not compute.sharded:
+            devices = [compute.device] if compute.device.type == "cuda" else None
+            settings: dict[str, Any] = {_BUFFERS: False}
+            self._ddp = self.forward = DistributedDataParallel(self.forward, devices, **settings)
+
+    @contextlib.contextmanager
+    def part(self, last: bool) -> Iterator[None]:
+        """Around forward and backward of a part of the batch; gradients of all processes meet in the last one."""
+        if isinstance(self.model, FSDPModule):
+            self.model.set_requires_gradient_sync(last)
+        with contextlib.nullcontext() if self._ddp is None or last else self._ddp.no_sync():
+            yield
+        if last and self._whole:
+            _average([parameter.grad for parameter in self._whole if parameter.grad is not None])
+
+    def close(self) -> None:
+        """Leave BatchNorm as it was."""
+        for norm in self._norms:
+            prune(norm, keep=depth(norm) - 1)
+
+
+def _shard(model: Any, compute: Compute, compiled: bool) -> list[nn.Parameter]:
+    """Cut the backbone of `model` into shards on the device; what remains whole and trains."""
+    added = [
+        tensor
+        for tensor in {**graft_tensors(model), **head_tensors(model)}.values()
+        if isinstance(tensor, nn.Parameter)
+    ]
+    mesh = init_device_mesh(compute.device.type, (compute.world_size,))
+    for block in blocks(model):
+        if compiled:
+            block.compile()
+        fully_shard(block, mesh=mesh, ignored_params=set(added))
+    # torch would keep the outermost group together after a forward pass without backward
+    fully_shard(model, mesh=mesh, ignored_params=set(added), reshard_after_forward=True)
+    for parameter in added:
+        parameter.data = parameter.data.to(compute.device)
+    return [parameter for parameter in added if parameter.requires_grad]
+
+
+def _average(gradients: list[Tensor]) -> None:
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, part in zip(gradients, flat.split([each.numel() for each in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Euclidean norm of all gradients together, the same on every process."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    sharded = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
+    norm = nn.utils.get_total_norm([gradient for gradient in gradients if not isinstance(gradient, DTensor)])
+    if not sharded:
+        return norm
+    of_shards: Any = nn.utils.get_total_norm(sharded)
+    return torch.hypot(norm.to(sharded[0].device), of_shards.full_tensor())
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], most: float, norm: Tensor) -> None:
+    """Scale all gradients, whose `norm` is known, so that it is at most `most`."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    local = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
+    factor = (most / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in local:
+        gradient.mul_(factor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor put together from its shards; every process must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def laid_out(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor cut as `like` is."""
+    if not isinstance(like, DTensor) or isinstance(tensor, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+
+
+def load_tuned(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """`vp.load_tuned` of whole tensors, also into a model whose backbone is cut into shards."""
+    own = vp.tuned_state_dict(model)
+    vp.load_tuned(model, {name: laid_out(t, own[name]) if name in own else t for name, t in tensors.items()})
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no process holds a NaN or an infinity."""
+    local = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    return not total([sum(not bool(tensor.isfinite().all()) for tensor in local)])[0]

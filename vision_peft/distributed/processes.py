@@ -1,0 +1,218 @@
+"""The processes of one training: joined once, asked together, and named when one of them is lost.
+
+torchrun starts them (`torchrun --nproc_per_node=2 tools/train.py ...`) and says by RANK, WORLD_SIZE and LOCAL_RANK who
+is who. Numbers and objects that processes agree on travel over gloo on the CPU; gradients on GPUs over NCCL.
+"""
+
+import atexit
+import contextlib
+import datetime
+import itertools
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from vision_peft.distributed.device import Compute
+
+T = TypeVar("T")
+_times = itertools.count()  # that `everywhere` was asked
+_store: list[Any] = []  # the store that the processes met at; empty before
+
+
+class LostProcess(RuntimeError):
+    """Another process died or does not answer; the message names it."""
+
+
+def join(compute: Compute, timeout_s: int) -> None:
+    """Meet the other processes, once in the life of this one; alone there is nobody to meet.
+
+    Args:
+        timeout_s: seconds that a process waits for another in any operation before it gives up.
+
+    Raises:
+        LostProcess: not all processes came.
+    """
+    if compute.world_size == 1 or dist.is_initialized():
+        return
+    timeout = datetime.timedelta(seconds=timeout_s)
+    if compute.device.type == "cuda":
+        torch.cuda.set_device(compute.device)
+    backend = "cpu:gloo,cuda:nccl" if compute.device.type == "cuda" else "gloo"
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=timeout))
+        store = of_this_start(store, rank, size, timeout_s)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    except RuntimeError as error:
+        if isinstance(error, LostProcess) or not of_exchange(error):
+            raise
+        who = f"process {compute.rank} of {compute.world_size}"
+        raise LostProcess(f"{who} could not meet the others ({str(error).splitlines()[0]})") from error
+    _store.append(store)
+    atexit.register(_leave)
+
+
+def of_this_start(store: dist.Store, rank: int, size: int, timeout_s: float) -> dist.Store:
+    """A part of `store` that the processes of this start have to themselves.
+
+    After a restart torchrun hands out the same store, in which the addresses of processes that are gone still stand
+    (pytorch issue 135712). So every process shows a word that is new, and the one of rank 0 answers each such word
+    with the name of the part until all have confirmed that name.
+    """
+    name, end = uuid.uuid4().hex, time.monotonic() + timeout_s
+    if rank:
+        store.set(f"came/{rank}", name)
+        while not store.check([f"answer/{name}"]):
+            _wait(end, f"process {rank} waited {timeout_s} s for process 0, which never answered")
+        name = store.get(f"answer/{name}").decode()
+        store.set(f"{name}/met/{rank}", "")
+        return dist.PrefixStore(name, store)
+    missing = list(range(1, size))
+    while missing := [other for other in missing if not store.check([f"{name}/met/{other}"])]:
+        for other in missing:
+            if store.check([f"came/{other}"]):
+                store.set(f"answer/{store.get(f'came/{other}').decode()}", name)
+        _wait(end, f"process 0 waited {timeout_s} s for process {', '.join(map(str, missing))}: never heard of")
+    return dist.PrefixStore(name, store)
+
+
+def _wait(end: float, words: str) -> None:
+    """Sleep a little; LostProcess with `words` after the time `end`."""
+    if time.monotonic() > end:
+        raise LostProcess(words)
+    time.sleep(0.01)
+
+
+def together() -> bool:
+    """Whether several processes have met."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def total(numbers: Sequence[float]) -> list[float]:
+    """Sums over all processes, the same on each; the numbers themselves where there is one."""
+    if not together():
+        return list(numbers)
+    summed = torch.tensor(numbers, dtype=torch.float64)
+    dist.all_reduce(summed)
+    return summed.tolist()
+
+
+def of_all_processes(value: T) -> list[T]:
+    """`value` of every process in the order of their ranks; of this one alone where it is alone."""
+    if not together():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def by_main(action: Callable[[], T]) -> T:
+    """What `action` gives in the process of rank 0, which alone runs it; an error there is raised in all of them."""
+    if not together():
+        return action()
+    outcome: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = action()
+        except Exception as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+@contextlib.contextmanager
+def main_first() -> Iterator[None]:
+    """One process of each machine runs the body before the others: what it downloads or writes is there for them."""
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    if together() and not first:
+        dist.barrier()
+    try:
+        yield
+    finally:  # also after an error, which the others will meet themselves
+        if together() and first:
+            dist.barrier()
+
+
+def say(text: str) -> None:
+    """Print a line in the process of rank 0 only, also before the processes have met."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, flush=True)
+
+
+def everywhere(event: str, timeout_s: float) -> bool:
+    """Whether every process comes here with the same `event`, as many times as the others, within `timeout_s` seconds.
+
+    Unlike the others it may be asked while processes are elsewhere, in an exchange that this one has left.
+    """
+    if not together() or not _store:
+        return not together()
+    time_asked = next(_times)
+    keys = [f"{event}/{time_asked}/{rank}" for rank in range(dist.get_world_size())]
+    _store[0].set(keys[dist.get_rank()], "")
+    try:
+        _store[0].wait(keys, datetime.timedelta(seconds=timeout_s))
+    except RuntimeError:  # time is up, or the store is gone
+        return False
+    return True
+
+
+class Whereabouts:
+    """How far every process is, so that the one that is lost can be named."""
+
+    def __init__(self) -> None:
+        self._noted = 0.0
+
+    def note(self, step: int) -> None:
+        """Tell the others, at most once a second, that this process has done `step` updates."""
+        if not _store or time.monotonic() - self._noted < 1:
+            return
+        self._noted = time.monotonic()
+        _store[0].set(f"whereabouts/{dist.get_rank()}", f"{step} {socket.gethostname()} {os.getpid()} {time.time()}")
+
+    @contextlib.contextmanager
+    def named(self) -> Iterator[None]:
+        """Turn a failed exchange inside into `LostProcess`."""
+        try:
+            yield
+        except (dist.DistError, RuntimeError) as error:
+            if not together() or not of_exchange(error):
+                raise
+            raise LostProcess(f"{self._lost()} ({str(error).splitlines()[0]})") from error
+
+    def _lost(self) -> str:
+        rank, now, words, found = dist.get_rank(), time.time(), [], []
+        try:
+            for other in range(dist.get_world_size()):
+                if other != rank and not _store[0].check([f"whereabouts/{other}"]):
+                    words.append(f"process {other} was never heard of")
+                elif other != rank:
+                    step, host, pid, when = _store[0].get(f"whereabouts/{other}").decode().split()
+                    found.append((float(when), f"process {other} ({host}, pid {pid}), last heard of at update {step}"))
+        except (RuntimeError, ValueError):  # the store went with its process
+            return f"process {rank} lost the others: the one that kept their store is gone"
+        if found:  # whoever is lost was silent for longest
+            when, who = min(found)
+            words.append(f"{who}, {now - when:.0f} s ago")
+        return f"process {rank} waits in vain for another, most likely {'; '.join(words)}"
+
+
+def of_exchange(error: BaseException) -> bool:
+    """Whether an exchange between processes failed; gloo and the store raise plain RuntimeErrors as well."""
+    text = str(error).lower()
+    words = ("gloo", "nccl", "timed out", "timeout", "connection", "pair closure", "process group", "socket")
+    if not isinstance(error, RuntimeError) or text.startswith("dataloader "):  # that timed out
+        return False
+    return isinstance(error, dist.DistError) or any(word in text for word in words)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,1 @@
+"""Tuned models of other code, one source a file."""

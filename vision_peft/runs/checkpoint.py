@@ -1,0 +1,216 @@
+"""The state a run resumes from: `state/step_N/`, each either whole or not there.
+
+A state is written as `step_N.tmp`, synced, and renamed; then `latest` names it. `state.pt` holds tensors, numbers, text
+and containers of them, so that it loads with `weights_only=True`; a backbone in shards adds `shards/`, written by
+torch's distributed checkpoint. `sha256` lists all files with their hash, as `sha256sum -c` reads it. No state of a
+random generator is kept: every update seeds its own from (seed, step).
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.distributed.checkpoint import CheckpointException
+
+from vision_peft.distributed.processes import by_main, of_exchange
+from vision_peft.runs.safe_dcp_reader import ShardReader
+from vision_peft.runs.train_state import SHARDS
+
+KEPT = 2
+SUMS = "sha256"
+
+
+class SaveError(OSError):
+    """What a run leaves could not be written; the state before is still there."""
+
+
+@contextlib.contextmanager
+def save_errors(path: Path) -> Iterator[None]:
+    """Turn a failure to write `path` inside into `SaveError`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise _explained(path, error) from error
+
+
+def save_state(
+    folder: Path, step: int, state: dict[str, Any], kept: int = KEPT, shards: Mapping[str, Tensor] | None = None
+) -> Path:
+    """Write `state` as `folder/step_<step>` and drop all but the newest `kept`; all processes of a run call it.
+
+    Args:
+        folder: the run's `state` folder, made if needed.
+        step: number of updates done.
+        state: tensors, numbers, text, None and dicts and lists of them; that of the main process is written.
+        kept: how many of the newest states stay, this one among them.
+        shards: tensors by name of which every process writes its part.
+
+    Raises:
+        SaveError: the disk is full or not writable; what was written is removed again and older states stay. Every
+            process raises it.
+    """
+    final = folder / f"step_{step}"
+    temporary = folder / f"step_{step}.tmp"
+    try:
+        by_main(lambda: _write_first(temporary, state))
+        if shards is not None:
+            dcp.save(dict(shards), checkpoint_id=temporary / SHARDS)
+        by_main(lambda: _publish(temporary, final))
+    except (OSError, RuntimeError, CheckpointException) as error:  # torch.save turns a full disk into a RuntimeError
+        if of_exchange(error):  # nothing more can be agreed on
+            raise
+        explained = _explained(final, error)
+        by_main(lambda: _remove(temporary))
+        raise explained from error
+    by_main(lambda: _purge(folder, kept))
+    return final
+
+
+def newest_state(folder: Path) -> tuple[dict[str, Any], Path] | None:
+    """The newest state below `folder` that is whole, on the CPU, with its own folder; None if there is none.
+
+    Damaged ones are skipped with a warning and what an interrupted save left behind is removed. All processes of a run
+    call it and get the same.
+    """
+    path = by_main(lambda: _newest(folder))
+    return None if path is None else (_read(path), path)
+
+
+def _newest(folder: Path) -> Path | None:
+    if not folder.is_dir():
+        return None
+    for left in folder.glob("*.tmp"):
+        _remove(left)
+    for path in _states(folder):
+        try:
+            for line in (path / SUMS).read_text(encoding="utf-8").splitlines():
+                digest, _, name = line.partition("  ")
+                if not (path / name).resolve().is_relative_to(path.resolve()):
+                    raise ValueError(f"{SUMS} lists {name!r}, which lies elsewhere")
+                if digest != _sha256(path / name):
+                    raise ValueError(f"the checksum of {name} does not match")
+            _read(path)
+            if (path / SHARDS).is_dir():
+                ShardReader(path / SHARDS).read_metadata()
+            return path
+        except Exception as error:  # whatever is wrong with it, an older one may do
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            warnings.warn(f"{path} is damaged ({reason}): trying the one before", stacklevel=2)
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise ValueError(f"state.pt holds a {type(state).__name__}")
+    return state
+
+
+def _write_first(temporary: Path, state: dict[str, Any]) -> None:
+    _remove(temporary)
+    temporary.mkdir(parents=True)
+    with (temporary / "state.pt").open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _publish(temporary: Path, final: Path) -> None:
+    """Sum up what was written, then give it its name."""
+    files = sorted(path for path in temporary.rglob("*") if path.is_file())
+    lines = [f"{_sha256(path)}  {path.relative_to(temporary).as_posix()}" for path in files]
+    _write_synced(temporary / SUMS, "\n".join(lines) + "\n")
+    for inner in temporary.rglob("*"):
+        if inner.is_dir():
+            _sync(inner)
+    _sync(temporary)
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
+    pointer = final.with_name("latest.tmp")
+    _write_synced(pointer, final.name)
+    pointer.replace(final.with_name("latest"))
+    _sync(final.parent)
+
+
+def _purge(folder: Path, kept: int) -> None:
+    for old in _states(folder)[kept:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """Delete a file or a folder that may not be there, and a pointer half written beside it."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+    path.with_name("latest.tmp").unlink(missing_ok=True)
+
+
+def truncate_lines(path: Path, lines: int) -> None:
+    """Keep the first `lines` of a text file: what metrics.jsonl held when the resumed state was saved."""
+    if not path.exists():
+        return
+    kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
+    temporary = path.with_name(f"{path.name}.tmp")
+    _write_synced(temporary, "".join(kept))
+    temporary.replace(path)
+
+
+def _states(folder: Path) -> list[Path]:
+    """All state folders, newest first."""
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := re.fullmatch(r"step_(\d+)", path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    if os.name != "posix":  # Windows cannot open a folder
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explained(path: Path, error: BaseException) -> SaveError:
+    words = f"{_free_bytes(path)} bytes were free; older states are kept, the same command resumes"
+    return SaveError(f"could not write {path}: {_reason(error)}; {words}")
+
+
+def _reason(error: BaseException) -> str:
+    cause: BaseException | None = error
+    while cause is not None:  # torch raises its own error over that of the file
+        if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+            return "the disk is full"
+        if "No space left on device" in str(cause):  # in the words of safetensors
+            return "the disk is full"
+        cause = cause.__context__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free

@@ -1,0 +1,96 @@
+"""What a run must remember between two updates, as the file of a state holds it and as the live run does.
+
+Whole tensors go into `state.pt`. Where the backbone is cut into shards, tuned tensors, their average and the
+optimiser's moments go through torch's distributed checkpoint, every process writing its shards; they can be read by any
+number of processes, and by a run without shards.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+
+import vision_peft as vp
+from vision_peft.distributed.processes import together
+from vision_peft.distributed.parallel import laid_out, load_tuned
+from vision_peft.runs.safe_dcp_reader import ShardReader
+
+SHARDS = "shards"  # the folder of distributed tensors inside that of a state
+
+
+@dataclass
+class Live:
+    """The tensors of a run that change with every update."""
+
+    model: nn.Module
+    tuned: Mapping[str, Tensor]  # views of what the model trains
+    average: dict[str, Tensor] | None
+    optimizer: torch.optim.Optimizer
+
+    def packed(self) -> dict[str, Any]:
+        """All of them, whole; for a model without shards."""
+        return {"tuned": dict(self.tuned), "average": self.average, "moments": self._moments()}
+
+    def packed_in_shards(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What every process knows of them, and the tensors by name, cut as they are."""
+        moments = self._moments()
+        tensors = {name: value for name, value in moments.items() if isinstance(value, Tensor)}
+        known = {
+            "rest": {name: value for name, value in moments.items() if name not in tensors},
+            "sizes": {name: list(value.shape) for name, value in tensors.items()},
+        }
+        return known, {**_under("moments", tensors), **_under("tuned", self.tuned), **_under("average", self.average)}
+
+    def restore(self, state: Mapping[str, Any], folder: Path) -> None:
+        """Take over what `state`, read from `folder`, holds, however either is cut."""
+        if "sharded" in state:
+            tuned, average, moments = self._from_shards(state["sharded"], folder)
+        else:
+            tuned, average, moments = state["tuned"], state["average"], state["moments"]
+        load_tuned(self.model, tuned)
+        for name, tensor in (self.average or {}).items():
+            tensor.copy_(laid_out(average[name], tensor))
+        of_name = dict(vp.tuned_parameters(self.model))
+        entries: dict[str, dict[str, Any]] = {}
+        for path, value in moments.items():
+            name, _, key = path.rpartition("/")
+            if name not in of_name:
+                raise ValueError(f"{folder} keeps {path}: this run trains no {name}")
+            cut = isinstance(value, Tensor) and value.shape == of_name[name].shape
+            entries.setdefault(name, {})[key] = laid_out(value, of_name[name]) if cut else value
+        groups = self.optimizer.state_dict()["param_groups"]  # rates and the like follow from the config
+        by_index = {index: entries[name] for index, name in self._names().items() if name in entries}
+        self.optimizer.load_state_dict({"state": by_index, "param_groups": groups})
+
+    def _from_shards(self, known: Mapping[str, Any], folder: Path) -> tuple[dict[str, Any], ...]:
+        of_name = dict(vp.tuned_parameters(self.model))
+        moments: dict[str, Any] = {}
+        for path, size in known["sizes"].items():
+            like = of_name.get(path.rpartition("/")[0])
+            if like is None or size not in ([], list(like.shape)):
+                raise ValueError(f"{folder} keeps {path} of size {size}: the optimiser of this run has no such thing")
+            moments[path] = torch.zeros_like(like.detach()) if list(like.shape) == size else torch.zeros(())
+        tuned = {name: tensor.clone() for name, tensor in self.tuned.items()}
+        average = {name: tensor.clone() for name, tensor in (self.average or {}).items()}
+        wanted = {**_under("moments", moments), **_under("tuned", tuned), **_under("average", average)}
+        dcp.load(wanted, storage_reader=ShardReader(folder / SHARDS), no_dist=not together())
+        return tuned, average, {**known["rest"], **moments}
+
+    def _moments(self) -> dict[str, Any]:
+        """The optimiser's state by name of the parameter and of the moment."""
+        names, entries = self._names(), self.optimizer.state_dict()["state"]
+        return {f"{names[index]}/{key}": value for index, values in entries.items() for key, value in values.items()}
+
+    def _names(self) -> dict[int, str]:
+        """Name of each parameter by its number in the optimiser's state."""
+        of_parameter = {id(parameter): name for name, parameter in vp.tuned_parameters(self.model)}
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return {index: of_parameter[id(parameter)] for index, parameter in enumerate(parameters)}
+
+
+def _under(folder: str, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    return {f"{folder}/{name}": tensor for name, tensor in (tensors or {}).items()}

@@ -1,0 +1,102 @@
+"""Features of a frozen backbone, computed once where only the head learns: all epochs then cost one forward pass."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import vision_peft as vp
+from vision_peft.config.parse import Config
+from vision_peft.data import ImageDataset
+from vision_peft.data.decoding.video_dataset import VideoFiles
+from vision_peft.distributed.device import Compute
+from vision_peft.distributed.processes import of_all_processes
+from vision_peft.training.evaluate import loader_for
+from vision_peft.tuning.graft import Graft, depth, graft, prune
+
+
+class Features(ImageDataset):
+    """The features (N D) of a dataset's images in place of the images."""
+
+    in_memory = True
+
+    def __init__(self, dataset: ImageDataset, features: Tensor) -> None:
+        super().__init__(dataset.classes, dataset.labels)
+        self.whole, self.tensors = dataset, features
+
+    def image(self, index: int) -> Image.Image:
+        return self.whole.image(index)
+
+    def path(self, index: int) -> str:
+        return self.whole.path(index)
+
+
+class OnFeatures(Graft):
+    """A timm model that is given features (B D), as they enter its head, and answers with logits (B classes)."""
+
+    get_classifier: Any
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.get_classifier()(features)
+
+
+def same_every_epoch(config: Config, model: Any) -> bool:
+    """Whether the head is all that learns and an image always gives it the same features."""
+    recipe = config.recipe
+    random = recipe.augment != "none" or recipe.random_erasing or recipe.mixup or recipe.cutmix
+    one_head = isinstance(model.get_classifier(), nn.Module)  # a distilled model has two
+    return one_head and not random and recipe.frozen == "eval" and vp.count_parameters(model).trained == 0
+
+
+@contextlib.contextmanager
+def on_features(
+    model: nn.Module, train_set: ImageDataset, watched: ImageDataset | None, config: Config, compute: Compute
+) -> Iterator[tuple[ImageDataset, ImageDataset | None, str]]:
+    """Inside, `model` takes features, those of the two sets, which are handed out, where `same_every_epoch`.
+
+    Else, and with videos, whose clips come from random places, and where an image cannot be decoded, the sets are
+    handed out as they are. The last value says in words what was done, nothing where there was nothing to decide.
+    """
+    unfit = isinstance(train_set, VideoFiles) or compute.sharded  # in shards every forward pass is everybody's
+    if not config.reuse_features or unfit or not same_every_epoch(config, model):
+        yield train_set, watched, ""
+        return
+    started = time.perf_counter()
+    sets = [images for images in (train_set, watched) if images is not None]
+    found = [_features_of(model, images, config, compute) for images in sets]
+    tensors = [features.tensors for features in found if features is not None and features.tensors is not None]
+    if len(tensors) < len(sets):
+        yield train_set, watched, "features are computed in every epoch: an image cannot be decoded"
+        return
+    megabytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6
+    layers = depth(model)
+    graft(model, OnFeatures)
+    try:
+        yield (
+            found[0] or train_set,
+            found[1] if len(found) > 1 else None,
+            f"only the head learns: the features of {sum(map(len, tensors)):,} images were computed once, "
+            f"{megabytes:.1f} MB in {time.perf_counter() - started:.1f} s",
+        )
+    finally:
+        prune(model, keep=layers)
+
+
+@torch.no_grad()
+def _features_of(model: Any, images: ImageDataset, config: Config, compute: Compute) -> Features | None:
+    """None where an image cannot be decoded: the loop knows what becomes of it."""
+    model.eval()
+    batches = loader_for(images, compute, config.workers, bad="wrong")
+    found: dict[int, Tensor] = {}
+    for batch, _, indices in batches:
+        with compute.autocast():
+            tokens = model.forward_features(batch.to(compute.device, non_blocking=True))
+            features = model.forward_head(tokens, pre_logits=True).float().cpu()
+        found |= dict(zip(indices.tolist(), features, strict=True))
+    if len(found := {k: v for share in of_all_processes(found) for k, v in share.items()}) < len(images):
+        return None
+    return Features(images, torch.stack([found[index] for index in range(len(images))]))

@@ -1,0 +1,245 @@
+"""A search on val: every point of the config's `grid` is trained as a trial that never opens test.
+
+A trial is a run like any other, with protocol=val_select and read_test=false: it has a folder and a result.json of its
+own, is found again when it is finished and resumes where it was interrupted. Best: the highest val top-1, at a tie the
+lower val loss, then the earlier.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vision_peft.config.command_line import command_of, with_values
+from vision_peft.config.parse import METHOD_KEYS, Config, ConfigError, did_you_mean, flatten, parse_config, to_dict
+from vision_peft.config.parse import run_folder as folder_of
+from vision_peft.distributed.device import choose_compute
+from vision_peft.distributed.processes import by_main, join, main_first, say, together
+from vision_peft.results.row import Row, write_row
+from vision_peft.results.table import format_rows
+from vision_peft.runs.run_folder import RESULT, finished_row
+from vision_peft.training.build import create_model, input_settings, load_splits, tune
+from vision_peft.training.report import make_row
+from vision_peft.training.step import Timing
+from vision_peft.training.suite import check_suite, tasks_of
+from vision_peft.training.train import train
+
+SEARCHED = ("backbone", *METHOD_KEYS, "recipe")  # a seed, a task or a protocol is nothing to choose by accuracy
+DIVERGED = "diverged"  # key of a trial's result.json that holds why it has no accuracy
+Values = dict[str, Any]  # of a point of the grid, by dotted key
+Search = Callable[[Config, Callable[[Values], str]], list["Trial"]]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of a search and the row of its run, in which test was not read."""
+
+    values: Values
+    row: Row
+
+    @property
+    def val_loss(self) -> float:
+        """Loss on val at the chosen epoch; infinite where the trial diverged."""
+        losses = [entry["val_loss"] for entry in self.row.curve if entry.get("val_top1") == self.row.val_top1]
+        return min((loss for loss in losses if loss is not None and math.isfinite(loss)), default=math.inf)
+
+    @property
+    def diverged(self) -> str | None:
+        """Why there is no accuracy, None where there is one."""
+        return self.row.extra.get(DIVERGED)
+
+
+def grid_of(config: Config) -> dict[str, list[Any]]:
+    """Values to try by dotted key, `recipe.lr: [...]`; of a key that is there twice the later, and none where null.
+
+    Raises:
+        ConfigError: no grid, unknown keys, keys that are not the search's to choose, values that are no lists; all.
+    """
+    grid = {key: values for key, values in flatten(config.grid).items() if values is not None}
+    if not grid:
+        example = "give grid.recipe.lr=[1e-3,1e-2], or an experiment that has a grid (tools/train.py --help)"
+        raise ConfigError([f"there is nothing to search, the grid is empty: {example}"])
+    known = [key for key in flatten(to_dict(config)) if key.split(".")[0] in SEARCHED and not key.endswith(".name")]
+    problems = []
+    for key, values in grid.items():
+        if key not in known:
+            hint = did_you_mean(key, known) or f"; a search chooses keys of {', '.join(SEARCHED[:2])} and recipe"
+            problems.append(f"grid.{key}: there is nothing of that name to search{hint}")
+        elif not isinstance(values, list | tuple) or not values:
+            problems.append(f"grid.{key} must be a list of values such as [1,10], got {values!r}")
+    if problems:
+        raise ConfigError(problems)
+    return {key: list(values) for key, values in grid.items()}
+
+
+def points(config: Config) -> list[Values]:
+    """Every combination of the grid, the last key fastest; ConfigError lists the values that are refused."""
+    grid = grid_of(config)
+    found = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    problems: dict[str, None] = {}
+    for values in found:
+        try:
+            trial_config(config, values)
+        except ConfigError as error:
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise ConfigError(list(problems))
+    return found
+
+
+def changed(config: Config, values: Mapping[str, Any], **settings: Any) -> Config:
+    """`config` with `values` by dotted key and `settings` above the groups; ConfigError where they are refused."""
+    raw = to_dict(config) | {"grid": {}} | settings
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        section = raw
+        for each in sections:
+            section = section[each]
+        section[name] = value
+    return parse_config(raw)
+
+
+def trial_config(config: Config, values: Mapping[str, Any]) -> Config:
+    """The config of a trial: trained on train, compared on val, without test."""
+    return changed(config, values, protocol="val_select", read_test=False)
+
+
+def run_trial(config: Config, values: Values, command: str = "") -> Trial:
+    """Train one point, resume it or find it finished; one that diverges leaves a row that says so."""
+    trial = trial_config(config, values)
+    folder = folder_of(trial)
+    row = by_main(lambda: finished_row(trial, folder))
+    if row is not None:
+        say(f"finished before: {folder}")
+        return Trial(values, row)
+    try:
+        return Trial(values, train(trial, command))
+    except FloatingPointError as error:
+        why = str(error)
+        say(f"diverged: {why}")
+        return Trial(values, by_main(lambda: _write_diverged(trial, folder, why, command)))
+
+
+def search_grid(config: Config, command: Callable[[Values], str] = lambda values: "") -> list[Trial]:
+    """A trial of every point of the grid, in its order."""
+    found = points(config)
+    trials = []
+    for place, values in enumerate(found, start=1):
+        say(f"\n[{place}/{len(found)}] {words(values)}")
+        trials.append(run_trial(config, values, command(values)))
+    return trials
+
+
+def ranked(trials: Sequence[Trial]) -> list[Trial]:
+    """The best trial first, those that diverged last."""
+    return sorted(trials, key=lambda trial: (trial.diverged is not None, -(trial.row.val_top1 or 0.0), trial.val_loss))
+
+
+def format_trials(trials: Sequence[Trial]) -> str:
+    """Table of the trials, the best first."""
+    keys = list(trials[0].values)
+    lines = [["val top-1 %", "val loss", *keys]]
+    for trial in ranked(trials):
+        figures = ["-", "-"] if trial.row.val_top1 is None else [f"{trial.row.val_top1:.2f}", f"{trial.val_loss:.4f}"]
+        lines.append([*figures, *(str(trial.values[key]) for key in keys), trial.diverged or ""])
+    widths = [max(len(line[place]) for line in lines) for place in range(len(keys) + 2)]
+    return "\n".join("  ".join([*map(str.rjust, line, widths), *line[len(widths) :]]).rstrip() for line in lines)
+
+
+def words(values: Mapping[str, Any]) -> str:
+    """Values as they are typed."""
+    return " ".join(with_values([], values))
+
+
+def tune_and_test(
+    config: Config,
+    overrides: list[str],
+    search: Search = search_grid,
+    final: bool = False,
+    seeds: Sequence[int] = (),
+) -> list[Row]:
+    """Search, print the trials and the command that reads test with the best one, and run it with `final`.
+
+    Args:
+        config: what `overrides` compose to; its protocol is that of the command. Where `data.task` stands for several
+            tasks each has a search of its own.
+        overrides: as they were typed, for the commands.
+        search: `search_grid`, or another way to choose the points.
+        final: train the best setting by the config's protocol and read test, once for each seed.
+        seeds: of the command; none: the config's.
+
+    Returns:
+        The rows of the final runs.
+
+    Raises:
+        ConfigError: a grid that cannot be searched, before the first trial.
+        ValueError: every trial diverged; or what the data refuses.
+    """
+    first, tasks = points(config)[0], tasks_of(config)
+    if config.dry_run:
+        train(trial_config(changed(config, {"data.task": tasks[0]} if tasks else {}), first))
+        return []
+    before = changed(config, first, read_test=True) if final else trial_config(config, first)
+    join(choose_compute(config.device, config.precision, config.distributed.strategy), config.distributed.timeout_s)
+    with main_first():
+        if tasks:
+            check_suite(before, tasks)
+        else:
+            load_splits(before)
+    rows: list[Row] = []
+    for task in tasks or [None]:
+        values = {} if task is None else {"data.task": task}
+        if task is not None:
+            say(f"\n== data.task={task}")
+        rows += _one_search(
+            changed(config, values, grid=config.grid), with_values(overrides, values), search, final, seeds
+        )
+    if rows:
+        say(f"\n{format_rows(rows, mean_over_seeds=True)}")
+    return rows
+
+
+def _one_search(config: Config, overrides: list[str], search: Search, final: bool, seeds: Sequence[int]) -> list[Row]:
+    typed = [text for text in overrides if text.lstrip("+").partition("=")[0].split(".")[0] != "grid"]
+    trial_settings = {"protocol": "val_select", "read_test": False}
+    trials = search(config, lambda values: command_of(with_values(typed, values | trial_settings)))
+    say(f"\n{format_trials(trials)}")
+    best = ranked(trials)[0]
+    if best.row.val_top1 is None:
+        raise ValueError(f"all {len(trials)} trials diverged: try lower values of recipe.lr")
+    chosen = with_values([text for text in typed if not text.startswith("read_test=")], best.values)
+    say(f"\nval chose {words(best.values)} ({best.row.val_top1:.2f} % on val); the command that reads test with it:")
+    if len(seeds) > 1 and together():  # -m is for one process
+        for seed in seeds:
+            say(f"  {command_of(with_values(chosen, {'seed': seed}))}")
+    elif len(seeds) > 1:
+        several = [*(text for text in chosen if not text.startswith("seed=")), f"seed={','.join(map(str, seeds))}"]
+        say(f"  {command_of(several, flags=['-m'])}")
+    else:
+        say(f"  {command_of(with_values(chosen, {'seed': seeds[0]} if seeds else {}))}")
+    if not final:
+        return []
+    rows = []
+    for seed in seeds or [config.seed]:
+        one = changed(config, best.values, seed=seed, read_test=True)
+        rows.append(train(one, command_of(with_values(chosen, {"seed": seed}))))
+    return rows
+
+
+def _write_diverged(config: Config, folder: Path, why: str, command: str) -> Row:
+    row = dataclasses.replace(_bare_row(config, command), extra={DIVERGED: why})
+    write_row(folder / RESULT, row)
+    return row
+
+
+def _bare_row(config: Config, command: str) -> Row:
+    """The row of a run of which nothing is known but what was to be trained."""
+    compute, splits = choose_compute(config.device, config.precision), load_splits(config)
+    model = create_model(config.backbone, config.seed, config.recipe.drop_path)
+    settings = input_settings(model, config.recipe)
+    model = tune(model, config, splits["train"], compute.device)
+    nothing = None, None, [], 0.0, Timing()
+    return make_row(config, model, splits, *nothing, folder_of(config), settings, compute, command)

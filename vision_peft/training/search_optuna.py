@@ -1,0 +1,111 @@
+"""A search that samples: Optuna's TPE draws trials from the ranges that the grid spans."""
+
+import contextlib
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vision_peft.config.parse import Config, flatten, identity, task_name
+from vision_peft.distributed.processes import by_main, say
+from vision_peft.training.search import Trial, Values, changed, grid_of, run_trial, words
+
+FILE = "search.sqlite3"  # in output_dir: what was sampled so far, of all searches there
+
+
+def search_sampled(config: Config, number: int, command: Callable[[Values], str] = lambda values: "") -> list[Trial]:
+    """`number` trials from the ranges of the grid; those of an earlier call with the same config count.
+
+    Numbers are sampled between the lowest and the highest of their list, on a logarithmic scale if all are above 0,
+    anything else is taken from the list. A trial that diverges counts as 0 %. The process of rank 0 samples for all.
+
+    Raises:
+        ImportError: Optuna is not installed.
+    """
+    optuna, grid = _optuna(), grid_of(config)
+    states = optuna.trial.TrialState
+    studies: list[Any] = []  # the one study, in the main process
+    open_trials: list[Any] = []
+    by_main(lambda: studies.append(_opened(optuna, config, grid)))
+
+    def ask(number: int) -> Values:
+        # Seeded anew for every trial, so that what is sampled depends on the trials before and not on interruptions.
+        studies[0].sampler = optuna.samplers.TPESampler(seed=config.seed + number)
+        open_trials.append(studies[0].ask())
+        for key, options in grid.items():
+            _suggest(open_trials[-1], key, options)
+        return _values(open_trials[-1].params, grid)
+
+    def tell(top1: float) -> None:
+        studies[0].tell(open_trials[-1], top1)
+
+    kept = changed(config, {}, overwrite=False)
+    done = by_main(lambda: [trial.params for trial in studies[0].get_trials(states=(states.COMPLETE,))[:number]])
+    trials = []
+    while len(trials) < number:
+        earlier = len(trials) < len(done)
+        values = _values(done[len(trials)], grid) if earlier else by_main(functools.partial(ask, len(trials)))
+        say(f"\n[{len(trials) + 1}/{number}] {words(values)}")
+        trials.append(run_trial(kept if earlier else config, values, command(values)))
+        if not earlier:
+            by_main(functools.partial(tell, trials[-1].row.val_top1 or 0.0))
+    return trials
+
+
+def _opened(optuna: Any, config: Config, grid: Mapping[str, list[Any]]) -> Any:
+    """The study of this search; a trial that was interrupted is the next one."""
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    where = {"study_name": _study_name(config, grid), "storage": f"sqlite:///{folder.absolute() / FILE}"}
+    if config.overwrite:
+        with contextlib.suppress(KeyError):
+            optuna.delete_study(**where)
+    study = optuna.create_study(**where, direction="maximize", load_if_exists=True)
+    states = optuna.trial.TrialState
+    for interrupted in study.get_trials(states=(states.RUNNING,)):
+        study.enqueue_trial(interrupted.params)  # its run resumes
+        study.tell(interrupted.number, state=states.FAIL)
+    return study
+
+
+def _optuna() -> Any:
+    try:
+        import optuna  # pyright: ignore[reportMissingImports]  # an extra
+    except ImportError:
+        raise ImportError("--optuna needs Optuna, which is not installed: pip install 'vision_peft[sweep]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _study_name(config: Config, grid: Mapping[str, list[Any]]) -> str:
+    """The same for the same search, whatever its protocol and the values that the search replaces."""
+    fixed = {key: value for key, value in flatten(identity(config)).items() if key not in (*grid, "protocol")}
+    digest = hashlib.sha256(json.dumps([fixed, grid], sort_keys=True).encode()).hexdigest()[:8]
+    return "-".join(filter(None, (config.data.name, task_name(config.data), digest)))
+
+
+def _is_range(options: list[Any]) -> bool:
+    return len(options) > 1 and all(type(option) in (int, float) for option in options)
+
+
+def _suggest(asked: Any, key: str, options: list[Any]) -> None:
+    if not _is_range(options):
+        asked.suggest_categorical(key, list(range(len(options))))
+        return
+    lowest, highest = min(options), max(options)
+    suggest = asked.suggest_int if all(type(option) is int for option in options) else asked.suggest_float
+    suggest(key, lowest, highest, log=lowest > 0)
+
+
+def _values(parameters: Mapping[str, Any], grid: Mapping[str, list[Any]]) -> Values:
+    """What Optuna drew as values of a config: three digits of a float, the option for its place in the list."""
+    values: Values = {}
+    for key, options in grid.items():
+        drawn = parameters[key]
+        if not _is_range(options):
+            values[key] = options[drawn]
+        else:
+            values[key] = float(f"{drawn:.3g}") if isinstance(drawn, float) else drawn
+    return values

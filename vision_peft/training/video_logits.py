@@ -1,0 +1,58 @@
+"""The views of a video put together: its logits are the mean over them, whichever process saw which."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from vision_peft.distributed.processes import of_all_processes
+
+
+class VideoLogits:
+    """Logits of videos from those of their views.
+
+    Sums are in float64: a few dozen numbers of float32 add up there without rounding, so that neither the order of the
+    views nor the number of processes moves a mean. The mean is of the logits, not of probabilities, as AdaptFormer's
+    and VideoMAE's multi-view tests take it.
+
+    Args:
+        video_of: index of a view in its dataset -> number of its video.
+    """
+
+    def __init__(self, video_of: Callable[[int], int]) -> None:
+        self.video_of = video_of
+        self.sums: dict[int, Tensor] = {}  # by video: classes, float64
+        self.views: dict[int, int] = {}  # by video, how many are in the sum
+        self.labels: dict[int, int] = {}
+        self.unreadable: dict[int, int] = {}  # labels of the videos of which a view could not be read
+
+    def add(self, logits: Tensor, labels: Tensor, indices: Tensor) -> None:
+        """Take in views: logits B classes, labels B, indices B, all on the CPU."""
+        for own, label, index in zip(logits.double(), labels.tolist(), indices.tolist(), strict=True):
+            self._add(self.video_of(index), own, 1, label)
+
+    def lose(self, indices: Iterable[int], labels: Iterable[int]) -> None:
+        """Note views that could not be read: their videos get no logits, whatever became of the other views."""
+        self.unreadable |= {self.video_of(index): label for index, label in zip(indices, labels, strict=True)}
+
+    def gathered(self) -> "VideoLogits":
+        """Those of all processes together; every process gets the same."""
+        whole = VideoLogits(self.video_of)
+        for sums, views, labels, unreadable in of_all_processes((self.sums, self.views, self.labels, self.unreadable)):
+            for video, own in sums.items():
+                whole._add(video, own, views[video], labels[video])
+            whole.unreadable |= unreadable
+        return whole
+
+    def means(self) -> tuple[list[int], Tensor, Tensor]:
+        """Numbers, mean logits (videos x classes, fp32) and labels of the readable videos, in order."""
+        videos = sorted(self.sums.keys() - self.unreadable.keys())
+        if not videos:
+            return [], torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
+        logits = torch.stack([self.sums[video] / self.views[video] for video in videos]).float()
+        return videos, logits, torch.tensor([self.labels[video] for video in videos])
+
+    def _add(self, video: int, logits: Tensor, views: int, label: int) -> None:
+        self.sums[video] = self.sums[video] + logits if video in self.sums else logits
+        self.views[video] = self.views.get(video, 0) + views
+        self.labels[video] = label
