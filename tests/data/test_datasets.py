@@ -16,7 +16,7 @@ def test_the_families_are_found_by_reading_the_folder() -> None:
     assert {"digits", "folder", "vtab1k"} <= set(DATASETS)
     for name, family in DATASETS.items():
         assert issubclass(family, DataConfig)
-        assert family.__module__ == f"vision_peft.data.{name}"
+        assert family.__module__ == f"vision_peft.data.datasets.{name}"
 
 
 @pytest.mark.parametrize("name", FAMILIES)
