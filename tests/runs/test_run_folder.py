@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from vision_peft.config.parse import Config, run_folder
 from vision_peft.training import step as learner_module
 from vision_peft.training import train as train_module
-from vision_peft.config.parse import Config, run_folder
 from vision_peft.training.train import train
 
 Tiny = Callable[..., Config]

@@ -15,14 +15,14 @@ import yaml
 from omegaconf import OmegaConf
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from vision_peft.config.parse import NOT_PART_OF_A_RUN, Config, ConfigError, flatten, identity, parse_config, to_dict
 from vision_peft.data import ImageDecodeError
 from vision_peft.data.loading.bad_files import BadFiles
+from vision_peft.distributed.processes import of_all_processes
 from vision_peft.results.row import Row, read_row
 from vision_peft.results.table import format_seconds
-from vision_peft.runs.checkpoint import save_errors, truncate_lines
-from vision_peft.config.parse import NOT_PART_OF_A_RUN, Config, ConfigError, flatten, identity, parse_config, to_dict
-from vision_peft.distributed.processes import of_all_processes
 from vision_peft.runs.append_log import Journal
+from vision_peft.runs.checkpoint import save_errors, truncate_lines
 
 try:
     import fcntl

@@ -15,8 +15,8 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 
 import vision_peft as vp
-from vision_peft.distributed.processes import together
 from vision_peft.distributed.parallel import laid_out, load_tuned
+from vision_peft.distributed.processes import together
 from vision_peft.runs.safe_dcp_reader import ShardReader
 
 SHARDS = "shards"  # the folder of distributed tensors inside that of a state
