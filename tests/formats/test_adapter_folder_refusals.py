@@ -122,7 +122,7 @@ def test_tensors_of_another_method_are_listed(folder):
 
 def test_an_unknown_method_gets_a_suggestion(folder):
     change_info(folder, lambda info: info["methods"][0].update(name="lorra"))
-    refused(folder, "unknown method 'lorra'; did you mean lora")
+    refused(folder, r"unknown method 'lorra' \(did you mean lora\?\)")
 
 
 def test_an_unknown_field_is_named_with_the_known_ones(folder):

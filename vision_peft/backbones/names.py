@@ -1,8 +1,8 @@
 """Which backbone names are accepted: timm's ``<architecture>`` or ``<architecture>.<tag>`` and the offline weights."""
 
-import difflib
-
 import timm
+
+from vision_peft.suggest import did_you_mean
 
 PYPI_NAME = "dinov2_small_pypi"
 PYPI_ARCHITECTURE = "vit_small_patch14_dinov2"
@@ -28,7 +28,7 @@ def check_name(name: str) -> None:
     else:
         known = [PYPI_NAME, *timm.list_models(), *timm.list_models(include_tags=True)]
         raise ValueError(
-            f"Unknown backbone {name!r}.{_did_you_mean(name, known)} Wanted a timm name such as "
+            f"Unknown backbone {name!r}{did_you_mean(name, known, count=3)}. Wanted a timm name such as "
             f"vit_base_patch16_224.augreg_in21k (all: timm.list_models('*vit*', include_tags=True)) or {PYPI_NAME}."
         )
 
@@ -50,7 +50,7 @@ def _check_tag(architecture: str, tag: str) -> None:
     tags = [full.partition(".")[2] for full in timm.list_models(f"{architecture}.*", include_tags=True)]
     if tag and tag not in tags:
         known = ", ".join(sorted(filter(None, tags))) or "none"
-        raise ValueError(f"{architecture} has no tag {tag!r}.{_did_you_mean(tag, tags)} Its tags: {known}.")
+        raise ValueError(f"{architecture} has no tag {tag!r}{did_you_mean(tag, tags, count=3)}. Its tags: {known}.")
 
 
 def _check_alias(alias: str) -> None:
@@ -63,8 +63,3 @@ def _check_alias(alias: str) -> None:
             f"{alias} is ambiguous: timm now maps this old name to one set of weights, older papers used another. "
             f"Name the one you want: {' or '.join(meanings)}."
         )
-
-
-def _did_you_mean(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, dict.fromkeys(known), n=3, cutoff=0.6)
-    return f" Did you mean {', '.join(close)}?" if close else ""

@@ -26,9 +26,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vision_peft.config.help import help_text
 from vision_peft.config.hydra_safety import check_flags, check_hydra_keys
-from vision_peft.config.parse import GROUPS, METHOD_KEYS, Config, ConfigError, did_you_mean, parse_config
+from vision_peft.config.parse import GROUPS, METHOD_KEYS, Config, ConfigError, parse_config
 from vision_peft.distributed.processes import LostProcess
 from vision_peft.distributed.stopping import Interrupted
+from vision_peft.suggest import did_you_mean
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 USER_ERROR = 2  # exit code where there is something for the user to mend

@@ -1,6 +1,5 @@
 """From a composed config, a nest of plain dicts, to one checked `Config`, with every error found at once."""
 
-import difflib
 import hashlib
 import json
 import re
@@ -17,6 +16,7 @@ from vision_peft.config.schema import BackboneConfig, Distributed, Recipe, Setti
 from vision_peft.data import DATASETS, DataConfig
 from vision_peft.data.transforms.clips import CLIP_AUGMENTS
 from vision_peft.data.transforms.images import AUGMENTS
+from vision_peft.suggest import did_you_mean, find_closest
 from vision_peft.tuning.method import Method
 
 METHOD_KEYS = ("method", "method_2", "method_3", "method_4")
@@ -202,12 +202,6 @@ def flatten(raw: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def did_you_mean(name: str, options: list[str]) -> str:
-    """ " (did you mean x?)" for a close option, else nothing."""
-    close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
 def _part(key: str, section: dict[str, Any], choice: str | None, problems: list[str]) -> Any:
     if key == "backbone":
         return _build(BackboneConfig, section, "backbone.", problems)
@@ -252,7 +246,7 @@ def _build(cls: type, section: dict[str, Any], prefix: str, problems: list[str])
 
 
 def _unknown(key: Any, known: list[str], where: str, prefix: str = "") -> str:
-    close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+    close = find_closest(str(key), known, cutoff=0.5)
     hint = f"did you mean {prefix}{close[0]}?" if close else f"{where} has {', '.join(known)}"
     return f"unknown key {prefix}{key}: {hint}"
 

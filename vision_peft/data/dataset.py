@@ -1,6 +1,5 @@
 """What every dataset family shares: the config that a user fills in and the map-style dataset that it loads."""
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from typing import Any, ClassVar
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from vision_peft.suggest import did_you_mean
 
 SPLITS = ("train", "val", "trainval", "test")
 
@@ -87,8 +88,7 @@ class UnknownTask(ValueError):
 def unknown(what: str, got: str, choices: Iterable[str]) -> ValueError:
     """Error for a name that is none of `choices`, with the nearest one as a suggestion."""
     choices = list(choices)
-    near = difflib.get_close_matches(str(got), choices, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    hint = did_you_mean(str(got), choices)
     return ValueError(f"unknown {what} {got!r}{hint}: wanted one of {', '.join(choices)}")
 
 
@@ -108,10 +108,9 @@ def existing_root(root: str | None, family: str) -> Path:
     if folder.exists():
         raise NotADirectoryError(f"data.root={root} is a file; data={family} wants a folder")
     nearest = next(parent for parent in folder.parents if parent.is_dir())
-    siblings = sorted(path.name for path in nearest.iterdir())
-    near = difflib.get_close_matches(folder.relative_to(nearest).parts[0], siblings, n=1)
-    hint = f"; did you mean {nearest / near[0]}?" if near else ""
-    raise FileNotFoundError(f"data.root={root} is no folder: {nearest} exists, {folder} does not{hint}")
+    siblings = [path.name for path in nearest.iterdir()]
+    hint = did_you_mean(folder.relative_to(nearest).parts[0], siblings, prefix=f"{nearest}/")
+    raise FileNotFoundError(f"data.root={root} is not a folder: {nearest} exists, {folder} does not{hint}")
 
 
 def raise_problems(summary: str, problems: Sequence[str], shown: int = 20) -> None:

@@ -1,7 +1,6 @@
 """What an adapter folder tells about itself: its fields, how they are checked, and the checksum of its tensors."""
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from vision_peft.formats.input_record import input_problems
 from vision_peft.methods import METHODS
+from vision_peft.suggest import did_you_mean
 from vision_peft.tuning.method import Method
 
 MAX_TEXT = 16 * 2**20  # bytes of a description; ImageNet-21k's class names take one
@@ -148,9 +148,8 @@ def recorded_method(entry: Any, where: str) -> Method:
         raise ValueError(f'{where}: wanted methods as {{"name": ..., "fields": {{...}}}}, got {entry!r}')
     name, fields = entry["name"], entry["fields"]
     if name not in METHODS:
-        close = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"{where}: unknown method {name!r}{hint} This vision_peft has {', '.join(METHODS)}")
+        hint = did_you_mean(name, METHODS)
+        raise ValueError(f"{where}: unknown method {name!r}{hint}: this vision_peft has {', '.join(METHODS)}")
     known = {field.name for field in dataclasses.fields(METHODS[name])}
     if unknown := sorted(set(fields) - known):
         raise ValueError(f"{where}: {name} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")

@@ -1,6 +1,5 @@
 """The result row: everything a plot, a table or a report needs of one run, in one flat `result.json`."""
 
-import difflib
 import json
 import logging
 import math
@@ -10,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from vision_peft.suggest import did_you_mean, find_closest
 
 PROTOCOLS = ("val_select", "val_select_retrain", "last_epoch", "best_test")
 
@@ -188,8 +189,7 @@ def _search(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def _missing(path: Path) -> str:
     siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, siblings, n=1)
-    return f"{path} (did you mean {path.parent / close[0]}?)" if close else str(path)
+    return f"{path}{did_you_mean(path.name, siblings, prefix='' if path.parent == Path() else f'{path.parent}/')}"
 
 
 def _problems(data: dict[str, Any]) -> list[str]:
@@ -199,7 +199,7 @@ def _problems(data: dict[str, Any]) -> list[str]:
     for name, item in _FIELDS.items():
         if name not in data:
             if item.default is MISSING and item.default_factory is MISSING:
-                close = difflib.get_close_matches(name, unknown, n=1, cutoff=0.7)
+                close = find_closest(name, unknown, cutoff=0.7)
                 problems.append(f"{name} is missing" + (f" (is it the unknown key {close[0]}?)" if close else ""))
         elif not _fits(data[name], _HINTS[name]):
             got = "null" if data[name] is None else f"{type(data[name]).__name__} {str(data[name])[:40]}"

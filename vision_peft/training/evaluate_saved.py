@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 import vision_peft as vp
 from vision_peft.backbones import input_config
 from vision_peft.config.command_line import CONFIGS
-from vision_peft.config.parse import ConfigError, did_you_mean, parse_backbone, parse_data
+from vision_peft.config.parse import ConfigError, parse_backbone, parse_data
 from vision_peft.config.schema import Distributed
 from vision_peft.data import DataConfig
 from vision_peft.data.loading.bad_files import BadFiles
@@ -21,6 +21,7 @@ from vision_peft.distributed.device import choose_compute, set_matmul_precision
 from vision_peft.distributed.processes import join, main_first
 from vision_peft.formats import read_adapter_info
 from vision_peft.runs.run_folder import CONFIG, read_config
+from vision_peft.suggest import did_you_mean
 from vision_peft.training.build import check_items, create_model, set_evaluation
 from vision_peft.training.evaluate import Metrics, check_classes, evaluate, loader_for
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from vision_peft.config.command_line import command_of, with_values
-from vision_peft.config.parse import METHOD_KEYS, Config, ConfigError, did_you_mean, flatten, parse_config, to_dict
+from vision_peft.config.parse import METHOD_KEYS, Config, ConfigError, flatten, parse_config, to_dict
 from vision_peft.config.parse import run_folder as folder_of
 from vision_peft.distributed.device import choose_compute
 from vision_peft.distributed.processes import by_main, join, main_first, say, together
 from vision_peft.results.row import Row, write_row
 from vision_peft.results.table import format_rows
 from vision_peft.runs.run_folder import RESULT, finished_row
+from vision_peft.suggest import did_you_mean
 from vision_peft.training.build import create_model, input_settings, load_splits, tune
 from vision_peft.training.report import make_row
 from vision_peft.training.step import Timing

@@ -144,7 +144,7 @@ def test_bad_entries_are_reported_all_at_once(root: Path) -> None:
         "train.json: class 'waffles', image 14: wanted '<class>/<id>', got '/etc/passwd'",
         "train.json: class 'waffles', image 15: wanted '<class>/<id>', got 'waffles'",
         "train.json: class 'waffles', image 16: wanted '<class>/<id>', got 'waffles/a/b'",
-        "test.json: class 'waffels' is not among the 3 classes of train (did you mean 'waffles'?)",
+        "test.json: class 'waffels' is not among the 3 classes of train (did you mean waffles?)",
         "test.json: class 'beet_salad', image 2: image 'beet_salad/3' is listed already: ",
         "test.json: class 'apple_pie': wanted a list",
     ):

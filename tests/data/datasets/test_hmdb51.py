@@ -101,7 +101,7 @@ def test_all_problems_are_told_at_once_with_file_and_line(tmp_path: Path) -> Non
         "splits/wave_test_split1.txt:12: wanted '<video> <0, 1 or 2>', got 'clip_9_wave.avi 3'",
         "splits/wave_test_split1.txt:13: wanted '<path> <label>', got 'only_a_name.avi'",
         "splits/wave_test_split1.txt:14: wanted the name of a video, got '../kick/clip_0_kick.avi'",
-        "splits/weave_test_split1.txt: there is no folder videos/weave: unknown action 'weave' (did you mean 'wave'?): "
+        "splits/weave_test_split1.txt: there is no folder videos/weave: unknown action 'weave' (did you mean wave?): "
         "wanted one of jump, kick, wave",
         "videos/jump: no list jump_test_split1.txt names this action's videos",
         "splits/wave_test_split1.txt:1: video 'wave/clip_0_wave.avi' holds sound and no pictures",

@@ -94,7 +94,7 @@ def test_a_label_that_does_not_fit_the_first_one_is_reported(root: Path) -> None
     write(root, "test.txt", "images/a4.png ahs", "images/a5.png 0")
     assert problems(root, test="test.txt") == [
         "train.txt:3: label '1' is a number among class names; data.classes=FILE makes it a name",
-        "test.txt:1: class 'ahs' is not among the 3 classes of train.txt (did you mean 'ash'?)",
+        "test.txt:1: class 'ahs' is not among the 3 classes of train.txt (did you mean ash?)",
         "test.txt:2: label '0' is a number among class names; data.classes=FILE makes it a name",
     ]
     write(root, "train.txt", "images/a1.png 1", "images/a2.png oak", "images/a3.png -1", "images/a6.png 2.0")
@@ -178,7 +178,7 @@ def test_a_list_that_is_not_there_or_not_given_is_named(root: Path) -> None:
     write(root, "train.txt", "images/a1.png 0", "images/a2.png 1")
     with pytest.raises(ValueError, match=r"give data\.train=FILE"):
         load(root, "train", train=None)
-    near = r"data\.train=tarin\.txt: there is no file .*; did you mean .*/train\.txt\?"
+    near = r"data\.train=tarin\.txt: there is no file .* \(did you mean .*/train\.txt\?"
     with pytest.raises(FileNotFoundError, match=near):
         load(root, "train", train="tarin.txt")
     with pytest.raises(FileNotFoundError, match=r"data\.classes=names\.txt: there is no file"):

@@ -158,7 +158,7 @@ def test_an_unknown_task_lists_those_there_are(make_task: MakeTask) -> None:
     make_task("gravel")
     folder = make_task("pebbles")
     (folder.parent / "notes").mkdir()
-    with pytest.raises(ValueError, match=r"data\.task 'peble' \(did you mean 'pebbles'\?\): .* gravel, pebbles"):
+    with pytest.raises(ValueError, match=r"data\.task 'peble' \(did you mean pebbles\?\): .* gravel, pebbles"):
         load(folder, "train", task="peble")
     with pytest.raises(ValueError, match=r"needs data\.task; .* holds: gravel, pebbles"):
         VTAB1k(root=str(folder.parent)).load("train")

@@ -176,7 +176,7 @@ def test_what_is_no_video_is_one_error_with_path_backend_and_cause_in_one_line(t
 
 
 def test_an_unknown_or_missing_backend_is_named(monkeypatch: pytest.MonkeyPatch, clips: Path) -> None:
-    with pytest.raises(ValueError, match=r"unknown video decoder 'decrod' \(did you mean 'decord'\?\)"):
+    with pytest.raises(ValueError, match=r"unknown video decoder 'decrod' \(did you mean decord\?\)"):
         check_backend("decrod")
     missing = {"decord": "No module named 'decord'", "torchcodec": "none"}
     monkeypatch.setattr(video, "_why_not", missing.get)

@@ -171,7 +171,7 @@ def test_in_evaluation_a_bad_file_is_an_error_unless_it_shall_count_as_wrong(pho
     assert isinstance(error, ImageDecodeError)
     assert error.path == photos.paths[7]
     assert str(error).endswith("; mend the file, or count such images as wrong answers with bad_eval=wrong")
-    with pytest.raises(ValueError, match=r"unknown bad_eval 'wrng' \(did you mean 'wrong'\?\)"):
+    with pytest.raises(ValueError, match=r"unknown bad_eval 'wrng' \(did you mean wrong\?\)"):
         eval_loader(photos, 8, 0, bad="wrng")
 
 

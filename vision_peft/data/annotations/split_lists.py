@@ -1,7 +1,6 @@
 """The list files of one data set, of train and, where they are given, val and test, read and checked together."""
 
 import csv
-import difflib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from vision_peft.data.annotations.list_files import (
     warn_of_empty_classes,
 )
 from vision_peft.data.dataset import raise_problems
+from vision_peft.suggest import did_you_mean
 
 HEADER = ("path", "label")
 Items = list[tuple[str, int]]
@@ -77,8 +77,7 @@ def _file(root: Path, field: str, text: str) -> Path:
     if file.is_file():
         return file
     siblings = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []
-    near = difflib.get_close_matches(file.name, siblings, n=1)
-    hint = f"; did you mean {file.with_name(near[0])}?" if near else ""
+    hint = did_you_mean(file.name, siblings, prefix=f"{file.parent}/")
     raise FileNotFoundError(f"data.{field}={text}: there is no file {file}{hint}")
 
 
@@ -143,8 +142,7 @@ def _labels(
             return f"label {shown(name)} is a number among class names; data.classes=FILE makes it a name"
         if name in place:
             return place[name]
-        near = difflib.get_close_matches(name, classes, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = did_you_mean(name, classes)
         return f"class {shown(name)} is not among the {len(classes)} classes of {source}{hint}"
 
     return classes, find

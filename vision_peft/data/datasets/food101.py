@@ -6,7 +6,6 @@ https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101. The official archive
 `.txt` (`<class>/<id>` a line); the json is read where there is one. The training labels are noisy by intent.
 """
 
-import difflib
 import json
 import warnings
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from vision_peft.data.annotations.list_files import PathCheck, read_lines, shown
 from vision_peft.data.annotations.train_test import OfficialHalves
 from vision_peft.data.dataset import ImageDataset, check_split, existing_root, raise_problems
 from vision_peft.data.decoding.images import MAX_PIXELS, ImageFiles
+from vision_peft.suggest import did_you_mean
 
 BASE = "food-101"
 NUM_CLASSES = 101
@@ -139,8 +139,7 @@ def _check_entries(entries: list[_Entry], classes: list[str], problems: list[str
         elif group is not None and name != group:
             problems.append(f"{where}: image {shown(path)} is one of class {shown(name)}")
         elif name not in known:
-            near = difflib.get_close_matches(name, classes, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            hint = did_you_mean(name, classes)
             problems.append(f"{where}: class {shown(name)} is not among the {len(classes)} classes of train{hint}")
         elif first.setdefault(path, where) != where:
             problems.append(f"{where}: image {shown(path)} is listed already: {first[path]}")

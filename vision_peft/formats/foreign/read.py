@@ -1,7 +1,6 @@
 """Reading tuned models that other code saved, and building the timm model they describe."""
 
 import argparse
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from vision_peft.backbones.checkpoints import check_stored
 from vision_peft.formats.foreign import build_model
 from vision_peft.formats.foreign.tensors import State
+from vision_peft.suggest import did_you_mean
 from vision_peft.tuning.attach import attach, replace_head
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.state import load_tuned
@@ -183,9 +183,7 @@ def _module(what: str, name: str, having: str) -> Any:
     }
     known = {name: module for name, module in modules.items() if callable(vars(module).get(having))}
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f", did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown {what} {name!r}{hint} Known: {', '.join(sorted(known))}")
+        raise ValueError(f"unknown {what} {name!r}{did_you_mean(name, known)}: known are {', '.join(sorted(known))}")
     return known[name]
 
 
@@ -195,8 +193,7 @@ def _check_keywords(read: Any, source: str, keywords: Mapping[str, Any]) -> None
     problems = []
     for name in keywords:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
+            hint = did_you_mean(name, known)
             problems.append(f"{source} takes no keyword {name!r}{hint}: it takes {', '.join(known) or 'none'}")
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in keywords:
