@@ -11,8 +11,8 @@ from safetensors import safe_open
 from support.families import FAMILIES, images, randomise_tuned, tiny
 
 import vision_peft as vp
-from vision_peft.tuning.prefix_tokens import input_seat
-from vision_peft.tuning.samples import patch_tokens
+from vision_peft.tuning.embed_samples import patch_tokens
+from vision_peft.tuning.input_tokens import prompt_insertion_module
 
 D = 768
 FLAT = [family for family in FAMILIES if family != "swin"]
@@ -81,7 +81,7 @@ def test_baked_it_is_shallow_prompt_tuning_with_the_tokens_of_the_encoder(family
     randomise_tuned(model)
     x = images(model)
     expected = model(x)
-    seat: Any = input_seat(model)
+    seat: Any = prompt_insertion_module(model)
     shallow = vp.attach(tiny(family), vp.VPT(tokens=3, deep=False))
     own = {name: tensor for name, tensor in vp.tuned_state_dict(model).items() if "pseudo_tokens" not in name}
     (name,) = [name for name in vp.tuned_state_dict(shallow) if name.endswith(".prompts")]
@@ -99,7 +99,7 @@ def test_embeddings_can_start_from_patch_tokens_of_samples(family, encoder, tmp_
     batch = (images(model, batch=4), torch.tensor([0, 1, 2, 1]))
     tokens = patch_tokens(plain, batch[0][:3]).flatten(0, 1)  # one image a class
     vp.attach(model, vp.PTuning(tokens=3, init="patches", encoder=encoder), samples=[batch])
-    drawn: Any = input_seat(model).pseudo_tokens
+    drawn: Any = prompt_insertion_module(model).pseudo_tokens
     drawn = drawn if encoder == "none" else drawn.embedding.weight
     nearest = (drawn[:, None] - tokens).norm(dim=-1).min(1)
     torch.testing.assert_close(nearest.values, torch.zeros(3), rtol=0, atol=1e-4)
@@ -131,7 +131,7 @@ def test_presets_are_the_encoders_of_the_two_released_codes():
 
 def test_the_embeddings_start_from_the_normal_distribution_of_torch():
     torch.manual_seed(0)
-    encoder: Any = input_seat(vp.attach(tiny("vit"), vp.PTuning(tokens=400))).pseudo_tokens
+    encoder: Any = prompt_insertion_module(vp.attach(tiny("vit"), vp.PTuning(tokens=400))).pseudo_tokens
     assert abs(encoder.embedding.weight.std().item() - 1) < 0.03
     assert encoder.lstm.dropout == 0
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import vision_peft as vp
 from vision_peft.backbones import create_backbone
 from vision_peft.tuning.graft import grafts
-from vision_peft.tuning.prefix_tokens import input_seat
+from vision_peft.tuning.input_tokens import prompt_insertion_module
 
 FLAT = [family for family in FAMILIES if family != "swin"]
 PATCHES = {  # of three tokens, by number of patches
@@ -66,7 +66,7 @@ def one_image(model: Any) -> Tensor:
 
 def set_tokens(model: Any, tokens: Tensor) -> None:
     with torch.no_grad():
-        input_seat(model).pseudo_tokens.copy_(tokens)  # pyright: ignore[reportCallIssue]
+        prompt_insertion_module(model).pseudo_tokens.copy_(tokens)  # pyright: ignore[reportCallIssue]
 
 
 def attended_twice(model: Any, patches: list[int]) -> None:
@@ -227,7 +227,7 @@ def test_the_content_of_patches_can_be_what_they_start_from(family):
     seen: list[Tensor] = []
     plain.patch_embed.norm.register_forward_hook(lambda module, args, y: seen.append(y.flatten(0, -2)))
     plain(x)
-    drawn: Any = input_seat(model).pseudo_tokens
+    drawn: Any = prompt_insertion_module(model).pseudo_tokens
     nearest = (drawn[:, None] - seen[0]).norm(dim=-1).min(1)
     torch.testing.assert_close(nearest.values, torch.zeros(2), rtol=0, atol=1e-4)
     assert len(set(nearest.indices.tolist())) == 2

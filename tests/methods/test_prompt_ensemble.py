@@ -11,7 +11,7 @@ from support.families import four_sizes, images, randomise_tuned, tiny
 
 import vision_peft as vp
 from vision_peft.methods.prompt_tuning import Vote
-from vision_peft.tuning.prefix_tokens import input_seat
+from vision_peft.tuning.input_tokens import prompt_insertion_module
 from vision_peft.tuning.timm_blocks import frames_in_batch
 
 
@@ -82,7 +82,7 @@ def test_every_prompt_of_an_ensemble_and_the_shared_head_learn_and_nothing_else(
     vp.train_mode(model)
     model(images(model)).square().sum().backward()
     tuned = dict(vp.tuned_parameters(model))
-    gradient: Any = input_seat(model).soft_prompts.grad  # pyright: ignore[reportAttributeAccessIssue]
+    gradient: Any = prompt_insertion_module(model).soft_prompts.grad  # pyright: ignore[reportAttributeAccessIssue]
     assert (gradient.flatten(1).abs().amax(1) > 0).all()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in tuned.values())
     assert [n for n, p in model.named_parameters() if n not in tuned and p.grad is not None] == []
@@ -128,7 +128,7 @@ def test_a_method_that_draws_patch_tokens_can_be_attached_to_an_ensemble():
     batch = (images(model, batch=4), torch.tensor([0, 1, 2, 1]))
     tokens = entering(tiny("vit"), batch[0]).flatten(0, 1)
     vp.attach(model, vp.PTuning(tokens=3, init="patches", encoder="none"), samples=[batch])
-    drawn: Any = input_seat(model).pseudo_tokens
+    drawn: Any = prompt_insertion_module(model).pseudo_tokens
     torch.testing.assert_close((drawn[:, None] - tokens).norm(dim=-1).amin(1), torch.zeros(3), rtol=0, atol=1e-4)
 
 

@@ -9,14 +9,14 @@ from safetensors.torch import save_file
 from support.families import FAMILIES, images, randomise_tuned, tiny
 
 import vision_peft as vp
-from vision_peft.tuning.prefix_tokens import input_seat
+from vision_peft.tuning.input_tokens import prompt_insertion_module
 
 FLAT = [family for family in FAMILIES if family != "swin"]
 every_flat_family = pytest.mark.parametrize("family", FLAT)
 
 
 def prompts_of(model: Any) -> torch.Tensor:
-    return input_seat(model).soft_prompts.detach()  # pyright: ignore[reportReturnType, reportCallIssue]
+    return prompt_insertion_module(model).soft_prompts.detach()  # pyright: ignore[reportReturnType, reportCallIssue]
 
 
 def entering(model: Any, x: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import vision_peft as vp
-from vision_peft.tuning.prefix_tokens import input_seat
+from vision_peft.tuning.input_tokens import prompt_insertion_module
 from vision_peft.tuning.timm_blocks import blocks, frames_in_batch
 
 FLAT = [family for family in FAMILIES if family != "swin"]
@@ -153,9 +153,9 @@ def test_shallow_prompts_equal_concatenation_at_the_input(family, project):
 def _concatenated(model: Any, family: str, x: Tensor) -> Tensor:
     plain: Any = tiny(family)
     plain.load_state_dict({n: t for n, t in model.state_dict().items() if "prompt" not in n})
-    seat = input_seat(model)
-    prompts, at = seat.prompt_project(seat.prompts), plain.num_prefix_tokens  # pyright: ignore
-    input_seat(plain).register_forward_hook(
+    module: Any = prompt_insertion_module(model)
+    prompts, at = module.prompt_project(module.prompts), plain.num_prefix_tokens
+    prompt_insertion_module(plain).register_forward_hook(
         lambda module, args, y: torch.cat([y[:, :at], prompts.expand(len(y), -1, -1), y[:, at:]], dim=1)
     )
     for block in blocks(plain):
@@ -180,7 +180,8 @@ def test_shallow_prompts_with_average_pooling_are_not_averaged():
 def test_shallow_dropout_draws_a_mask_for_every_image():
     model = vp.attach(tiny("vit"), vp.VPT(tokens=P, deep=False, dropout=0.5))
     drawn: list[Tensor] = []
-    input_seat(model).prompt_dropout.register_forward_hook(lambda module, args, y: drawn.append(y.detach() != 0))  # pyright: ignore
+    dropout: Any = prompt_insertion_module(model).prompt_dropout
+    dropout.register_forward_hook(lambda module, args, y: drawn.append(y.detach() != 0))
     vp.train_mode(model)(images(model, batch=3))
     assert drawn[0].shape == (3, P, 32)
     assert not torch.equal(drawn[0][0], drawn[0][1])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vision_peft.tuning.graft import Graft, children, depth, graft, grafts, kinds, original, override, prune
+from vision_peft.tuning.graft import Graft, children, depth, graft, grafts, kinds, original, override, ungraft
 
 
 class AddOne(Graft):
@@ -59,7 +59,7 @@ def test_a_graft_adds_its_term_and_keeps_the_module_its_parameters_and_their_nam
     weight, expected = linear.weight, linear(x)
     graft(linear, AddOne, amount=2.0)
     assert isinstance(linear, nn.Linear)
-    assert type(linear).__name__ == "AddOneLinear"
+    assert type(linear).__name__ == "Linear[AddOne]"
     assert linear.weight is weight
     assert list(linear.state_dict()) == ["weight", "bias"]
     torch.testing.assert_close(linear(x), expected + 2.0)
@@ -87,7 +87,7 @@ def test_a_copy_of_stacked_grafts_is_equal_independent_and_prunes_to_a_plain_lay
     with torch.no_grad():
         other.vector += 1
     assert torch.equal(linear(x), expected)
-    prune(other)
+    ungraft(other)
     assert type(other) is nn.Linear
     assert list(other.state_dict()) == ["weight", "bias"]
     assert kinds(linear) == [AddOne, AddLinear, AddVector]
@@ -103,6 +103,17 @@ def test_torch_save_of_a_whole_grafted_module_loads_again(linear, x, tmp_path):
     expected = stack(linear)(x)
     torch.save(linear, tmp_path / "m.pt")
     assert torch.equal(torch.load(tmp_path / "m.pt", weights_only=False)(x), expected)
+
+
+def test_a_traced_graft_loads_again(linear, x, tmp_path):
+    expected = stack(linear)(x)
+    torch.jit.save(torch.jit.trace(linear, x), tmp_path / "m.pt")
+    assert torch.equal(torch.jit.load(tmp_path / "m.pt")(x), expected)
+
+
+def test_the_name_of_the_class_leads_with_the_plain_one_and_lists_what_is_grafted_innermost_first(linear):
+    stack(linear)
+    assert repr(linear).startswith("Linear[AddOne, Add, AddVector](")
 
 
 def test_the_same_kind_twice_is_refused_and_changes_nothing(linear):
@@ -125,15 +136,15 @@ def test_a_name_that_the_module_has_already_is_refused(linear, taken):
 def test_prune_takes_the_newest_first_and_keeps_as_many_as_told(linear, x):
     plain = copy.deepcopy(linear)
     stack(linear)
-    prune(linear, keep=2)
+    ungraft(linear, keep=2)
     assert kinds(linear) == [AddOne, AddLinear]
     assert not hasattr(linear, "vector")
-    prune(linear, keep=1)
+    ungraft(linear, keep=1)
     assert kinds(linear) == [AddOne]
     torch.testing.assert_close(linear(x), plain(x) + 1.0)
-    prune(linear, keep=1)
+    ungraft(linear, keep=1)
     assert depth(linear) == 1
-    prune(linear)
+    ungraft(linear)
     assert type(linear) is nn.Linear
     assert vars(linear).keys() == vars(plain).keys()
     assert torch.equal(linear(x), plain(x))
@@ -144,7 +155,7 @@ def test_after_prune_the_same_kind_can_be_grafted_again(linear, x):
     for amount in (1.0, 2.0):
         graft(linear, AddOne, amount=amount)
         torch.testing.assert_close(linear(x), plain + amount)
-        prune(linear)
+        ungraft(linear)
 
 
 def test_prune_restores_overridden_attributes_through_several_layers(linear):
@@ -152,9 +163,9 @@ def test_prune_restores_overridden_attributes_through_several_layers(linear):
     graft(linear, AddOne, amount=1.0)
     override(linear, in_features=9, out_features=11)
     assert (linear.in_features, linear.out_features, depth(linear)) == (9, 11, 3)
-    prune(linear, keep=2)
+    ungraft(linear, keep=2)
     assert (linear.in_features, linear.out_features) == (7, 3)
-    prune(linear)
+    ungraft(linear)
     assert (linear.in_features, linear.out_features) == (3, 3)
     assert type(linear) is nn.Linear
     assert depth(linear) == 0
@@ -187,7 +198,7 @@ def test_grafts_lists_the_grafted_modules_with_their_names(linear):
 
 def test_a_graft_that_is_no_constant_update_refuses_to_fold(linear):
     graft(linear, AddOne, amount=1.0)
-    with pytest.raises(ValueError, match="AddOneLinear is not a constant update of the weights it sits on"):
+    with pytest.raises(ValueError, match=r"Linear\[AddOne\] is not a constant update of the weights it sits on"):
         AddOne.fold(linear)
 
 

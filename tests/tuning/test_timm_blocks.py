@@ -13,7 +13,7 @@ from timm.models import vision_transformer
 from torch import nn
 
 from vision_peft.tuning import timm_blocks
-from vision_peft.tuning.graft import prune
+from vision_peft.tuning.graft import ungraft
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -173,7 +173,7 @@ def test_making_qkv_callable_keeps_the_outputs_and_is_undone(family):
         timm_blocks.linears(block, "q")
     torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
     for module in model.modules():
-        prune(module)
+        ungraft(module)
     assert torch.equal(model(x), expected)
 
 

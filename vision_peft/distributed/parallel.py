@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 import vision_peft as vp
 from vision_peft.distributed.device import Compute
 from vision_peft.distributed.processes import together, total
-from vision_peft.tuning.graft import Graft, depth, graft, prune
+from vision_peft.tuning.graft import Graft, depth, graft, ungraft
 from vision_peft.tuning.record import graft_tensors, head_tensors
 from vision_peft.tuning.timm_blocks import blocks
 
@@ -96,7 +96,7 @@ class Parallel:
     def close(self) -> None:
         """Leave BatchNorm as it was."""
         for norm in self._norms:
-            prune(norm, keep=depth(norm) - 1)
+            ungraft(norm, keep=depth(norm) - 1)
 
 
 def _shard(model: Any, compute: Compute, compiled: bool) -> list[nn.Parameter]:

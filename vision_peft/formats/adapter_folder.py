@@ -153,7 +153,7 @@ def load_adapter(
             for name, layer in heads.items():
                 model.set_submodule(name, layer)
             model.num_classes = num_classes
-            record.keep(model, own_head)
+            record.set_record(model, own_head)
         raise
     return model
 

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision_peft.tuning.clips import attend_over_time, check_temporal_attention, frames
+from vision_peft.tuning.frame_attention import attend_over_time, check_temporal_attention, frames
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import Method, one_of, positive
 from vision_peft.tuning.norms import final_norms

@@ -8,11 +8,11 @@ makes them, so that they depend on each other:
 The encoder's input never changes: ``bake`` and ``save_adapter`` keep p (P·D numbers) and drop it.
 
 Source: THUDM/P-tuning@f4225d4 LAMA/p_tuning/prompt_encoder.py, PT-Fewshot/pet/wrapper.py. Deviations: the paper anchors
-pseudo tokens in a sentence between words; attention over an image knows no order, so ``positions`` tells it a token
-is where a patch is, in the way in which this backbone tells it of the patch (``tuning/places.py``): a token with the
-content of that patch acts as a copy of it. Its seat in the sequence stays the same. The backbone stays frozen as in the
-LAMA code; the few-shot code trains it too (stack ``FullFineTune``). That code's MLP encoder cannot run with more than
-one token; here it does.
+pseudo tokens in a sentence between words; attention over an image knows no order, so ``positions`` gives a token the
+position of a patch, in the way in which this backbone encodes it (``tuning/token_positions.py``): a token with the
+content of that patch acts as a copy of it. Its index in the sequence stays the same. The backbone stays frozen as in
+the LAMA code; the few-shot code trains it too (stack ``FullFineTune``). That code's MLP encoder cannot run with more
+than one token; here it does.
 """
 
 from collections.abc import Iterable
@@ -23,12 +23,12 @@ import torch
 from timm.models.beit import Beit
 from torch import Tensor, nn
 
+from vision_peft.tuning.embed_samples import embed_samples
 from vision_peft.tuning.graft import Graft, graft
+from vision_peft.tuning.input_tokens import add_prefix_tokens, prompt_insertion_module
 from vision_peft.tuning.method import Method, one_of, positive
-from vision_peft.tuning.places import PlaceEmbeddings, Places
-from vision_peft.tuning.prefix_tokens import add_prefix_tokens, input_seat
-from vision_peft.tuning.samples import embed_samples
 from vision_peft.tuning.timm_blocks import blocks, width
+from vision_peft.tuning.token_positions import PlaceEmbeddings, Places
 
 
 class PromptEncoder(nn.Module):
@@ -141,7 +141,7 @@ class PTuning(Method):
         at = add_prefix_tokens(model, self.tokens, places)
         placed_side = "front" if isinstance(model, Beit) else None
         graft(
-            input_seat(model),
+            prompt_insertion_module(model),
             PTuningInput,
             pseudo_tokens=(
                 nn.Parameter(torch.randn(self.tokens, dim)) if self.encoder == "none" else PromptEncoder(dim, self)
@@ -160,5 +160,5 @@ class PTuning(Method):
         with_places = self.positions == "start"  # others get the places of the patches that they take
         drawn = embed_samples(model, samples, self.samples_per_class, with_places=with_places).patches
         drawn = drawn[torch.randperm(len(drawn))[torch.arange(self.tokens) % len(drawn)]]
-        tokens: Any = input_seat(model).pseudo_tokens
+        tokens: Any = prompt_insertion_module(model).pseudo_tokens
         (tokens.embedding.weight if isinstance(tokens, PromptEncoder) else tokens).copy_(drawn)

@@ -9,7 +9,7 @@ back (prefix_projection in the code).
 
 Source: THUDM/P-tuning-v2@b1520c9 model/prefix_encoder.py, model/sequence_classification.py (get_prompt). As published
 the prefixes start from N(0, 1), the default of ``torch.nn.Embedding``. Deviations: none on flat backbones; see
-``prefix_tuning.py`` for Swin and ``tuning/prefixes.py`` for rotary embeddings and norms of keys.
+``prefix_tuning.py`` for Swin and ``tuning/learned_key_values.py`` for rotary embeddings and norms of keys.
 """
 
 from dataclasses import dataclass, replace
@@ -17,8 +17,8 @@ from typing import ClassVar
 
 from torch import nn
 
+from vision_peft.tuning.learned_key_values import attach_prefixes
 from vision_peft.tuning.method import Method, positive, probability
-from vision_peft.tuning.prefixes import attach_prefixes
 
 
 @dataclass(frozen=True)

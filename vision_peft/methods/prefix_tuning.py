@@ -8,7 +8,8 @@ The MLP only helps training: ``bake`` and ``save_adapter`` keep the keys and val
 
 Source: XiangLi1999/PrefixTuning@6519d30 gpt2/train_control.py (control_trans), which the default follows.
 Deviations: none on flat backbones. On Swin, E has the width of the first stage and W₂ serves blocks of every width.
-Keys neither pass the norm of keys nor a rotary embedding, which GPT-2 does not have (see ``tuning/prefixes.py``).
+Keys neither pass the norm of keys nor a rotary embedding, which GPT-2 does not have (see
+``tuning/learned_key_values.py``).
 """
 
 from dataclasses import dataclass, replace
@@ -16,8 +17,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from vision_peft.tuning.learned_key_values import attach_prefixes
 from vision_peft.tuning.method import Method, positive, probability
-from vision_peft.tuning.prefixes import attach_prefixes
 
 
 @dataclass(frozen=True)

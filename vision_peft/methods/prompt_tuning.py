@@ -25,10 +25,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from vision_peft.tuning.embed_samples import embed_samples
 from vision_peft.tuning.graft import Graft, graft
+from vision_peft.tuning.input_tokens import add_prefix_tokens, prompt_insertion_module
 from vision_peft.tuning.method import Method, one_of, positive
-from vision_peft.tuning.prefix_tokens import add_prefix_tokens, input_seat
-from vision_peft.tuning.samples import embed_samples
 from vision_peft.tuning.timm_blocks import blocks, width
 
 
@@ -128,13 +128,13 @@ class PromptTuning(Method):
     def attach(self, model: nn.Module) -> None:
         at = add_prefix_tokens(model, self.tokens)
         prompts = torch.empty(self.ensemble, self.tokens, width(blocks(model)[0])).uniform_(-0.5, 0.5)
-        graft(input_seat(model), PromptTuningInput, soft_prompts=nn.Parameter(prompts), soft_prompts_at=at)
+        graft(prompt_insertion_module(model), PromptTuningInput, soft_prompts=nn.Parameter(prompts), soft_prompts_at=at)
         if self.ensemble > 1:
             graft(model, PromptEnsemble, prompt_vote=Vote(self.ensemble, self.vote))
 
     @torch.no_grad()
     def initialise(self, model: nn.Module, samples: Iterable[Any] | None) -> None:
-        prompts: Any = input_seat(model).soft_prompts
+        prompts: Any = prompt_insertion_module(model).soft_prompts
         if self.init_file is not None:
             rows = _read_rows(Path(self.init_file), prompts.shape[-1])[: self.tokens]
             prompts[0, : len(rows)] = rows.to(prompts)

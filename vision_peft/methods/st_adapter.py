@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from vision_peft.tuning.clips import frames
+from vision_peft.tuning.frame_attention import frames
 from vision_peft.tuning.graft import graft
 from vision_peft.tuning.method import Method, as_tuple, positive, some_of
 from vision_peft.tuning.patch_grid import patch_grid

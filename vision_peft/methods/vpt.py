@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from vision_peft.tuning.attention import KeyValueAttention, check_attention, project
 from vision_peft.tuning.graft import Graft, graft
+from vision_peft.tuning.input_tokens import add_prefix_tokens, prompt_insertion_module
 from vision_peft.tuning.method import Method, positive, probability
-from vision_peft.tuning.prefix_tokens import add_prefix_tokens, input_seat
 from vision_peft.tuning.timm_blocks import blocks, patch_area, width
 
 
@@ -96,7 +96,7 @@ class VPT(Method):
             dim = width(all_blocks[0])
             at = add_prefix_tokens(model, self.tokens)
             graft(
-                input_seat(model),
+                prompt_insertion_module(model),
                 VPTInput,
                 prompts=self._prompts(model, dim),
                 prompt_project=self._projection(dim),

@@ -16,7 +16,7 @@ from vision_peft.data.decoding.video_dataset import VideoFiles
 from vision_peft.distributed.device import Compute
 from vision_peft.distributed.processes import of_all_processes
 from vision_peft.training.evaluate import loader_for
-from vision_peft.tuning.graft import Graft, depth, graft, prune
+from vision_peft.tuning.graft import Graft, depth, graft, ungraft
 
 
 class Features(ImageDataset):
@@ -83,7 +83,7 @@ def on_features(
             f"{megabytes:.1f} MB in {time.perf_counter() - started:.1f} s",
         )
     finally:
-        prune(model, keep=layers)
+        ungraft(model, keep=layers)
 
 
 @torch.no_grad()

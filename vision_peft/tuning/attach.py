@@ -60,7 +60,7 @@ def _check_method(method: Any) -> None:
 def _attach(model: nn.Module, method: Method, samples: Iterable[Any] | None, *, initialise: bool) -> nn.Module:
     known = record.find(model) is not None
     blocks(model)
-    tuning = record.find_or_start(model)
+    tuning = record.get_or_create_record(model)
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     depths = {module: graft.depth(module) for module in model.modules()}
     if not tuning.methods:
@@ -77,11 +77,11 @@ def _attach(model: nn.Module, method: Method, samples: Iterable[Any] | None, *, 
             method.initialise(model, samples)
     except Exception:
         for module in list(model.modules()):
-            graft.prune(module, keep=depths.get(module, 0))
+            graft.ungraft(module, keep=depths.get(module, 0))
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(flags[name])
         if not known:
-            record.forget(model)
+            record.clear_record(model)
         raise
     tuning.methods.append(method)
     tuning.in_place = [name for name, p in record.backbone_parameters(model) if p.requires_grad]
@@ -111,11 +111,11 @@ def detach(model: nn.Module) -> nn.Module:
     if tuning is None:
         return model
     for module in list(model.modules()):
-        graft.prune(module)
+        graft.ungraft(module)
     record.restore_head(model, tuning)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(tuning.requires_grad.get(name, True))
-    record.forget(model)
+    record.clear_record(model)
     return model
 
 

@@ -6,6 +6,7 @@ A grafted module keeps its identity, its parameters and their names; only its cl
 """
 
 import functools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,7 +55,12 @@ class _Layer:
 
 @functools.cache
 def _grafted(kind: type[Graft], base: type[nn.Module]) -> type[nn.Module]:
-    return type(f"{kind.__name__}{base.__name__}", (kind, base), {"_generated": True})
+    plain, inner = _chain(base)
+    last_word = re.sub(r".*(?=[A-Z])", "", plain.__name__)  # AdaptFormerBlock on a Block reads Block[AdaptFormer]
+    names = ", ".join(each.__name__.removesuffix(last_word) or each.__name__ for each in [*inner, kind])
+    identifier = "".join(each.__name__ for each in [plain, *inner, kind])  # TorchScript takes no brackets
+    attributes = {"_generated": True, "_jit_override_qualname": f"__torch__.{__name__}.{identifier}"}
+    return type(f"{plain.__name__}[{names}]", (kind, base), attributes)
 
 
 def _chain(cls: type[nn.Module]) -> tuple[type[nn.Module], list[type[Graft]]]:
@@ -101,7 +107,7 @@ def graft(module: nn.Module, kind: type[Graft], **children: Any) -> None:
 
 
 def override(module: nn.Module, **attributes: Any) -> None:
-    """Set plain attributes of ``module`` that ``prune`` restores (``num_prefix_tokens``, ``qkv_bias_separate``).
+    """Set plain attributes of ``module`` that ``ungraft`` restores (``num_prefix_tokens``, ``qkv_bias_separate``).
 
     Raises:
         AttributeError: the module has no such attribute.
@@ -125,7 +131,7 @@ def original(module: nn.Module, name: str) -> Any:
     return getattr(module, name)
 
 
-def prune(module: nn.Module, keep: int = 0) -> None:
+def ungraft(module: nn.Module, keep: int = 0) -> None:
     """Take grafts and overrides off ``module``, newest first, until ``keep`` of them are left."""
     layers = _layers(module)
     while len(layers) > keep:
@@ -142,23 +148,24 @@ def prune(module: nn.Module, keep: int = 0) -> None:
         module.__dict__.pop("_graft_layers", None)
 
 
-Lifted = list[tuple[type[Graft] | None, dict[str, Any]]]  # kind (None: an override) and attributes, innermost first
+# Kind (None: an override) and attributes of what was popped, innermost first.
+PoppedGrafts = list[tuple[type[Graft] | None, dict[str, Any]]]
 
 
-def lift(module: nn.Module) -> Lifted:
-    """``prune`` that hands over what it takes off, for ``put_back``."""
-    lifted: Lifted = []
+def pop_grafts(module: nn.Module) -> PoppedGrafts:
+    """Take all grafts and overrides off ``module`` and return them, for ``push_grafts``."""
+    popped: PoppedGrafts = []
     while layers := _layers(module):
         layer = layers[-1]
         names = (*layer.children, *layer.originals, *layer.added)
-        lifted.append((layer.kind, {name: getattr(module, name) for name in names}))
-        prune(module, keep=len(layers) - 1)
-    return lifted[::-1]
+        popped.append((layer.kind, {name: getattr(module, name) for name in names}))
+        ungraft(module, keep=len(layers) - 1)
+    return popped[::-1]
 
 
-def put_back(module: nn.Module, lifted: Lifted) -> None:
-    """Put the very grafts and overrides of ``lift`` on a ``module`` without any."""
-    for kind, attributes in lifted:
+def push_grafts(module: nn.Module, popped: PoppedGrafts) -> None:
+    """Put the grafts and overrides that ``pop_grafts`` returned on a ``module`` without any."""
+    for kind, attributes in popped:
         if kind is None:
             override(module, **attributes)
         else:
@@ -166,7 +173,7 @@ def put_back(module: nn.Module, lifted: Lifted) -> None:
 
 
 def depth(module: nn.Module) -> int:
-    """Number of grafts and overrides on ``module``: what ``prune(module, keep=...)`` counts."""
+    """Count the grafts and overrides on ``module``, as ``ungraft(module, keep=...)`` does."""
     return len(_layers(module))
 
 

@@ -43,7 +43,7 @@ def replace_head(model: Any, kind: str, num_classes: int) -> nn.Module:
     check_head(kind)
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1; got {num_classes}")
-    tuning = record.find_or_start(model)
+    tuning = record.get_or_create_record(model)
     old = {name: model.get_submodule(name) for name in classifier_names(model)}
     if not tuning.replaced_head:
         tuning.replaced_head, tuning.num_classes = old, model.num_classes

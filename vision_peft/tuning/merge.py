@@ -30,7 +30,7 @@ def merge(model: nn.Module, *, reversible: bool = False) -> nn.Module:
     tuning = record.find(model)
     if tuning is None:
         if not reversible:
-            record.forget_merged(model)
+            record.clear_merged(model)
         return model
     names = ", ".join(type(method).__name__ for method in tuning.methods)
     _check_kinds(model, names)
@@ -43,15 +43,15 @@ def merge(model: nn.Module, *, reversible: bool = False) -> nn.Module:
     replaced = {name: head for name, head in old_heads.items() if heads[name] is not head}
     weights = _changed(before, model.state_dict()) if reversible else {}
     del before
-    grafts = {name: graft.lift(module) for name, module in list(model.named_modules()) if graft.depth(module)}
+    grafts = {name: graft.pop_grafts(module) for name, module in list(model.named_modules()) if graft.depth(module)}
     for name in replaced:
         model.set_submodule(name, heads[name])
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(tuning.requires_grad.get(name, True))
-    record.forget(model)
+    record.clear_record(model)
     if reversible:
         digests = _digests(model)
-        record.keep_merged(model, record.Merged(tuning, grafts, weights, replaced, flags, modes, digests))
+        record.set_merged(model, record.Merged(tuning, grafts, weights, replaced, flags, modes, digests))
     return model
 
 
@@ -119,9 +119,9 @@ def unmerge(model: nn.Module) -> nn.Module:
         state[name].copy_(tensor)
     for name, head in merged.heads.items():
         model.set_submodule(name, head.to(device))
-    for name, lifted in merged.grafts.items():
+    for name, popped in merged.grafts.items():
         module: Any = model.get_submodule(name)
-        graft.put_back(module, lifted)
+        graft.push_grafts(module, popped)
         for _, child in graft.children(module):
             if isinstance(child, nn.Module):
                 child.to(device)
@@ -131,8 +131,8 @@ def unmerge(model: nn.Module) -> nn.Module:
         parameter.requires_grad_(merged.requires_grad[name])
     for name, module in model.named_modules():
         module.training = merged.training.get(name, module.training)
-    record.forget_merged(model)
-    record.keep(model, merged.record)
+    record.clear_merged(model)
+    record.set_record(model, merged.record)
     return model
 
 

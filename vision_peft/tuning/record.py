@@ -31,7 +31,7 @@ class Merged:
     """What a reversible merge took off or wrote over, and what tells whether its result was touched since."""
 
     record: Record
-    grafts: dict[str, graft.Lifted]  # by module name
+    grafts: dict[str, graft.PoppedGrafts]  # by module name
     weights: dict[str, Tensor]  # those that folding changed, as they were
     heads: dict[str, nn.Module]  # classifier name -> the layer that was there
     requires_grad: dict[str, bool]
@@ -66,7 +66,7 @@ def _check_unwrapped(model: nn.Module) -> None:
         raise ValueError("this model is compiled by torch.compile: pass model._orig_mod")
 
 
-def find_or_start(model: nn.Module) -> Record:
+def get_or_create_record(model: nn.Module) -> Record:
     """The record of ``model``; the first call takes the fingerprint and remembers ``requires_grad``.
 
     Raises:
@@ -84,26 +84,26 @@ def find_or_start(model: nn.Module) -> Record:
     if record is None:
         flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
         record = Record(fingerprint(model), flags)
-        keep(model, record)
+        set_record(model, record)
     return record
 
 
-def keep(model: nn.Module, record: Record) -> None:
+def set_record(model: nn.Module, record: Record) -> None:
     """Give ``model`` this record."""
     model.__dict__["_tuning_record"] = record
 
 
-def forget(model: nn.Module) -> None:
+def clear_record(model: nn.Module) -> None:
     """Drop the record."""
     model.__dict__.pop("_tuning_record", None)
 
 
-def keep_merged(model: nn.Module, merged: Merged) -> None:
+def set_merged(model: nn.Module, merged: Merged) -> None:
     """Let ``model`` remember a reversible merge."""
     model.__dict__["_tuning_merged"] = merged
 
 
-def forget_merged(model: nn.Module) -> None:
+def clear_merged(model: nn.Module) -> None:
     """Drop what ``model`` remembers of a reversible merge."""
     model.__dict__.pop("_tuning_merged", None)
 

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vision_peft.tuning.places import carried_positions
-from vision_peft.tuning.prefix_tokens import input_seat
+from vision_peft.tuning.input_tokens import prompt_insertion_module
 from vision_peft.tuning.timm_blocks import frames_in_batch
+from vision_peft.tuning.token_positions import carried_positions
 
 _PATCHES_PER_IMAGE = 4
 
@@ -67,7 +67,7 @@ def patch_tokens(model: Any, images: Tensor, with_places: bool = True) -> Tensor
         images = images.flatten(1, 2)  # timm's forward_intermediates takes four sizes
     seen: list[Any] = []
     modes = {module: module.training for module in model.modules()}
-    seat = input_seat(model) if with_places else model.patch_embed
+    seat = prompt_insertion_module(model) if with_places else model.patch_embed
     handle = seat.register_forward_hook(lambda module, args, tokens: seen.append(tokens))
     try:
         model.eval()

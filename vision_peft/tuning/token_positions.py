@@ -82,18 +82,18 @@ def take_places(model: Any, places: Places) -> None:
     """
     places.index(model.patch_embed.num_patches)
     if isinstance(model, eva.Eva) and model.rope is not None:
-        graft(model.rope, PlacedRope, placed=places)
+        graft(model.rope, RopeWithPrompts, placed=places)
         if model.patch_drop is not None:
-            graft(model.patch_drop, PlacedPatchDrop, placed=places)
+            graft(model.patch_drop, PatchDropWithPrompts, placed=places)
         return
     biased: list[tuple[Any, type[Graft]]] = []
     if isinstance(model, vision_transformer.VisionTransformer) and not isinstance(model.patch_drop, nn.Identity):
         override(model.patch_drop, num_prefix_tokens=model.patch_drop.num_prefix_tokens + places.tokens)
     if isinstance(model, beit.Beit):
         own = [block.attn for block in blocks(model)]
-        biased = [(attn, PlacedAttentionBias) for attn in own if attn.relative_position_bias_table is not None]
+        biased = [(attn, BiasWithPlacedPrompts) for attn in own if attn.relative_position_bias_table is not None]
         if model.rel_pos_bias is not None:
-            biased.append((model.rel_pos_bias, PlacedSharedBias))
+            biased.append((model.rel_pos_bias, SharedBiasWithPlacedPrompts))
     for module, kind in biased:
         graft(module, kind, placed=places)
     if not biased and model.pos_embed is None and not carried_positions(model):
@@ -103,7 +103,7 @@ def take_places(model: Any, places: Places) -> None:
         )
 
 
-class PlacedRope(Graft):
+class RopeWithPrompts(Graft):
     """Rotary embeddings ([depth heads] N C) with those of placed tokens ahead, out of the same draw of coordinates."""
 
     placed: Places
@@ -114,7 +114,7 @@ class PlacedRope(Graft):
         return torch.cat([rope.index_select(-2, index), rope], dim=-2)
 
 
-class PlacedPatchDrop(Graft):
+class PatchDropWithPrompts(Graft):
     """Patch dropout whose indices (B N), which choose rows of the rotary embeddings, keep those of placed tokens."""
 
     placed: Places
@@ -127,7 +127,7 @@ class PlacedPatchDrop(Graft):
         return x, torch.cat([tokens, kept + self.placed.tokens], dim=1)
 
 
-class PlacedAttentionBias(Graft):
+class BiasWithPlacedPrompts(Graft):
     """BEiT attention whose position bias (1 heads N N) has rows and columns of placed tokens before the patches'."""
 
     placed: Places
@@ -137,7 +137,7 @@ class PlacedAttentionBias(Graft):
         return _with_places(super()._get_rel_pos_bias(), self.placed, self.window_size)  # type: ignore[misc]
 
 
-class PlacedSharedBias(Graft):
+class SharedBiasWithPlacedPrompts(Graft):
     """The same for the position bias that all blocks share (heads N N)."""
 
     placed: Places

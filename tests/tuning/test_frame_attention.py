@@ -8,7 +8,7 @@ from support.families import tiny
 
 import vision_peft as vp
 from vision_peft.backbones.frames import frame_wise
-from vision_peft.tuning.clips import attend_over_time, frames
+from vision_peft.tuning.frame_attention import attend_over_time, frames
 from vision_peft.tuning.timm_blocks import blocks
 
 

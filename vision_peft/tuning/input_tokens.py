@@ -8,11 +8,11 @@ from timm.models import beit, eva, vision_transformer
 from torch import Tensor, nn
 
 from vision_peft.tuning.graft import Graft, graft, kinds, original, override
-from vision_peft.tuning.places import Places, take_places
 from vision_peft.tuning.timm_blocks import FLAT_FAMILIES, blocks
+from vision_peft.tuning.token_positions import Places, take_places
 
 
-def input_seat(model: Any) -> nn.Module:
+def prompt_insertion_module(model: Any) -> nn.Module:
     """The module whose output is the token sequence (B N C) that enters the first block."""
     return model.pos_drop if isinstance(model, beit.Beit) else model.norm_pre
 
@@ -54,10 +54,6 @@ def add_prefix_tokens(model: Any, tokens: int, places: Places | None = None) -> 
     return at
 
 
-def _positions_count_prefix(model: Any) -> bool:
-    return model.pos_embed is not None and not model.no_embed_class
-
-
 def _refuse_input_size(*_: Any, **__: Any) -> None:
     raise ValueError(
         "the image size cannot change under input prompts, which timm would take for positions: detach first, or "
@@ -65,7 +61,7 @@ def _refuse_input_size(*_: Any, **__: Any) -> None:
     )
 
 
-class PaddedAttentionBias(Graft):
+class BiasWithPrompts(Graft):
     """BEiT attention whose position bias (1 heads N N) is zero from and to ``input_tokens`` behind the class token."""
 
     input_tokens: int
@@ -74,7 +70,7 @@ class PaddedAttentionBias(Graft):
         return _with_zeros(super()._get_rel_pos_bias(), self.input_tokens)  # type: ignore[misc]
 
 
-class PaddedSharedBias(Graft):
+class SharedBiasWithPrompts(Graft):
     """The same for the position bias that all blocks share (heads N N)."""
 
     input_tokens: int
@@ -84,9 +80,9 @@ class PaddedSharedBias(Graft):
 
 
 def _pad_position_bias(model: beit.Beit, tokens: int) -> None:
-    seats: list[tuple[Any, type[Graft]]] = [(block.attn, PaddedAttentionBias) for block in blocks(model)]
+    seats: list[tuple[Any, type[Graft]]] = [(block.attn, BiasWithPrompts) for block in blocks(model)]
     if model.rel_pos_bias is not None:
-        seats.append((model.rel_pos_bias, PaddedSharedBias))
+        seats.append((model.rel_pos_bias, SharedBiasWithPrompts))
     for module, kind in seats:
         if kind in kinds(module):
             override(module, input_tokens=module.input_tokens + tokens)
