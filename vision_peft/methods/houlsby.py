@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision_peft.tuning.graft import Graft, graft
-from vision_peft.tuning.method import Method, as_tuple, positive, some_of
+from vision_peft.tuning.method import Method, positive, some_of
 from vision_peft.tuning.norms import norm_layers
 from vision_peft.tuning.timm_blocks import blocks, width
 
@@ -65,7 +65,6 @@ class Houlsby(Method):
     sigma: float = 1e-3  # of both weights at the start
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "positions", as_tuple(self.positions))
         positive(bottleneck=self.bottleneck, sigma=self.sigma)
         some_of("positions", self.positions, ("attn", "mlp"))
 

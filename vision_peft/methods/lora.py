@@ -41,7 +41,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision_peft.tuning.graft import Graft, graft, kinds
-from vision_peft.tuning.method import Method, as_tuple, one_of, positive, probability, some_of
+from vision_peft.tuning.method import Method, one_of, positive, probability, some_of
 from vision_peft.tuning.timm_blocks import blocks, is_fused, linears
 
 TARGETS = ("q", "k", "v", "qkv", "proj", "proj_output", "fc1", "fc2")
@@ -167,7 +167,6 @@ class LoRA(Method):
     init: str = "kaiming"  # of A; "kaiming": uniform within ±1/√in; "gaussian": normal with σ = 1 / r
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "targets", as_tuple(self.targets))
         positive(rank=self.rank, alpha=self.alpha)
         probability(dropout=self.dropout)
         one_of("init", self.init, ("kaiming", "gaussian"))

@@ -145,10 +145,9 @@ class LST(Method):
         positive(reduction=self.reduction)
         one_of("gate", self.gate, ("learned", "none"))
         one_of("mix", self.mix, ("before", "after"))
-        if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(self.layers))  # a config hands over a list
-            if not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
-                raise ValueError(f"layers must be rising numbers from 0, at least one; got {self.layers}")
+        layers = self.layers
+        if layers is not None and (not layers or list(layers) != sorted(set(layers)) or layers[0] < 0):
+            raise ValueError(f"layers must be rising numbers from 0, at least one; got {layers}")
 
     def attach(self, model: Any) -> None:
         by_stage = stages(model)

@@ -103,7 +103,6 @@ class RepAdapter(Method):
     dropout: float = 0.1  # rate between A and B
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sites", tuple(self.sites))  # a config hands over a list
         positive(bottleneck=self.bottleneck, groups=self.groups, scale=self.scale)
         probability(dropout=self.dropout)
         some_of("sites", self.sites, ("attn", "mlp"))

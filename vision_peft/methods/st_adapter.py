@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from vision_peft.tuning.frame_attention import frames
 from vision_peft.tuning.graft import graft
-from vision_peft.tuning.method import Method, as_tuple, positive, some_of
+from vision_peft.tuning.method import Method, positive, some_of
 from vision_peft.tuning.patch_grid import patch_grid
 from vision_peft.tuning.timm_blocks import BlockGraft, blocks, reads_class_token_only, width
 
@@ -86,8 +86,6 @@ class STAdapter(Method):
     keep_dead: bool = False  # keep the adapter before the last MLP where only the class token is read
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "kernel", as_tuple(self.kernel))  # a config hands over a list
-        object.__setattr__(self, "sites", as_tuple(self.sites))
         positive(width=self.width)
         some_of("sites", self.sites, ("attn", "mlp"))
         if len(self.kernel) != 3 or any(size < 1 or size % 2 == 0 for size in self.kernel):

@@ -1,17 +1,17 @@
 """The abstract method: a frozen dataclass of hyper-parameters that knows how to attach itself to a backbone."""
 
-import math
-import types
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import nn
 
+from vision_peft.fields import Checked
+
 
 @dataclass(frozen=True)
-class Method(ABC):
+class Method(Checked, ABC):
     """Hyper-parameters of one way to tune a frozen backbone.
 
     A subclass is a frozen dataclass whose fields are what a user types (``method.bottleneck=8``); choices are plain
@@ -20,18 +20,6 @@ class Method(ABC):
 
     name: ClassVar[str]
     video: ClassVar[bool] = False  # works on the frames of clips, which image models do not have
-
-    def __init_subclass__(cls) -> None:
-        # Before a subclass checks its values, their types are checked, so that no __post_init__ has to.
-        check_values = cls.__dict__.get("__post_init__")
-
-        def __post_init__(self: Method) -> None:
-            _check_types(self)
-            if check_values is not None:
-                check_values(self)
-
-        if check_values is not None or "__post_init__" not in dir(cls):
-            setattr(cls, "__post_init__", __post_init__)  # noqa: B010 (a method no checker can see)
 
     @property
     def starts_as_identity(self) -> bool:
@@ -52,7 +40,7 @@ class Method(ABC):
         """The method that the model has after ``bake``: without training-time re-parametrisation."""
         return self
 
-    def initialise(self, model: nn.Module, samples: Iterable[Any] | None) -> None:  # noqa: B027 (optional)
+    def initialise(self, model: nn.Module, samples: Iterable[Any] | None) -> None:
         """Set start values that come from data, after ``attach``; ``samples`` as given to ``vp.attach``.
 
         Raises:
@@ -66,46 +54,6 @@ class Method(ABC):
         Raises:
             ValueError: this method does not fit this backbone, with the reason. Nothing has to be undone.
         """
-
-
-def _check_types(method: Method) -> None:
-    hints = get_type_hints(type(method))
-    problems = [
-        f"{item.name} must be {_words(hints[item.name])}; got {getattr(method, item.name)!r}"
-        for item in fields(method)
-        if not _fits(getattr(method, item.name), hints[item.name])
-    ]
-    if problems:
-        raise ValueError("\n".join(problems))
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, option) for option in inner)
-    if origin is tuple:  # one value alone stands for a tuple of it; a config hands over a list
-        values = value if isinstance(value, tuple | list) else [value]
-        return all(_fits(entry, inner[0]) for entry in values)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _words(hint: Any) -> str:
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_words(option) for option in inner)
-    if origin is tuple:
-        return f"a list of {_words(inner[0])}"
-    names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", type(None): "none"}
-    return names.get(hint, getattr(hint, "__name__", str(hint)))
-
-
-def as_tuple(value: Any) -> tuple[Any, ...]:
-    """The values of a field that takes several: a config hands over a list, a user may name just one."""
-    return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
 def one_of(field: str, value: Any, choices: tuple[Any, ...]) -> None:
