@@ -1,11 +1,9 @@
 """The shape of the package and its tests: who may import whom, how long a file may be, names that say something."""
 
-import ast
-from pathlib import Path
-
 import pytest
+from support.structure import Structure, find_circles, longest_chain
 
-# Folder -> folders of the package it may import. Imports run downwards only.
+# Room -> rooms of the package it may import. Imports run downwards only.
 ALLOWED = {
     "tuning": set(),
     "methods": {"tuning"},
@@ -19,35 +17,74 @@ ALLOWED = {
     "training": {"runs", "config", "distributed", "formats", "methods", "tuning", "backbones", "data", "results"},
 }
 PUBLIC_API = {"config", "distributed", "runs", "training"}  # may say `import vision_peft`; all below may not
+
+# Room -> at most so many files, at most so long a chain of imports inside.
+SIZES = {"training": (15, 8)}
+
+# What may import a model file of timm.
+KNOWS_TIMM = ("vision_peft.tuning.", "vision_peft.backbones.", "vision_peft.formats.foreign.", "vision_peft.methods.p_")
 LONGEST = 300
 
 
-def imported_folders(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module == "vision_peft":
-            names += [f"vision_peft.{alias.name}" for alias in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("vision_peft.")}
-        found |= {"(package)" for name in names if name == "vision_peft" and isinstance(node, ast.Import)}
-    return found
+@pytest.fixture(scope="module")
+def structure(repository) -> Structure:
+    return Structure(repository)
 
 
-@pytest.mark.parametrize("folder", ALLOWED)
-def test_imports_run_downwards_only(repository, folder):
-    allowed = ALLOWED[folder] | {folder} | ({"(package)"} if folder in PUBLIC_API else set())
+@pytest.mark.parametrize("room", ALLOWED)
+def test_imports_run_downwards_only(structure, room):
+    allowed = ALLOWED[room] | {room} | structure.foundations | ({"(package)"} if room in PUBLIC_API else set())
     wrong = {
-        str(path.relative_to(repository)): sorted(extra)
-        for path in (repository / "vision_peft" / folder).rglob("*.py")
-        if (extra := imported_folders(path) & {*ALLOWED, "(package)"} - allowed)
+        module: sorted(extra)
+        for module in structure.files(room)
+        if (extra := {structure.top_room(other) for other in structure.imports[module]} - allowed)
     }
     assert wrong == {}
 
 
-def test_every_folder_of_the_package_has_a_rule(repository):
-    folders = {path.parent.name for path in (repository / "vision_peft").glob("*/__init__.py")}
-    assert folders == set(ALLOWED)
+def test_every_folder_of_the_package_has_a_rule_and_is_a_package(repository, structure):
+    folders = {path.parent for path in (repository / "vision_peft").rglob("*.py")} - {repository / "vision_peft"}
+    assert {folder.relative_to(repository / "vision_peft").as_posix() for folder in folders} == set(structure.rooms)
+    assert {room for room in structure.rooms if "/" not in room} == set(ALLOWED)
+
+
+def test_no_module_imports_itself_on_a_way_around(structure):
+    assert find_circles(structure.imports) == []
+
+
+@pytest.mark.parametrize("room", SIZES)
+def test_a_room_stays_small_and_flat(structure, room):
+    files, chain = SIZES[room]
+    assert len(structure.files(room)) <= files
+    assert len(structure.chain(room)) <= chain, " > ".join(structure.chain(room))
+
+
+def test_few_files_import_a_model_of_timm(structure):
+    assert [module for module in structure.timm_importers() if not module.startswith(KNOWS_TIMM)] == []
+
+
+def test_circles_and_chains_are_those_of_a_small_graph():
+    graph = {"a": {"b", "c"}, "b": {"c"}, "c": {"d"}, "d": set(), "e": {"a"}}
+    assert find_circles(graph) == []
+    assert longest_chain(graph) == ["e", "a", "b", "c", "d"]
+    assert find_circles({**graph, "d": {"b"}}) == [["b", "c", "d"]]
+
+
+def test_imports_are_read_inside_functions_too_and_as_modules(tmp_path):
+    room = tmp_path / "vision_peft" / "room"
+    room.mkdir(parents=True)
+    (room.parent / "__init__.py").write_text("from vision_peft.room import upper\n")
+    (room.parent / "version.py").write_text("import timm\n")
+    (room / "__init__.py").write_text("")
+    (room / "upper.py").write_text("from vision_peft.room import lower\nfrom timm.models import beit, create_model\n")
+    (room / "lower.py").write_text("def late():\n    import vision_peft.version as v\n    return v\n")
+    found = Structure(tmp_path)
+    assert found.imports["vision_peft.room.upper"] == {"vision_peft.room.lower"}
+    assert found.imports["vision_peft.room.lower"] == {"vision_peft.version"}
+    assert found.arrows == {"(package)": {"room"}, "room": {"version"}, "version": set()}
+    assert found.foundations == {"version"}
+    assert found.chain("room") == ["vision_peft.room.upper", "vision_peft.room.lower"]
+    assert found.timm_importers() == {"vision_peft.room.upper": {"beit"}}
 
 
 def test_files_fit_in_one_sitting_and_names_say_something(repository):
