@@ -82,6 +82,21 @@ def test_both_phases_of_select_and_retrain_resume_bit_for_bit(tiny: Tiny, step: 
     assert [entry["phase"] for entry in row.curve[:3]] == ["select", "select", "retrain"]
 
 
+def test_balanced_classes_come_in_the_same_order_after_a_kill(tiny: Tiny) -> None:
+    changes = ["data.balanced=true", "recipe.accumulate=2", "recipe.repeats=2", "save_every=2", "recipe.augment=flip"]
+    whole, killed, plain = (
+        tiny(*changes, folder="whole"),
+        tiny(*changes, folder="killed"),
+        tiny(*changes[1:], folder="x"),
+    )
+    train(whole)
+    killed_at((4, 1), killed)
+    train(killed)
+    assert left_behind(run_folder(killed)) == left_behind(run_folder(whole))
+    train(plain)
+    assert left_behind(run_folder(plain)) != left_behind(run_folder(whole))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_the_state_at_the_next_update_and_the_run_resumes(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals

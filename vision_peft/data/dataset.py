@@ -56,13 +56,14 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
 class DataConfig(Checked, ABC):
     """Settings of one dataset family, typed by a user as `data=<name> data.<field>=...`.
 
-    A family is one file in this folder with one such dataclass; `vision_peft.data.DATASETS` finds it by reading the
+    A family is one file in `datasets/` with one such dataclass; `vision_peft.data.DATASETS` finds it by reading the
     folder.
     """
 
     name: ClassVar[str]
     protocol: ClassVar[str] = "val_select"  # of the training where the user names none
     suite: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # groups of tasks: data.task=<group>, or all of them: all
+    balanced: bool = False  # train on every class equally often, however many images it has
 
     @abstractmethod
     def load(self, split: str) -> ImageDataset:

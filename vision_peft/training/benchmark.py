@@ -167,6 +167,7 @@ def _loader(config: Config, train_set: ImageDataset, workers: int | str) -> Trai
         **_compute(config).share,
         max_bad_fraction=config.max_bad_fraction,
         repeats=recipe.repeats,
+        balanced=config.data.balanced,
     )
 
 

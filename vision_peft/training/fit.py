@@ -103,6 +103,7 @@ def fit(
         max_bad_fraction=config.max_bad_fraction,
         bad_files=run.bad_files,
         repeats=recipe.repeats,
+        balanced=config.data.balanced,
     )
     updates = max(loader.batches_per_epoch // recipe.accumulate, 1)
     parts = min(recipe.accumulate, loader.batches_per_epoch)

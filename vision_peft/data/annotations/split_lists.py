@@ -23,6 +23,7 @@ from vision_peft.data.dataset import raise_problems
 from vision_peft.suggest import did_you_mean
 
 HEADER = ("path", "label")
+REPEATED = ": list it once; data.balanced=true trains on rare classes as often as on others"
 Items = list[tuple[str, int]]
 
 
@@ -169,7 +170,8 @@ def _check(
             if not trouble and first.setdefault(key, (part, line)) != (part, line):
                 other, where = first[key]
                 already = f"stands in line {where} already" if other == part else f"is in {files[other]}:{where} too"
-                found.append(f"{images.what} {shown(path)} {already}")
+                way_out = REPEATED * (other == part == "train")
+                found.append(f"{images.what} {shown(path)} {already}{way_out}")
             problems.extend(f"{file}:{line}: {problem}" for problem in found)
             if not found and isinstance(label, int):
                 parts[part].append((full, label))

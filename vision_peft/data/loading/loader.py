@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 from vision_peft.data.dataset import ImageDataset, unknown
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.loading.bad_files import BadFiles
-from vision_peft.data.loading.samples import Batch, Key, SeededSamples, collate, mixed
+from vision_peft.data.loading.order import EpochOrder, balance_classes, shuffle
+from vision_peft.data.loading.samples import Batch, Key, SeededSamples, collate
 
 MAX_AUTO_WORKERS = 8
 WORKER_TIMEOUT_S = 300
@@ -53,7 +54,7 @@ class TrainLoader:
     when the first epoch starts.
 
     With `repeats` every sample comes that often in a row, each time with another augmentation, and a batch holds so
-    many fewer samples.
+    many fewer samples. With `balanced` an epoch is as long, but has every class equally often (`balance_classes`).
 
     Undecodable images are replaced and noted in `bad_files`, up to the share `max_bad_fraction` of the dataset; with
     more than that `TooManyBadFiles` is raised, with 0 the first `ImageDecodeError`.
@@ -72,6 +73,7 @@ class TrainLoader:
         max_bad_fraction: float = 0.0,
         bad_files: BadFiles | None = None,
         repeats: int = 1,
+        balanced: bool = False,
     ) -> None:
         _check_sizes(dataset, batch_size, rank, world_size)
         if repeats < 1 or batch_size % (repeats * world_size):
@@ -82,7 +84,8 @@ class TrainLoader:
         if len(dataset) < world_size:
             raise ValueError(f"{len(dataset)} training samples cannot be shared by {world_size} processes: use fewer")
         share = min(batch_size // repeats, len(dataset)) // world_size
-        self._order = _EpochOrder(len(dataset), seed, share, rank, world_size, repeats)
+        draw = balance_classes(dataset.labels) if balanced else shuffle(len(dataset))
+        self._order = EpochOrder(draw, len(dataset), seed, share, rank, world_size, repeats)
         self._dataset, self._most = dataset, max_bad_fraction
         self._bad: dict[str, None] = {}
         self._bad_files = BadFiles() if bad_files is None else bad_files
@@ -182,29 +185,6 @@ def eval_loader(
             shares.append([(0, index, 0) for index in range(first, last)])
     loader = _data_loader(SeededSamples(dataset, 0, 0), shares, workers, pin_memory)
     return EvalLoader(dataset, loader, len(shares), bad, BadFiles() if bad_files is None else bad_files)
-
-
-class _EpochOrder:
-    """Batch sampler that yields this process' share of each global batch as (epoch, index, repeat) keys, so that
-    workers know the epoch.
-    """
-
-    def __init__(self, samples: int, seed: int, share: int, rank: int, world_size: int, repeats: int) -> None:
-        self.samples, self.seed, self.share, self.rank, self.world_size = samples, seed, share, rank, world_size
-        self.repeats = repeats
-        self.batches_per_epoch = samples // (share * world_size)
-        self.epoch = self.start_batch = 0
-
-    def __len__(self) -> int:
-        return self.batches_per_epoch
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        epoch = self.epoch
-        generator = torch.Generator().manual_seed(mixed(self.seed, epoch))
-        order = torch.randperm(self.samples, generator=generator).tolist()
-        starts = [(batch * self.world_size + self.rank) * self.share for batch in range(self.start_batch, len(self))]
-        shares = [order[start : start + self.share] for start in starts]
-        return iter([[(epoch, index, again) for index in share for again in range(self.repeats)] for share in shares])
 
 
 def _batches(results: Iterator[Any], note: Callable[[list[ImageDecodeError], Sequence[int]], None]) -> Iterator[Batch]:

@@ -15,7 +15,7 @@ from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.images import ImageDecodeError
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images B C H W, labels B, dataset indices B
-Key = tuple[int, int, int]  # epoch, index, which of the sample's repeats in its batch
+Key = tuple[int, int, int]  # epoch, index, which of the sample's occurrences in the epoch
 Sample = tuple[torch.Tensor | None, int, int, list[ImageDecodeError]]  # image, label, index, errors on the way to it
 Result = tuple[Batch | None, list[ImageDecodeError], list[int]]  # the last: indices of samples without an image
 
@@ -41,7 +41,7 @@ class SeededSamples(Dataset[Any]):
 
     def __getitem__(self, key: Key) -> Sample | Exception:
         epoch, first, repeat = key
-        seed = mixed(self.seed, epoch, first, repeat) if repeat else mixed(self.seed, epoch, first)
+        seed = hash_seed(self.seed, epoch, first, repeat) if repeat else hash_seed(self.seed, epoch, first)
         errors: dict[str, ImageDecodeError] = {}
         for step in range(len(self.dataset)):
             index = (first + step) % len(self.dataset)
@@ -78,8 +78,8 @@ def _seeded_generators(seed: int) -> Iterator[None]:
         np.random.set_state(before[2])
 
 
-def mixed(*numbers: int) -> int:
-    """A seed of 63 bits from all of `numbers`."""
+def hash_seed(*numbers: int) -> int:
+    """Return a seed of 63 bits that depends on all of `numbers`."""
     text = ",".join(str(number) for number in numbers)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 

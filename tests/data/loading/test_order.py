@@ -1,0 +1,113 @@
+"""Epochs that have every class equally often: exact, drawn from seed and epoch, the same however they are shared."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+import torch
+from PIL import Image
+from support.counting import Counting, assert_same, flat, indices
+
+from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.loading.loader import TrainLoader
+from vision_peft.data.loading.order import balance_classes, shuffle
+
+RARE = [0] * 17 + [1] * 2 + [3] * 4  # class 2 has no images
+
+
+class Labelled(Counting):
+    """`Counting` with other labels."""
+
+    def __init__(self, labels: Sequence[int]) -> None:
+        super().__init__(len(labels))
+        self.classes, self.labels = [str(label) for label in range(max(labels) + 1)], list(labels)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_every_class_that_occurs_comes_equally_often() -> None:
+    for seed in range(5):
+        counts = Counter(RARE[index] for index, _ in balance_classes(RARE)(generator(seed)))
+        assert sum(counts.values()) == len(RARE)
+        assert sorted(counts.values()) == [7, 8, 8]
+    left_over = {min(counts, key=counts.__getitem__) for counts in (
+        Counter(RARE[index] for index, _ in balance_classes(RARE)(generator(seed))) for seed in range(20)
+    )}  # fmt: skip
+    assert left_over == {0, 1, 3}
+
+
+def test_rare_samples_come_in_turn_and_each_time_with_another_number() -> None:
+    places = balance_classes(RARE)(generator())
+    assert len(set(places)) == len(places)
+    times = Counter(index for index, _ in places)
+    for label in (0, 1, 3):
+        of_class = [times[index] for index in range(len(RARE)) if RARE[index] == label]
+        assert max(of_class) - min(of_class) <= 1
+    for index, count in times.items():
+        assert sorted(again for place, again in places if place == index) == list(range(count))
+
+
+def test_a_common_class_is_seen_whole_over_several_epochs() -> None:
+    seen = {index for seed in range(12) for index, _ in balance_classes(RARE)(generator(seed))}
+    assert seen == set(range(len(RARE)))
+
+
+def test_balanced_classes_of_one_size_are_a_permutation_as_without() -> None:
+    labels = [0, 1, 2] * 5
+    once = [(index, 0) for index in range(15)]
+    assert sorted(balance_classes(labels)(generator())) == sorted(shuffle(15)(generator())) == once
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_share_the_batches_that_one_sees(world_size: int) -> None:
+    dataset = Labelled(RARE)
+    alone = TrainLoader(dataset, 6, seed=3, workers=0, balanced=True)
+    shared = [
+        TrainLoader(dataset, 6, 3, 0, rank=rank, world_size=world_size, balanced=True) for rank in range(world_size)
+    ]
+    for epoch in (0, 4):
+        parts = zip(*(indices(loader.epoch(epoch)) for loader in shared), strict=True)
+        assert [flat(list(part)) for part in parts] == indices(alone.epoch(epoch))
+
+
+def test_workers_and_where_an_epoch_starts_change_nothing() -> None:
+    dataset = Labelled(RARE)
+    alone, helped = (TrainLoader(dataset, 4, 7, workers, balanced=True) for workers in (0, 2))
+    assert_same(list(alone.epoch(2)), list(helped.epoch(2)))
+    assert_same(list(alone.epoch(2))[3:], list(helped.epoch(2, start_batch=3)))
+    assert indices(alone.epoch(0)) != indices(alone.epoch(1))
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_a_sample_that_comes_again_is_augmented_anew(repeats: int) -> None:
+    loader = TrainLoader(Labelled(RARE), 2 * repeats, seed=0, workers=0, repeats=repeats, balanced=True)
+    images = torch.cat([batch[0] for batch in loader.epoch(0)])
+    assert len(images) == 22 * repeats
+    assert len(images.unique(dim=0)) == len(images)
+    assert len(images[:, 0].unique()) < 22
+
+
+def test_without_it_the_order_is_the_plain_permutation() -> None:
+    expected = torch.randperm(23, generator=generator(5)).tolist()
+    assert shuffle(23)(generator(5)) == [(index, 0) for index in expected]
+
+
+class OneColour(ImageDataset):
+    """An image is its label."""
+
+    def image(self, index: int) -> Image.Image:
+        return Image.new("L", (2, 2), self.labels[index])
+
+    def path(self, index: int) -> str:
+        return str(index)
+
+
+def test_the_labels_that_come_are_balanced_over_batches() -> None:
+    dataset = OneColour(["a", "b"], [0] * 30 + [1] * 3)
+    dataset.transform = lambda image: torch.tensor([float(image.getpixel((0, 0)))])
+    loader = TrainLoader(dataset, 33, seed=0, workers=0, balanced=True)
+    ((images, labels, _),) = loader.epoch(0)
+    assert sorted(labels.bincount().tolist()) == [16, 17]
+    assert images[:, 0].tolist() == labels.tolist()

@@ -1,0 +1,25 @@
+"""Class weights against the formula, and against scikit-learn's."""
+
+import numpy as np
+import pytest
+from sklearn.utils.class_weight import compute_class_weight
+
+from vision_peft.data.class_weights import compute_class_weights
+
+LABELS = [0] * 6 + [1] * 3 + [2]
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=LABELS)
+    assert compute_class_weights(LABELS, 3, "balanced") == pytest.approx(expected.tolist())
+    assert compute_class_weights(LABELS, 3, "balanced") == pytest.approx([10 / 18, 10 / 9, 10 / 3])
+
+
+def test_a_class_that_does_not_occur_weighs_nothing_and_moves_no_other() -> None:
+    assert compute_class_weights(LABELS, 4, "balanced") == [*compute_class_weights(LABELS, 3, "balanced"), 0.0]
+
+
+def test_none_weighs_all_alike_and_another_word_is_refused() -> None:
+    assert compute_class_weights(LABELS, 4, "none") == [1.0] * 4
+    with pytest.raises(ValueError, match=r"unknown class weights 'balance' \(did you mean balanced\?\)"):
+        compute_class_weights(LABELS, 3, "balance")
