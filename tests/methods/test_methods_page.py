@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import vision_peft as vp
 
-PAGE = (Path(vp.__file__).parent / "methods" / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
 TABLES = [re.findall(r"^\| (.+) \|$", section, flags=re.MULTILINE) for section in PAGE.split("\n## ")]
 COSTS, _, REFUSALS = ([[cell.strip() for cell in row.split("|")] for row in table[1:]] for table in TABLES if table)
 BATCH = 16

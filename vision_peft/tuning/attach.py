@@ -3,12 +3,14 @@
 from collections.abc import Iterable
 from typing import Any
 
+import timm
 from torch import nn
 
 from vision_peft.tuning import graft, record
 from vision_peft.tuning.heads import replace_head
 from vision_peft.tuning.method import Method, one_of
 from vision_peft.tuning.timm_blocks import blocks, classifier_names, trained_with_methods
+from vision_peft.tuning.timm_version import warn_if_untested
 
 __all__ = ["attach", "attach_for_loading", "detach", "replace_head", "train_mode"]
 
@@ -58,6 +60,7 @@ def _check_method(method: Any) -> None:
 
 
 def _attach(model: nn.Module, method: Method, samples: Iterable[Any] | None, *, initialise: bool) -> nn.Module:
+    warn_if_untested(timm.__version__)
     known = record.find(model) is not None
     blocks(model)
     tuning = record.get_or_create_record(model)
