@@ -13,7 +13,7 @@ import vision_peft as vp
 from vision_peft.backbones.names import check_has_weights, is_pypi_name
 from vision_peft.config.command_line import compose_config, prepare
 from vision_peft.config.parse import ConfigError, parse_config, to_dict
-from vision_peft.training.search import points
+from vision_peft.training.search import expand_grid
 from vision_peft.training.train import train
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "experiment"
@@ -51,7 +51,7 @@ def test_an_experiment_is_a_whole_valid_config(name: str) -> None:
             assert min(values) <= getattr(own[section], field) <= max(values)  # one run without a search is in reach
         sizes = [len(values) for values in config.grid.values()]
         (told,) = re.findall(r"^grid:  # tools/tune.py trains all (\d+) on train", text(name), flags=re.MULTILINE)
-        assert len(points(config)) == int(told) == (sizes[0] if len(sizes) == 1 else _product(sizes))
+        assert len(expand_grid(config)) == int(told) == (sizes[0] if len(sizes) == 1 else _product(sizes))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -76,7 +76,7 @@ def test_every_command_of_the_header_can_be_typed(name: str, tmp_path: Path) -> 
         if words[1] == "tools/tune.py":
             flags = {"--final", "--seeds"}
             assert flags >= {word for word in typed if word.startswith("-")}
-            assert points(compose_config([word for word in typed if "=" in word]))
+            assert expand_grid(compose_config([word for word in typed if "=" in word]))
         else:
             assert prepare(typed)
 

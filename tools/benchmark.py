@@ -14,8 +14,8 @@ import shlex
 from pathlib import Path
 
 from vision_peft.config.command_line import compose_config, one_line_errors
-from vision_peft.distributed.processes import by_main, say
-from vision_peft.training.benchmark import benchmark_table, measure_pipeline, measure_steps, to_json
+from vision_peft.distributed.processes import on_rank0, print_rank0
+from vision_peft.training.benchmark import format_benchmark, measure_pipeline, measure_steps, to_json
 
 
 def main() -> None:
@@ -39,10 +39,10 @@ def main() -> None:
             configs[text] = compose_config([*kept, *words])
         pipelines = measure_pipeline(config, options.seconds)
         steps = measure_steps(configs, options.updates)
-        say(benchmark_table(config, pipelines, steps))
+        print_rank0(format_benchmark(config, pipelines, steps))
         if options.json:
             text = json.dumps(to_json(config, pipelines, steps), indent=2) + "\n"
-            by_main(lambda: options.json.write_text(text, encoding="utf-8"))
+            on_rank0(lambda: options.json.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from vision_peft.config.command_line import one_line_errors
-from vision_peft.distributed.processes import by_main, say
-from vision_peft.training.evaluate import metric_words, to_json
+from vision_peft.distributed.processes import on_rank0, print_rank0
+from vision_peft.training.evaluate import format_metrics, to_json
 from vision_peft.training.evaluate_saved import evaluate_saved
 
 EPILOG = """
@@ -33,10 +33,10 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     with one_line_errors():
         done = evaluate_saved(arguments.folder, arguments.overrides)
-        say(f"{done.data.name} {done.split}: {metric_words(done.metrics)}")
+        print_rank0(f"{done.data.name} {done.split}: {format_metrics(done.metrics)}")
         if arguments.json:
             text = json.dumps(to_json(done.metrics), indent=2) + "\n"
-            by_main(lambda: arguments.json.write_text(text, encoding="utf-8"))
+            on_rank0(lambda: arguments.json.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any
 import hydra
 
 from vision_peft.config import command_line
-from vision_peft.training.suite import tasks_of, train_suite
+from vision_peft.training.suite import list_tasks, train_suite
 from vision_peft.training.train import train
 
 failed_tasks: list[str] = []  # of suites
@@ -18,7 +18,7 @@ def main(composed: Any) -> None:
     """Train what Hydra composed; called once per run of a sweep."""
     with command_line.sweep_goes_on(failed_runs), command_line.one_line_errors():
         config = command_line.checked(composed)
-        if tasks := tasks_of(config):
+        if tasks := list_tasks(config):
             failed_tasks.extend(train_suite(config, tasks, command_line.command))
         else:
             train(config, command_line.command())

@@ -15,7 +15,7 @@ import functools
 
 from vision_peft.config.command_line import compose_config, one_line_errors
 from vision_peft.training.search import search_grid, tune_and_test
-from vision_peft.training.search_optuna import search_sampled
+from vision_peft.training.search_optuna import search_optuna
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--optuna", type=positive, metavar="N", help="sample N trials from the ranges of the grid")
     arguments = parser.parse_intermixed_args()
     with one_line_errors():
-        search = functools.partial(search_sampled, number=arguments.optuna) if arguments.optuna else search_grid
+        search = functools.partial(search_optuna, number=arguments.optuna) if arguments.optuna else search_grid
         config = compose_config(arguments.overrides)
         tune_and_test(config, arguments.overrides, search, arguments.final, arguments.seeds)
 

@@ -8,7 +8,7 @@ import pytest
 import torch.distributed as dist
 
 from vision_peft.distributed.device import choose_compute
-from vision_peft.distributed.processes import LostProcess, join, of_exchange, of_this_start
+from vision_peft.distributed.processes import LostProcess, fresh_store, is_communication_error, join
 from vision_peft.runs import checkpoint
 from vision_peft.runs.checkpoint import save_state
 
@@ -23,7 +23,7 @@ def meet(store: dist.Store, late: dict[int, float], timeout_s: float = 20) -> tu
     def process(rank: int) -> None:
         time.sleep(late.get(rank, 0))
         try:
-            parts[rank] = of_this_start(store, rank, 3, timeout_s)
+            parts[rank] = fresh_store(store, rank, 3, timeout_s)
         except LostProcess as error:
             errors.append(str(error))
 
@@ -84,7 +84,7 @@ def test_an_exchange_that_fails_is_no_failure_to_save(
         if len(asked) == 1:
             raise error
 
-    monkeypatch.setattr(checkpoint, "by_main", fail_once)
+    monkeypatch.setattr(checkpoint, "on_rank0", fail_once)
     with pytest.raises(type(error)) as caught:
         save_state(tmp_path, 3, {})
     assert caught.value is error
@@ -102,7 +102,7 @@ def test_an_exchange_that_fails_is_no_failure_to_save(
     ids=str,
 )
 def test_other_errors_are_not_taken_for_a_lost_process(error: Exception) -> None:
-    assert not of_exchange(error)
+    assert not is_communication_error(error)
 
 
 def test_a_store_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vision_peft.config.parse import Config, run_folder
-from vision_peft.training import step as learner_module
+from vision_peft.training import step as step_module
 from vision_peft.training import train as train_module
 from vision_peft.training.train import train
 
@@ -56,7 +56,7 @@ def test_the_run_of_another_config_is_refused_and_left_alone(tiny: Tiny) -> None
 
 def test_a_run_that_another_process_trains_is_left_alone(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny("recipe.epochs=1")
-    real = learner_module.seed_everything
+    real = step_module.seed_everything
 
     def start_again(*key: Any) -> None:
         for same in (config, tiny("recipe.epochs=1", "overwrite=true")):
@@ -64,7 +64,7 @@ def test_a_run_that_another_process_trains_is_left_alone(tiny: Tiny, monkeypatch
                 train(same)
         real(*key)
 
-    monkeypatch.setattr(learner_module, "seed_everything", start_again)
+    monkeypatch.setattr(step_module, "seed_everything", start_again)
     assert train(config).top1 is not None
 
 

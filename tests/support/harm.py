@@ -89,16 +89,16 @@ def _poisoned(batches: Any, samples: set[int], everything: bool) -> Iterator[Any
 def _train_with_nan() -> None:
     """tools/train.py in which images are NaN: of the samples NAN_SAMPLES (1,2,3), or, in the process of rank NAN_RANK,
     all from update NAN_FROM on. The exit code is left in the file EXIT_CODES.<rank>."""
-    from vision_peft.training.step import Learner
+    from vision_peft.training.step import TrainStep
 
-    rank, real = os.environ.get("RANK", "0"), Learner.backward
+    rank, real = os.environ.get("RANK", "0"), TrainStep.backward
     samples = {int(text) for text in os.environ.get("NAN_SAMPLES", "").split(",") if text}
 
-    def backward(self: Learner, batches: Any, parts: int, *key: Any) -> Any:
+    def backward(self: TrainStep, batches: Any, micro_batches: int, *key: Any) -> Any:
         here = os.environ.get("NAN_RANK") == rank and key[-1] >= int(os.environ["NAN_FROM"])
-        return real(self, _poisoned(batches, samples, here), parts, *key)
+        return real(self, _poisoned(batches, samples, here), micro_batches, *key)
 
-    Learner.backward = backward
+    TrainStep.backward = backward
     train = Path(__file__).resolve().parents[2] / "tools" / "train.py"
     code: Any = 0
     try:

@@ -15,11 +15,11 @@ import vision_peft as vp
 from vision_peft.config.command_line import compose_config
 from vision_peft.config.parse import run_folder
 from vision_peft.distributed.device import choose_compute, seed_everything
-from vision_peft.distributed.parallel import whole
-from vision_peft.distributed.processes import join, total
+from vision_peft.distributed.parallel import full_tensor
+from vision_peft.distributed.processes import all_reduce_sum, join
 from vision_peft.training import fit as fit_module
 from vision_peft.training.build import create_model
-from vision_peft.training.step import Learner
+from vision_peft.training.step import TrainStep
 from vision_peft.training.train import train
 
 
@@ -61,16 +61,16 @@ def updated(name: str, strategy: str) -> dict[str, Any]:
     for method in config.methods:
         vp.attach(model, method)
     vp.train_mode(vp.replace_head(model, "linear", 4))
-    learner, found = Learner(config, model, 4, compute), []
+    train_step, found = TrainStep(config, model, 4, compute), []
     labels = torch.arange(8) % 4
     share = slice(8 * compute.rank // compute.world_size, 8 * (compute.rank + 1) // compute.world_size)
     for step, batch in enumerate(images):
-        outcome = learner.backward(iter([(batch[share], labels[share], labels[share])]), 1, step)
-        found.append(total([outcome.loss])[0] / compute.world_size)
-        learner.step()
+        result = train_step.backward(iter([(batch[share], labels[share], labels[share])]), 1, step)
+        found.append(all_reduce_sum([result.loss])[0] / compute.world_size)
+        train_step.step()
     return {
         "losses": found,
-        "tuned": {key: whole(tensor).clone() for key, tensor in vp.tuned_state_dict(model).items()},
+        "tuned": {key: full_tensor(tensor).clone() for key, tensor in vp.tuned_state_dict(model).items()},
     }
 
 

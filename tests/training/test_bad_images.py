@@ -17,7 +17,7 @@ from vision_peft.data.loading.bad_files import TooManyBadFiles
 from vision_peft.data.loading.loader import eval_loader
 from vision_peft.data.transforms.images import eval_transform
 from vision_peft.distributed.device import choose_compute
-from vision_peft.training.evaluate import evaluate, metric_words
+from vision_peft.training.evaluate import evaluate, format_metrics
 from vision_peft.training.evaluate_saved import evaluate_saved
 from vision_peft.training.train import train
 
@@ -121,7 +121,7 @@ def test_a_bad_image_counts_in_every_accuracy(tmp_path: Path) -> None:
     assert [sum(counts) for counts in metrics.confusion] == [3, 1, 0, 0, 0, 0, 0]
     right = torch.tensor(1.0).exp()
     assert metrics.loss == pytest.approx(-(right / (right + 6)).log().item(), rel=1e-5)
-    assert metric_words(metrics).endswith("(7 images, 3 of them undecodable and counted as wrong)")
+    assert format_metrics(metrics).endswith("(7 images, 3 of them undecodable and counted as wrong)")
     for path in paths:
         path.write_bytes(b"")
     with pytest.raises(ValueError, match="none of the 7 images can be decoded"):

@@ -14,7 +14,7 @@ from vision_peft.config.parse import Config, run_folder
 from vision_peft.data.loading.loader import eval_loader
 from vision_peft.distributed.device import Compute
 from vision_peft.training import build
-from vision_peft.training.cached_features import Features, on_features, same_every_epoch
+from vision_peft.training.cached_features import Features, cached_features, features_are_constant
 from vision_peft.training.train import train
 from vision_peft.tuning import graft
 
@@ -26,7 +26,7 @@ def prepared(config: Config) -> tuple[Any, dict[str, Any]]:
     splits = build.load_splits(config)
     model = build.create_model(config.backbone, config.seed)
     build.set_transforms(splits, build.input_settings(model, config.recipe), config.recipe)
-    return build.tune(model, config, splits["train"], CPU.device), splits
+    return build.attach_methods(model, config, splits["train"], CPU.device), splits
 
 
 @pytest.fixture
@@ -91,12 +91,12 @@ def test_features_are_reused_where_only_the_head_learns_from_images_that_never_c
     config = tiny(*settings)
     splits = build.load_splits(config)
     model = build.create_model(config.backbone, config.seed, config.recipe.drop_path)
-    assert same_every_epoch(config, build.tune(model, config, splits["train"], CPU.device)) is same
+    assert features_are_constant(config, build.attach_methods(model, config, splits["train"], CPU.device)) is same
 
 
 def test_a_model_with_two_heads_keeps_its_images(tiny: Tiny) -> None:
     model = vp.create_backbone("deit_tiny_distilled_patch16_224", num_classes=3, img_size=32, embed_dim=24, depth=1)
-    assert not same_every_epoch(tiny("method=linear"), vp.attach(model, vp.LinearProbe()))
+    assert not features_are_constant(tiny("method=linear"), vp.attach(model, vp.LinearProbe()))
 
 
 def test_the_model_is_what_it_was_afterwards_also_after_an_error(tiny: Tiny) -> None:
@@ -106,7 +106,7 @@ def test_the_model_is_what_it_was_afterwards_also_after_an_error(tiny: Tiny) -> 
     expected = model.eval()(image)
 
     def interrupted() -> None:
-        with on_features(model, splits["train"], None, config, CPU) as (given, _, _):
+        with cached_features(model, splits["train"], None, config, CPU) as (given, _, _):
             assert isinstance(given, Features)
             raise KeyboardInterrupt
 
@@ -121,7 +121,7 @@ def test_features_give_the_logits_of_the_images(tiny: Tiny) -> None:
     model, splits = prepared(config)
     with torch.no_grad():
         expected = torch.cat([model.eval()(images) for images, _, _ in eval_loader(splits["val"], 7, 0)])
-        with on_features(model, splits["train"], splits["val"], config, CPU) as (_, watched, _):
+        with cached_features(model, splits["train"], splits["val"], config, CPU) as (_, watched, _):
             assert watched is not None
             batches = list(eval_loader(watched, 7, 0))
             logits = torch.cat([model(features) for features, _, _ in batches])

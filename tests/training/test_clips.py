@@ -23,10 +23,10 @@ from vision_peft.data.decoding.clip_sampling import ClipSampling
 from vision_peft.data.loading.loader import TrainLoader, eval_loader
 from vision_peft.data.loading.subset import first
 from vision_peft.training.build import create_model, input_settings, load_splits, set_evaluation, set_transforms
-from vision_peft.training.evaluate import evaluate, metric_words
+from vision_peft.training.evaluate import evaluate, format_metrics
 from vision_peft.training.evaluate_saved import evaluate_saved
 from vision_peft.training.report import flops_forward
-from vision_peft.training.step import mixed
+from vision_peft.training.step import apply_mixup
 from vision_peft.training.train import train
 from vision_peft.training.video_logits import VideoLogits
 
@@ -135,7 +135,7 @@ def test_the_pasted_share_of_cutmix_is_the_share_of_the_label() -> None:
 
         np.random.seed(seed)
         mix = Mixup(mixup_alpha=0, cutmix_alpha=1.0, label_smoothing=0, num_classes=6)
-        out, targets = mixed(mix, clips.clone(), labels)
+        out, targets = apply_mixup(mix, clips.clone(), labels)
         assert out.shape == clips.shape
         for index in range(6):
             own = (out[index] == index).float()
@@ -150,7 +150,7 @@ def test_mixing_leaves_images_as_they_were_mixed_and_an_odd_one_out() -> None:
     np.random.seed(0)
     expected = Mixup(0.8, 0.0, label_smoothing=0, num_classes=5)(images[:4].clone(), labels[:4])
     np.random.seed(0)
-    found = mixed(Mixup(0.8, 0.0, label_smoothing=0, num_classes=5), images.clone(), labels)
+    found = apply_mixup(Mixup(0.8, 0.0, label_smoothing=0, num_classes=5), images.clone(), labels)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
@@ -177,10 +177,10 @@ def test_the_logits_of_a_video_are_the_mean_of_its_views_in_any_order() -> None:
     forward.add(logits, labels, torch.arange(24))
     for part in order.split(5):
         shuffled.add(logits[part], labels[part], part)
-    videos, means, found = forward.means()
+    videos, means, found = forward.mean_logits()
     assert (videos, found.tolist()) == ([0, 1, 2, 3], [0, 1, 2, 3])
     torch.testing.assert_close(means, logits.view(4, 6, 5).mean(1))
-    assert torch.equal(shuffled.means()[1], means)
+    assert torch.equal(shuffled.mean_logits()[1], means)
 
 
 @pytest.mark.parametrize("damaged", [pytest.param((), marks=pytest.mark.slow), (4, 7)])
@@ -216,7 +216,7 @@ def test_metrics_are_those_of_the_mean_logits_and_an_unreadable_video_is_wrong_a
     assert metrics.top1 == pytest.approx(100 * right.float().mean().item())
     assert metrics.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
     assert sum(map(sum, metrics.confusion)) == 11
-    assert "(11 videos, 4 views each)" in metric_words(metrics)
+    assert "(11 videos, 4 views each)" in format_metrics(metrics)
     with pytest.raises(ValueError, match="cannot decode video 0-3: it is damaged; mend the file"):
         evaluate(model, eval_loader(videos, 16, 0), CLASSES, CPU)
     loader = eval_loader(videos, 16, 0, bad="wrong")
@@ -224,7 +224,7 @@ def test_metrics_are_those_of_the_mean_logits_and_an_unreadable_video_is_wrong_a
     metrics = evaluate(model, loader, CLASSES, CPU)
     assert (metrics.images, metrics.bad) == (11, 1)
     assert metrics.top1 == pytest.approx(100 * right.float().mean().item())
-    assert "1 of them undecodable and counted as wrong" in metric_words(metrics)
+    assert "1 of them undecodable and counted as wrong" in format_metrics(metrics)
     nothing = ColourVideos(2, damaged=[0, 1])
     set_evaluation(nothing, input_settings(model, recipe))
     with pytest.raises(ValueError, match="none of the 2 videos can be decoded"):

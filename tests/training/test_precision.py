@@ -16,9 +16,9 @@ import vision_peft as vp
 from vision_peft.config.parse import Config, run_folder
 from vision_peft.distributed.device import Compute
 from vision_peft.results.row import Row
-from vision_peft.training.build import create_model, load_splits, tune
+from vision_peft.training.build import attach_methods, create_model, load_splits
 from vision_peft.training.evaluate_saved import evaluate_saved
-from vision_peft.training.step import Learner
+from vision_peft.training.step import TrainStep
 from vision_peft.training.train import train
 
 Tiny = Callable[..., Config]
@@ -38,7 +38,7 @@ CPU = Compute(torch.device("cpu"), "fp32")
 
 def tuned_model(config: Config) -> Any:
     train_set = load_splits(config)["train"]
-    return tune(create_model(config.backbone, config.seed), config, train_set, torch.device("cpu"))
+    return attach_methods(create_model(config.backbone, config.seed), config, train_set, torch.device("cpu"))
 
 
 def losses(row: Row) -> list[float]:
@@ -93,8 +93,8 @@ def test_channels_last_changes_the_layout_and_not_the_training(tiny: Tiny) -> No
 def test_a_fused_optimiser_takes_the_same_steps(tiny: Tiny) -> None:
     config = tiny(*SAME, "fused=true", folder="fused")
     model = tuned_model(config)
-    learner = Learner(config, model, 3, CPU)
-    assert all(group["fused"] for group in learner.optimizer.param_groups)
+    train_step = TrainStep(config, model, 3, CPU)
+    assert all(group["fused"] for group in train_step.optimizer.param_groups)
     assert losses(train(config)) == pytest.approx(losses(train(tiny(*SAME, folder="plain"))), abs=1e-5)
 
 

@@ -5,7 +5,7 @@ import torch
 
 from vision_peft.config.command_line import one_line_errors
 from vision_peft.distributed.device import Compute
-from vision_peft.training.report import other_processes, processes_words
+from vision_peft.training.report import describe_other_processes, describe_processes
 
 CPU = torch.device("cpu")
 ONE, TWO = Compute(CPU, "fp32"), Compute(CPU, "fp32", world_size=2)
@@ -13,19 +13,19 @@ SHARDED = Compute(CPU, "fp32", world_size=2, strategy="fsdp2")
 
 
 def test_a_state_of_other_processes_is_said_to_go_on_not_bit_for_bit() -> None:
-    words = other_processes(processes_words(TWO), ONE)
+    words = describe_other_processes(describe_processes(TWO), ONE)
     assert words.startswith(
         "\nthe state was saved by 2 processes (ddp), it goes on in 1 process: the samples come in the"
     )
     assert words.endswith("sums are rounded in another way, and dropout, drop path and mixup draw other numbers")
-    words = other_processes(processes_words(SHARDED), TWO)
+    words = describe_other_processes(describe_processes(SHARDED), TWO)
     assert words.startswith("\nthe state was saved by 2 processes (fsdp2), it goes on in 2 processes (ddp): ")
     assert words.endswith("not bit for bit that of either, as sums are rounded in another way")
 
 
-@pytest.mark.parametrize("compute", [ONE, TWO, SHARDED], ids=processes_words)
+@pytest.mark.parametrize("compute", [ONE, TWO, SHARDED], ids=describe_processes)
 def test_a_state_of_the_same_processes_or_of_nobody_knows_whom_needs_no_words(compute: Compute) -> None:
-    assert other_processes(processes_words(compute), compute) == other_processes("", compute) == ""
+    assert describe_other_processes(describe_processes(compute), compute) == describe_other_processes("", compute) == ""
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from support.tiny_run import EVERYTHING, left_behind, tiny_config
 from vision_peft.config.parse import Config, run_folder
 from vision_peft.distributed.stopping import Interrupted
 from vision_peft.training import fit as fit_module
-from vision_peft.training import step as learner_module
+from vision_peft.training import step as step_module
 from vision_peft.training import train as train_module
 from vision_peft.training.train import train
 
@@ -109,9 +109,9 @@ def test_a_signal_saves_the_state_at_the_next_update_and_the_run_resumes(
             os.kill(os.getpid(), number)
         real_seed(*key)
 
-    before, real_seed = signal.getsignal(number), learner_module.seed_everything
+    before, real_seed = signal.getsignal(number), step_module.seed_everything
     with monkeypatch.context() as patch:
-        patch.setattr(learner_module, "seed_everything", seed)
+        patch.setattr(step_module, "seed_everything", seed)
         with pytest.raises(Interrupted, match="stopped after update 5; its state is saved") as caught:
             train(stopped)
     assert caught.value.signal == number
@@ -142,7 +142,7 @@ def test_a_run_killed_before_test_is_read_does_not_train_again(tiny: Tiny, monke
         patch.setattr(train_module, "evaluate", fail)
         with pytest.raises(Killed):
             train(config)
-    monkeypatch.setattr(learner_module, "seed_everything", fail)
+    monkeypatch.setattr(step_module, "seed_everything", fail)
     row = train(config)
     assert row.top1 is not None
     assert len(row.curve) == 2
@@ -154,7 +154,7 @@ def test_sigterm_before_the_first_update_or_after_the_last_is_heeded_too(
 ) -> None:
     whole, stopped = tiny(folder="whole"), tiny(folder="stopped")
     train(whole)
-    name = "on_features" if after == 1 else "fit"
+    name = "cached_features" if after == 1 else "fit"
     real = getattr(train_module, name)
 
     def terminated(*arguments: Any) -> Any:

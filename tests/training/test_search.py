@@ -17,17 +17,17 @@ from vision_peft.results.row import find_rows
 from vision_peft.training import search as tuning
 from vision_peft.training.search import (
     Trial,
-    changed,
+    expand_grid,
     format_trials,
-    grid_of,
-    points,
-    ranked,
+    rank_trials,
+    read_grid,
+    replace_values,
     run_trial,
     search_grid,
     trial_config,
     tune_and_test,
 )
-from vision_peft.training.search_optuna import _suggest, _values, search_sampled
+from vision_peft.training.search_optuna import _decode_values, _suggest, search_optuna
 from vision_peft.training.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no training image")
@@ -37,7 +37,7 @@ QUICK = ("recipe.epochs=1", "method=linear")
 
 def problems_of(config: Config) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        points(config)
+        expand_grid(config)
     return caught.value.problems
 
 
@@ -48,8 +48,13 @@ def test_the_grid_is_every_combination_and_what_is_typed_goes_before_what_is_the
         "grid.recipe.ema=null",
         "grid.method.bottleneck=[1, 2]",
     )
-    assert grid_of(config) == {"recipe.lr": [3, 4], "method.scale": [0.1], "method.bottleneck": [1, 2]}
-    assert [tuple(point.values()) for point in points(config)] == [(3, 0.1, 1), (3, 0.1, 2), (4, 0.1, 1), (4, 0.1, 2)]
+    assert read_grid(config) == {"recipe.lr": [3, 4], "method.scale": [0.1], "method.bottleneck": [1, 2]}
+    assert [tuple(point.values()) for point in expand_grid(config)] == [
+        (3, 0.1, 1),
+        (3, 0.1, 2),
+        (4, 0.1, 1),
+        (4, 0.1, 2),
+    ]
 
 
 def test_what_cannot_be_searched_is_refused_all_at_once_before_the_first_trial(tiny: Tiny) -> None:
@@ -120,7 +125,7 @@ def test_a_trial_that_diverges_is_a_row_with_its_reason_and_not_the_end(
     assert bad.diverged is not None
     assert "finite" in bad.diverged or "loss on val is" in bad.diverged
     assert bad.diverged.split(":")[0] in format_trials([bad, good]).splitlines()[-1]
-    assert ranked([bad, good]) == [good, bad]
+    assert rank_trials([bad, good]) == [good, bad]
     assert sorted(row.extra.get("diverged") or "" for row in find_rows([tmp_path / "runs"])) == ["", bad.diverged]
     monkeypatch.setattr(tuning, "train", None)  # both are found again
     assert [trial.diverged for trial in search_grid(config)] == [bad.diverged, None]
@@ -137,7 +142,7 @@ def test_the_best_has_the_highest_accuracy_then_the_lowest_loss_then_comes_first
 
     trials = [trial("a", 50.0, 0.7), trial("b", 60.0, 0.9), trial("c", 60.0, 0.8), trial("d", 60.0, 0.8)]
     trials += [trial("e", 60.0, None), trial("f", 0.0)]
-    assert [each.values["name"] for each in ranked(trials)] == ["c", "d", "b", "e", "a", "f"]
+    assert [each.values["name"] for each in rank_trials(trials)] == ["c", "d", "b", "e", "a", "f"]
     assert [line.split() for line in format_trials(trials).splitlines()[:2]] == [
         ["val", "top-1", "%", "val", "loss", "name"],
         ["60.00", "0.8000", "c"],
@@ -150,7 +155,7 @@ def test_the_chosen_setting_is_trained_by_the_protocol_once_a_seed(
     settings = [*QUICK, "protocol=val_select_retrain", "read_test=false"]
     config = tiny(*settings, "grid.recipe.lr=[1e-2,1e-8]")
     rows = tune_and_test(config, [*settings, "recipe.lr=5", "grid.recipe.lr=[1e-2,1e-8]"], final=True, seeds=[3, 4])
-    best = ranked([run_trial(config, values) for values in points(config)])[0].values["recipe.lr"]
+    best = rank_trials([run_trial(config, values) for values in expand_grid(config)])[0].values["recipe.lr"]
     assert [(row.seed, row.protocol, row.lr) for row in rows] == [(seed, "val_select_retrain", best) for seed in (3, 4)]
     assert all(row.top1 is not None for row in rows)
     assert len(find_rows([tmp_path / "runs"])) == 4
@@ -193,7 +198,7 @@ def test_values_are_typed_so_that_hydra_reads_them_back() -> None:
 def test_a_trial_lies_where_the_same_settings_typed_by_hand_lie(tiny: Tiny) -> None:
     config = tiny("grid.recipe.lr=[0.5]", "protocol=val_select_retrain")
     assert run_folder(trial_config(config, {"recipe.lr": 0.5})) == run_folder(tiny("recipe.lr=0.5"))
-    assert run_folder(changed(config, {"recipe.lr": 0.5}, seed=2)) == run_folder(
+    assert run_folder(replace_values(config, {"recipe.lr": 0.5}, seed=2)) == run_folder(
         tiny("recipe.lr=0.5", "protocol=val_select_retrain", "seed=2")
     )
 
@@ -219,19 +224,19 @@ def test_ranges_are_sampled_by_what_they_hold() -> None:
         ("suggest_categorical", "f", [0], {}),
     ]
     drawn = {"a": 0.123456, "b": 7, "c": 0.0012345, "d": 1, "e": 0, "f": 0}
-    assert _values(drawn, grid) == {"a": 0.123, "b": 7, "c": 0.00123, "d": False, "e": None, "f": 3}
+    assert _decode_values(drawn, grid) == {"a": 0.123, "b": 7, "c": 0.00123, "d": False, "e": None, "f": 3}
 
 
 def test_without_optuna_the_way_to_get_it_is_told(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ImportError, match=r"pip install 'vision_peft\[sweep\]'"):
-        search_sampled(tiny(*QUICK, "grid.recipe.lr=[1e-3,1e-1]"), 2)
+        search_optuna(tiny(*QUICK, "grid.recipe.lr=[1e-3,1e-1]"), 2)
 
 
 def test_a_sampled_search_goes_on_where_it_was_interrupted(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("optuna")
     overrides = [*QUICK, "grid.recipe.lr=[1e-4,1e-1]", "grid.recipe.weight_decay=[0,1e-2]"]
-    whole = search_sampled(tiny(*overrides, folder="whole"), 4)
+    whole = search_optuna(tiny(*overrides, folder="whole"), 4)
     assert len({trial.row.lr for trial in whole}) == 4
     assert all(1e-4 <= trial.row.lr <= 1e-1 and 0 <= trial.row.weight_decay <= 1e-2 for trial in whole)
     trained: list[float] = []
@@ -244,9 +249,9 @@ def test_a_sampled_search_goes_on_where_it_was_interrupted(tiny: Tiny, monkeypat
 
     monkeypatch.setattr(tuning, "train", counted)
     with pytest.raises(KeyboardInterrupt):
-        search_sampled(tiny(*overrides, folder="broken"), 4)
-    again = search_sampled(tiny(*overrides, folder="broken"), 4)
+        search_optuna(tiny(*overrides, folder="broken"), 4)
+    again = search_optuna(tiny(*overrides, folder="broken"), 4)
     assert [trial.values for trial in again] == [trial.values for trial in whole]
     assert len(trained) == 5  # the third twice
-    assert len(search_sampled(tiny(*overrides, folder="broken"), 5)) == 5
+    assert len(search_optuna(tiny(*overrides, folder="broken"), 5)) == 5
     assert len(trained) == 6

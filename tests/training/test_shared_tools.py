@@ -21,8 +21,8 @@ from vision_peft.results.row import Row, find_rows
 from vision_peft.training import suite
 from vision_peft.training.evaluate_saved import evaluate_saved
 from vision_peft.training.search import tune_and_test
-from vision_peft.training.search_optuna import search_sampled
-from vision_peft.training.suite import tasks_of, train_suite
+from vision_peft.training.search_optuna import search_optuna
+from vision_peft.training.suite import list_tasks, train_suite
 from vision_peft.training.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no training image")
@@ -82,11 +82,11 @@ def everything(rank: int, folder: Path) -> dict[str, Any]:
 
     config = benchmark(folder, "together")
     with mock.patch.object(suite, "train", failing):
-        given["failed"] = train_suite(config, tasks_of(config))
+        given["failed"] = train_suite(config, list_tasks(config))
     config, typed = search(folder, "grid")
     rows = tune_and_test(config, typed, final=True)
     given["final"] = [(row.lr, row.world_size) for row in rows]
-    trials = search_sampled(search(folder, "sampled")[0], 2)
+    trials = search_optuna(search(folder, "sampled")[0], 2)
     given["sampled"] = [trial.values["recipe.lr"] for trial in trials]
 
     def failing_alone(config: Config, command: str) -> Row:
@@ -97,7 +97,7 @@ def everything(rank: int, folder: Path) -> dict[str, Any]:
     config = benchmark(folder, "alone")
     with mock.patch.object(suite, "train", failing_alone), mock.patch.object(suite, "LONGEST_APART_S", 1):
         try:
-            train_suite(config, tasks_of(config))
+            train_suite(config, list_tasks(config))
         except (OSError, RuntimeError) as error:
             given["stopped by"] = type(error).__name__
     return given

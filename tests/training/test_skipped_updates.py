@@ -9,22 +9,22 @@ import torch
 from safetensors.torch import load_file
 
 from vision_peft.config.parse import Config, run_folder
-from vision_peft.training.step import Learner
+from vision_peft.training.step import TrainStep
 from vision_peft.training.train import train
 
 Tiny = Callable[..., Config]
-real_backward = Learner.backward
+real_backward = TrainStep.backward
 
 
 def nan_at(*steps: int) -> Callable[..., Any]:
-    """A `Learner.backward` that gets NaN for images at these updates, from 0."""
+    """A `TrainStep.backward` that gets NaN for images at these updates, from 0."""
 
     def poisoned(batches: Iterator[Any]) -> Iterator[Any]:
         for images, labels, indices in batches:
             yield torch.full_like(images, float("nan")), labels, indices
 
-    def backward(self: Learner, batches: Iterator[Any], parts: int, *key: Any) -> Any:
-        return real_backward(self, poisoned(batches) if key[-1] in steps else batches, parts, *key)
+    def backward(self: TrainStep, batches: Iterator[Any], micro_batches: int, *key: Any) -> Any:
+        return real_backward(self, poisoned(batches) if key[-1] in steps else batches, micro_batches, *key)
 
     return backward
 
@@ -34,15 +34,15 @@ def test_a_skipped_update_leaves_tuned_tensors_and_batch_statistics_as_they_were
 ) -> None:
     config = tiny("recipe.head=batchnorm_linear", "recipe.ema=0.9", "recipe.accumulate=2", "save_every=1")
     before: list[dict[str, torch.Tensor]] = []
-    real_skip = Learner.skip
+    real_skip = TrainStep.skip
 
-    def skip(self: Learner) -> None:
+    def skip(self: TrainStep) -> None:
         before.append({name: tensor.clone() for (tensor, _), name in zip(self._statistics, "mvn", strict=True)})
         real_skip(self)
         assert all(tensor.isfinite().all() for tensor, _ in self._statistics)
 
-    monkeypatch.setattr(Learner, "backward", nan_at(1, 4))
-    monkeypatch.setattr(Learner, "skip", skip)
+    monkeypatch.setattr(TrainStep, "backward", nan_at(1, 4))
+    monkeypatch.setattr(TrainStep, "skip", skip)
     row = train(config)
     assert len(before) == 2
     assert all(statistics["m"].isnan().any() for statistics in before)
@@ -55,7 +55,7 @@ def test_a_skipped_update_leaves_tuned_tensors_and_batch_statistics_as_they_were
 
 def test_more_skipped_updates_in_a_row_than_allowed_end_the_run(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny("max_bad_steps=1", "save_every=1")
-    monkeypatch.setattr(Learner, "backward", nan_at(3, 4))
+    monkeypatch.setattr(TrainStep, "backward", nan_at(3, 4))
     named = r"\(step 5, lr .*on samples (\d+, ){7}\d+: .*2 such updates in a row, max_bad_steps=1"
     with pytest.raises(FloatingPointError, match=named):
         train(config)

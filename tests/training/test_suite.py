@@ -15,7 +15,7 @@ from vision_peft.data.datasets.vtab1k import CLASS_COUNTS, VTAB1k
 from vision_peft.distributed.stopping import Interrupted
 from vision_peft.results.row import find_rows
 from vision_peft.training import suite
-from vision_peft.training.suite import tasks_of, train_suite
+from vision_peft.training.suite import list_tasks, train_suite
 from vision_peft.training.train import train
 
 SPECIALIZED = list(VTAB1k.suite["specialized"])
@@ -38,10 +38,10 @@ def vtab(tmp_path: Path) -> Callable[..., Config]:
 
 
 def test_a_name_stands_for_the_tasks_of_its_group(vtab: Callable[..., Config]) -> None:
-    assert tasks_of(vtab("all")) == list(CLASS_COUNTS)
-    assert [len(tasks_of(vtab(group))) for group in ("natural", "specialized", "structured")] == [7, 4, 8]
-    assert tasks_of(vtab("eurosat")) == []
-    assert tasks_of(compose_config([*TINY, "data=digits"])) == []
+    assert list_tasks(vtab("all")) == list(CLASS_COUNTS)
+    assert [len(list_tasks(vtab(group))) for group in ("natural", "specialized", "structured")] == [7, 4, 8]
+    assert list_tasks(vtab("eurosat")) == []
+    assert list_tasks(compose_config([*TINY, "data=digits"])) == []
 
 
 def test_missing_tasks_are_one_error_before_anything_is_written(vtab: Callable[..., Config], tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_missing_tasks_are_one_error_before_anything_is_written(vtab: Callable[.
     with pytest.raises(
         ValueError, match="lacks 13 of 19 tasks: caltech101, dtd, oxford_flowers102, svhn, sun397, clev"
     ):
-        train_suite(config, tasks_of(config))
+        train_suite(config, list_tasks(config))
     assert not (tmp_path / "runs").exists()
 
 
@@ -59,7 +59,7 @@ def test_all_problems_of_all_tasks_come_at_once(vtab: Callable[..., Config], tmp
     for task in ("eurosat", "resisc45"):
         (tmp_path / "vtab-1k" / task / "images" / "train800" / "000003.png").unlink()
     with pytest.raises(ValueError, match="nothing was started") as caught:
-        train_suite(config, tasks_of(config))
+        train_suite(config, list_tasks(config))
     for words in (
         "lacks 1 of 4 tasks: patch_camelyon",
         "eurosat/train800.txt:4: image 'images/train800/000003.png' is missing",
@@ -74,7 +74,7 @@ def test_every_task_is_the_run_that_its_name_alone_would_have_been(
 ) -> None:
     alone = train(vtab("resisc45"), "typed alone")
     config = vtab("specialized")
-    assert train_suite(config, tasks_of(config), lambda task: f"suite {task}") == []
+    assert train_suite(config, list_tasks(config), lambda task: f"suite {task}") == []
     rows = {row.task: row for row in find_rows([config.output_dir])}
     assert set(rows) == set(SPECIALIZED)
     assert rows["resisc45"] == alone
@@ -87,7 +87,7 @@ def test_every_task_is_the_run_that_its_name_alone_would_have_been(
     assert "mean of 19" not in shown
 
     (Path(config.data.root) / "resisc45" / "test.txt").unlink()  # type: ignore[attr-defined]
-    assert train_suite(config, tasks_of(config)) == []  # finished tasks need their data no more
+    assert train_suite(config, list_tasks(config)) == []  # finished tasks need their data no more
     assert capsys.readouterr().out.count("is finished") == 4
 
 
@@ -103,7 +103,7 @@ def test_a_failing_task_does_not_stop_the_others(
 
     monkeypatch.setattr(suite, "train", broken)
     config = vtab("specialized")
-    assert train_suite(config, tasks_of(config)) == ["eurosat", "resisc45"]
+    assert train_suite(config, list_tasks(config)) == ["eurosat", "resisc45"]
     shown, errors = capsys.readouterr()
     assert len(find_rows([config.output_dir])) == 2
     assert "2 of 4 tasks failed" in errors
@@ -122,7 +122,7 @@ def test_a_stop_stops_the_suite(vtab: Callable[..., Config], monkeypatch: pytest
     monkeypatch.setattr(suite, "train", stopped)
     config = vtab("specialized")
     with pytest.raises(Interrupted):
-        train_suite(config, tasks_of(config))
+        train_suite(config, list_tasks(config))
     assert started == ["patch_camelyon"]
 
 
@@ -130,7 +130,7 @@ def test_a_dry_run_tries_every_task_and_keeps_nothing(
     vtab: Callable[..., Config], capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = vtab("specialized", "dry_run=true")
-    assert train_suite(config, tasks_of(config)) == []
+    assert train_suite(config, list_tasks(config)) == []
     assert capsys.readouterr().out.count("dry run passed") == 4
     assert not Path(config.output_dir).exists()
 
@@ -148,7 +148,7 @@ def test_the_19_tasks_end_with_both_averages(
     monkeypatch.setattr(suite, "train", known)
     monkeypatch.setattr(suite, "check_suite", lambda config, tasks: None)
     config = vtab("all")
-    assert train_suite(config, tasks_of(config)) == []
+    assert train_suite(config, list_tasks(config)) == []
     shown = capsys.readouterr().out
     # 30, 32, ..., 66: natural 30..42, specialized 44..50, structured 52..66
     wanted = "natural (7) 36.00, specialized (4) 47.00, structured (8) 59.00"

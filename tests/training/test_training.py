@@ -15,7 +15,7 @@ from vision_peft.config.parse import Config, run_folder
 from vision_peft.results.row import Row, read_row
 from vision_peft.training import build
 from vision_peft.training import fit as fit_module
-from vision_peft.training import step as learner_module
+from vision_peft.training import step as step_module
 from vision_peft.training import train as train_module
 from vision_peft.training.evaluate import Metrics
 from vision_peft.training.train import train
@@ -34,13 +34,13 @@ def evaluations(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls: Calls = []
 
     def watch(module: Any, name: str) -> None:
-        real = module.loader_for
+        real = module.create_eval_loader
 
         def loader(dataset: Any, *arguments: Any, **keywords: Any) -> Any:
             calls.append((name, sum("/test/" in dataset.path(index) for index in range(len(dataset)))))
             return real(dataset, *arguments, **keywords)
 
-        monkeypatch.setattr(module, "loader_for", loader)
+        monkeypatch.setattr(module, "create_eval_loader", loader)
 
     watch(fit_module, "loop")
     watch(train_module, "end")
@@ -92,14 +92,14 @@ def test_frozen_tensors_are_bit_identical_after_training_and_tuned_ones_are_not(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[Any, dict[str, torch.Tensor]]] = []
-    real = build.tune
+    real = build.attach_methods
 
     def tune(*arguments: Any) -> Any:
         model = real(*arguments)
         seen.append((model, {name: tensor.clone() for name, tensor in model.state_dict().items()}))
         return model
 
-    monkeypatch.setattr(train_module, "tune", tune)
+    monkeypatch.setattr(train_module, "attach_methods", tune)
     train(tiny("recipe.frozen=train", "recipe.drop_path=0.1", "recipe.weight_decay=0.1", "recipe.lr=1e-2"))
     ((model, before),) = seen
     tuned = set(vp.tuned_state_dict(model))
@@ -214,10 +214,10 @@ def test_an_odd_last_batch_is_mixed_all_the_same(tiny: Tiny) -> None:
 
 def test_layer_decay_slows_the_lower_layers(tiny: Tiny) -> None:
     optimizers: list[Any] = []
-    real = learner_module.create_optimizer
+    real = step_module.create_optimizer
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            learner_module, "create_optimizer", lambda *a, **k: optimizers.append(real(*a, **k)) or optimizers[-1]
+            step_module, "create_optimizer", lambda *a, **k: optimizers.append(real(*a, **k)) or optimizers[-1]
         )
         train(tiny("method=full", "recipe.layer_decay=0.5", "recipe.epochs=1", "recipe.lr=1e-4"))
     scales = {group["lr_scale"] for group in optimizers[0].param_groups}
@@ -243,7 +243,7 @@ def test_a_search_trial_does_not_read_test_and_can_be_completed_later(
     assert (row.top1, row.per_class, row.confusion) == (None, {}, None)
     assert row.val_top1 is not None
     assert evaluations == [("loop", 0)] * 2
-    monkeypatch.setattr(learner_module, "seed_everything", lambda *_: pytest.fail("it trained again"))
+    monkeypatch.setattr(step_module, "seed_everything", lambda *_: pytest.fail("it trained again"))
     assert train(tiny()).top1 is not None
     assert evaluations == [("loop", 0)] * 2 + [("end", 24)]
 

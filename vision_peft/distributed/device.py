@@ -148,7 +148,7 @@ def set_matmul_precision(device: torch.device, tf32: bool) -> None:
         torch.backends.cudnn.allow_tf32 = tf32
 
 
-def device_words(device: torch.device) -> str:
+def describe_device(device: torch.device) -> str:
     """The device as a table names it, e.g. ``cuda (NVIDIA H100)`` or ``cpu``."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 

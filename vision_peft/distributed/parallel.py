@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import vision_peft as vp
 from vision_peft.distributed.device import Compute
-from vision_peft.distributed.processes import together, total
+from vision_peft.distributed.processes import all_reduce_sum, is_distributed
 from vision_peft.tuning.graft import Graft, depth, graft, ungraft
 from vision_peft.tuning.record import graft_tensors, head_tensors
 from vision_peft.tuning.timm_blocks import blocks
@@ -35,7 +35,7 @@ _BUFFERS = next(
 )
 
 
-class _Gathered(torch.autograd.Function):
+class _AllGatherBatch(torch.autograd.Function):
     """The batch of all processes from the equal shares of each; gradients go back to the share they belong to."""
 
     @staticmethod
@@ -55,9 +55,9 @@ class WholeBatchNorm(Graft):
     """BatchNorm1d (B D) whose statistics are of the batch of all processes, whatever their number."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and together()):
+        if not (self.training and is_distributed()):
             return super().forward(x)
-        everyone = super().forward(_Gathered.apply(x.float()))
+        everyone = super().forward(_AllGatherBatch.apply(x.float()))
         return everyone[len(x) * dist.get_rank() :][: len(x)].type_as(x)
 
 
@@ -69,7 +69,7 @@ class Parallel:
 
     def __init__(self, model: Any, compute: Compute, compiled: bool = False) -> None:
         self.model, self._whole = model, []
-        self._norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d) and together()]
+        self._norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d) and is_distributed()]
         for norm in self._norms:
             graft(norm, WholeBatchNorm)
         self.forward: Any = model
@@ -78,7 +78,7 @@ class Parallel:
         elif compiled:
             self.forward = torch.compile(model)
         self._ddp: DistributedDataParallel | None = None
-        if together() and not compute.sharded:
+        if is_distributed() and not compute.sharded:
             devices = [compute.device] if compute.device.type == "cuda" else None
             settings: dict[str, Any] = {_BUFFERS: False}
             self._ddp = self.forward = DistributedDataParallel(self.forward, devices, **settings)
@@ -91,7 +91,7 @@ class Parallel:
         with contextlib.nullcontext() if self._ddp is None or last else self._ddp.no_sync():
             yield
         if last and self._whole:
-            _average([parameter.grad for parameter in self._whole if parameter.grad is not None])
+            _average_gradients([parameter.grad for parameter in self._whole if parameter.grad is not None])
 
     def close(self) -> None:
         """Leave BatchNorm as it was."""
@@ -118,7 +118,7 @@ def _shard(model: Any, compute: Compute, compiled: bool) -> list[nn.Parameter]:
     return [parameter for parameter in added if parameter.requires_grad]
 
 
-def _average(gradients: list[Tensor]) -> None:
+def _average_gradients(gradients: list[Tensor]) -> None:
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
@@ -146,12 +146,12 @@ def clip_gradients(parameters: Iterable[nn.Parameter], most: float, norm: Tensor
         gradient.mul_(factor)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor put together from its shards; every process must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def laid_out(tensor: Tensor, like: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor cut as `like` is."""
     if not isinstance(like, DTensor) or isinstance(tensor, DTensor):
         return tensor
@@ -161,10 +161,10 @@ def laid_out(tensor: Tensor, like: Tensor) -> Tensor:
 def load_tuned(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """`vp.load_tuned` of whole tensors, also into a model whose backbone is cut into shards."""
     own = vp.tuned_state_dict(model)
-    vp.load_tuned(model, {name: laid_out(t, own[name]) if name in own else t for name, t in tensors.items()})
+    vp.load_tuned(model, {name: shard_like(t, own[name]) if name in own else t for name, t in tensors.items()})
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether no process holds a NaN or an infinity."""
     local = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
-    return not total([sum(not bool(tensor.isfinite().all()) for tensor in local)])[0]
+    return not all_reduce_sum([sum(not bool(tensor.isfinite().all()) for tensor in local)])[0]

@@ -22,7 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 from vision_peft.distributed.device import Compute
 
 T = TypeVar("T")
-_times = itertools.count()  # that `everywhere` was asked
+_times = itertools.count()  # that `reached_by_all` was asked
 _store: list[Any] = []  # the store that the processes met at; empty before
 
 
@@ -47,10 +47,10 @@ def join(compute: Compute, timeout_s: int) -> None:
     backend = "cpu:gloo,cuda:nccl" if compute.device.type == "cuda" else "gloo"
     try:
         store, rank, size = next(rendezvous("env://", timeout=timeout))
-        store = of_this_start(store, rank, size, timeout_s)
+        store = fresh_store(store, rank, size, timeout_s)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     except RuntimeError as error:
-        if isinstance(error, LostProcess) or not of_exchange(error):
+        if isinstance(error, LostProcess) or not is_communication_error(error):
             raise
         who = f"process {compute.rank} of {compute.world_size}"
         raise LostProcess(f"{who} could not meet the others ({str(error).splitlines()[0]})") from error
@@ -58,7 +58,7 @@ def join(compute: Compute, timeout_s: int) -> None:
     atexit.register(_leave)
 
 
-def of_this_start(store: dist.Store, rank: int, size: int, timeout_s: float) -> dist.Store:
+def fresh_store(store: dist.Store, rank: int, size: int, timeout_s: float) -> dist.Store:
     """A part of `store` that the processes of this start have to themselves.
 
     After a restart torchrun hands out the same store, in which the addresses of processes that are gone still stand
@@ -89,32 +89,32 @@ def _wait(end: float, words: str) -> None:
     time.sleep(0.01)
 
 
-def together() -> bool:
+def is_distributed() -> bool:
     """Whether several processes have met."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def total(numbers: Sequence[float]) -> list[float]:
+def all_reduce_sum(numbers: Sequence[float]) -> list[float]:
     """Sums over all processes, the same on each; the numbers themselves where there is one."""
-    if not together():
+    if not is_distributed():
         return list(numbers)
     summed = torch.tensor(numbers, dtype=torch.float64)
     dist.all_reduce(summed)
     return summed.tolist()
 
 
-def of_all_processes(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """`value` of every process in the order of their ranks; of this one alone where it is alone."""
-    if not together():
+    if not is_distributed():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
 
 
-def by_main(action: Callable[[], T]) -> T:
+def on_rank0(action: Callable[[], T]) -> T:
     """What `action` gives in the process of rank 0, which alone runs it; an error there is raised in all of them."""
-    if not together():
+    if not is_distributed():
         return action()
     outcome: list[Any] = [None, None]
     if dist.get_rank() == 0:
@@ -129,31 +129,31 @@ def by_main(action: Callable[[], T]) -> T:
 
 
 @contextlib.contextmanager
-def main_first() -> Iterator[None]:
+def rank0_first() -> Iterator[None]:
     """One process of each machine runs the body before the others: what it downloads or writes is there for them."""
     first = os.environ.get("LOCAL_RANK", "0") == "0"
-    if together() and not first:
+    if is_distributed() and not first:
         dist.barrier()
     try:
         yield
     finally:  # also after an error, which the others will meet themselves
-        if together() and first:
+        if is_distributed() and first:
             dist.barrier()
 
 
-def say(text: str) -> None:
+def print_rank0(text: str) -> None:
     """Print a line in the process of rank 0 only, also before the processes have met."""
     if os.environ.get("RANK", "0") == "0":
         print(text, flush=True)
 
 
-def everywhere(event: str, timeout_s: float) -> bool:
+def reached_by_all(event: str, timeout_s: float) -> bool:
     """Whether every process comes here with the same `event`, as many times as the others, within `timeout_s` seconds.
 
     Unlike the others it may be asked while processes are elsewhere, in an exchange that this one has left.
     """
-    if not together() or not _store:
-        return not together()
+    if not is_distributed() or not _store:
+        return not is_distributed()
     time_asked = next(_times)
     keys = [f"{event}/{time_asked}/{rank}" for rank in range(dist.get_world_size())]
     _store[0].set(keys[dist.get_rank()], "")
@@ -164,37 +164,37 @@ def everywhere(event: str, timeout_s: float) -> bool:
     return True
 
 
-class Whereabouts:
+class Heartbeat:
     """How far every process is, so that the one that is lost can be named."""
 
     def __init__(self) -> None:
-        self._noted = 0.0
+        self._last_beat = 0.0
 
-    def note(self, step: int) -> None:
+    def beat(self, step: int) -> None:
         """Tell the others, at most once a second, that this process has done `step` updates."""
-        if not _store or time.monotonic() - self._noted < 1:
+        if not _store or time.monotonic() - self._last_beat < 1:
             return
-        self._noted = time.monotonic()
-        _store[0].set(f"whereabouts/{dist.get_rank()}", f"{step} {socket.gethostname()} {os.getpid()} {time.time()}")
+        self._last_beat = time.monotonic()
+        _store[0].set(f"heartbeat/{dist.get_rank()}", f"{step} {socket.gethostname()} {os.getpid()} {time.time()}")
 
     @contextlib.contextmanager
-    def named(self) -> Iterator[None]:
+    def raise_lost_process(self) -> Iterator[None]:
         """Turn a failed exchange inside into `LostProcess`."""
         try:
             yield
         except (dist.DistError, RuntimeError) as error:
-            if not together() or not of_exchange(error):
+            if not is_distributed() or not is_communication_error(error):
                 raise
-            raise LostProcess(f"{self._lost()} ({str(error).splitlines()[0]})") from error
+            raise LostProcess(f"{self._describe_lost()} ({str(error).splitlines()[0]})") from error
 
-    def _lost(self) -> str:
+    def _describe_lost(self) -> str:
         rank, now, words, found = dist.get_rank(), time.time(), [], []
         try:
             for other in range(dist.get_world_size()):
-                if other != rank and not _store[0].check([f"whereabouts/{other}"]):
+                if other != rank and not _store[0].check([f"heartbeat/{other}"]):
                     words.append(f"process {other} was never heard of")
                 elif other != rank:
-                    step, host, pid, when = _store[0].get(f"whereabouts/{other}").decode().split()
+                    step, host, pid, when = _store[0].get(f"heartbeat/{other}").decode().split()
                     found.append((float(when), f"process {other} ({host}, pid {pid}), last heard of at update {step}"))
         except (RuntimeError, ValueError):  # the store went with its process
             return f"process {rank} lost the others: the one that kept their store is gone"
@@ -204,7 +204,7 @@ class Whereabouts:
         return f"process {rank} waits in vain for another, most likely {'; '.join(words)}"
 
 
-def of_exchange(error: BaseException) -> bool:
+def is_communication_error(error: BaseException) -> bool:
     """Whether an exchange between processes failed; gloo and the store raise plain RuntimeErrors as well."""
     text = str(error).lower()
     words = ("gloo", "nccl", "timed out", "timeout", "connection", "pair closure", "process group", "socket")

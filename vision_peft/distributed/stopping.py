@@ -61,7 +61,7 @@ class StopRequests:
         self._numbers.append(number)
 
 
-def decided(votes: Sequence[float], step: int) -> Interrupted | None:
+def stop_decision(votes: Sequence[float], step: int) -> Interrupted | None:
     """What the summed `votes` of all processes come to."""
     for number, vote in zip([*SIGNALS, None], votes, strict=True):
         if vote:
@@ -70,7 +70,7 @@ def decided(votes: Sequence[float], step: int) -> Interrupted | None:
 
 
 @contextlib.contextmanager
-def heard(requests: StopRequests, numbers: Iterable[int]) -> Iterator[None]:
+def catch_signals(requests: StopRequests, numbers: Iterable[int]) -> Iterator[None]:
     """Inside, the signals `numbers` are noted in `requests`."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
@@ -93,7 +93,7 @@ def unmark_requeue(folder: Path, file: str | None) -> None:
     _marker(folder, file).unlink(missing_ok=True)
 
 
-def stopped_before(folder: Path, file: str | None) -> bool:
+def is_restart_after_stop(folder: Path, file: str | None) -> bool:
     """Whether torchrun --max-restarts, which knows no code but 0, started this process after a stop on request."""
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not _marker(folder, file).is_file():
         return False

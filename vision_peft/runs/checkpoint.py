@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
 
-from vision_peft.distributed.processes import by_main, of_exchange
+from vision_peft.distributed.processes import is_communication_error, on_rank0
 from vision_peft.runs.safe_dcp_reader import ShardReader
 from vision_peft.runs.train_state import SHARDS
 
@@ -41,7 +41,7 @@ def save_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise _explained(path, error) from error
+        raise _save_error(path, error) from error
 
 
 def save_state(
@@ -63,17 +63,17 @@ def save_state(
     final = folder / f"step_{step}"
     temporary = folder / f"step_{step}.tmp"
     try:
-        by_main(lambda: _write_first(temporary, state))
+        on_rank0(lambda: _write_first(temporary, state))
         if shards is not None:
             dcp.save(dict(shards), checkpoint_id=temporary / SHARDS)
-        by_main(lambda: _publish(temporary, final))
+        on_rank0(lambda: _publish(temporary, final))
     except (OSError, RuntimeError, CheckpointException) as error:  # torch.save turns a full disk into a RuntimeError
-        if of_exchange(error):  # nothing more can be agreed on
+        if is_communication_error(error):  # nothing more can be agreed on
             raise
-        explained = _explained(final, error)
-        by_main(lambda: _remove(temporary))
+        explained = _save_error(final, error)
+        on_rank0(lambda: _remove(temporary))
         raise explained from error
-    by_main(lambda: _purge(folder, kept))
+    on_rank0(lambda: _purge(folder, kept))
     return final
 
 
@@ -83,7 +83,7 @@ def newest_state(folder: Path) -> tuple[dict[str, Any], Path] | None:
     Damaged ones are skipped with a warning and what an interrupted save left behind is removed. All processes of a run
     call it and get the same.
     """
-    path = by_main(lambda: _newest(folder))
+    path = on_rank0(lambda: _newest(folder))
     return None if path is None else (_read(path), path)
 
 
@@ -196,7 +196,7 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _explained(path: Path, error: BaseException) -> SaveError:
+def _save_error(path: Path, error: BaseException) -> SaveError:
     words = f"{_free_bytes(path)} bytes were free; older states are kept, the same command resumes"
     return SaveError(f"could not write {path}: {_reason(error)}; {words}")
 

@@ -18,7 +18,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from vision_peft.config.parse import NOT_PART_OF_A_RUN, Config, ConfigError, flatten, identity, parse_config, to_dict
 from vision_peft.data import ImageDecodeError
 from vision_peft.data.loading.bad_files import BadFiles
-from vision_peft.distributed.processes import of_all_processes
+from vision_peft.distributed.processes import all_gather
 from vision_peft.results.row import Row, read_row
 from vision_peft.results.table import format_seconds
 from vision_peft.runs.append_log import Journal
@@ -34,7 +34,7 @@ BAD_FILES = "bad_files.txt"
 MAX_CONFIG = 2**20  # bytes of a config.yaml
 
 
-def finished_row(config: Config, folder: Path) -> Row | None:
+def find_finished_row(config: Config, folder: Path) -> Row | None:
     """The row of a run that needs no more work; None where there is something left to do.
 
     Raises:
@@ -97,16 +97,16 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder / CONFIG} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ValueError(f"{folder / CONFIG} must hold keys and values")
-    if problems := list(_not_plain(raw)):
+    if problems := list(_find_not_plain(raw)):
         raise ValueError(f"{folder / CONFIG}: {'; '.join(problems[:10])}; the config of a run holds plain values")
     return {str(key): value for key, value in raw.items()}
 
 
-def _not_plain(value: Any, key: str = "") -> Iterator[str]:
+def _find_not_plain(value: Any, key: str = "") -> Iterator[str]:
     """What is neither text, a number nor a container of them, and text that would be looked up elsewhere."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from _not_plain(inner, f"{key}.{name}" if key else str(name))
+            yield from _find_not_plain(inner, f"{key}.{name}" if key else str(name))
         if not key:
             groups = [name for name in ("backbone", "data", "distributed") if not isinstance(value.get(name, {}), dict)]
             yield from (f"{name} is no group of keys" for name in groups)
@@ -114,7 +114,7 @@ def _not_plain(value: Any, key: str = "") -> Iterator[str]:
                 yield "seed is no whole number"
     elif isinstance(value, list):
         for number, inner in enumerate(value):
-            yield from _not_plain(inner, f"{key}[{number}]")
+            yield from _find_not_plain(inner, f"{key}[{number}]")
     elif isinstance(value, str) and "${" in value:
         yield f"{key} is an interpolation ({value[:40]!r})"
     elif value is not None and not isinstance(value, str | int | float):
@@ -167,7 +167,7 @@ class Run:
         self._events: SummaryWriter | None = SummaryWriter(
             str(folder / "events"), purge_step=step + 1 if step else None
         )
-        self._hook, threading.excepthook = threading.excepthook, _said_by_record
+        self._hook, threading.excepthook = threading.excepthook, _hide_tensorboard_traceback
         self._width = 0
         self._last_plain = -math.inf
         self.bad_files = BadFiles(folder / BAD_FILES, self.say)
@@ -211,7 +211,7 @@ class Run:
 
     def share_bad_files(self) -> None:
         """List what other processes could not decode as well; all of them call this."""
-        for causes in of_all_processes(self.bad_files.causes):
+        for causes in all_gather(self.bad_files.causes):
             for path, cause in causes.items():
                 self.bad_files.add(ImageDecodeError(path, cause), "in training the next image takes its place")
 
@@ -235,7 +235,7 @@ class Run:
         self._log.add("".join(f"{stamp}  {line}\n" for line in text.splitlines()))
 
 
-def _said_by_record(error: threading.ExceptHookArgs) -> None:
+def _hide_tensorboard_traceback(error: threading.ExceptHookArgs) -> None:
     """Spare the traceback of the thread in which TensorBoard writes, where its disk is full."""
     if not (issubclass(error.exc_type, OSError) and type(error.thread).__module__.startswith("tensorboard")):
         threading.__excepthook__(error)
@@ -259,6 +259,6 @@ class SilentRun(Run):
     def close(self) -> None: ...
 
 
-def time_left(seconds_per_update: float, updates: int) -> str:
+def format_time_left(seconds_per_update: float, updates: int) -> str:
     """Words for the time that `updates` more will take."""
     return f"{format_seconds(seconds_per_update * updates)} left"

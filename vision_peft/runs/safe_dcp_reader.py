@@ -90,7 +90,7 @@ class ShardReader(FileSystemReader):
         path = self._get_metadata_path(*args, **kwargs)
         try:
             with self.fs.create_stream(path, "rb") as file:
-                metadata = _rebuilt(_Unpickler(file).load())
+                metadata = _rebuild(_Unpickler(file).load())
         except OSError:
             raise
         except Exception as error:  # a damaged pickle raises whatever its opcodes stumble over
@@ -99,7 +99,7 @@ class ShardReader(FileSystemReader):
         return metadata
 
 
-def _rebuilt(contents: Any) -> Metadata:
+def _rebuild(contents: Any) -> Metadata:
     """torch's own objects from the records, every field checked."""
     fields = _fields(contents, _Contents)
     tensors: dict[str, Any] = {

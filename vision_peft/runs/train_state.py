@@ -1,4 +1,4 @@
-"""What a run must remember between two updates, as the file of a state holds it and as the live run does.
+"""What a run must remember between two updates, as the file of a state holds it and as the train_state run does.
 
 Whole tensors go into `state.pt`. Where the backbone is cut into shards, tuned tensors, their average and the
 optimiser's moments go through torch's distributed checkpoint, every process writing its shards; they can be read by any
@@ -15,15 +15,15 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 
 import vision_peft as vp
-from vision_peft.distributed.parallel import laid_out, load_tuned
-from vision_peft.distributed.processes import together
+from vision_peft.distributed.parallel import load_tuned, shard_like
+from vision_peft.distributed.processes import is_distributed
 from vision_peft.runs.safe_dcp_reader import ShardReader
 
 SHARDS = "shards"  # the folder of distributed tensors inside that of a state
 
 
 @dataclass
-class Live:
+class TrainState:
     """The tensors of a run that change with every update."""
 
     model: nn.Module
@@ -31,21 +31,21 @@ class Live:
     average: dict[str, Tensor] | None
     optimizer: torch.optim.Optimizer
 
-    def packed(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """All of them, whole; for a model without shards."""
-        return {"tuned": dict(self.tuned), "average": self.average, "moments": self._moments()}
+        return {"tuned": dict(self.tuned), "average": self.average, "moments": self.optimizer_state()}
 
-    def packed_in_shards(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def sharded_state_dict(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What every process knows of them, and the tensors by name, cut as they are."""
-        moments = self._moments()
+        moments = self.optimizer_state()
         tensors = {name: value for name, value in moments.items() if isinstance(value, Tensor)}
         known = {
             "rest": {name: value for name, value in moments.items() if name not in tensors},
             "sizes": {name: list(value.shape) for name, value in tensors.items()},
         }
-        return known, {**_under("moments", tensors), **_under("tuned", self.tuned), **_under("average", self.average)}
+        return known, _name_tensors(tensors, self.tuned, self.average)
 
-    def restore(self, state: Mapping[str, Any], folder: Path) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], folder: Path) -> None:
         """Take over what `state`, read from `folder`, holds, however either is cut."""
         if "sharded" in state:
             tuned, average, moments = self._from_shards(state["sharded"], folder)
@@ -53,7 +53,7 @@ class Live:
             tuned, average, moments = state["tuned"], state["average"], state["moments"]
         load_tuned(self.model, tuned)
         for name, tensor in (self.average or {}).items():
-            tensor.copy_(laid_out(average[name], tensor))
+            tensor.copy_(shard_like(average[name], tensor))
         of_name = dict(vp.tuned_parameters(self.model))
         entries: dict[str, dict[str, Any]] = {}
         for path, value in moments.items():
@@ -61,7 +61,7 @@ class Live:
             if name not in of_name:
                 raise ValueError(f"{folder} keeps {path}: this run trains no {name}")
             cut = isinstance(value, Tensor) and value.shape == of_name[name].shape
-            entries.setdefault(name, {})[key] = laid_out(value, of_name[name]) if cut else value
+            entries.setdefault(name, {})[key] = shard_like(value, of_name[name]) if cut else value
         groups = self.optimizer.state_dict()["param_groups"]  # rates and the like follow from the config
         by_index = {index: entries[name] for index, name in self._names().items() if name in entries}
         self.optimizer.load_state_dict({"state": by_index, "param_groups": groups})
@@ -76,11 +76,11 @@ class Live:
             moments[path] = torch.zeros_like(like.detach()) if list(like.shape) == size else torch.zeros(())
         tuned = {name: tensor.clone() for name, tensor in self.tuned.items()}
         average = {name: tensor.clone() for name, tensor in (self.average or {}).items()}
-        wanted = {**_under("moments", moments), **_under("tuned", tuned), **_under("average", average)}
-        dcp.load(wanted, storage_reader=ShardReader(folder / SHARDS), no_dist=not together())
+        wanted = _name_tensors(moments, tuned, average)
+        dcp.load(wanted, storage_reader=ShardReader(folder / SHARDS), no_dist=not is_distributed())
         return tuned, average, {**known["rest"], **moments}
 
-    def _moments(self) -> dict[str, Any]:
+    def optimizer_state(self) -> dict[str, Any]:
         """The optimiser's state by name of the parameter and of the moment."""
         names, entries = self._names(), self.optimizer.state_dict()["state"]
         return {f"{names[index]}/{key}": value for index, values in entries.items() for key, value in values.items()}
@@ -92,5 +92,9 @@ class Live:
         return {index: of_parameter[id(parameter)] for index, parameter in enumerate(parameters)}
 
 
-def _under(folder: str, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    return {f"{folder}/{name}": tensor for name, tensor in (tensors or {}).items()}
+def _name_tensors(
+    moments: Mapping[str, Tensor], tuned: Mapping[str, Tensor], average: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
+    """Put the tensors of a checkpoint under one name each."""
+    groups = {"moments": moments, "tuned": tuned, "average": average or {}}
+    return {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}

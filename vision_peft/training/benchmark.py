@@ -26,13 +26,13 @@ from vision_peft.distributed.device import (
     Compute,
     check_backbone_dtype,
     choose_compute,
-    device_words,
+    describe_device,
     peak_memory_mb,
     set_matmul_precision,
 )
-from vision_peft.distributed.processes import join, of_all_processes
-from vision_peft.training.build import check_items, create_model, input_settings, set_transforms, tune
-from vision_peft.training.step import Learner
+from vision_peft.distributed.processes import all_gather, join
+from vision_peft.training.build import attach_methods, check_items, create_model, input_settings, set_transforms
+from vision_peft.training.step import TrainStep
 
 WARM_UP = 2  # updates that are not counted
 
@@ -63,20 +63,22 @@ def measure_pipeline(config: Config, seconds: float = 5.0) -> list[Pipeline]:
 
     Videos are read so by every decoder that is installed. Of several processes each reads its share, all at once.
     """
-    join(_compute(config), config.distributed.timeout_s)
+    join(_choose_compute(config), config.distributed.timeout_s)
     train_set, _ = _train_set_and_model(config)
     processes = sorted({0, resolve_workers(config.workers, train_set)})
     kind = "arrays" if train_set.in_memory else "files"
     found = []
-    for decoder in _decoders(train_set):
+    for decoder in _list_decoders(train_set):
         if isinstance(train_set, VideoFiles) and decoder:
             train_set.decoder = decoder
         source = f"{kind}, {decoder}" if decoder else kind
-        found += [Pipeline(source, workers, _speed(config, train_set, workers, seconds)) for workers in processes]
+        found += [
+            Pipeline(source, workers, _measure_speed(config, train_set, workers, seconds)) for workers in processes
+        ]
     kept, _ = keep_decoded({"train": train_set}, ["train"], config.cache_mb, 0)
     if kept["train"] is not train_set or (isinstance(train_set, VideoFiles) and train_set.store is not None):
         kept["train"].prepare()
-        found.append(Pipeline("kept decoded", 0, _speed(config, kept["train"], 0, seconds)))
+        found.append(Pipeline("kept decoded", 0, _measure_speed(config, kept["train"], 0, seconds)))
     return found
 
 
@@ -87,7 +89,7 @@ def measure_steps(configs: dict[str, Config], updates: int = 10) -> list[Steps]:
         configs: what to measure, by the name it gets in the table; the first is what the others are compared with.
         updates: counted updates of each; their data comes as in training, kept decoded where it is then.
     """
-    runs = {name: _updates(config) for name, config in configs.items()}
+    runs = {name: _run_updates(config) for name, config in configs.items()}
     times: dict[str, list[tuple[float, float, int]]] = {name: [] for name in configs}
     for number, (name, run) in itertools.product(range(WARM_UP + updates), runs.items()):
         taken = next(run)
@@ -102,15 +104,15 @@ def measure_steps(configs: dict[str, Config], updates: int = 10) -> list[Steps]:
             images_per_s=statistics.median(items for _, _, items in times[name]) / medians[name],
             data_wait_share=sum(wait for _, wait, _ in times[name]) / sum(seconds for seconds, _, _ in times[name]),
             ratio=medians[name] / first,
-            peak_memory_mb=peak_memory_mb(_compute(config).device),
+            peak_memory_mb=peak_memory_mb(_choose_compute(config).device),
         )
         for name, config in configs.items()
     ]
 
 
-def benchmark_table(config: Config, pipelines: list[Pipeline], steps: list[Steps]) -> str:
+def format_benchmark(config: Config, pipelines: list[Pipeline], steps: list[Steps]) -> str:
     """The figures as lines for a terminal."""
-    where = _compute(config)
+    where = _choose_compute(config)
     threads = f", {torch.get_num_threads()} threads" if where.device.type == "cpu" else ""
     wide = max(len(each.setting) for each in steps)
     items = "images/s" if config.backbone.num_frames is None else "clips/s"
@@ -119,7 +121,7 @@ def benchmark_table(config: Config, pipelines: list[Pipeline], steps: list[Steps
         speed = "no" if each.images_per_s is None else f"{each.images_per_s:,.0f}"
         lines.append(f"{each.source:<{wide}}  {each.workers:>8}  {speed:>9}")
     processes = f", {where.world_size} processes ({where.strategy})" if where.world_size > 1 else ""
-    where_words = f"{device_words(where.device)}, {where.precision}{threads}{processes}"
+    where_words = f"{describe_device(where.device)}, {where.precision}{threads}{processes}"
     title = f"training, batch {config.recipe.batch_size}, {where_words}"
     lines += ["", title, f"{'':<{wide}}  {'step ms':>8}  {items:>9}  {'waiting':>7}  {'ratio':>6}"]
     for each in steps:
@@ -132,9 +134,9 @@ def benchmark_table(config: Config, pipelines: list[Pipeline], steps: list[Steps
 
 def to_json(config: Config, pipelines: list[Pipeline], steps: list[Steps]) -> dict[str, Any]:
     """The figures and what they were measured on."""
-    compute = _compute(config)
+    compute = _choose_compute(config)
     return {
-        "device": device_words(compute.device),
+        "device": describe_device(compute.device),
         "precision": compute.precision,
         "processes": compute.world_size,
         "threads": torch.get_num_threads(),
@@ -145,7 +147,7 @@ def to_json(config: Config, pipelines: list[Pipeline], steps: list[Steps]) -> di
     }
 
 
-def _compute(config: Config) -> Compute:
+def _choose_compute(config: Config) -> Compute:
     return choose_compute(config.device, config.precision, config.distributed.strategy)
 
 
@@ -164,52 +166,52 @@ def _loader(config: Config, train_set: ImageDataset, workers: int | str) -> Trai
         recipe.batch_size // recipe.accumulate,
         config.seed,
         workers,
-        **_compute(config).share,
+        **_choose_compute(config).share,
         max_bad_fraction=config.max_bad_fraction,
         repeats=recipe.repeats,
         balanced=config.data.balanced,
     )
 
 
-def _decoders(train_set: ImageDataset) -> list[str]:
+def _list_decoders(train_set: ImageDataset) -> list[str]:
     """Names of what can read the files of a data set, where there is a choice."""
     return usable_backends() if isinstance(train_set, VideoFiles) and train_set.frame_counts is None else [""]
 
 
-def _speed(config: Config, train_set: ImageDataset, workers: int, seconds: float) -> float | None:
-    batches, speed = _endless(_loader(config, train_set, workers)), None
+def _measure_speed(config: Config, train_set: ImageDataset, workers: int, seconds: float) -> float | None:
+    batches, speed = _repeat_epochs(_loader(config, train_set, workers)), None
     with contextlib.suppress(ImageDecodeError, TooManyBadFiles):
         next(batches)  # starts the processes
         started, images = time.perf_counter(), 0
         while time.perf_counter() - started < seconds:
             images += len(next(batches)[0])
         speed = images / (time.perf_counter() - started)
-    speeds = of_all_processes(speed)
+    speeds = all_gather(speed)
     known = [each for each in speeds if each is not None]
     return sum(known) if len(known) == len(speeds) else None
 
 
-def _endless(loader: TrainLoader) -> Iterator[Batch]:
+def _repeat_epochs(loader: TrainLoader) -> Iterator[Batch]:
     for epoch in itertools.count():
         yield from loader.epoch(epoch)
 
 
-def _updates(config: Config) -> Iterator[tuple[float, float, int]]:
+def _run_updates(config: Config) -> Iterator[tuple[float, float, int]]:
     """One update at a time: seconds in all, seconds of them that went by waiting for data, and its items."""
-    compute = _compute(config)
+    compute = _choose_compute(config)
     check_backbone_dtype(config.backbone_dtype, compute)
     join(compute, config.distributed.timeout_s)
     set_matmul_precision(compute.device, config.tf32)
     train_set, model = _train_set_and_model(config)
-    model = tune(model, config, train_set, compute.holds)
+    model = attach_methods(model, config, train_set, compute.holds)
     splits, _ = keep_decoded({"train": train_set}, ["train"], config.cache_mb, config.workers, compute.processes_here)
     splits["train"].prepare()
-    learner = Learner(config, model, len(train_set.classes), compute)
+    train_step = TrainStep(config, model, len(train_set.classes), compute)
     vp.train_mode(model, config.recipe.frozen)
-    batches = _endless(_loader(config, splits["train"], config.workers))
+    batches = _repeat_epochs(_loader(config, splits["train"], config.workers))
     for number in itertools.count():
         started = time.perf_counter()
-        outcome = learner.backward(batches, config.recipe.accumulate, config.seed, number)
-        learner.step()
+        result = train_step.backward(batches, config.recipe.accumulate, config.seed, number)
+        train_step.step()
         torch.zeros((), device=compute.device).item()  # waits for the device
-        yield time.perf_counter() - started, outcome.waited, len(outcome.samples) * compute.world_size
+        yield time.perf_counter() - started, result.waited, len(result.samples) * compute.world_size

@@ -88,7 +88,7 @@ def create_model(backbone: BackboneConfig, seed: int, drop_path: float = 0.0) ->
     )
 
 
-def tune(model: Any, config: Config, train_set: ImageDataset, device: torch.device) -> nn.Module:
+def attach_methods(model: Any, config: Config, train_set: ImageDataset, device: torch.device) -> nn.Module:
     """Attach the methods and a fresh head for the classes of `train_set`, ready to train on `device`.
 
     Methods that start from images get some of `train_set`, without augmentation.
@@ -100,7 +100,7 @@ def tune(model: Any, config: Config, train_set: ImageDataset, device: torch.devi
     for method in config.methods:
         samples = None
         if method.samples_per_class:
-            samples = _samples(model.to(device), config, train_set, method.samples_per_class)
+            samples = _load_samples(model.to(device), config, train_set, method.samples_per_class)
         vp.attach(model, method, samples=samples)
     vp.replace_head(model, config.recipe.head, len(train_set.classes))
     if config.recipe.grad_checkpointing:
@@ -126,7 +126,7 @@ def _store_frozen(layer: nn.Module, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def _samples(model: nn.Module, config: Config, dataset: ImageDataset, per_class: int) -> Iterable[Any]:
+def _load_samples(model: nn.Module, config: Config, dataset: ImageDataset, per_class: int) -> Iterable[Any]:
     """Batches of the first `per_class` images of every class, as evaluation sees them."""
     of_class: dict[int, list[int]] = {}
     for item, label in enumerate(dataset.labels):
@@ -167,7 +167,7 @@ def set_transforms(splits: Mapping[str, ImageDataset], settings: Mapping[str, An
         if name not in ("train", "trainval"):
             set_evaluation(dataset, settings if name == "test" else {**settings, "views": 1, "crops": 1})
         elif isinstance(dataset, VideoFiles):
-            dataset.clips, dataset.training = _sampling({**settings, "views": 1, "crops": 1}), True
+            dataset.clips, dataset.training = _create_sampling({**settings, "views": 1, "crops": 1}), True
             dataset.transform = train_clip_transform(**geometry, **further)
         else:
             dataset.transform = train_transform(**geometry, **further)
@@ -177,13 +177,13 @@ def set_evaluation(dataset: ImageDataset, settings: Mapping[str, Any]) -> None:
     """Make a dataset give what evaluation wants to see: images, or all views of videos."""
     geometry: dict[str, Any] = {key: settings[key] for key in GEOMETRY}
     if isinstance(dataset, VideoFiles):
-        dataset.clips, dataset.training = _sampling(settings), False
+        dataset.clips, dataset.training = _create_sampling(settings), False
         dataset.transform = eval_clip_transform(**geometry, crops=settings["crops"])
     else:
         dataset.transform = eval_transform(**geometry)
 
 
-def _sampling(settings: Mapping[str, Any]) -> ClipSampling:
+def _create_sampling(settings: Mapping[str, Any]) -> ClipSampling:
     views = {key: int(settings[key]) for key in ("views", "crops")}
     return ClipSampling(settings["num_frames"], settings["frame_stride"], settings["sampling"], **views)
 

@@ -14,8 +14,8 @@ from vision_peft.config.parse import Config
 from vision_peft.data import ImageDataset
 from vision_peft.data.decoding.video_dataset import VideoFiles
 from vision_peft.distributed.device import Compute
-from vision_peft.distributed.processes import of_all_processes
-from vision_peft.training.evaluate import loader_for
+from vision_peft.distributed.processes import all_gather
+from vision_peft.training.evaluate import create_eval_loader
 from vision_peft.tuning.graft import Graft, depth, graft, ungraft
 
 
@@ -35,7 +35,7 @@ class Features(ImageDataset):
         return self.whole.path(index)
 
 
-class OnFeatures(Graft):
+class HeadOnly(Graft):
     """A timm model that is given features (B D), as they enter its head, and answers with logits (B classes)."""
 
     get_classifier: Any
@@ -44,7 +44,7 @@ class OnFeatures(Graft):
         return self.get_classifier()(features)
 
 
-def same_every_epoch(config: Config, model: Any) -> bool:
+def features_are_constant(config: Config, model: Any) -> bool:
     """Whether the head is all that learns and an image always gives it the same features."""
     recipe = config.recipe
     random = recipe.augment != "none" or recipe.random_erasing or recipe.mixup or recipe.cutmix
@@ -53,28 +53,28 @@ def same_every_epoch(config: Config, model: Any) -> bool:
 
 
 @contextlib.contextmanager
-def on_features(
+def cached_features(
     model: nn.Module, train_set: ImageDataset, watched: ImageDataset | None, config: Config, compute: Compute
 ) -> Iterator[tuple[ImageDataset, ImageDataset | None, str]]:
-    """Inside, `model` takes features, those of the two sets, which are handed out, where `same_every_epoch`.
+    """Inside, `model` takes features, those of the two sets, which are handed out, where `features_are_constant`.
 
     Else, and with videos, whose clips come from random places, and where an image cannot be decoded, the sets are
     handed out as they are. The last value says in words what was done, nothing where there was nothing to decide.
     """
     unfit = isinstance(train_set, VideoFiles) or compute.sharded  # in shards every forward pass is everybody's
-    if not config.reuse_features or unfit or not same_every_epoch(config, model):
+    if not config.reuse_features or unfit or not features_are_constant(config, model):
         yield train_set, watched, ""
         return
     started = time.perf_counter()
     sets = [images for images in (train_set, watched) if images is not None]
-    found = [_features_of(model, images, config, compute) for images in sets]
+    found = [_compute_features(model, images, config, compute) for images in sets]
     tensors = [features.tensors for features in found if features is not None and features.tensors is not None]
     if len(tensors) < len(sets):
         yield train_set, watched, "features are computed in every epoch: an image cannot be decoded"
         return
     megabytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6
     layers = depth(model)
-    graft(model, OnFeatures)
+    graft(model, HeadOnly)
     try:
         yield (
             found[0] or train_set,
@@ -87,16 +87,16 @@ def on_features(
 
 
 @torch.no_grad()
-def _features_of(model: Any, images: ImageDataset, config: Config, compute: Compute) -> Features | None:
+def _compute_features(model: Any, images: ImageDataset, config: Config, compute: Compute) -> Features | None:
     """None where an image cannot be decoded: the loop knows what becomes of it."""
     model.eval()
-    batches = loader_for(images, compute, config.workers, bad="wrong")
+    batches = create_eval_loader(images, compute, config.workers, bad="wrong")
     found: dict[int, Tensor] = {}
     for batch, _, indices in batches:
         with compute.autocast():
             tokens = model.forward_features(batch.to(compute.device, non_blocking=True))
             features = model.forward_head(tokens, pre_logits=True).float().cpu()
         found |= dict(zip(indices.tolist(), features, strict=True))
-    if len(found := {k: v for share in of_all_processes(found) for k, v in share.items()}) < len(images):
+    if len(found := {k: v for share in all_gather(found) for k, v in share.items()}) < len(images):
         return None
     return Features(images, torch.stack([found[index] for index in range(len(images))]))

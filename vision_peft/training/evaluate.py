@@ -20,7 +20,7 @@ from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.data.loading.loader import EvalLoader, eval_loader
 from vision_peft.data.loading.samples import Batch
 from vision_peft.distributed.device import Compute
-from vision_peft.distributed.processes import of_all_processes
+from vision_peft.distributed.processes import all_gather
 from vision_peft.training.video_logits import VideoLogits
 
 # Fixed, so that another recipe.batch_size or another tool cannot move a figure.
@@ -54,7 +54,7 @@ def batch_size(dataset: ImageDataset) -> int:
     return CLIP_BATCH_SIZE if isinstance(dataset, VideoFiles) else BATCH_SIZE
 
 
-def loader_for(
+def create_eval_loader(
     dataset: ImageDataset,
     compute: Compute,
     workers: int | str,
@@ -78,50 +78,50 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], classes: list[str], com
     videos, failure = None, None
     try:
         if isinstance(batches, EvalLoader) and isinstance(dataset, VideoFiles):
-            videos = video_logits(model, batches, compute)
+            videos = collect_video_logits(model, batches, compute)
         else:
-            for logits, labels, _ in _answers(model, batches, compute):
+            for logits, labels, _ in _predict(model, batches, compute):
                 tally.add(logits, labels)
             tally.bad = batches.unreadable_labels if isinstance(batches, EvalLoader) else []
     except ImageDecodeError as error:
         failure = error
-    for error in of_all_processes(failure):
+    for error in all_gather(failure):
         if error is not None:
             raise error
     if videos is not None:
-        videos = videos.gathered()
-        _, logits, labels = videos.means()
+        videos = videos.gather()
+        _, logits, labels = videos.mean_logits()
         if len(labels):
             tally.add(logits, labels)
         tally.bad = list(videos.unreadable.values())
     else:
-        tally = sum(of_all_processes(tally), start=_Tally(len(classes)))
+        tally = sum(all_gather(tally), start=_Tally(len(classes)))
     views = dataset.clips.views * dataset.clips.crops if isinstance(dataset, VideoFiles) and dataset.clips else None
     return _metrics(tally, classes, views)
 
 
-def video_logits(model: nn.Module, batches: EvalLoader, compute: Compute) -> VideoLogits:
+def collect_video_logits(model: nn.Module, batches: EvalLoader, compute: Compute) -> VideoLogits:
     """What `model` answers to the views of videos that this process got, put together by video."""
     if not isinstance(batches.dataset, VideoFiles):
         raise ValueError(f"wanted a loader over videos, got one over {type(batches.dataset).__name__}")
     videos = VideoLogits(batches.dataset.video)
-    for logits, labels, indices in _answers(model, batches, compute):
+    for logits, labels, indices in _predict(model, batches, compute):
         videos.add(logits, labels, indices)
-    videos.lose(batches.unreadable, batches.unreadable_labels)
+    videos.mark_unreadable(batches.unreadable, batches.unreadable_labels)
     return videos
 
 
 @torch.no_grad()
-def _answers(model: nn.Module, batches: Iterable[Batch], compute: Compute) -> Iterator[Batch]:
+def _predict(model: nn.Module, batches: Iterable[Batch], compute: Compute) -> Iterator[Batch]:
     """Logits B classes (fp32, on the CPU), labels and indices of every batch."""
     model.eval()
-    for inputs, labels, indices in _in_step(batches) if compute.sharded else batches:
+    for inputs, labels, indices in _in_lockstep(batches) if compute.sharded else batches:
         with compute.autocast():
             logits = model(inputs.to(compute.device, non_blocking=True))
         yield logits[: len(labels)].float().cpu(), labels, indices
 
 
-def _in_step(batches: Iterable[Batch]) -> Iterator[Batch]:
+def _in_lockstep(batches: Iterable[Batch]) -> Iterator[Batch]:
     """As many batches as the process with the most has, for a model in shards that only all can run together.
 
     Where this process has no more, zeros without a label take their place.
@@ -133,7 +133,7 @@ def _in_step(batches: Iterable[Batch]) -> Iterator[Batch]:
             batch = next(iterator, None)
         except ImageDecodeError as error:
             failure = error
-        everyone = of_all_processes((None if batch is None else tuple(batch[0].shape[1:]), failure))
+        everyone = all_gather((None if batch is None else tuple(batch[0].shape[1:]), failure))
         for _, error in everyone:
             if error is not None:
                 raise error
@@ -202,7 +202,7 @@ def write_confusion(path: Path, metrics: Metrics) -> None:
             writer.writerow([name, *counts])
 
 
-def metric_words(metrics: Metrics) -> str:
+def format_metrics(metrics: Metrics) -> str:
     """The figures in one line."""
     top5 = "" if metrics.top5 is None else f"  top-5 {metrics.top5:.2f} %"
     items = (

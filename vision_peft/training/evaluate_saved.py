@@ -18,12 +18,12 @@ from vision_peft.config.schema import Distributed
 from vision_peft.data import DataConfig
 from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.distributed.device import choose_compute, set_matmul_precision
-from vision_peft.distributed.processes import join, main_first
+from vision_peft.distributed.processes import join, rank0_first
 from vision_peft.formats import read_adapter_info
 from vision_peft.runs.run_folder import CONFIG, read_config
 from vision_peft.suggest import did_you_mean
 from vision_peft.training.build import check_items, create_model, set_evaluation
-from vision_peft.training.evaluate import Metrics, check_classes, evaluate, loader_for
+from vision_peft.training.evaluate import Metrics, check_classes, create_eval_loader, evaluate
 
 VALUES = ("data", "split", "device", "precision", "workers", "bad_eval", "views", "crops")
 SECTIONS = ("data", "backbone")
@@ -72,7 +72,7 @@ def evaluate_saved(path: str | Path, overrides: list[str]) -> Evaluation:
     compute = choose_compute(*(str(given.get(key, raw.get(key, "auto"))) for key in ("device", "precision")))
     set_matmul_precision(compute.device, bool(raw.get("tf32", True)))
     join(compute, int(raw.get("distributed", {}).get("timeout_s", Distributed().timeout_s)))
-    with main_first():
+    with rank0_first():
         dataset = data.load(split)
     with warnings.catch_warnings():
         if not compute.is_main:
@@ -83,7 +83,7 @@ def evaluate_saved(path: str | Path, overrides: list[str]) -> Evaluation:
     backbone = raw.get("backbone", {"name": _full_name(info.backbone), **known})
     backbone = parse_backbone({**backbone, **given.get("backbone", {})})
     check_items(backbone, data, dataset)
-    with main_first():
+    with rank0_first():
         model = create_model(backbone, int(raw.get("seed", 0)))
     vp.load_adapter(model, adapter)
     settings = {**input_config(model), **_UNRECORDED, **recorded}
@@ -92,7 +92,7 @@ def evaluate_saved(path: str | Path, overrides: list[str]) -> Evaluation:
     defaults = {"workers": "auto", "bad_eval": "error"}
     workers, bad = (given.get(key, raw.get(key, default)) for key, default in defaults.items())
     reported = BadFiles(report=lambda words: warnings.warn(words, stacklevel=2))
-    batches = loader_for(dataset, compute, workers, str(bad), reported)
+    batches = create_eval_loader(dataset, compute, workers, str(bad), reported)
     return Evaluation(data, split, evaluate(model.to(compute.device), batches, dataset.classes, compute))
 
 

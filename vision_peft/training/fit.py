@@ -16,15 +16,15 @@ from vision_peft.config.parse import Config
 from vision_peft.data import ImageDataset
 from vision_peft.data.loading.loader import TrainLoader
 from vision_peft.distributed.device import Compute
-from vision_peft.distributed.parallel import all_finite, load_tuned, whole
-from vision_peft.distributed.processes import Whereabouts, by_main, of_all_processes, total
-from vision_peft.distributed.stopping import FROM_KEYBOARD, StopRequests, decided, heard
+from vision_peft.distributed.parallel import all_finite, full_tensor, load_tuned
+from vision_peft.distributed.processes import Heartbeat, all_gather, all_reduce_sum, on_rank0
+from vision_peft.distributed.stopping import FROM_KEYBOARD, StopRequests, catch_signals, stop_decision
 from vision_peft.runs.checkpoint import SaveError, save_state
-from vision_peft.runs.run_folder import Run, time_left
-from vision_peft.runs.train_state import Live
-from vision_peft.training.evaluate import evaluate, loader_for
+from vision_peft.runs.run_folder import Run, format_time_left
+from vision_peft.runs.train_state import TrainState
+from vision_peft.training.evaluate import create_eval_loader, evaluate
 from vision_peft.training.optim import create_schedule, update_average
-from vision_peft.training.step import Learner, Outcome, Timing
+from vision_peft.training.step import StepResult, Timing, TrainStep
 
 LONGEST_UNSAVED_SECONDS = 300
 SHORTEST_BETWEEN_EPOCHS_SECONDS = 10  # an epoch on kept features takes milliseconds, a state that lasts takes longer
@@ -87,7 +87,7 @@ def fit(
     progress: Progress,
     state: State | None,
 ) -> dict[str, Tensor]:
-    """Train the tuned parts of `model` for `epochs`, from `state` if there is one.
+    """Train the tuned micro_batches of `model` for `epochs`, from `state` if there is one.
 
     Returns:
         The tuned tensors to keep, whole and on the CPU: of the best epoch on `watched`, or of the last one.
@@ -106,15 +106,15 @@ def fit(
         balanced=config.data.balanced,
     )
     updates = max(loader.batches_per_epoch // recipe.accumulate, 1)
-    parts = min(recipe.accumulate, loader.batches_per_epoch)
-    learner = Learner(config, model, len(train_set.classes), compute)
-    schedule = create_schedule(learner.optimizer, recipe, epochs, updates)
+    micro_batches = min(recipe.accumulate, loader.batches_per_epoch)
+    train_step = TrainStep(config, model, len(train_set.classes), compute)
+    schedule = create_schedule(train_step.optimizer, recipe, epochs, updates)
     tuned = vp.tuned_state_dict(model)  # views: they follow the training
     average = {name: tensor.clone() for name, tensor in tuned.items()} if recipe.ema else None
-    live, best, whereabouts = Live(model, tuned, average, learner.optimizer), {}, Whereabouts()
+    train_state, best, heartbeat = TrainState(model, tuned, average, train_step.optimizer), {}, Heartbeat()
     if state:
-        live.restore(*state)
-        learner.scaler.load_state_dict(state[0]["scaler"])
+        train_state.load_state_dict(*state)
+        train_step.scaler.load_state_dict(state[0]["scaler"])
         best = state[0]["best"]
     seconds_before, started, saved = progress.seconds, time.perf_counter(), time.monotonic()
 
@@ -123,14 +123,14 @@ def fit(
         if not all_finite(tuned.values()):
             raise FloatingPointError(f"tuned tensors are no longer finite after update {progress.step}: {_WAYS_OUT}")
         progress.seconds, progress.lines = seconds_before + time.perf_counter() - started, run.lines
-        entries = {"progress": dataclasses.asdict(progress), "scaler": learner.scaler.state_dict(), "best": best}
+        entries = {"progress": dataclasses.asdict(progress), "scaler": train_step.scaler.state_dict(), "best": best}
         shards = None
         if compute.sharded:
-            entries["sharded"], shards = live.packed_in_shards()
+            entries["sharded"], shards = train_state.sharded_state_dict()
         else:
-            entries |= live.packed()
+            entries |= train_state.state_dict()
         try:
-            by_main(run.write_out)
+            on_rank0(run.write_out)
             save_state(run.folder / "state", progress.step, entries, config.keep_states, shards)
         except SaveError as error:
             if config.on_save_error == "stop":
@@ -138,41 +138,43 @@ def fit(
             run.say(f"warning: {error}; training goes on without it (on_save_error=warn)")
         saved = time.monotonic()
 
-    with heard(requests, FROM_KEYBOARD), contextlib.closing(learner.parallel):
+    with catch_signals(requests, FROM_KEYBOARD), contextlib.closing(train_step.parallel):
         while progress.epoch < epochs and not _out_of_patience(recipe.early_stopping, progress):
             vp.train_mode(model, recipe.frozen)
-            batches = loader.epoch(progress.epoch, start_batch=progress.update * parts)
+            batches = loader.epoch(progress.epoch, start_batch=progress.update * micro_batches)
             stop = None
             while progress.update < updates:
                 update_started = time.perf_counter()
                 schedule.step_update(progress.epoch * updates + progress.update)
-                rate = max(group["lr"] for group in learner.optimizer.param_groups)
-                outcome = learner.backward(batches, parts, config.seed, phase, progress.step)
+                rate = max(group["lr"] for group in train_step.optimizer.param_groups)
+                result = train_step.backward(batches, micro_batches, config.seed, phase, progress.step)
                 late = not config.save_every and time.monotonic() - saved > LONGEST_UNSAVED_SECONDS
-                asked = [outcome.loss / compute.world_size, not outcome.finite, late, *requests.votes()]
-                loss, bad, late, *votes = total(asked)
+                asked = [result.loss / compute.world_size, not result.finite, late, *requests.votes()]
+                loss, bad, late, *votes = all_reduce_sum(asked)
                 where = f"epoch {progress.epoch + 1}/{epochs}  update {progress.update + 1}/{updates}"
                 progress.step, progress.update = progress.step + 1, progress.update + 1
                 if bad:
-                    learner.skip()
+                    train_step.skip()
                     progress.bad_steps, progress.skipped = progress.bad_steps + 1, progress.skipped + 1
                     at = f"{where} (step {progress.step}, lr {rate:.3g})"
-                    _note_bad_step(run, config, train_set, outcome, at, progress)
+                    _report_bad_step(run, config, train_set, result, at, progress)
                 else:
-                    learner.step()
+                    train_step.step()
                     progress.bad_steps, progress.loss_sum = 0, progress.loss_sum + loss
                     if average is not None and recipe.ema:
                         update_average(average, tuned, recipe.ema)
-                timing.waited += outcome.waited
+                timing.waited += result.waited
                 timing.updates.append(time.perf_counter() - update_started)
-                whereabouts.note(progress.step)
+                heartbeat.beat(progress.step)
 
                 tenth = progress.update % max(updates // 10, 1) == 0
                 left = (epochs - progress.epoch) * updates - progress.update
-                run.progress(f"{where}  loss {loss:.4f}  lr {rate:.2e}  {time_left(timing.step_seconds, left)}", tenth)
+                run.progress(
+                    f"{where}  loss {loss:.4f}  lr {rate:.2e}  {format_time_left(timing.step_seconds, left)}", tenth
+                )
                 if tenth:
                     run.record("step", progress.step, {"epoch": progress.epoch + 1, "loss": loss, "lr": rate})
-                stop = decided(votes, progress.step)
+                stop = stop_decision(votes, progress.step)
                 due = bool(config.save_every) and progress.step % (config.save_every or 1) == 0
                 if stop or due or late:
                     save()
@@ -185,8 +187,8 @@ def fit(
                 raise FloatingPointError(f"no update of epoch {progress.epoch + 1}/{epochs} was finite: {_WAYS_OUT}")
             entry = {"phase": phase, "epoch": progress.epoch + 1, "train_loss": progress.loss_sum / counted}
             if watched is not None:
-                loader_watched = loader_for(watched, compute, config.workers, config.bad_eval, run.bad_files)
-                with _averaged(model, average):
+                loader_watched = create_eval_loader(watched, compute, config.workers, config.bad_eval, run.bad_files)
+                with _use_average(model, average):
                     metrics = evaluate(model, loader_watched, watched.classes, compute)
                     split = "test" if config.protocol == "best_test" else "val"
                     if not math.isfinite(metrics.loss):
@@ -195,27 +197,27 @@ def fit(
                     entry |= {f"{split}_top1": metrics.top1, f"{split}_loss": metrics.loss}
                     if progress.best is None or _merit(entry) > _merit(progress.best):
                         progress.best = entry
-                        best = _copied(vp.tuned_state_dict(model))
+                        best = _copy(vp.tuned_state_dict(model))
             progress.history.append(entry)
             progress.epoch, progress.update, progress.loss_sum, progress.skipped = progress.epoch + 1, 0, 0.0, 0
             run.record("epoch", progress.step, entry)
-            run.say(_epoch_words(entry, epochs, best=entry is progress.best))
+            run.say(_format_epoch(entry, epochs, best=entry is progress.best))
             passed = time.monotonic() - saved > SHORTEST_BETWEEN_EPOCHS_SECONDS
-            due, *votes = total([not config.save_every and passed, *requests.votes()])
-            stop = decided(votes, progress.step)
+            due, *votes = all_reduce_sum([not config.save_every and passed, *requests.votes()])
+            stop = stop_decision(votes, progress.step)
             if stop or due or progress.epoch == epochs:
                 save()
             if stop:
                 raise stop
     progress.seconds = seconds_before + time.perf_counter() - started
-    return best if watched is not None else _copied(average if average is not None else tuned)
+    return best if watched is not None else _copy(average if average is not None else tuned)
 
 
-def _note_bad_step(
-    run: Run, config: Config, train_set: ImageDataset, outcome: Outcome, where: str, progress: Progress
+def _report_bad_step(
+    run: Run, config: Config, train_set: ImageDataset, result: StepResult, where: str, progress: Progress
 ) -> None:
     """Say which update was skipped and on what; FloatingPointError, in all processes, after too many in a row."""
-    shares = of_all_processes((outcome.loss, outcome.samples))
+    shares = all_gather((result.loss, result.samples))
     culprits = [(loss, samples) for loss, samples in shares if not math.isfinite(loss)]
     what = f"the loss is {culprits[0][0]}" if culprits else "the gradient is not finite"
     samples = [sample for _, ids in culprits or shares for sample in ids]
@@ -229,7 +231,7 @@ def _note_bad_step(
 
 
 @contextlib.contextmanager
-def _averaged(model: nn.Module, average: Mapping[str, Tensor] | None) -> Iterator[None]:
+def _use_average(model: nn.Module, average: Mapping[str, Tensor] | None) -> Iterator[None]:
     """The model with the averaged tensors in place of its own, if there is an average."""
     if average is None:
         yield
@@ -252,11 +254,11 @@ def _merit(entry: Mapping[str, Any]) -> tuple[float, float]:
     return entry[f"{split}_top1"], -entry[f"{split}_loss"]
 
 
-def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: whole(tensor).cpu().clone() for name, tensor in tensors.items()}
+def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: full_tensor(tensor).cpu().clone() for name, tensor in tensors.items()}
 
 
-def _epoch_words(entry: Mapping[str, Any], epochs: int, best: bool) -> str:
+def _format_epoch(entry: Mapping[str, Any], epochs: int, best: bool) -> str:
     watched = [f"{key.split('_')[0]} top-1 {entry[key]:.2f} %" for key in ("val_top1", "test_top1") if key in entry]
     words = [f"epoch {entry['epoch']}/{epochs}", f"train loss {entry['train_loss']:.4f}", *watched]
     return "  ".join(words) + ("  best so far" if best else "")

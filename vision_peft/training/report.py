@@ -23,7 +23,7 @@ import vision_peft as vp
 from vision_peft.config.parse import Config, task_name
 from vision_peft.data import ImageDataset
 from vision_peft.data.loading.subset import items_of
-from vision_peft.distributed.device import Compute, device_words, peak_memory_mb
+from vision_peft.distributed.device import Compute, describe_device, peak_memory_mb
 from vision_peft.results.row import Row
 from vision_peft.results.table import format_count
 from vision_peft.training.evaluate import Metrics, to_json
@@ -33,7 +33,7 @@ PACKAGES = ("vision_peft", "torch", "torchvision", "timm")
 
 
 @contextlib.contextmanager
-def logged(name: str) -> Iterator[list[str]]:
+def capture_log(name: str) -> Iterator[list[str]]:
     """What the logger `name` has to say inside, a record an entry, to be said in the run's log once that is open."""
     logger, records = logging.getLogger(name), queue.SimpleQueue()
     handler, level, words = QueueHandler(records), logger.level, []
@@ -48,7 +48,7 @@ def logged(name: str) -> Iterator[list[str]]:
             words.append(records.get().getMessage())
 
 
-def opening_words(
+def describe_run(
     config: Config, model: nn.Module, splits: Mapping[str, ImageDataset], folder: Path, compute: Compute
 ) -> str:
     """What is about to be trained, on what and where."""
@@ -57,24 +57,24 @@ def opening_words(
     numbers = ", ".join(f"{name} {items_of(dataset)}" for name, dataset in splits.items())
     classes = len(next(iter(splits.values())).classes)
     data = " ".join(filter(None, (config.data.name, task_name(config.data))))
-    items = "images" if config.backbone.num_frames is None else f"videos ({_clip_words(config)})"
-    processes = f", {processes_words(compute)}" if compute.world_size > 1 else ""
+    items = "images" if config.backbone.num_frames is None else f"videos ({_describe_clips(config)})"
+    processes = f", {describe_processes(compute)}" if compute.world_size > 1 else ""
     return (
         f"{methods} on {backbone_name(config, model)}: {format_count(counts.trained)} parameters and a head of "
         f"{format_count(counts.head)} train, {format_count(counts.backbone)} are the backbone's\n"
         f"{data}: {classes} classes, {items}: {numbers}; {config.protocol}\n"
-        f"{device_words(compute.device)}, {compute.precision}{processes}; {folder}"
+        f"{describe_device(compute.device)}, {compute.precision}{processes}; {folder}"
     )
 
 
-def processes_words(compute: Compute) -> str:
+def describe_processes(compute: Compute) -> str:
     """The processes of a training as a state remembers them."""
     return f"{compute.world_size} processes ({compute.strategy})" if compute.world_size > 1 else "1 process"
 
 
-def other_processes(before: str, compute: Compute) -> str:
+def describe_other_processes(before: str, compute: Compute) -> str:
     """What a resumed run must say where its state comes from other processes than these; "" where it does not."""
-    now = processes_words(compute)
+    now = describe_processes(compute)
     if before in ("", now):
         return ""
     drawn = "" if before.split()[0] == now.split()[0] else ", and dropout, drop path and mixup draw other numbers"
@@ -139,7 +139,7 @@ def make_row(
         flops_forward=flops,
         world_size=compute.world_size,
         precision=compute.precision,
-        device=device_words(compute.device),
+        device=describe_device(compute.device),
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         commit=commit(),
         command=command,
@@ -184,7 +184,7 @@ def commit() -> str | None:
     return found + ("-dirty" if changed else "")
 
 
-def _clip_words(config: Config) -> str:
+def _describe_clips(config: Config) -> str:
     recipe, frames = config.recipe, config.backbone.num_frames
     taken = f"1 of {recipe.frame_stride}" if recipe.sampling == "dense" else "spread over the video"
     views = f", test {recipe.views} views x {recipe.crops} crops" if recipe.views * recipe.crops > 1 else ""

@@ -17,15 +17,15 @@ from vision_peft.config.command_line import command_of, with_values
 from vision_peft.config.parse import METHOD_KEYS, Config, ConfigError, flatten, parse_config, to_dict
 from vision_peft.config.parse import run_folder as folder_of
 from vision_peft.distributed.device import choose_compute
-from vision_peft.distributed.processes import by_main, join, main_first, say, together
+from vision_peft.distributed.processes import is_distributed, join, on_rank0, print_rank0, rank0_first
 from vision_peft.results.row import Row, write_row
 from vision_peft.results.table import format_rows
-from vision_peft.runs.run_folder import RESULT, finished_row
+from vision_peft.runs.run_folder import RESULT, find_finished_row
 from vision_peft.suggest import did_you_mean
-from vision_peft.training.build import create_model, input_settings, load_splits, tune
+from vision_peft.training.build import attach_methods, create_model, input_settings, load_splits
 from vision_peft.training.report import make_row
 from vision_peft.training.step import Timing
-from vision_peft.training.suite import check_suite, tasks_of
+from vision_peft.training.suite import check_suite, list_tasks
 from vision_peft.training.train import train
 
 SEARCHED = ("backbone", *METHOD_KEYS, "recipe")  # a seed, a task or a protocol is nothing to choose by accuracy
@@ -53,7 +53,7 @@ class Trial:
         return self.row.extra.get(DIVERGED)
 
 
-def grid_of(config: Config) -> dict[str, list[Any]]:
+def read_grid(config: Config) -> dict[str, list[Any]]:
     """Values to try by dotted key, `recipe.lr: [...]`; of a key that is there twice the later, and none where null.
 
     Raises:
@@ -76,9 +76,9 @@ def grid_of(config: Config) -> dict[str, list[Any]]:
     return {key: list(values) for key, values in grid.items()}
 
 
-def points(config: Config) -> list[Values]:
+def expand_grid(config: Config) -> list[Values]:
     """Every combination of the grid, the last key fastest; ConfigError lists the values that are refused."""
-    grid = grid_of(config)
+    grid = read_grid(config)
     found = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     problems: dict[str, None] = {}
     for values in found:
@@ -91,7 +91,7 @@ def points(config: Config) -> list[Values]:
     return found
 
 
-def changed(config: Config, values: Mapping[str, Any], **settings: Any) -> Config:
+def replace_values(config: Config, values: Mapping[str, Any], **settings: Any) -> Config:
     """`config` with `values` by dotted key and `settings` above the groups; ConfigError where they are refused."""
     raw = to_dict(config) | {"grid": {}} | settings
     for key, value in values.items():
@@ -105,36 +105,36 @@ def changed(config: Config, values: Mapping[str, Any], **settings: Any) -> Confi
 
 def trial_config(config: Config, values: Mapping[str, Any]) -> Config:
     """The config of a trial: trained on train, compared on val, without test."""
-    return changed(config, values, protocol="val_select", read_test=False)
+    return replace_values(config, values, protocol="val_select", read_test=False)
 
 
 def run_trial(config: Config, values: Values, command: str = "") -> Trial:
     """Train one point, resume it or find it finished; one that diverges leaves a row that says so."""
     trial = trial_config(config, values)
     folder = folder_of(trial)
-    row = by_main(lambda: finished_row(trial, folder))
+    row = on_rank0(lambda: find_finished_row(trial, folder))
     if row is not None:
-        say(f"finished before: {folder}")
+        print_rank0(f"finished before: {folder}")
         return Trial(values, row)
     try:
         return Trial(values, train(trial, command))
     except FloatingPointError as error:
         why = str(error)
-        say(f"diverged: {why}")
-        return Trial(values, by_main(lambda: _write_diverged(trial, folder, why, command)))
+        print_rank0(f"diverged: {why}")
+        return Trial(values, on_rank0(lambda: _write_diverged(trial, folder, why, command)))
 
 
 def search_grid(config: Config, command: Callable[[Values], str] = lambda values: "") -> list[Trial]:
     """A trial of every point of the grid, in its order."""
-    found = points(config)
+    found = expand_grid(config)
     trials = []
     for place, values in enumerate(found, start=1):
-        say(f"\n[{place}/{len(found)}] {words(values)}")
+        print_rank0(f"\n[{place}/{len(found)}] {format_values(values)}")
         trials.append(run_trial(config, values, command(values)))
     return trials
 
 
-def ranked(trials: Sequence[Trial]) -> list[Trial]:
+def rank_trials(trials: Sequence[Trial]) -> list[Trial]:
     """The best trial first, those that diverged last."""
     return sorted(trials, key=lambda trial: (trial.diverged is not None, -(trial.row.val_top1 or 0.0), trial.val_loss))
 
@@ -143,14 +143,14 @@ def format_trials(trials: Sequence[Trial]) -> str:
     """Table of the trials, the best first."""
     keys = list(trials[0].values)
     lines = [["val top-1 %", "val loss", *keys]]
-    for trial in ranked(trials):
+    for trial in rank_trials(trials):
         figures = ["-", "-"] if trial.row.val_top1 is None else [f"{trial.row.val_top1:.2f}", f"{trial.val_loss:.4f}"]
         lines.append([*figures, *(str(trial.values[key]) for key in keys), trial.diverged or ""])
     widths = [max(len(line[place]) for line in lines) for place in range(len(keys) + 2)]
     return "\n".join("  ".join([*map(str.rjust, line, widths), *line[len(widths) :]]).rstrip() for line in lines)
 
 
-def words(values: Mapping[str, Any]) -> str:
+def format_values(values: Mapping[str, Any]) -> str:
     """Values as they are typed."""
     return " ".join(with_values([], values))
 
@@ -179,13 +179,13 @@ def tune_and_test(
         ConfigError: a grid that cannot be searched, before the first trial.
         ValueError: every trial diverged; or what the data refuses.
     """
-    first, tasks = points(config)[0], tasks_of(config)
+    first, tasks = expand_grid(config)[0], list_tasks(config)
     if config.dry_run:
-        train(trial_config(changed(config, {"data.task": tasks[0]} if tasks else {}), first))
+        train(trial_config(replace_values(config, {"data.task": tasks[0]} if tasks else {}), first))
         return []
-    before = changed(config, first, read_test=True) if final else trial_config(config, first)
+    before = replace_values(config, first, read_test=True) if final else trial_config(config, first)
     join(choose_compute(config.device, config.precision, config.distributed.strategy), config.distributed.timeout_s)
-    with main_first():
+    with rank0_first():
         if tasks:
             check_suite(before, tasks)
         else:
@@ -194,12 +194,12 @@ def tune_and_test(
     for task in tasks or [None]:
         values = {} if task is None else {"data.task": task}
         if task is not None:
-            say(f"\n== data.task={task}")
+            print_rank0(f"\n== data.task={task}")
         rows += _one_search(
-            changed(config, values, grid=config.grid), with_values(overrides, values), search, final, seeds
+            replace_values(config, values, grid=config.grid), with_values(overrides, values), search, final, seeds
         )
     if rows:
-        say(f"\n{format_rows(rows, mean_over_seeds=True)}")
+        print_rank0(f"\n{format_rows(rows, mean_over_seeds=True)}")
     return rows
 
 
@@ -207,25 +207,26 @@ def _one_search(config: Config, overrides: list[str], search: Search, final: boo
     typed = [text for text in overrides if text.lstrip("+").partition("=")[0].split(".")[0] != "grid"]
     trial_settings = {"protocol": "val_select", "read_test": False}
     trials = search(config, lambda values: command_of(with_values(typed, values | trial_settings)))
-    say(f"\n{format_trials(trials)}")
-    best = ranked(trials)[0]
+    print_rank0(f"\n{format_trials(trials)}")
+    best = rank_trials(trials)[0]
     if best.row.val_top1 is None:
         raise ValueError(f"all {len(trials)} trials diverged: try lower values of recipe.lr")
     chosen = with_values([text for text in typed if not text.startswith("read_test=")], best.values)
-    say(f"\nval chose {words(best.values)} ({best.row.val_top1:.2f} % on val); the command that reads test with it:")
-    if len(seeds) > 1 and together():  # -m is for one process
+    found = f"{format_values(best.values)} ({best.row.val_top1:.2f} % on val)"
+    print_rank0(f"\nval chose {found}; the command that reads test with it:")
+    if len(seeds) > 1 and is_distributed():  # -m is for one process
         for seed in seeds:
-            say(f"  {command_of(with_values(chosen, {'seed': seed}))}")
+            print_rank0(f"  {command_of(with_values(chosen, {'seed': seed}))}")
     elif len(seeds) > 1:
         several = [*(text for text in chosen if not text.startswith("seed=")), f"seed={','.join(map(str, seeds))}"]
-        say(f"  {command_of(several, flags=['-m'])}")
+        print_rank0(f"  {command_of(several, flags=['-m'])}")
     else:
-        say(f"  {command_of(with_values(chosen, {'seed': seeds[0]} if seeds else {}))}")
+        print_rank0(f"  {command_of(with_values(chosen, {'seed': seeds[0]} if seeds else {}))}")
     if not final:
         return []
     rows = []
     for seed in seeds or [config.seed]:
-        one = changed(config, best.values, seed=seed, read_test=True)
+        one = replace_values(config, best.values, seed=seed, read_test=True)
         rows.append(train(one, command_of(with_values(chosen, {"seed": seed}))))
     return rows
 
@@ -241,6 +242,6 @@ def _bare_row(config: Config, command: str) -> Row:
     compute, splits = choose_compute(config.device, config.precision), load_splits(config)
     model = create_model(config.backbone, config.seed, config.recipe.drop_path)
     settings = input_settings(model, config.recipe)
-    model = tune(model, config, splits["train"], compute.device)
+    model = attach_methods(model, config, splits["train"], compute.device)
     nothing = None, None, [], 0.0, Timing()
     return make_row(config, model, splits, *nothing, folder_of(config), settings, compute, command)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from vision_peft.config.parse import Config, flatten, identity, task_name
-from vision_peft.distributed.processes import by_main, say
-from vision_peft.training.search import Trial, Values, changed, grid_of, run_trial, words
+from vision_peft.distributed.processes import on_rank0, print_rank0
+from vision_peft.training.search import Trial, Values, format_values, read_grid, replace_values, run_trial
 
 FILE = "search.sqlite3"  # in output_dir: what was sampled so far, of all searches there
 
 
-def search_sampled(config: Config, number: int, command: Callable[[Values], str] = lambda values: "") -> list[Trial]:
+def search_optuna(config: Config, number: int, command: Callable[[Values], str] = lambda values: "") -> list[Trial]:
     """`number` trials from the ranges of the grid; those of an earlier call with the same config count.
 
     Numbers are sampled between the lowest and the highest of their list, on a logarithmic scale if all are above 0,
@@ -24,11 +24,11 @@ def search_sampled(config: Config, number: int, command: Callable[[Values], str]
     Raises:
         ImportError: Optuna is not installed.
     """
-    optuna, grid = _optuna(), grid_of(config)
+    optuna, grid = _import_optuna(), read_grid(config)
     states = optuna.trial.TrialState
     studies: list[Any] = []  # the one study, in the main process
     open_trials: list[Any] = []
-    by_main(lambda: studies.append(_opened(optuna, config, grid)))
+    on_rank0(lambda: studies.append(_open_study(optuna, config, grid)))
 
     def ask(number: int) -> Values:
         # Seeded anew for every trial, so that what is sampled depends on the trials before and not on interruptions.
@@ -36,25 +36,25 @@ def search_sampled(config: Config, number: int, command: Callable[[Values], str]
         open_trials.append(studies[0].ask())
         for key, options in grid.items():
             _suggest(open_trials[-1], key, options)
-        return _values(open_trials[-1].params, grid)
+        return _decode_values(open_trials[-1].params, grid)
 
     def tell(top1: float) -> None:
         studies[0].tell(open_trials[-1], top1)
 
-    kept = changed(config, {}, overwrite=False)
-    done = by_main(lambda: [trial.params for trial in studies[0].get_trials(states=(states.COMPLETE,))[:number]])
+    kept = replace_values(config, {}, overwrite=False)
+    done = on_rank0(lambda: [trial.params for trial in studies[0].get_trials(states=(states.COMPLETE,))[:number]])
     trials = []
     while len(trials) < number:
         earlier = len(trials) < len(done)
-        values = _values(done[len(trials)], grid) if earlier else by_main(functools.partial(ask, len(trials)))
-        say(f"\n[{len(trials) + 1}/{number}] {words(values)}")
+        values = _decode_values(done[len(trials)], grid) if earlier else on_rank0(functools.partial(ask, len(trials)))
+        print_rank0(f"\n[{len(trials) + 1}/{number}] {format_values(values)}")
         trials.append(run_trial(kept if earlier else config, values, command(values)))
         if not earlier:
-            by_main(functools.partial(tell, trials[-1].row.val_top1 or 0.0))
+            on_rank0(functools.partial(tell, trials[-1].row.val_top1 or 0.0))
     return trials
 
 
-def _opened(optuna: Any, config: Config, grid: Mapping[str, list[Any]]) -> Any:
+def _open_study(optuna: Any, config: Config, grid: Mapping[str, list[Any]]) -> Any:
     """The study of this search; a trial that was interrupted is the next one."""
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def _opened(optuna: Any, config: Config, grid: Mapping[str, list[Any]]) -> Any:
     return study
 
 
-def _optuna() -> Any:
+def _import_optuna() -> Any:
     try:
         import optuna  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError:
@@ -99,7 +99,7 @@ def _suggest(asked: Any, key: str, options: list[Any]) -> None:
     suggest(key, lowest, highest, log=lowest > 0)
 
 
-def _values(parameters: Mapping[str, Any], grid: Mapping[str, list[Any]]) -> Values:
+def _decode_values(parameters: Mapping[str, Any], grid: Mapping[str, list[Any]]) -> Values:
     """What Optuna drew as values of a config: three digits of a float, the option for its place in the list."""
     values: Values = {}
     for key, options in grid.items():

@@ -1,4 +1,4 @@
-"""One update of the tuned parts: forward, backward, the gradient looked at, then the step or none."""
+"""One update of the tuned micro_batches: forward, backward, the gradient looked at, then the step or none."""
 
 import statistics
 import time
@@ -20,7 +20,7 @@ from vision_peft.training.optim import create_optimizer
 
 
 @dataclass
-class Outcome:
+class StepResult:
     """What forward and backward of one batch came to in this process."""
 
     loss: float  # mean over this process' share of the batch
@@ -42,7 +42,7 @@ class Timing:
         return statistics.median(self.updates[-200:]) if self.updates else 0.0
 
 
-class Learner:
+class TrainStep:
     """A model and its optimiser, over all processes.
 
     `backward` computes the gradient of a batch, then `step` follows it or `skip` forgets it: between the two the
@@ -65,13 +65,13 @@ class Learner:
         self.optimizer = create_optimizer(model, recipe, fused=on_gpu if config.fused is None else config.fused)
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16")
 
-    def backward(self, batches: Iterator[Batch], parts: int, *key: Any) -> Outcome:
-        """Accumulate the gradient of the next `parts` batches; `key` and its number seed each of them."""
+    def backward(self, batches: Iterator[Batch], micro_batches: int, *key: Any) -> StepResult:
+        """Accumulate the gradient of the next `micro_batches` batches; `key` and its number seed each of them."""
         buffers = [buffer for norm in self._norms for buffer in norm.buffers()]
         self._statistics = [(buffer, buffer.clone()) for buffer in buffers]
         device, loss_sum = self.compute.device, torch.zeros((), device=self.compute.device)
         waited, samples = 0.0, []
-        for part in range(parts):
+        for part in range(micro_batches):
             wait_started = time.perf_counter()
             images, labels, indices = next(batches)
             waited += time.perf_counter() - wait_started
@@ -80,19 +80,19 @@ class Learner:
             images, targets = images.to(device, non_blocking=True, **layout), labels.to(device, non_blocking=True)
             seed_everything(*key, part, self.compute.rank)
             if self.mix:
-                images, targets = mixed(self.mix, images, targets)
-            with self.parallel.part(last=part == parts - 1):
+                images, targets = apply_mixup(self.mix, images, targets)
+            with self.parallel.part(last=part == micro_batches - 1):
                 with self.compute.autocast():
                     logits = self.parallel.forward(images)
                 if len(logits) > len(targets):  # an ensemble of prompts answers with the logits of each
                     targets = torch.cat([targets] * (len(logits) // len(targets)))
-                loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.smoothing) / parts
+                loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.smoothing) / micro_batches
                 self.scaler.scale(loss).backward()
             loss_sum += loss.detach()
         self.scaler.unscale_(self.optimizer)
         self.norm = gradient_norm(self.trained)
-        loss, finite = torch.stack([loss_sum, (loss_sum.isfinite() & self._sane()).float()]).tolist()
-        return Outcome(loss, bool(finite), waited, samples)
+        loss, finite = torch.stack([loss_sum, (loss_sum.isfinite() & self._grads_finite()).float()]).tolist()
+        return StepResult(loss, bool(finite), waited, samples)
 
     def step(self) -> None:
         """Follow the gradient."""
@@ -111,14 +111,14 @@ class Learner:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _sane(self) -> Tensor:
+    def _grads_finite(self) -> Tensor:
         """Whether the gradient is finite; those of fp16 are the scaler's affair while its scale can still go down."""
         if self.scaler.is_enabled() and self.scaler.get_scale() >= 1:
             return torch.ones((), dtype=torch.bool, device=self.compute.device)
         return self.norm.isfinite()
 
 
-def mixed(mix: Mixup, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def apply_mixup(mix: Mixup, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Images B C H W or clips B C T H W mixed in pairs (an odd last one is left out), and their soft targets B classes.
 
     timm's mixing takes the third and fourth axis for height and width: it gets the frames of a clip as channels.

@@ -11,12 +11,12 @@ import torch
 from vision_peft.config.parse import Config, run_folder
 from vision_peft.data.dataset import UnknownTask
 from vision_peft.distributed.device import choose_compute
-from vision_peft.distributed.processes import LostProcess, everywhere, join, main_first, say
+from vision_peft.distributed.processes import LostProcess, join, print_rank0, rank0_first, reached_by_all
 from vision_peft.distributed.stopping import Interrupted
 from vision_peft.results.averages import averages
 from vision_peft.results.row import Row
 from vision_peft.results.table import format_rows
-from vision_peft.runs.run_folder import finished_row
+from vision_peft.runs.run_folder import find_finished_row
 from vision_peft.training.build import load_splits
 from vision_peft.training.train import train
 
@@ -26,7 +26,7 @@ LONGEST_APART_S = 60  # seconds between two processes that fail at the same task
 MENDABLE = (ValueError, OSError, ImportError, FloatingPointError, torch.OutOfMemoryError)
 
 
-def tasks_of(config: Config) -> list[str]:
+def list_tasks(config: Config) -> list[str]:
     """The tasks that `data.task` stands for, none where it names one task."""
     suite, task = config.data.suite, dataclasses.asdict(config.data).get("task")
     return [name for group, names in suite.items() if task in (ALL, group) for name in names]
@@ -40,7 +40,7 @@ def train_suite(config: Config, tasks: Sequence[str], command: Callable[[str], s
 
     Args:
         config: the config whose `data.task` is replaced.
-        tasks: names of tasks, see `tasks_of`.
+        tasks: names of tasks, see `list_tasks`.
         command: the command line that starts the run of a task again.
 
     Returns:
@@ -52,18 +52,18 @@ def train_suite(config: Config, tasks: Sequence[str], command: Callable[[str], s
     """
     compute = choose_compute(config.device, config.precision, config.distributed.strategy)
     join(compute, config.distributed.timeout_s)
-    with main_first():
+    with rank0_first():
         check_suite(config, tasks)
     rows: list[Row] = []
     failed: dict[str, str] = {}
     for place, task in enumerate(tasks, start=1):
-        say(f"\n[{place}/{len(tasks)}] data.task={task}")
+        print_rank0(f"\n[{place}/{len(tasks)}] data.task={task}")
         try:
             rows.append(train(_one_task(config, task), command(task)))
         except (Interrupted, LostProcess):
             raise
         except Exception as error:
-            if not everywhere(f"failed/{task}", LONGEST_APART_S):
+            if not reached_by_all(f"failed/{task}", LONGEST_APART_S):
                 raise
             failed[task] = next(iter(str(error).splitlines()), "") or type(error).__name__
             if compute.is_main and (not isinstance(error, MENDABLE) or os.environ.get("HYDRA_FULL_ERROR")):
@@ -71,7 +71,7 @@ def train_suite(config: Config, tasks: Sequence[str], command: Callable[[str], s
             if compute.is_main:
                 print(f"error: data.task={task}: {error}", file=sys.stderr, flush=True)
     if rows and not config.dry_run:
-        say("\n" + "\n".join(_table(config, rows)))
+        print_rank0("\n" + "\n".join(_table(config, rows)))
     if failed and compute.is_main:
         lines = [f"  {task}: {text}" for task, text in failed.items()]
         told = f"{len(failed)} of {len(tasks)} tasks failed, the same command again runs only what is missing:"
@@ -85,7 +85,7 @@ def check_suite(config: Config, tasks: Sequence[str]) -> None:
     problems: list[str] = []
     for task in tasks:
         single = _one_task(config, task)
-        if not config.dry_run and finished_row(single, run_folder(single)) is not None:
+        if not config.dry_run and find_finished_row(single, run_folder(single)) is not None:
             continue
         try:
             load_splits(single)

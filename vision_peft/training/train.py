@@ -25,27 +25,48 @@ from vision_peft.data.loading.cache import keep_decoded
 from vision_peft.data.loading.subset import first
 from vision_peft.distributed.device import Compute, check_backbone_dtype, choose_compute, set_matmul_precision
 from vision_peft.distributed.parallel import load_tuned
-from vision_peft.distributed.processes import Whereabouts, by_main, join, main_first, of_all_processes, say, total
+from vision_peft.distributed.processes import (
+    Heartbeat,
+    all_gather,
+    all_reduce_sum,
+    join,
+    on_rank0,
+    print_rank0,
+    rank0_first,
+)
 from vision_peft.distributed.stopping import (
     FROM_SCHEDULER,
     Interrupted,
     StoppedBefore,
     StopRequests,
-    decided,
-    heard,
+    catch_signals,
+    is_restart_after_stop,
     mark_requeue,
-    stopped_before,
+    stop_decision,
     unmark_requeue,
 )
 from vision_peft.results.row import Row, write_row
 from vision_peft.results.table import format_rows
 from vision_peft.runs.checkpoint import newest_state, save_errors
-from vision_peft.runs.run_folder import RESULT, Run, SilentRun, finished_row, open_folder
-from vision_peft.training.build import create_model, input_settings, load_splits, set_transforms, tune
-from vision_peft.training.cached_features import on_features
-from vision_peft.training.evaluate import Metrics, batch_size, evaluate, loader_for, metric_words, write_confusion
+from vision_peft.runs.run_folder import RESULT, Run, SilentRun, find_finished_row, open_folder
+from vision_peft.training.build import attach_methods, create_model, input_settings, load_splits, set_transforms
+from vision_peft.training.cached_features import cached_features
+from vision_peft.training.evaluate import (
+    Metrics,
+    batch_size,
+    create_eval_loader,
+    evaluate,
+    format_metrics,
+    write_confusion,
+)
 from vision_peft.training.fit import Progress, State, Training, fit
-from vision_peft.training.report import logged, make_row, opening_words, other_processes, processes_words
+from vision_peft.training.report import (
+    capture_log,
+    describe_other_processes,
+    describe_processes,
+    describe_run,
+    make_row,
+)
 from vision_peft.training.step import Timing
 
 
@@ -83,18 +104,18 @@ def train(config: Config, command: str = "") -> Row:
     if config.dry_run:
         return _dry_run(config, compute)
     folder = run_folder(config)
-    row = by_main(lambda: finished_row(config, folder))
+    row = on_rank0(lambda: find_finished_row(config, folder))
     if row is not None:
         if compute.is_main:
             print(f"{folder} is finished (overwrite=true starts it over):\n\n{format_rows([row])}", flush=True)
         return row
-    if by_main(lambda: stopped_before(folder, config.requeue_file)):
+    if on_rank0(lambda: is_restart_after_stop(folder, config.requeue_file)):
         stop = StoppedBefore(folder)
-        say(str(stop))
+        print_rank0(str(stop))
         raise stop
     requests = StopRequests(config.max_time)
-    with heard(requests, FROM_SCHEDULER), Whereabouts().named():
-        with main_first():
+    with catch_signals(requests, FROM_SCHEDULER), Heartbeat().raise_lost_process():
+        with rank0_first():
             splits = load_splits(config)
         return _run(config, splits, folder, requests, compute, command)
 
@@ -107,33 +128,34 @@ def _run(
     compute: Compute,
     command: str,
 ) -> Row:
-    with logged("vision_peft.backbones") as about_weights, main_first():
+    with capture_log("vision_peft.backbones") as about_weights, rank0_first():
         model = _bare_model(config)
     settings = input_settings(model, config.recipe)
     set_transforms(splits, settings, config.recipe)
     phases = PHASES[config.protocol]
-    model = tune(model, config, splits[phases[0].trained], compute.holds)
+    model = attach_methods(model, config, splits[phases[0].trained], compute.holds)
     with contextlib.ExitStack() as opened:
-        by_main(lambda: _hold(folder, config, opened))
+        on_rank0(lambda: _hold(folder, config, opened))
         state = newest_state(folder / "state")
         progress = Progress.of(state)
         run = Run(folder, progress.step, progress.lines) if compute.is_main else SilentRun(folder)
         opened.callback(run.close)
         training = Training(config, compute, run, Timing(), requests)
         try:
-            for words in (*about_weights, opening_words(config, model, splits, folder, compute)):
+            for words in (*about_weights, describe_run(config, model, splits, folder, compute)):
                 run.say(words)
-            by_main(lambda: unmark_requeue(folder, config.requeue_file))
+            on_rank0(lambda: unmark_requeue(folder, config.requeue_file))
             if state:
                 left = f"epoch {progress.epoch + 1}" if progress.epoch < config.recipe.epochs else "all epochs are done"
-                run.say(f"resuming from update {progress.step} ({left}){other_processes(progress.processes, compute)}")
-            progress.processes = processes_words(compute)
+                others = describe_other_processes(progress.processes, compute)
+                run.say(f"resuming from update {progress.step} ({left}){others}")
+            progress.processes = describe_processes(compute)
             often = [split for phase in phases for split in (phase.trained, phase.watched) if split]
             splits, words = keep_decoded(splits, often, config.cache_mb, config.workers, compute.processes_here)
             if words:
                 run.say(words)
             model, kept = _trained(training, model, splits, progress, state)
-            if stop := decided(total(requests.votes()), progress.step):  # since the last update
+            if stop := stop_decision(all_reduce_sum(requests.votes()), progress.step):  # since the last update
                 raise stop
             return _delivered(training, model, kept, splits, progress, settings, command)
         except Interrupted as stop:
@@ -161,12 +183,12 @@ def _trained(
         if number:
             epochs = progress.best["epoch"] if progress.best else epochs
             run.say(f"val chose {epochs} epochs: training a new model on {phase.trained} for as many")
-            model = tune(_bare_model(config), config, splits[phase.trained], compute.holds)
+            model = attach_methods(_bare_model(config), config, splits[phase.trained], compute.holds)
         if number > progress.phase:
             progress.phase, progress.epoch, state = number, 0, None
         train_set, watched = splits[phase.trained], splits[phase.watched] if phase.watched else None
         started = time.perf_counter()
-        with on_features(model, train_set, watched, config, compute) as (train_set, watched, words):
+        with cached_features(model, train_set, watched, config, compute) as (train_set, watched, words):
             if words:
                 run.say(words)
             progress.seconds += time.perf_counter() - started
@@ -189,18 +211,18 @@ def _delivered(
     load_tuned(model, kept)
     plain = model
     if compute.sharded:  # an adapter belongs to a model, not to shards of one
-        plain = tune(_bare_model(config), config, splits[PHASES[config.protocol][0].trained], compute.holds)
+        plain = attach_methods(_bare_model(config), config, splits[PHASES[config.protocol][0].trained], compute.holds)
         vp.load_tuned(plain, kept)
-    by_main(lambda: _save_adapter(plain, run.folder / "adapter", classes, settings))
+    on_rank0(lambda: _save_adapter(plain, run.folder / "adapter", classes, settings))
     metrics = None
     if config.read_test:
-        batches = loader_for(splits["test"], compute, config.workers, config.bad_eval, run.bad_files)
+        batches = create_eval_loader(splits["test"], compute, config.workers, config.bad_eval, run.bad_files)
         metrics = evaluate(model, batches, classes, compute)
-        run.say(f"test: {metric_words(metrics)}")
+        run.say(f"test: {format_metrics(metrics)}")
         run.record("test", progress.step, {"top1": metrics.top1, "mean_per_class": metrics.mean_per_class})
-    by_main(run.write_out)
+    on_rank0(run.write_out)
     done = metrics, progress.best, progress.history, progress.seconds, training.timing
-    row = by_main(lambda: _finish(run.folder, config, plain, splits, *done, run.folder, settings, compute, command))
+    row = on_rank0(lambda: _finish(run.folder, config, plain, splits, *done, run.folder, settings, compute, command))
     run.say(f"\n{format_rows([row])}\n\n{run.folder}")
     return row
 
@@ -226,14 +248,14 @@ def _bare_model(config: Config) -> Any:
 
 def _dry_run(config: Config, compute: Compute) -> Row:
     """One batch of train and val, a state and an adapter saved and loaded, in a folder that is gone afterwards."""
-    with main_first():
+    with rank0_first():
         splits = load_splits(config)
     train_set = splits["train" if "train" in splits else "trainval"]
     val_set = splits["val"] if "val" in splits else config.data.load("val")
     recipe = dataclasses.replace(config.recipe, epochs=1)
     changes: dict[str, Any] = {"protocol": "val_select", "read_test": False, "save_every": None, "dry_run": False}
-    say("dry run: one batch of train and val in a temporary folder; test is not read")
-    folder = by_main(tempfile.mkdtemp)
+    print_rank0("dry run: one batch of train and val in a temporary folder; test is not read")
+    folder = on_rank0(tempfile.mkdtemp)
     try:
         small = dataclasses.replace(config, recipe=recipe, output_dir=folder, **changes)
         size = max(recipe.batch_size // recipe.accumulate, compute.world_size) * recipe.accumulate
@@ -241,14 +263,14 @@ def _dry_run(config: Config, compute: Compute) -> Row:
         row = _run(small, parts, run_folder(small), StopRequests(None), compute, "")
         state = newest_state(run_folder(small) / "state")
         loaded = vp.tuned_state_dict(vp.load_adapter(_bare_model(small), run_folder(small) / "adapter"))
-        trained = tune(_bare_model(small), small, parts["train"], compute.holds)
+        trained = attach_methods(_bare_model(small), small, parts["train"], compute.holds)
         vp.load_tuned(trained, state[0]["best"] if state else {})
         kept = {name: tensor.cpu() for name, tensor in vp.tuned_state_dict(vp.bake(trained)).items()}
         if kept.keys() != loaded.keys() or not all(torch.allclose(kept[name], loaded[name]) for name in kept):
             raise RuntimeError("what was saved is not what was loaded")
-        of_all_processes(None)  # nobody deletes what another still reads
+        all_gather(None)  # nobody deletes what another still reads
     finally:
         if compute.is_main:
             shutil.rmtree(folder, ignore_errors=True)
-    say("dry run passed: trained, evaluated, saved and loaded one batch; nothing was kept")
+    print_rank0("dry run passed: trained, evaluated, saved and loaded one batch; nothing was kept")
     return row

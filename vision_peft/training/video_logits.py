@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from vision_peft.distributed.processes import of_all_processes
+from vision_peft.distributed.processes import all_gather
 
 
 class VideoLogits:
@@ -31,20 +31,20 @@ class VideoLogits:
         for own, label, index in zip(logits.double(), labels.tolist(), indices.tolist(), strict=True):
             self._add(self.video_of(index), own, 1, label)
 
-    def lose(self, indices: Iterable[int], labels: Iterable[int]) -> None:
+    def mark_unreadable(self, indices: Iterable[int], labels: Iterable[int]) -> None:
         """Note views that could not be read: their videos get no logits, whatever became of the other views."""
         self.unreadable |= {self.video_of(index): label for index, label in zip(indices, labels, strict=True)}
 
-    def gathered(self) -> "VideoLogits":
+    def gather(self) -> "VideoLogits":
         """Those of all processes together; every process gets the same."""
         whole = VideoLogits(self.video_of)
-        for sums, views, labels, unreadable in of_all_processes((self.sums, self.views, self.labels, self.unreadable)):
+        for sums, views, labels, unreadable in all_gather((self.sums, self.views, self.labels, self.unreadable)):
             for video, own in sums.items():
                 whole._add(video, own, views[video], labels[video])
             whole.unreadable |= unreadable
         return whole
 
-    def means(self) -> tuple[list[int], Tensor, Tensor]:
+    def mean_logits(self) -> tuple[list[int], Tensor, Tensor]:
         """Numbers, mean logits (videos x classes, fp32) and labels of the readable videos, in order."""
         videos = sorted(self.sums.keys() - self.unreadable.keys())
         if not videos:
