@@ -16,6 +16,7 @@ from vision_peft.formats import Foreign, load_adapter, read_foreign, save_adapte
 from vision_peft.methods import METHODS
 from vision_peft.tuning.attach import attach, detach, replace_head, train_mode
 from vision_peft.tuning.bake import bake
+from vision_peft.tuning.disable import disabled
 from vision_peft.tuning.merge import merge, unmerge
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.state import Counts, count_parameters, load_tuned, tuned_parameters, tuned_state_dict
@@ -30,6 +31,7 @@ __all__ = [
     "count_parameters",
     "create_backbone",
     "detach",
+    "disabled",
     "load_adapter",
     "load_tuned",
     "merge",

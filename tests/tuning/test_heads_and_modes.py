@@ -1,10 +1,14 @@
 """Heads that are replaced or folded, and what is in training mode while the backbone is frozen."""
 
 import contextlib
+import copy
+import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from support.block_inputs import snapshot
 from support.families import FAMILIES, images, randomise_tuned, tiny
 from timm.layers import DropPath
@@ -193,3 +197,77 @@ def test_a_model_in_eval_mode_stays_deterministic_when_attached_to(family, metho
     x = images(model)
     assert not any(module.training for module in model.modules())
     assert torch.equal(model(x), model(x))
+
+
+# L7: every trainer calls model.train()
+@pytest.fixture
+def alone(tmp_path: Path):
+    dist.init_process_group("gloo", f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def frozen_drops(model: nn.Module) -> set[bool]:
+    """The modes of the drop-path layers in the frozen blocks."""
+    return {m.training for m in model.modules() if isinstance(m, DropPath)}
+
+
+@every_family
+def test_train_after_attach_is_train_mode(family):
+    model = vp.attach(with_drop_path(tiny(family)), ADAPTFORMER)
+    expected = [m.training for m in vp.train_mode(model).modules()]
+    assert model.eval() is model
+    assert not any(module.training for module in model.modules())
+    assert model.train() is model
+    assert [module.training for module in model.modules()] == expected
+    assert frozen_drops(model) == {False}
+
+
+def test_train_follows_the_mode_that_was_chosen_for_frozen_parts():
+    model = vp.attach(with_drop_path(tiny("vit")), ADAPTFORMER)
+    vp.train_mode(model, frozen="train")
+    assert frozen_drops(model.eval().train()) == {True}
+    vp.train_mode(model, frozen="eval")
+    assert frozen_drops(model.eval().train()) == {False}
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), lambda m: vp.unmerge(vp.merge(m, reversible=True))],
+    ids=["deepcopy", "pickle", "unmerge"],
+)
+def test_train_stays_safe_on_copies_and_does_not_touch_the_original(copied):
+    model = vp.attach(with_drop_path(tiny("vit")), vp.LoRA(rank=2))
+    other = copied(model)
+    assert frozen_drops(other.train()) == {False}
+    assert other.blocks[0].attn.qkv.lora.training
+    if other is not model:
+        assert not model.blocks[0].attn.qkv.lora.training
+
+
+@pytest.mark.parametrize("wrapper", ["ddp", "compile", "parent"])
+def test_train_of_a_wrapper_is_safe_too(wrapper, alone):
+    model = vp.attach(with_drop_path(tiny("vit")), vp.LoRA(rank=2))
+    wrapped: Any = {
+        "ddp": nn.parallel.DistributedDataParallel,
+        "compile": lambda m: torch.compile(m, backend="eager"),
+        "parent": lambda m: nn.Sequential(m),
+    }[wrapper](model)
+    wrapped.train()
+    assert frozen_drops(model) == {False}
+    assert torch.equal(wrapped(images(model)), wrapped(images(model)))
+    wrapped.eval()
+    assert not any(module.training for module in model.modules())
+
+
+def test_detach_and_merge_give_timms_own_train_back():
+    for undo in (vp.detach, vp.merge):
+        model = vp.attach(with_drop_path(tiny("vit")), vp.LoRA(rank=2))
+        undo(model)
+        assert "train" not in vars(model)
+        assert frozen_drops(model.train()) == {True}
+
+
+def test_with_a_replaced_head_alone_train_is_timms():
+    model = vp.replace_head(with_drop_path(tiny("vit")), "linear", 3)
+    assert all(module.training for module in model.train().modules())

@@ -187,5 +187,14 @@ def test_methods_add_up():
     assert vp.count_parameters(tuned_model(lora, vpt)).trained == sum(alone)
 
 
+def test_counts_say_themselves_in_words_with_the_share():
+    counts = vp.Counts(trained=1_189_632, stored=1_189_632, head=76_900, backbone=85_798_656)
+    assert str(counts) == (
+        "1,189,632 parameters train, 1.39 % of the backbone's 85,798,656; the head has 76,900 more; an adapter stores "
+        "1,189,632 and the head"
+    )
+    assert repr(counts) == "Counts(trained=1189632, stored=1189632, head=76900, backbone=85798656)"
+
+
 def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())

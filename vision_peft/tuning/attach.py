@@ -9,10 +9,13 @@ from torch import nn
 from vision_peft.tuning import graft, record
 from vision_peft.tuning.heads import replace_head
 from vision_peft.tuning.method import Method, one_of
+from vision_peft.tuning.modes import set_modes
 from vision_peft.tuning.timm_blocks import blocks, classifier_names, trained_with_methods
 from vision_peft.tuning.timm_version import warn_if_untested
 
 __all__ = ["attach", "attach_for_loading", "detach", "replace_head", "train_mode"]
+
+KEPT_SHARE = 0.1  # of the backbone: parameters trained in place of which a copy of the original values is kept
 
 
 def attach(model: nn.Module, method: Method, *, samples: Iterable[Any] | None = None) -> nn.Module:
@@ -87,8 +90,18 @@ def _attach(model: nn.Module, method: Method, samples: Iterable[Any] | None, *, 
             record.clear_record(model)
         raise
     tuning.methods.append(method)
-    tuning.in_place = [name for name, p in record.backbone_parameters(model) if p.requires_grad]
+    _note_in_place(model, tuning)
     return model
+
+
+def _note_in_place(model: nn.Module, tuning: record.Record) -> None:
+    """Note which backbone parameters train, and keep their values, for ``vp.disabled``, where they are few."""
+    backbone = dict(record.backbone_parameters(model))
+    trained = {name: p for name, p in backbone.items() if p.requires_grad}
+    added = {name: p for name, p in trained.items() if name not in tuning.in_place}
+    if sum(p.numel() for p in trained.values()) <= KEPT_SHARE * sum(p.numel() for p in backbone.values()):
+        tuning.originals |= {name: p.detach().clone() for name, p in added.items() if not p.is_meta}
+    tuning.in_place = list(trained)
 
 
 def _join_backbone(model: nn.Module, depths: dict[nn.Module, int]) -> None:
@@ -126,27 +139,22 @@ def train_mode(model: nn.Module, frozen: str = "eval") -> nn.Module:
     """Put what trains into training mode and the frozen backbone into ``frozen`` mode (``eval`` or ``train``).
 
     In ``eval`` mode dropout and drop-path of frozen blocks are off while the method trains, as in VPT's code. A part of
-    the backbone all of whose parameters train (full fine-tuning, an unfrozen block) counts as trained.
+    the backbone all of whose parameters train (full fine-tuning, an unfrozen block) counts as trained. From now on
+    ``model.train()``, which trainers call, does the same with this mode; after ``attach`` it is ``eval``.
+
+    Args:
+        model: a timm vision transformer, usually with methods attached.
+        frozen: mode of the frozen modules; ``train`` lets a ``drop_path`` of the backbone act.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: another mode, or a wrapped model.
     """
     one_of("frozen", frozen, ("eval", "train"))
-    record.find(model)
-    if frozen == "train":
-        return model.train()
-    model.eval()
-    for name in classifier_names(model):
-        model.get_submodule(name).train()
-    for _, module in graft.grafts(model):
-        for _, child in graft.children(module):
-            if isinstance(child, nn.Module):
-                child.train()
-    trained = set(classifier_names(model))
-    for name, module in model.named_modules():
-        if any(name.startswith(f"{parent}.") for parent in trained) or name in trained:
-            continue
-        trains = (parameter.requires_grad for parameter in module.parameters())
-        if next(trains, False) and all(trains):
-            module.train()
-            trained.add(name)
-            if not name:
-                break
+    tuning = record.find(model)
+    if tuning is not None:
+        tuning.frozen_mode = frozen
+    set_modes(model, frozen)
     return model

@@ -1,6 +1,7 @@
 """What a tuned model knows about its tuning: one plain object on the model, never in its ``state_dict``."""
 
 import hashlib
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,10 @@ from torch.distributed.fsdp import FSDPModule
 
 from vision_peft.tuning import graft
 from vision_peft.tuning.method import Method
+from vision_peft.tuning.modes import set_modes
 from vision_peft.tuning.timm_blocks import blocks, classifier_names
+
+DISABLED: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models inside ``disable.disabled``: their record is aside
 
 
 @dataclass
@@ -24,6 +28,27 @@ class Record:
     in_place: list[str] = field(default_factory=list)  # backbone parameters that a method trains
     replaced_head: dict[str, nn.Module] = field(default_factory=dict)  # classifier name -> the layer that was there
     num_classes: int | None = None  # of the replaced head
+    originals: dict[str, Tensor] = field(default_factory=dict)  # of ``in_place``, before attach, where few enough
+    frozen_mode: str = "eval"  # mode of frozen modules while the others train
+
+
+class TrainMethod:
+    """What ``model.train(mode)`` calls once a method is attached: frozen modules stay in the mode chosen for them.
+
+    Every trainer calls ``model.train()`` before an epoch; torch's own would switch on the dropout of frozen blocks. An
+    object on the model and not a class of its own, so that ``deepcopy`` and ``pickle`` take it along.
+    """
+
+    def __init__(self, model: nn.Module, record: Record) -> None:
+        self.model, self.record = model, record
+
+    def __call__(self, mode: bool = True) -> nn.Module:
+        if mode and self.record.methods:
+            set_modes(self.model, self.record.frozen_mode)
+        else:
+            of_class: Any = type(self.model)
+            of_class.train(self.model, mode)
+        return self.model
 
 
 @dataclass
@@ -43,9 +68,11 @@ def find(model: nn.Module) -> Record | None:
     """The record of ``model``, None where nothing was attached.
 
     Raises:
-        ValueError: ``model`` wraps the tuned model (DDP, DataParallel, torch.compile).
+        ValueError: ``model`` wraps the tuned model (DDP, DataParallel, torch.compile), or is disabled at the moment.
     """
     _check_unwrapped(model)
+    if model in DISABLED:
+        raise ValueError("this model is disabled by vp.disabled: leave its with block first")
     return model.__dict__.get("_tuning_record")
 
 
@@ -89,13 +116,15 @@ def get_or_create_record(model: nn.Module) -> Record:
 
 
 def set_record(model: nn.Module, record: Record) -> None:
-    """Give ``model`` this record."""
+    """Give ``model`` this record, and a ``train`` that leaves frozen modules in their mode."""
     model.__dict__["_tuning_record"] = record
+    model.__dict__["train"] = TrainMethod(model, record)
 
 
 def clear_record(model: nn.Module) -> None:
-    """Drop the record."""
+    """Drop the record; ``model.train`` is that of its class again."""
     model.__dict__.pop("_tuning_record", None)
+    model.__dict__.pop("train", None)
 
 
 def set_merged(model: nn.Module, merged: Merged) -> None:

@@ -13,12 +13,19 @@ from vision_peft.tuning.timm_blocks import classifier_names
 
 
 class Counts(NamedTuple):
-    """Numbers of parameters; ``trained`` and ``stored`` exclude the head."""
+    """Numbers of parameters; ``trained`` and ``stored`` exclude the head. ``str`` says them in words."""
 
     trained: int  # receive gradients
-    stored: int  # lie in an adapter folder: what is left after baking
+    stored: int  # are in an adapter folder: what is left after baking
     head: int
     backbone: int  # all of the backbone proper, without grafts and head
+
+    def __str__(self) -> str:
+        share = f"{100 * self.trained / self.backbone:.3g} % of the backbone's {self.backbone:,}"
+        return (
+            f"{self.trained:,} parameters train, {share}; the head has {self.head:,} more; an adapter stores "
+            f"{self.stored:,} and the head"
+        )
 
 
 def count_parameters(model: nn.Module) -> Counts:
