@@ -80,7 +80,7 @@ def test_drop_path_drops_the_mlp_and_spares_a_parallel_branch(family, form):
     method = vp.AdaptFormer(**{"bottleneck": 16, "dropout": 0.0, **form})
     vp.attach(model, method)
     randomise_tuned(model)
-    model.train()
+    vp.train_mode(model, "train")
     block, path = blocks(model)[0], DropPath(0.5).train()
     with torch.no_grad(), recorded_calls([block]) as calls:
         model(images(model, batch=8))

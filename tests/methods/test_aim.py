@@ -135,7 +135,7 @@ def test_drop_path_drops_the_temporal_and_mlp_adapters_and_not_the_spatial_one()
     block.drop_path1, block.drop_path2 = DropPath(1 - 1e-9), DropPath(1 - 1e-9)  # drops whatever passes
     vp.attach(model, vp.AIM())
     randomise_tuned(model)
-    model.train()
+    vp.train_mode(model, "train")
     x = torch.randn(2 * T, 17, 32)
     with torch.no_grad():
         y = block.attn(block.norm1(x))

@@ -99,7 +99,7 @@ def test_both_drop_paths_draw_their_own_mask_and_pass_no_other_adapter():
     vp.attach(model, vp.Convpass(bottleneck=4, dropout=0.0))
     vp.attach(model, vp.AdaptFormer(bottleneck=4, dropout=0.0, form="sequential"))
     randomise_tuned(model)
-    model.train()
+    vp.train_mode(model, "train")
     x = torch.randn(64, 17, 32)
     with torch.no_grad():
         full = block.convpass["attn"](block.norm1(x))
