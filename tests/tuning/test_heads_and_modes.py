@@ -237,8 +237,8 @@ def test_train_follows_the_mode_that_was_chosen_for_frozen_parts():
     ids=["deepcopy", "pickle", "unmerge"],
 )
 def test_train_stays_safe_on_copies_and_does_not_touch_the_original(copied):
-    model = vp.attach(with_drop_path(tiny("vit")), vp.LoRA(rank=2))
-    other = copied(model)
+    model: Any = vp.attach(with_drop_path(tiny("vit")), vp.LoRA(rank=2))
+    other: Any = copied(model)
     assert frozen_drops(other.train()) == {False}
     assert other.blocks[0].attn.qkv.lora.training
     if other is not model:
