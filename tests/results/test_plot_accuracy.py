@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vision_peft.results.lines import lines_of, references_of, told_apart
 from vision_peft.results.plot import plot_accuracy
-from vision_peft.results.settings import over_seeds
+from vision_peft.results.plot_series import build_references, build_series, disambiguate
+from vision_peft.results.settings import group_by_seed
 
 
 def records(stem: Path) -> dict[str, dict[str, str]]:
@@ -165,8 +165,8 @@ def test_a_line_joins_sizes_of_one_method_and_nothing_else(make_row):
         fields = {"rank": rank, "alpha": rank, "targets": changed.pop("targets", ["q", "v"])}
         return make_row("lora", fields, params_trained=36_864 * rank, **changed)
 
-    settings = over_seeds([row(8), row(2, lr=1e-4), row(4, targets=["qkv"])])
-    lines = lines_of(settings, "params_trained", {"lora": {(2,), (4,), (8,)}})
+    settings = group_by_seed([row(8), row(2, lr=1e-4), row(4, targets=["qkv"])])
+    lines = build_series(settings, "params_trained", {"lora": {(2,), (4,), (8,)}})
     found = {label: [point.row.sizes[0] for point in points] for label, points in lines}
     assert found == {"lora (targets=[q, v])": [2, 8], "lora (targets=[qkv])": [4]}
 
@@ -175,28 +175,28 @@ def test_a_size_with_two_learning_rates_splits_the_line(make_row):
     def row(bottleneck, lr):
         return make_row(fields={"bottleneck": bottleneck}, lr=lr, params_trained=1000 * bottleneck)
 
-    settings = over_seeds([row(8, 0.001), row(64, 0.001), row(64, 0.01)])
-    lines = lines_of(settings, "params_trained", {"adaptformer": {(8,), (64,)}})
+    settings = group_by_seed([row(8, 0.001), row(64, 0.001), row(64, 0.01)])
+    lines = build_series(settings, "params_trained", {"adaptformer": {(8,), (64,)}})
     found = {label: [point.row.sizes[0] for point in points] for label, points in lines}
     assert found == {"adaptformer (lr=0.001)": [8, 64], "adaptformer (lr=0.01)": [64]}
 
 
 def test_what_has_no_place_on_a_logarithmic_axis_is_a_reference(make_row):
     nothing = {"fields": {}, "params_trained": 0}
-    settings = over_seeds([make_row("linear", **nothing), make_row("full", {}), make_row("noop", **nothing)])
-    labels = [label for label, _ in references_of(settings, "params_trained")]
+    settings = group_by_seed([make_row("linear", **nothing), make_row("full", {}), make_row("noop", **nothing)])
+    labels = [label for label, _ in build_references(settings, "params_trained")]
     assert labels == ["linear probe", "full fine-tuning", "noop"]
-    assert lines_of(settings, "params_trained", {}) == []
+    assert build_series(settings, "params_trained", {}) == []
 
 
 def test_equal_names_on_different_tasks_need_no_telling_apart(make_row):
-    settings = over_seeds([make_row(lr=0.1), make_row(lr=0.2, dataset="other"), make_row(lr=0.3)])
-    labels = told_apart([setting.row.label for setting in settings], [[setting] for setting in settings])
+    settings = group_by_seed([make_row(lr=0.1), make_row(lr=0.2, dataset="other"), make_row(lr=0.3)])
+    labels = disambiguate([setting.row.label for setting in settings], [[setting] for setting in settings])
     assert labels == ["adaptformer-64 (lr=0.1)", "adaptformer-64", "adaptformer-64 (lr=0.3)"]
 
 
 def test_a_seed_that_is_there_twice_counts_once(make_row, caplog):
     runs = [make_row(top1=None), make_row(top1=90.0), make_row(top1=80.0), make_row(seed=1, top1=92.0)]
-    (setting,) = over_seeds(runs)
+    (setting,) = group_by_seed(runs)
     assert [(row.seed, row.top1) for row in setting.rows] == [(0, 90.0), (1, 92.0)]
-    assert caplog.messages == ["adaptformer-64 on digits: seed 0 is there twice, the second is left out"]
+    assert caplog.messages == ["adaptformer-64 on digits: seed 0 occurs twice, the second row is left out"]

@@ -95,8 +95,8 @@ def test_an_older_row_without_the_nested_entries_reads(make_row, tmp_path):
         ({"seed": True}, r"seed must be an integer, got bool True"),
         ({"seed": None}, r"seed must be an integer, got null"),
         ({"versions": {"torch": 2}}, r"versions must be an object, got dict"),
-        ({"top1": 964.0}, r"top1 must lie in 0..100, got 964.0"),
-        ({"params_head": -1}, r"params_head must lie in 0..inf, got -1"),
+        ({"top1": 964.0}, r"top1 must be in 0..100, got 964.0"),
+        ({"params_head": -1}, r"params_head must be in 0..inf, got -1"),
         ({"protocol": "best"}, r"protocol must be one of val_select, .*best_test, got best"),
         ({"methods": []}, r"methods must list"),
         ({"methods": [{"name": "vpt"}]}, r"methods must list .* got \{'name': 'vpt'\}"),
@@ -165,7 +165,7 @@ def test_unfinished_runs_and_empty_folders_are_named_and_left_out(make_row, tmp_
     (tmp_path / "nothing").mkdir()
     assert len(find_rows([tmp_path, tmp_path / "nothing"])) == 1
     assert f"{tmp_path / 'open'} has not finished (no result.json yet): left out" in caplog.messages
-    assert f"{tmp_path / 'nothing'} holds no run: left out" in caplog.messages
+    assert f"{tmp_path / 'nothing'} does not contain a run: left out" in caplog.messages
 
 
 def test_only_unfinished_runs_are_an_error_that_names_them(tmp_path):
@@ -177,7 +177,7 @@ def test_only_unfinished_runs_are_an_error_that_names_them(tmp_path):
 
 
 def test_an_empty_folder_and_an_empty_list_are_errors_that_say_what_is_wanted(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no run; wanted a result.json, a run folder or a folder"):
+    with pytest.raises(FileNotFoundError, match=r"does not contain a run; wanted a result.json, a run folder"):
         find_rows([tmp_path])
     with pytest.raises(FileNotFoundError, match="no path given"):
         find_rows([])

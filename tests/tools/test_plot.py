@@ -93,7 +93,10 @@ def test_metric_and_axis_can_be_chosen_and_a_plain_terminal_is_enough(plot, tmp_
     ("arguments", "message"),
     [
         (["run"], "no such file or folder: run (did you mean runs?)"),
-        (["empty"], "no result found: empty holds no run; wanted a result.json, a run folder or a folder of runs"),
+        (
+            ["empty"],
+            "no result found: empty does not contain a run; wanted a result.json, a run folder or a folder of runs",
+        ),
         (["broken"], f"{Path('broken', 'result.json')} is not valid JSON"),
         (["trial"], "nothing to plot: none of 1 rows has top1"),
         (["runs", "--out", "broken/result.json/x"], "broken/result.json"),

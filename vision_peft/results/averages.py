@@ -1,4 +1,4 @@
-"""Means over the tasks of a benchmark, and over its groups of tasks."""
+"""Average accuracies over the tasks of a benchmark, and over its groups of tasks."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -9,13 +9,13 @@ Groups = Mapping[str, Sequence[str]]  # tasks of a benchmark by the name of thei
 Mean = tuple[float, float | None]  # mean and, over several seeds, standard deviation (n - 1)
 
 
-def averages(accuracy: Mapping[str, float], groups: Groups) -> dict[str, float]:
-    """Means by label of the accuracies in % of single tasks.
+def average_tasks(accuracy: Mapping[str, float], groups: Groups) -> dict[str, float]:
+    """Average the accuracies (%) of single tasks; the result is keyed by label.
 
-    A group with all of its tasks has a mean. Only where no task of any group is missing there are the two averages in
-    circulation, over all tasks and over the groups' means; else one over the tasks there are, which says how many.
+    A group is averaged if all of its tasks are present. The two benchmark averages that papers report, over all tasks
+    and over the groups' means, need every task; otherwise the label of the one mean counts the tasks that are present.
     """
-    wanted = tasks_in(groups)
+    wanted = list_tasks(groups)
     means = {
         f"{group} ({len(tasks)})": statistics.fmean(accuracy[task] for task in tasks)
         for group, tasks in groups.items()
@@ -31,19 +31,19 @@ def averages(accuracy: Mapping[str, float], groups: Groups) -> dict[str, float]:
     return means
 
 
-def averages_over_seeds(settings: Mapping[str, Setting], groups: Groups, metric: Metric) -> dict[str, Mean]:
-    """The averages of settings by task; where all tasks have the same seeds, spread is that of the seeds' averages."""
-    means = averages({task: setting.mean(metric) or 0.0 for task, setting in settings.items()}, groups)
+def average_tasks_over_seeds(settings: Mapping[str, Setting], groups: Groups, metric: Metric) -> dict[str, Mean]:
+    """Average settings keyed by task; if all tasks have the same seeds, with the deviation of the seeds' averages."""
+    means = average_tasks({task: setting.mean(metric) or 0.0 for task, setting in settings.items()}, groups)
     of_seed = [{row.seed: getattr(row, metric) for row in setting.rows} for setting in settings.values()]
     if any(rows.keys() != of_seed[0].keys() for rows in of_seed) or len(of_seed[0]) < 2:
         return {label: (mean, None) for label, mean in means.items()}
     seeds = [
-        averages({task: rows[seed] for task, rows in zip(settings, of_seed, strict=True)}, groups)
+        average_tasks({task: rows[seed] for task, rows in zip(settings, of_seed, strict=True)}, groups)
         for seed in of_seed[0]
     ]
     return {label: (mean, statistics.stdev(one[label] for one in seeds)) for label, mean in means.items()}
 
 
-def tasks_in(groups: Groups) -> list[str]:
-    """All tasks of a benchmark, group by group."""
+def list_tasks(groups: Groups) -> list[str]:
+    """List all tasks of a benchmark, group by group."""
     return [task for tasks in groups.values() for task in tasks]

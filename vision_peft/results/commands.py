@@ -1,23 +1,23 @@
-"""How rows came about: the commands that make them again, and on what and with what they ran."""
+"""Reproduce rows: the commands that make them again, and the device, commit and versions they ran with."""
 
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from vision_peft.results.averages import Groups, tasks_in
+from vision_peft.results.averages import Groups, list_tasks
 from vision_peft.results.row import Row
 
 _TASK, _SEED = "data.task=", "seed="
 
 
-def commands_of(rows: Sequence[Row], suites: Mapping[str, Groups]) -> list[str]:
-    """The commands of rows; those that differ in nothing but task and seed become one sweep.
+def collect_commands(rows: Sequence[Row], suites: Mapping[str, Groups]) -> list[str]:
+    """Collect the commands of rows; those that differ only in task and seed become one sweep.
 
-    A task list that is a whole benchmark of `suites`, or one of its groups, is written by its name.
+    A list of tasks that is a whole benchmark of `suites`, or one of its groups, is replaced by that name.
     """
     alike: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        alike[tuple(word for word in _words(row) if not word.startswith((_TASK, _SEED)))].append(row)
+        alike[tuple(word for word in _split_command(row) if not word.startswith((_TASK, _SEED)))].append(row)
     commands: list[str] = []
     for words, group in alike.items():
         if len(group) == 1 or words[:1] != ("python",):
@@ -25,43 +25,43 @@ def commands_of(rows: Sequence[Row], suites: Mapping[str, Groups]) -> list[str]:
             continue
         seeds_of: dict[str, set[int]] = defaultdict(set)
         for row in group:
-            task = next((word for word in _words(row) if word.startswith(_TASK)), "")
+            task = next((word for word in _split_command(row) if word.startswith(_TASK)), "")
             seeds_of[task.removeprefix(_TASK)].add(row.seed)
         tasks_with: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for task, seeds in seeds_of.items():
             tasks_with[tuple(sorted(seeds))].append(task)
         for seeds, tasks in tasks_with.items():
-            named = _by_name(tasks, suites.get(group[0].dataset, {}))
+            named = _shorten_tasks(tasks, suites.get(group[0].dataset, {}))
             several = len(seeds) > 1 or len(named) > 1
             sweep = [f"{_TASK}{','.join(named)}"] * bool(named[0]) + [f"{_SEED}{','.join(map(str, seeds))}"]
             commands.append(shlex.join([*words[:2], *["-m"] * several, *words[2:], *sweep]))
     return commands
 
 
-def provenance(rows: Sequence[Row]) -> list[str]:
-    """Device, commit and versions of rows, each distinct value once."""
+def describe_provenance(rows: Sequence[Row]) -> list[str]:
+    """Describe device, commit and versions of rows, each distinct value once."""
     names = dict.fromkeys(name for row in rows for name in row.versions)
-    versions = (f"{name} {_distinct(row.versions.get(name) for row in rows)}" for name in names)
+    versions = (f"{name} {_join_distinct(row.versions.get(name) for row in rows)}" for name in names)
     return [
-        f"device: {_distinct(f'{row.device}, {row.precision}' for row in rows)}",
-        f"commit: {_distinct(row.commit for row in rows) or 'unknown'}",
+        f"device: {_join_distinct(f'{row.device}, {row.precision}' for row in rows)}",
+        f"commit: {_join_distinct(row.commit for row in rows) or 'unknown'}",
         *([f"versions: {', '.join(versions)}"] if names else []),
     ]
 
 
-def _words(row: Row) -> list[str]:
+def _split_command(row: Row) -> list[str]:
     try:
         return shlex.split(row.command)
-    except ValueError:  # an unclosed quotation mark: the command is shown as it stands
+    except ValueError:  # an unclosed quotation mark: the command is shown as it is
         return [row.command]
 
 
-def _by_name(tasks: list[str], groups: Groups) -> list[str]:
-    for name, group in {"all": tasks_in(groups), **groups}.items():
+def _shorten_tasks(tasks: list[str], groups: Groups) -> list[str]:
+    for name, group in {"all": list_tasks(groups), **groups}.items():
         if group and set(tasks) == set(group):
             return [name]
     return tasks
 
 
-def _distinct(values: Iterable[str | None]) -> str:
+def _join_distinct(values: Iterable[str | None]) -> str:
     return " and ".join(dict.fromkeys(str(value) for value in values if value is not None))

@@ -1,4 +1,4 @@
-"""Accuracy against parameters: one line a method, linear probe and full fine-tuning as horizontal references."""
+"""Plot accuracy against parameters: one line per method, linear probe and full fine-tuning as horizontal references."""
 
 import math
 import textwrap
@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from vision_peft.results.lines import Line, lines_of, references_of
+from vision_peft.results.plot_series import Line, build_references, build_series
 from vision_peft.results.row import PROTOCOLS, Row
-from vision_peft.results.settings import METRICS, PANEL, Metric, Setting, over_seeds
+from vision_peft.results.settings import METRICS, PANEL, Metric, Setting, group_by_seed
 from vision_peft.results.table import format_count, write_csv
 
-# The palette of Okabe and Ito for all kinds of colour vision, its yellow (pale on white) exchanged for a wine red.
-# 8 colours and 7 markers have no common factor: 56 methods look different, and neighbours do also in grey.
+# Okabe and Ito's palette for all kinds of colour vision, its yellow (pale on white) replaced by a wine red.
+# 8 colours and 7 markers have no common factor: 56 methods look different, and neighbours do so in grey too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = {"linear": (0, (1, 1.5)), "full": (0, (6, 2))}
@@ -38,8 +38,8 @@ def plot_accuracy(
     """Draw `<stem>.png` and `<stem>.svg`, write the numbers to `<stem>.csv`, return the three paths.
 
     One panel per dataset, task, backbone and protocol. Points are means, bars standard deviations (n - 1) over seeds;
-    a single seed has no bar. Rows without the metric are left out and counted below the figure; rows that chose their
-    epoch on test are hollow and starred. ValueError where no row has the metric.
+    a single seed has no bar. Rows without the metric are left out and counted below the figure; rows whose epoch was
+    selected on test are hollow and starred. ValueError if no row has the metric.
     """
     if metric not in METRICS or x not in ("trained", "stored"):
         raise ValueError(f"metric must be one of {', '.join(METRICS)} and x trained or stored, got {metric} and {x}")
@@ -47,7 +47,7 @@ def plot_accuracy(
     if not measured:
         raise ValueError(f"nothing to plot: none of {len(rows)} rows has {metric} (search trials do not read test)")
     panels: Panels = defaultdict(list)
-    for setting in over_seeds(measured):
+    for setting in group_by_seed(measured):
         panels[tuple(str(getattr(setting.row, name) or "") for name in PANEL)].append(setting)
     panels = {key: panels[key] for key in sorted(panels, key=lambda key: (*key[:3], PROTOCOLS.index(key[3])))}
 
@@ -58,19 +58,19 @@ def plot_accuracy(
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # the same picture whatever the reader's matplotlibrc says
         matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "vision_peft"})
-        figure = _figure(panels, metric, f"params_{x}", left_out=len(rows) - len(measured))
+        figure = _make_figure(panels, metric, f"params_{x}", left_out=len(rows) - len(measured))
         figure.savefig(png, dpi=200)
         figure.savefig(svg, metadata={"Date": None})
     write_csv(csv, [setting for panel in panels.values() for setting in panel], metric)
     return [png, svg, csv]
 
 
-def _figure(panels: Panels, metric: Metric, x: str, left_out: int) -> Figure:
+def _make_figure(panels: Panels, metric: Metric, x: str, left_out: int) -> Figure:
     everything = [setting for panel in panels.values() for setting in panel]
     sizes = defaultdict(set)
     for setting in everything:
         sizes[setting.row.method].add(setting.row.sizes)
-    lines = {key: lines_of(panel, x, sizes) for key, panel in panels.items()}
+    lines = {key: build_series(panel, x, sizes) for key, panel in panels.items()}
     labels = sorted({label for panel in lines.values() for label, _ in panel})
     looks = {label: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(labels)}
     values = [getattr(setting.row, x) for panel in lines.values() for _, points in panel for setting in points]
@@ -85,9 +85,9 @@ def _figure(panels: Panels, metric: Metric, x: str, left_out: int) -> Figure:
     for place, (key, panel) in enumerate(panels.items()):
         axes = grid[place]
         _draw_lines(axes, lines[key], looks, metric, x)
-        _dress(axes, key, panel, metric)
+        _label_axes(axes, key, panel, metric)
         _scale_x(axes, values)
-        _draw_references(axes, references_of(panel, x), metric)
+        _draw_references(axes, build_references(panel, x), metric)
         if place % columns == 0:
             axes.set_ylabel(AXES[metric], fontsize=9)
         if values and place + columns >= len(panels):
@@ -100,9 +100,9 @@ def _figure(panels: Panels, metric: Metric, x: str, left_out: int) -> Figure:
             Line2D([], [], color=colour, marker=marker, markersize=5, linestyle="-" if label in joined else "")
             for label, (colour, marker) in looks.items()
         ]
-        texts = [_plain(textwrap.fill(name, 34)) for name in labels]
+        texts = [_escape(textwrap.fill(name, 34)) for name in labels]
         figure.legend(handles, texts, loc="outside right upper", frameon=False, fontsize=8)
-    note = textwrap.fill(_note(panels, left_out), int(inches[0] * 15))
+    note = textwrap.fill(_describe_runs(panels, left_out), int(inches[0] * 15))
     figure.supxlabel(note, x=0.01, ha="left", fontsize=7, color=GREY)
     return figure
 
@@ -120,11 +120,11 @@ def _draw_lines(axes: Axes, lines: list[Line], looks: dict[str, tuple[str, str]]
             if len(points) > 1:
                 size = "+".join(str(part) for part in setting.row.sizes if part is not None)
                 below_right = {"xytext": (4, -4), "textcoords": "offset points", "va": "top", "ha": "left"}
-                axes.annotate(_plain(size), (place, mean), **below_right, fontsize=6.5, color=colour)
+                axes.annotate(_escape(size), (place, mean), **below_right, fontsize=6.5, color=colour)
 
 
 def _draw_references(axes: Axes, references: list[Line], metric: Metric) -> None:
-    """Horizontal lines with their names on the right, moved upwards where they would overlap; y limits must be set."""
+    """Draw horizontal lines, their names on the right moved up where they would overlap; y limits must be set."""
     low, high = axes.get_ylim()
     free_from = -math.inf
     for label, (setting,) in sorted(references, key=lambda line: line[1][0].mean(metric) or 0.0):
@@ -137,15 +137,15 @@ def _draw_references(axes: Axes, references: list[Line], metric: Metric) -> None
         centre = max((mean - low) / (high - low), free_from + half)
         free_from = centre + half
         where = {"transform": axes.transAxes, "va": "center", "ha": "left"}
-        axes.text(1.015, centre, _plain(text), **where, fontsize=7.5, color=GREY, linespacing=1.0)
+        axes.text(1.015, centre, _escape(text), **where, fontsize=7.5, color=GREY, linespacing=1.0)
 
 
-def _dress(axes: Axes, key: tuple[str, ...], panel: list[Setting], metric: Metric) -> None:
+def _label_axes(axes: Axes, key: tuple[str, ...], panel: list[Setting], metric: Metric) -> None:
     dataset, task, backbone, protocol = key
-    axes.set_title(_plain(f"{dataset} {task}".strip()) + "\n", fontsize=10, fontweight="bold", loc="left")
+    axes.set_title(_escape(f"{dataset} {task}".strip()) + "\n", fontsize=10, fontweight="bold", loc="left")
     star = "*" if protocol == "best_test" else ""
     above = {"xycoords": "axes fraction", "xytext": (0, 5), "textcoords": "offset points"}
-    axes.annotate(_plain(f"{backbone}, {protocol}{star}"), (0, 1), **above, fontsize=7.5, color=GREY)
+    axes.annotate(_escape(f"{backbone}, {protocol}{star}"), (0, 1), **above, fontsize=7.5, color=GREY)
     axes.grid(True, color="#e2e2e2", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -158,7 +158,7 @@ def _dress(axes: Axes, key: tuple[str, ...], panel: list[Setting], metric: Metri
 
 
 def _scale_x(axes: Axes, values: list[int]) -> None:
-    """A logarithmic axis over the values of all panels, at least one decade long; none where there are no values."""
+    """Set a logarithmic axis over the values of all panels, at least one decade long; none if there are no values."""
     if not values:
         axes.set_xticks([])
         return
@@ -173,7 +173,7 @@ def _scale_x(axes: Axes, values: list[int]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _note(panels: Panels, left_out: int) -> str:
+def _describe_runs(panels: Panels, left_out: int) -> str:
     counts = sorted({len(setting.rows) for panel in panels.values() for setting in panel})
     if counts == [1]:
         notes = ["One seed each." if sum(map(len, panels.values())) > 1 else "One seed."]
@@ -188,6 +188,6 @@ def _note(panels: Panels, left_out: int) -> str:
     return " ".join(notes)
 
 
-def _plain(text: str) -> str:
-    """Text that matplotlib must not read as mathematics."""
+def _escape(text: str) -> str:
+    """Escape what matplotlib would read as mathematics."""
     return text.replace("$", r"\$")

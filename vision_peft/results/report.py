@@ -1,4 +1,4 @@
-"""Result rows as one publishable table: a row a setting, a column a task, and the commands that reproduce each row."""
+"""Report result rows as one publishable table: a row per setting, a column per task, and commands to reproduce it."""
 
 import csv
 import json
@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vision_peft.results.averages import Groups, Mean, averages_over_seeds, tasks_in
-from vision_peft.results.commands import commands_of, provenance
-from vision_peft.results.lines import value_text
+from vision_peft.results.averages import Groups, Mean, average_tasks_over_seeds, list_tasks
+from vision_peft.results.commands import collect_commands, describe_provenance
+from vision_peft.results.plot_series import format_value
 from vision_peft.results.row import PROTOCOLS, Row
-from vision_peft.results.settings import METRICS, RECIPE, Metric, Setting, fields_of, over_seeds
+from vision_peft.results.settings import METRICS, RECIPE, Metric, Setting, flatten_fields, group_by_seed
 from vision_peft.results.table import format_count
 
 Place = tuple[str, str | None]  # dataset and task
@@ -29,54 +29,54 @@ WORDS = {
     "weight_decay": "weight decay {}",
 }
 METRIC_WORDS = {"top1": "top-1 accuracy on test, %", "mean_per_class": "mean per-class accuracy on test, %"}
-TEXTS = ("method", "backbone", "protocol", "recipe")  # columns that are no numbers
+TEXTS = ("method", "backbone", "protocol", "recipe")  # columns of text
 CSV_COLUMNS = ("method", "backbone", "protocol", "recipe", "dataset", "task", "metric", "n_seeds", "mean", "std")
 CSV_COLUMNS += ("params_trained",)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One row of the table: what one method setting reached on each task."""
+    """One row of the table: the results of one method setting on each task."""
 
     settings: dict[Place, Setting]
 
     @property
     def row(self) -> Row:
-        """Any of the runs, for what all of them share."""
+        """Give any of the runs, for what all of them share."""
         return next(iter(self.settings.values())).row
 
     @property
     def rows(self) -> list[Row]:
-        """Every run of the line."""
+        """List every run of the line."""
         return [row for setting in self.settings.values() for row in setting.rows]
 
     @property
     def seeds(self) -> int:
-        """The largest number of seeds of a task."""
+        """Give the largest number of seeds of a task."""
         return max(len(setting.rows) for setting in self.settings.values())
 
     def recipe(self, name: str) -> str:
-        """A field of the recipe in words; a range where it was chosen for each task, nothing where it says nothing."""
+        """Describe a field of the recipe; a range if it was chosen for each task, empty if there is nothing to say."""
         values = {json.dumps(value): value for row in self.rows if (value := getattr(row, name)) is not None}
         if not values or (name == "views" and list(values) == ["1"]):
             return ""
-        texts = [f"{value:g}" if isinstance(value, float) else value_text(value) for value in sorted(values.values())]
+        texts = [f"{value:g}" if isinstance(value, float) else format_value(value) for value in sorted(values.values())]
         return WORDS[name].format(texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]} by task")
 
     def means(self, dataset: str, columns: Sequence[str], groups: Groups, metric: Metric) -> dict[str, Mean]:
-        """Averages over the tasks of a dataset; over a part of `columns` only where that part is a whole benchmark."""
+        """Average over the tasks of a dataset; over a part of `columns` only if that part is a whole benchmark."""
         tasks = {str(task): setting for (name, task), setting in self.settings.items() if name == dataset}
-        wanted = tasks_in(groups)
+        wanted = list_tasks(groups)
         if wanted and set(wanted) <= tasks.keys():
             tasks = {task: tasks[task] for task in wanted}
-        means = averages_over_seeds(tasks, groups, metric) if tasks else {}
+        means = average_tasks_over_seeds(tasks, groups, metric) if tasks else {}
         whole = tasks.keys() == set(columns) or tasks.keys() == set(wanted)
         return {label: mean for label, mean in means.items() if whole or not label.startswith("mean of")}
 
 
 @dataclass(frozen=True)
 class Report:
-    """Rows arranged for printing: `columns` is the table, `notes` what has to be said below it."""
+    """Rows arranged for printing: `columns` is the table, `notes` go below it."""
 
     title: str
     columns: dict[str, list[str]]
@@ -85,23 +85,25 @@ class Report:
     numbers: list[tuple]  # of the CSV file
 
     def markdown(self, width: int | None = None) -> str:
-        """The table as Markdown that reads well as plain text too.
+        """Format the table as Markdown that is also readable as plain text.
 
-        Where it is wider than `width` characters, and it helps, the table is turned: a column a setting, a row a task.
+        If it is wider than `width` characters and narrower when transposed, settings become columns and tasks rows.
         """
         turned = [[name, *cells] for name, cells in self.columns.items()]
-        table = _pipes(
+        table = _format_table(
             [list(cells) for cells in zip(*turned, strict=True)], [name not in TEXTS for name in self.columns]
         )
         if width is not None and len(table[0]) > width:
-            table = min(table, _pipes(turned, [False] + [True] * (len(turned[0]) - 1)), key=lambda lines: len(lines[0]))
+            table = min(
+                table, _format_table(turned, [False] + [True] * (len(turned[0]) - 1)), key=lambda lines: len(lines[0])
+            )
         notes = "\n".join(f"* {note}" for note in self.notes)
         blocks = ["\n".join([f"# {name}", *commands]) for name, commands in self.commands if commands]
         commands = "```bash\n" + "\n\n".join(blocks) + "\n```" if blocks else ""
         return "\n\n".join(filter(None, [self.title, "\n".join(table), notes, commands])) + "\n"
 
     def write_csv(self, path: Path) -> None:
-        """One line a setting and task, or average, with mean and standard deviation (n - 1) over seeds."""
+        """Write one line per setting and task, or average, with mean and standard deviation (n - 1) over seeds."""
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([CSV_COLUMNS, *self.numbers])
 
@@ -109,9 +111,9 @@ class Report:
 def make_report(rows: Sequence[Row], metric: Metric = "top1", suites: Mapping[str, Groups] | None = None) -> Report:
     """Arrange rows as a table of `metric`; `suites` holds, by dataset, the groups of tasks that a benchmark averages.
 
-    Runs are one line where nothing but seed, task, number of training images and, as long as no task has several of
-    them, learning rate and weight decay differ. Search trials, which have no test accuracy, are left out and counted.
-    ValueError where no row has the metric.
+    Runs share a line if they differ only in seed, task, number of training images and, as long as no task has several
+    of them, learning rate and weight decay. Search trials, which have no test accuracy, are left out and counted.
+    ValueError if no row has the metric.
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric}")
@@ -119,8 +121,8 @@ def make_report(rows: Sequence[Row], metric: Metric = "top1", suites: Mapping[st
     if not measured:
         raise ValueError(f"nothing to report: none of {len(rows)} rows has {metric} (search trials do not read test)")
     suites = suites or {}
-    lines = _lines(over_seeds(measured))
-    places = _ordered({place for line in lines for place in line.settings}, suites)
+    lines = _make_lines(group_by_seed(measured))
+    places = _order({place for line in lines for place in line.settings}, suites)
     datasets = list(dict.fromkeys(dataset for dataset, _ in places))
     tasks = {dataset: [str(task) for name, task in places if name == dataset] for dataset in datasets}
     means = [
@@ -131,39 +133,39 @@ def make_report(rows: Sequence[Row], metric: Metric = "top1", suites: Mapping[st
         }
         for line in lines
     ]
-    columns, shared = _settings(lines)
+    columns, shared = _describe_lines(lines)
     names = [", ".join(filter(None, words)) for words in zip(*columns.values(), strict=True)]
     columns["seeds"] = [str(line.seeds) for line in lines]
     for place in places:
         head = place[1] or place[0] if len(datasets) == 1 else " ".join(filter(None, place))
-        columns[head] = [_cell(line, place, metric) for line in lines]
+        columns[head] = [_format_cell(line, place, metric) for line in lines]
     for dataset, label in dict.fromkeys(key for of_line in means for key in of_line):
         head = label if len(datasets) == 1 else f"{dataset} {label}"
         pairs = zip(lines, means, strict=True)
-        columns[head] = [_plus_minus(line, of_line.get((dataset, label))) for line, of_line in pairs]
-    columns["trained"] = [_trained(line) for line in lines]
+        columns[head] = [_format_mean(line, of_line.get((dataset, label))) for line, of_line in pairs]
+    columns["trained"] = [_format_trained(line) for line in lines]
     return Report(
         title=f"{', '.join([' and '.join(datasets), *shared])}: {METRIC_WORDS[metric]}",
         columns=columns,
-        notes=[*_notes(lines, tasks, suites, len(rows) - len(measured)), *provenance(measured)],
-        commands=[(name, commands_of(line.rows, suites)) for name, line in zip(names, lines, strict=True)],
+        notes=[*_write_notes(lines, tasks, suites, len(rows) - len(measured)), *describe_provenance(measured)],
+        commands=[(name, collect_commands(line.rows, suites)) for name, line in zip(names, lines, strict=True)],
         numbers=[
             cells
             for name, line, of in zip(columns["method"], lines, means, strict=True)
-            for cells in _csv(name, line, of, metric)
+            for cells in _list_numbers(name, line, of, metric)
         ],
     )
 
 
-def _lines(settings: Sequence[Setting]) -> list[Line]:
-    """Settings that belong into one line of the table; what may differ shrinks where a task would come twice."""
-    lines = _joined(settings, [("n_train", *TUNED), ("n_train",), ()])
+def _make_lines(settings: Sequence[Setting]) -> list[Line]:
+    """Join settings into lines of the table; fewer fields may differ where a line would have a task twice."""
+    lines = _join(settings, [("n_train", *TUNED), ("n_train",), ()])
     return sorted(
         lines, key=lambda line: (line.row.backbone, PROTOCOLS.index(line.row.protocol), line.row.params_trained)
     )
 
 
-def _joined(settings: Sequence[Setting], frees: Sequence[tuple[str, ...]]) -> list[Line]:
+def _join(settings: Sequence[Setting], frees: Sequence[tuple[str, ...]]) -> list[Line]:
     groups: dict[str, list[Setting]] = defaultdict(list)
     for setting in settings:
         row = setting.row
@@ -172,23 +174,23 @@ def _joined(settings: Sequence[Setting], frees: Sequence[tuple[str, ...]]) -> li
     lines: list[Line] = []
     for group in groups.values():
         at = {(setting.row.dataset, setting.row.task): setting for setting in group}
-        lines += [Line(at)] if len(at) == len(group) else _joined(group, frees[1:])
+        lines += [Line(at)] if len(at) == len(group) else _join(group, frees[1:])
     return lines
 
 
-def _ordered(places: set[Place], suites: Mapping[str, Groups]) -> list[Place]:
-    """Tasks in the order of their benchmark, others behind them by name."""
+def _order(places: set[Place], suites: Mapping[str, Groups]) -> list[Place]:
+    """Order tasks as in their benchmark, others after them by name."""
 
     def key(place: Place) -> tuple[str, int, str]:
-        known = tasks_in(suites.get(place[0], {}))
+        known = list_tasks(suites.get(place[0], {}))
         return place[0], known.index(place[1]) if place[1] in known else len(known), str(place[1])
 
     return sorted(places, key=key)
 
 
-def _settings(lines: Sequence[Line]) -> tuple[dict[str, list[str]], list[str]]:
-    """The columns that tell lines apart, and in words what all of them share."""
-    columns = {"method": _names(lines)}
+def _describe_lines(lines: Sequence[Line]) -> tuple[dict[str, list[str]], list[str]]:
+    """Make the columns that distinguish lines, and describe what all of them share."""
+    columns = {"method": _name_lines(lines)}
     shared: list[str] = []
     for name in ("backbone", "protocol"):
         values = [str(getattr(line.row, name)) for line in lines]
@@ -210,43 +212,43 @@ def _settings(lines: Sequence[Line]) -> tuple[dict[str, list[str]], list[str]]:
     return columns, shared
 
 
-def _names(lines: Sequence[Line]) -> list[str]:
-    """Method with size; where that is not enough, with the fields in which the methods of that name differ."""
-    own = [{k: v for k, v in fields_of(line.row).items() if k not in RECIPE} for line in lines]
+def _name_lines(lines: Sequence[Line]) -> list[str]:
+    """Name each line by method and size; if that is not unique, also by the fields in which equal names differ."""
+    own = [{k: v for k, v in flatten_fields(line.row).items() if k not in RECIPE} for line in lines]
     names: list[str] = []
     for line, fields in zip(lines, own, strict=True):
         alike = [other for twin, other in zip(lines, own, strict=True) if twin.row.label == line.row.label]
-        told = [f"{k}={value_text(v)}" for k, v in fields.items() if any(other.get(k, v) != v for other in alike)]
+        told = [f"{k}={format_value(v)}" for k, v in fields.items() if any(other.get(k, v) != v for other in alike)]
         names.append(line.row.label + (f" ({', '.join(told)})" if told else ""))
     return names
 
 
-def _cell(line: Line, place: Place, metric: Metric) -> str:
+def _format_cell(line: Line, place: Place, metric: Metric) -> str:
     if (setting := line.settings.get(place)) is None:
         return "-"
     fewer = f" (n={len(setting.rows)})" if len(setting.rows) < line.seeds else ""
-    return _plus_minus(line, (setting.mean(metric) or 0.0, setting.std(metric))) + fewer
+    return _format_mean(line, (setting.mean(metric) or 0.0, setting.std(metric))) + fewer
 
 
-def _plus_minus(line: Line, mean: Mean | None) -> str:
+def _format_mean(line: Line, mean: Mean | None) -> str:
     if mean is None:
         return "-"
     spread = "" if mean[1] is None else f" ± {mean[1]:.2f}"
     return f"{mean[0]:.2f}{spread}" + ("*" if line.row.protocol == "best_test" else "")
 
 
-def _trained(line: Line) -> str:
+def _format_trained(line: Line) -> str:
     counts = sorted({row.params_trained for row in line.rows})
     return " to ".join(format_count(count) for count in dict.fromkeys((counts[0], counts[-1])))
 
 
-def _notes(
+def _write_notes(
     lines: Sequence[Line], tasks: Mapping[str, Sequence[str]], suites: Mapping[str, Groups], left_out: int
 ) -> list[str]:
     notes = ["mean ± standard deviation (n - 1) over seeds"] if any(line.seeds > 1 for line in lines) else []
     notes.append("trained: parameters without the head")
     for dataset, columns in tasks.items():
-        wanted = tasks_in(suites.get(dataset, {}))
+        wanted = list_tasks(suites.get(dataset, {}))
         if len(columns) > 1 and wanted and not set(wanted) <= set(columns):
             notes.append(f"mean of {len(columns)} tasks: those shown, not the benchmark's {len(wanted)}")
     if any(line.row.protocol == "best_test" for line in lines):
@@ -256,7 +258,7 @@ def _notes(
     return notes
 
 
-def _csv(name: str, line: Line, means: Mapping[tuple[str, str], Mean], metric: Metric) -> list[tuple]:
+def _list_numbers(name: str, line: Line, means: Mapping[tuple[str, str], Mean], metric: Metric) -> list[tuple]:
     recipe = "; ".join(filter(None, (line.recipe(field) for field in RECIPE)))
     first = (name, line.row.backbone, line.row.protocol, recipe)
     cells: list[tuple] = [
@@ -270,8 +272,8 @@ def _csv(name: str, line: Line, means: Mapping[tuple[str, str], Mean], metric: M
     ]
 
 
-def _pipes(table: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
-    """A Markdown table, its columns padded to the same width."""
+def _format_table(table: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
+    """Format a Markdown table, its columns padded to the same width."""
     cells = [[text.replace("|", r"\|") for text in row] for row in table]
     widths = [max(3, *(len(row[place]) for row in cells)) for place in range(len(cells[0]))]
     rule = ["-" * (width - 1) + ":" if flush else "-" * width for width, flush in zip(widths, right, strict=True)]

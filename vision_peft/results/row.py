@@ -1,4 +1,4 @@
-"""The result row: everything a plot, a table or a report needs of one run, in one flat `result.json`."""
+"""Write and read result rows: all that a plot, a table or a report needs of one run, in one flat `result.json`."""
 
 import json
 import logging
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Row:
-    """One finished run; accuracies are percentages, None is what was not measured.
+    """One finished run; accuracies are percentages, None was not measured.
 
-    A field that a later version adds gets a default, so that older files still read; keys that this version does not
-    know are kept in `extra` and written back.
+    A field added by a later version has a default, so that older files still load; keys unknown to this version are
+    kept in `extra` and written back.
     """
 
     methods: list[dict[str, Any]]  # [{"name": "adaptformer", "fields": {"bottleneck": 64, ...}}, ...] in attach order
@@ -72,23 +72,23 @@ class Row:
 
     @property
     def method(self) -> str:
-        """Name without sizes, e.g. "adaptformer" or "lora+vpt"."""
+        """Name without sizes, for example "adaptformer" or "lora+vpt"."""
         return "+".join(method["name"] for method in self.methods)
 
     @property
     def sizes(self) -> tuple[Any, ...]:
-        """Size of each method, None where it has none: (64,) for AdaptFormer(bottleneck=64)."""
-        return tuple(method["fields"].get(size_field(method["fields"])) for method in self.methods)
+        """Size of each method, None for a method without one: (64,) for AdaptFormer(bottleneck=64)."""
+        return tuple(method["fields"].get(find_size_field(method["fields"])) for method in self.methods)
 
     @property
     def label(self) -> str:
-        """Name with sizes, e.g. "adaptformer-64" or "lora-8+vpt-10"."""
+        """Name with sizes, for example "adaptformer-64" or "lora-8+vpt-10"."""
         sized = zip(self.methods, self.sizes, strict=True)
         return "+".join(method["name"] + ("" if size is None else f"-{size}") for method, size in sized)
 
 
-def size_field(fields_of_method: dict[str, Any]) -> str | None:
-    """The field that tells how large a method is: by convention the first that is a number; None where none is."""
+def find_size_field(fields_of_method: dict[str, Any]) -> str | None:
+    """Find the field that is the size of a method: by convention the first number; None if there is none."""
     numbers = (name for name, value in fields_of_method.items() if type(value) in (int, float))
     return next(numbers, None)
 
@@ -98,7 +98,7 @@ _HINTS = get_type_hints(Row)
 
 
 def write_row(path: str | Path, row: Row) -> None:
-    """Write `row` as strict JSON, one field a line, atomically: the file is the old one or the whole new one.
+    """Write `row` as strict JSON, one field a line, atomically: the file is either the old or the complete new one.
 
     NaN and infinity become null. ValueError names every field of the wrong type.
     """
@@ -138,25 +138,25 @@ def read_row(path: str | Path) -> Row:
 
 
 def find_rows(paths: Iterable[str | Path]) -> list[Row]:
-    """Read the rows of files, run folders and whole trees; each file once, in the order of `paths`, a tree by name.
+    """Read the rows of files, run folders and trees: each file once, in the order of `paths`, trees sorted by name.
 
-    A run that has not finished, and a folder without any run, are left out with a logged warning. FileNotFoundError
-    where a path does not exist or no row is found at all; ValueError lists all unreadable rows at once.
+    Unfinished runs and folders without a run are left out with a logged warning. FileNotFoundError if a path does not
+    exist or no row is found; ValueError lists all unreadable rows at once.
     """
     files: dict[Path, Path] = {}  # resolved -> as the user wrote it
     unfinished: list[Path] = []
     empty: list[Path] = []
     paths = [Path(path) for path in paths]
-    if missing := [_missing(path) for path in paths if not path.exists()]:
+    if missing := [_describe_missing(path) for path in paths if not path.exists()]:
         raise FileNotFoundError("no such file or folder: " + ", ".join(missing))
     for path in paths:
-        found, open_runs = ([path], []) if path.is_file() else _search(path)
+        found, open_runs = ([path], []) if path.is_file() else _find_files(path)
         files |= {file.resolve(): file for file in found if file.resolve() not in files}
         unfinished += open_runs
         if not found and not open_runs:
             empty.append(path)
     notes = [f"{path} has not finished (no result.json yet)" for path in dict.fromkeys(unfinished)]
-    notes += [f"{path} holds no run" for path in dict.fromkeys(empty)]
+    notes += [f"{path} does not contain a run" for path in dict.fromkeys(empty)]
     if not files:
         wanted = "wanted a result.json, a run folder or a folder of runs"
         raise FileNotFoundError(f"no result found: {'; '.join(notes) or 'no path given'}; {wanted}")
@@ -173,8 +173,8 @@ def find_rows(paths: Iterable[str | Path]) -> list[Row]:
     return rows
 
 
-def _search(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The result files and the unfinished runs below `folder`; what lies inside a run belongs to that run."""
+def _find_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Find the result files and the unfinished runs below `folder`; folders inside a run are part of that run."""
     results, unfinished = [], []
     for root, folders, names in os.walk(folder):
         if "result.json" in names:
@@ -187,13 +187,13 @@ def _search(folder: Path) -> tuple[list[Path], list[Path]]:
     return results, unfinished
 
 
-def _missing(path: Path) -> str:
+def _describe_missing(path: Path) -> str:
     siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
     return f"{path}{did_you_mean(path.name, siblings, prefix='' if path.parent == Path() else f'{path.parent}/')}"
 
 
 def _problems(data: dict[str, Any]) -> list[str]:
-    """What is wrong with the keys and values of a row, in words; empty where nothing is."""
+    """Describe what is wrong with the keys and values of a row; empty if nothing is."""
     problems = []
     unknown = [name for name in data if name not in _FIELDS]
     for name, item in _FIELDS.items():
@@ -203,9 +203,9 @@ def _problems(data: dict[str, Any]) -> list[str]:
                 problems.append(f"{name} is missing" + (f" (is it the unknown key {close[0]}?)" if close else ""))
         elif not _fits(data[name], _HINTS[name]):
             got = "null" if data[name] is None else f"{type(data[name]).__name__} {str(data[name])[:40]}"
-            problems.append(f"{name} must be {_words(_HINTS[name])}, got {got}")
+            problems.append(f"{name} must be {_describe_type(_HINTS[name])}, got {got}")
         elif (limit := _limits(name)) and data[name] is not None and not limit[0] <= data[name] <= limit[1]:
-            problems.append(f"{name} must lie in {limit[0]}..{limit[1]}, got {data[name]}")
+            problems.append(f"{name} must be in {limit[0]}..{limit[1]}, got {data[name]}")
     if problems:
         return problems
     if data["protocol"] not in PROTOCOLS:
@@ -238,7 +238,7 @@ def _fits(value: Any, hint: Any) -> bool:
     return type(value) is hint
 
 
-def _words(hint: Any) -> str:
+def _describe_type(hint: Any) -> str:
     names = {"list": "a list", "dict": "an object", "NoneType": "null", "float": "a number", "int": "an integer"}
     names["str"] = "text"
     options = get_args(hint) if get_origin(hint) in (types.UnionType, Union) else (hint,)

@@ -1,41 +1,41 @@
-"""Result rows as text: one run as a column of facts, several as lines, settings as CSV."""
+"""Format result rows as text: one run as a column of facts, several as lines, settings as CSV."""
 
 import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from vision_peft.results.lines import told_apart, value_text
+from vision_peft.results.plot_series import disambiguate, format_value
 from vision_peft.results.row import Row
-from vision_peft.results.settings import PANEL, RECIPE, Metric, Setting, over_seeds
+from vision_peft.results.settings import PANEL, RECIPE, Metric, Setting, group_by_seed
 
 _NOTE = "parameters: trained and stored exclude the head; total = backbone + head; share = (trained + head) / total"
 
 
 def format_rows(rows: Sequence[Row], mean_over_seeds: bool = False) -> str:
-    """Table of accuracies, parameters, size on disk, time and memory; one line alone is written downwards.
+    """Format accuracies, parameters, size on disk, time and memory as a table; a single line is written as a column.
 
-    `share` counts the head on both sides, so that full fine-tuning is 100 % and a linear probe what its head is.
-    With `mean_over_seeds` rows that differ in the seed only become one line: mean ± standard deviation (n - 1), mean
+    `share` counts the head on both sides: full fine-tuning is 100 %, a linear probe the share of its head.
+    With `mean_over_seeds`, rows that differ only in the seed become one line: mean ± standard deviation (n - 1), mean
     time, highest memory.
     """
     if not rows:
         return "no runs"
-    settings = over_seeds(rows) if mean_over_seeds else [Setting((row,)) for row in rows]
-    labels = told_apart([setting.row.label for setting in settings], [[setting] for setting in settings])
-    lines = [{"method": label, **_cells(setting)} for label, setting in zip(labels, settings, strict=True)]
+    settings = group_by_seed(rows) if mean_over_seeds else [Setting((row,)) for row in rows]
+    labels = disambiguate([setting.row.label for setting in settings], [[setting] for setting in settings])
+    lines = [{"method": label, **_make_cells(setting)} for label, setting in zip(labels, settings, strict=True)]
     notes = ["* epoch selected on test"] if any(row.protocol == "best_test" for row in rows) else []
     notes.append(_NOTE)
     if len(lines) == 1:
         facts = {name: lines[0][name] for name in ("method", *PANEL)} | lines[0]
-        return "\n".join([*_downwards(facts), "", *notes])
+        return "\n".join([*_format_column(facts), "", *notes])
     shared = [name for name in PANEL if len({line[name] for line in lines}) == 1]
     heading = ", ".join(lines[0][name] for name in shared if lines[0][name] != "-")
     names = [name for name in lines[0] if name not in shared and any(line[name] != "-" for line in lines)]
-    return "\n".join([*([heading, ""] if heading else []), *_across(names, lines), "", *notes])
+    return "\n".join([*([heading, ""] if heading else []), *_format_lines(names, lines), "", *notes])
 
 
 def write_csv(path: Path, settings: Sequence[Setting], metric: Metric) -> None:
-    """One line a setting with the mean and standard deviation (n - 1) of `metric`; empty where there is one seed."""
+    """Write one line per setting with mean and standard deviation (n - 1) of `metric`; no deviation for one seed."""
     columns = ("method", "settings", *PANEL, "metric", "n_seeds", "mean", "std")
     counts = ("params_trained", "params_stored", "params_head")
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -43,20 +43,22 @@ def write_csv(path: Path, settings: Sequence[Setting], metric: Metric) -> None:
         writer.writerow([*columns, *counts])
         for setting in settings:
             row, std = setting.row, setting.std(metric)
-            told = [
-                f"{method['name']}.{name}={value_text(value)}"
+            settings_text = [
+                f"{method['name']}.{name}={format_value(value)}"
                 for method in row.methods
                 for name, value in method["fields"].items()
             ]
-            told += [f"{name}={value_text(getattr(row, name))}" for name in RECIPE]
+            settings_text += [f"{name}={format_value(getattr(row, name))}" for name in RECIPE]
             where = ["" if (value := getattr(row, name)) is None else value for name in PANEL]
             spread = "" if std is None else f"{std:.4f}"
             accuracy = [metric, len(setting.rows), f"{setting.mean(metric):.4f}", spread]
-            writer.writerow([row.label, "; ".join(told), *where, *accuracy, *(getattr(row, name) for name in counts)])
+            writer.writerow(
+                [row.label, "; ".join(settings_text), *where, *accuracy, *(getattr(row, name) for name in counts)]
+            )
 
 
 def format_count(number: float, digits: int = 2) -> str:
-    """1189632 -> "1.19 M", with `digits` after the point; below 1,000 as it is."""
+    """Format 1189632 as "1.19 M", with `digits` after the point; below 1,000 as an integer."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= limit * 0.999995:
             return f"{number / limit:.{digits}f} {unit}"
@@ -64,7 +66,7 @@ def format_count(number: float, digits: int = 2) -> str:
 
 
 def format_bytes(number: float) -> str:
-    """2403112 -> "2.4 MB", in powers of ten."""
+    """Format 2403112 as "2.4 MB", in powers of ten."""
     for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if number >= limit * 0.9995:
             return f"{number / limit:.1f} {unit}"
@@ -72,7 +74,7 @@ def format_bytes(number: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """81.2 -> "81 s", 725 -> "12 min 5 s", 11520 -> "3 h 12 min"."""
+    """Format 81.2 as "81 s", 725 as "12 min 5 s", 11520 as "3 h 12 min"."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -84,7 +86,7 @@ def format_seconds(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _cells(setting: Setting) -> dict[str, str]:
+def _make_cells(setting: Setting) -> dict[str, str]:
     row = setting.row
     total = row.params_backbone + row.params_head
     mark = "*" if row.protocol == "best_test" else ""
@@ -92,9 +94,9 @@ def _cells(setting: Setting) -> dict[str, str]:
     where = {name: "-" if (value := getattr(row, name)) is None else str(value) for name in PANEL}
     return where | {
         "seeds": ",".join(str(row.seed) for row in setting.rows),
-        "top-1 %": _accuracy(setting, "top1", mark),
-        "per class %": _accuracy(setting, "mean_per_class", mark),
-        "val top-1 %": _accuracy(setting, "val_top1", ""),
+        "top-1 %": _format_accuracy(setting, "top1", mark),
+        "per class %": _format_accuracy(setting, "mean_per_class", mark),
+        "val top-1 %": _format_accuracy(setting, "val_top1", ""),
         "trained": format_count(row.params_trained),
         "stored": format_count(row.params_stored),
         "head": format_count(row.params_head),
@@ -106,14 +108,14 @@ def _cells(setting: Setting) -> dict[str, str]:
     }
 
 
-def _accuracy(setting: Setting, name: str, mark: str) -> str:
+def _format_accuracy(setting: Setting, name: str, mark: str) -> str:
     mean, std = setting.mean(name), setting.std(name)
     if mean is None:
         return "-"
     return f"{mean:.2f}" + ("" if std is None else f" ± {std:.2f}") + mark
 
 
-def _downwards(cells: dict[str, str]) -> list[str]:
+def _format_column(cells: dict[str, str]) -> list[str]:
     words = {
         "seeds": "seed",
         "top-1 %": "top-1 accuracy %",
@@ -129,7 +131,7 @@ def _downwards(cells: dict[str, str]) -> list[str]:
     return [f"{words.get(name, name):<20}{cell}" for name, cell in cells.items() if cell != "-"]
 
 
-def _across(names: list[str], lines: list[dict[str, str]]) -> list[str]:
+def _format_lines(names: list[str], lines: list[dict[str, str]]) -> list[str]:
     columns = [[name, *(line[name] for line in lines)] for name in names]
     widths = [max(map(len, column)) for column in columns]
     left = ("method", *PANEL)

@@ -13,7 +13,7 @@ from vision_peft.data.dataset import UnknownTask
 from vision_peft.distributed.device import choose_compute
 from vision_peft.distributed.processes import LostProcess, join, print_rank0, rank0_first, reached_by_all
 from vision_peft.distributed.stopping import Interrupted
-from vision_peft.results.averages import averages
+from vision_peft.results.averages import average_tasks
 from vision_peft.results.row import Row
 from vision_peft.results.table import format_rows
 from vision_peft.runs.run_folder import find_finished_row
@@ -113,5 +113,5 @@ def _table(config: Config, rows: Sequence[Row]) -> Iterator[str]:
     yield ""
     for metric, name in (("top1", "top-1 %"), ("mean_per_class", "mean per class %")):
         of_task = {str(row.task): value for row in rows if (value := getattr(row, metric)) is not None}
-        if means := averages(of_task, config.data.suite):
+        if means := average_tasks(of_task, config.data.suite):
             yield f"{name}: " + ", ".join(f"{label} {value:.2f}" for label, value in means.items())
