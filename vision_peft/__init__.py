@@ -6,26 +6,99 @@
     vp.attach(model, vp.AdaptFormer(bottleneck=64))
 
 Every method class (``vp.AdaptFormer``, ``vp.VPT``, ``vp.LoRA``, ...) is an attribute of this package; ``vp.METHODS``
-lists them by name.
+lists them by name. Importing the package imports nothing else: a name, or a folder of the package such as
+``vp.training``, is imported when it is first used.
 """
 
-from typing import Any
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
 
-from vision_peft.backbones import create_backbone
-from vision_peft.formats import Foreign, load_adapter, read_foreign, save_adapter, write_foreign
-from vision_peft.methods import METHODS
-from vision_peft.tuning.attach import attach, detach, replace_head, train_mode
-from vision_peft.tuning.bake import bake
-from vision_peft.tuning.disable import disabled
-from vision_peft.tuning.merge import merge, unmerge
-from vision_peft.tuning.method import Method
-from vision_peft.tuning.state import Counts, count_parameters, load_tuned, tuned_parameters, tuned_state_dict
+if TYPE_CHECKING:  # what editors and type checkers read; the lines of the methods are written by .ci/list_methods.py
+    from vision_peft.backbones import create_backbone
+    from vision_peft.formats import Foreign, load_adapter, read_foreign, save_adapter, write_foreign
+    from vision_peft.methods import METHODS
+    from vision_peft.methods.adapter_plus import AdapterPlus
+    from vision_peft.methods.adaptformer import AdaptFormer
+    from vision_peft.methods.aim import AIM
+    from vision_peft.methods.bitfit import BitFit
+    from vision_peft.methods.convpass import Convpass
+    from vision_peft.methods.fact import FacT
+    from vision_peft.methods.full import FullFineTune
+    from vision_peft.methods.houlsby import Houlsby
+    from vision_peft.methods.linear import LinearProbe
+    from vision_peft.methods.lora import LoRA
+    from vision_peft.methods.lst import LST
+    from vision_peft.methods.norm_tuning import NormTuning
+    from vision_peft.methods.p_tuning import PTuning
+    from vision_peft.methods.p_tuning_v2 import PTuningV2
+    from vision_peft.methods.partial import PartialFineTune
+    from vision_peft.methods.prefix_tuning import PrefixTuning
+    from vision_peft.methods.prompt_tuning import PromptTuning
+    from vision_peft.methods.repadapter import RepAdapter
+    from vision_peft.methods.ssf import SSF
+    from vision_peft.methods.st_adapter import STAdapter
+    from vision_peft.methods.vpt import VPT
+    from vision_peft.tuning.attach import attach, detach, replace_head, train_mode
+    from vision_peft.tuning.bake import bake
+    from vision_peft.tuning.disable import disabled
+    from vision_peft.tuning.merge import merge, unmerge
+    from vision_peft.tuning.method import Method
+    from vision_peft.tuning.state import Counts, count_parameters, load_tuned, tuned_parameters, tuned_state_dict
+
+    __version__: str
+
+_MODULES = {  # where a name is imported from when it is first used; method classes are found by listing methods/
+    "METHODS": "methods",
+    "Counts": "tuning.state",
+    "Foreign": "formats",
+    "Method": "tuning.method",
+    "attach": "tuning.attach",
+    "bake": "tuning.bake",
+    "count_parameters": "tuning.state",
+    "create_backbone": "backbones",
+    "detach": "tuning.attach",
+    "disabled": "tuning.disable",
+    "load_adapter": "formats",
+    "load_tuned": "tuning.state",
+    "merge": "tuning.merge",
+    "read_foreign": "formats",
+    "replace_head": "tuning.attach",
+    "save_adapter": "formats",
+    "train_mode": "tuning.attach",
+    "tuned_parameters": "tuning.state",
+    "tuned_state_dict": "tuning.state",
+    "unmerge": "tuning.merge",
+    "write_foreign": "formats",
+}
 
 __all__ = [
+    "AIM",
+    "LST",
     "METHODS",
+    "SSF",
+    "VPT",
+    "AdaptFormer",
+    "AdapterPlus",
+    "BitFit",
+    "Convpass",
     "Counts",
+    "FacT",
     "Foreign",
+    "FullFineTune",
+    "Houlsby",
+    "LinearProbe",
+    "LoRA",
     "Method",
+    "NormTuning",
+    "PTuning",
+    "PTuningV2",
+    "PartialFineTune",
+    "PrefixTuning",
+    "PromptTuning",
+    "RepAdapter",
+    "STAdapter",
+    "__version__",
     "attach",
     "bake",
     "count_parameters",
@@ -45,14 +118,39 @@ __all__ = [
     "write_foreign",
 ]
 
-_CLASSES = {method.__name__: method for method in METHODS.values()}
-
 
 def __getattr__(name: str) -> Any:
-    if name in _CLASSES:
-        return _CLASSES[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; methods are {', '.join(_CLASSES)}")
+    if name == "__version__":
+        value: Any = _read_version()
+    elif name.startswith("_"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    elif name in _MODULES:
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    elif importlib.util.find_spec(f"{__name__}.{name}"):
+        return importlib.import_module(f"{__name__}.{name}")
+    elif name in (classes := _find_method_classes()):
+        value = classes[name]
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; methods are {', '.join(classes)}")
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    return [*__all__, *_CLASSES]
+    return sorted({*__all__, *_find_method_classes()})
+
+
+def _find_method_classes() -> dict[str, type]:
+    from vision_peft.methods import METHODS
+
+    return {method.__name__: method for method in METHODS.values()}
+
+
+def _read_version() -> str:
+    """The version that the installed package carries, which comes from setup.cfg."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("vision_peft")
+    except PackageNotFoundError:
+        return "0+not.installed"  # a clone on the path that nobody installed
