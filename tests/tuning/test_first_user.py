@@ -96,17 +96,17 @@ def test_timms_reset_classifier_after_replace_head_is_noticed(tmp_path):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: vp.AdaptFormer(bottleneck=8.5),
-        lambda: vp.LoRA(rank=2.5),
-        lambda: vp.VPT(tokens=2.5),
-        lambda: vp.VPT(project=2.5),
-        lambda: vp.VPT(deep="false"),
-        lambda: vp.AdaptFormer(scale=None),
+        lambda: vp.AdaptFormer(bottleneck=8.5),  # pyright: ignore[reportArgumentType]
+        lambda: vp.LoRA(rank=2.5),  # pyright: ignore[reportArgumentType]
+        lambda: vp.VPT(tokens=2.5),  # pyright: ignore[reportArgumentType]
+        lambda: vp.VPT(project=2.5),  # pyright: ignore[reportArgumentType]
+        lambda: vp.VPT(deep="false"),  # pyright: ignore[reportArgumentType]
+        lambda: vp.AdaptFormer(scale=None),  # pyright: ignore[reportArgumentType]
         lambda: vp.AdaptFormer(scale=float("nan")),
         lambda: vp.AdaptFormer(scale=True),
         lambda: vp.LoRA(alpha=float("nan")),
         lambda: vp.LoRA(alpha=float("inf")),
-        lambda: vp.LoRA(targets=None),
+        lambda: vp.LoRA(targets=None),  # pyright: ignore[reportArgumentType]
     ],
 )
 def test_a_value_of_another_type_is_refused_when_the_method_is_made(make):
@@ -115,8 +115,9 @@ def test_a_value_of_another_type_is_refused_when_the_method_is_made(make):
 
 
 def test_one_target_as_a_string_means_that_target():
-    assert vp.LoRA(targets="qkv").targets == ("qkv",)  # not ("q", "k", "v"), another function
-    assert vp.LoRA(targets="fc1").targets == ("fc1",)
+    # not ("q", "k", "v"), another function
+    assert vp.LoRA(targets="qkv").targets == ("qkv",)  # pyright: ignore[reportArgumentType]
+    assert vp.LoRA(targets="fc1").targets == ("fc1",)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("family", ["vit", "eva02_base", "siglip", "beit"])
