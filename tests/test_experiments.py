@@ -126,7 +126,7 @@ def test_rates_are_those_of_the_papers_at_their_batch() -> None:
         adaptformer = compose_config(given(name)).recipe
         assert adaptformer.lr == 0.1 * adaptformer.batch_size / 256 == 0.4
     videomae = compose_config(given("videomae_ssv2")).recipe
-    assert videomae.lr == 5e-4 * (videomae.batch_size / videomae.repeats) / 256
+    assert videomae.lr == 5e-4 * (videomae.batch_size / videomae.repeated_augmentation) / 256
     published = (50, 25, 10, 5, 2.5, 1, 0.5, 0.25, 0.1, 0.05)
     for name in ("vpt_vtab", "vpt_fgvc"):
         config = at(name)

@@ -63,7 +63,7 @@ def test_all_problems_are_reported_at_once() -> None:
         (["workers=-1"], "workers must be auto"),
         (["protocol=last_epoch", "recipe.early_stopping=2"], "early_stopping needs a val split"),
         (["recipe.batch_size=6", "recipe.accumulate=4"], "multiple of accumulate"),
-        (["recipe.augment=random_crop_flip"], "needs resize=short_side"),
+        (["recipe.augment=random_crop_flip"], "needs resize=shortest"),
         (["recipe.interpolation=nearest"], "backbone, bilinear, bicubic"),
         (["recipe.warmup_lr=-1"], "warmup_lr must be at least 0"),
     ],

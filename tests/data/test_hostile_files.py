@@ -84,7 +84,7 @@ def test_none_of_them_is_dropped_in_evaluation(tmp_path: Path, workers: int, cac
     paths = [tmp_path / f"{name}.jpg" for name in names() if name != "png_of_200_megapixels_in_194_kilobytes"]
     wanted = {path: MAKERS[path.stem](path) for path in paths}
     dataset = ImageFiles(paths, [0] * len(paths), ["photo"], max_pixels=100_000_000, exif_rotation=False)
-    dataset.transform = eval_transform(size=16, mean=(0, 0, 0), std=(1, 1, 1), resize="short_side")
+    dataset.transform = eval_transform(size=16, mean=(0, 0, 0), std=(1, 1, 1), resize="shortest")
     bad_files = BadFiles(tmp_path / "bad_files.txt")
     kept = keep_decoded({"test": dataset}, ["test"], cache_mb, workers)[0]["test"]
     loader = eval_loader(kept, 8, workers, bad="wrong", bad_files=bad_files)

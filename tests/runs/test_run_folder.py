@@ -82,7 +82,7 @@ def test_a_folder_that_is_no_run_is_refused(tiny: Tiny) -> None:
         (["data.root=nowhere"], "data.root=nowhere"),
         (["backbone.img_size=33"], "33 is not a multiple of the patch size"),
         (["backbone.name=vit_tiny_patch61_224"], "vit_tiny_patch61_224"),
-        (["recipe.drop_path=0.1"], "recipe.frozen=train"),
+        (["recipe.drop_path=0.1"], "recipe.frozen_mode=train"),
         (["device=cuda:7"], "device=cuda:7"),
         (["backbone.checkpoint=nothing.safetensors"], "nothing.safetensors"),
     ],

@@ -80,7 +80,7 @@ def evaluate_share(_: int, __: Path, damaged: Sequence[int]) -> dict[str, Any]:
     compute = choose_compute("cpu", "fp32")
     join(compute, 120)
     model, videos = tiny_video_model(), ColourVideos(11, damaged=damaged)
-    set_evaluation(videos, input_settings(model, Recipe(resize="short_side", views=2, crops=3)))
+    set_evaluation(videos, input_settings(model, Recipe(resize="shortest", views=2, crops=3)))
     loader = eval_loader(videos, batch_size(videos) * compute.world_size, 0, **compute.share, bad="wrong")
     metrics = evaluate(model, loader, CLASSES, compute)
     numbers, logits, labels = collect_video_logits(model, loader, compute).gather().mean_logits()

@@ -36,7 +36,7 @@ EVERYTHING = [
     "recipe.random_erasing=0.3",
     "recipe.clip_grad=1",
     "recipe.head=batchnorm_linear",
-    "recipe.frozen=train",
+    "recipe.frozen_mode=train",
     "recipe.drop_path=0.2",
     "recipe.epochs=3",
 ]

@@ -82,7 +82,7 @@ def test_it_says_what_was_computed(tiny: Tiny) -> None:
         (["method=linear", "recipe.random_erasing=0.5"], False),
         (["method=linear", "recipe.mixup=0.2"], False),
         (["method=linear", "recipe.cutmix=1.0"], False),
-        (["method=linear", "recipe.frozen=train", "recipe.drop_path=0.1"], False),
+        (["method=linear", "recipe.frozen_mode=train", "recipe.drop_path=0.1"], False),
     ],
 )
 def test_features_are_reused_where_only_the_head_learns_from_images_that_never_change(

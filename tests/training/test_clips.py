@@ -30,7 +30,7 @@ from vision_peft.training.step import apply_mixup
 from vision_peft.training.train import train
 from vision_peft.training.video_logits import VideoLogits
 
-SHORT_SIDE = "recipe.resize=short_side"
+SHORTEST = "recipe.resize=shortest"
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def test_a_run_on_clips_records_frames_and_views_and_is_evaluated_again_alike(
     tmp_path: Path, tubelet_size: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     views = ["recipe.views=2", "recipe.crops=3", "recipe.augment=multi_scale", "recipe.mixup=0.8"]
-    config = clips_config(tmp_path, f"backbone.tubelet_size={tubelet_size}", SHORT_SIDE, *views)
+    config = clips_config(tmp_path, f"backbone.tubelet_size={tubelet_size}", SHORTEST, *views)
     row = train(config)
     assert (row.num_frames, row.views) == (4, 6)
     assert (row.n_train, row.n_val, row.n_test) == (16, 6, 11)
@@ -63,7 +63,7 @@ def test_a_run_on_clips_records_frames_and_views_and_is_evaluated_again_alike(
 
 
 def test_training_is_tried_on_one_batch_of_clips(tmp_path: Path) -> None:
-    train(clips_config(tmp_path / "runs", "dry_run=true", "recipe.repeats=2"))
+    train(clips_config(tmp_path / "runs", "dry_run=true", "recipe.repeated_augmentation=2"))
     assert not (tmp_path / "runs").exists()
 
 
@@ -75,7 +75,7 @@ def test_a_part_of_videos_holds_the_videos_that_its_items_show() -> None:
 
 
 def test_test_has_all_views_and_val_one_and_training_one_from_a_random_place(tmp_path: Path) -> None:
-    config = clips_config(tmp_path, SHORT_SIDE, "recipe.views=2", "recipe.crops=3", "recipe.sampling=dense")
+    config = clips_config(tmp_path, SHORTEST, "recipe.views=2", "recipe.crops=3", "recipe.sampling=dense")
     splits = load_splits(config)
     settings = input_settings(create_model(config.backbone, 0), config.recipe)
     set_transforms(splits, settings, config.recipe)
@@ -109,14 +109,14 @@ def test_videos_and_images_want_a_backbone_of_their_own(tmp_path: Path) -> None:
         (["backbone.num_frames=5", "backbone.tubelet_size=2"], "num_frames 5 must be a multiple of tubelet_size 2"),
         (["backbone.num_frames=0"], "num_frames must be at least 1"),
         (["recipe.views=4"], r"recipe.views=4 and recipe.crops=1 are for clips: give backbone.num_frames"),
-        (["recipe.crops=3", "backbone.num_frames=4"], "3 crops need resize=short_side"),
+        (["recipe.crops=3", "backbone.num_frames=4"], "3 crops need resize=shortest"),
         (["recipe.augment=multi_scale"], "recipe.augment=multi_scale is not for single images"),
         (
-            ["recipe.augment=random_crop_flip", SHORT_SIDE, "backbone.num_frames=4"],
+            ["recipe.augment=random_crop_flip", SHORTEST, "backbone.num_frames=4"],
             "is not for clips: there are none, ",
         ),
         (["recipe.sampling=dens"], "sampling must be one of segments, dense"),
-        (["recipe.repeats=3", "recipe.batch_size=8"], "must be a multiple of repeats 3"),
+        (["recipe.repeated_augmentation=3", "recipe.batch_size=8"], "must be a multiple of repeated_augmentation 3"),
     ],
 )
 def test_settings_of_clips_that_do_not_fit_are_refused_before_anything_is_read(
@@ -157,7 +157,7 @@ def test_mixing_leaves_images_as_they_were_mixed_and_an_odd_one_out() -> None:
 def test_a_batch_holds_every_video_as_often_as_it_is_repeated_with_other_draws() -> None:
     videos = ColourVideos(10)
     set_transforms({"train": videos}, input_settings(tiny_video_model(), Recipe()), Recipe(augment="crop"))
-    loader = TrainLoader(videos, 8, seed=0, workers=0, repeats=2)
+    loader = TrainLoader(videos, 8, seed=0, workers=0, repeated_augmentation=2)
     assert loader.batches_per_epoch == 2
     clips, labels, indices = next(loader.epoch(0))
     assert indices[::2].tolist() == indices[1::2].tolist()
@@ -206,7 +206,7 @@ def by_hand(videos: ColourVideos, model: Any) -> Tensor:
 
 
 def test_metrics_are_those_of_the_mean_logits_and_an_unreadable_video_is_wrong_and_reported() -> None:
-    model, recipe = tiny_video_model(), Recipe(resize="short_side", views=2, crops=2)
+    model, recipe = tiny_video_model(), Recipe(resize="shortest", views=2, crops=2)
     whole, videos = ColourVideos(11), ColourVideos(11, damaged=[3])
     for dataset in (whole, videos):
         set_evaluation(dataset, input_settings(model, recipe))

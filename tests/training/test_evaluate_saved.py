@@ -21,7 +21,7 @@ def run(config: Config) -> tuple[Row, Path]:
 
 @pytest.mark.parametrize("name", [name for name, method in vp.METHODS.items() if not method.video])
 def test_a_run_folder_gives_the_figures_that_training_reported(tiny: Tiny, name: str) -> None:
-    changes = ["recipe.resize=short_side", "recipe.crop_pct=0.9", "recipe.normalisation=imagenet", "recipe.lr=1e-3"]
+    changes = ["recipe.resize=shortest", "recipe.crop_pct=0.9", "recipe.normalisation=imagenet", "recipe.lr=1e-3"]
     row, folder = run(tiny(f"method={name}", *changes, "recipe.head=batchnorm_linear", "recipe.epochs=1"))
     done = evaluate_saved(folder, [])
     metrics = done.metrics

@@ -83,7 +83,13 @@ def test_both_phases_of_select_and_retrain_resume_bit_for_bit(tiny: Tiny, step: 
 
 
 def test_balanced_classes_come_in_the_same_order_after_a_kill(tiny: Tiny) -> None:
-    changes = ["data.balanced=true", "recipe.accumulate=2", "recipe.repeats=2", "save_every=2", "recipe.augment=flip"]
+    changes = [
+        "data.balanced=true",
+        "recipe.accumulate=2",
+        "recipe.repeated_augmentation=2",
+        "save_every=2",
+        "recipe.augment=flip",
+    ]
     whole, killed, plain = (
         tiny(*changes, folder="whole"),
         tiny(*changes, folder="killed"),

@@ -52,7 +52,7 @@ def images(folder: Path) -> Config:
 
 
 def videos(folder: Path) -> Config:
-    views = ["recipe.resize=short_side", "recipe.views=2", "recipe.crops=3"]
+    views = ["recipe.resize=shortest", "recipe.views=2", "recipe.crops=3"]
     return clips_config(folder / "runs", "recipe.epochs=1", *views)
 
 

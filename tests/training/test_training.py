@@ -100,7 +100,7 @@ def test_frozen_tensors_are_bit_identical_after_training_and_tuned_ones_are_not(
         return model
 
     monkeypatch.setattr(train_module, "attach_methods", tune)
-    train(tiny("recipe.frozen=train", "recipe.drop_path=0.1", "recipe.weight_decay=0.1", "recipe.lr=1e-2"))
+    train(tiny("recipe.frozen_mode=train", "recipe.drop_path=0.1", "recipe.weight_decay=0.1", "recipe.lr=1e-2"))
     ((model, before),) = seen
     tuned = set(vp.tuned_state_dict(model))
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}

@@ -12,6 +12,7 @@ from omegaconf import MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import vision_peft as vp
+from vision_peft.config.renames import describe_renamed_key, describe_renamed_value
 from vision_peft.config.schema import BackboneConfig, Distributed, Recipe, Settings, twin
 from vision_peft.data import DATASETS, DataConfig
 from vision_peft.data.transforms.clips import CLIP_AUGMENTS
@@ -221,7 +222,13 @@ def _part(key: str, section: dict[str, Any], choice: str | None, problems: list[
 def _build(cls: type, section: dict[str, Any], prefix: str, problems: list[str]) -> Any:
     """Check one section against the twin of `cls`, key by key, then let `cls` check the values."""
     known = [item.name for item in fields(cls)]
-    found = [_unknown(key, known, prefix.rstrip(".") or "config", prefix) for key in section if key not in known]
+    found = [
+        describe_renamed_key(f"{prefix}{key}", section[key])
+        or _unknown(key, known, prefix.rstrip(".") or "config", prefix)
+        for key in section
+        if key not in known
+    ]
+    found += filter(None, (describe_renamed_value(f"{prefix}{key}", value) for key, value in section.items()))
     schema = OmegaConf.structured(twin(cls))
     for key in known:
         if key not in section:

@@ -69,18 +69,18 @@ class Recipe(Checked):
     mixup: float = 0.0  # alpha of the beta distribution; 0: off
     cutmix: float = 0.0  # alpha of the beta distribution; 0: off
     augment: str = "none"  # images: none flip random_crop_flip crop_flip randaugment; clips: CLIP_AUGMENTS
-    repeats: int = 1  # times that a batch holds each of its images or clips, every time augmented anew
+    repeated_augmentation: int = 1  # times that a batch holds each of its images or clips, every time augmented anew
     random_erasing: float = 0.0  # probability per image or clip
-    resize: str = "squash"  # squash: to the square whatever the shape | short_side: keep the shape, cut the centre
-    crop_pct: float = 1.0  # share of the short side that the centre crop of evaluation keeps; short_side only
+    resize: str = "squash"  # squash: to the square whatever the shape | shortest: keep the shape, cut the centre
+    crop_pct: float = 1.0  # share of the short side that the centre crop of evaluation keeps; shortest only
     interpolation: str = "backbone"  # of the resize; backbone: as in its pretraining | bilinear | bicubic
     normalisation: str = "backbone"  # backbone: mean and std of its pretraining | imagenet | half | none
     sampling: str = "segments"  # frames of a clip: segments (one of each of num_frames equal parts) | dense (by stride)
     frame_stride: int = 4  # frames from one to the next; dense only
     views: int = 1  # clips of a test video whose logits are averaged, spread over its length; val is read with one
-    crops: int = 1  # of each of them, spread over the long side; needs resize=short_side
+    crops: int = 1  # of each of them, spread over the long side; needs resize=shortest
     head: str = "linear"  # linear | batchnorm_linear (AdaptFormer, MAE) | vpt_linear (biases -log 99) | mlp-2 to mlp-9
-    frozen: str = "eval"  # mode of the frozen modules while training: eval | train (drop_path then acts in them)
+    frozen_mode: str = "eval"  # mode of the frozen modules while training: eval | train (drop_path then acts in them)
     drop_path: float = 0.0  # stochastic depth rate of the last block; acts where modules are in training mode
     grad_checkpointing: bool = False  # recompute activations in the backward pass: less memory, more time
     ema: float | None = None  # decay of an average of the tuned tensors, which is then evaluated and kept; null: none
@@ -95,7 +95,7 @@ class Recipe(Checked):
             choice("resize", self.resize, RESIZES),
             choice("interpolation", self.interpolation, ("backbone", "bilinear", "bicubic")),
             _head(self.head),
-            choice("frozen", self.frozen, ("eval", "train")),
+            choice("frozen_mode", self.frozen_mode, ("eval", "train")),
             choice("normalisation", self.normalisation, NORMALISATIONS),
             *(at_least(name, getattr(self, name), 1) for name in _FROM_ONE),
             *(at_least(name, getattr(self, name), 0) for name in _NOT_NEGATIVE),
@@ -108,16 +108,22 @@ class Recipe(Checked):
             problems.append(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
         elif (self.mixup or self.cutmix) and self.batch_size // self.accumulate % 2:
             problems.append("mixup and cutmix pair images: batch_size / accumulate must be even")
-        if self.accumulate > 0 and self.repeats > 0 and self.batch_size // self.accumulate % self.repeats:
-            problems.append(f"batch_size / accumulate must be a multiple of repeats {self.repeats}")
-        if self.crops > 1 and self.resize != "short_side":
-            problems.append(f"{self.crops} crops need resize=short_side: resize=squash leaves nothing to choose from")
-        if self.augment == "random_crop_flip" and self.resize != "short_side":
-            problems.append("augment random_crop_flip cuts out of the scaled image: it needs resize=short_side")
+        if (
+            self.accumulate > 0
+            and self.repeated_augmentation > 0
+            and self.batch_size // self.accumulate % self.repeated_augmentation
+        ):
+            problems.append(
+                f"batch_size / accumulate must be a multiple of repeated_augmentation {self.repeated_augmentation}"
+            )
+        if self.crops > 1 and self.resize != "shortest":
+            problems.append(f"{self.crops} crops need resize=shortest: resize=squash leaves nothing to choose from")
+        if self.augment == "random_crop_flip" and self.resize != "shortest":
+            problems.append("augment random_crop_flip cuts out of the scaled image: it needs resize=shortest")
         raise_all(problems)
 
 
-_FROM_ONE = ("epochs", "batch_size", "accumulate", "repeats", "frame_stride", "views", "crops")
+_FROM_ONE = ("epochs", "batch_size", "accumulate", "repeated_augmentation", "frame_stride", "views", "crops")
 _NOT_NEGATIVE = ("lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix")
 
 

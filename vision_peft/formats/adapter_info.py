@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vision_peft.formats.input_record import input_problems
+from vision_peft.formats.input_record import input_problems, with_todays_words
 from vision_peft.methods import METHODS
 from vision_peft.suggest import did_you_mean
 from vision_peft.tuning.method import Method
@@ -112,6 +112,8 @@ def check(values: dict[str, Any], where: str) -> AdapterInfo:
         problems += _impossible(values) + input_problems(values["input"] or {})
     if problems:
         raise ValueError(f"{where}: {'; '.join(problems)}")
+    if values["input"]:
+        values["input"] = with_todays_words(values["input"])
     return AdapterInfo(**values)
 
 

@@ -44,6 +44,14 @@ _ACCEPTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+_RENAMED = {"resize": {"short_side": "shortest"}}  # words of earlier versions
+
+
+def with_todays_words(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a checked record of the input, words of earlier versions replaced by those of today."""
+    return {key: _RENAMED[key].get(value, value) if key in _RENAMED else value for key, value in recorded.items()}
+
+
 def input_problems(recorded: Mapping[str, Any]) -> list[str]:
     """What is wrong with the entries that are known; a user's own entries are not looked at."""
     return [

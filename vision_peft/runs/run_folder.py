@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from vision_peft.config.parse import NOT_PART_OF_A_RUN, Config, ConfigError, flatten, identity, parse_config, to_dict
+from vision_peft.config.renames import with_todays_names
 from vision_peft.data import ImageDecodeError
 from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.distributed.processes import all_gather
@@ -79,6 +80,8 @@ def open_folder(config: Config, folder: Path) -> TextIO:
 def read_config(folder: Path) -> dict[str, Any]:
     """The resolved config of a run as plain nested dicts, with nothing in it looked up or run.
 
+    Keys and values that had another name in earlier versions have the name of today.
+
     Raises:
         FileNotFoundError: no config there.
         ValueError: it cannot be read, or holds what a resolved config does not: interpolations, references, objects.
@@ -99,7 +102,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder / CONFIG} must hold keys and values")
     if problems := list(_find_not_plain(raw)):
         raise ValueError(f"{folder / CONFIG}: {'; '.join(problems[:10])}; the config of a run holds plain values")
-    return {str(key): value for key, value in raw.items()}
+    return with_todays_names({str(key): value for key, value in raw.items()})
 
 
 def _find_not_plain(value: Any, key: str = "") -> Iterator[str]:

@@ -168,7 +168,7 @@ def _loader(config: Config, train_set: ImageDataset, workers: int | str) -> Trai
         workers,
         **_choose_compute(config).share,
         max_bad_fraction=config.max_bad_fraction,
-        repeats=recipe.repeats,
+        repeated_augmentation=recipe.repeated_augmentation,
         balanced=config.data.balanced,
     )
 
@@ -207,7 +207,7 @@ def _run_updates(config: Config) -> Iterator[tuple[float, float, int]]:
     splits, _ = keep_decoded({"train": train_set}, ["train"], config.cache_mb, config.workers, compute.processes_here)
     splits["train"].prepare()
     train_step = TrainStep(config, model, len(train_set.classes), compute)
-    vp.train_mode(model, config.recipe.frozen)
+    vp.train_mode(model, config.recipe.frozen_mode)
     batches = _repeat_epochs(_loader(config, splits["train"], config.workers))
     for number in itertools.count():
         started = time.perf_counter()

@@ -105,9 +105,9 @@ def attach_methods(model: Any, config: Config, train_set: ImageDataset, device: 
     vp.replace_head(model, config.recipe.head, len(train_set.classes))
     if config.recipe.grad_checkpointing:
         model.set_grad_checkpointing(True)
-    vp.train_mode(model, config.recipe.frozen)
+    vp.train_mode(model, config.recipe.frozen_mode)
     if config.recipe.drop_path and not any(isinstance(m, DropPath) and m.training for m in model.modules()):
-        raise ValueError("recipe.drop_path would never act: the blocks are frozen; set recipe.frozen=train")
+        raise ValueError("recipe.drop_path would never act: the blocks are frozen; set recipe.frozen_mode=train")
     for layer in model.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d):
             _store_frozen(layer, DTYPES[config.backbone_dtype])

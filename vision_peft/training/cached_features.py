@@ -49,7 +49,7 @@ def features_are_constant(config: Config, model: Any) -> bool:
     recipe = config.recipe
     random = recipe.augment != "none" or recipe.random_erasing or recipe.mixup or recipe.cutmix
     one_head = isinstance(model.get_classifier(), nn.Module)  # a distilled model has two
-    return one_head and not random and recipe.frozen == "eval" and vp.count_parameters(model).trained == 0
+    return one_head and not random and recipe.frozen_mode == "eval" and vp.count_parameters(model).trained == 0
 
 
 @contextlib.contextmanager

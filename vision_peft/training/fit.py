@@ -102,7 +102,7 @@ def fit(
         **compute.share,
         max_bad_fraction=config.max_bad_fraction,
         bad_files=run.bad_files,
-        repeats=recipe.repeats,
+        repeated_augmentation=recipe.repeated_augmentation,
         balanced=config.data.balanced,
     )
     updates = max(loader.batches_per_epoch // recipe.accumulate, 1)
@@ -140,7 +140,7 @@ def fit(
 
     with catch_signals(requests, FROM_KEYBOARD), contextlib.closing(train_step.parallel):
         while progress.epoch < epochs and not _out_of_patience(recipe.early_stopping, progress):
-            vp.train_mode(model, recipe.frozen)
+            vp.train_mode(model, recipe.frozen_mode)
             batches = loader.epoch(progress.epoch, start_batch=progress.update * micro_batches)
             stop = None
             while progress.update < updates:

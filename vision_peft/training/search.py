@@ -16,6 +16,7 @@ from typing import Any
 from vision_peft.config.command_line import command_of, with_values
 from vision_peft.config.parse import METHOD_KEYS, Config, ConfigError, flatten, parse_config, to_dict
 from vision_peft.config.parse import run_folder as folder_of
+from vision_peft.config.renames import describe_renamed_key
 from vision_peft.distributed.device import choose_compute
 from vision_peft.distributed.processes import is_distributed, join, on_rank0, print_rank0, rank0_first
 from vision_peft.results.row import Row, write_row
@@ -67,7 +68,8 @@ def read_grid(config: Config) -> dict[str, list[Any]]:
     problems = []
     for key, values in grid.items():
         if key not in known:
-            hint = did_you_mean(key, known) or f"; a search chooses keys of {', '.join(SEARCHED[:2])} and recipe"
+            hint = f": {renamed}" if (renamed := describe_renamed_key(key)) else did_you_mean(key, known)
+            hint = hint or f"; a search chooses keys of {', '.join(SEARCHED[:2])} and recipe"
             problems.append(f"grid.{key}: there is nothing of that name to search{hint}")
         elif not isinstance(values, list | tuple) or not values:
             problems.append(f"grid.{key} must be a list of values such as [1,10], got {values!r}")

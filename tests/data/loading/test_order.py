@@ -82,7 +82,7 @@ def test_workers_and_where_an_epoch_starts_change_nothing() -> None:
 
 @pytest.mark.parametrize("repeats", [1, 2])
 def test_a_sample_that_comes_again_is_augmented_anew(repeats: int) -> None:
-    loader = TrainLoader(Labelled(RARE), 2 * repeats, seed=0, workers=0, repeats=repeats, balanced=True)
+    loader = TrainLoader(Labelled(RARE), 2 * repeats, seed=0, workers=0, repeated_augmentation=repeats, balanced=True)
     images = torch.cat([batch[0] for batch in loader.epoch(0)])
     assert len(images) == 22 * repeats
     assert len(images.unique(dim=0)) == len(images)

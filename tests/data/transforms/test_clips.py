@@ -93,18 +93,18 @@ def test_the_crops_of_a_test_clip_lie_at_start_middle_and_end_of_the_long_side()
     ]
 
 
-def test_short_side_and_crops_go_together() -> None:
-    transform = eval_clip_transform(size=(16, 16), resize="short_side", crops=3, **PLAIN)
+def test_shortest_and_crops_go_together() -> None:
+    transform = eval_clip_transform(size=(16, 16), resize="shortest", crops=3, **PLAIN)
     views = [transform(ramp(16, 48), crop)[0, 0, 0] for crop in range(3)]
     torch.testing.assert_close(torch.cat(views), ramp(16, 48)[0, 0, 0].float() / 255)
-    alone = eval_clip_transform(size=(16, 16), resize="short_side", **PLAIN)(ramp(16, 48))[0, 0, 0]
+    alone = eval_clip_transform(size=(16, 16), resize="shortest", **PLAIN)(ramp(16, 48))[0, 0, 0]
     assert torch.equal(alone, views[1])
-    with pytest.raises(ValueError, match="3 spatial crops need resize=short_side"):
+    with pytest.raises(ValueError, match="3 spatial crops need resize=shortest"):
         eval_clip_transform(size=(16, 16), crops=3, **PLAIN)
 
 
 def test_crop_pct_leaves_a_border_around_the_centre() -> None:
-    inner = eval_clip_transform(size=(16, 16), resize="short_side", crop_pct=0.5, **PLAIN)(ramp(32, 32))
+    inner = eval_clip_transform(size=(16, 16), resize="shortest", crop_pct=0.5, **PLAIN)(ramp(32, 32))
     torch.testing.assert_close(inner[0, 0, 0], ramp(32, 32)[0, 0, 0, 8:24].float() / 255)
 
 

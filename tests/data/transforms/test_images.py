@@ -23,10 +23,10 @@ def picture(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("size", [(75, 50), (50, 75), (61, 61), (20, 33)])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("crop_pct", [1.0, 0.9, 0.875])
-def test_short_side_is_timms_evaluation(size: tuple[int, int], interpolation: str, crop_pct: float) -> None:
+def test_shortest_is_timms_evaluation(size: tuple[int, int], interpolation: str, crop_pct: float) -> None:
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
     ours = eval_transform(
-        size=(32, 32), mean=mean, std=std, interpolation=interpolation, resize="short_side", crop_pct=crop_pct
+        size=(32, 32), mean=mean, std=std, interpolation=interpolation, resize="shortest", crop_pct=crop_pct
     )
     theirs = create_transform((3, 32, 32), mean=mean, std=std, interpolation=interpolation, crop_pct=crop_pct)
     torch.testing.assert_close(ours(picture(*size)), theirs(picture(*size)))  # pyright: ignore[reportCallIssue]
@@ -43,7 +43,7 @@ def test_squash_is_pils_resize_whatever_the_shape() -> None:
 
 @pytest.mark.parametrize("shape", [(75, 50), (50, 75), (9, 200), (200, 9), (4000, 3)])
 @pytest.mark.parametrize("size", [(24, 32), (32, 24), (16, 16), 16])
-@pytest.mark.parametrize("resize", ["squash", "short_side"])
+@pytest.mark.parametrize("resize", ["squash", "shortest"])
 def test_every_image_comes_out_at_the_size_asked_for(
     shape: tuple[int, int], size: int | tuple[int, int], resize: str
 ) -> None:
@@ -51,20 +51,20 @@ def test_every_image_comes_out_at_the_size_asked_for(
     assert tensor.shape == (3, *((size, size) if isinstance(size, int) else size))
 
 
-def test_short_side_covers_a_box_that_is_not_square() -> None:
+def test_shortest_covers_a_box_that_is_not_square() -> None:
     image = Image.new("RGB", (100, 40), (255, 255, 255))
-    tensor = eval_transform(size=(30, 20), **PLAIN, resize="short_side")(image)
+    tensor = eval_transform(size=(30, 20), **PLAIN, resize="shortest")(image)
     torch.testing.assert_close(tensor, torch.ones(3, 30, 20))
 
 
 def test_an_image_of_one_row_does_not_fill_the_memory() -> None:
     image = Image.new("RGB", (1_000_000, 1), (255, 0, 0))
-    tensor = eval_transform(size=(224, 224), **PLAIN, resize="short_side")(image)
+    tensor = eval_transform(size=(224, 224), **PLAIN, resize="shortest")(image)
     torch.testing.assert_close(tensor[0], torch.ones(224, 224))
 
 
 def test_training_without_augmentation_is_the_evaluation() -> None:
-    for resize in ("squash", "short_side"):
+    for resize in ("squash", "shortest"):
         train = train_transform(size=16, **HALF, augment="none", resize=resize, crop_pct=0.9)
         evaluate = eval_transform(size=16, **HALF, resize=resize, crop_pct=0.9)
         torch.testing.assert_close(train(picture(40, 30)), evaluate(picture(40, 30)), rtol=0, atol=0)
@@ -87,7 +87,7 @@ def test_flip_gives_the_evaluation_or_its_mirror_image() -> None:
 
 def test_random_crop_flip_cuts_anywhere_out_of_the_scaled_image() -> None:
     image = picture(32, 48)  # the short side is 16 / 0.5 already: nothing is scaled
-    transform = train_transform(size=16, **PLAIN, augment="random_crop_flip", resize="short_side", crop_pct=0.5)
+    transform = train_transform(size=16, **PLAIN, augment="random_crop_flip", resize="shortest", crop_pct=0.5)
     pixels = torch.from_numpy(np.asarray(image).transpose(2, 0, 1) / 255).float()
     windows = {(y, x): pixels[:, y : y + 16, x : x + 16] for y in range(33) for x in range(17)}
     torch.manual_seed(0)
@@ -105,7 +105,7 @@ def test_random_crop_flip_cuts_anywhere_out_of_the_scaled_image() -> None:
     assert {flipped for _, flipped in found} == {False, True}
     assert len({place for place, _ in found}) > 20
     assert max(y for (y, _), _ in found) > 16  # below what the centre and its neighbourhood reach
-    with pytest.raises(ValueError, match="needs resize='short_side', got resize='squash'"):
+    with pytest.raises(ValueError, match="needs resize='shortest', got resize='squash'"):
         train_transform(size=16, **PLAIN, augment="random_crop_flip")
 
 
@@ -164,7 +164,7 @@ def test_normalisations_have_their_published_values() -> None:
         ({"interpolation": "bicubik"}, "did you mean bicubic"),
         ({"random_erasing": 1.5}, "probability"),
         ({"size": (0, 16)}, "height, width"),
-        ({"resize": "short_side", "crop_pct": 0.0}, "crop_pct"),
+        ({"resize": "shortest", "crop_pct": 0.0}, "crop_pct"),
     ],
 )
 def test_a_wrong_setting_is_named(fields: dict, message: str) -> None:
@@ -173,12 +173,12 @@ def test_a_wrong_setting_is_named(fields: dict, message: str) -> None:
 
 
 def test_transforms_can_be_sent_to_a_worker() -> None:
-    transform = train_transform(size=16, **HALF, augment="randaugment", resize="short_side", random_erasing=0.5)
+    transform = train_transform(size=16, **HALF, augment="randaugment", resize="shortest", random_erasing=0.5)
     pickle.loads(pickle.dumps(transform))
-    pickle.loads(pickle.dumps(eval_transform(size=16, **HALF, resize="short_side")))
+    pickle.loads(pickle.dumps(eval_transform(size=16, **HALF, resize="shortest")))
 
 
-@pytest.mark.parametrize("resize", ["squash", "short_side"])
+@pytest.mark.parametrize("resize", ["squash", "shortest"])
 @pytest.mark.parametrize("augment", ["none", "flip"])
 def test_what_an_image_always_becomes_is_apart_from_the_rest(augment: str, resize: str) -> None:
     transform = train_transform(size=(16, 24), **HALF, augment=augment, resize=resize, random_erasing=0.5)

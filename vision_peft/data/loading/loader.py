@@ -53,7 +53,7 @@ class TrainLoader:
     one short batch; several processes share it evenly and leave out the remainder. The dataset's transform is read
     when the first epoch starts.
 
-    With `repeats` every sample comes that often in a row, each time with another augmentation, and a batch holds so
+    With `repeated_augmentation` every sample comes that often in a row, each time augmented anew, and a batch holds so
     many fewer samples. With `balanced` an epoch is as long, but has every class equally often (`balance_classes`).
 
     Undecodable images are replaced and noted in `bad_files`, up to the share `max_bad_fraction` of the dataset; with
@@ -72,10 +72,11 @@ class TrainLoader:
         pin_memory: bool | None = None,
         max_bad_fraction: float = 0.0,
         bad_files: BadFiles | None = None,
-        repeats: int = 1,
+        repeated_augmentation: int = 1,
         balanced: bool = False,
     ) -> None:
         _check_sizes(dataset, batch_size, rank, world_size)
+        repeats = repeated_augmentation
         if repeats < 1 or batch_size % (repeats * world_size):
             raise ValueError(
                 f"each sample comes {repeats} times in its batch: wanted a multiple of {max(repeats, 1) * world_size}, "

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 from vision_peft.data.dataset import unknown
 
 AUGMENTS = ("none", "flip", "random_crop_flip", "crop_flip", "randaugment")
-RESIZES = ("squash", "short_side")
+RESIZES = ("squash", "shortest")
 INTERPOLATIONS = {mode.value: mode for mode in v2.InterpolationMode}
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 NORMALISATIONS = ("backbone", "imagenet", "half", "none")
@@ -49,7 +49,7 @@ class Geometry:
         _mode(self.interpolation)
         if self.resize not in RESIZES:
             raise unknown("resize", self.resize, RESIZES)
-        if self.resize == "short_side" and not 0 < self.crop_pct <= 1:
+        if self.resize == "shortest" and not 0 < self.crop_pct <= 1:
             raise ValueError(
                 "crop_pct is the share of the resized side that is kept: wanted above 0 and up to 1, "
                 f"got {self.crop_pct}"
@@ -102,7 +102,7 @@ def eval_transform(
     """PIL image to float tensor `3 H W`, the same every time.
 
     `resize="squash"` scales to `size` directly, changing the aspect ratio, as the VTAB-1k papers do, and knows no
-    `crop_pct`; `"short_side"` scales the short side to `size / crop_pct` and crops the centre, as timm does.
+    `crop_pct`; `"shortest"` scales the short side to `size / crop_pct` and crops the centre, as timm does.
     """
     geometry = Geometry(_height_width(size), interpolation, resize, crop_pct)
     return Transform(geometry, v2.Compose(_to_float(mean, std)))
@@ -123,7 +123,7 @@ def train_transform(
     """PIL image to float tensor `3 H W` for training.
 
     `augment`: "none" is the evaluation's geometry, "flip" adds a horizontal flip, "random_crop_flip" cuts anywhere
-    instead of in the centre ("short_side" only) and flips, "crop_flip" is RandomResizedCrop (`crop_scale`: share of the
+    instead of in the centre ("shortest" only) and flips, "crop_flip" is RandomResizedCrop (`crop_scale`: share of the
     area) and flip, "randaugment" adds RandAugment(2, 9) to that. `random_erasing` is the probability of erasing a box
     (to 0, after normalising).
     """
@@ -135,8 +135,8 @@ def train_transform(
     if augment in ("none", "flip"):
         fixed = geometry
     elif augment == "random_crop_flip":
-        if resize != "short_side":
-            raise ValueError(f"augment='random_crop_flip' needs resize='short_side', got resize={resize!r}")
+        if resize != "shortest":
+            raise ValueError(f"augment='random_crop_flip' needs resize='shortest', got resize={resize!r}")
         steps += [geometry.cover, v2.RandomCrop(geometry.size)]
     else:
         steps += [v2.RandomResizedCrop(_height_width(size), scale=crop_scale, interpolation=_mode(interpolation))]
