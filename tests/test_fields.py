@@ -1,6 +1,6 @@
 """The one check of dataclass fields: methods, recipes, settings, backbones and datasets answer wrong types alike."""
 
-# pyright: reportArgumentType=false, reportCallIssue=false  # wrong types are what is tested here
+# pyright: reportArgumentType=false, reportCallIssue=false
 
 import subprocess
 import sys
