@@ -10,7 +10,7 @@ from vision_peft.config.parse import ConfigError, parse_config, to_dict
 from vision_peft.config.renames import KEYS, VALUES, with_todays_names
 from vision_peft.formats.input_record import _RENAMED
 from vision_peft.runs.run_folder import read_config
-from vision_peft.training.search import points
+from vision_peft.training.search import expand_grid
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_an_old_spelling_is_one_error_that_names_the_new_one(override: str, expe
 
 def test_an_old_key_of_a_grid_names_the_new_one(tiny) -> None:
     with pytest.raises(ConfigError, match=r"recipe\.frozen is now called recipe\.frozen_mode"):
-        points(tiny("grid.recipe.frozen=[eval,train]"))
+        expand_grid(tiny("grid.recipe.frozen=[eval,train]"))
 
 
 def test_every_new_name_is_one_of_today(tiny) -> None:
