@@ -87,8 +87,11 @@ def _poisoned(batches: Any, samples: set[int], everything: bool) -> Iterator[Any
 
 
 def _train_with_nan() -> None:
-    """tools/train.py in which images are NaN: of the samples NAN_SAMPLES (1,2,3), or, in the process of rank NAN_RANK,
-    all from update NAN_FROM on. The exit code is left in the file EXIT_CODES.<rank>."""
+    """Run tools/train.py with NaN images.
+
+    NaN are the samples NAN_SAMPLES (1,2,3), or, in the process of rank NAN_RANK, all from update NAN_FROM on. The exit
+    code is left in the file EXIT_CODES.<rank>.
+    """
     from vision_peft.training.step import TrainStep
 
     rank, real = os.environ.get("RANK", "0"), TrainStep.backward

@@ -14,8 +14,9 @@ INFLATE = ("average", "centre")
 
 
 def as_clip(x: Tensor, channels: int, num_frames: int) -> Tensor:
-    """``x`` as clips (B C T H W): they may come folded to (B C·T H W), as timm's Mixup and ``forward_intermediates``
-    want them (``clip.flatten(1, 2)``).
+    """View ``x`` as clips (B C T H W).
+
+    It may come folded to (B C·T H W), as timm's Mixup and ``forward_intermediates`` need it (``clip.flatten(1, 2)``).
 
     Raises:
         ValueError: another number of channels or frames, or single images.

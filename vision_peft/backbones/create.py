@@ -118,10 +118,11 @@ def create_backbone(
 
 
 def input_config(model: nn.Module) -> dict[str, Any]:
-    """What the model wants to see: ``mean``, ``std`` (per channel, of images in 0..1), ``size`` (H, W) in pixels as
-    the model was built, ``interpolation`` (a name) and ``crop_pct`` (share of the resized image that is kept).
+    """Describe the input that the model expects.
 
-    A model of clips adds ``num_frames`` and ``tubelet_size`` (None: frame by frame).
+    The entries are ``mean``, ``std`` (per channel, of images in 0..1), ``size`` (H, W) in pixels as the model was
+    built, ``interpolation`` (a name) and ``crop_pct`` (share of the resized image that is kept). A model of clips adds
+    ``num_frames`` and ``tubelet_size`` (None: frame by frame).
     """
     config = resolve_model_data_config(model)
     embed = _patch_embed(model)

@@ -21,7 +21,7 @@ class FrameEmbed(PatchEmbed):
 
     @classmethod
     def of(cls, image: PatchEmbed, num_frames: int) -> "FrameEmbed":
-        """The same embedding, with its own ``proj`` and ``norm``, for clips of ``num_frames``."""
+        """Make the same embedding, with its own ``proj`` and ``norm``, for clips of ``num_frames``."""
         embed = cls(
             image.img_size,
             image.patch_size,  # type: ignore[arg-type]
@@ -63,7 +63,7 @@ class NormOfMean(nn.LayerNorm):
 
     @classmethod
     def of(cls, norm: nn.LayerNorm, num_frames: int) -> "NormOfMean":
-        """The same norm, with its own ``weight`` and ``bias``."""
+        """Make the same norm, with its own ``weight`` and ``bias``."""
         new = cls(norm.normalized_shape, eps=norm.eps, device="meta")  # type: ignore[arg-type]
         new.weight, new.bias, new.num_frames = norm.weight, norm.bias, num_frames
         return new.train(norm.training)

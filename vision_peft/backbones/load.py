@@ -97,7 +97,7 @@ def from_file(
 
 
 def _cached(name: str, cache_dir: str | Path | None) -> Path | None:
-    """The file of the hub's cache with these weights."""
+    """Find the file of the hub's cache with these weights."""
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.hf_hub_id:
         return None

@@ -25,7 +25,7 @@ UNUSED = r"pre_logits/"  # the representation layer of the 21k models, which tim
 
 
 def head_classes(path: Path) -> int:
-    """Number of classes of the head in the file, 0 where it has none."""
+    """Read the number of classes of the head in the file, 0 if it has none."""
     with _open(path) as arrays:
         bias = f"{_prefix(arrays)}head/bias"
         return arrays[bias].shape[-1] if bias in arrays else 0

@@ -33,7 +33,7 @@ def build(name: str, **arguments: Any) -> nn.Module:
 
 
 def from_source(name: str, source: Source, origin: str, config: dict[str, Any], arguments: dict[str, Any]) -> nn.Module:
-    """The timm model ``name`` with the weights of ``source`` and their head; ``config`` goes to its pretrained_cfg.
+    """Build timm's ``name`` with the weights of ``source`` and their head; ``config`` goes to its pretrained_cfg.
 
     Raises:
         ValueError: the tensors do not fit the model, with their names.
@@ -164,7 +164,7 @@ def _keep_linear_head(source: Source, classifier: str | Iterable[str]) -> int:
 
 
 def _split_head(state: dict[str, Tensor], classifier: str | Iterable[str]) -> tuple[int, list[str]]:
-    """Number of classes of the head in ``state``; a head of another form is taken out and its names returned."""
+    """Count the classes of the head in ``state``; remove a head of another form and return its names."""
     names = {classifier} if isinstance(classifier, str) else set(classifier)
     names |= {name.removesuffix(".fc") for name in names}  # old Swin files say "head", which timm's filter renames
     keys = {key for key in state if key.startswith(tuple(f"{name}." for name in names))}

@@ -88,7 +88,7 @@ class TubeletEmbed(PatchEmbed):
         return tokens + self.carried_positions()
 
     def carried_positions(self) -> Tensor:
-        """What this embedding adds to the tokens (1 N D): their positions, or those in time alone."""
+        """Return what this embedding adds to the tokens (1 N D): their positions, or those in time alone."""
         if self.temporal_embed is None:
             return self.positions  # type: ignore[return-value]
         of_a_frame = self.num_patches // self.temporal_embed.shape[1]
@@ -112,7 +112,7 @@ class TubeletEmbed(PatchEmbed):
             self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """What timm's ``init_weights(needs_reset=True)`` calls after ``to_empty``, which loses what is not stored."""
+        """Set the positions again; timm's ``init_weights(needs_reset=True)`` calls this after ``to_empty``."""
         if self.temporal_embed is not None:
             nn.init.zeros_(self.temporal_embed)
         else:

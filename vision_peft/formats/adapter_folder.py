@@ -168,7 +168,7 @@ def _put_on(model: Any, info: AdapterInfo, methods: Sequence[Method], state: dic
 
 
 def _without_storage(model: nn.Module) -> nn.Module:
-    """A copy on the meta device."""
+    """Copy the model to the meta device."""
     tensors: dict[int, Any] = {id(buffer): buffer.to("meta") for buffer in model.buffers()}
     for parameter in model.parameters():
         tensors[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
@@ -189,7 +189,7 @@ def read_adapter_info(folder: str | Path) -> AdapterInfo:
 
 
 def _read_info(folder: Path) -> tuple[AdapterInfo, str]:
-    """The description, and where it stands for messages."""
+    """Read the description, and name its place for messages."""
     path, inner = folder / INFO, f"the metadata of {folder / TENSORS}"
     absent = [name for name in (INFO, TENSORS) if not (folder / name).is_file()]
     text = None if TENSORS in absent else _metadata(folder / TENSORS)
@@ -215,7 +215,7 @@ def _read_info(folder: Path) -> tuple[AdapterInfo, str]:
 
 
 def _metadata(path: Path) -> str | None:
-    """The description in the metadata of the tensors; None where there is none, or no readable file."""
+    """Read the description from the metadata of the tensors; None if there is none or the file is not readable."""
     try:
         with safe_open(path, "pt") as file:
             return (file.metadata() or {}).get(_KEY)

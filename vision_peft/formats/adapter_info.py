@@ -63,10 +63,10 @@ def to_text(info: AdapterInfo) -> str:
 
 
 def read_object(text: bytes | str, where: str) -> dict[str, Any]:
-    """The JSON object in ``text``, unchecked; ``where`` it stands is for messages.
+    """Parse the JSON object in ``text``, unchecked; messages name ``where`` it is.
 
     Raises:
-        ValueError: not JSON, no object, or more than ``MAX_TEXT`` of it.
+        ValueError: not JSON, not an object, or more than ``MAX_TEXT`` of it.
     """
     check_length(len(text), where)
     try:
@@ -137,7 +137,7 @@ def _impossible(values: dict[str, Any]) -> list[str]:
 
 
 def recorded_method(entry: Any, where: str) -> Method:
-    """The method of one entry of ``AdapterInfo.methods``.
+    """Build the method of one entry of ``AdapterInfo.methods``.
 
     Raises:
         ValueError: an unknown method or field, or an impossible value.

@@ -53,7 +53,7 @@ def with_todays_words(recorded: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def input_problems(recorded: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the entries that are known; a user's own entries are not looked at."""
+    """Describe what is wrong with the entries that are known; a user's own entries are not checked."""
     return [
         f"input.{key} is {str(recorded[key])[:60]}, wanted {words}"
         for key, (accepted, words) in _ACCEPTED.items()

@@ -61,7 +61,7 @@ def create_eval_loader(
     bad: str = "error",
     bad_files: BadFiles | None = None,
 ) -> EvalLoader:
-    """This process' share of a dataset, in the batches that one process alone would see, however many there are."""
+    """Load this process's share of a dataset, in the batches that a single process would see."""
     size = batch_size(dataset) * compute.world_size
     return eval_loader(dataset, size, workers, **compute.share, bad=bad, bad_files=bad_files)
 

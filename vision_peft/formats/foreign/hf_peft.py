@@ -124,7 +124,7 @@ def read(state: State, *, config: Any = None) -> Foreign:
 
 
 def _pairs(state: State) -> dict[str, State]:
-    """A, B and magnitude by name of the layer; ``state`` loses them and may hold nothing else."""
+    """Take A, B and magnitude by name of the layer out of ``state``, which may hold nothing else."""
     layers: dict[str, State] = {}
     for name in list(state):
         match = _TENSOR.fullmatch(name)
@@ -155,7 +155,7 @@ def _short(layer: str) -> str:
 
 
 def _sized(config: Mapping[str, Any], fields: dict[str, Any], layer: str, parts: State) -> LoRA:
-    """The LoRA of one layer: HF peft's patterns may give it a rank and alpha of its own."""
+    """Make the LoRA of one layer: HF PEFT's patterns may give it its own rank and alpha."""
     own = {"rank": _pattern(config, "rank_pattern", layer), "alpha": _pattern(config, "alpha_pattern", layer)}
     lora = LoRA(**{**fields, **{name: value for name, value in own.items() if value is not None}})
     if lora.rank != len(parts["A"]):

@@ -62,7 +62,7 @@ def _is_made_of(slices: tuple[str, ...], B: Tensor) -> bool:
 
 
 def cut(pair: Pair, slices: tuple[str, ...]) -> dict[str, Pair]:
-    """A pair of its own for each slice: the inverse of ``join``."""
+    """Cut a pair into one for each slice: the inverse of ``join``."""
     found: dict[str, Pair] = {}
     factors = zip(pair["A"].tensor_split(len(slices)), pair["B"].tensor_split(len(slices), dim=1), strict=True)
     for name, (A, B) in zip(slices, factors, strict=True):

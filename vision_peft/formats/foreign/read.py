@@ -52,7 +52,7 @@ class Foreign:
     def build(
         self, num_heads: int, img_size: int | tuple[int, int] | None = None, num_frames: int | None = None
     ) -> VisionTransformer:
-        """A timm VisionTransformer with the architecture read off the tensors, attached, loaded, in eval mode.
+        """Build the timm model that the tensors describe, with methods attached and tensors loaded, in eval mode.
 
         Args:
             num_heads: attention heads; the tensors do not tell.
