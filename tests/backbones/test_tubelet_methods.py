@@ -12,6 +12,7 @@ from support.tubelet_models import CLIP, SMALL, clip, inflated, video
 
 import vision_peft as vp
 from vision_peft.backbones import create_backbone
+from vision_peft.tuning.frame_attention import FRAMES
 
 
 def small(method: type[vp.Method]) -> vp.Method:
@@ -19,7 +20,7 @@ def small(method: type[vp.Method]) -> vp.Method:
     return method(**sizes.get(method.name, {}))
 
 
-TUBELET_METHODS = [method for method in vp.METHODS.values() if not method.video]
+TUBELET_METHODS = [method for method in vp.METHODS.values() if FRAMES not in method().needs]
 
 
 @pytest.mark.parametrize("method", TUBELET_METHODS, ids=lambda m: m.name)

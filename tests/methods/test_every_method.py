@@ -8,116 +8,20 @@ from typing import Any
 import pytest
 import torch
 from support.families import FAMILIES, four_sizes, images, randomise_tuned, tiny
+from support.matrix import every_case, every_compiled_case, every_refusal, lacks_bias, merge_refusal, refusal
 from torch import nn
+from torch._dynamo.exc import Unsupported
 
 import vision_peft as vp
 from vision_peft.tuning import graft
 
-# Settings beyond the defaults, by method name.
-VARIANTS: dict[str, list[dict]] = {
-    "aim": [{"ratio": 0.5, "temporal": 2, "scale": 1.0}],
-    "adapter_plus": [
-        {"bottleneck": 4, "position": "pre", "scaling": "learned", "norm": True, "init": "bert"},
-        {"bottleneck": 4, "position": "houlsby", "bias": False, "scaling": 0.5, "init": "lora"},
-    ],
-    "adaptformer": [
-        {"bottleneck": 4, "input": "block_norm", "scale": "learnable"},
-        {"bottleneck": 4, "input": "own_norm", "form": "sequential"},
-        {"bottleneck": 4, "init": "trunc_normal", "dropout": 0.0},
-    ],
-    "convpass": [{"bottleneck": 4, "sites": ("attn",), "init": "identity", "scale": 0.5}],
-    "fact": [{"rank": 4, "form": "tk", "scale": 2.0}, {"rank": 4, "form": "tk", "columns": "own"}],
-    "houlsby": [
-        {"bottleneck": 4, "sigma": 0.1, "train_norms": True},
-        {"bottleneck": 4, "sigma": 0.1, "positions": ("mlp",)},
-    ],
-    "lora": [
-        {"rank": 2, "targets": ("qkv",)},
-        {"rank": 2, "alpha": 4, "targets": ("k", "proj", "fc1", "fc2")},
-        {"rank": 2, "dora": True, "rslora": True, "targets": ("q", "v", "proj", "fc1")},
-        {"rank": 2, "dora": True, "targets": ("qkv",)},
-        {"rank": 2, "targets": ("q", "proj", "proj_output")},
-    ],
-    "lst": [{"reduction": 4, "gate": "none", "mix": "after", "layers": (1,)}],
-    "norm_tuning": [{"norms": "final"}],
-    "prefix_tuning": [{"tokens": 3, "hidden": 8, "deep": True, "embedding": 6}, {"tokens": 3, "hidden": None}],
-    "p_tuning": [
-        {"tokens": 3, "lstm_width": "full"},
-        {"tokens": 3, "encoder": "mlp", "positions": "interleaved"},
-        {"tokens": 3, "encoder": "none", "positions": "end"},
-    ],
-    "p_tuning_v2": [{"tokens": 3, "hidden": 8}],
-    "repadapter": [{"bottleneck": 4, "groups": 1, "sites": ("attn",), "scale": 2.0}],
-    "st_adapter": [
-        {"width": 6, "kernel": (3, 3, 3), "sites": ("attn", "mlp")},
-        {"width": 6, "sites": ("attn",), "layers": 1},
-    ],
-    "ssf": [{"last": "before_pooling"}],
-    "vpt": [{"tokens": 3, "deep": False}, {"tokens": 3, "project": 8}, {"tokens": 3, "deep": False, "project": 8}],
-}
 
-# (method, part of the setting, family): the reason that attach must give.
-REFUSED = {
-    ("p_tuning", "PTuning(", "swin"): "no sequence that input prompts could join",
-    ("prompt_tuning", "PromptTuning(", "swin"): "no sequence that input prompts could join",
-    ("vpt", "deep=False", "swin"): "no sequence that input prompts could join",
-}
-
-# (method, part of the setting where not all are meant, family): the reason that merge must give.
-UNMERGEABLE: dict[tuple[str, ...], str] = {
-    **{
-        ("ssf", "before_pooling", family): "behind an Identity without a bias"
-        for family in ("vit_avg", "tubelet", "eva02_tiny", "eva02_base", "rope_gqa", "beit", "beit_shared_bias")
-    },
-    **{("ssf", family): "Linear without a bias" for family in ("dinov3", "dinov3_qkvb", "eva02_tiny", "eva02_base")},
-    ("ssf", "clip"): "Conv2d without a bias",
-}
-
-# (method, part of the setting): what torch.compile says, which compiles it after bake only.
-BAKE_BEFORE_COMPILE = {("p_tuning", "encoder='lstm'"): "LSTM"}
-
-METHODS = [method(**fields) for name, method in vp.METHODS.items() for fields in [{}, *VARIANTS.get(name, [])]]
-
-
-def refusal(method: vp.Method, family: str) -> str | None:
-    if method.video and family != "frames":
-        return "and the method works on"  # frames of a clip, one by one
-    for (name, part, refused), reason in REFUSED.items():
-        if method.name == name and part in repr(method) and family == refused:
-            return reason
-    return None
-
-
-def merge_refusal(method: vp.Method, family: str) -> str | None:
-    for (name, *part, refused), reason in UNMERGEABLE.items():
-        if method.name == name and all(words in repr(method) for words in part) and family == refused:
-            return reason
-    return None
-
-
-def bake_before_compile(method: vp.Method) -> str | None:
-    found = [why for (name, part), why in BAKE_BEFORE_COMPILE.items() if method.name == name and part in repr(method)]
-    return found[0] if found else None
-
-
-CASES = [
-    pytest.param(method, family, id=f"{method!r}-{family}")
-    for method in METHODS
-    for family in FAMILIES
-    if refusal(method, family) is None
-]
-every_case = pytest.mark.parametrize(("method", "family"), CASES)
-
-
-@pytest.mark.parametrize(
-    ("method", "family"),
-    [pytest.param(m, f, id=f"{m!r}-{f}") for m in METHODS for f in FAMILIES if refusal(m, f) is not None],
-)
+@every_refusal
 def test_a_pair_that_does_not_fit_is_refused_at_attach_and_leaves_the_model_alone(method, family):
     model = tiny(family)
     x, before = images(model), dict(model.state_dict())
     expected, flags = model(x), [p.requires_grad for p in model.parameters()]
-    with pytest.raises(ValueError, match=re.escape(refusal(method, family) or "")):
+    with pytest.raises(ValueError, match=re.escape(refusal(method, tiny(family)) or "fits")):
         vp.attach(model, method)
     assert list(model.state_dict()) == list(before)
     assert not list(graft.grafts(model))
@@ -195,10 +99,10 @@ def test_merge_gives_a_plain_model_with_the_same_outputs_and_a_way_back_or_says_
     x = images(model)
     expected = model.eval()(x)
     kinds = {kind for _, module in graft.grafts(model) for kind in graft.kinds(module)}
-    reason = merge_refusal(method, family)
-    if reason or any(kind.fold is graft.Graft.fold for kind in kinds):
-        with pytest.raises(ValueError, match=f"cannot merge {type(method).__name__}.*{reason or ''}"):
-            vp.merge(model)
+    reason = merge_refusal(model)
+    assert (reason is None) or any(kind.fold is graft.Graft.fold for kind in kinds) or lacks_bias(model, reason)
+    if reason is not None:
+        assert reason.startswith(f"cannot merge {type(method).__name__}: ")
         assert torch.equal(model(x), expected)
         return
     twin, trained = copy.deepcopy(model), [name for name, _ in vp.tuned_parameters(model)]
@@ -218,7 +122,7 @@ def _same(state: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> boo
 
 
 @every_case
-def test_copies_checkpointing_intermediates_and_compile_agree(method, family):
+def test_copies_checkpointing_and_intermediates_agree(method, family):
     model: Any = vp.attach(tiny(family), method)
     randomise_tuned(model)
     x = images(model)
@@ -233,19 +137,27 @@ def test_copies_checkpointing_intermediates_and_compile_agree(method, family):
     for name, gradient in _gradients(model, x).items():
         torch.testing.assert_close(gradient, gradients[name])
     model.set_grad_checkpointing(False)
-    if (reason := bake_before_compile(method)) is not None:
-        with pytest.raises(Exception, match=reason):
-            torch.compile(model, fullgraph=True, backend="eager")(x)
-        vp.bake(model)
-    torch._dynamo.reset()
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(x), expected, rtol=1e-5, atol=1e-5)
 
 
 def _gradients(model: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     model.zero_grad()
     model(x).square().sum().backward()
     return {name: p.grad.clone() for name, p in vp.tuned_parameters(model) if p.grad is not None}
+
+
+@every_compiled_case
+def test_a_compiled_model_gives_the_same_outputs_after_bake_where_the_method_asks_for_it(method, family):
+    model: Any = vp.attach(tiny(family), method)
+    randomise_tuned(model)
+    x = images(model)
+    expected = model.eval()(x)
+    if method.bake_before_compile is not None:
+        with pytest.raises(Unsupported, match=method.bake_before_compile):
+            torch.compile(model, fullgraph=True, backend="eager")(x)
+        vp.bake(model)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), expected, rtol=1e-5, atol=1e-5)
 
 
 ORDERS = [

@@ -6,17 +6,23 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from methods.test_every_method import REFUSED, UNMERGEABLE
+from support.families import FAMILIES, randomise_tuned, tiny
+from support.matrix import METHODS, fits, lacks_bias, merge_refusal, refusal
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import vision_peft as vp
+from vision_peft.tuning.frame_attention import FRAMES
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
-TABLES = [re.findall(r"^\| (.+) \|$", section, flags=re.MULTILINE) for section in PAGE.split("\n## ")]
-COSTS, _, REFUSALS = ([[cell.strip() for cell in row.split("|")] for row in table[1:]] for table in TABLES if table)
+TABLES = [
+    [[cell.strip() for cell in row.split("|")] for row in table[1:]]
+    for section in PAGE.split("\n## ")
+    if (table := re.findall(r"^\| (.+) \|$", section, flags=re.MULTILINE))
+]
+COSTS, ARCHITECTURES, REFUSALS = TABLES
 BATCH = 16
-FRAMES = 8  # of the clips of video methods; BATCH of them in BATCH / FRAMES clips
+CLIP = 8  # frames of the clips of video methods; BATCH of them in BATCH / CLIP clips
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +34,11 @@ def vit_base():
 @pytest.fixture(scope="module")
 def vit_base_on_frames():
     with torch.device("meta"):
-        return vp.create_backbone("vit_base_patch16_224", num_frames=FRAMES, num_classes=10).eval()
+        return vp.create_backbone("vit_base_patch16_224", num_frames=CLIP, num_classes=10).eval()
 
 
 def flops(model, *, video: bool) -> int:
-    size = (BATCH // FRAMES, 3, FRAMES, 224, 224) if video else (BATCH, 3, 224, 224)
+    size = (BATCH // CLIP, 3, CLIP, 224, 224) if video else (BATCH, 3, 224, 224)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(torch.empty(size, device="meta"))
     return counter.get_total_flops()
@@ -43,29 +49,72 @@ def test_counts_and_flops(row, vit_base, vit_base_on_frames):
     name, setting, trains, stores, extra = row[0], row[1].strip("`"), *row[2:5]
     method = eval(f"vp.{setting}")
     assert method.name == re.findall(r"`(\w+)`", name)[0]
-    model = vit_base_on_frames if method.video else vit_base
-    bare = flops(model, video=method.video)
+    video = FRAMES in method.needs
+    model = vit_base_on_frames if video else vit_base
+    bare = flops(model, video=video)
     vp.attach(model, method)
     try:
         counts = vp.count_parameters(model)
-        more = flops(model, video=method.video) / bare - 1
+        more = flops(model, video=video) / bare - 1
     finally:
         vp.detach(model)
     assert (f"{counts.trained:,}", f"{counts.stored:,}") == (trains, stores)
     assert extra == (f"{more:+.1%}".replace("%", " %") if more else "0")
 
 
-def test_every_refusal_is_in_the_table():
-    for (method, _, family), _ in REFUSED.items():
-        assert any(f"`{method}`" in row[0] and f"`{family}`" in row[2] and row[3] == "attach" for row in REFUSALS)
-    for (method, *_, family), _ in UNMERGEABLE.items():
-        assert any(f"`{method}`" in row[0] and f"`{family}`" in row[2] and row[3] == "merge" for row in REFUSALS)
+def quoted(cell: str) -> list[str]:
+    return re.findall(r"`(\w+)`", cell)
 
 
-def test_the_table_holds_no_refusal_that_is_none():
-    known = {(method, family, "attach") for method, _, family in REFUSED}
-    known |= {(method, family, "merge") for method, *_, family in UNMERGEABLE}
-    for methods, _, families, refused, _ in REFUSALS:
-        for method in re.findall(r"`(\w+)`", methods):
-            for family in re.findall(r"`(\w+)`", families):
-                assert (method, family, refused) in known
+DOCUMENTED = {name for row in COSTS for name in quoted(row[0])}
+FAMILY_ROWS = {family for row in ARCHITECTURES for family in quoted(row[0])}
+
+
+def rows(refused: str, method: vp.Method, family: str) -> list[str]:
+    """What the table says is missing for ``method`` on ``family`` where it is refused at ``refused``."""
+    return [
+        missing
+        for names, setting, families, where, missing in REFUSALS
+        if where == refused
+        and method.name in quoted(names)
+        and (setting == "any" or setting.strip("`").replace('"', "'") in repr(method))
+        and (family in quoted(families)) != families.startswith("all but")
+    ]
+
+
+def test_the_page_names_only_methods_and_families_that_exist():
+    named = {name for row in REFUSALS for name in quoted(row[0])}
+    assert named <= DOCUMENTED <= set(vp.METHODS)
+    assert {family for row in REFUSALS for family in quoted(row[2])} <= FAMILY_ROWS <= set(FAMILIES)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILY_ROWS))
+def test_what_attach_refuses_is_in_the_table_and_nothing_else(family):
+    model = tiny(family)
+    for method in METHODS:
+        if method.name in DOCUMENTED:
+            missing = [need.name for need in method.needs if need.missing(model) is not None]
+            assert rows("attach", method, family) == missing[:1], method
+            assert (refusal(method, model) is None) == (not missing)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILY_ROWS))
+@pytest.mark.parametrize("name", sorted({name for row in REFUSALS if row[3] == "merge" for name in quoted(row[0])}))
+def test_what_merge_refuses_is_in_the_table_and_nothing_else(name, family):
+    for method in [method for method in METHODS if method.name == name and fits(method, family)]:
+        model = vp.attach(tiny(family), method)
+        randomise_tuned(model)
+        reason = merge_refusal(model)
+        assert (reason is None) == (not rows("merge", method, family))
+        if reason is not None:
+            assert lacks_bias(model, reason)
+        for missing in rows("merge", method, family):
+            (words,) = re.findall(r'"([^"]+ without a bias)"', missing)
+            assert words in (reason or "")
+
+
+def test_what_has_to_be_baked_before_compiling_is_on_the_page():
+    for method in METHODS:
+        if method.name in DOCUMENTED and method.bake_before_compile is not None:
+            name = f'`{type(method).__name__}(encoder="lstm")`, whose {method.bake_before_compile}'
+            assert name in PAGE

@@ -9,6 +9,7 @@ from support.jobs import Job, done_by_two, losses, run_job, updated
 from support.tiny_run import EVERYTHING
 
 import vision_peft as vp
+from vision_peft.tuning.frame_attention import FRAMES
 
 Left = dict[str, dict[str, Any]]
 FSDP2 = "distributed.strategy=fsdp2"
@@ -21,7 +22,7 @@ KILLS = {
 }
 # What draws no number of its own, so that it does not depend on who computes which image.
 SAME = ["recipe.epochs=7", "recipe.lr=1e-3", "recipe.clip_grad=1", "recipe.augment=crop_flip"]
-METHODS = [name for name, method in vp.METHODS.items() if not method.video]
+METHODS = [name for name, method in vp.METHODS.items() if FRAMES not in method().needs]
 
 
 STRATEGIES = {"ddp": [], "fsdp2": [FSDP2]}

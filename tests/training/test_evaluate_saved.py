@@ -11,6 +11,7 @@ from vision_peft.config.parse import Config, ConfigError, run_folder
 from vision_peft.results.row import Row
 from vision_peft.training.evaluate_saved import evaluate_saved
 from vision_peft.training.train import train
+from vision_peft.tuning.frame_attention import FRAMES
 
 Tiny = Callable[..., Config]
 
@@ -19,7 +20,7 @@ def run(config: Config) -> tuple[Row, Path]:
     return train(config), run_folder(config)
 
 
-@pytest.mark.parametrize("name", [name for name, method in vp.METHODS.items() if not method.video])
+@pytest.mark.parametrize("name", [name for name, method in vp.METHODS.items() if FRAMES not in method().needs])
 def test_a_run_folder_gives_the_figures_that_training_reported(tiny: Tiny, name: str) -> None:
     changes = ["recipe.resize=shortest", "recipe.crop_pct=0.9", "recipe.normalisation=imagenet", "recipe.lr=1e-3"]
     row, folder = run(tiny(f"method={name}", *changes, "recipe.head=batchnorm_linear", "recipe.epochs=1"))

@@ -19,6 +19,7 @@ from vision_peft.training import step as step_module
 from vision_peft.training import train as train_module
 from vision_peft.training.evaluate import Metrics
 from vision_peft.training.train import train
+from vision_peft.tuning.frame_attention import FRAMES
 
 Tiny = Callable[..., Config]
 Calls = list[tuple[str, int]]
@@ -196,7 +197,7 @@ def test_gradient_checkpointing_changes_nothing(tiny: Tiny) -> None:
 
 
 def test_every_method_trains_in_bfloat16_too(tiny: Tiny) -> None:
-    for name in [name for name, method in vp.METHODS.items() if not method.video]:
+    for name in [name for name, method in vp.METHODS.items() if FRAMES not in method().needs]:
         row = train(tiny(f"method={name}", "precision=bf16", "recipe.epochs=1", "recipe.lr=1e-4"))
         assert row.precision == "bf16"
 

@@ -25,9 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision_peft.tuning.frame_attention import attend_over_time, check_temporal_attention, frames
+from vision_peft.tuning.frame_attention import ATTENTION_OVER_TIME, FRAMES, attend_over_time, frames
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import Method, one_of, positive
+from vision_peft.tuning.needs import Need
 from vision_peft.tuning.norms import final_norms
 from vision_peft.tuning.patch_grid import drop_path
 from vision_peft.tuning.timm_blocks import BlockGraft, blocks, width
@@ -101,7 +102,6 @@ class AIM(Method):
     """The image model's own attention over time, with adapters behind it, behind attention and beside the MLP."""
 
     name: ClassVar[str] = "aim"
-    video: ClassVar[bool] = True
 
     ratio: float = 0.25  # hidden channels of an adapter over the width
     temporal: int = 1  # adapters around the attention over time: 1 behind it, 2 in front of it too
@@ -118,12 +118,15 @@ class AIM(Method):
         return cls(**{**({"temporal": 2, "scale": 1.0} if config == "ssv2" else {}), **fields})
 
     @property
+    def needs(self) -> tuple[Need, ...]:
+        return FRAMES, ATTENTION_OVER_TIME
+
+    @property
     def starts_as_identity(self) -> bool:
         return True
 
     def attach(self, model: Any) -> None:
         num_frames = frames(model)
-        check_temporal_attention(model)
         for block in blocks(model):
             dim = width(block)
             if hidden_channels(dim, self.ratio) < 1:

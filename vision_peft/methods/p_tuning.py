@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from vision_peft.tuning.embed_samples import embed_samples
 from vision_peft.tuning.graft import Graft, graft
-from vision_peft.tuning.input_tokens import add_prefix_tokens, prompt_insertion_module
+from vision_peft.tuning.input_tokens import INPUT_TOKENS, add_prefix_tokens, prompt_insertion_module
 from vision_peft.tuning.method import Method, one_of, positive
+from vision_peft.tuning.needs import Need
 from vision_peft.tuning.timm_blocks import blocks, width
 from vision_peft.tuning.token_positions import PlaceEmbeddings, Places
 
@@ -117,6 +118,14 @@ class PTuning(Method):
         one_of("lstm_width", self.lstm_width, ("half", "full"))
         one_of("positions", self.positions, ("start", "end", "interleaved"))
         one_of("init", self.init, ("random", "patches"))
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (INPUT_TOKENS,)
+
+    @property
+    def bake_before_compile(self) -> str | None:
+        return "LSTM" if self.encoder == "lstm" else None
 
     @property
     def samples_per_class(self) -> int:

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from vision_peft.tuning.embed_samples import embed_samples
 from vision_peft.tuning.graft import Graft, graft
-from vision_peft.tuning.input_tokens import add_prefix_tokens, prompt_insertion_module
+from vision_peft.tuning.input_tokens import INPUT_TOKENS, add_prefix_tokens, prompt_insertion_module
 from vision_peft.tuning.method import Method, one_of, positive
+from vision_peft.tuning.needs import Need
 from vision_peft.tuning.timm_blocks import blocks, width
 
 
@@ -120,6 +121,10 @@ class PromptTuning(Method):
     def as_in_paper(cls, **fields: Any) -> "PromptTuning":
         """The paper: the prompts of an ensemble decide by majority (from memory), not by their mean probability."""
         return cls(**{"vote": "majority", **fields})
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (INPUT_TOKENS,)
 
     @property
     def samples_per_class(self) -> int:

@@ -21,10 +21,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from vision_peft.tuning.frame_attention import frames
+from vision_peft.tuning.frame_attention import FRAMES, frames
 from vision_peft.tuning.graft import graft
 from vision_peft.tuning.method import Method, positive, some_of
-from vision_peft.tuning.patch_grid import patch_grid
+from vision_peft.tuning.needs import Need
+from vision_peft.tuning.patch_grid import PATCH_SEQUENCE, patch_grid
 from vision_peft.tuning.timm_blocks import BlockGraft, blocks, reads_class_token_only, width
 
 
@@ -77,7 +78,6 @@ class STAdapter(Method):
     """
 
     name: ClassVar[str] = "st_adapter"
-    video: ClassVar[bool] = True
 
     width: int = 384  # channels of the convolution
     kernel: tuple[int, ...] = (3, 1, 1)  # its odd size in frames, rows and columns of patches
@@ -99,13 +99,16 @@ class STAdapter(Method):
         return cls(**{"keep_dead": True, **fields})
 
     @property
+    def needs(self) -> tuple[Need, ...]:
+        return FRAMES, PATCH_SEQUENCE
+
+    @property
     def starts_as_identity(self) -> bool:
         return True
 
     def attach(self, model: nn.Module) -> None:
         num_frames, grid = frames(model), patch_grid(model)
-        if grid is None:
-            raise ValueError(f"{type(model).__name__} works on maps in windows: wanted a ViT with one grid of patches")
+        assert grid is not None, "PATCH_SEQUENCE"
         all_blocks = blocks(model)
         count = len(all_blocks) if self.layers is None else self.layers
         if count > len(all_blocks):

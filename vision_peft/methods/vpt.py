@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from vision_peft.tuning.attention import KeyValueAttention, check_attention, project
 from vision_peft.tuning.graft import Graft, graft
-from vision_peft.tuning.input_tokens import add_prefix_tokens, prompt_insertion_module
+from vision_peft.tuning.input_tokens import INPUT_TOKENS, add_prefix_tokens, prompt_insertion_module
 from vision_peft.tuning.method import Method, positive, probability
+from vision_peft.tuning.needs import Need
 from vision_peft.tuning.timm_blocks import blocks, patch_area, width
 
 
@@ -77,6 +78,10 @@ class VPT(Method):
         probability(dropout=self.dropout)
         if self.project is not None:
             positive(project=self.project)
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return () if self.deep else (INPUT_TOKENS,)
 
     def _prompts(self, model: nn.Module, dim: int) -> nn.Parameter:
         dim = self.project or dim

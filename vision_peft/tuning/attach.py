@@ -66,6 +66,8 @@ def _attach(model: nn.Module, method: Method, samples: Iterable[Any] | None, *, 
     warn_if_untested(timm.__version__)
     known = record.find(model) is not None
     blocks(model)
+    for need in method.needs:
+        need.check(model)
     tuning = record.get_or_create_record(model)
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     depths = {module: graft.depth(module) for module in model.modules()}

@@ -5,6 +5,7 @@ from typing import Any
 from timm.models import beit, swin_transformer
 from torch import Tensor
 
+from vision_peft.tuning.needs import Need
 from vision_peft.tuning.timm_blocks import layer_scale_1
 
 
@@ -31,12 +32,20 @@ def frames(model: Any) -> int:
 
 
 def check_temporal_attention(model: Any) -> None:
-    """Raise ValueError where a block's attention cannot be called on a sequence of frames."""
+    """Check that a block's attention can be called on a sequence of frames.
+
+    Raises:
+        ValueError: its position bias is for the patches of an image.
+    """
     if isinstance(model, beit.Beit | swin_transformer.SwinTransformer):
         raise ValueError(
             f"attention of {type(model).__name__} has a position bias for the patches of an image and none for frames: "
             "it cannot be reused over time; take a ViT without one (ViT, CLIP, DINOv2, DINOv3, EVA-02)"
         )
+
+
+FRAMES = Need("frames of clips, one by one", frames)
+ATTENTION_OVER_TIME = Need("attention without a position bias", check_temporal_attention)
 
 
 def attend_over_time(block: Any, n: Tensor, num_frames: int) -> Tensor:

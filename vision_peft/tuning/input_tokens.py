@@ -8,6 +8,7 @@ from timm.models import beit, eva, vision_transformer
 from torch import Tensor, nn
 
 from vision_peft.tuning.graft import Graft, graft, kinds, original, override
+from vision_peft.tuning.needs import Need
 from vision_peft.tuning.timm_blocks import FLAT_FAMILIES, blocks
 from vision_peft.tuning.token_positions import Places, take_places
 
@@ -25,7 +26,27 @@ def add_prefix_tokens(model: Any, tokens: int, places: Places | None = None) -> 
     instead: they must join before the input seat's forward, and so stand behind those that join after it.
 
     Raises:
-        ValueError: the family has no seat for input tokens, or its pooling would average them; see ``take_places``.
+        ValueError: see ``take_places``.
+    """
+    at = original(model, "num_prefix_tokens")
+    override(model, num_prefix_tokens=model.num_prefix_tokens + tokens, set_input_size=_refuse_input_size)
+    if places is not None:
+        take_places(model, places)
+        return at
+    if isinstance(model, beit.Beit):
+        _pad_position_bias(model, tokens)
+    for block in blocks(model):
+        attn: Any = block.attn
+        if isinstance(attn, AttentionRope | eva.EvaAttention):
+            override(attn, num_prefix_tokens=attn.num_prefix_tokens + tokens)
+    return at
+
+
+def check_input_tokens(model: Any) -> None:
+    """Check that tokens may join the sequence of ``model`` before its first block.
+
+    Raises:
+        ValueError: the family has no such sequence, its pooling would average them, or it would count them as patches.
     """
     name = type(model).__name__
     if not isinstance(model, FLAT_FAMILIES):
@@ -40,18 +61,9 @@ def add_prefix_tokens(model: Any, tokens: int, places: Places | None = None) -> 
             f"this {name} resizes positions at every forward (dynamic_img_size) by its number of prefix tokens, which "
             "prompts change: create it with a fixed img_size"
         )
-    at = original(model, "num_prefix_tokens")
-    override(model, num_prefix_tokens=model.num_prefix_tokens + tokens, set_input_size=_refuse_input_size)
-    if places is not None:
-        take_places(model, places)
-        return at
-    if isinstance(model, beit.Beit):
-        _pad_position_bias(model, tokens)
-    for block in blocks(model):
-        attn: Any = block.attn
-        if isinstance(attn, AttentionRope | eva.EvaAttention):
-            override(attn, num_prefix_tokens=attn.num_prefix_tokens + tokens)
-    return at
+
+
+INPUT_TOKENS = Need("a sequence that input prompts can join", check_input_tokens)
 
 
 def _refuse_input_size(*_: Any, **__: Any) -> None:

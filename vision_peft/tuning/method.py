@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from vision_peft.fields import Checked
+from vision_peft.tuning.needs import Need
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,21 @@ class Method(Checked, ABC):
     """
 
     name: ClassVar[str]
-    video: ClassVar[bool] = False  # works on the frames of clips, which image models do not have
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What the backbone must have; ``vp.attach`` refuses a backbone without it before anything changes.
+
+        A method that fits every family needs nothing. List a need here and ``attach`` can rely on it; the matrix of
+        the tests then expects the refusal, and checks that it is true of the family and that the method cannot do
+        without.
+        """
+        return ()
+
+    @property
+    def bake_before_compile(self) -> str | None:
+        """What ``torch.compile(fullgraph=True)`` cannot trace until ``vp.bake`` takes it away; None: it traces all."""
+        return None
 
     @property
     def starts_as_identity(self) -> bool:
@@ -52,7 +67,7 @@ class Method(Checked, ABC):
         """Graft onto ``model``, whose parameters are frozen already; what is added or unfrozen here trains.
 
         Raises:
-            ValueError: this method does not fit this backbone, with the reason. Nothing has to be undone.
+            ValueError: these fields do not fit this backbone, with the reason. Nothing has to be undone.
         """
 
 

@@ -8,6 +8,7 @@ from timm.models import beit, swin_transformer
 from torch import Tensor, nn
 
 from vision_peft.tuning.graft import Graft, graft, kinds
+from vision_peft.tuning.needs import Need
 
 
 class PatchGrid(Graft):
@@ -47,6 +48,19 @@ def patch_grid(model: Any) -> list[int] | None:
     if PatchGrid not in kinds(embed):
         graft(embed, PatchGrid, patch_grid=list(grid))
     return vars(embed)["patch_grid"]
+
+
+def check_patch_sequence(model: Any) -> None:
+    """Check that the tokens of a block are one sequence that ends in a grid of patches.
+
+    Raises:
+        ValueError: they are a map, cut into windows.
+    """
+    if isinstance(model, swin_transformer.SwinTransformer):
+        raise ValueError(f"{type(model).__name__} works on maps in windows: wanted a ViT with one grid of patches")
+
+
+PATCH_SEQUENCE = Need("one grid of patches in the sequence", check_patch_sequence)
 
 
 def time_steps(model: Any) -> int:

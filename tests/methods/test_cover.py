@@ -1,0 +1,79 @@
+"""The part of the matrix that the default suite runs holds every setting, every family, every seam between them."""
+
+import dataclasses
+from typing import ClassVar
+
+from support.families import FAMILIES
+from support.matrix import (
+    COMPILED_VARIANTS,
+    COVER,
+    METHODS,
+    PER_FAMILY,
+    PER_SETTING,
+    PRODUCT,
+    REFUSED,
+    choose_compiled,
+    choose_cover,
+    every_case,
+    every_refusal,
+)
+
+import vision_peft as vp
+
+COMPILED = choose_compiled(COVER)
+
+
+def families_of(method, cases):
+    return {family for other, family in cases if other == method}
+
+
+def names_on(family, cases):
+    return {method.name for method, other in cases if other == family}
+
+
+def test_every_setting_runs_on_four_families_or_on_all_that_it_fits():
+    for method in METHODS:
+        fitting = families_of(method, PRODUCT)
+        assert len(families_of(method, COVER)) >= min(PER_SETTING, len(fitting)) >= 1, method
+
+
+def test_every_family_runs_under_six_methods():
+    for family in FAMILIES:
+        assert len(names_on(family, COVER)) >= PER_FAMILY, family
+
+
+def test_every_default_is_compiled_wherever_it_runs_and_other_settings_on_three_families():
+    for method in METHODS:
+        compiled, run = families_of(method, COMPILED), families_of(method, COVER)
+        assert compiled == run if method == type(method)() else len(compiled) == min(COMPILED_VARIANTS, len(run))
+
+
+def test_every_reason_to_bake_before_compiling_is_met():
+    reasons = {(method.name, method.bake_before_compile) for method in METHODS}
+    assert reasons == {(method.name, method.bake_before_compile) for method, _ in COMPILED}
+    assert ("p_tuning", "LSTM") in reasons
+
+
+def test_every_pair_is_in_the_product_or_refused_and_every_refusal_runs_by_default():
+    assert len(PRODUCT) + len(REFUSED) == len(METHODS) * len(FAMILIES)
+    assert {method.name for method in METHODS} == set(vp.METHODS)
+    assert not any(parameters.marks for parameters in every_refusal.args[1])
+    marks = {case.values: {mark.name for mark in case.marks} for case in every_case.args[1]}
+    assert {case for case, names in marks.items() if "cover" in names} == set(COVER)
+    assert all("matrix" in names for names in marks.values())
+    assert len(COVER) < len(PRODUCT) / 3, "the default suite has to stay affordable"
+
+
+@dataclasses.dataclass(frozen=True)
+class NewMethod(vp.BitFit):
+    name: ClassVar[str] = "new_method"
+
+
+def test_a_new_method_or_family_is_in_the_cover_by_existing_and_moves_little_else():
+    method = NewMethod()
+    grown = choose_cover([*PRODUCT, *((method, family) for family in FAMILIES)])
+    assert len(families_of(method, grown)) >= PER_SETTING
+    assert {case for case in grown if case[0] != method} <= set(COVER)
+    grown = choose_cover([*PRODUCT, *((method, "new_family") for method in METHODS)])
+    assert len(names_on("new_family", grown)) >= PER_FAMILY
+    assert len({case for case in grown if case[1] != "new_family"} - set(COVER)) <= PER_FAMILY

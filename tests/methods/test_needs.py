@@ -1,0 +1,102 @@
+"""What methods need of a backbone: missing where the backbone is seen to lack it, and nobody asks for more."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from support.families import FAMILIES, images, tiny
+from support.matrix import METHODS, every_refusal, refusal
+
+import vision_peft as vp
+from vision_peft.backbones.frames import frame_wise
+from vision_peft.tuning.timm_blocks import blocks
+
+T = 3
+ON_CLIPS = ["beit"]  # families that lack something else than frames once they see clips, frame by frame
+
+
+def create(name: str) -> tuple[Any, torch.Tensor]:
+    """A tiny model with a batch that fits it; of the families on clips for names that end so."""
+    family = name.removesuffix(" on clips")
+    model = tiny(family)
+    x = images(model)
+    if family != name:
+        return frame_wise(model, T), x.unsqueeze(2).repeat(1, 1, T, 1, 1)
+    return model, x
+
+
+def watch_block(model: Any, x: torch.Tensor) -> torch.Tensor:
+    """What enters the first block."""
+    seen: list[torch.Tensor] = []
+    hook = blocks(model)[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model(x)
+    hook.remove()
+    return seen[0]
+
+
+def sees_a_sequence(model: Any, x: torch.Tensor) -> bool:
+    return watch_block(model, x).ndim == 3
+
+
+def sees_single_frames(model: Any, x: torch.Tensor) -> bool:
+    return x.ndim == 5 and len(watch_block(model, x)) == x.shape[0] * x.shape[2]
+
+
+def attends_over_any_length(model: Any, x: torch.Tensor) -> bool:
+    attention, tokens, given = blocks(model)[0].attn, watch_block(model, x), []
+    hook = attention.register_forward_pre_hook(lambda *call: given.extend(call[2].items()), with_kwargs=True)
+    model(x)
+    hook.remove()
+    if any("bias" in name and value is not None for name, value in given):
+        return False  # a bias that all blocks share
+    try:
+        return attention(torch.randn(2, 3, tokens.shape[-1])).shape[1] == 3
+    except (RuntimeError, ValueError):
+        return False
+
+
+# Need -> what can be seen from outside of a backbone that has it.
+SEEN: dict[str, Callable[[Any, torch.Tensor], bool]] = {
+    "a sequence that input prompts can join": sees_a_sequence,
+    "one grid of patches in the sequence": sees_a_sequence,
+    "frames of clips, one by one": sees_single_frames,
+    "attention without a position bias": attends_over_any_length,
+}
+NEEDS = {need.name: need for method in METHODS for need in method.needs}
+
+
+def test_every_need_is_looked_at_here():
+    assert set(NEEDS) == set(SEEN)
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *(f"{family} on clips" for family in ON_CLIPS)])
+@pytest.mark.parametrize("need", NEEDS.values(), ids=str)
+def test_a_need_is_missing_exactly_where_the_backbone_is_seen_to_lack_it(need, name):
+    model, x = create(name)
+    assert (need.missing(model) is None) == SEEN[need.name](model, x)
+
+
+def check_that_it_cannot_work(method: vp.Method, model: Any, x: torch.Tensor) -> None:
+    with pytest.raises((ValueError, TypeError, AttributeError, RuntimeError, AssertionError)):
+        tune_and_run(method, model, x)
+
+
+def tune_and_run(method: vp.Method, model: Any, x: torch.Tensor) -> None:
+    method.attach(model)  # past the check of its needs
+    model(x)
+
+
+@every_refusal
+def test_a_method_is_refused_only_where_it_cannot_work(method, family):
+    check_that_it_cannot_work(method, *create(family))
+
+
+@pytest.mark.parametrize("family", ON_CLIPS)
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_on_clips_too(method, family):
+    model, x = create(f"{family} on clips")
+    if refusal(method, model) is None:
+        vp.attach(model, method)(x)
+    else:
+        check_that_it_cannot_work(method, model, x)

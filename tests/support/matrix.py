@@ -1,0 +1,155 @@
+"""The product of method settings and families of backbones, and the part of it that the default suite takes.
+
+A method or a family is in both by existing. ``pytest -m matrix`` runs the product; the default suite runs the cases
+marked ``cover``: of every setting ``PER_SETTING`` families, under every family ``PER_FAMILY`` methods, chosen by hash,
+so that adding one changes nothing about the others.
+"""
+
+import copy
+import functools
+import hashlib
+import re
+from typing import Any
+
+import pytest
+from support.families import FAMILIES, tiny
+
+import vision_peft as vp
+
+PER_SETTING = 4  # families under which the default suite runs a setting, all where it fits fewer
+PER_FAMILY = 6  # methods that it runs on a family
+COMPILED_VARIANTS = 3  # families on which it compiles settings other than a method's default
+
+# Settings beyond the defaults, by method name.
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "aim": [{"ratio": 0.5, "temporal": 2, "scale": 1.0}],
+    "adapter_plus": [
+        {"bottleneck": 4, "position": "pre", "scaling": "learned", "norm": True, "init": "bert"},
+        {"bottleneck": 4, "position": "houlsby", "bias": False, "scaling": 0.5, "init": "lora"},
+    ],
+    "adaptformer": [
+        {"bottleneck": 4, "input": "block_norm", "scale": "learnable"},
+        {"bottleneck": 4, "input": "own_norm", "form": "sequential"},
+        {"bottleneck": 4, "init": "trunc_normal", "dropout": 0.0},
+    ],
+    "convpass": [{"bottleneck": 4, "sites": ("attn",), "init": "identity", "scale": 0.5}],
+    "fact": [{"rank": 4, "form": "tk", "scale": 2.0}, {"rank": 4, "form": "tk", "columns": "own"}],
+    "houlsby": [
+        {"bottleneck": 4, "sigma": 0.1, "train_norms": True},
+        {"bottleneck": 4, "sigma": 0.1, "positions": ("mlp",)},
+    ],
+    "lora": [
+        {"rank": 2, "targets": ("qkv",)},
+        {"rank": 2, "alpha": 4, "targets": ("k", "proj", "fc1", "fc2")},
+        {"rank": 2, "dora": True, "rslora": True, "targets": ("q", "v", "proj", "fc1")},
+        {"rank": 2, "dora": True, "targets": ("qkv",)},
+        {"rank": 2, "targets": ("q", "proj", "proj_output")},
+    ],
+    "lst": [{"reduction": 4, "gate": "none", "mix": "after", "layers": (1,)}],
+    "norm_tuning": [{"norms": "final"}],
+    "prefix_tuning": [{"tokens": 3, "hidden": 8, "deep": True, "embedding": 6}, {"tokens": 3, "hidden": None}],
+    "p_tuning": [
+        {"tokens": 3, "lstm_width": "full"},
+        {"tokens": 3, "encoder": "mlp", "positions": "interleaved"},
+        {"tokens": 3, "encoder": "none", "positions": "end"},
+    ],
+    "p_tuning_v2": [{"tokens": 3, "hidden": 8}],
+    "repadapter": [{"bottleneck": 4, "groups": 1, "sites": ("attn",), "scale": 2.0}],
+    "st_adapter": [
+        {"width": 6, "kernel": (3, 3, 3), "sites": ("attn", "mlp")},
+        {"width": 6, "sites": ("attn",), "layers": 1},
+    ],
+    "ssf": [{"last": "before_pooling"}],
+    "vpt": [{"tokens": 3, "deep": False}, {"tokens": 3, "project": 8}, {"tokens": 3, "deep": False, "project": 8}],
+}
+
+METHODS = [method(**fields) for name, method in vp.METHODS.items() for fields in [{}, *VARIANTS.get(name, [])]]
+
+Case = tuple[vp.Method, str]
+
+
+@functools.cache
+def _bare(family: str) -> Any:
+    return tiny(family)
+
+
+def refusal(method: vp.Method, model: Any) -> str | None:
+    """The reason for which ``method`` says it does not fit ``model``; None where it fits."""
+    return next((reason for need in method.needs if (reason := need.missing(model)) is not None), None)
+
+
+def fits(method: vp.Method, family: str) -> bool:
+    """Whether ``method`` has all that it needs on the tiny model of ``family``."""
+    return refusal(method, _bare(family)) is None
+
+
+def merge_refusal(tuned: Any) -> str | None:
+    """The reason for which ``vp.merge`` refuses ``tuned``, which stays as it is; None where it would merge."""
+    try:
+        vp.merge(copy.deepcopy(tuned))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def lacks_bias(tuned: Any, reason: str) -> bool:
+    """Whether every layer that ``reason`` names as one without a bias has none."""
+    named = re.findall(r"a shift \w+ an? \w+ without a bias has nowhere to go.*? \(([\w.]+)\)", reason)
+    return bool(named) and all(getattr(tuned.get_submodule(name), "bias", None) is None for name in named)
+
+
+PRODUCT: list[Case] = [(method, family) for method in METHODS for family in FAMILIES if fits(method, family)]
+REFUSED: list[Case] = [(method, family) for method in METHODS for family in FAMILIES if not fits(method, family)]
+
+
+def _rank(case: Case) -> bytes:
+    return hashlib.sha256(f"{case[0]!r} on {case[1]}".encode()).digest()
+
+
+def choose_cover(product: list[Case]) -> list[Case]:
+    """Cases of ``product`` that hold enough families of every setting and enough methods on every family."""
+    ranked = sorted(product, key=_rank)
+    chosen: set[Case] = set()
+    for method in {method for method, _ in product}:
+        chosen |= set([case for case in ranked if case[0] == method][:PER_SETTING])
+    for family in {family for _, family in product}:
+        names = {method.name for method, other in chosen if other == family}
+        for case in ranked:
+            if case[1] == family and case[0].name not in names and len(names) < PER_FAMILY:
+                chosen.add(case)
+                names.add(case[0].name)
+    return [case for case in product if case in chosen]
+
+
+COVER = choose_cover(PRODUCT)
+
+
+def choose_compiled(cover: list[Case]) -> list[Case]:
+    """The cases of ``cover`` that are compiled too: defaults all, other settings on a few families."""
+    chosen = []
+    for method in METHODS:
+        own = sorted((case for case in cover if case[0] == method), key=_rank)
+        chosen += own if method == type(method)() else own[:COMPILED_VARIANTS]
+    return [case for case in cover if case in chosen]
+
+
+def parametrize(cover: list[Case]) -> pytest.MarkDecorator:
+    """The product as parameters ``method`` and ``family`` of a test; those in ``cover`` run by default."""
+    return pytest.mark.parametrize(
+        ("method", "family"),
+        [
+            pytest.param(
+                *case,
+                id=f"{case[0]!r}-{case[1]}",
+                marks=[pytest.mark.matrix, pytest.mark.cover] if case in cover else [pytest.mark.matrix],
+            )
+            for case in PRODUCT
+        ],
+    )
+
+
+every_case = parametrize(COVER)
+every_compiled_case = parametrize(choose_compiled(COVER))
+every_refusal = pytest.mark.parametrize(
+    ("method", "family"), [pytest.param(method, family, id=f"{method!r}-{family}") for method, family in REFUSED]
+)
