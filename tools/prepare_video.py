@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from vision_peft.config.command_line import one_line_errors
-from vision_peft.data.decoding.video_dataset import VIDEO_EXTENSIONS
+from vision_peft.data.annotations.video_paths import VIDEO_EXTENSIONS
 
 MANIFEST = "prepared.jsonl"  # first line: the settings; then one finished video a line
 PART = ".part"

@@ -60,7 +60,7 @@ def test_a_family_added_as_one_file_is_found_without_editing_another(
         "from typing import ClassVar\n"
         "import numpy as np\n"
         "from vision_peft.data.decoding.arrays import ArrayImages\n"
-        "from vision_peft.data.dataset import DataConfig\n"
+        "from vision_peft.data.config import DataConfig\n"
         "@dataclass(frozen=True, kw_only=True)\n"
         "class Postcards(DataConfig):\n"
         "    name: ClassVar[str] = 'postcards'\n"

@@ -17,7 +17,8 @@ import torch
 from support.hostile_files import MAKERS
 from support.hostile_kit import Picture
 
-from vision_peft.data.decoding.images import FORMATS, ImageDecodeError, ImageFiles, decode_image, image_pixels
+from vision_peft.data.decoding.image_dataset import ImageFiles
+from vision_peft.data.decoding.images import FORMATS, ImageDecodeError, decode_image, image_pixels
 from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.data.loading.cache import keep_decoded
 from vision_peft.data.loading.loader import eval_loader

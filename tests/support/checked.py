@@ -7,7 +7,8 @@ from PIL import Image
 
 from vision_peft.data.check.check import check_tasks
 from vision_peft.data.check.report import TaskReport
-from vision_peft.data.dataset import DataConfig, ImageDataset
+from vision_peft.data.config import DataConfig
+from vision_peft.data.dataset import ImageDataset
 
 CLASS_NAMES = ("cat", "dog")
 

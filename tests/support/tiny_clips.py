@@ -21,8 +21,8 @@ from vision_peft.data.decoding.video_dataset import VideoFiles
 from vision_peft.data.loading.loader import eval_loader
 from vision_peft.distributed.device import Compute, choose_compute
 from vision_peft.distributed.processes import join
-from vision_peft.training.build import input_settings, set_evaluation
-from vision_peft.training.evaluate import batch_size, collect_video_logits, evaluate
+from vision_peft.training.build import input_settings
+from vision_peft.training.evaluate import collect_video_logits, evaluate
 
 CLASSES = ["red", "green", "blue"]
 LENGTHS = (9, 12, 5, 30, 1)  # frames of a video, in turn
@@ -80,8 +80,8 @@ def evaluate_share(_: int, __: Path, damaged: Sequence[int]) -> dict[str, Any]:
     compute = choose_compute("cpu", "fp32")
     join(compute, 120)
     model, videos = tiny_video_model(), ColourVideos(11, damaged=damaged)
-    set_evaluation(videos, input_settings(model, Recipe(resize="shortest", views=2, crops=3)))
-    loader = eval_loader(videos, batch_size(videos) * compute.world_size, 0, **compute.share, bad="wrong")
+    videos.set_evaluation(input_settings(model, Recipe(resize="shortest", views=2, crops=3)))
+    loader = eval_loader(videos, videos.eval_batch_size * compute.world_size, 0, **compute.share, bad="wrong")
     metrics = evaluate(model, loader, CLASSES, compute)
     numbers, logits, labels = collect_video_logits(model, loader, compute).gather().mean_logits()
     return {"metrics": dataclasses.asdict(metrics), "videos": numbers, "logits": logits, "labels": labels}

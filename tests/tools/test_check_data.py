@@ -103,7 +103,7 @@ def test_problems_end_with_1_and_stand_in_the_json(repository: Path, tmp_path: P
     ("words", "message"),
     [
         (["data=folder", "data.rot=photos"], "error: unknown key data.rot: did you mean data.root?"),
-        (["data=folder", "data.root=photoss"], "error: data.root=photoss is no folder"),
+        (["data=folder", "data.root=photoss"], "error: data.root=photoss is not a folder"),
         (["data=foldr"], "error: data=foldr: no such config (did you mean folder?)"),
         (["data.root=photos"], "error: no data set is named: give data=<config>"),
         (["data=folder", "data.root=photos", "split=val"], "error: unknown key split"),

@@ -12,7 +12,8 @@ from support.tiny_run import tiny_config
 from torch import nn
 
 from vision_peft.config.parse import ConfigError, run_folder
-from vision_peft.data.decoding.images import ImageDecodeError, ImageFiles
+from vision_peft.data.decoding.image_dataset import ImageFiles
+from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.loading.bad_files import TooManyBadFiles
 from vision_peft.data.loading.loader import eval_loader
 from vision_peft.data.transforms.images import eval_transform
@@ -147,7 +148,7 @@ def test_a_run_says_what_it_keeps_in_memory_and_the_figures_are_the_same(photos:
     rows = []
     for cache_mb, words in (
         ("auto", "images are kept decoded: 48 of train and val, 1 MB"),
-        ("0", "images are decoded in every epoch (cache_mb=0)"),
+        ("0", "images are decoded in every epoch: cache_mb=0"),
     ):
         config = tiny_config(photos, tmp_path / cache_mb, f"cache_mb={cache_mb}", "recipe.augment=flip")
         rows.append(train(config))

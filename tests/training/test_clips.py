@@ -21,8 +21,7 @@ from vision_peft.data import DATASETS
 from vision_peft.data.datasets.digits import Digits
 from vision_peft.data.decoding.clip_sampling import ClipSampling
 from vision_peft.data.loading.loader import TrainLoader, eval_loader
-from vision_peft.data.loading.subset import first
-from vision_peft.training.build import create_model, input_settings, load_splits, set_evaluation, set_transforms
+from vision_peft.training.build import create_model, input_settings, load_splits, set_transforms
 from vision_peft.training.evaluate import evaluate, format_metrics
 from vision_peft.training.evaluate_saved import evaluate_saved
 from vision_peft.training.report import flops_forward
@@ -69,9 +68,9 @@ def test_training_is_tried_on_one_batch_of_clips(tmp_path: Path) -> None:
 
 def test_a_part_of_videos_holds_the_videos_that_its_items_show() -> None:
     videos = ColourVideos(5)
-    part = first(videos, 2)
+    part = videos.first(2)
     assert (len(part), part.labels, part.path(1)) == (2, [0, 1], videos.path(1))
-    assert (len(videos), len(first(videos, 9))) == (5, 5)
+    assert (len(videos), len(videos.first(9))) == (5, 5)
 
 
 def test_test_has_all_views_and_val_one_and_training_one_from_a_random_place(tmp_path: Path) -> None:
@@ -88,7 +87,7 @@ def test_test_has_all_views_and_val_one_and_training_one_from_a_random_place(tmp
     clip, label = splits["test"][13]
     assert (clip.shape, clip.dtype, label) == ((3, 4, 32, 32), torch.float32, 2)
     settings_alone = {**settings, "views": 1, "crops": 1}
-    set_evaluation(splits["test"], settings_alone)
+    splits["test"].set_evaluation(settings_alone)
     assert len(splits["test"]) == 11
 
 
@@ -209,7 +208,7 @@ def test_metrics_are_those_of_the_mean_logits_and_an_unreadable_video_is_wrong_a
     model, recipe = tiny_video_model(), Recipe(resize="shortest", views=2, crops=2)
     whole, videos = ColourVideos(11), ColourVideos(11, damaged=[3])
     for dataset in (whole, videos):
-        set_evaluation(dataset, input_settings(model, recipe))
+        dataset.set_evaluation(input_settings(model, recipe))
     logits, labels = by_hand(whole, model), torch.arange(11) % 3
     right = logits.argmax(1) == labels
     metrics = evaluate(model, eval_loader(whole, 16, 0), CLASSES, CPU)
@@ -226,7 +225,7 @@ def test_metrics_are_those_of_the_mean_logits_and_an_unreadable_video_is_wrong_a
     assert metrics.top1 == pytest.approx(100 * right.float().mean().item())
     assert "1 of them undecodable and counted as wrong" in format_metrics(metrics)
     nothing = ColourVideos(2, damaged=[0, 1])
-    set_evaluation(nothing, input_settings(model, recipe))
+    nothing.set_evaluation(input_settings(model, recipe))
     with pytest.raises(ValueError, match="none of the 2 videos can be decoded"):
         evaluate(model, eval_loader(nothing, 16, 0, bad="wrong"), CLASSES, CPU)
 

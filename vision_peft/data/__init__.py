@@ -1,6 +1,7 @@
 """Image and video data: datasets, their lists, decoding, transforms, loading and checks."""
 
-from vision_peft.data.dataset import SPLITS, DataConfig, ImageDataset
+from vision_peft.data.config import SPLITS, DataConfig
+from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.datasets import DATASETS
 from vision_peft.data.decoding.images import ImageDecodeError
 

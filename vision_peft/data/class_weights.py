@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from vision_peft.data.dataset import unknown
+from vision_peft.data.problems import unknown
 
 CLASS_WEIGHTS = ("none", "balanced")
 

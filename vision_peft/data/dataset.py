@@ -1,19 +1,17 @@
-"""What every dataset family shares: the config that a user fills in and the map-style dataset that it loads."""
+"""The map-style dataset that every family loads and that everything else reads: of images, or overridden for videos."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vision_peft.fields import Checked
-from vision_peft.suggest import did_you_mean
-
-SPLITS = ("train", "val", "trainval", "test")
+from vision_peft.data.decoding.images import ImageHeader
+from vision_peft.data.decoding.pixel_store import Store
+from vision_peft.data.transforms.images import eval_transform, select_geometry, train_transform
 
 
 class ImageDataset(Dataset[tuple[Any, int]], ABC):
@@ -22,10 +20,15 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
 
     `classes` are the class names in label order, `labels` the label of every item. An undecodable file raises
     `ImageDecodeError`: a dataset neither replaces nor drops a sample; what becomes of it the loader decides and counts.
+
+    What users count, and an item shows, is a source: here an image, so that items and sources are the same. A dataset
+    of videos overrides that (`VideoFiles`), and everything else about videos that others have to know.
     """
 
+    what: ClassVar[str] = "image"  # a source, in messages
+    gives_clips: ClassVar[bool] = False  # C T H W, not C H W
+    eval_batch_size: ClassVar[int] = 64  # of one process; fixed, so that no setting or tool can move a figure
     in_memory: bool = False  # an item costs next to nothing, so that worker processes would only slow it down
-    tensors: Tensor | None = None  # all items as one tensor, which is then what a loader gives; nothing is transformed
 
     def __init__(self, classes: Sequence[str], labels: Iterable[int]) -> None:
         self.classes = list(classes)
@@ -34,14 +37,90 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
 
     @abstractmethod
     def image(self, index: int) -> Image.Image:
-        """Decoded RGB image of item `index`, before any transform."""
+        """Return the decoded RGB image of item `index`, before any transform."""
 
     @abstractmethod
     def path(self, index: int) -> str:
-        """Where item `index` comes from, for messages."""
+        """Say where item `index` comes from, for messages."""
 
     def prepare(self) -> None:
-        """Called by a loader before it reads items and before it starts processes: the time to decode ahead."""
+        """Decode ahead, if the dataset does; a loader calls this before it starts processes and reads items."""
+
+    def set_training(self, settings: Mapping[str, Any], augment: str, random_erasing: float) -> None:
+        """Make items what a model trains on, from the input settings of the model and the recipe's augmentation."""
+        geometry = select_geometry(settings)
+        self.transform = train_transform(**geometry, augment=augment, random_erasing=random_erasing)
+
+    def set_evaluation(self, settings: Mapping[str, Any]) -> None:
+        """Make items what a model is evaluated on, from its input settings; of videos these are all views."""
+        self.transform = eval_transform(**select_geometry(settings))
+
+    def subset(self, items: Sequence[int]) -> "ImageDataset":
+        """Return a dataset of the sources that `items` show, without a transform where items are images."""
+        return ImageSubset(self, items)
+
+    def first(self, size: int) -> "ImageDataset":
+        """Return the subset of the first `size` items, all if there are fewer."""
+        return self.subset(range(min(size, len(self))))
+
+    def count_sources(self) -> int:
+        """Count the images or videos, however many items show each."""
+        return len(self)
+
+    def source_of(self, index: int) -> int:
+        """Return the number of the image or video that item `index` shows."""
+        return index
+
+    @property
+    def views(self) -> int:
+        """Items that show one source."""
+        return 1
+
+    @property
+    def varies(self) -> bool:
+        """Whether an item differs from one access to the next, whatever the transform."""
+        return False
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether decoded sources stay in memory."""
+        return False
+
+    @property
+    def decoders(self) -> Sequence[str]:
+        """Names of what can decode the files, where there is a choice."""
+        return ()
+
+    def as_tensor(self) -> Tensor | None:
+        """Return all items as one tensor, which a loader then indexes instead of reading items; None: read items."""
+        return None
+
+    def key(self, index: int) -> Hashable:
+        """Return what the decoded image of item `index` is kept under; datasets that share a file may share it."""
+        return id(self), index
+
+    def count_pixels(self, index: int) -> int:
+        """Return width x height of the image of item `index`."""
+        return math.prod(self.image(index).size)
+
+    def header(self, index: int) -> ImageHeader | None:
+        """Return what the header of the file of item `index` says; None: it has no file of its own."""
+        return None
+
+    def decoded_size(self) -> int | None:
+        """Estimate the bytes of all sources decoded whole, if `keep_in` can keep them so.
+
+        None: it cannot; a loader may keep what the transform always makes of an image instead.
+        """
+        return None
+
+    def keep_in(self, store: Store) -> None:
+        """Keep whole decoded sources in `store` from now on."""
+        raise NotImplementedError(f"{type(self).__name__} keeps nothing whole, as its decoded_size says")
+
+    def use_decoder(self, name: str) -> None:
+        """Decode files with one of `decoders` from now on."""
+        raise NotImplementedError(f"{type(self).__name__} has no choice of decoders, got {name}")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,75 +131,15 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
         return (image if self.transform is None else self.transform(image)), label
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataConfig(Checked, ABC):
-    """Settings of one dataset family, typed by a user as `data=<name> data.<field>=...`.
+class ImageSubset(ImageDataset):
+    """Some items of a dataset of images."""
 
-    A family is one file in `datasets/` with one such dataclass; `vision_peft.data.DATASETS` finds it by reading the
-    folder.
-    """
+    def __init__(self, dataset: ImageDataset, items: Sequence[int]) -> None:
+        super().__init__(dataset.classes, [dataset.labels[item] for item in items])
+        self.whole, self.items = dataset, items
 
-    name: ClassVar[str]
-    protocol: ClassVar[str] = "val_select"  # of the training where the user names none
-    suite: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # groups of tasks: data.task=<group>, or all of them: all
-    balanced: bool = False  # train on every class equally often, however many images it has
+    def image(self, index: int) -> Image.Image:
+        return self.whole.image(self.items[index])
 
-    @abstractmethod
-    def load(self, split: str) -> ImageDataset:
-        """The dataset of `split` ("train", "val", "trainval" or "test").
-
-        Everything that can be checked without decoding is checked here, so load all splits a run reads before it
-        starts. Raises ValueError for an unknown split or for bad content (all problems at once), FileNotFoundError
-        for a missing folder.
-        """
-
-
-class DataProblems(ValueError):
-    """A data set that cannot be used as it is; `problems` are all that was found, one line each."""
-
-    def __init__(self, text: str, problems: Sequence[str] = ()) -> None:
-        super().__init__(text)
-        self.problems = list(problems)
-
-
-class UnknownTask(ValueError):
-    """`data.task` names nothing that lies below `data.root`."""
-
-
-def unknown(what: str, got: str, choices: Iterable[str]) -> ValueError:
-    """Error for a name that is none of `choices`, with the nearest one as a suggestion."""
-    choices = list(choices)
-    hint = did_you_mean(str(got), choices)
-    return ValueError(f"unknown {what} {got!r}{hint}: wanted one of {', '.join(choices)}")
-
-
-def check_split(split: str) -> None:
-    """Raises ValueError unless `split` is one of the four splits."""
-    if split not in SPLITS:
-        raise unknown("split", split, SPLITS)
-
-
-def existing_root(root: str | None, family: str) -> Path:
-    """`data.root` as an absolute path; raises ValueError where it is not given, OSError where it is no folder."""
-    if not root:
-        raise ValueError(f"data={family} needs the folder of the data: give data.root=FOLDER")
-    folder = Path(root).expanduser().absolute()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise NotADirectoryError(f"data.root={root} is a file; data={family} wants a folder")
-    nearest = next(parent for parent in folder.parents if parent.is_dir())
-    siblings = [path.name for path in nearest.iterdir()]
-    hint = did_you_mean(folder.relative_to(nearest).parts[0], siblings, prefix=f"{nearest}/")
-    raise FileNotFoundError(f"data.root={root} is not a folder: {nearest} exists, {folder} does not{hint}")
-
-
-def raise_problems(summary: str, problems: Sequence[str], shown: int = 20) -> None:
-    """Raises `DataProblems` that lists the first `shown` of `problems` and counts the rest; none raises nothing."""
-    if not problems:
-        return
-    lines = [f"  {problem}" for problem in problems[:shown]]
-    if len(problems) > shown:
-        lines.append(f"  and {len(problems) - shown} more")
-    text = "\n".join([f"{summary}: {len(problems)} problem{'s' * (len(problems) > 1)}", *lines])
-    raise DataProblems(text, problems)
+    def path(self, index: int) -> str:
+        return self.whole.path(self.items[index])

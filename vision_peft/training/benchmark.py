@@ -16,8 +16,6 @@ import torch
 import vision_peft as vp
 from vision_peft.config.parse import Config
 from vision_peft.data import ImageDataset, ImageDecodeError
-from vision_peft.data.decoding.video import usable_backends
-from vision_peft.data.decoding.video_dataset import VideoFiles
 from vision_peft.data.loading.bad_files import TooManyBadFiles
 from vision_peft.data.loading.cache import keep_decoded
 from vision_peft.data.loading.loader import TrainLoader, resolve_workers
@@ -68,15 +66,15 @@ def measure_pipeline(config: Config, seconds: float = 5.0) -> list[Pipeline]:
     processes = sorted({0, resolve_workers(config.workers, train_set)})
     kind = "arrays" if train_set.in_memory else "files"
     found = []
-    for decoder in _list_decoders(train_set):
-        if isinstance(train_set, VideoFiles) and decoder:
-            train_set.decoder = decoder
+    for decoder in train_set.decoders or [""]:
+        if decoder:
+            train_set.use_decoder(decoder)
         source = f"{kind}, {decoder}" if decoder else kind
         found += [
             Pipeline(source, workers, _measure_speed(config, train_set, workers, seconds)) for workers in processes
         ]
     kept, _ = keep_decoded({"train": train_set}, ["train"], config.cache_mb, 0)
-    if kept["train"] is not train_set or (isinstance(train_set, VideoFiles) and train_set.store is not None):
+    if kept["train"].is_kept:
         kept["train"].prepare()
         found.append(Pipeline("kept decoded", 0, _measure_speed(config, kept["train"], 0, seconds)))
     return found
@@ -171,11 +169,6 @@ def _loader(config: Config, train_set: ImageDataset, workers: int | str) -> Trai
         repeated_augmentation=recipe.repeated_augmentation,
         balanced=config.data.balanced,
     )
-
-
-def _list_decoders(train_set: ImageDataset) -> list[str]:
-    """Names of what can read the files of a data set, where there is a choice."""
-    return usable_backends() if isinstance(train_set, VideoFiles) and train_set.frame_counts is None else [""]
 
 
 def _measure_speed(config: Config, train_set: ImageDataset, workers: int, seconds: float) -> float | None:

@@ -12,16 +12,9 @@ from vision_peft.backbones import input_config
 from vision_peft.config.parse import Config
 from vision_peft.config.schema import BackboneConfig, Recipe
 from vision_peft.data import DataConfig, ImageDataset
-from vision_peft.data.decoding.clip_sampling import ClipSampling
-from vision_peft.data.decoding.video_dataset import VideoFiles
 from vision_peft.data.loading.loader import eval_loader
-from vision_peft.data.loading.subset import part_of
-from vision_peft.data.transforms.clips import eval_clip_transform, train_clip_transform
-from vision_peft.data.transforms.images import eval_transform, normalisation, train_transform
+from vision_peft.data.transforms.images import normalisation
 from vision_peft.distributed.device import DTYPES, seed_everything
-from vision_peft.training.evaluate import batch_size
-
-GEOMETRY = ("size", "mean", "std", "interpolation", "resize", "crop_pct")  # the settings of a transform
 
 
 def load_splits(config: Config) -> dict[str, ImageDataset]:
@@ -58,13 +51,12 @@ def load_splits(config: Config) -> dict[str, ImageDataset]:
 
 def check_items(backbone: BackboneConfig, data: DataConfig, dataset: ImageDataset) -> None:
     """Raises ValueError for videos where the backbone takes single images, and for images where it takes clips."""
-    videos = isinstance(dataset, VideoFiles)
-    if videos and backbone.num_frames is None:
+    if dataset.gives_clips and backbone.num_frames is None:
         raise ValueError(
             f"data={data.name} holds videos, backbone.name={backbone.name} takes single images: give "
             "backbone.num_frames=8 (each frame by itself), with backbone.tubelet_size=2 tokens that span two frames"
         )
-    if not videos and backbone.num_frames is not None:
+    if not dataset.gives_clips and backbone.num_frames is not None:
         raise ValueError(
             f"data={data.name} holds images, backbone.num_frames={backbone.num_frames} makes a backbone of clips: give "
             "backbone.num_frames=null backbone.tubelet_size=null, or data of videos"
@@ -131,14 +123,14 @@ def _load_samples(model: nn.Module, config: Config, dataset: ImageDataset, per_c
     of_class: dict[int, list[int]] = {}
     for item, label in enumerate(dataset.labels):
         of_class.setdefault(label, []).append(item)
-    part = part_of(dataset, sorted(item for items in of_class.values() for item in items[:per_class]))
-    set_evaluation(part, input_settings(model, config.recipe))
+    part = dataset.subset(sorted(item for items in of_class.values() for item in items[:per_class]))
+    part.set_evaluation(input_settings(model, config.recipe))
     # an undecodable image is left out here; training meets it again and reports it
-    return eval_loader(part, batch_size(part), config.workers, bad="wrong")
+    return eval_loader(part, part.eval_batch_size, config.workers, bad="wrong")
 
 
 def input_settings(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
-    """How an image or a video becomes the model's input; recorded in adapter.json and enough for `set_evaluation`."""
+    """Say how an image or a video becomes the model's input: what adapter.json records and `set_evaluation` takes."""
     found = input_config(model)
     mean, std = normalisation(recipe.normalisation, found["mean"], found["std"])
     clips: dict[str, Any] = {}
@@ -161,31 +153,11 @@ def set_transforms(splits: Mapping[str, ImageDataset], settings: Mapping[str, An
 
     Of videos, train and trainval give clips from random places, test gives all views, and val one, the middle.
     """
-    further: dict[str, Any] = {"augment": recipe.augment, "random_erasing": recipe.random_erasing}
-    geometry = {key: settings[key] for key in GEOMETRY}
     for name, dataset in splits.items():
-        if name not in ("train", "trainval"):
-            set_evaluation(dataset, settings if name == "test" else {**settings, "views": 1, "crops": 1})
-        elif isinstance(dataset, VideoFiles):
-            dataset.clips, dataset.training = _create_sampling({**settings, "views": 1, "crops": 1}), True
-            dataset.transform = train_clip_transform(**geometry, **further)
+        if name in ("train", "trainval"):
+            dataset.set_training(settings, augment=recipe.augment, random_erasing=recipe.random_erasing)
         else:
-            dataset.transform = train_transform(**geometry, **further)
-
-
-def set_evaluation(dataset: ImageDataset, settings: Mapping[str, Any]) -> None:
-    """Make a dataset give what evaluation wants to see: images, or all views of videos."""
-    geometry: dict[str, Any] = {key: settings[key] for key in GEOMETRY}
-    if isinstance(dataset, VideoFiles):
-        dataset.clips, dataset.training = _create_sampling(settings), False
-        dataset.transform = eval_clip_transform(**geometry, crops=settings["crops"])
-    else:
-        dataset.transform = eval_transform(**geometry)
-
-
-def _create_sampling(settings: Mapping[str, Any]) -> ClipSampling:
-    views = {key: int(settings[key]) for key in ("views", "crops")}
-    return ClipSampling(settings["num_frames"], settings["frame_stride"], settings["sampling"], **views)
+            dataset.set_evaluation(settings if name == "test" else {**settings, "views": 1, "crops": 1})
 
 
 def _some(names: list[str]) -> str:

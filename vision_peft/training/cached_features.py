@@ -12,7 +12,6 @@ from torch import Tensor, nn
 import vision_peft as vp
 from vision_peft.config.parse import Config
 from vision_peft.data import ImageDataset
-from vision_peft.data.decoding.video_dataset import VideoFiles
 from vision_peft.distributed.device import Compute
 from vision_peft.distributed.processes import all_gather
 from vision_peft.training.evaluate import create_eval_loader
@@ -26,7 +25,10 @@ class Features(ImageDataset):
 
     def __init__(self, dataset: ImageDataset, features: Tensor) -> None:
         super().__init__(dataset.classes, dataset.labels)
-        self.whole, self.tensors = dataset, features
+        self.whole, self.features = dataset, features
+
+    def as_tensor(self) -> Tensor:
+        return self.features
 
     def image(self, index: int) -> Image.Image:
         return self.whole.image(index)
@@ -61,14 +63,14 @@ def cached_features(
     Else, and with videos, whose clips come from random places, and where an image cannot be decoded, the sets are
     handed out as they are. The last value says in words what was done, nothing where there was nothing to decide.
     """
-    unfit = isinstance(train_set, VideoFiles) or compute.sharded  # in shards every forward pass is everybody's
+    unfit = train_set.varies or compute.sharded  # in shards every forward pass is everybody's
     if not config.reuse_features or unfit or not features_are_constant(config, model):
         yield train_set, watched, ""
         return
     started = time.perf_counter()
     sets = [images for images in (train_set, watched) if images is not None]
     found = [_compute_features(model, images, config, compute) for images in sets]
-    tensors = [features.tensors for features in found if features is not None and features.tensors is not None]
+    tensors = [features.features for features in found if features is not None]
     if len(tensors) < len(sets):
         yield train_set, watched, "features are computed in every epoch: an image cannot be decoded"
         return

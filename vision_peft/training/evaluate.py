@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision_peft.data import ImageDataset, ImageDecodeError
-from vision_peft.data.decoding.video_dataset import VideoFiles
 from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.data.loading.loader import EvalLoader, eval_loader
 from vision_peft.data.loading.samples import Batch
@@ -23,9 +22,6 @@ from vision_peft.distributed.device import Compute
 from vision_peft.distributed.processes import all_gather
 from vision_peft.training.video_logits import VideoLogits
 
-# Fixed, so that another recipe.batch_size or another tool cannot move a figure.
-BATCH_SIZE = 64
-CLIP_BATCH_SIZE = 16
 LARGEST_CONFUSION = 400
 
 
@@ -49,11 +45,6 @@ class Metrics:
     views: int | None = None  # of each video; None: images
 
 
-def batch_size(dataset: ImageDataset) -> int:
-    """Items of an evaluation batch of one process: images, or clips, which are as large as many images."""
-    return CLIP_BATCH_SIZE if isinstance(dataset, VideoFiles) else BATCH_SIZE
-
-
 def create_eval_loader(
     dataset: ImageDataset,
     compute: Compute,
@@ -62,7 +53,7 @@ def create_eval_loader(
     bad_files: BadFiles | None = None,
 ) -> EvalLoader:
     """Load this process's share of a dataset, in the batches that a single process would see."""
-    size = batch_size(dataset) * compute.world_size
+    size = dataset.eval_batch_size * compute.world_size
     return eval_loader(dataset, size, workers, **compute.share, bad=bad, bad_files=bad_files)
 
 
@@ -77,7 +68,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], classes: list[str], com
     dataset = batches.dataset if isinstance(batches, EvalLoader) else None
     videos, failure = None, None
     try:
-        if isinstance(batches, EvalLoader) and isinstance(dataset, VideoFiles):
+        if isinstance(batches, EvalLoader) and batches.dataset.gives_clips:
             videos = collect_video_logits(model, batches, compute)
         else:
             for logits, labels, _ in _predict(model, batches, compute):
@@ -96,15 +87,13 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], classes: list[str], com
         tally.bad = list(videos.unreadable.values())
     else:
         tally = sum(all_gather(tally), start=_Tally(len(classes)))
-    views = dataset.clips.views * dataset.clips.crops if isinstance(dataset, VideoFiles) and dataset.clips else None
+    views = dataset.views if dataset is not None and dataset.gives_clips else None
     return _metrics(tally, classes, views)
 
 
 def collect_video_logits(model: nn.Module, batches: EvalLoader, compute: Compute) -> VideoLogits:
     """What `model` answers to the views of videos that this process got, put together by video."""
-    if not isinstance(batches.dataset, VideoFiles):
-        raise ValueError(f"wanted a loader over videos, got one over {type(batches.dataset).__name__}")
-    videos = VideoLogits(batches.dataset.video)
+    videos = VideoLogits(batches.dataset.source_of)
     for logits, labels, indices in _predict(model, batches, compute):
         videos.add(logits, labels, indices)
     videos.mark_unreadable(batches.unreadable, batches.unreadable_labels)

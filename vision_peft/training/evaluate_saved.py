@@ -22,7 +22,7 @@ from vision_peft.distributed.processes import join, rank0_first
 from vision_peft.formats import read_adapter_info
 from vision_peft.runs.run_folder import CONFIG, read_config
 from vision_peft.suggest import did_you_mean
-from vision_peft.training.build import check_items, create_model, set_evaluation
+from vision_peft.training.build import check_items, create_model
 from vision_peft.training.evaluate import Metrics, check_classes, create_eval_loader, evaluate
 
 VALUES = ("data", "split", "device", "precision", "workers", "bad_eval", "views", "crops")
@@ -88,7 +88,7 @@ def evaluate_saved(path: str | Path, overrides: list[str]) -> Evaluation:
     vp.load_adapter(model, adapter)
     settings = {**input_config(model), **_UNRECORDED, **recorded}
     settings |= {key: given[key] for key in ("views", "crops") if key in given}
-    set_evaluation(dataset, settings)
+    dataset.set_evaluation(settings)
     defaults = {"workers": "auto", "bad_eval": "error"}
     workers, bad = (given.get(key, raw.get(key, default)) for key, default in defaults.items())
     reported = BadFiles(report=lambda words: warnings.warn(words, stacklevel=2))

@@ -22,7 +22,6 @@ from torch.utils.flop_counter import FlopCounterMode
 import vision_peft as vp
 from vision_peft.config.parse import Config, task_name
 from vision_peft.data import ImageDataset
-from vision_peft.data.loading.subset import items_of
 from vision_peft.distributed.device import Compute, describe_device, peak_memory_mb
 from vision_peft.results.row import Row
 from vision_peft.results.table import format_count
@@ -54,7 +53,7 @@ def describe_run(
     """What is about to be trained, on what and where."""
     counts = vp.count_parameters(model)
     methods = " + ".join(str(method) for method in config.methods)
-    numbers = ", ".join(f"{name} {items_of(dataset)}" for name, dataset in splits.items())
+    numbers = ", ".join(f"{name} {dataset.count_sources()}" for name, dataset in splits.items())
     classes = len(next(iter(splits.values())).classes)
     data = " ".join(filter(None, (config.data.name, task_name(config.data))))
     items = "images" if config.backbone.num_frames is None else f"videos ({_describe_clips(config)})"
@@ -114,9 +113,9 @@ def make_row(
         protocol=config.protocol,
         **(nothing if metrics is None else to_json(metrics)),
         val_top1=best.get("val_top1") if best else None,
-        n_train=items_of(trained_on),
-        n_val=items_of(splits["val"]) if "val" in splits else 0,
-        n_test=items_of(splits["test"]) if "test" in splits else 0,
+        n_train=trained_on.count_sources(),
+        n_val=splits["val"].count_sources() if "val" in splits else 0,
+        n_test=splits["test"].count_sources() if "test" in splits else 0,
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
         batch_size=recipe.batch_size,

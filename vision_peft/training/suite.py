@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from vision_peft.config.parse import Config, run_folder
-from vision_peft.data.dataset import UnknownTask
+from vision_peft.data.problems import UnknownTask
 from vision_peft.distributed.device import choose_compute
 from vision_peft.distributed.processes import LostProcess, join, print_rank0, rank0_first, reached_by_all
 from vision_peft.distributed.stopping import Interrupted

@@ -22,7 +22,6 @@ import vision_peft as vp
 from vision_peft.config.parse import Config, run_folder
 from vision_peft.data import ImageDataset
 from vision_peft.data.loading.cache import keep_decoded
-from vision_peft.data.loading.subset import first
 from vision_peft.distributed.device import Compute, check_backbone_dtype, choose_compute, set_matmul_precision
 from vision_peft.distributed.parallel import load_tuned
 from vision_peft.distributed.processes import (
@@ -53,7 +52,6 @@ from vision_peft.training.build import attach_methods, create_model, input_setti
 from vision_peft.training.cached_features import cached_features
 from vision_peft.training.evaluate import (
     Metrics,
-    batch_size,
     create_eval_loader,
     evaluate,
     format_metrics,
@@ -259,7 +257,7 @@ def _dry_run(config: Config, compute: Compute) -> Row:
     try:
         small = dataclasses.replace(config, recipe=recipe, output_dir=folder, **changes)
         size = max(recipe.batch_size // recipe.accumulate, compute.world_size) * recipe.accumulate
-        parts = {"train": first(train_set, size), "val": first(val_set, batch_size(val_set))}
+        parts = {"train": train_set.first(size), "val": val_set.first(val_set.eval_batch_size)}
         row = _run(small, parts, run_folder(small), StopRequests(None), compute, "")
         state = newest_state(run_folder(small) / "state")
         loaded = vp.tuned_state_dict(vp.load_adapter(_bare_model(small), run_folder(small) / "adapter"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vision_peft.data.annotations.list_files import find_overlaps, read_list
-from vision_peft.data.dataset import raise_problems
+from vision_peft.data.problems import raise_problems
 
 
 @pytest.fixture

@@ -213,7 +213,7 @@ def test_a_suite_is_checked_task_by_task_and_missing_tasks_come_last(make_task: 
 
 
 def test_what_cannot_be_checked_at_all_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         check(Folder(root=str(tmp_path / "nowhere")))
     with pytest.raises(ValueError, match=r"give data\.root=FOLDER"):
         check(Folder())

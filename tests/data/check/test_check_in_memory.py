@@ -6,7 +6,8 @@ from typing import ClassVar
 import pytest
 from support.checked import Squares, check
 
-from vision_peft.data.dataset import DataConfig, ImageDataset
+from vision_peft.data.config import DataConfig
+from vision_peft.data.dataset import ImageDataset
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from support.fgvc_miniatures import Miniature, cars, cub, dogs, flowers, joint_cars, nabirds, vpt
 
-from vision_peft.data.dataset import UnknownTask
 from vision_peft.data.datasets.fgvc import ALIASES, CLASS_COUNTS, FGVC, SIZES
-from vision_peft.data.decoding.images import ImageFiles
+from vision_peft.data.decoding.image_dataset import ImageFiles
+from vision_peft.data.problems import UnknownTask
 
 ARCHIVES: dict[str, tuple[str, str, Callable[[Path], Miniature]]] = {
     "cub": ("cub", "CUB_200_2011", cub),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vision_peft.data.datasets.folder import Folder
-from vision_peft.data.decoding.images import ImageFiles
+from vision_peft.data.decoding.image_dataset import ImageFiles
 
 MakeImage = Callable[..., Path]
 

@@ -10,7 +10,7 @@ import pytest
 
 from vision_peft.data.datasets import food101
 from vision_peft.data.datasets.food101 import Food101
-from vision_peft.data.decoding.images import ImageFiles
+from vision_peft.data.decoding.image_dataset import ImageFiles
 
 MakeImage = Callable[..., Path]
 # As in the official lists the ids of a class are in no order, nor need the classes be.

@@ -9,7 +9,7 @@ import pytest
 
 from vision_peft.data.annotations.split_lists import REPEATED
 from vision_peft.data.datasets.list import ImageLists
-from vision_peft.data.decoding.images import ImageFiles
+from vision_peft.data.decoding.image_dataset import ImageFiles
 
 MakeImage = Callable[..., Path]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vision_peft.data.datasets.vtab1k import ALIASES, CLASS_COUNTS, VTAB1k
-from vision_peft.data.decoding.images import ImageFiles
+from vision_peft.data.decoding.image_dataset import ImageFiles
 
 MakeTask = Callable[..., Path]
 

@@ -11,10 +11,12 @@ from PIL import Image
 from support.video_files import reference, write_video
 
 from vision_peft.data.decoding.clip_sampling import ClipSampling
+from vision_peft.data.decoding.frame_folders import list_frames
 from vision_peft.data.decoding.images import ImageDecodeError
-from vision_peft.data.decoding.video_dataset import VideoFiles, frame_names
+from vision_peft.data.decoding.pixel_store import Store
+from vision_peft.data.decoding.video_dataset import VideoFiles
 from vision_peft.data.loading.bad_files import BadFiles
-from vision_peft.data.loading.cache import Store, keep_decoded
+from vision_peft.data.loading.cache import keep_decoded
 from vision_peft.data.loading.loader import TrainLoader, eval_loader
 
 MakeImage = Callable[..., Path]
@@ -61,7 +63,7 @@ def test_in_evaluation_every_video_has_its_views_in_time_and_space_one_after_ano
     dataset = videos(folder, clips=ClipSampling(4, 2, views=3, crops=2))
     assert len(dataset) == 18
     assert dataset.labels == [1] * 6 + [0] * 6 + [1] * 6
-    assert [dataset.video(index) for index in range(18)] == [0] * 6 + [1] * 6 + [2] * 6
+    assert [dataset.source_of(index) for index in range(18)] == [0] * 6 + [1] * 6 + [2] * 6
     assert dataset.path(17) == str(folder / "2.mp4")
     frames = reference(folder / "0.mp4")
     starts = [0, 0, 6, 6, 13, 13]  # the last start is 19 - 3 * 2
@@ -120,7 +122,7 @@ def test_folders_of_frames_are_videos(tmp_path: Path, make_image: MakeImage) -> 
     for number in range(12):
         make_image(tmp_path / f"img_{number + 1}.png", value=number)  # 10 comes behind 9
     (tmp_path / "notes.txt").touch()
-    assert frame_names(str(tmp_path))[8:11] == ["img_9.png", "img_10.png", "img_11.png"]
+    assert list_frames(str(tmp_path))[8:11] == ["img_9.png", "img_10.png", "img_11.png"]
     dataset = VideoFiles([tmp_path], [0], ["walk"], frame_counts=[11])
     dataset.clips = ClipSampling(4, 3)
     assert dataset.clip(0)[:, 0, 0, 0].tolist() == [0, 3, 6, 9]

@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 from support.counting import failure
 
-from vision_peft.data.decoding.images import ImageDecodeError, ImageFiles
+from vision_peft.data.decoding.image_dataset import ImageFiles
+from vision_peft.data.decoding.images import ImageDecodeError
+from vision_peft.data.decoding.pixel_store import Store
 from vision_peft.data.loading.bad_files import BadFiles, TooManyBadFiles
-from vision_peft.data.loading.cache import Cached, Store
+from vision_peft.data.loading.cached_images import Cached
 from vision_peft.data.loading.loader import TrainLoader, eval_loader
 from vision_peft.data.transforms.images import train_transform
 

@@ -16,9 +16,12 @@ from support.counting import assert_same
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.datasets.digits import Digits
 from vision_peft.data.decoding import images as images_module
-from vision_peft.data.decoding.images import ImageDecodeError, ImageFiles, decode_image
+from vision_peft.data.decoding.image_dataset import ImageFiles
+from vision_peft.data.decoding.images import ImageDecodeError, decode_image
+from vision_peft.data.decoding.pixel_store import Store
 from vision_peft.data.loading import cache as cache_module
-from vision_peft.data.loading.cache import Cached, Store, keep_decoded
+from vision_peft.data.loading.cache import keep_decoded
+from vision_peft.data.loading.cached_images import Cached
 from vision_peft.data.loading.loader import TrainLoader, eval_loader, resolve_workers
 from vision_peft.data.transforms.images import AUGMENTS, RESIZES, eval_transform, train_transform
 
@@ -176,8 +179,10 @@ def test_of_many_whole_images_some_headers_stand_for_all(photos: Photos, monkeyp
         "train": photos(range(1000, 1021), train_transform(**INPUT, augment="crop_flip"))
     }
     asked: list[str] = []
-    real = cache_module.image_pixels
-    monkeypatch.setattr(cache_module, "image_pixels", lambda path, **k: asked.append(path) or real(path, **k))
+    real = ImageFiles.count_pixels
+    monkeypatch.setattr(
+        ImageFiles, "count_pixels", lambda self, index: asked.append(self.paths[index]) or real(self, index)
+    )
     _, words = keep_decoded(splits, ["train"], 5, 0)
     assert words == "images are kept decoded: 21 of train, about 2 MB"
     assert [Path(path).stem for path in sorted(asked)] == ["1000", "1004", "1008", "1012", "1016", "1020"]
@@ -188,7 +193,7 @@ def test_nothing_is_kept_where_it_is_off_in_memory_already_or_not_shared(
 ) -> None:
     splits: dict[str, ImageDataset] = {"train": photos(range(3)), "val": Digits().load("val")}
     splits["train"].transform = train_transform(**INPUT, augment="crop_flip")
-    assert keep_decoded(splits, ["train"], 0, 0) == (splits, "images are decoded in every epoch (cache_mb=0)")
+    assert keep_decoded(splits, ["train"], 0, 0) == (splits, "images are decoded in every epoch: cache_mb=0")
     assert keep_decoded(splits, ["val"], "auto", 0) == (splits, "")
     monkeypatch.setattr("multiprocessing.get_start_method", lambda allow_none: "spawn")
     kept, words = keep_decoded(splits, ["train"], "auto", "auto")

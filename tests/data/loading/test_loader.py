@@ -14,8 +14,9 @@ from support.counting import HALF, Counting, assert_same, flat, fragile, indices
 
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.datasets.digits import Digits
-from vision_peft.data.decoding.images import ImageFiles
-from vision_peft.data.loading.cache import Cached, Store
+from vision_peft.data.decoding.image_dataset import ImageFiles
+from vision_peft.data.decoding.pixel_store import Store
+from vision_peft.data.loading.cached_images import Cached
 from vision_peft.data.loading.loader import TrainLoader, eval_loader, resolve_workers
 from vision_peft.data.transforms.images import eval_transform, train_transform
 

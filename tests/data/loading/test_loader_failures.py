@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from support.counting import HALF, Counting, failure, fragile
 
-from vision_peft.data.decoding.images import ImageDecodeError, ImageFiles
+from vision_peft.data.decoding.image_dataset import ImageFiles
+from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.loading.loader import TrainLoader, eval_loader
 from vision_peft.data.transforms.images import eval_transform
 

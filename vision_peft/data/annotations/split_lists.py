@@ -19,7 +19,7 @@ from vision_peft.data.annotations.list_files import (
     shown,
     warn_of_empty_classes,
 )
-from vision_peft.data.dataset import raise_problems
+from vision_peft.data.problems import raise_problems
 from vision_peft.suggest import did_you_mean
 
 HEADER = ("path", "label")

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from vision_peft.data.dataset import DataConfig, UnknownTask, unknown
+from vision_peft.data.config import DataConfig
+from vision_peft.data.problems import UnknownTask, unknown
 
 Found = TypeVar("Found")
 

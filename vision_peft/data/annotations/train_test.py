@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vision_peft.data.annotations.draw_split import check_fraction
-from vision_peft.data.dataset import DataConfig
+from vision_peft.data.config import DataConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,10 @@ from PIL import Image
 
 from vision_peft.data.check.contents import Content, Progress, read_contents
 from vision_peft.data.check.report import PROBLEM, WARNING, Finding, Item, TaskReport
-from vision_peft.data.dataset import SPLITS, DataConfig, DataProblems, ImageDataset
-from vision_peft.data.decoding.images import ImageDecodeError, ImageFiles
+from vision_peft.data.config import SPLITS, DataConfig
+from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.images import ImageDecodeError
+from vision_peft.data.problems import DataProblems
 
 _SAID_HERE = re.compile(r"\d+ of \d+ classes have no (training )?image")  # readers warn of it too
 _NAMED = 5  # things that a text names
@@ -119,8 +121,7 @@ def _files(report: TaskReport) -> Iterator[Finding]:
             text = f"{path}: {content.cause if kind == 'unreadable' else 'there is no such file'}"
             yield Finding(PROBLEM, kind, text, splits, places)
         elif header := content.header:
-            dataset = report.datasets[splits[0]]
-            if header.orientation > 1 and isinstance(dataset, ImageFiles) and not dataset.exif_rotation:
+            if header.orientation > 1:
                 turned.append((places, f"orientation {header.orientation}"))
             named = Image.EXTENSION.get(Path(path).suffix.lower(), header.format)
             if header.format != named and {header.format, named} != {"JPEG", "MPO"}:  # cameras call an MPO .jpg

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from vision_peft.data.dataset import SPLITS, ImageDataset
+from vision_peft.data.config import SPLITS
+from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.images import ImageDecodeError
 
 CLASSES = 40  # rows

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vision_peft.data.dataset import ImageDataset
-from vision_peft.data.decoding.images import ImageDecodeError, ImageFiles, ImageHeader, image_header
+from vision_peft.data.decoding.images import ImageDecodeError, ImageHeader
 
 Progress = Callable[[int, int], None]
 _AHEAD = 4  # images a thread that are asked for before the first of them is taken
@@ -82,11 +82,11 @@ def _read(dataset: ImageDataset, index: int) -> Content | ImageDecodeError:
     try:
         image = dataset.image(index)
         pixels = hashlib.sha256(f"{image.mode} {image.width}x{image.height} ".encode() + image.tobytes()).digest()
-        if not isinstance(dataset, ImageFiles):
+        if (header := dataset.header(index)) is None:
             return Content(pixels, image.size)
         with Path(path).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").digest()
-        return Content(pixels, image.size, digest, image_header(path, max_pixels=dataset.max_pixels))
+        return Content(pixels, image.size, digest, header)
     except ImageDecodeError as error:
         return ImageDecodeError(error.path, error.cause)  # a new one: the old keeps the frames that raised it
     except OSError as error:

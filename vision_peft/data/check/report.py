@@ -30,8 +30,10 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from vision_peft.data.check.contents import Content
-from vision_peft.data.dataset import SPLITS, DataConfig, ImageDataset
-from vision_peft.data.decoding.images import ImageDecodeError, ImageFiles
+from vision_peft.data.config import SPLITS, DataConfig
+from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.image_dataset import ImageFiles
+from vision_peft.data.decoding.images import ImageDecodeError
 
 VERSION = 1
 PROBLEM, WARNING = "problem", "warning"

@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 
-from vision_peft.data.dataset import DataConfig
+from vision_peft.data.config import DataConfig
 
 
 def _find() -> dict[str, type[DataConfig]]:

@@ -13,7 +13,8 @@ from torchvision.datasets import CIFAR100
 from vision_peft.data.annotations.download import Official
 from vision_peft.data.annotations.draw_split import choose
 from vision_peft.data.annotations.train_test import OfficialHalves
-from vision_peft.data.dataset import ImageDataset, check_split, existing_root
+from vision_peft.data.config import check_split, find_root
+from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.arrays import ArrayImages
 
 
@@ -26,7 +27,7 @@ class Cifar100(OfficialHalves):
     def load(self, split: str) -> ImageDataset:
         """The images of `split`; raises FileNotFoundError for missing files, ValueError for others than official."""
         check_split(split)
-        root = existing_root(self.root, self.name)
+        root = find_root(self.root, self.name)
         part = "test" if split == "test" else "train"
         listed = [*CIFAR100.train_list, *CIFAR100.test_list, (CIFAR100.meta["filename"], CIFAR100.meta["md5"])]
         files = {f"{CIFAR100.base_folder}/{file}": md5 for file, md5 in listed}

@@ -11,7 +11,8 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from vision_peft.data.dataset import DataConfig, ImageDataset, check_split
+from vision_peft.data.config import DataConfig, check_split
+from vision_peft.data.dataset import ImageDataset
 
 
 class DigitImages(ImageDataset):

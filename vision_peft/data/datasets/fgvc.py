@@ -23,15 +23,11 @@ from vision_peft.data.annotations.fgvc_lists import Archive, Sample, read_json, 
 from vision_peft.data.annotations.fgvc_matlab import CAR_FOLDERS, DOG_FOLDERS, read_cars, read_dogs, read_flowers
 from vision_peft.data.annotations.list_files import PathCheck
 from vision_peft.data.annotations.tasks import chosen, itself_a_task
-from vision_peft.data.dataset import (
-    DataConfig,
-    ImageDataset,
-    UnknownTask,
-    check_split,
-    existing_root,
-    raise_problems,
-)
-from vision_peft.data.decoding.images import MAX_PIXELS, ImageFiles
+from vision_peft.data.config import DataConfig, check_split, find_root
+from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.image_dataset import ImageFiles
+from vision_peft.data.decoding.images import MAX_PIXELS
+from vision_peft.data.problems import UnknownTask, raise_problems
 
 CLASS_COUNTS = {"cub": 200, "nabirds": 555, "flowers": 102, "dogs": 120, "cars": 196}
 SIZES = {  # images of trainval and of test
@@ -102,7 +98,7 @@ class FGVC(DataConfig):
         in two splits) and of the image files of this split.
         """
         check_split(split)
-        folder, form = find_task(existing_root(self.root, self.name), self.task)
+        folder, form = find_task(find_root(self.root, self.name), self.task)
         if form is not _JSON and self.train_file != TRAIN_FILE:
             raise ValueError(f"data.train_file={self.train_file} is for VPT's json lists; {folder} holds none")
         problems: list[str] = []

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from vision_peft.data.annotations.draw_split import check_fraction, draw
-from vision_peft.data.dataset import DataConfig, ImageDataset, check_split, existing_root, raise_problems
-from vision_peft.data.decoding.images import EXTENSIONS, MAX_PIXELS, ImageFiles
+from vision_peft.data.config import DataConfig, check_split, find_root
+from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.image_dataset import ImageFiles
+from vision_peft.data.decoding.images import EXTENSIONS, MAX_PIXELS
+from vision_peft.data.problems import raise_problems
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 Items = list[tuple[Path, int]]
@@ -46,7 +49,7 @@ class Folder(DataConfig):
     def load(self, split: str) -> ImageDataset:
         """The images of `split`; raises one ValueError with every problem of the tree."""
         check_split(split)
-        root = existing_root(self.root, self.name)
+        root = find_root(self.root, self.name)
         folders = _split_folders(root)
         problems: list[str] = []
         classes = [path.name for path in _subfolders(folders.get("train", root))]

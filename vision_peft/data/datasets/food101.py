@@ -19,8 +19,11 @@ from vision_peft.data.annotations.download import Official
 from vision_peft.data.annotations.draw_split import choose
 from vision_peft.data.annotations.list_files import PathCheck, read_lines, shown
 from vision_peft.data.annotations.train_test import OfficialHalves
-from vision_peft.data.dataset import ImageDataset, check_split, existing_root, raise_problems
-from vision_peft.data.decoding.images import MAX_PIXELS, ImageFiles
+from vision_peft.data.config import check_split, find_root
+from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.image_dataset import ImageFiles
+from vision_peft.data.decoding.images import MAX_PIXELS
+from vision_peft.data.problems import raise_problems
 from vision_peft.suggest import did_you_mean
 
 BASE = "food-101"
@@ -45,7 +48,7 @@ class Food101(OfficialHalves):
     def load(self, split: str) -> ImageDataset:
         """The images of `split`; one ValueError names every problem of both lists, or every missing image of it."""
         check_split(split)
-        base = _find(existing_root(self.root, self.name), self.download)
+        base = _find(find_root(self.root, self.name), self.download)
         files = {part: _list_file(base / "meta", part) for part in ("train", "test")}
         problems: list[str] = []
         parts = {part: list(_entries(file, problems)) for part, file in files.items()}

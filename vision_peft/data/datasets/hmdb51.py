@@ -15,8 +15,11 @@ from typing import ClassVar, NamedTuple
 
 from vision_peft.data.annotations.draw_split import check_fraction, choose
 from vision_peft.data.annotations.list_files import Entry, read_entries, repeated, shown
-from vision_peft.data.dataset import DataConfig, ImageDataset, check_split, existing_root, raise_problems, unknown
-from vision_peft.data.decoding.video_dataset import VIDEO_EXTENSIONS, VideoCheck, VideoFiles
+from vision_peft.data.annotations.video_paths import VIDEO_EXTENSIONS, VideoCheck
+from vision_peft.data.config import DataConfig, check_split, find_root
+from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.video_dataset import VideoFiles
+from vision_peft.data.problems import raise_problems, unknown
 
 LIST_FOLDERS = ("splits", "testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030_splits", "annotations")
 VIDEO_FOLDERS = ("videos", "hmdb51_org", "")
@@ -61,7 +64,7 @@ class HMDB51(DataConfig):
     def load(self, split: str) -> ImageDataset:
         """The videos of `split`; one ValueError names every problem of the lists and every missing video of both."""
         check_split(split)
-        root = existing_root(self.root, self.name)
+        root = find_root(self.root, self.name)
         folder = _list_folder(root, self.split)
         problems: list[str] = []
         lists = read_lists(folder, self.split, problems)

@@ -10,8 +10,10 @@ from typing import ClassVar
 from vision_peft.data.annotations.draw_split import check_fraction
 from vision_peft.data.annotations.list_files import PathCheck
 from vision_peft.data.annotations.split_lists import SplitLists
-from vision_peft.data.dataset import DataConfig, ImageDataset, check_split, existing_root
-from vision_peft.data.decoding.images import MAX_PIXELS, ImageFiles
+from vision_peft.data.config import DataConfig, check_split, find_root
+from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.image_dataset import ImageFiles
+from vision_peft.data.decoding.images import MAX_PIXELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class ImageLists(DataConfig):
     def load(self, split: str) -> ImageDataset:
         """The images of `split`; one ValueError names every problem of all the lists, with file and line."""
         check_split(split)
-        root = existing_root(self.root, self.name)
+        root = find_root(self.root, self.name)
         lists = SplitLists(self.name, root, self.train, self.val, self.test, self.classes, self.val_fraction, self.seed)
         images = PathCheck(root, not self.allow_absolute, " (data.allow_absolute=true lets it)")
         paths, labels, classes = lists.read(split, images)

@@ -19,9 +19,12 @@ from filelock import FileLock
 from PIL import Image
 
 from vision_peft.data.annotations.list_files import read_list
-from vision_peft.data.dataset import DataConfig, ImageDataset, check_split, raise_problems
+from vision_peft.data.annotations.video_paths import VideoCheck
+from vision_peft.data.config import DataConfig, check_split
+from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.datasets.digits import Digits
-from vision_peft.data.decoding.video_dataset import VideoCheck, VideoFiles
+from vision_peft.data.decoding.video_dataset import VideoFiles
+from vision_peft.data.problems import raise_problems
 
 VERSION = 1  # of the recipe below: another one makes other files
 DIRECTIONS = {

@@ -17,8 +17,11 @@ from typing import Any, ClassVar, NamedTuple
 
 from vision_peft.data.annotations.draw_split import check_fraction, choose
 from vision_peft.data.annotations.list_files import read_lines, shown
-from vision_peft.data.dataset import DataConfig, ImageDataset, check_split, existing_root, raise_problems, unknown
-from vision_peft.data.decoding.video_dataset import VIDEO_EXTENSIONS, VideoCheck, VideoFiles
+from vision_peft.data.annotations.video_paths import VIDEO_EXTENSIONS, VideoCheck
+from vision_peft.data.config import DataConfig, check_split, find_root
+from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.video_dataset import VideoFiles
+from vision_peft.data.problems import raise_problems, unknown
 
 LIST_FOLDERS = ("", "labels", "annotations")
 VIDEO_FOLDERS = ("20bn-something-something-v2", "videos", "")
@@ -57,7 +60,7 @@ class SomethingV2(DataConfig):
     def load(self, split: str) -> ImageDataset:
         """The videos of `split`; one ValueError names every problem of the lists and every missing video of both."""
         check_split(split)
-        root = existing_root(self.root, self.name)
+        root = find_root(self.root, self.name)
         files = {part: _list_file(root, names) for part, names in LIST_NAMES.items()}
         problems: list[str] = []
         classes = read_labels(files["labels"], problems)

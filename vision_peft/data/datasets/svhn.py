@@ -14,7 +14,8 @@ from torchvision.datasets import SVHN
 from vision_peft.data.annotations.download import Official
 from vision_peft.data.annotations.draw_split import choose
 from vision_peft.data.annotations.train_test import OfficialHalves
-from vision_peft.data.dataset import ImageDataset, check_split, existing_root
+from vision_peft.data.config import check_split, find_root
+from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.arrays import ArrayImages
 
 
@@ -27,7 +28,7 @@ class Svhn(OfficialHalves):
     def load(self, split: str) -> ImageDataset:
         """The images of `split`; raises FileNotFoundError for a missing file, ValueError for another than official."""
         check_split(split)
-        root = existing_root(self.root, self.name)
+        root = find_root(self.root, self.name)
         part = "test" if split == "test" else "train"
         url, file, md5 = SVHN.split_list[part]
         source = Official(family=self.name, files={file: md5}, archive=url).read(

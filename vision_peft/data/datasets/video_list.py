@@ -13,8 +13,11 @@ from typing import ClassVar
 from vision_peft.data.annotations.draw_split import check_fraction
 from vision_peft.data.annotations.list_files import shown
 from vision_peft.data.annotations.split_lists import SplitLists
-from vision_peft.data.dataset import DataConfig, ImageDataset, check_split, existing_root
-from vision_peft.data.decoding.video_dataset import VideoCheck, VideoFiles, frame_names
+from vision_peft.data.annotations.video_paths import VideoCheck
+from vision_peft.data.config import DataConfig, check_split, find_root
+from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.frame_folders import list_frames
+from vision_peft.data.decoding.video_dataset import VideoFiles
 
 _FOLDER = re.compile(r"(?P<folder>.+?)\s+(?P<frames>[0-9]{1,9})")
 
@@ -44,7 +47,7 @@ class VideoLists(DataConfig):
     def load(self, split: str) -> ImageDataset:
         """The videos of `split`; one ValueError names every problem of all the lists, with file and line."""
         check_split(split)
-        root = existing_root(self.root, self.name)
+        root = find_root(self.root, self.name)
         lists = SplitLists(self.name, root, self.train, self.val, self.test, self.classes, self.val_fraction, self.seed)
         kind = _FrameFolderCheck if self.raw_frames else _ListedVideoCheck
         paths, labels, classes = lists.read(split, kind(root, not self.allow_absolute, _HINT))
@@ -82,7 +85,7 @@ class _FrameFolderCheck(VideoCheck):
         named = shown(_split(path)[0])
         if not os.path.isdir(folder):  # noqa: PTH112
             return f"folder {named} is missing"
-        there = len(frame_names(folder))
+        there = len(list_frames(folder))
         return None if there >= frames else f"folder {named} holds {there} images, the list says {frames} frames"
 
     def identity(self, full: str) -> str:

@@ -13,8 +13,11 @@ from typing import ClassVar
 
 from vision_peft.data.annotations.list_files import find_overlaps, read_class_names, read_list, warn_of_empty_classes
 from vision_peft.data.annotations.tasks import chosen, itself_a_task
-from vision_peft.data.dataset import DataConfig, ImageDataset, check_split, existing_root, raise_problems
-from vision_peft.data.decoding.images import MAX_PIXELS, ImageFiles
+from vision_peft.data.config import DataConfig, check_split, find_root
+from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.image_dataset import ImageFiles
+from vision_peft.data.decoding.images import MAX_PIXELS
+from vision_peft.data.problems import raise_problems
 
 LISTS = {"train": "train800.txt", "val": "val200.txt", "trainval": "train800val200.txt", "test": "test.txt"}
 PARTS = (("train", "trainval"), ("val", "trainval"))  # splits that share images by design
@@ -86,7 +89,7 @@ class VTAB1k(DataConfig):
         One ValueError names every problem of the list and every image that it shares with the list of another split.
         """
         check_split(split)
-        folder = find_task(existing_root(self.root, self.name), self.task)
+        folder = find_task(find_root(self.root, self.name), self.task)
         problems: list[str] = []
         names_file = folder / "classes.txt"
         names = read_class_names(names_file, problems) if names_file.is_file() else []

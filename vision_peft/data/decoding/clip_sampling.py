@@ -12,12 +12,13 @@ AdaptFormer's own dense clips (datasets/kinetics.py) stretch 8 frames over 32 by
 here the stride is what it says.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from vision_peft.data.dataset import unknown
+from vision_peft.data.problems import unknown
 
 MODES = ("dense", "segments")
 
@@ -39,6 +40,12 @@ class ClipSampling:
                 raise ValueError(f"{field} is a number from 1, got {value!r}")
         if self.mode not in MODES:
             raise unknown("clip sampling", self.mode, MODES)
+
+    @classmethod
+    def read(cls, settings: Mapping[str, Any]) -> "ClipSampling":
+        """Return the sampling that the input settings of a model describe."""
+        views = {key: int(settings[key]) for key in ("views", "crops")}
+        return cls(settings["num_frames"], settings["frame_stride"], settings["sampling"], **views)
 
     def draw(self) -> list[float]:
         """The random numbers of one training clip, from torch's default generator; always as many."""

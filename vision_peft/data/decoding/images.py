@@ -16,15 +16,13 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-
-from vision_peft.data.dataset import ImageDataset
 
 MAX_PIXELS = 100_000_000
 _PILS_LIMIT = Image.MAX_IMAGE_PIXELS or 0
@@ -55,30 +53,6 @@ class ImageHeader(NamedTuple):
     mode: str
     size: tuple[int, int]
     orientation: int
-
-
-class ImageFiles(ImageDataset):
-    """Images decoded from files on every access."""
-
-    def __init__(
-        self,
-        paths: Iterable[str | Path],
-        labels: Iterable[int],
-        classes: Sequence[str],
-        *,
-        max_pixels: int,
-        exif_rotation: bool,
-    ) -> None:
-        super().__init__(classes, labels)
-        self.paths = [str(path) for path in paths]
-        self.max_pixels = max_pixels
-        self.exif_rotation = exif_rotation
-
-    def image(self, index: int) -> Image.Image:
-        return decode_image(self.paths[index], max_pixels=self.max_pixels, exif_rotation=self.exif_rotation)
-
-    def path(self, index: int) -> str:
-        return self.paths[index]
 
 
 def decode_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, exif_rotation: bool = False) -> Image.Image:

@@ -22,8 +22,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vision_peft.data.dataset import unknown
 from vision_peft.data.decoding.images import ImageDecodeError
+from vision_peft.data.problems import unknown
 
 Choose = Callable[[int], Sequence[int]]  # frames of a video -> indices of those that are wanted
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD")  # ffmpeg would open whatever other files these name

@@ -1,8 +1,9 @@
-"""Data sets of videos: files, or folders with one image per frame; an item is a clip, or one view of a video."""
+"""Datasets of videos: files, or folders with one image per frame; an item is a clip, or one view of a video."""
 
 import contextlib
+import copy
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vision_peft.data.annotations.list_files import PathCheck, shown
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.clip_sampling import ClipSampling, segments
-from vision_peft.data.decoding.images import EXTENSIONS, ImageDecodeError, decode_image
+from vision_peft.data.decoding.frame_folders import decode_frame_folder
+from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.decoding.pixel_store import Store
-from vision_peft.data.decoding.video import Choose, VideoDecodeError, check_backend, decode_clip, is_only_sound
+from vision_peft.data.decoding.video import Choose, check_backend, decode_clip, usable_backends
+from vision_peft.data.transforms.clips import eval_clip_transform, train_clip_transform
+from vision_peft.data.transforms.images import select_geometry
 
-VIDEO_EXTENSIONS = frozenset((".avi", ".mp4", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".gif", ".wmv", ".flv"))
-OPENED = 2000  # files whose header a reader looks into before training, a millisecond each
 _SHOWN_FRAMES = 4  # of the picture that stands for a video
 _MEASURED = 16  # videos whose size stands for that of all
 
 
 class VideoFiles(ImageDataset):
-    """Clips decoded from videos on every access: item `i` is `(transform(clip, crop), label)`.
+    """Clips decoded from videos on every access: item `i` is `(transform(clip, crop), label)`, a source is a video.
 
     In training it has one item a video, a clip from a random place. Else it has V = `clips.views * clips.crops` items a
     video: item `i` is view `i % V` of video `i // V`, crop `i % clips.crops` in space of view
@@ -35,6 +36,10 @@ class VideoFiles(ImageDataset):
     `frame_counts` says that the paths are folders with an image per frame, and how many of them (first by name, numbers
     by value) the video has. `decoder` is the backend of `vision_peft.data.decoding.video`.
     """
+
+    what = "video"
+    gives_clips = True
+    eval_batch_size = 16  # a clip is as large as many images
 
     def __init__(
         self,
@@ -76,43 +81,80 @@ class VideoFiles(ImageDataset):
 
     @property
     def views(self) -> int:
-        """Items of one video."""
         return 1 if self.training else self.clips.views * self.clips.crops
 
-    def video(self, index: int) -> int:
-        """The number of the video that item `index` shows."""
+    @property
+    def varies(self) -> bool:
+        return self.training
+
+    @property
+    def is_kept(self) -> bool:
+        return self.store is not None
+
+    @property
+    def decoders(self) -> Sequence[str]:
+        return usable_backends() if self.frame_counts is None else ()
+
+    def use_decoder(self, name: str) -> None:
+        check_backend(name)
+        self.decoder = name
+
+    def set_training(self, settings: Mapping[str, Any], augment: str, random_erasing: float) -> None:
+        self.clips, self.training = ClipSampling.read({**settings, "views": 1, "crops": 1}), True
+        geometry = select_geometry(settings)
+        self.transform = train_clip_transform(**geometry, augment=augment, random_erasing=random_erasing)
+
+    def set_evaluation(self, settings: Mapping[str, Any]) -> None:
+        self.clips, self.training = ClipSampling.read(settings), False
+        self.transform = eval_clip_transform(**select_geometry(settings), crops=settings["crops"])
+
+    def subset(self, items: Sequence[int]) -> "VideoFiles":
+        """Return a dataset of the videos that `items` show, with all views of each."""
+        videos = list(dict.fromkeys(self.source_of(item) for item in items))
+        part = copy.copy(self)
+        part.paths = [self.paths[video] for video in videos]
+        part.video_labels = [self.video_labels[video] for video in videos]
+        if self.frame_counts is not None:
+            part.frame_counts = [self.frame_counts[video] for video in videos]
+        part._repeat_labels()
+        return part
+
+    def count_sources(self) -> int:
+        return len(self.paths)
+
+    def source_of(self, index: int) -> int:
         return index // self.views
 
     def crop(self, index: int) -> int:
-        """Which crop in space item `index` is, from 0."""
+        """Return which crop in space item `index` is, from 0."""
         return 0 if self.training else index % self.clips.crops
 
     def path(self, index: int) -> str:
-        return self.paths[self.video(index)]
+        return self.paths[self.source_of(index)]
 
     def clip(self, index: int) -> Tensor:
-        """The clip of item `index` as uint8 `T C H W`; raises `ImageDecodeError`."""
+        """Return the clip of item `index` as uint8 `T C H W`; raises `ImageDecodeError`."""
         clips = self.clips
         if self.training:
             drawn = clips.draw()
-            frames = self.frames(self.video(index), lambda count: clips.train(count, drawn))
+            frames = self.frames(self.source_of(index), lambda count: clips.train(count, drawn))
         else:
             view = index % self.views // clips.crops
-            frames = self.frames(self.video(index), lambda count: clips.test(count, view))
+            frames = self.frames(self.source_of(index), lambda count: clips.test(count, view))
         return torch.from_numpy(frames).permute(0, 3, 1, 2)
 
     def image(self, index: int) -> Image.Image:
-        """Four frames spread over the video, one below another: a picture of it for tools that look at images."""
-        frames = self.frames(self.video(index), lambda count: segments(count, _SHOWN_FRAMES))
+        """Return four frames spread over the video, one below another, for tools that look at images."""
+        frames = self.frames(self.source_of(index), lambda count: segments(count, _SHOWN_FRAMES))
         return Image.fromarray(frames.reshape(-1, *frames.shape[2:]))
 
     def frames(self, video: int, choose: Choose) -> np.ndarray:
-        """Those frames of a video that `choose` chooses of their number, as uint8 `T H W 3`."""
+        """Return the frames of a video that `choose` picks, given their number, as uint8 `T H W 3`."""
         path = self.paths[video]
         if self.store is not None and (kept := self.store.kept.get(path)) is not None:
             return kept[list(choose(len(kept)))]
         if self.frame_counts is not None:
-            return frames_of_folder(path, self.frame_counts[video], choose)
+            return decode_frame_folder(path, self.frame_counts[video], choose)
         return decode_clip(path, choose, self.decoder)
 
     def prepare(self) -> None:
@@ -125,12 +167,15 @@ class VideoFiles(ImageDataset):
         for start in range(0, len(missing), 4 * cores):  # no more than these are decoded for nothing
             part = missing[start : start + 4 * cores]
             with ThreadPoolExecutor(cores) as pool:
-                for video, frames in zip(part, pool.map(self._whole, part), strict=True):
+                for video, frames in zip(part, pool.map(self._decode_whole, part), strict=True):
                     if frames is not None and not store.keep(self.paths[video], frames):
                         return
 
+    def keep_in(self, store: Store) -> None:
+        self.store = store
+
     def decoded_size(self) -> int:
-        """About how many bytes all videos take decoded whole, from the first frames of a few of them."""
+        """Estimate the bytes of all videos decoded whole, from the first frames of a few of them."""
         sizes: list[int] = []
 
         def first(count: int) -> list[int]:
@@ -146,59 +191,14 @@ class VideoFiles(ImageDataset):
     def __getitem__(self, index: int) -> tuple[Any, int]:
         label = self.labels[index]
         clip = self.clip(index)
-        # the transform of a data set of clips takes the crop too
+        # the transform of a dataset of clips takes the crop too
         return (clip if self.transform is None else self.transform(clip, self.crop(index))), label  # pyright: ignore[reportCallIssue]
 
     def _repeat_labels(self) -> None:
         self.labels = [label for label in self.video_labels for _ in range(self.views)]
 
-    def _whole(self, video: int) -> np.ndarray | None:
+    def _decode_whole(self, video: int) -> np.ndarray | None:
         try:
             return self.frames(video, range)
         except ImageDecodeError:
             return None  # raised again, and dealt with, where a clip of it is asked for
-
-
-def frames_of_folder(folder: str, count: int, choose: Choose) -> np.ndarray:
-    """Frames of a folder with one image per frame, as `decode_clip` gives them; the video is its first `count`."""
-    try:
-        names = frame_names(folder)
-        wanted = choose(count)
-        if len(names) < count:
-            raise ValueError(f"{len(names)} images, {count} frames were announced")
-        frames = {index: np.asarray(decode_image(Path(folder, names[index]))) for index in set(wanted)}
-        return np.stack([frames[index] for index in wanted])
-    except (OSError, ValueError) as error:
-        raise VideoDecodeError(folder, "frames", f"{type(error).__name__}: {error}") from None
-
-
-def frame_names(folder: str) -> list[str]:
-    """Names of the images in a folder, ordered by name with numbers by their value."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if Path(entry.name).suffix.lower() in EXTENSIONS]
-    return sorted(names, key=lambda name: ([int(digits) for digits in _numbers(name)], name))
-
-
-def _numbers(name: str) -> list[str]:
-    return "".join(letter if letter in "0123456789" else " " for letter in name).split()
-
-
-class VideoCheck(PathCheck):
-    """Checks that videos exist below `root`, are not empty and, of the first `OPENED`, hold more than sound.
-
-    A file that cannot be opened is no problem of its list: training replaces it, `tools/check_data.py` decodes all.
-    """
-
-    what = "video"
-    opened = 0
-
-    def absence(self, full: str, path: str) -> str | None:
-        if absent := super().absence(full, path):
-            return absent
-        size = os.path.getsize(full)  # noqa: PTH202
-        if not size:
-            return f"video {shown(path)} is empty (0 bytes)"
-        self.opened += 1
-        if self.opened > OPENED or not is_only_sound(full, size):
-            return None
-        return f"video {shown(path)} holds sound and no pictures"

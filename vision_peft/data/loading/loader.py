@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from vision_peft.data.dataset import ImageDataset, unknown
+from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.data.loading.order import EpochOrder, balance_classes, shuffle
-from vision_peft.data.loading.samples import Batch, Key, SeededSamples, collate
+from vision_peft.data.loading.samples import Batch, Key, Result, SeededSamples, collate
+from vision_peft.data.problems import unknown
 
 MAX_AUTO_WORKERS = 8
 WORKER_TIMEOUT_S = 300
@@ -31,7 +32,7 @@ def resolve_workers(workers: int | str, dataset: ImageDataset, processes_per_mac
     """Worker processes of one loader: as given, or for "auto" one a core, at most 8, and none for data in memory on a
     machine without CUDA. Training processes share the cores; torchrun says in LOCAL_WORLD_SIZE how many there are."""
     if workers == "auto":
-        if dataset.tensors is not None or (dataset.in_memory and not torch.cuda.is_available()):
+        if dataset.as_tensor() is not None or (dataset.in_memory and not torch.cuda.is_available()):
             return 0  # one process prepares some 800 kept images a second: enough for a CPU, not for a GPU
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         processes = processes_per_machine or int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -91,7 +92,7 @@ class TrainLoader:
         self._bad: dict[str, None] = {}
         self._bad_files = BadFiles() if bad_files is None else bad_files
         spare = int(max_bad_fraction * len(dataset) + 1e-9)
-        self._loader = _data_loader(SeededSamples(dataset, seed, spare), self._order, workers, pin_memory)
+        self._loader = _read_results(dataset, seed, spare, self._order, workers, pin_memory)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -184,7 +185,7 @@ def eval_loader(
         last = min(first + batch_size // world_size, len(dataset))
         if last > first:
             shares.append([(0, index, 0) for index in range(first, last)])
-    loader = _data_loader(SeededSamples(dataset, 0, 0), shares, workers, pin_memory)
+    loader = _read_results(dataset, 0, 0, shares, workers, pin_memory)
     return EvalLoader(dataset, loader, len(shares), bad, BadFiles() if bad_files is None else bad_files)
 
 
@@ -216,24 +217,32 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class _FromMemory:
-    """Batches of a dataset that holds tensors: a DataLoader would take longer than the indexing."""
+class _TensorBatches:
+    """Batches indexed from a tensor that holds all items: a DataLoader would take longer than the indexing."""
 
-    def __init__(self, dataset: SeededSamples, sampler: Iterable[list[Key]]) -> None:
-        self.dataset, self.sampler = dataset, sampler
+    def __init__(self, items: torch.Tensor, labels: Sequence[int], sampler: Iterable[list[Key]]) -> None:
+        self.items, self.labels, self.sampler = items, torch.tensor(labels), sampler
 
-    def __iter__(self) -> Iterator[Any]:
-        return map(self.dataset.__getitems__, self.sampler)
+    def __iter__(self) -> Iterator[Result]:
+        for keys in self.sampler:
+            indices = torch.tensor([index for _, index, _ in keys])
+            yield (self.items[indices], self.labels[indices], indices), [], []
 
 
-def _data_loader(
-    dataset: SeededSamples, sampler: Any, workers: int | str, pin_memory: bool | None
-) -> DataLoader[Any] | _FromMemory:
-    if dataset.dataset.tensors is not None:
-        return _FromMemory(dataset, sampler)
-    number = resolve_workers(workers, dataset.dataset)
+def _read_results(
+    dataset: ImageDataset,
+    seed: int,
+    spare: int,
+    sampler: Iterable[list[Key]],
+    workers: int | str,
+    pin_memory: bool | None,
+) -> Iterable[Any]:
+    """Return what gives a `Result`, or an error, for each batch of keys."""
+    if (items := dataset.as_tensor()) is not None:
+        return _TensorBatches(items, dataset.labels, sampler)
+    number = resolve_workers(workers, dataset)
     return DataLoader(
-        dataset,
+        SeededSamples(dataset, seed, spare),
         batch_sampler=sampler,
         num_workers=number,
         collate_fn=collate,

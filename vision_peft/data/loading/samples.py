@@ -30,14 +30,6 @@ class SeededSamples(Dataset[Any]):
 
     def __init__(self, dataset: ImageDataset, seed: int, spare: int) -> None:
         self.dataset, self.seed, self.spare = dataset, seed, spare
-        self._labels = None if dataset.tensors is None else torch.tensor(dataset.labels)
-
-    def __getitems__(self, keys: list[Key]) -> "list[Sample | Exception] | Result":
-        """The samples of a batch, at once where the dataset holds tensors."""
-        if self.dataset.tensors is None or self._labels is None:
-            return [self[key] for key in keys]
-        indices = torch.tensor([index for _, index, _ in keys])
-        return (self.dataset.tensors[indices], self._labels[indices], indices), [], []
 
     def __getitem__(self, key: Key) -> Sample | Exception:
         epoch, first, repeat = key
@@ -84,10 +76,9 @@ def hash_seed(*numbers: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
-def collate(samples: list[Sample | Exception] | Result) -> Result | Exception:
-    """The samples of a batch as tensors, without those that have no image; the first error that is not theirs."""
-    if isinstance(samples, tuple):
-        return samples
+def collate(samples: list[Sample | Exception]) -> Result | Exception:
+    """Put the samples of a batch together, without those that have no image; or return the first error that is not
+    about an image."""
     found: list[Sample] = []
     for sample in samples:
         if isinstance(sample, Exception):

@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from vision_peft.data.dataset import unknown
+from vision_peft.data.problems import unknown
 from vision_peft.data.transforms.images import INTERPOLATIONS, Geometry
 
 _UNFLIPPED = ("none", "crop", "multi_scale", "randaugment")

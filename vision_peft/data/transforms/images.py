@@ -5,7 +5,7 @@ erasing. What an image always becomes is kept apart from the rest, so that it ca
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,20 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from vision_peft.data.dataset import unknown
+from vision_peft.data.problems import unknown
 
 AUGMENTS = ("none", "flip", "random_crop_flip", "crop_flip", "randaugment")
 RESIZES = ("squash", "shortest")
 INTERPOLATIONS = {mode.value: mode for mode in v2.InterpolationMode}
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 NORMALISATIONS = ("backbone", "imagenet", "half", "none")
+GEOMETRY = ("size", "mean", "std", "interpolation", "resize", "crop_pct")
 _LONGEST = 32  # an image longer than this many widths loses its ends before the resize, else they could fill the memory
+
+
+def select_geometry(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the input settings of a model that every transform takes as keywords."""
+    return {key: settings[key] for key in GEOMETRY}
 
 
 def normalisation(name: str, mean: Sequence[float], std: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:

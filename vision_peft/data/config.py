@@ -1,0 +1,66 @@
+"""What every dataset family asks of a user: the config, the four splits, the folder of the data."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.problems import unknown
+from vision_peft.fields import Checked
+from vision_peft.suggest import did_you_mean
+
+SPLITS = ("train", "val", "trainval", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Checked, ABC):
+    """Settings of one dataset family, typed by a user as `data=<name> data.<field>=...`.
+
+    A family is one file in `datasets/` with one such dataclass; `vision_peft.data.DATASETS` finds it by reading the
+    folder.
+    """
+
+    name: ClassVar[str]
+    protocol: ClassVar[str] = "val_select"  # of the training where the user names none
+    suite: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # groups of tasks: data.task=<group>, or all of them: all
+    balanced: bool = False  # train on every class equally often, however many images it has
+
+    @abstractmethod
+    def load(self, split: str) -> ImageDataset:
+        """Return the dataset of `split` ("train", "val", "trainval" or "test").
+
+        Everything that can be checked without decoding is checked here, so load all splits a run reads before it
+        starts.
+
+        Raises:
+            ValueError: an unknown split or bad content, all problems at once.
+            FileNotFoundError: a missing folder or list.
+        """
+
+
+def check_split(split: str) -> None:
+    """Raise ValueError unless `split` is one of the four splits."""
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+
+
+def find_root(root: str | None, family: str) -> Path:
+    """Return `data.root` as an absolute path.
+
+    Raises:
+        ValueError: no root is given.
+        OSError: there is nothing, or a file; the message names the folder that exists above it and a close name in it.
+    """
+    if not root:
+        raise ValueError(f"data={family} needs the folder of the data: give data.root=FOLDER")
+    folder = Path(root).expanduser().absolute()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise NotADirectoryError(f"data.root={root} is a file: data={family} needs a folder")
+    nearest = next(parent for parent in folder.parents if parent.is_dir())
+    siblings = [path.name for path in nearest.iterdir()]
+    hint = did_you_mean(folder.relative_to(nearest).parts[0], siblings, prefix=f"{nearest}/")
+    raise FileNotFoundError(f"data.root={root} is not a folder: {nearest} exists, {folder} does not{hint}")

@@ -1,0 +1,45 @@
+"""Datasets of image files."""
+
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.images import ImageHeader, decode_image, image_header, image_pixels
+
+
+class ImageFiles(ImageDataset):
+    """Images decoded from files on every access."""
+
+    def __init__(
+        self,
+        paths: Iterable[str | Path],
+        labels: Iterable[int],
+        classes: Sequence[str],
+        *,
+        max_pixels: int,
+        exif_rotation: bool,
+    ) -> None:
+        super().__init__(classes, labels)
+        self.paths = [str(path) for path in paths]
+        self.max_pixels = max_pixels
+        self.exif_rotation = exif_rotation
+
+    def image(self, index: int) -> Image.Image:
+        return decode_image(self.paths[index], max_pixels=self.max_pixels, exif_rotation=self.exif_rotation)
+
+    def path(self, index: int) -> str:
+        return self.paths[index]
+
+    def key(self, index: int) -> Hashable:
+        # what inherits from this may do something else to the same file
+        return self.paths[index] if type(self) is ImageFiles else super().key(index)
+
+    def count_pixels(self, index: int) -> int:
+        return image_pixels(self.paths[index], max_pixels=self.max_pixels)
+
+    def header(self, index: int) -> ImageHeader:
+        """Return what the file's header says, with orientation 1 where `exif_rotation` turns the image upright."""
+        header = image_header(self.paths[index], max_pixels=self.max_pixels)
+        return header._replace(orientation=1) if self.exif_rotation else header

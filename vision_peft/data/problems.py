@@ -1,0 +1,35 @@
+"""Say what is wrong with data: everything at once, names with a suggestion."""
+
+from collections.abc import Iterable, Sequence
+
+from vision_peft.suggest import did_you_mean
+
+
+class DataProblems(ValueError):
+    """A data set that cannot be used as it is; `problems` are all that was found, one line each."""
+
+    def __init__(self, text: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(text)
+        self.problems = list(problems)
+
+
+class UnknownTask(ValueError):
+    """`data.task` names nothing below `data.root`."""
+
+
+def raise_problems(summary: str, problems: Sequence[str], shown: int = 20) -> None:
+    """Raise `DataProblems` that lists the first `shown` of `problems` and counts the rest, unless there are none."""
+    if not problems:
+        return
+    lines = [f"  {problem}" for problem in problems[:shown]]
+    if len(problems) > shown:
+        lines.append(f"  and {len(problems) - shown} more")
+    text = "\n".join([f"{summary}: {len(problems)} problem{'s' * (len(problems) > 1)}", *lines])
+    raise DataProblems(text, problems)
+
+
+def unknown(what: str, got: str, choices: Iterable[str]) -> ValueError:
+    """Return the error for a name that is not among `choices`, with the closest one as a suggestion."""
+    choices = list(choices)
+    hint = did_you_mean(str(got), choices)
+    return ValueError(f"unknown {what} {got!r}{hint}: wanted one of {', '.join(choices)}")
