@@ -18,6 +18,16 @@ ALLOWED = {
 }
 PUBLIC_API = {"config", "distributed", "runs", "training"}  # may say `import vision_peft`; all below may not
 
+# The same inside data/: pixels and lists know nothing of the datasets made of them; only the check sits on top.
+ALLOWED_IN_DATA = {
+    "transforms": set(),
+    "decoding": {"transforms"},
+    "annotations": {"decoding"},
+    "datasets": {"annotations", "decoding"},
+    "loading": {"decoding", "transforms"},
+    "check": {"decoding"},
+}
+
 # Room -> at most so many files, at most so long a chain of imports inside.
 SIZES = {"training": (15, 8)}
 
@@ -40,6 +50,18 @@ def test_imports_run_downwards_only(structure, room):
         if (extra := {structure.top_room(other) for other in structure.imports[module]} - allowed)
     }
     assert wrong == {}
+
+
+@pytest.mark.parametrize("room", ALLOWED_IN_DATA)
+def test_the_rooms_of_data_import_downwards_only(structure, room):
+    others = {f"data/{name}" for name in {*ALLOWED_IN_DATA} - ALLOWED_IN_DATA[room] - {room}}
+    forbidden = {module for name in others for module in structure.files(name)}
+    modules = structure.files(f"data/{room}")
+    assert {module: found for module in modules if (found := structure.imports[module] & forbidden)} == {}
+
+
+def test_every_room_of_data_has_a_rule(structure):
+    assert {room.removeprefix("data/") for room in structure.rooms if room.startswith("data/")} == set(ALLOWED_IN_DATA)
 
 
 def test_every_folder_of_the_package_has_a_rule_and_is_a_package(repository, structure):

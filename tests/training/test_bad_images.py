@@ -136,7 +136,7 @@ def test_the_settings_are_checked_and_make_no_other_run(photos: Path, tmp_path: 
     for override, message in {
         "cache_mb=some": "cache_mb must be auto or a number of megabytes from 0, got 'some'",
         "cache_mb=-1": "cache_mb must be auto or a number of megabytes from 0, got -1",
-        "max_bad_fraction=1.5": "max_bad_fraction must lie in 0..1, got 1.5",
+        "max_bad_fraction=1.5": "max_bad_fraction must be in 0..1, got 1.5",
         "bad_eval=drop": "bad_eval must be one of error, wrong; got 'drop'",
     }.items():
         with pytest.raises(ConfigError) as caught:

@@ -15,7 +15,7 @@ from support.counting import assert_same
 
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.datasets.digits import Digits
-from vision_peft.data.decoding import images as images_module
+from vision_peft.data.decoding import image_dataset as images_module
 from vision_peft.data.decoding.image_dataset import ImageFiles
 from vision_peft.data.decoding.images import ImageDecodeError, decode_image
 from vision_peft.data.decoding.pixel_store import Store
