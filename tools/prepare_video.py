@@ -46,7 +46,7 @@ class Settings:
     keep_names: bool  # else the extension becomes .mp4
 
     def target(self, path: Path) -> Path:
-        """The name of the video that comes of `path`."""
+        """Name the video that `path` becomes."""
         return path if self.keep_names else path.with_suffix(".mp4")
 
 
@@ -148,7 +148,7 @@ def encode(source: Path, target: Path, settings: Settings) -> int:
 
 
 def scaled(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """The even width and height of frames whose short side is at most `short_side`, in the same shape."""
+    """Compute the even width and height of frames whose short side is at most `short_side`, in the same shape."""
     factor = min(1.0, short_side / min(width, height))
     return max(2, round(width * factor / 2) * 2), max(2, round(height * factor / 2) * 2)
 
@@ -163,7 +163,7 @@ def count_frames(path: Path) -> int:
 
 
 def read_manifest(out: Path, settings: Settings) -> dict[str, dict[str, Any]]:
-    """The finished videos of `out` by path, begun with `settings` where nothing is there yet."""
+    """Read the finished videos of `out` by path; start the manifest with `settings` if there is none."""
     path = out / MANIFEST
     lines = _lines(path)
     if not lines:
@@ -178,7 +178,7 @@ def read_manifest(out: Path, settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def _attempt(source: Path, target: Path, settings: Settings) -> tuple[int, str]:
-    """The number of frames and "", or 0 and why there is no `target`."""
+    """Return the number of frames and "", or 0 and why there is no `target`."""
     part = target.with_name(target.name + PART)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -224,7 +224,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a manifest; one that was cut off is left out, and what it names is made again."""
+    """Read the complete lines of a manifest; one that was cut off is left out, and what it names is made again."""
 
     def read() -> Iterator[dict[str, Any]]:
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:

@@ -46,7 +46,7 @@ def _plain(example: Mapping[str, Any], features: Any) -> int:
 
 
 def _attribute(name: str, classes: int | None = None) -> Label:
-    """An attribute, its neighbouring values joined to `classes` classes."""
+    """Join the neighbouring values of an attribute to `classes` classes."""
 
     def label(example: Mapping[str, Any], features: Any) -> int:
         width = np.float32(features[name].num_classes / classes) if classes else 1
@@ -56,7 +56,7 @@ def _attribute(name: str, classes: int | None = None) -> Label:
 
 
 def _bin(value: float, thresholds: list[float]) -> int:
-    """The last threshold that lies below `value`."""
+    """Find the last threshold below `value`."""
     return int(max(np.flatnonzero(np.array(thresholds) < value)))
 
 
@@ -89,7 +89,7 @@ class Task:
     label: Label = _plain
 
     def slices(self, train_images: int) -> dict[str, str]:
-        """The official splits in TFDS's language."""
+        """Name the official splits in TFDS's language."""
         val, test = f"{self.val_split}[:200]", self.test
         if self.train is not None:
             start = self.train * train_images // 100
@@ -181,7 +181,7 @@ def prepare(name: str, out: Path, tfds: Any, data_dir: str | None) -> str:
 
 
 def verify(folder: Path) -> list[str]:
-    """What is wrong with the files of a task, compared with its manifest; empty where nothing is."""
+    """Describe what is wrong with the files of a task, compared with its manifest; empty if nothing is."""
     try:
         wanted = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files_sha256"]
     except (OSError, ValueError, KeyError) as error:
@@ -210,7 +210,7 @@ def chosen(words: str) -> list[str]:
 
 
 def _as_image(array: Any, binary: bool) -> Image.Image:
-    """A TFDS image (H W C, uint8; 0 and 1 in dSprites) with its own number of channels, 1 or 3."""
+    """Convert a TFDS image (H W C, uint8; 0 and 1 in dSprites) with its own number of channels, 1 or 3."""
     values = np.asarray(array)
     if values.dtype != np.uint8 or values.ndim != 3 or values.shape[2] not in (1, 3):
         raise ValueError(f"an image is {values.dtype} {values.shape}: wanted uint8 (height, width, 1 or 3)")
@@ -240,7 +240,7 @@ def _class_names(features: Any, task: Task) -> list[str]:
 
 
 def _run(names: list[str], options: argparse.Namespace) -> Iterator[str]:
-    """Does the work; yields the tasks that failed."""
+    """Do the work; yield the tasks that failed."""
     tfds = None
     if not options.verify:
         try:

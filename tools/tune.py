@@ -41,7 +41,7 @@ def seeds(text: str) -> list[int]:
 
 
 def positive(text: str) -> int:
-    """A number of trials."""
+    """Parse a number of trials."""
     if int(text) < 1:
         raise ValueError(text)
     return int(text)

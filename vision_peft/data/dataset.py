@@ -15,11 +15,11 @@ from vision_peft.data.transforms.images import eval_transform, select_geometry, 
 
 
 class ImageDataset(Dataset[tuple[Any, int]], ABC):
-    """Map-style dataset whose item `i` is `(transform(image), label)`; without a transform the image is an RGB PIL
-    image.
+    """Map-style dataset whose item `i` is `(transform(image), label)`.
 
-    `classes` are the class names in label order, `labels` the label of every item. An undecodable file raises
-    `ImageDecodeError`: a dataset neither replaces nor drops a sample; what becomes of it the loader decides and counts.
+    Without a transform the image is an RGB PIL image. `classes` are the class names in label order, `labels` the label
+    of every item. An undecodable file raises `ImageDecodeError`: a dataset neither replaces nor drops a sample; the
+    loader decides what becomes of it, and counts.
 
     What users count, and an item shows, is a source: here an image, so that items and sources are the same. A dataset
     of videos overrides that (`VideoFiles`), and everything else about videos that others have to know.

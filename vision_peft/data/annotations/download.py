@@ -1,5 +1,4 @@
-"""Official files of a data set, as torchvision knows them: found below `data.root`, checked, downloaded if that is
-wanted."""
+"""Find, check and download the official files of a data set, as torchvision knows them."""
 
 import contextlib
 import tarfile
@@ -23,7 +22,7 @@ class Official:
     archive: str  # URL that the files come from
 
     def find(self, root: Path) -> Path:
-        """The folder that holds any of the files, else the one where they belong."""
+        """Find the folder that holds any of the files, else the one where they belong."""
         inner = root / self.family
         for folder in (root, inner):
             if any((folder / file).exists() for file in self.files):
@@ -31,7 +30,7 @@ class Official:
         return inner if inner.is_dir() else root
 
     def read(self, root: Path, read: Callable[[Path, bool], Read], download: bool) -> Read:
-        """What `read(folder, download)` makes of the files.
+        """Return what `read(folder, download)` makes of the files.
 
         `read` raises RuntimeError, as torchvision's data sets do, where a file is missing or has another MD5.
         Of several processes one downloads. Raises FileNotFoundError for missing files, ValueError for files that
@@ -78,7 +77,7 @@ class Official:
 
 @contextlib.contextmanager
 def _only_plain_members() -> Iterator[None]:
-    """What unpacks a tar archive inside writes files and folders below its destination and nothing else.
+    """Restrict what unpacks a tar archive inside to files and folders below its destination.
 
     torchvision names no filter, so that the one here is Python's default meanwhile (PEP 706).
     """

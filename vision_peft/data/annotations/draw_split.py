@@ -6,13 +6,13 @@ import numpy as np
 
 
 def check_fraction(field: str, value: float) -> None:
-    """Raises ValueError unless `data.<field>` is between 0 and 1."""
+    """Raise ValueError unless `data.<field>` is between 0 and 1."""
     if not 0 < value < 1:
         raise ValueError(f"data.{field} is a share of the images: wanted a number between 0 and 1, got {value}")
 
 
 def draw(labels: Sequence[int], fractions: Sequence[float], seed: int) -> list[list[int]]:
-    """Indices into `labels` as `[rest, *parts]`, each part holding its fraction of every class, all in rising order.
+    """Draw indices into `labels` as `[rest, *parts]`, each part with its fraction of every class, in rising order.
 
     A class of two or more keeps at least one in the rest and gives at least one to each part while it can.
     """
@@ -30,7 +30,7 @@ def draw(labels: Sequence[int], fractions: Sequence[float], seed: int) -> list[l
 
 
 def choose(split: str, labels: Sequence[int], val_fraction: float, seed: int) -> list[int]:
-    """Indices of `split` into the labels of the published half it lies in, of which there are only train and test.
+    """Choose the indices of `split` into the labels of its published half, of which there are only train and test.
 
     "trainval" and "test" are whole halves; "val" is drawn from train and "train" is what that leaves. Raises ValueError
     where nothing is left to be drawn.

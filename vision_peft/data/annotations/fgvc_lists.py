@@ -69,7 +69,7 @@ def _json_entries(file: Path, problems: list[str]) -> list[Sample]:
 
 
 def read_lists(folder: Path, problems: list[str]) -> Archive:
-    """The lists of CUB-200-2011 and NABirds; `classes.txt` may be absent, and may name classes without images."""
+    """Read the lists of CUB-200-2011 and NABirds; `classes.txt` may be absent, and may name classes without images."""
     image_file, label_file, split_file, class_file = (
         folder / name for name in ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt")
     )
@@ -120,7 +120,7 @@ def _table(file: Path, problems: list[str]) -> dict[str, tuple[str, int]]:
 
 
 def below(folder: Path, samples: list[Sample], roots: tuple[str, ...]) -> list[Sample]:
-    """`samples` with their paths put below the one of `roots` that holds most of the twenty or so looked for."""
+    """Put the paths of `samples` below the one of `roots` that holds most of the twenty or so looked for."""
     tried = [sample.path for sample in samples[:: len(samples) // 20 + 1]]
     found = [sum(os.path.isfile(os.path.join(folder, root, path)) for path in tried) for root in roots]  # noqa: PTH113, PTH118
     root = roots[found.index(max(found))]
@@ -128,7 +128,7 @@ def below(folder: Path, samples: list[Sample], roots: tuple[str, ...]) -> list[S
 
 
 def whole(value: Any) -> int | None:
-    """An integer from 0 that came as a number (MATLAB's are floats) or as decimal digits, None for all else."""
+    """Convert a number (MATLAB's are floats) or decimal digits to an integer from 0; None for all else."""
     if isinstance(value, str):
         return int(value) if value.isascii() and value.isdigit() and len(value) <= 18 else None
     is_number = isinstance(value, int | float)
@@ -136,6 +136,6 @@ def whole(value: Any) -> int | None:
 
 
 def shown(value: object) -> str:
-    """A value for a message, on one line and cut short."""
+    """Shorten a value to one line of a message."""
     text = repr(value).replace("\n", " ")
     return text if len(text) <= 120 else f"{text[:100]}...{text[-15:]}"

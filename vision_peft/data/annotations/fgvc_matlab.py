@@ -125,7 +125,7 @@ def _values(array: list[Any]) -> list[Any]:
 
 
 def _single(value: Any) -> Any:
-    """What a MATLAB value of one element holds: numbers and cells come as arrays, cells as nested ones."""
+    """Unwrap a MATLAB value of one element: numbers and cells come as arrays, cells as nested ones."""
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
     return value

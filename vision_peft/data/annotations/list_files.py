@@ -50,7 +50,7 @@ def read_list(
 
 
 def read_entries(file: Path, problems: list[str]) -> Iterator[Entry]:
-    """The lines `<path> <label>` of a text file without the blank ones; a malformed line is appended to `problems`."""
+    """Read the lines `<path> <label>` of a text file, but blank ones; malformed lines are appended to `problems`."""
     for number, line in enumerate(read_lines(file, problems), start=1):
         parts = _LINE.fullmatch(line.strip())
         if parts:
@@ -60,7 +60,7 @@ def read_entries(file: Path, problems: list[str]) -> Iterator[Entry]:
 
 
 def repeated(entry: Entry, first: dict[str, Entry], what: str = "image") -> str | None:
-    """What is wrong with an entry whose path, however spelt, an earlier one had; `first` holds those seen so far."""
+    """Describe an entry whose path, however spelt, an earlier one had; `first` holds those seen so far."""
     earlier = first.setdefault(os.path.normpath(entry.path), entry)
     if earlier is entry:
         return None
@@ -69,7 +69,7 @@ def repeated(entry: Entry, first: dict[str, Entry], what: str = "image") -> str 
 
 
 def find_overlaps(lists: Mapping[str, Path], inside: Collection[tuple[str, str]], problems: list[str]) -> None:
-    """Appends to `problems` every image that two splits share, by path, with both files and lines.
+    """Append to `problems` every image that two splits share, by path, with both files and lines.
 
     A pair in `inside`, (part, whole), is meant to share images; those must then have the same label. Lists that are not
     there and lines that make no sense are left to `read_list`.
@@ -103,7 +103,7 @@ def is_integer(label: str) -> bool:
 
 
 def label_trouble(label: str, num_classes: int) -> str | None:
-    """What is wrong with the text of an integer label that is to be below `num_classes`."""
+    """Describe what is wrong with the text of an integer label that must be below `num_classes`."""
     if not is_integer(label):
         return f"label {shown(label)} is not an integer"
     if not 0 <= int(label) < num_classes:
@@ -167,7 +167,7 @@ class PathCheck:
         self.inside: dict[str, bool] = {}
 
     def trouble(self, path: str) -> str | None:
-        """What is wrong with `path`, None if it is an image file where it may be."""
+        """Describe what is wrong with `path`; None if it is an image file where it may be."""
         if self.confined and os.path.isabs(path):  # noqa: PTH117
             return f"path {shown(path)} is absolute: wanted a path below {self.root}{self.hint}"
         full = os.path.join(self.root, path)  # noqa: PTH118  pathlib makes this loop three times slower
@@ -179,11 +179,11 @@ class PathCheck:
             return f"path {shown(path)} cannot be read: {type(error).__name__}"
 
     def absence(self, full: str, path: str) -> str | None:
-        """What is wrong with a path that may be where it is: nothing there, by its full path and as it is listed."""
+        """Describe a path that may be where it is but has no file, by its full path and as it is listed."""
         return None if os.path.isfile(full) else f"{self.what} {shown(path)} is missing"  # noqa: PTH113
 
     def identity(self, full: str) -> str:
-        """What two spellings of one item have in common."""
+        """Return what two spellings of one item have in common."""
         return os.path.normpath(full)
 
     def is_inside(self, full: str) -> bool:

@@ -83,7 +83,7 @@ def _file(root: Path, field: str, text: str) -> Path:
 
 
 def read_list_lines(file: Path, problems: list[str]) -> list[Entry]:
-    """The lines of a list file, text or csv, as they stand there; a malformed line is appended to `problems`."""
+    """Read the lines of a list file, text or csv, unchanged; malformed lines are appended to `problems`."""
     return list(_read(file, problems))
 
 
@@ -126,7 +126,7 @@ def _read_csv(file: Path, lines: list[str], problems: list[str]) -> Iterator[Ent
 def _labels(
     entries: Mapping[str, list[Entry]], names: list[str], source: Path
 ) -> tuple[list[str], Callable[[str], int | str]]:
-    """The classes, and what gives the label for the text of one, or a message where it is none."""
+    """Return the classes, and a function from the text of a class to its label, or to a message if there is none."""
     train = entries["train"]
     if train and is_integer(train[0].label):
         trained = [entry.label for part in ("train", "val") for entry in entries.get(part, [])]

@@ -13,7 +13,7 @@ Found = TypeVar("Found")
 def chosen(
     family: type[DataConfig], root: Path, task: str | None, found: Mapping[str, Found], one_name: Callable[[str], str]
 ) -> Found:
-    """What was `found` below `root` for `task`, by the name of its folder.
+    """Select what was `found` below `root` for `task`, by the name of its folder.
 
     Args:
         family: the benchmark, for messages and for the groups of its suite.
@@ -38,5 +38,5 @@ def chosen(
 
 
 def itself_a_task(root: Path) -> ValueError:
-    """The error for a `data.root` that is a task folder, not one of task folders."""
+    """Make the error for a `data.root` that is a task folder, not one of task folders."""
     return ValueError(f"data.root={root} is itself a task folder: give data.root={root.parent} data.task={root.name}")

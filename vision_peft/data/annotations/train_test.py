@@ -9,8 +9,10 @@ from vision_peft.data.config import DataConfig
 
 @dataclass(frozen=True, kw_only=True)
 class OfficialHalves(DataConfig):
-    """Settings that such data sets share: `seed` draws `val_fraction` of train as val, class by class; trainval is all
-    of train."""
+    """Settings that such data sets share.
+
+    `seed` draws `val_fraction` of train as val, class by class; trainval is all of train.
+    """
 
     protocol: ClassVar[str] = "val_select_retrain"
     root: str | None = None

@@ -111,7 +111,7 @@ def _classes(datasets: Mapping[str, ImageDataset]) -> Iterator[Finding]:
 
 
 def _files(report: TaskReport) -> Iterator[Finding]:
-    """What is wrong with single files."""
+    """List what is wrong with single files."""
     turned, misnamed = [], []
     for path, items in itertools.groupby(sorted(_items(report.datasets), key=lambda item: item.path), lambda i: i.path):
         content, places = report.contents[path], list(items)

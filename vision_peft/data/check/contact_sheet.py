@@ -65,7 +65,7 @@ def _lefts(shown: Mapping[str, ImageDataset]) -> dict[str, int]:
 
 
 def _places(dataset: ImageDataset) -> dict[int, list[int]]:
-    """Indices of the images of every label."""
+    """List the indices of the images of every label."""
     places: dict[int, list[int]] = {}
     for index, label in enumerate(dataset.labels):
         places.setdefault(label, []).append(index)

@@ -46,7 +46,7 @@ class ProgressLine:
 def read_contents(
     datasets: Mapping[str, ImageDataset], workers: int, progress: Progress | None = None
 ) -> dict[str, Content | ImageDecodeError]:
-    """The content of every image of all `datasets` by its path, or why it cannot be decoded.
+    """Read the content of every image of all `datasets` by its path, or why it cannot be decoded.
 
     An image that several of them share is read once. `workers` threads decode, so that as many images are in memory at
     the same time. `progress` is called with the images done and all of them.
@@ -67,7 +67,7 @@ def read_contents(
 def _in_order(
     pool: ThreadPoolExecutor, places: Mapping[str, tuple[ImageDataset, int]], ahead: int
 ) -> Iterator[Content | ImageDecodeError]:
-    """The contents in the order of `places`; never more than `ahead` are waited for, however many there are."""
+    """Yield the contents in the order of `places`; at most `ahead` are waited for at a time."""
     waiting: deque[Future[Content | ImageDecodeError]] = deque()
     for place in places.values():
         waiting.append(pool.submit(_read, *place))

@@ -86,12 +86,12 @@ class TaskReport:
         return next(iter(self.datasets.values())).classes if self.datasets else []
 
     def of(self, severity: str) -> list[Finding]:
-        """The findings of one severity."""
+        """List the findings of one severity."""
         return [finding for finding in self.findings if finding.severity == severity]
 
 
 def to_json(reports: Iterable[TaskReport]) -> dict[str, Any]:
-    """The reports as the module's docstring describes them."""
+    """Convert reports to the JSON that the module's docstring describes."""
     reports = list(reports)
     counts = Counter(finding.severity for report in reports for finding in report.findings)
     tasks = [_task_to_json(report) for report in reports]
@@ -99,7 +99,7 @@ def to_json(reports: Iterable[TaskReport]) -> dict[str, Any]:
 
 
 def summary(report: TaskReport) -> str:
-    """The report for a terminal, with the first findings of every kind; paths are shortened by `report.folder`."""
+    """Write the report for a terminal, with the first findings of each kind; paths are shortened by `report.folder`."""
     lines = [f"{report.title}: {len(report.classes):,} classes, {len(report.contents):,} images"]
     if not report.datasets:
         lines = [f"{report.title}: no split can be read"]

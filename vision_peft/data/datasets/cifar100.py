@@ -25,7 +25,7 @@ class Cifar100(OfficialHalves):
     name: ClassVar[str] = "cifar100"
 
     def load(self, split: str) -> ImageDataset:
-        """The images of `split`; raises FileNotFoundError for missing files, ValueError for others than official."""
+        """Load the images of `split`; raises FileNotFoundError for missing files, ValueError for unofficial ones."""
         check_split(split)
         root = find_root(self.root, self.name)
         part = "test" if split == "test" else "train"

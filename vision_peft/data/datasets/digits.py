@@ -40,7 +40,7 @@ class Digits(DataConfig):
     seed: int = 0
 
     def load(self, split: str) -> ImageDataset:
-        """The digits of `split` as 8x8 RGB images; needs neither files nor network."""
+        """Load the digits of `split` as 8x8 RGB images; needs neither files nor network."""
         check_split(split)
         # scikit-learn takes a second to import, which no other family should pay
         from sklearn.datasets import load_digits

@@ -92,7 +92,7 @@ class FGVC(DataConfig):
             object.__setattr__(self, "task", _one_name(self.task))
 
     def load(self, split: str) -> ImageDataset:
-        """The images of `split`; a warning tells of classes without images and of unusual numbers of images.
+        """Load the images of `split`; warns of classes without images and of unusual numbers of images.
 
         One ValueError names every problem of the metadata of all splits (labels, class counts, repeated images, images
         in two splits) and of the image files of this split.
@@ -178,7 +178,7 @@ def _content(folder: Path) -> tuple[Path, _Format] | None:
 
 
 def _of_split(archive: Archive, split: str) -> list[Sample]:
-    """The images that `split` has or, where no val is published, is drawn from."""
+    """List the images that `split` has or, if no val is published, is drawn from."""
     parts = archive.parts
     if split == "test" or (split in ("train", "val") and "val" in parts):
         return list(parts[split])

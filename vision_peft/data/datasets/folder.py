@@ -20,13 +20,12 @@ Items = list[tuple[Path, int]]
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(DataConfig):
-    """Images sorted into one folder per class; the class names are those of the train folder, in the order of
-    `sorted`.
+    """Images sorted into one folder per class.
 
-    Without a val folder `val_fraction` of train is drawn, class by class; without any split folder `test_fraction`
-    and `val_fraction` of all images are. A class with two images or more keeps at least one in train and gives at
-    least one to a drawn part while it can. `seed` draws them. Links are followed; hidden files and files that are no
-    images by their extension are skipped.
+    The class names are those of the train folder, in the order of `sorted`. Without a val folder `val_fraction` of
+    train is drawn, class by class; without any split folder `test_fraction` and `val_fraction` of all images are. A
+    class with two images or more keeps at least one in train and gives at least one to a drawn part while it can.
+    `seed` draws them. Links are followed; hidden files and files without an image's extension are skipped.
     """
 
     name: ClassVar[str] = "folder"
@@ -47,7 +46,7 @@ class Folder(DataConfig):
             )
 
     def load(self, split: str) -> ImageDataset:
-        """The images of `split`; raises one ValueError with every problem of the tree."""
+        """Load the images of `split`; raises one ValueError with every problem of the tree."""
         check_split(split)
         root = find_root(self.root, self.name)
         folders = _split_folders(root)
@@ -76,7 +75,7 @@ class Folder(DataConfig):
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """The split folders of `root` by split, none where the classes lie directly in it."""
+    """Find the split folders of `root` by split; none if the class folders are directly in it."""
     found: dict[str, Path] = {}
     for split, names in SPLIT_FOLDERS.items():
         present = [name for name in names if _subfolders(root / name)]

@@ -46,7 +46,7 @@ class Food101(OfficialHalves):
     exif_rotation: bool = False
 
     def load(self, split: str) -> ImageDataset:
-        """The images of `split`; one ValueError names every problem of both lists, or every missing image of it."""
+        """Load the images of `split`; one ValueError names every problem of both lists, or every missing image."""
         check_split(split)
         base = _find(find_root(self.root, self.name), self.download)
         files = {part: _list_file(base / "meta", part) for part in ("train", "test")}
@@ -81,7 +81,7 @@ class Food101(OfficialHalves):
 
 
 def _find(root: Path, download: bool) -> Path:
-    """The folder food-101, downloaded if that is wanted and it is not there."""
+    """Find the folder food-101; download it if that is wanted and it is not there."""
     needed = [f"{BASE}/images", f"{BASE}/meta"]
 
     def read(folder: Path, download: bool) -> Path:

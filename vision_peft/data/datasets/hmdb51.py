@@ -62,7 +62,7 @@ class HMDB51(DataConfig):
             raise ValueError(f"data.split is the official split 1, 2 or 3, got {self.split!r}")
 
     def load(self, split: str) -> ImageDataset:
-        """The videos of `split`; one ValueError names every problem of the lists and every missing video of both."""
+        """Load the videos of `split`; one ValueError names every problem of the lists and every missing video."""
         check_split(split)
         root = find_root(self.root, self.name)
         folder = _list_folder(root, self.split)
@@ -87,7 +87,7 @@ class HMDB51(DataConfig):
 
 
 def read_lists(folder: Path, split: int, problems: list[str]) -> Lists:
-    """The lists of split `split` in `folder`, without a look at the videos.
+    """Read the lists of split `split` in `folder`, without a look at the videos.
 
     Every problem is appended to `problems` with file and line: a malformed line, a part that is none of 0, 1 and 2, a
     video named twice, a list without videos.
@@ -126,7 +126,7 @@ def _list_folder(root: Path, split: int) -> Path:
 
 
 def _video_folder(root: Path, actions: list[str]) -> Path:
-    """The folder with most of the folders of the actions."""
+    """Find the folder that holds most of the folders of the actions."""
     folders = [folder for name in VIDEO_FOLDERS if (folder := root / name).is_dir()]
     return max(folders, key=lambda folder: sum((folder / action).is_dir() for action in actions))
 

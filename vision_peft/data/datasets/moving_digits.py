@@ -68,7 +68,7 @@ class MovingDigits(DataConfig):
             raise ValueError("\n".join(problems))
 
     def load(self, split: str) -> ImageDataset:
-        """The clips of `split`; the first call of all writes every split, which takes seconds."""
+        """Load the clips of `split`; the first call writes every split, which takes seconds."""
         check_split(split)
         folder = self._folder()
         if not folder.is_dir():
@@ -122,7 +122,7 @@ class MovingDigits(DataConfig):
 def moving(
     digit: Image.Image, direction: tuple[int, int], start: tuple[int, int], frames: int, size: int
 ) -> np.ndarray:
-    """A clip, uint8 `T H W 3`, of a digit that starts at pixel `start` (across, down) and re-enters where it leaves."""
+    """Draw a clip, uint8 `T H W 3`, of a digit that starts at pixel `start` (across, down) and wraps around."""
     side, step = round(DIGIT * size), max(1, round(STEP * size))
     canvas = np.zeros((size, size, 3), np.uint8)
     canvas[:side, :side] = np.asarray(digit.resize((side, side), Image.Resampling.BILINEAR))

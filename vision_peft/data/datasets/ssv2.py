@@ -58,7 +58,7 @@ class SomethingV2(DataConfig):
         check_fraction("val_fraction", self.val_fraction)
 
     def load(self, split: str) -> ImageDataset:
-        """The videos of `split`; one ValueError names every problem of the lists and every missing video of both."""
+        """Load the videos of `split`; one ValueError names every problem of the lists and every missing video."""
         check_split(split)
         root = find_root(self.root, self.name)
         files = {part: _list_file(root, names) for part, names in LIST_NAMES.items()}
@@ -99,7 +99,7 @@ def read_labels(file: Path, problems: list[str]) -> list[str]:
 
 
 def read_list(file: Path, classes: Sequence[str], problems: list[str]) -> list[Video]:
-    """The videos of `[{"id": "78687", "template": "Holding [something]", ...}, ...]`, without a look at the files."""
+    """Read the videos of `[{"id": "78687", "template": "Holding [something]", ...}, ...]`, without opening files."""
     content = _json(file, problems)
     if not isinstance(content, list) or not content:
         if content is not None:
@@ -125,7 +125,7 @@ def read_list(file: Path, classes: Sequence[str], problems: list[str]) -> list[V
 
 
 def _json(file: Path, problems: list[str]) -> Any:
-    """What a json file holds, None where it cannot be read."""
+    """Read a json file; None if it cannot be read."""
     lines = read_lines(file, problems)
     if not lines:
         return None

@@ -26,7 +26,7 @@ class Svhn(OfficialHalves):
     name: ClassVar[str] = "svhn"
 
     def load(self, split: str) -> ImageDataset:
-        """The images of `split`; raises FileNotFoundError for a missing file, ValueError for another than official."""
+        """Load the images of `split`; raises FileNotFoundError for a missing file, ValueError for an unofficial one."""
         check_split(split)
         root = find_root(self.root, self.name)
         part = "test" if split == "test" else "train"

@@ -45,7 +45,7 @@ class VideoLists(DataConfig):
         check_fraction("val_fraction", self.val_fraction)
 
     def load(self, split: str) -> ImageDataset:
-        """The videos of `split`; one ValueError names every problem of all the lists, with file and line."""
+        """Load the videos of `split`; one ValueError names every problem of all the lists, with file and line."""
         check_split(split)
         root = find_root(self.root, self.name)
         lists = SplitLists(self.name, root, self.train, self.val, self.test, self.classes, self.val_fraction, self.seed)

@@ -84,7 +84,7 @@ class VTAB1k(DataConfig):
             object.__setattr__(self, "task", _one_name(self.task))
 
     def load(self, split: str) -> ImageDataset:
-        """The images of `split`; a warning names classes without training images.
+        """Load the images of `split`; a warning names classes without training images.
 
         One ValueError names every problem of the list and every image that it shares with the list of another split.
         """

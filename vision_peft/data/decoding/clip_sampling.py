@@ -48,7 +48,7 @@ class ClipSampling:
         return cls(settings["num_frames"], settings["frame_stride"], settings["sampling"], **views)
 
     def draw(self) -> list[float]:
-        """The random numbers of one training clip, from torch's default generator; always as many."""
+        """Draw the random numbers of one training clip from torch's default generator; always equally many."""
         return torch.rand(self.num_frames, dtype=torch.float64).tolist()
 
     def train(self, frames: int, drawn: Sequence[float]) -> list[int]:
@@ -74,12 +74,12 @@ def dense(frames: int, length: int, stride: int, start: int) -> list[int]:
 
 
 def last_start(frames: int, length: int, stride: int) -> int:
-    """The last start of a dense clip that fits, 0 where none does."""
+    """Compute the last start of a dense clip that fits; 0 if none does."""
     return max(0, frames - 1 - stride * (length - 1))
 
 
 def view_starts(last: int, views: int) -> list[int]:
-    """Starts of `views` clips, evenly spread over 0 to `last`; the middle for one."""
+    """Spread the starts of `views` clips evenly over 0 to `last`; the middle for one."""
     return [last // 2] if views == 1 else [last * view // (views - 1) for view in range(views)]
 
 

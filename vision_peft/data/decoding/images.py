@@ -77,7 +77,7 @@ def image_pixels(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> int:
 
 
 def image_header(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
-    """What a file that decodes is, as stored; raises `ImageDecodeError` as `decode_image` does."""
+    """Read what a file that decodes is, as stored; raises `ImageDecodeError` as `decode_image` does."""
     with _one_error(path, max_pixels), _opened(path, max_pixels) as image:
         try:
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -100,7 +100,7 @@ def _one_error(path: str | Path, max_pixels: int) -> Iterator[None]:
 
 
 def _opened(path: str | Path, max_pixels: int) -> Image.Image:
-    """The image with its header read, PIL's own check of the header done with our limit, as an error."""
+    """Open an image and read its header, with PIL's own check of it at our limit, as an error."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - opening a pipe would wait for ever
         raise OSError("no plain file but a folder, a pipe or a device")
     with _pixel_limit(max_pixels):

@@ -78,7 +78,7 @@ def decode_clip(path: str | Path, indices: Sequence[int] | Choose, backend: str 
 
 
 def frame_count(path: str | Path, backend: str = "auto") -> int:
-    """Number of frames of a video file; raises as `decode_clip` does."""
+    """Count the frames of a video file; raises as `decode_clip` does."""
     counts: list[int] = []
 
     def last(frames: int) -> Sequence[int]:
@@ -90,12 +90,12 @@ def frame_count(path: str | Path, backend: str = "auto") -> int:
 
 
 def usable_backends() -> list[str]:
-    """The backends that are installed, in the order in which they are tried."""
+    """List the installed backends in the order in which they are tried."""
     return [name for name in _READERS if _why_not(name) is None]
 
 
 def check_backend(backend: str) -> None:
-    """Raises ValueError for an unknown backend (`data.decoder`), ImportError for one that is not installed."""
+    """Raise ValueError for an unknown backend (`data.decoder`), ImportError for one that is not installed."""
     _usable(backend)
 
 
@@ -150,7 +150,7 @@ def _check_file(path: str | Path) -> None:
 
 
 def _decoded(path: str | Path, indices: Sequence[int] | Choose, name: str) -> tuple[np.ndarray | None, str]:
-    """The frames and "", or None and why one backend cannot decode them; no error keeps its decoder alive."""
+    """Return the frames and "", or None and why one backend cannot decode them; no error keeps its decoder alive."""
     choose = indices if callable(indices) else None
     try:
         reader = _READERS[name](str(path))

@@ -35,7 +35,7 @@ class BadFiles:
             self._report(f"warning: {error}: {fate}")
 
     def check(self, paths: Iterable[str], files: int, most: float) -> None:
-        """Raises `TooManyBadFiles` where more than the share `most` of `files` are among the undecodable `paths`."""
+        """Raise `TooManyBadFiles` if more than the share `most` of `files` are among the undecodable `paths`."""
         bad = list(paths)
         if len(bad) <= int(most * files + 1e-9):
             return

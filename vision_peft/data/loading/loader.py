@@ -1,6 +1,6 @@
-"""Loaders whose batches depend on (seed, epoch, index) alone: not on the number of workers or processes, nor on where
-an epoch starts.
+"""Load batches that depend on (seed, epoch, index) alone.
 
+They do not depend on the number of workers or processes, nor on where an epoch starts.
 The order of an epoch is a permutation drawn from (seed, epoch). A sample's augmentation runs under generators seeded
 from (seed, epoch, index) and, where a batch repeats it, the repeat; the caller's generators are put back, so training
 may draw random numbers beside the loader. In training the place of an undecodable image is taken by the next one of the
@@ -29,8 +29,11 @@ BAD_IN_EVALUATION = ("error", "wrong")
 
 
 def resolve_workers(workers: int | str, dataset: ImageDataset, processes_per_machine: int | None = None) -> int:
-    """Worker processes of one loader: as given, or for "auto" one a core, at most 8, and none for data in memory on a
-    machine without CUDA. Training processes share the cores; torchrun says in LOCAL_WORLD_SIZE how many there are."""
+    """Choose the number of worker processes of one loader.
+
+    "auto" is one a core, at most 8, and none for data in memory on a machine without CUDA. Training processes share the
+    cores; torchrun says in LOCAL_WORLD_SIZE how many there are.
+    """
     if workers == "auto":
         if dataset.as_tensor() is not None or (dataset.in_memory and not torch.cuda.is_available()):
             return 0  # one process prepares some 800 kept images a second: enough for a CPU, not for a GPU
@@ -166,7 +169,7 @@ def eval_loader(
     bad: str = "error",
     bad_files: BadFiles | None = None,
 ) -> EvalLoader:
-    """Iterable of images `B C H W`, labels `B`, dataset indices `B`, in the order of the dataset.
+    """Iterate over images `B C H W`, labels `B`, dataset indices `B`, in the order of the dataset.
 
     `batch_size` samples go over all processes together, each taking a contiguous share of the same size. Of the last
     batch a share may be short and the ones after it missing, so processes may have different numbers of batches: no

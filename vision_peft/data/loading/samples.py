@@ -21,8 +21,10 @@ Result = tuple[Batch | None, list[ImageDecodeError], list[int]]  # the last: ind
 
 
 class SeededSamples(Dataset[Any]):
-    """Gives a sample `(image, label, index, errors)` of a key (epoch, index, repeat), or the error met, which the main
-    process then raises. Raised in a worker it would come out as another type with two tracebacks for its message.
+    """Dataset of samples `(image, label, index, errors)` by key (epoch, index, repeat).
+
+    An error is returned for the main process to raise: raised in a worker it would come out as another type with two
+    tracebacks for its message.
 
     `errors` are those of the undecodable images that were passed over, at most `spare` files; with one more the image
     is None.
@@ -77,8 +79,7 @@ def hash_seed(*numbers: int) -> int:
 
 
 def collate(samples: list[Sample | Exception]) -> Result | Exception:
-    """Put the samples of a batch together, without those that have no image; or return the first error that is not
-    about an image."""
+    """Stack the samples of a batch, without those that have no image; or return the first error of another kind."""
     found: list[Sample] = []
     for sample in samples:
         if isinstance(sample, Exception):

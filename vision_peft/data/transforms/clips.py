@@ -70,7 +70,7 @@ class MultiScaleCrop:
         return F.resized_crop(clip, top, left, tall, wide, list(self.size), interpolation=self.interpolation)
 
     def boxes(self, height: int, width: int) -> list[tuple[int, int]]:
-        """The (height, width) that a crop of a clip of `height` x `width` pixels may have."""
+        """List the (height, width) that a crop of a clip of `height` x `width` pixels may have."""
         sides = [int(min(height, width) * scale) for scale in self.scales]
         talls, wides = (
             [own if abs(side - own) < 3 and own <= most else side for side in sides]

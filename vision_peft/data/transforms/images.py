@@ -67,7 +67,7 @@ class Geometry:
         return F.center_crop(self.cover(image), list(self.size))
 
     def cover(self, image: Any) -> Any:
-        """The image scaled until it just covers `size / crop_pct` (a square: its short side)."""
+        """Scale the image until it just covers `size / crop_pct` (a square: its short side)."""
         height, width = F.get_size(image)
         shorter = min(height, width)
         if max(height, width) > _LONGEST * shorter:
