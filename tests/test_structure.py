@@ -14,6 +14,7 @@ ALLOWED = {
     "distributed": {"tuning"},
     "config": {"methods", "tuning", "data", "distributed"},
     "runs": {"config", "data", "distributed", "results"},
+    "inference": {"runs", "distributed", "formats", "methods", "tuning", "backbones"},
     "training": {"runs", "config", "distributed", "formats", "methods", "tuning", "backbones", "data", "results"},
 }
 PUBLIC_API = {"config", "distributed", "runs", "training"}  # may say `import vision_peft`; all below may not

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # what editors and type checkers read; the lines of the methods are written by .ci/list_methods.py
     from vision_peft.backbones import create_backbone
     from vision_peft.formats import Foreign, load_adapter, read_foreign, save_adapter, write_foreign
+    from vision_peft.inference.load import load
     from vision_peft.methods import METHODS
     from vision_peft.methods.adapter_plus import AdapterPlus
     from vision_peft.methods.adaptformer import AdaptFormer
@@ -59,6 +60,7 @@ _MODULES = {  # where a name is imported from when it is first used; method clas
     "create_backbone": "backbones",
     "detach": "tuning.attach",
     "disabled": "tuning.disable",
+    "load": "inference.load",
     "load_adapter": "formats",
     "load_tuned": "tuning.state",
     "merge": "tuning.merge",
@@ -105,6 +107,7 @@ __all__ = [
     "create_backbone",
     "detach",
     "disabled",
+    "load",
     "load_adapter",
     "load_tuned",
     "merge",

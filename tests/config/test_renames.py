@@ -9,7 +9,7 @@ from vision_peft.config.command_line import prepare
 from vision_peft.config.parse import ConfigError, parse_config, to_dict
 from vision_peft.config.renames import KEYS, VALUES, with_todays_names
 from vision_peft.formats.input_record import _RENAMED
-from vision_peft.runs.run_folder import read_config
+from vision_peft.runs.run_config import read_config
 from vision_peft.training.search import expand_grid
 
 

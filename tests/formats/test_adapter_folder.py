@@ -55,8 +55,9 @@ def test_the_json_tells_all_that_a_stranger_needs(tmp_path):
     assert (written["head"], written["num_classes"], written["class_names"]) == ("batchnorm_linear", 5, names)
     assert written["input"] == {**config, "mean": [0.5] * 3, "std": [0.5] * 3, "size": [28, 28]}
     assert written["counts"] == vp.count_parameters(model)._asdict()
-    assert written["backbone"]["name"] == "vit_small_patch14_reg4_dinov2"
-    assert written["backbone"]["tag"] == "lvd142m"
+    assert written["backbone"]["name"] == "vit_small_patch14_reg4_dinov2.lvd142m"
+    assert written["backbone"]["license"] == "apache-2.0"
+    assert written["backbone"]["arguments"] is None  # timm.create_model made it
     assert written["backbone"]["architecture"]["depth"] == 2
     assert re.fullmatch("[0-9a-f]{64}", written["fingerprint"])
     info = read_adapter_info(folder)
@@ -124,7 +125,7 @@ def test_an_adapter_without_a_head_goes_onto_a_headless_backbone(family, tmp_pat
     assert read_adapter_info(folder).num_classes == 0
     vp.load_adapter(fresh, folder)
     assert torch.equal(fresh(images(model)), model(images(model)))
-    with pytest.raises(ValueError, match="has 0 classes, the model has 5"):
+    with pytest.raises(ValueError, match=r"has no head, the model has one of 5 classes: pass head='keep' .* or"):
         vp.load_adapter(tiny(family), folder)
 
 
@@ -143,14 +144,19 @@ def test_loading_keeps_the_mode_of_the_model(folder):
     assert all(module.training for module in vp.load_adapter(tiny("vit").train(), folder).modules())
 
 
-def test_another_image_size_is_no_other_backbone(folder):
+# L10
+def test_another_image_size_is_the_same_backbone_with_a_warning(folder, recwarn):
+    vp.load_adapter(tiny("vit"), folder)
+    assert not list(recwarn)
     torch.manual_seed(0)
     larger: Any = timm.create_model(
         "vit_tiny_patch16_224", img_size=48, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=5
     )
     blocks = {n: t for n, t in tiny("vit").state_dict().items() if n != "pos_embed"}
     larger.load_state_dict(blocks, strict=False)
-    vp.load_adapter(larger, folder)
+    with pytest.warns(UserWarning, match=r"at 32 x 32 pixels, the model takes 48 x 48.*img_size=\(32, 32\)") as found:
+        vp.load_adapter(larger, folder)
+    assert len(found) == 1
     assert larger(torch.zeros(1, 3, 48, 48)).shape == (1, 5)
 
 

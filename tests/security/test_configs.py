@@ -12,7 +12,7 @@ from support.tiny_run import TINY
 import vision_peft as vp
 from vision_peft.config.command_line import prepare
 from vision_peft.config.parse import ConfigError, parse_backbone, parse_config, parse_data
-from vision_peft.runs.run_folder import MAX_CONFIG, read_config
+from vision_peft.runs.run_config import MAX_CONFIG, read_config
 
 TOUCH = "subprocess.check_call"
 

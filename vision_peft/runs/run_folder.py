@@ -7,16 +7,13 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-import yaml
 from omegaconf import OmegaConf
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from vision_peft.config.parse import NOT_PART_OF_A_RUN, Config, ConfigError, flatten, identity, parse_config, to_dict
-from vision_peft.config.renames import with_todays_names
 from vision_peft.data import ImageDecodeError
 from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.distributed.processes import all_gather
@@ -24,15 +21,15 @@ from vision_peft.results.row import Row, read_row
 from vision_peft.results.table import format_seconds
 from vision_peft.runs.append_log import Journal
 from vision_peft.runs.checkpoint import save_errors, truncate_lines
+from vision_peft.runs.run_config import CONFIG, read_config
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
-CONFIG, RESULT, METRICS, LOCK = "config.yaml", "result.json", "metrics.jsonl", ".lock"
+RESULT, METRICS, LOCK = "result.json", "metrics.jsonl", ".lock"
 BAD_FILES = "bad_files.txt"
-MAX_CONFIG = 2**20  # bytes of a config.yaml
 
 
 def find_finished_row(config: Config, folder: Path) -> Row | None:
@@ -75,53 +72,6 @@ def open_folder(config: Config, folder: Path) -> TextIO:
         temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))), encoding="utf-8")
         temporary.replace(folder / CONFIG)
     return lock
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved config of a run as plain nested dicts, with nothing in it looked up or run.
-
-    Keys and values that had another name in earlier versions have the name of today.
-
-    Raises:
-        FileNotFoundError: no config there.
-        ValueError: it cannot be read, or holds what a resolved config does not: interpolations, references, objects.
-    """
-    try:
-        with (folder / CONFIG).open(encoding="utf-8") as file:
-            text = file.read(MAX_CONFIG)
-            if file.read(1):
-                raise ValueError(f"it has more than {MAX_CONFIG:,} bytes")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise ValueError("it refers to parts of itself (*)")
-        raw = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{folder} is no run folder: it has no {CONFIG}") from None
-    except Exception as error:  # YAML and OmegaConf have no error class in common
-        raise ValueError(f"{folder / CONFIG} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise ValueError(f"{folder / CONFIG} must hold keys and values")
-    if problems := list(_find_not_plain(raw)):
-        raise ValueError(f"{folder / CONFIG}: {'; '.join(problems[:10])}; the config of a run holds plain values")
-    return with_todays_names({str(key): value for key, value in raw.items()})
-
-
-def _find_not_plain(value: Any, key: str = "") -> Iterator[str]:
-    """What is neither text, a number nor a container of them, and text that would be looked up elsewhere."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _find_not_plain(inner, f"{key}.{name}" if key else str(name))
-        if not key:
-            groups = [name for name in ("backbone", "data", "distributed") if not isinstance(value.get(name, {}), dict)]
-            yield from (f"{name} is no group of keys" for name in groups)
-            if type(value.get("seed", 0)) is not int:
-                yield "seed is no whole number"
-    elif isinstance(value, list):
-        for number, inner in enumerate(value):
-            yield from _find_not_plain(inner, f"{key}[{number}]")
-    elif isinstance(value, str) and "${" in value:
-        yield f"{key} is an interpolation ({value[:40]!r})"
-    elif value is not None and not isinstance(value, str | int | float):
-        yield f"{key} is a {type(value).__name__}"
 
 
 def _lock(folder: Path) -> TextIO:

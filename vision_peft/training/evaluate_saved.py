@@ -20,7 +20,7 @@ from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.distributed.device import choose_compute, set_matmul_precision
 from vision_peft.distributed.processes import join, rank0_first
 from vision_peft.formats import read_adapter_info
-from vision_peft.runs.run_folder import CONFIG, read_config
+from vision_peft.runs.run_config import CONFIG, read_config
 from vision_peft.suggest import did_you_mean
 from vision_peft.training.build import check_items, create_model
 from vision_peft.training.evaluate import Metrics, check_classes, create_eval_loader, evaluate
@@ -80,7 +80,7 @@ def evaluate_saved(path: str | Path, overrides: list[str]) -> Evaluation:
         check_classes(info.class_names, info.num_classes, dataset.classes, f"data={data.name}")
     recorded = info.input or {}
     known = {key: recorded[value] for key, value in _RECORDED.items() if value in recorded}
-    backbone = raw.get("backbone", {"name": _full_name(info.backbone), **known})
+    backbone = raw.get("backbone", {"name": info.backbone_name, **known})
     backbone = parse_backbone({**backbone, **given.get("backbone", {})})
     check_items(backbone, data, dataset)
     with rank0_first():
@@ -149,7 +149,3 @@ def _data_section(given: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str,
 
 def _plain(raw: Any) -> dict[str, Any]:
     return {str(key): value for key, value in raw.items()}
-
-
-def _full_name(backbone: Mapping[str, Any]) -> str:
-    return ".".join(str(part) for part in (backbone["name"], backbone.get("tag")) if part)

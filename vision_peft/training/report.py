@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import vision_peft as vp
+from vision_peft import backbones
 from vision_peft.config.parse import Config, task_name
 from vision_peft.data import ImageDataset
 from vision_peft.distributed.device import Compute, describe_device, peak_memory_mb
@@ -159,10 +160,9 @@ def flops_forward(model: nn.Module, size: tuple[int, int], device: torch.device,
 
 def backbone_name(config: Config, model: Any) -> str:
     """timm's name of the backbone with the tag of its weights, or that they are random."""
-    known = model.pretrained_cfg
     if not config.backbone.pretrained and config.backbone.checkpoint is None:
-        return f"{known['architecture']} (random weights)"
-    return ".".join(filter(None, (known["architecture"], known.get("tag"))))
+        return f"{model.pretrained_cfg['architecture']} (random weights)"
+    return backbones.backbone_name(model)
 
 
 @functools.cache

@@ -1,0 +1,1 @@
+"""Use what was tuned: load a model that a run or an adapter folder describes."""

