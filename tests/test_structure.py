@@ -1,7 +1,11 @@
 """The shape of the package and its tests: who may import whom, how long a file may be, names that say something."""
 
+import ast
+
 import pytest
 from support.structure import Structure, find_circles, longest_chain
+
+from vision_peft.tuning.families import FAMILIES
 
 # Room -> rooms of the package it may import. Imports run downwards only.
 ALLOWED = {
@@ -33,7 +37,7 @@ ALLOWED_IN_DATA = {
 SIZES = {"training": (15, 8)}
 
 # What may import a model file of timm.
-KNOWS_TIMM = ("vision_peft.tuning.", "vision_peft.backbones.", "vision_peft.formats.foreign.", "vision_peft.methods.p_")
+KNOWS_TIMM = ("vision_peft.tuning.families.", "vision_peft.backbones.")
 LONGEST = 300
 
 
@@ -84,6 +88,32 @@ def test_a_room_stays_small_and_flat(structure, room):
 
 def test_few_files_import_a_model_of_timm(structure):
     assert [module for module in structure.timm_importers() if not module.startswith(KNOWS_TIMM)] == []
+
+
+def test_no_other_file_names_a_class_of_a_model_of_timm(repository, structure):
+    classes = {
+        kind.__name__
+        for family in FAMILIES
+        for kind in (*family.model_classes, *family.block_classes, *family.attention_classes)
+    }
+    package = repository / "vision_peft"
+    named = {}
+    for path in package.rglob("*.py"):
+        module = ".".join(("vision_peft", *path.relative_to(package).with_suffix("").parts))
+        if not module.startswith(KNOWS_TIMM) and (found := _words(ast.parse(path.read_text("utf-8"))) & classes):
+            named[module] = found
+    assert {"VisionTransformer", "EvaBlock", "WindowAttention"} <= classes
+    assert named == {}
+
+
+def _words(tree: ast.AST) -> set[str]:
+    """Return names, attributes, imported names and texts that are nothing but a name."""
+    found = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=word) | ast.Attribute(attr=word) | ast.alias(name=word) | ast.Constant(value=str(word)):
+                found.add(word)
+    return found
 
 
 def test_circles_and_chains_are_those_of_a_small_graph():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import vision_peft as vp
 from vision_peft.methods.adapter_plus import POSITIONS
-from vision_peft.tuning.timm_blocks import blocks
+from vision_peft.tuning.blocks import blocks
 
 
 def bottleneck(adapter: Any, x: Tensor, scaling: Any, norm: bool) -> Tensor:

@@ -10,7 +10,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 import vision_peft as vp
-from vision_peft.tuning.timm_blocks import attn_half, blocks
+from vision_peft.tuning.blocks import attn_half, blocks
 
 FORMS = [
     {"input": "raw"},

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import vision_peft as vp
 from vision_peft.methods.aim import hidden_channels
-from vision_peft.tuning.timm_blocks import attn_half, blocks, mlp_half
+from vision_peft.tuning.blocks import attn_half, blocks, mlp_half
 
 
 def adapter(A: Any, z: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from timm.layers import DropPath
 from torch import Tensor
 
 import vision_peft as vp
-from vision_peft.tuning.timm_blocks import attn_half, blocks, mlp_half
+from vision_peft.tuning.blocks import attn_half, blocks, mlp_half
 
 FAMILIES = ["vit", "deit_distilled", "dinov2_reg4", "siglip", "dinov3", "eva02_base", "beit", "swin"]
 

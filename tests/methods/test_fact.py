@@ -10,7 +10,7 @@ from support.families import images, randomise_tuned, tiny
 from torch import Tensor
 
 import vision_peft as vp
-from vision_peft.tuning.timm_blocks import blocks
+from vision_peft.tuning.blocks import blocks
 
 FORMS = pytest.mark.parametrize("form", ["tt", "tk"])
 D, RANK = 32, 4

@@ -11,7 +11,7 @@ from timm.layers import DropPath
 from torch import Tensor
 
 import vision_peft as vp
-from vision_peft.tuning.timm_blocks import blocks
+from vision_peft.tuning.blocks import blocks
 
 L, D = 12, 768
 

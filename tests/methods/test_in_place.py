@@ -9,7 +9,7 @@ from support.families import FAMILIES, images, randomise_tuned, tiny
 from torch import nn
 
 import vision_peft as vp
-from vision_peft.tuning.timm_blocks import blocks
+from vision_peft.tuning.blocks import blocks
 
 L, D, H = 12, 768, 3072
 IN_PLACE = [vp.BitFit(), vp.NormTuning(), vp.PartialFineTune()]

@@ -6,7 +6,7 @@ from support.families import FAMILIES, images, tiny
 
 import vision_peft as vp
 from vision_peft.tuning import graft
-from vision_peft.tuning.timm_blocks import classifier_names
+from vision_peft.tuning.backbone import classifier_names
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -11,7 +11,7 @@ from support.lora_weights import SCALE, dense_reference, random_lora
 from torch import nn
 
 import vision_peft as vp
-from vision_peft.tuning.timm_blocks import blocks, linears
+from vision_peft.tuning.blocks import blocks, linears
 
 SLICES = [("q",), ("k",), ("v",), ("q", "v"), ("q", "k", "v"), ("v", "k", "q")]
 

@@ -10,7 +10,7 @@ from support.lora_weights import SCALE, assert_merges_exactly, random_lora
 from torch import nn
 
 import vision_peft as vp
-from vision_peft.tuning.timm_blocks import blocks
+from vision_peft.tuning.blocks import blocks
 
 
 def mapped_projections(family: str, model: Any, targets: tuple[str, ...]) -> nn.Module:

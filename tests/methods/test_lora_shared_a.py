@@ -10,7 +10,7 @@ from support.families import images, tiny
 from support.lora_weights import SCALE, decomposed, dense_reference, random_lora
 
 import vision_peft as vp
-from vision_peft.tuning.timm_blocks import blocks
+from vision_peft.tuning.blocks import blocks
 
 SEPARATE = pytest.mark.parametrize("family", ["eva02_base", "rope_gqa"])  # q, k and v are layers of their own
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import vision_peft as vp
 from vision_peft.methods.lst import Ladder
-from vision_peft.tuning.timm_blocks import blocks
+from vision_peft.tuning.blocks import blocks
 
 SETTINGS = [{}, {"gate": "none"}, {"mix": "after"}, {"layers": (1,)}, {"layers": (0,), "gate": "none", "mix": "after"}]
 

@@ -12,7 +12,7 @@ from support.families import images, randomise_tuned, tiny
 from torch import Tensor, nn
 
 import vision_peft as vp
-from vision_peft.tuning.timm_blocks import blocks
+from vision_peft.tuning.blocks import blocks
 
 
 def merged_neighbours(s: Tensor, weight: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from support.matrix import METHODS, every_refusal, refusal
 
 import vision_peft as vp
 from vision_peft.backbones.frames import frame_wise
-from vision_peft.tuning.timm_blocks import blocks
+from vision_peft.tuning.blocks import blocks
 
 T = 3
 ON_CLIPS = ["beit"]  # families that lack something else than frames once they see clips, frame by frame

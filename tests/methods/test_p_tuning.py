@@ -8,14 +8,13 @@ import pytest
 import timm
 import torch
 from safetensors import safe_open
-from support.families import FAMILIES, images, randomise_tuned, tiny
+from support.families import FLAT, images, randomise_tuned, tiny
 
 import vision_peft as vp
 from vision_peft.tuning.embed_samples import patch_tokens
 from vision_peft.tuning.input_tokens import prompt_insertion_module
 
 D = 768
-FLAT = [family for family in FAMILIES if family != "swin"]
 GOLDEN = {
     "ptuning_lama_lstm": vp.PTuning(tokens=5, lstm_width="half"),
     "ptuning_fewshot_lstm": vp.PTuning(tokens=5, lstm_width="full"),

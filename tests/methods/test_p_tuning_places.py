@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from support.families import FAMILIES, images, randomise_tuned, tiny
+from support.families import FLAT, images, randomise_tuned, tiny
 from timm.models import beit
 from torch import Tensor, nn
 
@@ -16,7 +16,6 @@ from vision_peft.backbones import create_backbone
 from vision_peft.tuning.graft import grafts
 from vision_peft.tuning.input_tokens import prompt_insertion_module
 
-FLAT = [family for family in FAMILIES if family != "swin"]
 PATCHES = {  # of three tokens, by number of patches
     ("end", 4): [1, 2, 3],
     ("end", 8): [5, 6, 7],

@@ -14,8 +14,9 @@ from support.families import FAMILIES, images, randomise_tuned, tiny
 from torch import Tensor
 
 import vision_peft as vp
-from vision_peft.tuning.attention import key_value_heads, project
-from vision_peft.tuning.timm_blocks import blocks
+from vision_peft.tuning.attention import project
+from vision_peft.tuning.blocks import blocks
+from vision_peft.tuning.families import family_of_attention
 
 L, D = 12, 768
 RENAMED = {  # official key -> where it stands here; the flat forms are cut by block below
@@ -123,7 +124,7 @@ def test_attention_sees_the_prefix_in_front_unrotated_unnormed_and_without_bias(
     ((x, kwargs, output),) = seen
 
     own: Any = blocks(plain)[0].attn
-    heads, head_dim = key_value_heads(own)
+    heads, head_dim = family_of_attention(own).key_value_heads(own)
     q, k, v = project(own, x)
     if kwargs.get("rope") is not None:
         at, rope = own.num_prefix_tokens, kwargs["rope"]

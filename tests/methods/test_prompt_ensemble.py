@@ -11,8 +11,8 @@ from support.families import four_sizes, images, randomise_tuned, tiny
 
 import vision_peft as vp
 from vision_peft.methods.prompt_tuning import Vote
+from vision_peft.tuning.backbone import frames_in_batch
 from vision_peft.tuning.input_tokens import prompt_insertion_module
-from vision_peft.tuning.timm_blocks import frames_in_batch
 
 
 def ensemble(family: str, vote: str = "mean", members: int = 3) -> Any:

@@ -6,12 +6,11 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from support.families import FAMILIES, images, randomise_tuned, tiny
+from support.families import FLAT, images, randomise_tuned, tiny
 
 import vision_peft as vp
 from vision_peft.tuning.input_tokens import prompt_insertion_module
 
-FLAT = [family for family in FAMILIES if family != "swin"]
 every_flat_family = pytest.mark.parametrize("family", FLAT)
 
 

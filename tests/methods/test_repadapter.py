@@ -11,8 +11,8 @@ from timm.layers import Attention
 from torch import Tensor
 
 import vision_peft as vp
-from vision_peft.tuning.norm_readers import pads_windows
-from vision_peft.tuning.timm_blocks import blocks
+from vision_peft.tuning.blocks import blocks
+from vision_peft.tuning.families import family_of_block
 
 
 def adapted(adapter: Any, z: Tensor, scale: float, groups: int) -> Tensor:
@@ -207,7 +207,7 @@ def padded_swin() -> Any:
 @pytest.mark.parametrize("order", [1, -1])
 def test_where_windows_are_padded_behind_the_norm_the_shift_goes_into_the_norm_and_leaves_the_padding_alone(order):
     tuned = padded_swin()
-    assert any(pads_windows(block) for block in blocks(tuned))
+    assert any(family_of_block(block).pads_windows(block) for block in blocks(tuned))
     for method in [vp.RepAdapter(), vp.LoRA(rank=2, targets=("qkv", "fc1"))][::order]:
         vp.attach(tuned, method)
     randomise_tuned(tuned)

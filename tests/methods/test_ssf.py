@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import vision_peft as vp
 from vision_peft.tuning import graft
-from vision_peft.tuning.timm_blocks import blocks
+from vision_peft.tuning.blocks import blocks
 
 L, D = 12, 768
 SITE = re.compile(

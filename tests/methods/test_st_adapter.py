@@ -12,7 +12,7 @@ from support.golden_block import golden_block
 from torch import Tensor
 
 import vision_peft as vp
-from vision_peft.tuning.timm_blocks import attn_half, blocks, mlp_half
+from vision_peft.tuning.blocks import attn_half, blocks, mlp_half
 
 
 def adapted(adapter: Any, x: Tensor, rows: int, columns: int, kernel: tuple[int, int, int]) -> Tensor:

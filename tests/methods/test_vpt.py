@@ -9,16 +9,16 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from support.families import FAMILIES, images, randomise_tuned, tiny
+from support.families import FLAT, images, randomise_tuned, tiny
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import vision_peft as vp
+from vision_peft.tuning.backbone import frames_in_batch
+from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.input_tokens import prompt_insertion_module
-from vision_peft.tuning.timm_blocks import blocks, frames_in_batch
 
-FLAT = [family for family in FAMILIES if family != "swin"]
 every_flat_family = pytest.mark.parametrize("family", FLAT)
 P = 3  # prompts
 

@@ -1,6 +1,7 @@
 """Tiny models of every timm family that methods attach to, with weights that leave no term at zero."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from vision_peft.backbones import create_backbone
 
 _TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5}
+_WINDOWED: dict[str, Any] = {"embed_dim": 16, "depths": (2, 2), "num_heads": (2, 2), "num_classes": 5}
 _CLIP: dict[str, Any] = {"num_frames": 4, "img_size": 16, "patch_size": 8}
 _EVA = {**_TINY, "img_size": 28, "patch_size": 14, "mlp_ratio": 2}
 
@@ -19,38 +21,58 @@ def _make(name: str, **arguments: Any) -> nn.Module:
     return timm.create_model(name, **{**_TINY, "img_size": 32, "patch_size": 8, **arguments})
 
 
-FAMILIES: dict[str, Callable[[], nn.Module]] = {
-    "vit": partial(_make, "vit_tiny_patch16_224"),
-    "vit_avg": partial(_make, "vit_tiny_patch16_224", global_pool="avg"),
-    "deit3": partial(_make, "deit3_small_patch16_224"),
-    "deit_distilled": partial(_make, "deit_tiny_distilled_patch16_224"),
-    "dinov2_reg4": partial(_make, "vit_small_patch14_reg4_dinov2", img_size=28, patch_size=14),
-    "dinov2_swiglu": partial(_make, "vit_giant_patch14_dinov2", img_size=28, patch_size=14),
-    "clip": partial(_make, "vit_base_patch16_clip_224"),
-    "siglip": partial(_make, "vit_base_patch16_siglip_224"),
-    "dinov3": partial(_make, "vit_small_patch16_dinov3"),
-    "dinov3_qkvb": partial(_make, "vit_small_patch16_dinov3_qkvb"),
-    "eva02_tiny": partial(_make, "eva02_tiny_patch14_224", **_EVA),
-    "eva02_base": partial(_make, "eva02_base_patch14_224", **_EVA),
-    "rope_gqa": partial(_make, "eva02_base_patch14_224", **_EVA, attn_type="rope", num_kv_heads=1),
-    "beit": partial(_make, "beit_base_patch16_224"),
-    "beit_shared_bias": partial(
-        _make, "beit_base_patch16_224", use_rel_pos_bias=False, use_shared_rel_pos_bias=True, use_abs_pos_emb=True
+@dataclass(frozen=True)
+class TinyFamily:
+    """How to make a tiny model, and what is true of it. Of ``windowed`` ones, two stages of two blocks."""
+
+    make: Callable[[], nn.Module]
+    windowed: bool = False  # tokens are maps in windows, not one sequence
+    bypassed: bool = False  # timm reads qkv.weight there without calling qkv
+    final_norm: str = "norm"  # name of the norm behind the last block
+
+
+FAMILIES: dict[str, TinyFamily] = {
+    "vit": TinyFamily(partial(_make, "vit_tiny_patch16_224")),
+    "vit_avg": TinyFamily(partial(_make, "vit_tiny_patch16_224", global_pool="avg"), final_norm="fc_norm"),
+    "deit3": TinyFamily(partial(_make, "deit3_small_patch16_224")),
+    "deit_distilled": TinyFamily(partial(_make, "deit_tiny_distilled_patch16_224")),
+    "dinov2_reg4": TinyFamily(partial(_make, "vit_small_patch14_reg4_dinov2", img_size=28, patch_size=14)),
+    "dinov2_swiglu": TinyFamily(partial(_make, "vit_giant_patch14_dinov2", img_size=28, patch_size=14)),
+    "clip": TinyFamily(partial(_make, "vit_base_patch16_clip_224")),
+    "siglip": TinyFamily(partial(_make, "vit_base_patch16_siglip_224")),
+    "dinov3": TinyFamily(partial(_make, "vit_small_patch16_dinov3")),
+    "dinov3_qkvb": TinyFamily(partial(_make, "vit_small_patch16_dinov3_qkvb"), bypassed=True),
+    "eva02_tiny": TinyFamily(partial(_make, "eva02_tiny_patch14_224", **_EVA), bypassed=True, final_norm="fc_norm"),
+    "eva02_base": TinyFamily(partial(_make, "eva02_base_patch14_224", **_EVA), final_norm="fc_norm"),
+    "rope_gqa": TinyFamily(
+        partial(_make, "eva02_base_patch14_224", **_EVA, attn_type="rope", num_kv_heads=1), final_norm="fc_norm"
     ),
-    "tubelet": partial(create_backbone, "vit_tiny_patch16_224", **_TINY, **_CLIP, tubelet_size=2),
-    "frames": partial(create_backbone, "vit_tiny_patch16_224", **_TINY, **_CLIP),
-    "swin": lambda: timm.create_model(
-        "swin_tiny_patch4_window7_224", img_size=56, embed_dim=16, depths=(2, 2), num_heads=(2, 2), num_classes=5
+    "beit": TinyFamily(partial(_make, "beit_base_patch16_224"), bypassed=True, final_norm="fc_norm"),
+    "beit_shared_bias": TinyFamily(
+        partial(
+            _make, "beit_base_patch16_224", use_rel_pos_bias=False, use_shared_rel_pos_bias=True, use_abs_pos_emb=True
+        ),
+        bypassed=True,
+        final_norm="fc_norm",
+    ),
+    "tubelet": TinyFamily(
+        partial(create_backbone, "vit_tiny_patch16_224", **_TINY, **_CLIP, tubelet_size=2), final_norm="fc_norm"
+    ),
+    "frames": TinyFamily(partial(create_backbone, "vit_tiny_patch16_224", **_TINY, **_CLIP)),
+    "swin": TinyFamily(
+        partial(timm.create_model, "swin_tiny_patch4_window7_224", img_size=56, **_WINDOWED), windowed=True
     ),
 }
 
-BYPASSED = ["beit", "beit_shared_bias", "eva02_tiny", "dinov3_qkvb"]  # timm reads qkv.weight there without calling qkv
+FLAT = [name for name, family in FAMILIES.items() if not family.windowed]
+WINDOWED = [name for name, family in FAMILIES.items() if family.windowed]
+BYPASSED = [name for name, family in FAMILIES.items() if family.bypassed]
 
 
 def tiny(family: str, seed: int = 0) -> Any:
     """A model of ``family`` in eval mode; every parameter is random, so that biases and scales are felt."""
     torch.manual_seed(seed)
-    model = FAMILIES[family]()
+    model = FAMILIES[family].make()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn_like(parameter)

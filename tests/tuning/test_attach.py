@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 import vision_peft as vp
 from vision_peft.tuning import graft
+from vision_peft.tuning.backbone import classifier_names
+from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.graft import Graft, override
-from vision_peft.tuning.timm_blocks import blocks, classifier_names
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 ADAPTFORMER = vp.AdaptFormer(bottleneck=4, init="trunc_normal")

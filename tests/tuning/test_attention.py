@@ -7,14 +7,15 @@ import pytest
 import timm
 import torch
 from support.block_inputs import recorded_calls
-from support.families import FAMILIES, images, tiny
+from support.families import FAMILIES, FLAT, images, tiny
 from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
 
-from vision_peft.tuning.attention import attend, check_attention, project
-from vision_peft.tuning.timm_blocks import blocks, linears
+from vision_peft.tuning.attention import attend, project
+from vision_peft.tuning.blocks import blocks, linears
+from vision_peft.tuning.families import family_of_attention
 
-TAKES_MASKS = [f for f in FAMILIES if "beit" not in f and f != "swin"]
+TAKES_MASKS = [family for family in FLAT if "beit" not in family]
 every_family = pytest.mark.parametrize("family", FAMILIES)
 every_family_with_masks = pytest.mark.parametrize("family", TAKES_MASKS)
 EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 1e-6}
@@ -206,10 +207,10 @@ def test_attention_of_another_kind_is_refused_by_name():
         "vit_tiny_patch16_224", img_size=32, embed_dim=32, depth=1, num_heads=2, attn_layer="diff"
     )
     with pytest.raises(ValueError, match=re.escape("cannot join DiffAttention: wanted plain softmax attention")):
-        check_attention(model.blocks[0].attn)
+        family_of_attention(model.blocks[0].attn)
 
 
 @every_family
 def test_attention_of_every_family_is_accepted(family):
     for block in blocks(tiny(family)):
-        check_attention(block.attn)
+        family_of_attention(block.attn)

@@ -8,8 +8,8 @@ from support.families import tiny
 
 import vision_peft as vp
 from vision_peft.backbones.frames import frame_wise
+from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.frame_attention import attend_over_time, frames
-from vision_peft.tuning.timm_blocks import blocks
 
 
 def test_the_frames_of_a_frame_wise_model_are_told():

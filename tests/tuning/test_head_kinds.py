@@ -11,7 +11,7 @@ from support.families import FAMILIES, images, randomise_tuned, tiny
 from torch import nn
 
 import vision_peft as vp
-from vision_peft.tuning.timm_blocks import classifier_names
+from vision_peft.tuning.backbone import classifier_names
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 

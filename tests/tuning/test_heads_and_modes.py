@@ -16,7 +16,8 @@ from torch import nn
 
 import vision_peft as vp
 from vision_peft.tuning import graft
-from vision_peft.tuning.timm_blocks import blocks, classifier_names
+from vision_peft.tuning.backbone import classifier_names
+from vision_peft.tuning.blocks import blocks
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 ADAPTFORMER = vp.AdaptFormer(bottleneck=4, init="trunc_normal")
@@ -91,7 +92,7 @@ def test_merge_folds_a_batchnorm_head_into_the_linear_of_a_plain_timm_model(fami
     x = images(model)
     expected = model.eval()(x)
     vp.merge(model)
-    plain = FAMILIES[family]()
+    plain = FAMILIES[family].make()
     plain.load_state_dict(model.state_dict(), strict=True)
     torch.testing.assert_close(plain.eval()(x), expected, rtol=1e-5, atol=2e-5)
     assert not list(graft.grafts(model))

@@ -2,7 +2,7 @@
 
 import pytest
 import timm
-from support.families import FAMILIES, tiny
+from support.families import FAMILIES, WINDOWED, tiny
 from timm.layers import RmsNorm
 from torch import nn
 
@@ -19,16 +19,17 @@ def test_every_norm_with_parameters_is_found_and_the_head_is_none(family):
     found = norm_layers(model)
     named = [m for n, m in model.named_modules() if "norm" in n.split(".")[-1] and list(m.parameters(recurse=False))]
     assert found == named
-    swin = family == "swin"  # twice the blocks, the patch embedding's and one patch merging's norm
-    assert len(found) == (2 * IN_BLOCKS + 2 if swin else IN_BLOCKS + EXTRA.get(family, 0)) + 1
+    if family in WINDOWED:  # twice the blocks, the patch embedding's and one patch merging's norm
+        assert len(found) == 2 * IN_BLOCKS + 2 + 1
+    else:
+        assert len(found) == IN_BLOCKS + EXTRA.get(family, 0) + 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_norm_lies_behind_the_last_block(family):
     model = tiny(family)
     (norm,) = final_norms(model)
-    pooled = family in ("vit_avg", "tubelet", "eva02_tiny", "eva02_base", "rope_gqa", "beit", "beit_shared_bias")
-    assert norm is model.get_submodule("fc_norm" if pooled else "norm") is final_norm(model)
+    assert norm is model.get_submodule(FAMILIES[family].final_norm) is final_norm(model)
 
 
 @pytest.mark.parametrize("global_pool", ["token", "avg"])

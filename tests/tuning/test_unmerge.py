@@ -12,7 +12,7 @@ from torch import nn
 
 import vision_peft as vp
 from vision_peft.tuning import graft, record
-from vision_peft.tuning.timm_blocks import blocks
+from vision_peft.tuning.blocks import blocks
 
 STACKS = [
     [vp.LoRA(rank=2)],

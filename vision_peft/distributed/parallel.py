@@ -23,9 +23,9 @@ from torch.nn.parallel import DistributedDataParallel
 import vision_peft as vp
 from vision_peft.distributed.device import Compute
 from vision_peft.distributed.processes import all_reduce_sum, is_distributed
+from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.graft import Graft, depth, graft, ungraft
 from vision_peft.tuning.record import graft_tensors, head_tensors
-from vision_peft.tuning.timm_blocks import blocks
 
 # DDP's switch for sending buffers around before every forward pass: they follow from what all processes share
 _BUFFERS = next(

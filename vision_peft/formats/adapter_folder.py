@@ -23,10 +23,10 @@ from vision_peft.formats.adapter_info import FORMAT_VERSION, AdapterInfo, record
 from vision_peft.formats.backbone_record import full_name, record_backbone, recorded_size
 from vision_peft.tuning import record
 from vision_peft.tuning.attach import attach_for_loading, detach, replace_head
+from vision_peft.tuning.backbone import architecture, classifier_names
 from vision_peft.tuning.bake import baked_state_dict
 from vision_peft.tuning.method import Method, one_of
 from vision_peft.tuning.state import count_parameters, load_tuned, tuned_state_dict
-from vision_peft.tuning.timm_blocks import architecture, classifier_names
 
 
 def save_adapter(

@@ -29,9 +29,9 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from vision_peft.tuning.blocks import BlockGraft, blocks, width
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import Method, one_of, positive, probability
-from vision_peft.tuning.timm_blocks import BlockGraft, blocks, width
 
 POSITIONS = ("post", "pre", "parallel", "intermediate", "houlsby", "pfeiffer")
 

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from vision_peft.tuning.blocks import BlockGraft, blocks, width
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import Method, one_of, positive, probability
-from vision_peft.tuning.timm_blocks import BlockGraft, blocks, width
 
 
 class AdaptMLP(nn.Module):

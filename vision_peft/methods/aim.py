@@ -25,13 +25,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision_peft.tuning.blocks import BlockGraft, blocks, width
 from vision_peft.tuning.frame_attention import ATTENTION_OVER_TIME, FRAMES, attend_over_time, frames
 from vision_peft.tuning.graft import Graft, graft
+from vision_peft.tuning.input_tokens import prompt_insertion_module
 from vision_peft.tuning.method import Method, one_of, positive
 from vision_peft.tuning.needs import Need
 from vision_peft.tuning.norms import final_norms
 from vision_peft.tuning.patch_grid import drop_path
-from vision_peft.tuning.timm_blocks import BlockGraft, blocks, width
 
 
 def hidden_channels(dim: int, ratio: float) -> int:
@@ -136,6 +137,6 @@ class AIM(Method):
             graft(block, AIMBlock, aim=adapters, aim_frames=num_frames, aim_scale=self.scale)
             graft(block.drop_path1, AIMSpatial, aim_spatial=Adapter(dim, self.ratio))
         embedding = nn.Parameter(torch.zeros(1, num_frames, width(blocks(model)[0])))
-        graft(model.norm_pre, AIMPositions, temporal_embed=embedding)
+        graft(prompt_insertion_module(model), AIMPositions, temporal_embed=embedding)
         for norm in final_norms(model):
             norm.requires_grad_(True)

@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision_peft.tuning.blocks import BlockGraft, blocks, width
 from vision_peft.tuning.graft import graft
 from vision_peft.tuning.method import Method, one_of, positive, probability, some_of
 from vision_peft.tuning.patch_grid import drop_path, patch_grid, time_steps
-from vision_peft.tuning.timm_blocks import BlockGraft, blocks, width
 
 
 class Bypass(nn.Module):

@@ -25,9 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision_peft.tuning.blocks import blocks, linears, width
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import Method, one_of, positive, probability
-from vision_peft.tuning.timm_blocks import blocks, linears, width
 
 
 class Factors(nn.Module):

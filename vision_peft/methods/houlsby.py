@@ -19,10 +19,10 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision_peft.tuning.blocks import blocks, width
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import Method, positive, some_of
 from vision_peft.tuning.norms import norm_layers
-from vision_peft.tuning.timm_blocks import blocks, width
 
 
 class Bottleneck(nn.Module):

@@ -40,9 +40,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision_peft.tuning.blocks import blocks, is_fused, linears
 from vision_peft.tuning.graft import Graft, graft, kinds
 from vision_peft.tuning.method import Method, one_of, positive, probability, some_of
-from vision_peft.tuning.timm_blocks import blocks, is_fused, linears
 
 TARGETS = ("q", "k", "v", "qkv", "proj", "proj_output", "fc1", "fc2")
 
@@ -200,7 +200,7 @@ class LoRA(Method):
 
     def attach(self, model: nn.Module) -> None:
         for block in blocks(model):
-            slices = [t for t in self.targets if t in ("q", "k", "v") and is_fused(block.attn)]
+            slices = [t for t in self.targets if t in ("q", "k", "v") and is_fused(block)]
             if slices:
                 (qkv,) = linears(block, "qkv")
                 self._check_rank(qkv.in_features, qkv.out_features)

@@ -29,10 +29,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from vision_peft.tuning.blocks import BlockGraft, stages, width
+from vision_peft.tuning.families import family_of, family_of_block
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import Method, one_of, positive
-from vision_peft.tuning.stages import side_block, side_merging, stages, token_mergings
-from vision_peft.tuning.timm_blocks import BlockGraft, width
+from vision_peft.tuning.norms import token_norm
 
 TEMPERATURE = 0.1  # of the gates, gate_T in the code
 
@@ -58,8 +59,9 @@ class Ladder(nn.Module):
         self.first_down = nn.Linear(dims[0], sides[0], bias=False)
         self.downs = nn.ModuleList(nn.Linear(dims[stage], sides[stage], bias=False) for stage, _ in climbed)
         self.gates = nn.Parameter(torch.zeros(len(layers))) if method.gate == "learned" else None
-        self.blocks = nn.ModuleList(side_block(block, sides[stage]) for stage, block in climbed)
-        self.mergings = nn.ModuleList(side_merging(side, wider) for side, wider in pairwise(sides))
+        family = family_of_block(stages[0][0])
+        self.blocks = nn.ModuleList(family.side_block(block, sides[stage]) for stage, block in climbed)
+        self.mergings = nn.ModuleList(family.side_merging(side, wider) for side, wider in pairwise(sides))
         self.up = nn.Linear(sides[-1], dims[-1], bias=False)
 
     def forward(self, features: list[Tensor]) -> Tensor:
@@ -166,6 +168,6 @@ class LST(Method):
         taps = Taps()
         for block in all_blocks:
             graft(block, LSTTap, lst_taps=taps, lst_first=block is all_blocks[0])
-        for merging in token_mergings(model):
+        for merging in family_of(model).token_mergings(model):
             graft(merging, LSTStageTap, lst_taps=taps)
-        graft(model.norm, LSTNorm, lst=Ladder(by_stage, layers, self), lst_taps=taps)
+        graft(token_norm(model), LSTNorm, lst=Ladder(by_stage, layers, self), lst_taps=taps)

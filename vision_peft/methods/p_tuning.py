@@ -20,16 +20,16 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from timm.models.beit import Beit
 from torch import Tensor, nn
 
+from vision_peft.tuning.blocks import blocks, width
 from vision_peft.tuning.embed_samples import embed_samples
+from vision_peft.tuning.families import flat_family_of
 from vision_peft.tuning.graft import Graft, graft
-from vision_peft.tuning.input_tokens import INPUT_TOKENS, add_prefix_tokens, prompt_insertion_module
+from vision_peft.tuning.input_tokens import INPUT_TOKENS, PositionEmbeddings, add_prefix_tokens, prompt_insertion_module
 from vision_peft.tuning.method import Method, one_of, positive
 from vision_peft.tuning.needs import Need
-from vision_peft.tuning.timm_blocks import blocks, width
-from vision_peft.tuning.token_positions import PlaceEmbeddings, Places
+from vision_peft.tuning.token_positions import TokenPositions
 
 
 class PromptEncoder(nn.Module):
@@ -54,11 +54,15 @@ class PromptEncoder(nn.Module):
 
 
 class PTuningInput(Graft):
-    """Puts the pseudo tokens into the token sequence (B N D -> B N+P D) at index ``pseudo_at``: behind the input seat,
-    in front of it, or, with ``pseudo_side`` None, where ``PTuningSequence`` does."""
+    """Puts the pseudo tokens into the token sequence (B N D -> B N+P D) at index ``pseudo_at``: behind the module it
+    sits on, in front of it, or, with ``pseudo_side`` None, where the model calls ``join``.
+
+    Pseudo tokens with positions join as soon as patches have theirs, so that whatever acts on these (the pre-norm, and
+    what methods graft onto it, in any order) acts on both.
+    """
 
     pseudo_tokens: nn.Parameter | PromptEncoder
-    pseudo_places: PlaceEmbeddings | None
+    pseudo_positions: PositionEmbeddings | None
     pseudo_at: int
     pseudo_side: str | None
 
@@ -68,8 +72,8 @@ class PTuningInput(Graft):
 
     def join(self, x: Tensor) -> Tensor:
         tokens = self._tokens()
-        if self.pseudo_places is not None:
-            tokens = self.pseudo_places(tokens)
+        if self.pseudo_positions is not None:
+            tokens = self.pseudo_positions(tokens)
         tokens = tokens.unsqueeze(0).type_as(x).expand(x.shape[0], -1, -1)
         return torch.cat([x[:, : self.pseudo_at], tokens, x[:, self.pseudo_at :]], dim=1)
 
@@ -78,19 +82,6 @@ class PTuningInput(Graft):
 
     def _tokens(self) -> Tensor:
         return self.pseudo_tokens() if isinstance(self.pseudo_tokens, PromptEncoder) else self.pseudo_tokens
-
-
-class PTuningSequence(Graft):
-    """The whole model: pseudo tokens with places join as soon as patches have theirs, so that whatever acts on these
-    (the pre-norm, and what methods graft onto it, in any order) acts on both."""
-
-    norm_pre: PTuningInput
-
-    def _pos_embed(self, x: Tensor) -> Any:
-        made = super()._pos_embed(x)  # type: ignore[misc]
-        if isinstance(made, tuple):  # EVA: the sequence and its rotary embeddings
-            return self.norm_pre.join(made[0]), *made[1:]
-        return self.norm_pre.join(made)
 
 
 @dataclass(frozen=True)
@@ -105,12 +96,10 @@ class PTuning(Method):
     tokens: int = 10  # pseudo tokens P
     encoder: str = "lstm"  # "lstm": two-layer BiLSTM, then an MLP; "mlp"; "none": trained directly, as after baking
     lstm_width: str = "half"  # hidden channels per direction: "half" of the width (LAMA code) or "full" (few-shot code)
-    positions: str = (
-        "start"  # "start": no place in the image; "end", "interleaved": places of the last, of spread patches
-    )
-    init: str = (
-        "random"  # of the embeddings: N(0, 1), or "patches": patches of ``samples``, placed tokens without their place
-    )
+    # In the image: "start": no position; "end", "interleaved": those of the last patches, of patches spread evenly.
+    positions: str = "start"
+    # Of the embeddings: "random": N(0, 1); "patches": patches of ``samples``, placed tokens without their position.
+    init: str = "random"
 
     def __post_init__(self) -> None:
         positive(tokens=self.tokens)
@@ -146,28 +135,25 @@ class PTuning(Method):
         dim = width(blocks(model)[0])
         if self.encoder == "lstm" and self.lstm_width == "half" and dim % 2:
             raise ValueError(f'lstm_width="half" needs an even width, this backbone has {dim}: take lstm_width="full"')
-        places = None if self.positions == "start" else Places(self.tokens, self.positions)
-        at = add_prefix_tokens(model, self.tokens, places)
-        placed_side = "front" if isinstance(model, Beit) else None
+        positions = None if self.positions == "start" else TokenPositions(self.tokens, self.positions)
+        at = add_prefix_tokens(model, self.tokens, positions)
         graft(
             prompt_insertion_module(model),
             PTuningInput,
             pseudo_tokens=(
                 nn.Parameter(torch.randn(self.tokens, dim)) if self.encoder == "none" else PromptEncoder(dim, self)
             ),
-            pseudo_places=None if places is None else PlaceEmbeddings(model, places),
+            pseudo_positions=None if positions is None else PositionEmbeddings(model, positions),
             pseudo_at=at,
-            pseudo_side="behind" if places is None else placed_side,
+            pseudo_side="behind" if positions is None else flat_family_of(model).join_with_positions(model),
         )
-        if places is not None and placed_side is None:
-            graft(model, PTuningSequence)
 
     @torch.no_grad()
     def initialise(self, model: nn.Module, samples: Iterable[Any] | None) -> None:
         if samples is None:
             return
-        with_places = self.positions == "start"  # others get the places of the patches that they take
-        drawn = embed_samples(model, samples, self.samples_per_class, with_places=with_places).patches
+        with_positions = self.positions == "start"  # others get those of the patches that they take
+        drawn = embed_samples(model, samples, self.samples_per_class, with_positions=with_positions).patches
         drawn = drawn[torch.randperm(len(drawn))[torch.arange(self.tokens) % len(drawn)]]
         tokens: Any = prompt_insertion_module(model).pseudo_tokens
         (tokens.embedding.weight if isinstance(tokens, PromptEncoder) else tokens).copy_(drawn)

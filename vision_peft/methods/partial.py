@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from torch import nn
 
+from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.method import Method, positive
 from vision_peft.tuning.norms import final_norms
-from vision_peft.tuning.timm_blocks import blocks
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from vision_peft.tuning.blocks import blocks, width
 from vision_peft.tuning.embed_samples import embed_samples
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.input_tokens import INPUT_TOKENS, add_prefix_tokens, prompt_insertion_module
 from vision_peft.tuning.method import Method, one_of, positive
 from vision_peft.tuning.needs import Need
-from vision_peft.tuning.timm_blocks import blocks, width
 
 
 class PromptTuningInput(Graft):

@@ -24,10 +24,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from vision_peft.tuning.blocks import blocks, width
+from vision_peft.tuning.families import family_of_block
 from vision_peft.tuning.graft import Graft, graft, kinds
 from vision_peft.tuning.method import Method, positive, probability, some_of
-from vision_peft.tuning.norm_readers import add_to_norm, add_to_output, norm_readers, pads_windows, takes_shift
-from vision_peft.tuning.timm_blocks import blocks, width
+from vision_peft.tuning.norm_readers import add_to_norm, add_to_output, norm_readers, takes_shift
 
 
 class GroupedBottleneck(nn.Module):
@@ -123,6 +124,6 @@ class RepAdapter(Method):
                         "repadapter": GroupedBottleneck(width(block), self),
                         "repadapter_readers": tuple(norm_readers(block, site)),
                         "repadapter_block": (block,),
-                        "repadapter_padded": site == "attn" and pads_windows(block),
+                        "repadapter_padded": site == "attn" and family_of_block(block).pads_windows(block),
                     }
                     graft(norm, RepAdapterNorm, **children)

@@ -23,15 +23,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from timm.layers import PatchEmbed, RmsNorm
+from timm.layers import RmsNorm
 from torch import Tensor, nn
 
+from vision_peft.tuning.blocks import blocks, linears, width
+from vision_peft.tuning.families import family_of
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import Method, one_of
 from vision_peft.tuning.norm_readers import add_to_output
-from vision_peft.tuning.norms import final_norm
-from vision_peft.tuning.stages import token_mergings
-from vision_peft.tuning.timm_blocks import blocks, linears, width
+from vision_peft.tuning.norms import final_norm, token_norm
 
 
 class SSFLast(Graft):
@@ -110,26 +110,27 @@ class SSF(Method):
         one_of("last", self.last, ("final_norm", "before_pooling"))
 
     def attach(self, model: Any) -> None:
+        family = family_of(model)
         for block in blocks(model):
-            for norm in (block.norm1, block.norm2):
+            for norm in family.norms(block):
                 _scale_and_shift(norm, width(block))
             for linear in linears(block, "qkv"):
                 graft(linear, SSFProjection, ssf_block=(block,), **_pair(linear.out_features))
             for target in ("proj", "fc1", "fc2"):
                 for linear in linears(block, target):
                     _scale_and_shift(linear, linear.out_features)
-        if not isinstance(model.patch_embed, PatchEmbed):
+        patches = family.patch_projection(model)
+        if patches is None:
             raise ValueError(
                 f"cannot scale and shift the patches of a {type(model.patch_embed).__name__}: wanted one convolution "
                 "(timm's PatchEmbed)"
             )
-        patches = model.patch_embed.proj
         graft(patches, SSFMap, **_pair(patches.out_channels))
         if isinstance(model.patch_embed.norm, nn.LayerNorm):
             _scale_and_shift(model.patch_embed.norm, patches.out_channels)
-        for merging in token_mergings(model):
-            _scale_and_shift(merging.norm, merging.reduction.in_features)
-        _scale_and_shift(final_norm(model) if self.last == "final_norm" else model.norm, model.num_features)
+        for merging in family.token_mergings(model):
+            _scale_and_shift(merging.norm, merging.norm.weight.numel())
+        _scale_and_shift(final_norm(model) if self.last == "final_norm" else token_norm(model), model.num_features)
 
 
 def _scale_and_shift(layer: nn.Module, channels: int) -> None:

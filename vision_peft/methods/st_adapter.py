@@ -21,12 +21,13 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from vision_peft.tuning.blocks import BlockGraft, blocks, width
+from vision_peft.tuning.families import family_of
 from vision_peft.tuning.frame_attention import FRAMES, frames
 from vision_peft.tuning.graft import graft
 from vision_peft.tuning.method import Method, positive, some_of
 from vision_peft.tuning.needs import Need
 from vision_peft.tuning.patch_grid import PATCH_SEQUENCE, patch_grid
-from vision_peft.tuning.timm_blocks import BlockGraft, blocks, reads_class_token_only, width
 
 
 class TemporalBottleneck(nn.Module):
@@ -113,7 +114,7 @@ class STAdapter(Method):
         count = len(all_blocks) if self.layers is None else self.layers
         if count > len(all_blocks):
             raise ValueError(f"layers must be at most the depth {len(all_blocks)} of the backbone; got {count}")
-        drop_last = not self.keep_dead and reads_class_token_only(model)
+        drop_last = not self.keep_dead and family_of(model).reads_class_token_only(model)
         if drop_last and self.sites == ("mlp",) and count == 1:
             raise ValueError(
                 "an adapter before the last MLP alone cannot learn where only the class token is read: take more "

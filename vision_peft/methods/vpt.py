@@ -21,12 +21,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vision_peft.tuning.attention import KeyValueAttention, check_attention, project
+from vision_peft.tuning.attention import KeyValueAttention, project
+from vision_peft.tuning.backbone import patch_area
+from vision_peft.tuning.blocks import blocks, width
+from vision_peft.tuning.families import family_of_attention
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.input_tokens import INPUT_TOKENS, add_prefix_tokens, prompt_insertion_module
 from vision_peft.tuning.method import Method, positive, probability
 from vision_peft.tuning.needs import Need
-from vision_peft.tuning.timm_blocks import blocks, patch_area, width
 
 
 class VPTInput(Graft):
@@ -112,7 +114,7 @@ class VPT(Method):
         for dim, group in groupby(all_blocks, key=width):  # one group, but for Swin's stages
             projection = self._projection(dim)
             for number, block in enumerate(group):
-                check_attention(block.attn)
+                family_of_attention(block.attn)  # else keys and values cannot join
                 graft(
                     block.attn,
                     VPTAttention,

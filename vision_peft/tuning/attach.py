@@ -7,10 +7,11 @@ import timm
 from torch import nn
 
 from vision_peft.tuning import graft, record
+from vision_peft.tuning.backbone import classifier_names, trained_with_methods
+from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.heads import replace_head
 from vision_peft.tuning.method import Method, one_of
 from vision_peft.tuning.modes import set_modes
-from vision_peft.tuning.timm_blocks import blocks, classifier_names, trained_with_methods
 from vision_peft.tuning.timm_version import warn_if_untested
 
 __all__ = ["attach", "attach_for_loading", "detach", "replace_head", "train_mode"]
@@ -28,7 +29,7 @@ def attach(model: nn.Module, method: Method, *, samples: Iterable[Any] | None = 
     model) trains with every method but a linear probe, and is counted and stored with it.
 
     Args:
-        model: a timm vision transformer (see ``timm_blocks.blocks`` for the families).
+        model: a timm vision transformer (see ``families``).
         method: for instance ``AdaptFormer(bottleneck=64)``.
         samples: batches of (images B C H W, labels B), for methods that initialise themselves from data.
 

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vision_peft.tuning.input_tokens import prompt_insertion_module
-from vision_peft.tuning.timm_blocks import frames_in_batch
-from vision_peft.tuning.token_positions import carried_positions
+from vision_peft.tuning.backbone import frames_in_batch
+from vision_peft.tuning.input_tokens import carried_positions, prompt_insertion_module
 
 _PATCHES_PER_IMAGE = 4
 
@@ -21,14 +20,14 @@ class Samples(NamedTuple):
 
 
 @torch.no_grad()
-def embed_samples(model: Any, batches: Iterable[Any], per_class: int, *, with_places: bool = True) -> Samples:
+def embed_samples(model: Any, batches: Iterable[Any], per_class: int, *, with_positions: bool = True) -> Samples:
     """Embed the first ``per_class`` images of every class; all batches are read.
 
     Args:
         model: a flat timm vision transformer (ViT, EVA, BEiT).
         batches: (images B C H W, labels B) and whatever else a loader adds.
         per_class: images of every class that are used.
-        with_places: see ``patch_tokens``.
+        with_positions: see ``patch_tokens``.
 
     Raises:
         ValueError: no batches, or batches of another kind.
@@ -47,7 +46,7 @@ def embed_samples(model: Any, batches: Iterable[Any], per_class: int, *, with_pl
                 wanted.append((row, int(label), len(means[int(label)]) - 1))
         if not wanted:
             continue
-        tokens = patch_tokens(model, images[[row for row, _, _ in wanted]].to(like), with_places).float().cpu()
+        tokens = patch_tokens(model, images[[row for row, _, _ in wanted]].to(like), with_positions).float().cpu()
         for (_, label, place), own in zip(wanted, tokens, strict=True):
             means[label][place] = own.mean(0)
             patches.append(own[torch.randperm(len(own))[:_PATCHES_PER_IMAGE]])
@@ -57,18 +56,18 @@ def embed_samples(model: Any, batches: Iterable[Any], per_class: int, *, with_pl
 
 
 @torch.no_grad()
-def patch_tokens(model: Any, images: Tensor, with_places: bool = True) -> Tensor:
+def patch_tokens(model: Any, images: Tensor, with_positions: bool = True) -> Tensor:
     """Patch tokens (B N D) of ``images`` as they enter the first block, positions and pre-norm included.
 
-    Of clips (B C T H W) they are those of all frames. Without places they are the bare content of the patches: as
+    Of clips (B C T H W) they are those of all frames. Without positions they are the bare content of the patches: as
     they are before positions join them, and so before the pre-norm.
     """
     if images.ndim == 5:
         images = images.flatten(1, 2)  # timm's forward_intermediates takes four sizes
     seen: list[Any] = []
     modes = {module: module.training for module in model.modules()}
-    seat = prompt_insertion_module(model) if with_places else model.patch_embed
-    handle = seat.register_forward_hook(lambda module, args, tokens: seen.append(tokens))
+    source = prompt_insertion_module(model) if with_positions else model.patch_embed
+    handle = source.register_forward_hook(lambda module, args, tokens: seen.append(tokens))
     try:
         model.eval()
         model.forward_intermediates(images, indices=[0], stop_early=True, output_fmt="NLC", intermediates_only=True)
@@ -77,7 +76,7 @@ def patch_tokens(model: Any, images: Tensor, with_places: bool = True) -> Tensor
         for module, mode in modes.items():
             module.training = mode
     frames = frames_in_batch(model)
-    if with_places:
+    if with_positions:
         patches = seen[0][: len(images) * frames, model.num_prefix_tokens :]
     else:
         patches = seen[0].flatten(1, -2)  # a grid where sizes are dynamic

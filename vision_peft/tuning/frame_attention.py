@@ -2,15 +2,14 @@
 
 from typing import Any
 
-from timm.models import beit, swin_transformer
 from torch import Tensor
 
+from vision_peft.tuning.families import family_of, family_of_block
 from vision_peft.tuning.needs import Need
-from vision_peft.tuning.timm_blocks import layer_scale_1
 
 
 def frames(model: Any) -> int:
-    """Frames T of a clip that ``model`` folds into the batch of its blocks.
+    """Return the frames T of a clip that ``model`` folds into the batch of its blocks.
 
     Raises:
         ValueError: the model takes single images, or its tokens span frames and positions of the whole clip.
@@ -37,7 +36,7 @@ def check_temporal_attention(model: Any) -> None:
     Raises:
         ValueError: its position bias is for the patches of an image.
     """
-    if isinstance(model, beit.Beit | swin_transformer.SwinTransformer):
+    if not family_of(model).attention_takes_frames:
         raise ValueError(
             f"attention of {type(model).__name__} has a position bias for the patches of an image and none for frames: "
             "it cannot be reused over time; take a ViT without one (ViT, CLIP, DINOv2, DINOv3, EVA-02)"
@@ -49,12 +48,12 @@ ATTENTION_OVER_TIME = Need("attention without a position bias", check_temporal_a
 
 
 def attend_over_time(block: Any, n: Tensor, num_frames: int) -> Tensor:
-    """The block's own attention (and LayerScale) over the frames of every position; ``n`` is ((B T) N C).
+    """Run the block's own attention (and LayerScale) over the frames of every position; ``n`` is ((B T) N C).
 
     Rotary embeddings are left out: all frames of a position would turn by one angle, and scores depend on differences
     of angles only.
     """
     N = n.shape[1]
     y = n.unflatten(0, (-1, num_frames)).transpose(1, 2).flatten(0, 1)  # (B N) T C
-    y = layer_scale_1(block, block.attn(y))
+    y = family_of_block(block).scale_attn(block, block.attn(y))
     return y.unflatten(0, (-1, N)).transpose(1, 2).flatten(0, 1)

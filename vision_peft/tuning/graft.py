@@ -18,7 +18,7 @@ class Graft(nn.Module):
     """First base of every graft.
 
     A graft is final, has no ``__init__`` and overrides ``forward`` (block grafts: one of the halves, see
-    ``timm_blocks.BlockGraft``), calling ``super()`` once so that grafts on one module add up in any order.
+    ``blocks.BlockGraft``), calling ``super()`` once so that grafts on one module add up in any order.
     """
 
     def fold(self) -> None:

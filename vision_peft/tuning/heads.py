@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vision_peft.tuning import record
-from vision_peft.tuning.timm_blocks import classifier_names
+from vision_peft.tuning.backbone import classifier_names
 
 KINDS = ("linear", "batchnorm_linear", "vpt_linear")  # and mlp-2 to mlp-9
 

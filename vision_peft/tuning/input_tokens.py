@@ -1,44 +1,50 @@
-"""A place for input tokens: behind the prefix tokens (class, registers) of a flat ViT, before its first block."""
+"""Where input tokens join: behind the prefix tokens (class, registers) of a flat ViT, before its first block."""
 
 from typing import Any
 
-import torch
-from timm.layers import AttentionRope
-from timm.models import beit, eva, vision_transformer
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from vision_peft.tuning.graft import Graft, graft, kinds, original, override
+from vision_peft.tuning.families import flat_family_of
+from vision_peft.tuning.graft import original, override
 from vision_peft.tuning.needs import Need
-from vision_peft.tuning.timm_blocks import FLAT_FAMILIES, blocks
-from vision_peft.tuning.token_positions import Places, take_places
+from vision_peft.tuning.patch_grid import patch_grid
+from vision_peft.tuning.token_positions import TokenPositions
 
 
 def prompt_insertion_module(model: Any) -> nn.Module:
-    """The module whose output is the token sequence (B N C) that enters the first block."""
-    return model.pos_drop if isinstance(model, beit.Beit) else model.norm_pre
-
-
-def add_prefix_tokens(model: Any, tokens: int, places: Places | None = None) -> int:
-    """Tell ``model`` of ``tokens`` more prefix tokens; return the index where they belong, behind its own ones.
-
-    Pooling and ``forward_intermediates`` then leave them out, rotary embeddings do not turn them, and a relative
-    position bias gets rows and columns of zeros for them. With ``places`` attention finds them at places of patches
-    instead: they must join before the input seat's forward, and so stand behind those that join after it.
+    """Return the module whose output is the token sequence (B N C) that enters the first block.
 
     Raises:
-        ValueError: see ``take_places``.
+        ValueError: the tokens of this family are no sequence.
     """
+    return flat_family_of(model).prompt_insertion_module(model)
+
+
+def add_prefix_tokens(model: Any, tokens: int, positions: TokenPositions | None = None) -> int:
+    """Let ``model`` count ``tokens`` more prefix tokens; return the index where they belong, behind its own ones.
+
+    Pooling and ``forward_intermediates`` then leave them out, rotary embeddings do not turn them, and a relative
+    position bias gets rows and columns of zeros for them. With ``positions`` attention finds them at those of patches
+    instead: they must join before the forward of the prompt insertion module, and so stand behind those that join
+    after it.
+
+    Raises:
+        ValueError: there are more tokens than patches, or patches have no positions that tokens could take.
+    """
+    family = flat_family_of(model)
     at = original(model, "num_prefix_tokens")
     override(model, num_prefix_tokens=model.num_prefix_tokens + tokens, set_input_size=_refuse_input_size)
-    if places is not None:
-        take_places(model, places)
+    if positions is None:
+        family.add_prefix_tokens(model, tokens)
         return at
-    if isinstance(model, beit.Beit):
-        _pad_position_bias(model, tokens)
-    for block in blocks(model):
-        attn: Any = block.attn
-        if isinstance(attn, AttentionRope | eva.EvaAttention):
-            override(attn, num_prefix_tokens=attn.num_prefix_tokens + tokens)
+    positions.index(model.patch_embed.num_patches)
+    found = family.place_input_tokens(model, positions)
+    if not found and model.pos_embed is None and not carried_positions(model):
+        raise ValueError(
+            f"the patches of this {type(model).__name__} have no positions that tokens could take: wanted "
+            'positions="start"'
+        )
     return at
 
 
@@ -48,19 +54,7 @@ def check_input_tokens(model: Any) -> None:
     Raises:
         ValueError: the family has no such sequence, its pooling would average them, or it would count them as patches.
     """
-    name = type(model).__name__
-    if not isinstance(model, FLAT_FAMILIES):
-        raise ValueError(f"{name} has no sequence that input prompts could join: use deep prompts (VPT with deep=True)")
-    if isinstance(model, vision_transformer.VisionTransformer) and model.pool_include_prefix:
-        raise ValueError(f"this {name} pools over its prefix tokens (pool_include_prefix): prompts would be averaged")
-    positions_count_prefix = (
-        model.pos_embed is not None and not isinstance(model, beit.Beit) and not model.no_embed_class
-    )
-    if positions_count_prefix and model.dynamic_img_size:
-        raise ValueError(
-            f"this {name} resizes positions at every forward (dynamic_img_size) by its number of prefix tokens, which "
-            "prompts change: create it with a fixed img_size"
-        )
+    flat_family_of(model).check_input_tokens(model)
 
 
 INPUT_TOKENS = Need("a sequence that input prompts can join", check_input_tokens)
@@ -73,39 +67,33 @@ def _refuse_input_size(*_: Any, **__: Any) -> None:
     )
 
 
-class BiasWithPrompts(Graft):
-    """BEiT attention whose position bias (1 heads N N) is zero from and to ``input_tokens`` behind the class token."""
+class PositionEmbeddings:
+    """Adds to tokens (P D) what the backbone adds to the patches at their positions; rotary ones are not added."""
 
-    input_tokens: int
+    def __init__(self, model: Any, positions: TokenPositions) -> None:
+        self.positions = positions
+        self.model = (model,)  # read live: what it adds may train; in a tuple, so that it is registered nowhere
+        self.grid = patch_grid(model) if flat_family_of(model).resizes_positions(model) else None
 
-    def _get_rel_pos_bias(self) -> Tensor:
-        return _with_zeros(super()._get_rel_pos_bias(), self.input_tokens)  # type: ignore[misc]
+    def __call__(self, tokens: Tensor) -> Tensor:
+        for table in self._tables():
+            tokens = tokens + table[0, self.positions.index(table.shape[1], table.device)]
+        return tokens
 
-
-class SharedBiasWithPrompts(Graft):
-    """The same for the position bias that all blocks share (heads N N)."""
-
-    input_tokens: int
-
-    def forward(self, *args: Any) -> Tensor:
-        return _with_zeros(super().forward(*args), self.input_tokens)
-
-
-def _pad_position_bias(model: beit.Beit, tokens: int) -> None:
-    seats: list[tuple[Any, type[Graft]]] = [(block.attn, BiasWithPrompts) for block in blocks(model)]
-    if model.rel_pos_bias is not None:
-        seats.append((model.rel_pos_bias, SharedBiasWithPrompts))
-    for module, kind in seats:
-        if kind in kinds(module):
-            override(module, input_tokens=module.input_tokens + tokens)
-        else:
-            graft(module, kind, input_tokens=tokens)
+    def _tables(self) -> list[Tensor]:
+        """Embeddings (1 N D) of all patches of the current grid."""
+        (model,) = self.model
+        tables = carried_positions(model)
+        if model.pos_embed is not None:
+            patches = model.patch_embed.num_patches
+            table = model.pos_embed[:, -patches:]  # class and register tokens may have positions of their own
+            if self.grid is not None:
+                table = resample_abs_pos_embed(table, self.grid, model.patch_embed.grid_size, num_prefix_tokens=0)
+            tables.append(table)
+        return tables
 
 
-def _with_zeros(bias: Tensor, tokens: int) -> Tensor:
-    for dim in (-2, -1):
-        shape = list(bias.shape)
-        shape[dim] = tokens
-        first, rest = bias.tensor_split([1], dim)  # the class token keeps the first place
-        bias = torch.cat([first, bias.new_zeros(shape), rest], dim)
-    return bias
+def carried_positions(model: Any) -> list[Tensor]:
+    """Compute the position embeddings (1 N D) that patches bring along from their embedding, if they do (tubelets)."""
+    carried = getattr(model.patch_embed, "carried_positions", None)  # timm's own bring none
+    return [] if carried is None else [carried()]

@@ -4,15 +4,17 @@ A prefix key enters attention as it is: it is not rotated (rotary embeddings) an
 (``k_norm``), which belongs to keys that a projection made. Both papers' models have neither.
 """
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision_peft.tuning.attention import KeyValueAttention, check_attention, key_value_heads
+from vision_peft.tuning.attention import KeyValueAttention
+from vision_peft.tuning.blocks import blocks
+from vision_peft.tuning.families import family_of_attention
 from vision_peft.tuning.graft import graft
-from vision_peft.tuning.timm_blocks import blocks
 
 
 class PrefixMLP(nn.Module):
@@ -49,7 +51,7 @@ class PrefixAttention(KeyValueAttention):
         made = self._keys_values().unsqueeze(1)
         if self.prefix_dropout.training and self.prefix_dropout.p > 0:
             made = self.prefix_dropout(made.expand(-1, x.shape[0], -1, -1))
-        heads, _ = key_value_heads(self)
+        heads, _ = family_of_attention(self).key_value_heads(self)
         keys, values = made.unflatten(-1, (heads, -1)).transpose(2, 3)
         return [*super().extra_keys_values(x), (keys, values)]
 
@@ -83,9 +85,7 @@ def attach_prefixes(
         ValueError: keys and values cannot join the attention of this backbone, or it has prefixes already.
     """
     all_blocks: list[Any] = blocks(model)
-    for block in all_blocks:
-        check_attention(block.attn)
-    sizes = [heads * head_dim for heads, head_dim in (key_value_heads(block.attn) for block in all_blocks)]
+    sizes = [math.prod(family_of_attention(block.attn).key_value_heads(block.attn)) for block in all_blocks]
     first = all_blocks[0].attn
     mlp = None if hidden is None else PrefixMLP(tokens, embedding or first.proj.out_features, hidden, sizes, deep)
     for index, (block, size) in enumerate(zip(all_blocks, sizes, strict=True)):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from vision_peft.tuning import graft, record
+from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.heads import plain_head
-from vision_peft.tuning.timm_blocks import classifier_names
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from vision_peft.tuning import graft
-from vision_peft.tuning.timm_blocks import classifier_names
+from vision_peft.tuning.backbone import classifier_names
 
 
 def set_modes(model: nn.Module, frozen: str) -> None:

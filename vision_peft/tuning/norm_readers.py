@@ -2,22 +2,28 @@
 
 from typing import Any
 
-from timm.layers import Attention, AttentionRope, RmsNorm
-from timm.models import beit, eva, swin_transformer
+from timm.layers import RmsNorm
 from torch import Tensor, nn
 
-from vision_peft.tuning.timm_blocks import linears
+from vision_peft.tuning.families import family_of_block
 
 
 def norm_readers(block: Any, site: str) -> list[nn.Linear]:
-    """Linear layers that read ``norm1`` (``site="attn"``) or ``norm2`` (``site="mlp"``) of ``block``."""
+    """List the linear layers that read ``norm1`` (``site="attn"``) or ``norm2`` (``site="mlp"``) of ``block``.
+
+    Raises:
+        ValueError: the norms of ``block`` stand behind attention and MLP, so that nothing of the block reads them.
+    """
+    family = family_of_block(block)
+    if not family.has_input_norms:
+        raise ValueError(
+            f"the norms of {type(block).__name__} stand behind attention and MLP, and the method works on norms in "
+            "front of them, which no layer reads here: take a pre-norm backbone"
+        )
     if site == "mlp":
-        return linears(block, "fc1")
-    readers: list[Any] = linears(block, "qkv")
-    gated = isinstance(block.attn, Attention | AttentionRope | eva.EvaAttention) and block.attn.gate is not None
-    if gated:
-        readers.append(block.attn.gate)
-    return readers
+        return family.linears(block, "fc1")
+    gate = family.gate(block.attn)
+    return family.linears(block, "qkv") + ([] if gate is None else [gate])
 
 
 def add_to_output(block: Any, reader: nn.Linear, shift: Tensor) -> None:
@@ -30,22 +36,21 @@ def add_to_output(block: Any, reader: nn.Linear, shift: Tensor) -> None:
     Raises:
         ValueError: there is no such bias.
     """
-    attn: Any = block.attn
+    if not takes_shift(block, reader):
+        raise ValueError("a shift at a Linear without a bias has nowhere to go")
     bias: Tensor | None = reader.bias
     if bias is not None:
         bias.add_(shift)
-    elif isinstance(attn, beit.Attention) and reader is attn.qkv and attn.q_bias is not None:
-        q, _, v = shift.chunk(3)
-        attn.q_bias.add_(q)
-        attn.v_bias.add_(v)
     else:
-        raise ValueError("a shift at a Linear without a bias has nowhere to go")
+        q, _, v = shift.chunk(3)
+        block.attn.q_bias.add_(q)
+        block.attn.v_bias.add_(v)
 
 
 def takes_shift(block: Any, reader: nn.Linear) -> bool:
-    """Whether ``add_to_output`` finds a bias for this layer."""
-    attn: Any = block.attn
-    beside = isinstance(attn, beit.Attention) and reader is attn.qkv and attn.q_bias is not None
+    """Tell whether ``add_to_output`` finds a bias for this layer."""
+    family, attn = family_of_block(block), block.attn
+    beside = reader is attn.qkv and family.separate_bias(attn) is not None and family.key_shift_cancels(attn)
     return reader.bias is not None or beside
 
 
@@ -58,11 +63,3 @@ def add_to_norm(norm: Any, shift: Tensor) -> None:
     if isinstance(norm, RmsNorm) or norm.bias is None:
         raise ValueError("a shift between a norm and a Linear, both without a bias, has nowhere to go")
     norm.bias.add_(shift)
-
-
-def pads_windows(block: Any) -> bool:
-    """Whether ``block`` fills its windows up with zeros between norm1 and attention (Swin at uneven sizes)."""
-    if not isinstance(block, swin_transformer.SwinTransformerBlock):
-        return False
-    sizes: Any = block.input_resolution
-    return any(size % window for size, window in zip(sizes, block.window_size, strict=True))

@@ -1,18 +1,19 @@
-"""Where the normalisation layers of timm's vision transformers are."""
+"""The normalisation layers of a timm vision transformer."""
 
 from typing import Any
 
 from timm.layers import RmsNorm
-from timm.models import swin_transformer
 from torch import nn
 
-from vision_peft.tuning.timm_blocks import blocks, classifier_names
+from vision_peft.tuning.backbone import classifier_names
+from vision_peft.tuning.blocks import blocks
+from vision_peft.tuning.families import family_of
 
 NORMS = (nn.LayerNorm, RmsNorm)  # timm's LayerNorm classes derive from torch's
 
 
 def norm_layers(model: nn.Module) -> list[nn.Module]:
-    """Every norm of the backbone that has parameters, in order of ``named_modules``; 25 on ViT-B.
+    """List every norm of the backbone that has parameters, in order of ``named_modules``; 25 on ViT-B.
 
     Those of the stem, of Swin's patch merging, inside attention or MLP, and of attention pooling count; the head's do
     not.
@@ -29,17 +30,18 @@ def norm_layers(model: nn.Module) -> list[nn.Module]:
     ]
 
 
-def final_norm(model: Any) -> nn.Module:
-    """The norm behind the last block: ``norm`` of all tokens, else ``fc_norm`` of the pooled ones.
+def token_norm(model: Any) -> nn.Module:
+    """Return what all tokens pass behind the last block: the final norm, or an Identity where it follows pooling."""
+    return family_of(model).final_norms(model)[0]
 
-    Where the backbone has neither it is the Identity at ``norm``.
-    """
-    if isinstance(model, swin_transformer.SwinTransformer) or not isinstance(model.norm, nn.Identity):
-        return model.norm
-    return model.norm if isinstance(model.fc_norm, nn.Identity) else model.fc_norm
+
+def final_norm(model: Any) -> nn.Module:
+    """Return the norm behind the last block: of all tokens, else of the pooled ones, else ``token_norm``."""
+    found = family_of(model).final_norms(model)
+    return next((norm for norm in found if not isinstance(norm, nn.Identity)), found[0])
 
 
 def final_norms(model: Any) -> list[nn.Module]:
-    """The norms with parameters behind the last block: ``norm`` of all tokens, or ``fc_norm`` of the pooled ones."""
-    seats = [model.norm] if isinstance(model, swin_transformer.SwinTransformer) else [model.norm, model.fc_norm]
-    return [seat for seat in seats if isinstance(seat, NORMS) and seat.weight is not None]
+    """List the norms with parameters behind the last block: of all tokens, or of the pooled ones."""
+    found = family_of(model).final_norms(model)
+    return [norm for norm in found if isinstance(norm, NORMS) and norm.weight is not None]

@@ -4,9 +4,10 @@ from typing import Any
 
 from timm.layers import DropPath, PatchEmbed
 from timm.layers import drop_path as _drop_path
-from timm.models import beit, swin_transformer
 from torch import Tensor, nn
 
+from vision_peft.tuning.families import family_of
+from vision_peft.tuning.families.flat import FlatFamily
 from vision_peft.tuning.graft import Graft, graft, kinds
 from vision_peft.tuning.needs import Need
 
@@ -26,7 +27,7 @@ class PatchGrid(Graft):
 
 
 def patch_grid(model: Any) -> list[int] | None:
-    """A list that holds (rows, columns) of the patches in the current forward; None where tokens are maps (Swin).
+    """Return a list that holds (rows, columns) of the patches in the current forward; None where tokens are maps.
 
     The patches are the last ``time_steps`` x rows x columns tokens of the sequence, whatever prefix tokens and prompts
     come before.
@@ -34,14 +35,14 @@ def patch_grid(model: Any) -> list[int] | None:
     Raises:
         ValueError: the model drops patches in training, or does not tell its grid.
     """
-    if isinstance(model, swin_transformer.SwinTransformer):
+    family = family_of(model)
+    if not isinstance(family, FlatFamily):
         return None
     embed: Any = model.patch_embed
     grid = embed.grid_size[-2:] if isinstance(embed, PatchEmbed) else None
     if grid is None:
         raise ValueError(f"{type(embed).__name__} of this backbone does not tell the grid of its patches")
-    drops = None if isinstance(model, beit.Beit) else model.patch_drop
-    if drops is not None and not isinstance(drops, nn.Identity):
+    if family.drops_patches(model):
         raise ValueError(
             f"this {type(model).__name__} drops patches (patch_drop_rate): those left form no grid; create it without"
         )
@@ -56,7 +57,7 @@ def check_patch_sequence(model: Any) -> None:
     Raises:
         ValueError: they are a map, cut into windows.
     """
-    if isinstance(model, swin_transformer.SwinTransformer):
+    if not isinstance(family_of(model), FlatFamily):
         raise ValueError(f"{type(model).__name__} works on maps in windows: wanted a ViT with one grid of patches")
 
 
@@ -64,13 +65,13 @@ PATCH_SEQUENCE = Need("one grid of patches in the sequence", check_patch_sequenc
 
 
 def time_steps(model: Any) -> int:
-    """Grids of patches that follow each other in a sequence: time steps of tubelets, 1 for images and single frames."""
+    """Count the grids of patches in a sequence: time steps of tubelets, 1 for images and single frames."""
     grid: tuple[int, ...] = model.patch_embed.grid_size
     return grid[0] if len(grid) == 3 else 1
 
 
 def drop_path(path: nn.Module, y: Tensor) -> Tensor:
-    """``y`` through the block's drop-path ``path``, in a mask of its own and past adapters that sit on ``path``."""
+    """Pass ``y`` through the drop-path ``path`` of a block, with a mask of its own, past adapters that sit on it."""
     if isinstance(path, DropPath):
         return _drop_path(y, path.drop_prob, path.training, path.scale_by_keep)
     return y

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from vision_peft.tuning import graft
+from vision_peft.tuning.backbone import classifier_names
+from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.modes import set_modes
-from vision_peft.tuning.timm_blocks import blocks, classifier_names
 
 DISABLED: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models inside ``disable.disabled``: their record is aside
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from vision_peft.tuning import record
+from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.bake import baked_graft_tensors
 from vision_peft.tuning.method import one_of
-from vision_peft.tuning.timm_blocks import classifier_names
 
 
 class Counts(NamedTuple):

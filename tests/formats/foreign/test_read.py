@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import vision_peft as vp
-from vision_peft.tuning.timm_blocks import blocks
+from vision_peft.tuning.blocks import blocks
 
 # golden file: (source, what the file does not tell)
 GOLDEN: dict[str, tuple[str, dict[str, Any]]] = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import vision_peft as vp
-from vision_peft.tuning.timm_blocks import blocks
+from vision_peft.tuning.blocks import blocks
 
 VIDEO = {"img_size": 32, "num_frames": 4}  # files without positions do not tell
 FINAL = (vp.NormTuning(norms="final"),)

@@ -5,10 +5,10 @@ from functools import partial
 from typing import Any
 
 from timm.layers import LayerNorm
-from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from vision_peft.backbones.frames import frame_wise
+from vision_peft.backbones.plain_vit import build_vit
 from vision_peft.backbones.tubelet import videomae_form
 
 # How a backbone sees clips: not at all; as one sequence of tubelets in VideoMAE's form; frame by frame with the mean
@@ -25,7 +25,7 @@ def build(
     num_heads: int,
     img_size: int | tuple[int, int] | None,
     num_frames: int | None,
-) -> VisionTransformer:
+) -> nn.Module:
     """Build it and load ``state`` into it, all but the head.
 
     Args:
@@ -65,7 +65,7 @@ def build(
         settings |= videomae_form(_frames(num_frames), patch.shape[2])
     elif clips == "none" and num_frames is not None:
         raise ValueError(f"this file holds an image model: build it without num_frames={num_frames}")
-    model = VisionTransformer(**{**settings, **arguments})
+    model = build_vit(**{**settings, **arguments})
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:  # shapes

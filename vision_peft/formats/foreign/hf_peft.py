@@ -22,8 +22,10 @@ from vision_peft.formats.foreign.read import Foreign, read_tensors
 from vision_peft.formats.foreign.tensors import State, no_leftovers, split_head, take
 from vision_peft.methods.lora import TARGETS, LoRA, LoRAQKV
 from vision_peft.tuning import graft, record
+from vision_peft.tuning.backbone import classifier_names
+from vision_peft.tuning.blocks import blocks
+from vision_peft.tuning.families import family_of
 from vision_peft.tuning.heads import plain_head
-from vision_peft.tuning.timm_blocks import blocks, classifier_names, separate_bias
 
 CONFIG, TENSORS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 _PREFIX = "base_model.model."
@@ -229,7 +231,8 @@ def write(model: nn.Module, folder: Path) -> Path:
             "LoRA's proj_output maps the output of a layer, HF peft's LoRA reads the input: use save_adapter, or merge "
             "and save the state_dict"
         )
-    if set(method.targets) & {"q", "k", "v", "qkv"} and separate_bias(blocks(model)[0].attn) is not None:
+    bypassed = family_of(model).separate_bias(blocks(model)[0].attn) is not None
+    if bypassed and set(method.targets) & {"q", "k", "v", "qkv"}:
         raise ValueError(
             f"timm's {type(model).__name__} reads qkv.weight without calling qkv, so that HF peft's update would never "
             "act: use save_adapter, or merge and save the state_dict"

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vision_peft.backbones.checkpoints import check_stored
@@ -51,7 +50,7 @@ class Foreign:
 
     def build(
         self, num_heads: int, img_size: int | tuple[int, int] | None = None, num_frames: int | None = None
-    ) -> VisionTransformer:
+    ) -> nn.Module:
         """Build the timm model that the tensors describe, with methods attached and tensors loaded, in eval mode.
 
         Args:

@@ -1,23 +1,14 @@
-"""Stages of every family, and side blocks that see as far as the block they stand beside."""
+"""Side blocks that see as far as the block they stand beside."""
 
 from typing import Any
 
 import pytest
 import torch
-from support.families import FAMILIES, tiny
+from support.families import tiny
 from torch import Tensor, nn
 
-from vision_peft.tuning.stages import side_block, side_merging, stages, token_mergings
-from vision_peft.tuning.timm_blocks import blocks
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_stages_are_the_blocks_in_order_and_tokens_merge_between_them(family):
-    model = tiny(family)
-    found = stages(model)
-    assert [block for stage in found for block in stage] == blocks(model)
-    assert [len(stage) for stage in found] == ([2, 2] if family == "swin" else [2])
-    assert token_mergings(model) == ([model.layers[1].downsample] if family == "swin" else [])
+from vision_peft.tuning.blocks import blocks
+from vision_peft.tuning.families import family_of_block
 
 
 def sight(block: nn.Module, x: Tensor, row: int, column: int) -> Tensor:
@@ -36,20 +27,21 @@ def test_beside_swin_a_side_block_sees_the_window_of_its_neighbour(number, place
     size, width = block.input_resolution[0], block.norm1.normalized_shape[0]
     torch.manual_seed(0)
     theirs = sight(block, torch.randn(1, size, size, width), *place)
-    ours = sight(side_block(block, 4).eval(), torch.randn(1, size, size, 4), *place)
+    ours = sight(family_of_block(block).side_block(block, 4).eval(), torch.randn(1, size, size, 4), *place)
     assert theirs.sum() == (9 if (number, place) == (1, (0, 0)) else 49)  # a window; in the corner a shift cuts it
     assert torch.equal(ours, theirs)
 
 
 def test_side_blocks_of_flat_families_have_no_positions_and_full_sight():
-    block = side_block(blocks(tiny("dinov3"))[0], 4).eval()
+    block, *_ = blocks(tiny("dinov3"))
+    block = family_of_block(block).side_block(block, 4).eval()
     x = torch.randn(1, 10, 4)
     torch.testing.assert_close(block(x.flip(1)), block(x).flip(1))
     assert sum(p.numel() for p in block.parameters()) == 12 * 4 * 4 + 13 * 4
 
 
 def test_a_side_merging_is_one_linear_map_of_four_neighbours():
-    merging: Any = side_merging(3, 5)
+    merging: Any = family_of_block(blocks(tiny("swin"))[0]).side_merging(3, 5)
     assert {name: tuple(p.shape) for name, p in merging.named_parameters()} == {"reduction.weight": (5, 12)}
     x = torch.randn(2, 4, 6, 3)
     corners = torch.cat([x[:, 2, 4], x[:, 3, 4], x[:, 2, 5], x[:, 3, 5]], dim=-1)

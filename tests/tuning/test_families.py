@@ -7,12 +7,14 @@ import pytest
 import timm
 import torch
 from support.block_inputs import recorded_calls
-from support.families import FAMILIES, images, tiny
+from support.families import FAMILIES, WINDOWED, images, tiny
 from timm.layers import DropPath
 from timm.models import vision_transformer
 from torch import nn
 
-from vision_peft.tuning import timm_blocks
+from vision_peft.tuning.backbone import architecture, classifier_names, patch_area
+from vision_peft.tuning.blocks import attn_half, blocks, linears, mlp_half, stages, width
+from vision_peft.tuning.families import family_of
 from vision_peft.tuning.graft import ungraft
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -21,28 +23,28 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 @every_family
 def test_the_two_halves_are_exactly_timms_own_block(family):
     model = tiny(family)
-    blocks = timm_blocks.blocks(model)
-    with torch.no_grad(), recorded_calls(blocks) as calls:
+    all_blocks = blocks(model)
+    with torch.no_grad(), recorded_calls(all_blocks) as calls:
         model(images(model))
-    assert [call[0] for call in calls] == blocks
+    assert [call[0] for call in calls] == all_blocks
     for block, (x,), kwargs, expected in calls:
         with torch.no_grad():
-            y = timm_blocks.mlp_half(block, timm_blocks.attn_half(block, x, **kwargs))
+            y = mlp_half(block, attn_half(block, x, **kwargs))
         assert (y - expected).abs().max() == 0.0
 
 
 @every_family
 def test_the_two_halves_draw_the_same_drop_path_masks_as_timm(family):
     model = _with_drop_path(tiny(family)).train()
-    blocks = timm_blocks.blocks(model)
-    with torch.no_grad(), recorded_calls(blocks) as calls:
+    all_blocks = blocks(model)
+    with torch.no_grad(), recorded_calls(all_blocks) as calls:
         model(images(model, batch=8))
     for block, (x,), kwargs, _ in calls:
         with torch.no_grad():
             torch.manual_seed(0)
             expected = block(x, **kwargs)
             torch.manual_seed(0)
-            y = timm_blocks.mlp_half(block, timm_blocks.attn_half(block, x, **kwargs))
+            y = mlp_half(block, attn_half(block, x, **kwargs))
             torch.manual_seed(1)
             other = block(x, **kwargs)
         assert (y - expected).abs().max() == 0.0
@@ -50,7 +52,7 @@ def test_the_two_halves_draw_the_same_drop_path_masks_as_timm(family):
 
 
 def _with_drop_path(model: nn.Module) -> nn.Module:
-    for block in timm_blocks.blocks(model):
+    for block in blocks(model):
         block.drop_path1, block.drop_path2 = DropPath(0.5), DropPath(0.5)
     return model
 
@@ -59,7 +61,7 @@ def test_halves_get_real_rope_shared_bias_and_shifted_windows():
     seen: set[str] = set()
     for family in ("dinov3", "beit_shared_bias", "swin"):
         model = tiny(family)
-        with torch.no_grad(), recorded_calls(timm_blocks.blocks(model)) as calls:
+        with torch.no_grad(), recorded_calls(blocks(model)) as calls:
             model(images(model))
         for block, _, kwargs, _ in calls:
             seen |= {name for name, value in kwargs.items() if value is not None}
@@ -87,15 +89,15 @@ def test_another_architecture_is_refused_with_the_classes_that_would_do(name):
     arguments, reason = REFUSED[name]
     model = timm.create_model(name, num_classes=5, **arguments)
     with pytest.raises(ValueError, match=reason):
-        timm_blocks.blocks(model)
+        blocks(model)
 
 
 @pytest.mark.parametrize("kind", ["ResPostBlock", "ParallelScalingBlock", "ParallelThingsBlock"])
 def test_blocks_that_are_not_split_at_the_seam_are_refused_by_name(kind):
     make = partial(timm.create_model, "vit_tiny_patch16_224", img_size=32, embed_dim=32, depth=2, num_heads=2)
     model = make(block_fn=getattr(vision_transformer, kind))
-    with pytest.raises(ValueError, match=f"cannot attach to blocks of class {kind}: only pre-norm blocks"):
-        timm_blocks.blocks(model)
+    with pytest.raises(ValueError, match=f"cannot attach to blocks of class {kind}: only blocks with one attention"):
+        blocks(model)
 
 
 def test_a_post_norm_eva_is_refused_by_the_name_of_its_blocks():
@@ -103,7 +105,7 @@ def test_a_post_norm_eva_is_refused_by_the_name_of_its_blocks():
         "eva02_tiny_patch14_224", img_size=28, embed_dim=32, depth=1, num_heads=2, use_post_norm=True
     )
     with pytest.raises(ValueError, match="blocks of class EvaBlockPostNorm"):
-        timm_blocks.blocks(model)
+        blocks(model)
 
 
 @every_family
@@ -112,18 +114,28 @@ def test_the_named_classifiers_are_the_layers_that_timm_replaces(family):
     before = dict(model.named_modules())
     model.reset_classifier(3)
     replaced = {n for n, m in model.named_modules() if isinstance(m, nn.Linear) and before.get(n) is not m}
-    assert set(timm_blocks.classifier_names(model)) == replaced
+    assert set(classifier_names(model)) == replaced
     classifiers = model.get_classifier()
-    found = [model.get_submodule(name) for name in timm_blocks.classifier_names(model)]
+    found = [model.get_submodule(name) for name in classifier_names(model)]
     assert found == list(classifiers if isinstance(classifiers, tuple) else [classifiers])
 
 
 def test_a_distilled_model_has_two_classifiers():
-    assert timm_blocks.classifier_names(tiny("deit_distilled")) == ("head", "head_dist")
+    assert classifier_names(tiny("deit_distilled")) == ("head", "head_dist")
+
+
+@every_family
+def test_stages_are_the_blocks_in_order_and_tokens_merge_between_them(family):
+    model = tiny(family)
+    found = stages(model)
+    assert [block for stage in found for block in stage] == blocks(model)
+    assert [len(stage) for stage in found] == ([2, 2] if family in WINDOWED else [2])
+    mergings = [module for name, module in model.named_modules() if name.endswith("1.downsample")]
+    assert family_of(model).token_mergings(model) == mergings
 
 
 def test_architecture_tells_what_distinguishes_backbones():
-    assert timm_blocks.architecture(tiny("dinov2_reg4")) == {
+    assert architecture(tiny("dinov2_reg4")) == {
         "class": "VisionTransformer",
         "depth": 2,
         "width": [32],
@@ -131,18 +143,18 @@ def test_architecture_tells_what_distinguishes_backbones():
         "patch_size": [14, 14],
         "img_size": [28, 28],
     }
-    swin = timm_blocks.architecture(tiny("swin"))
+    swin = architecture(tiny("swin"))
     assert (swin["class"], swin["depth"], swin["width"], swin["patch_size"]) == ("SwinTransformer", 4, [16, 32], [4, 4])
-    assert timm_blocks.architecture(tiny("deit_distilled"))["class"] == "VisionTransformerDistilled"
+    assert architecture(tiny("deit_distilled"))["class"] == "VisionTransformerDistilled"
 
 
 @every_family
 def test_width_is_that_of_the_residual_stream(family):
     model = tiny(family)
-    blocks = timm_blocks.blocks(model)
-    with torch.no_grad(), recorded_calls(blocks) as calls:
+    all_blocks = blocks(model)
+    with torch.no_grad(), recorded_calls(all_blocks) as calls:
         model(images(model))
-    assert [timm_blocks.width(block) for block in blocks] == [args[0].shape[-1] for _, args, _, _ in calls]
+    assert [width(block) for block in all_blocks] == [args[0].shape[-1] for _, args, _, _ in calls]
 
 
 @every_family
@@ -150,14 +162,14 @@ def test_patch_area_is_pixels_times_channels(family):
     model: Any = tiny(family)
     height, width = model.patch_embed.patch_size
     frames = 2 if family == "tubelet" else 1
-    assert timm_blocks.patch_area(model) == 3 * frames * height * width
+    assert patch_area(model) == 3 * frames * height * width
 
 
 @every_family
 @pytest.mark.parametrize("target", ["q", "k", "v", "proj", "fc1", "fc2"])
 def test_linears_are_layers_that_every_forward_calls(family, target):
     model = tiny(family)
-    found = [linear for block in timm_blocks.blocks(model) for linear in timm_blocks.linears(block, target)]
+    found = [linear for block in blocks(model) for linear in linears(block, target)]
     assert all(isinstance(linear, nn.Linear) for linear in found)
     with torch.no_grad(), recorded_calls(found) as calls:
         model(images(model))
@@ -169,8 +181,8 @@ def test_making_qkv_callable_keeps_the_outputs_and_is_undone(family):
     model = tiny(family)
     x = images(model)
     expected = model(x)
-    for block in timm_blocks.blocks(model):
-        timm_blocks.linears(block, "q")
+    for block in blocks(model):
+        linears(block, "q")
     torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
     for module in model.modules():
         ungraft(module)
@@ -178,17 +190,17 @@ def test_making_qkv_callable_keeps_the_outputs_and_is_undone(family):
 
 
 def test_a_swiglu_has_two_first_layers():
-    (block, *_) = timm_blocks.blocks(tiny("eva02_base"))
-    assert [linear.out_features for linear in timm_blocks.linears(block, "fc1")] == [64, 64]
+    (block, *_) = blocks(tiny("eva02_base"))
+    assert [linear.out_features for linear in linears(block, "fc1")] == [64, 64]
 
 
 def test_qkv_names_all_three_layers_where_the_projections_are_separate():
-    (block, *_) = timm_blocks.blocks(tiny("rope_gqa"))
-    assert timm_blocks.linears(block, "qkv") == [block.attn.q_proj, block.attn.k_proj, block.attn.v_proj]
+    (block, *_) = blocks(tiny("rope_gqa"))
+    assert linears(block, "qkv") == [block.attn.q_proj, block.attn.k_proj, block.attn.v_proj]
 
 
 def test_an_mlp_of_unknown_class_is_refused_by_name():
-    (block, *_) = timm_blocks.blocks(tiny("vit"))
+    (block, *_) = blocks(tiny("vit"))
     block.mlp = nn.Sequential(nn.Linear(32, 32))
     with pytest.raises(ValueError, match="cannot find fc1 in an MLP of class Sequential"):
-        timm_blocks.linears(block, "fc1")
+        linears(block, "fc1")

@@ -1,0 +1,68 @@
+"""What a timm vision transformer is at a glance: its head, its patches and frames, what tells it from another."""
+
+from typing import Any
+
+from torch import nn
+
+from vision_peft.tuning.blocks import blocks, width
+from vision_peft.tuning.families import family_of
+
+
+def classifier_names(model: Any) -> tuple[str, ...]:
+    """Name the classification layers of ``model``; two for a distilled model.
+
+    Raises:
+        ValueError: not a family that methods can attach to.
+    """
+    return family_of(model).classifier_names(model)
+
+
+def patch_area(model: Any) -> int:
+    """Return the fan-in of the patch embedding: pixels of one patch (of a tubelet: in all its frames) times channels
+    (RGB where a stem stands in its place)."""
+    projection = model.patch_embed.proj
+    if isinstance(projection, nn.Conv2d | nn.Conv3d):
+        return projection.weight[0].numel()
+    height, width = model.patch_embed.patch_size
+    return 3 * height * width
+
+
+def architecture(model: Any) -> dict[str, Any]:
+    """Describe ``model`` by what tells two backbones apart at a glance.
+
+    Class, depth, widths, heads, patch and image size (pixels); of clips also the frames of a clip and of a patch (None:
+    frame by frame), and whether their mean is taken before the norm.
+    """
+    all_blocks = blocks(model)
+    embed = model.patch_embed
+    clip = {key: getattr(embed, key, None) for key in ("num_frames", "tubelet_size")}  # timm's own have neither
+    return {
+        "class": _plain_class(model),
+        "depth": len(all_blocks),
+        "width": sorted({width(block) for block in all_blocks}),
+        "num_heads": sorted({block.attn.num_heads for block in all_blocks}),
+        "patch_size": list(embed.patch_size),
+        "img_size": list(embed.img_size or ()),
+        **(clip if clip["num_frames"] is not None else {}),
+        **({"mean_first": True} if getattr(embed, "mean_first", False) else {}),
+    }
+
+
+def frames_in_batch(model: Any) -> int:
+    """Return the frames of a clip that the patch embedding folds into the batch of the blocks; 1 for images and for
+    tubelets."""
+    clip = architecture(model)
+    return 1 if clip.get("tubelet_size") is not None else clip.get("num_frames", 1)
+
+
+def trained_with_methods(model: Any) -> list[nn.Parameter]:
+    """List the parameters of the backbone that train with every method which lets features change.
+
+    Its patch embedding names them (a tubelet embedding its ``temporal_embed``); timm's own names none.
+    """
+    names: tuple[str, ...] = getattr(model.patch_embed, "trained_with_methods", ())
+    return [getattr(model.patch_embed, name) for name in names]
+
+
+def _plain_class(model: nn.Module) -> str:
+    return next(cls.__name__ for cls in type(model).__mro__ if cls.__module__.startswith("timm."))

@@ -1,0 +1,83 @@
+"""The transformer blocks of a timm model: their order, width and layers, and the graft that splits one in halves."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from vision_peft.tuning.families import family_of, family_of_block
+from vision_peft.tuning.graft import Graft
+
+
+def blocks(model: Any) -> list[Any]:
+    """List the transformer blocks of ``model`` in order of depth, over all stages.
+
+    Raises:
+        ValueError: not a family, or not a kind of block, that methods can attach to.
+    """
+    return [block for stage in stages(model) for block in stage]
+
+
+def stages(model: Any) -> list[list[Any]]:
+    """List the blocks of ``model`` by stage, in order of depth: Swin has several stages, a flat ViT has one.
+
+    Raises:
+        ValueError: as of ``blocks``.
+    """
+    found = family_of(model).stages(model)
+    for stage in found:
+        for block in stage:
+            family_of_block(block)
+    return found
+
+
+def width(block: Any) -> int:
+    """Return the channels of the residual stream at ``block`` (they grow over Swin's stages)."""
+    return block.attn.proj.out_features
+
+
+def linears(block: Any, target: str) -> list[nn.Linear]:
+    """List the linear layers of ``block`` that ``target`` names: one of qkv, q, k, v, proj, fc1, fc2.
+
+    On a fused projection ``q``, ``k`` and ``v`` all give the one ``qkv`` layer; where they are separate, ``qkv`` gives
+    the three. A SwiGLU has two first layers. A ``qkv`` that timm would bypass is made callable (``qkv_bias_separate``).
+
+    Raises:
+        ValueError: an MLP of a class that is not known.
+    """
+    return family_of_block(block).linears(block, target)
+
+
+def is_fused(block: Any) -> bool:
+    """Tell whether queries, keys and values of ``block`` come from one ``qkv`` layer."""
+    return family_of_block(block).is_fused(block.attn)
+
+
+def attn_half(block: Any, x: Tensor, **kwargs: Any) -> Tensor:
+    """Compute the half of ``block`` with attention; ``x`` is B N C (Swin: B H W C), as for ``mlp_half``.
+
+    Both halves together differ from timm's own forward by exactly 0, which the tests hold for every family, so that a
+    timm that moves the seam fails there.
+    """
+    return family_of_block(block).attn_half(block, x, **kwargs)
+
+
+def mlp_half(block: Any, x: Tensor) -> Tensor:
+    """Compute the half of ``block`` with the MLP."""
+    return family_of_block(block).mlp_half(block, x)
+
+
+class BlockGraft(Graft):
+    """A graft on a whole block.
+
+    Kinds override ``attn_half`` or ``mlp_half`` and call ``super()``, so that any number of them adds up on one block,
+    in any order.
+    """
+
+    def attn_half(self, x: Tensor, **kwargs: Any) -> Tensor:
+        return attn_half(self, x, **kwargs)
+
+    def mlp_half(self, x: Tensor) -> Tensor:
+        return mlp_half(self, x)
+
+    def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
+        return self.mlp_half(self.attn_half(x, **kwargs))

@@ -1,0 +1,92 @@
+"""What the families share whose tokens are one sequence (B N C): prefix tokens, then patches."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from vision_peft.tuning.families.family import Family
+from vision_peft.tuning.token_positions import TokenPositions
+
+
+class FlatFamily(Family):
+    """ViT, EVA and BEiT: class token and registers, then patches. The defaults are those of ``VisionTransformer``."""
+
+    attention_takes_frames = True
+
+    def stages(self, model: Any) -> list[list[Any]]:
+        return [list(model.blocks)]
+
+    def final_norms(self, model: Any) -> list[nn.Module]:
+        return [model.norm, model.fc_norm]
+
+    def reads_class_token_only(self, model: Any) -> bool:
+        return model.global_pool == "token"
+
+    def drops_patches(self, model: Any) -> bool:
+        """Tell whether ``model`` leaves patches out in training (``patch_drop_rate``)."""
+        return model.patch_drop is not None and not isinstance(model.patch_drop, nn.Identity)
+
+    def side_block(self, block: Any, dim: int) -> nn.Module:
+        """Its attention is global and plain: no rotary or relative positions."""
+        return Block(dim, block.attn.num_heads, mlp_ratio=4, qkv_bias=True)
+
+    # Tokens that join the sequence
+
+    def prompt_insertion_module(self, model: Any) -> Any:
+        """Return the module whose output is the token sequence (B N C) that enters the first block."""
+        return model.norm_pre
+
+    def check_input_tokens(self, model: Any) -> None:
+        """Raise ValueError where tokens cannot join the sequence of this model, with the reason."""
+        if self.resizes_positions(model) and not model.no_embed_class:
+            raise ValueError(
+                f"this {type(model).__name__} resizes positions at every forward (dynamic_img_size) by its number of "
+                "prefix tokens, which prompts change: create it with a fixed img_size"
+            )
+
+    def resizes_positions(self, model: Any) -> bool:
+        """Tell whether position embeddings follow the size of every batch (``dynamic_img_size``)."""
+        return model.pos_embed is not None and model.dynamic_img_size
+
+    @abstractmethod
+    def add_prefix_tokens(self, model: Any, tokens: int) -> None:
+        """Let attention take ``tokens`` tokens behind the prefix tokens for tokens without a position."""
+
+    @abstractmethod
+    def place_input_tokens(self, model: Any, positions: TokenPositions) -> bool:
+        """Let attention find tokens right before the patches at ``positions``.
+
+        Returns:
+            Whether attention has positions of its own (rotary embeddings, a position bias).
+        """
+
+    @abstractmethod
+    def join_with_positions(self, model: Any) -> str | None:
+        """Prepare ``model`` for tokens that join as soon as patches have their positions.
+
+        Returns:
+            "front" where that is in front of the prompt insertion module. None where ``model`` was grafted: it calls
+            ``join`` (B N C -> B N+P C) of what is grafted onto that module.
+        """
+
+    # Attention of timm.layers, which has norms of queries, keys and output, and a gate
+
+    def gate(self, attn: Any) -> nn.Linear | None:
+        gate: Any = attn.gate if isinstance(attn, self.attention_classes) else None
+        return gate
+
+    def norm_heads(self, attn: Any, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        return attn.q_norm(q), attn.k_norm(k)
+
+    def attention_bias(
+        self, attn: Any, q: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, **kwargs: Any
+    ) -> Tensor | None:
+        N = q.shape[2]
+        return torch.ones(N, N, dtype=torch.bool, device=q.device).tril() if is_causal else attn_mask
+
+    def attention_output(self, attn: Any, x: Tensor, y: Tensor) -> Tensor:
+        y = attn.norm(y)
+        return y if attn.gate is None else y * attn.gate(x).sigmoid()

@@ -1,0 +1,58 @@
+"""ViT, DeiT, DINOv2, CLIP, SigLIP: timm's ``vision_transformer.py`` (and its subclass in ``deit.py``)."""
+
+from typing import Any
+
+from timm.layers import Attention
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from vision_peft.tuning.families.flat import FlatFamily
+from vision_peft.tuning.graft import Graft, graft, override
+from vision_peft.tuning.token_positions import TokenPositions
+
+
+class ViT(FlatFamily):
+    """Pre-norm blocks with LayerScale; class token, registers and patches with learned or no positions."""
+
+    examples = "ViT, DeiT, DINOv2, CLIP, SigLIP"
+    model_classes = (VisionTransformer,)
+    block_classes = (Block,)
+    attention_classes = (Attention,)
+
+    def classifier_names(self, model: Any) -> tuple[str, ...]:
+        return ("head", "head_dist") if isinstance(model, VisionTransformerDistilled) else ("head",)
+
+    def scale_attn(self, block: Any, y: Tensor) -> Tensor:
+        return block.ls1(y)
+
+    def scale_mlp(self, block: Any, y: Tensor) -> Tensor:
+        return block.ls2(y)
+
+    def check_input_tokens(self, model: Any) -> None:
+        if model.pool_include_prefix:
+            raise ValueError(
+                f"this {type(model).__name__} pools over its prefix tokens (pool_include_prefix): prompts would be "
+                "averaged"
+            )
+        super().check_input_tokens(model)
+
+    def add_prefix_tokens(self, model: Any, tokens: int) -> None:
+        """Attention knows no positions: there is nothing to do."""
+
+    def place_input_tokens(self, model: Any, positions: TokenPositions) -> bool:
+        if not isinstance(model.patch_drop, nn.Identity):
+            override(model.patch_drop, num_prefix_tokens=model.patch_drop.num_prefix_tokens + positions.tokens)
+        return False
+
+    def join_with_positions(self, model: Any) -> None:
+        graft(model, JoinWithPositions)
+
+
+class JoinWithPositions(Graft):
+    """The whole model: what is grafted onto ``norm_pre`` joins behind the position embeddings."""
+
+    norm_pre: Any
+
+    def _pos_embed(self, x: Tensor) -> Tensor:
+        return self.norm_pre.join(super()._pos_embed(x))  # type: ignore[misc]
