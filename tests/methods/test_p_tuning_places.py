@@ -255,5 +255,5 @@ def test_more_tokens_than_patches_have_no_places(family):
 
 def test_where_patches_have_no_places_there_are_none_to_take():
     model: Any = timm.create_model("vit_tiny_patch16_224", **_TINY, pos_embed="none")
-    with pytest.raises(ValueError, match='have no places that tokens could take: wanted positions="start"'):
+    with pytest.raises(ValueError, match='have no positions that tokens could take: wanted positions="start"'):
         vp.attach(model, PLACED)
