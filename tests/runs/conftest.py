@@ -1,0 +1,5 @@
+"""Small photographs and tiny configs."""
+
+from support.tiny_fixtures import photos, tiny
+
+__all__ = ["photos", "tiny"]
