@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-import timm
 import torch
 from support.block_inputs import recorded_calls
 from support.families import images, randomise_tuned, tiny
+from support.vit_base import count_on_vit_base
 from timm.layers import DropPath
 from torch import Tensor
 
@@ -109,7 +109,7 @@ def one(h: int) -> int:
     ids=repr,
 )
 def test_counts_are_those_of_the_closed_form(method, closed_form, figure):
-    counts = vp.count_parameters(vp.attach(timm.create_model("vit_base_patch16_224", num_classes=0), method))
+    counts = count_on_vit_base(method)
     assert counts.trained == counts.stored == closed_form == figure
 
 
@@ -149,7 +149,7 @@ PUBLISHED = {  # count on ViT-B at 8 hidden channels, its closed form
 def test_published_configs_have_the_counts_of_the_code(config):
     figure, closed_form = PUBLISHED[config]
     method = vp.AdapterPlus.as_published(config)
-    counts = vp.count_parameters(vp.attach(timm.create_model("vit_base_patch16_224", num_classes=0), method))
+    counts = count_on_vit_base(method)
     assert counts.trained == closed_form == figure
     assert method.drop_path == 0.1
     assert method.dropout == 0

@@ -7,6 +7,7 @@ import timm
 import torch
 from support.block_inputs import recorded_calls
 from support.families import images, randomise_tuned, tiny
+from support.vit_base import count_on_vit_base
 from timm.layers import DropPath
 from torch import Tensor
 
@@ -60,10 +61,9 @@ def test_every_block_computes_the_equation(family):
 
 @pytest.mark.parametrize("sites", [("attn", "mlp"), ("attn",), ("mlp",)])
 def test_counts_are_those_of_the_closed_form(sites):
-    model = timm.create_model("vit_base_patch16_224", num_classes=0)
     D, h = 768, 8
     site = (D * h + h) + (9 * h * h + h) + (h * D + D)
-    counts = vp.count_parameters(vp.attach(model, vp.Convpass(sites=sites)))
+    counts = count_on_vit_base(vp.Convpass(sites=sites))
     assert counts.trained == counts.stored == 12 * len(sites) * site == {2: 327_552, 1: 163_776}[len(sites)]
 
 

@@ -1,10 +1,8 @@
 """Exact numbers of parameters on ViT-B/16 at 224 pixels, from closed forms and as the published tables print them."""
 
-from typing import Any
-
 import pytest
-import timm
 import torch
+from support.vit_base import count_on_vit_base, vit_base_without_weights
 
 import vision_peft as vp
 
@@ -58,7 +56,7 @@ TABLE: list[tuple[vp.Method, int, int]] = [
 
 @pytest.fixture(scope="module")
 def vit_base():
-    return timm.create_model("vit_base_patch16_224", num_classes=100)
+    return vit_base_without_weights(num_classes=100)
 
 
 @pytest.mark.parametrize(("method", "closed_form", "figure"), TABLE, ids=lambda v: repr(v))
@@ -89,8 +87,7 @@ def test_a_linear_head_has_769_parameters_per_class(vit_base, classes):
 
 
 def test_without_a_head_the_counts_of_a_method_stay():
-    model: Any = timm.create_model("vit_base_patch16_224", num_classes=0)
-    counts = vp.count_parameters(vp.attach(model, vp.AdaptFormer(bottleneck=64)))
+    counts = count_on_vit_base(vp.AdaptFormer(bottleneck=64))
     assert counts == vp.Counts(trained=1_189_632, stored=1_189_632, head=0, backbone=BACKBONE)
 
 

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from support.families import images, randomise_tuned, tiny
+from support.vit_base import count_on_vit_base
 from torch import Tensor
 
 import vision_peft as vp
@@ -119,7 +120,7 @@ def test_presets_differ_in_the_columns_of_the_mlp():
     ids=repr,
 )
 def test_counts_are_those_of_the_closed_form(method, closed_form, figure):
-    counts = vp.count_parameters(vp.attach(timm.create_model("vit_base_patch16_224", num_classes=0), method))
+    counts = count_on_vit_base(method)
     assert counts.trained == counts.stored == closed_form == figure
 
 

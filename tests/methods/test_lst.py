@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import safetensors
 import safetensors.torch
-import timm
 import torch
 from support.block_inputs import recorded_calls
 from support.families import images, randomise_tuned, tiny
+from support.vit_base import count_on_vit_base
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -52,8 +52,7 @@ def test_the_head_reads_the_normalised_end_of_the_ladder(family, setting):
 
 def test_counts_are_those_of_the_closed_form():
     for reduction, figure in [(16, 855_372), (8, 2_374_284), (4, 7_402_764), (2, 25_422_348)]:
-        model = timm.create_model("vit_base_patch16_224", num_classes=0)
-        counts = vp.count_parameters(vp.attach(model, vp.LST(reduction=reduction)))
+        counts = count_on_vit_base(vp.LST(reduction=reduction))
         L, D, d = 12, 768, 768 // reduction
         assert counts.trained == counts.stored == L * (12 * d * d + 13 * d) + (L + 1) * D * d + d * D + L == figure
 

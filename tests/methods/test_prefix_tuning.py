@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from support.families import FAMILIES, images, randomise_tuned, tiny
+from support.vit_base import vit_base_without_weights
 from torch import Tensor
 
 import vision_peft as vp
@@ -79,7 +80,7 @@ def test_keys_values_and_gradients_are_those_of_the_official_code(file: str, met
 
 @pytest.fixture(scope="module")
 def vit_base() -> Any:
-    return timm.create_model("vit_base_patch16_224", num_classes=100)
+    return vit_base_without_weights(num_classes=100)
 
 
 def mlp(tokens: int, *hidden: int, embedding: int = D) -> int:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from methods.test_prompt_tuning import entering, every_flat_family, prompts_of
-from support.families import four_sizes, images, randomise_tuned, tiny
+from support.families import FLAT, four_sizes, images, randomise_tuned, tiny
+from support.matrix import parametrize_compiled
 
 import vision_peft as vp
 from vision_peft.methods.prompt_tuning import Vote
@@ -52,7 +53,7 @@ def test_a_majority_wins_and_the_mean_probability_decides_a_tie():
     assert Vote(3, "mean").eval()(two_against_one).argmax(-1).tolist() == [1]
 
 
-@every_flat_family
+@parametrize_compiled(FLAT)
 def test_an_ensemble_survives_saving_copies_checkpointing_compile_and_detach(family, tmp_path):
     plain = tiny(family)
     x = images(plain)
@@ -88,7 +89,7 @@ def test_every_prompt_of_an_ensemble_and_the_shared_head_learn_and_nothing_else(
     assert [n for n, p in model.named_parameters() if n not in tuned and p.grad is not None] == []
 
 
-@every_flat_family
+@parametrize_compiled(FLAT)
 def test_compiled_in_training_an_ensemble_gives_the_logits_of_every_prompt(family):
     model = vp.train_mode(ensemble(family, members=2))
     x = images(model)

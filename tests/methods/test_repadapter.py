@@ -7,6 +7,7 @@ import timm
 import torch
 from support.block_inputs import recorded_calls
 from support.families import images, randomise_tuned, tiny
+from support.vit_base import count_on_vit_base
 from timm.layers import Attention
 from torch import Tensor
 
@@ -49,9 +50,8 @@ def test_what_attention_and_mlp_read_is_the_adapted_norm(family, groups):
     [(8, ("attn", "mlp"), 239_808), (4, ("attn", "mlp"), 129_120), (8, ("attn",), 119_904), (16, ("mlp",), 230_592)],
 )
 def test_counts_are_those_of_the_closed_form(bottleneck, sites, figure):
-    model = timm.create_model("vit_base_patch16_224", num_classes=0)
     D, h, g = 768, bottleneck, 2
-    counts = vp.count_parameters(vp.attach(model, vp.RepAdapter(bottleneck=h, groups=g, sites=sites)))
+    counts = count_on_vit_base(vp.RepAdapter(bottleneck=h, groups=g, sites=sites))
     assert counts.trained == counts.stored == 12 * len(sites) * ((D * h + h) + (D * h // g + D)) == figure
 
 

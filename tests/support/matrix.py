@@ -153,3 +153,13 @@ every_compiled_case = parametrize(choose_compiled(COVER))
 every_refusal = pytest.mark.parametrize(
     ("method", "family"), [pytest.param(method, family, id=f"{method!r}-{family}") for method, family in REFUSED]
 )
+
+
+def parametrize_compiled(families: list[str]) -> pytest.MarkDecorator:
+    """``families`` as parameter ``family`` of a test that compiles; the default suite runs a few of them."""
+    ranked = sorted(families, key=lambda family: hashlib.sha256(family.encode()).digest())
+    marks = {
+        family: [pytest.mark.matrix, *([pytest.mark.cover] if family in ranked[:PER_SETTING] else [])]
+        for family in families
+    }
+    return pytest.mark.parametrize("family", [pytest.param(family, marks=marks[family]) for family in families])
