@@ -59,19 +59,19 @@ def photoshop(path: Path) -> End:
 @FILES.add
 def a_folder(path: Path) -> End:
     path.mkdir()
-    return "no plain file"
+    return "not a regular file"
 
 
 @FILES.add
 def a_pipe(path: Path) -> End:
     os.mkfifo(path)
-    return "no plain file"
+    return "not a regular file"
 
 
 @FILES.add
 def a_link_to_an_endless_device(path: Path) -> End:
     path.symlink_to("/dev/zero")
-    return "no plain file"
+    return "not a regular file"
 
 
 @FILES.add

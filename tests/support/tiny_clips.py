@@ -16,8 +16,8 @@ from vision_peft.config.command_line import compose_config
 from vision_peft.config.parse import Config
 from vision_peft.config.schema import Recipe
 from vision_peft.data import DataConfig
-from vision_peft.data.decoding.video import VideoDecodeError
 from vision_peft.data.decoding.video_dataset import VideoFiles
+from vision_peft.data.decoding.video_file import VideoDecodeError
 from vision_peft.data.loading.loader import eval_loader
 from vision_peft.distributed.device import Compute, choose_compute
 from vision_peft.distributed.processes import join

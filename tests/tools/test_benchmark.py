@@ -52,7 +52,7 @@ def test_files_are_measured_with_and_without_processes_and_kept_decoded(reposito
 
 
 def test_videos_are_measured_with_every_decoder_that_is_there(repository: Path, tmp_path: Path) -> None:
-    from vision_peft.data.decoding.video import usable_backends
+    from vision_peft.data.decoding.video_backends import usable_backends
 
     sizes = ["data.train_clips=8", "data.val_clips=8", "data.test_clips=8", "data.size=32", "data.cache=cache"]
     clips = ["backbone.num_frames=4", "backbone.tubelet_size=2", "recipe.batch_size=4", "workers=1"]

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vision_peft.data.decoding.video import decode_clip, usable_backends
+from vision_peft.data.decoding.video import decode_clip
+from vision_peft.data.decoding.video_backends import usable_backends
 
 av = pytest.importorskip("av")
 Prepare = Callable[..., tuple[int, str, str]]

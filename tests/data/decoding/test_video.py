@@ -16,9 +16,11 @@ import torch
 from support.video_files import DISORDERLY, ORDERLY, reference, turned, write_audio, write_video
 from torch.utils.data import DataLoader, Dataset
 
-from vision_peft.data.decoding import video
+from vision_peft.data.decoding import video_backends
 from vision_peft.data.decoding.images import ImageDecodeError
-from vision_peft.data.decoding.video import VideoDecodeError, check_backend, decode_clip, frame_count, usable_backends
+from vision_peft.data.decoding.video import decode_clip, frame_count
+from vision_peft.data.decoding.video_backends import check_backend, usable_backends
+from vision_peft.data.decoding.video_file import VideoDecodeError
 
 BACKENDS = ("decord", "torchcodec", "pyav")
 SAMPLES = {  # frames that ffprobe -count_frames and PyAV's plain decoding give
@@ -154,8 +156,8 @@ def broken_files(folder: Path) -> dict[str, str]:
         "no_index.mp4": "Invalid data",
         "page.mp4": "Invalid data",
         "list.mp4": "playlist",
-        "folder.mp4": "no plain file",
-        "pipe.mp4": "no plain file",
+        "folder.mp4": "not a regular file",
+        "pipe.mp4": "not a regular file",
         "audio.mp4": "no video stream",
     }
 
@@ -179,12 +181,12 @@ def test_an_unknown_or_missing_backend_is_named(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(ValueError, match=r"unknown video decoder 'decrod' \(did you mean decord\?\)"):
         check_backend("decrod")
     missing = {"decord": "No module named 'decord'", "torchcodec": "none"}
-    monkeypatch.setattr(video, "_why_not", missing.get)
+    monkeypatch.setattr(video_backends, "explain_absence", missing.get)
     assert usable_backends() == ["pyav"]
     assert np.array_equal(decode_clip(clips / "h264.mp4", [3]), reference(clips / "h264.mp4")[[3]])
     with pytest.raises(ImportError, match=r"decord: No module .* x86-64 only: take data\.decoder=pyav, or auto"):
         decode_clip(clips / "h264.mp4", [3], "decord")
-    monkeypatch.setattr(video, "_why_not", {**missing, "pyav": "none"}.get)
+    monkeypatch.setattr(video_backends, "explain_absence", {**missing, "pyav": "none"}.get)
     with pytest.raises(ImportError, match="pip install av"):
         check_backend("auto")
 
@@ -197,10 +199,10 @@ def test_torchcodec_without_the_libraries_of_ffmpeg_is_not_usable(monkeypatch: p
     decoders = SimpleNamespace(VideoDecoder=decoder)
     monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace(decoders=decoders))
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)
-    monkeypatch.setattr(video, "_why_not", video._why_not.__wrapped__)  # asked anew
+    monkeypatch.setattr(video_backends, "explain_absence", video_backends.explain_absence.__wrapped__)  # asked anew
     assert ("torchcodec" in usable_backends()) == (words == "Invalid data found")
     if words != "Invalid data found":
-        with pytest.raises(ImportError, match="torchcodec: ffmpeg's libraries are not there"):
+        with pytest.raises(ImportError, match="torchcodec: ffmpeg's libraries are not installed"):
             check_backend("torchcodec")
 
 

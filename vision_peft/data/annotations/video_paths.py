@@ -3,7 +3,7 @@
 import os
 
 from vision_peft.data.annotations.list_files import PathCheck, shown
-from vision_peft.data.decoding.video import is_only_sound
+from vision_peft.data.decoding.video_file import is_only_sound
 
 VIDEO_EXTENSIONS = frozenset((".avi", ".mp4", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".gif", ".wmv", ".flv"))
 OPENED = 2000  # files whose header a reader looks into before training, a millisecond each

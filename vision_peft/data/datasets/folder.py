@@ -121,7 +121,7 @@ def _read(folder: Path, classes: Sequence[str], problems: list[str]) -> Items:
             elif path.suffix.lower() not in EXTENSIONS:
                 skipped[path.suffix.lower() or "no extension"] += 1
             elif not path.is_file():
-                problems.append(f"{path}: a broken link or no plain file")
+                problems.append(f"{path}: a broken link, or not a regular file")
             else:
                 images.append((path, label))
         if not images:

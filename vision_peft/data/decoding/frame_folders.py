@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from vision_peft.data.decoding.images import EXTENSIONS, decode_image
-from vision_peft.data.decoding.video import Choose, VideoDecodeError
+from vision_peft.data.decoding.video import Choose
+from vision_peft.data.decoding.video_file import VideoDecodeError
 
 
 def decode_frame_folder(folder: str, count: int, choose: Choose) -> np.ndarray:

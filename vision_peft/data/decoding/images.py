@@ -102,7 +102,7 @@ def _one_error(path: str | Path, max_pixels: int) -> Iterator[None]:
 def _opened(path: str | Path, max_pixels: int) -> Image.Image:
     """Open an image and read its header, with PIL's own check of it at our limit, as an error."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - opening a pipe would wait for ever
-        raise OSError("no plain file but a folder, a pipe or a device")
+        raise OSError("not a regular file but a folder, a pipe or a device")
     with _pixel_limit(max_pixels):
         return Image.open(path, formats=FORMATS)
 

@@ -18,7 +18,8 @@ from vision_peft.data.decoding.clip_sampling import ClipSampling, segments
 from vision_peft.data.decoding.frame_folders import decode_frame_folder
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.decoding.pixel_store import Store
-from vision_peft.data.decoding.video import Choose, check_backend, decode_clip, usable_backends
+from vision_peft.data.decoding.video import Choose, decode_clip
+from vision_peft.data.decoding.video_backends import check_backend, usable_backends
 from vision_peft.data.transforms.clips import eval_clip_transform, train_clip_transform
 from vision_peft.data.transforms.images import select_geometry
 
@@ -34,7 +35,7 @@ class VideoFiles(ImageDataset):
     `i % V // clips.crops` in time. `labels` are those of the items. Without a transform an item is the clip.
 
     `frame_counts` says that the paths are folders with an image per frame, and how many of them (first by name, numbers
-    by value) the video has. `decoder` is the backend of `vision_peft.data.decoding.video`.
+    by value) the video has. `decoder` is one of `video_backends.py`, or "auto".
     """
 
     what = "video"
