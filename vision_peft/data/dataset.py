@@ -143,3 +143,12 @@ class ImageSubset(ImageDataset):
 
     def path(self, index: int) -> str:
         return self.whole.path(self.items[index])
+
+    def key(self, index: int) -> Hashable:
+        return self.whole.key(self.items[index])
+
+    def count_pixels(self, index: int) -> int:
+        return self.whole.count_pixels(self.items[index])
+
+    def header(self, index: int) -> ImageHeader | None:
+        return self.whole.header(self.items[index])

@@ -22,6 +22,11 @@ class ArrayImages(ImageDataset):
         self.numbers = list(numbers)
         self.source = source
 
+    def subset(self, items: Sequence[int]) -> "ArrayImages":
+        chosen = list(items)
+        labels, numbers = [self.labels[item] for item in chosen], [self.numbers[item] for item in chosen]
+        return ArrayImages(self.images[chosen], labels, self.classes, numbers, self.source)
+
     def image(self, index: int) -> Image.Image:
         return Image.fromarray(self.images[index])
 

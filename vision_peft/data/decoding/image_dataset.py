@@ -1,5 +1,6 @@
 """Datasets of image files."""
 
+import copy
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 
@@ -31,6 +32,12 @@ class ImageFiles(ImageDataset):
 
     def path(self, index: int) -> str:
         return self.paths[index]
+
+    def subset(self, items: Sequence[int]) -> "ImageFiles":
+        part = copy.copy(self)
+        part.paths, part.labels = [self.paths[item] for item in items], [self.labels[item] for item in items]
+        part.transform = None
+        return part
 
     def key(self, index: int) -> Hashable:
         # what inherits from this may do something else to the same file
