@@ -7,7 +7,7 @@ from vision_peft.backbones.bounds import argument_problems
 from vision_peft.backbones.clips import INFLATE
 from vision_peft.backbones.provenance import backbone_name, created_with
 from vision_peft.formats.input_record import MAX_FRAMES, MAX_SIDE
-from vision_peft.tuning.timm_blocks import architecture
+from vision_peft.tuning.backbone import architecture
 
 MAX_TEXT = 4096  # letters of a name or path
 _OWN = ("pretrained", "checkpoint", "seed", "num_frames", "tubelet_size", "inflate", "mean_first", "unrecorded")
