@@ -153,7 +153,7 @@ class AdapterPlus(Method):
 
     @classmethod
     def as_published(cls, config: str = "adapter_plus", **fields: Any) -> "AdapterPlus":
-        """The settings of a named config of the released code, whose versions of older methods are its own.
+        """Give the settings of a named config of the released code, whose versions of older methods are its own.
 
         adapter_plus: the default.
         post, pre, intermediate: a constant scale of 1.

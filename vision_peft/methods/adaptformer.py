@@ -96,7 +96,7 @@ class AdaptFormer(Method):
 
     @classmethod
     def as_published(cls, video: bool = False, **fields: Any) -> "AdaptFormer":
-        """The released code. Video: dropout 0, and σ = 0.02 everywhere because vit_video.py initialises twice.
+        """Give the released code. Video: dropout 0, and σ = 0.02 everywhere because vit_video.py initialises twice.
 
         The video code also trains the norm behind the last block: attach ``NormTuning(norms="final")`` beside it.
         """
@@ -104,7 +104,7 @@ class AdaptFormer(Method):
 
     @classmethod
     def as_in_paper(cls, **fields: Any) -> "AdaptFormer":
-        """The paper's equation: the branch reads LN(x), where the released code reads x."""
+        """Give the paper's equation: the branch reads LN(x), where the released code reads x."""
         return cls(**{"input": "block_norm", **fields})
 
     @property

@@ -36,7 +36,7 @@ from vision_peft.tuning.patch_grid import drop_path
 
 
 def hidden_channels(dim: int, ratio: float) -> int:
-    """The whole part of ``dim`` times ``ratio``, so that h / dim as a ratio gives h back."""
+    """Round ``dim`` times ``ratio`` down, so that h / dim as a ratio gives h back."""
     return int(dim * ratio + 1e-6)
 
 
@@ -114,7 +114,7 @@ class AIM(Method):
 
     @classmethod
     def as_published(cls, config: str = "kinetics", **fields: Any) -> "AIM":
-        """The settings of the released configs: "kinetics" (and Diving-48) is the default, "ssv2" has more."""
+        """Give the settings of the released configs: "kinetics" (and Diving-48) is the default, "ssv2" has more."""
         one_of("config", config, ("kinetics", "ssv2"))
         return cls(**{**({"temporal": 2, "scale": 1.0} if config == "ssv2" else {}), **fields})
 

@@ -119,12 +119,12 @@ class FacT(Method):
 
     @classmethod
     def as_published(cls, **fields: Any) -> "FacT":
-        """The released code: ``tk`` mixes the columns of fc1 and of fc2 (the default)."""
+        """Give the released code: ``tk`` mixes the columns of fc1 and of fc2 (the default)."""
         return cls(**fields)
 
     @classmethod
     def as_in_paper(cls, **fields: Any) -> "FacT":
-        """The paper: ``tk`` gives every tile of fc1 and fc2 the core of its own column; ``tt`` is the code's."""
+        """Give the paper: every tile of fc1 and fc2 has the core of its own column in ``tk``; ``tt`` is the code's."""
         return cls(**{"columns": "own", **fields})
 
     @property
@@ -161,7 +161,7 @@ _Weight = tuple[nn.Linear, int, str, type[_FacTWeight]]  # layer, number of D x 
 
 
 def _weights(block: Any, dim: int) -> list[_Weight]:
-    """The weights of a block in the order of FacT's columns: q, k, v, proj, fc1, fc2; each has one side of width D."""
+    """List the weights of a block in FacT's order: q, k, v, proj, fc1, fc2; each has one side of width D."""
     found: list[_Weight] = []
     for part in ("qkv", "proj", "fc1", "fc2"):
         for layer in linears(block, part):

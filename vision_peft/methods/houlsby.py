@@ -70,12 +70,12 @@ class Houlsby(Method):
 
     @classmethod
     def as_published(cls, **fields: Any) -> "Houlsby":
-        """The released code: σ = 0.001, and all layer norms train."""
+        """Give the released code: σ = 0.001, and all layer norms train."""
         return cls(**{"train_norms": True, **fields})
 
     @classmethod
     def as_in_paper(cls, **fields: Any) -> "Houlsby":
-        """The paper: σ = 0.01, where the released code has 0.001; all layer norms train."""
+        """Give the paper: σ = 0.01, where the released code has 0.001; all layer norms train."""
         return cls(**{"train_norms": True, "sigma": 1e-2, **fields})
 
     def attach(self, model: nn.Module) -> None:

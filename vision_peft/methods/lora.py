@@ -66,7 +66,7 @@ class LowRank(nn.Module):
             nn.init.normal_(self.A, std=1 / method.rank)
 
     def forward(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The updated output, from the input ``x`` (..., in) and output ``y`` (..., out) of the frozen layer."""
+        """Update the output ``y`` (..., out) of the frozen layer, given its input ``x`` (..., in)."""
         update = F.linear(F.linear(self.dropout(x), self.down()), self.B) * self.scaling
         if self.magnitude is None:
             return y + update
@@ -75,7 +75,7 @@ class LowRank(nn.Module):
         return y + (gain - 1) * without_bias + gain * update
 
     def down(self) -> Tensor:
-        """A (rank, in), wherever it lives."""
+        """Return A (rank, in), whichever module holds it."""
         return self.first[0].A if self.first else self.A
 
     def dense(self) -> Tensor:
@@ -181,12 +181,12 @@ class LoRA(Method):
 
     @classmethod
     def as_published(cls, **fields: Any) -> "LoRA":
-        """The released code: A from kaiming_uniform(a=√5), which is the default here too."""
+        """Give the released code: A from kaiming_uniform(a=√5), which is the default here too."""
         return cls(**fields)
 
     @classmethod
     def as_in_paper(cls, **fields: Any) -> "LoRA":
-        """The paper: A from a Gaussian, where the released code draws uniformly; σ = 1 / r is HF peft's choice."""
+        """Give the paper: A from a Gaussian, where the released code draws uniformly; σ = 1 / r is HF PEFT's choice."""
         return cls(**{"init": "gaussian", **fields})
 
     @property

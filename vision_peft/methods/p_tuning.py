@@ -54,8 +54,10 @@ class PromptEncoder(nn.Module):
 
 
 class PTuningInput(Graft):
-    """Puts the pseudo tokens into the token sequence (B N D -> B N+P D) at index ``pseudo_at``: behind the module it
-    sits on, in front of it, or, with ``pseudo_side`` None, where the model calls ``join``.
+    """Insert the pseudo tokens into the token sequence (B N D -> B N+P D) at index ``pseudo_at``.
+
+    They join behind the module it is grafted onto, in front of it, or, with ``pseudo_side`` None, where the model calls
+    ``join``.
 
     Pseudo tokens with positions join as soon as patches have theirs, so that whatever acts on these (the pre-norm, and
     what methods graft onto it, in any order) acts on both.
@@ -122,7 +124,7 @@ class PTuning(Method):
 
     @classmethod
     def as_published(cls, few_shot: bool = False, **fields: Any) -> "PTuning":
-        """The released LAMA code (the default), whose LSTM has half the width per direction.
+        """Give the released LAMA code (the default), whose LSTM has half the width per direction.
 
         few_shot: the few-shot code, whose LSTM has the full width and whose backbone trains (stack ``FullFineTune``).
         """

@@ -54,12 +54,12 @@ class PrefixTuning(Method):
 
     @classmethod
     def as_published(cls, **fields: Any) -> "PrefixTuning":
-        """The released code: E is as wide as the backbone (the default)."""
+        """Give the released code: E is as wide as the backbone (the default)."""
         return cls(**fields)
 
     @classmethod
     def as_in_paper(cls, **fields: Any) -> "PrefixTuning":
-        """The paper: E is narrower than the backbone, 512 channels (its 512 or 800; from memory)."""
+        """Give the paper: E is narrower than the backbone, 512 channels (its 512 or 800; from memory)."""
         return cls(**{"embedding": 512, **fields})
 
     def baked(self) -> "PrefixTuning":

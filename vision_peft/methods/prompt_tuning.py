@@ -114,12 +114,12 @@ class PromptTuning(Method):
 
     @classmethod
     def as_published(cls, **fields: Any) -> "PromptTuning":
-        """The released code: one prompt, there are no ensembles in it (the default)."""
+        """Give the released code: one prompt, without ensembles (the default)."""
         return cls(**fields)
 
     @classmethod
     def as_in_paper(cls, **fields: Any) -> "PromptTuning":
-        """The paper: the prompts of an ensemble decide by majority (from memory), not by their mean probability."""
+        """Give the paper: the prompts of an ensemble vote by majority (from memory), not by their mean probability."""
         return cls(**{"vote": "majority", **fields})
 
     @property
@@ -154,7 +154,7 @@ class PromptTuning(Method):
 
 
 def _read_rows(path: Path, dim: int) -> Tensor:
-    """The one tensor (rows, ``dim``) of a safetensors file."""
+    """Read the one tensor (rows, ``dim``) of a safetensors file."""
     if not path.is_file():
         raise FileNotFoundError(
             f"init_file {path} is no file: wanted a safetensors file with one tensor (classes, {dim})"

@@ -103,7 +103,7 @@ class SSF(Method):
 
     @classmethod
     def as_published(cls) -> "SSF":
-        """Setting of the official code: the last pair acts before pooling, also where the final norm comes after it."""
+        """Give the official code: the last pair acts before pooling, also where the final norm comes after it."""
         return cls(last="before_pooling")
 
     def __post_init__(self) -> None:

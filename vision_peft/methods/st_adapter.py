@@ -96,7 +96,7 @@ class STAdapter(Method):
 
     @classmethod
     def as_published(cls, **fields: Any) -> "STAdapter":
-        """The released code, with the adapter before the last MLP that never gets a gradient."""
+        """Give the released code, with the adapter before the last MLP that never gets a gradient."""
         return cls(**{"keep_dead": True, **fields})
 
     @property

@@ -18,8 +18,10 @@ def classifier_names(model: Any) -> tuple[str, ...]:
 
 
 def patch_area(model: Any) -> int:
-    """Return the fan-in of the patch embedding: pixels of one patch (of a tubelet: in all its frames) times channels
-    (RGB where a stem stands in its place)."""
+    """Return the fan-in of the patch embedding: pixels of one patch times channels.
+
+    A tubelet counts the pixels of all its frames; channels are RGB if a stem embeds the patches.
+    """
     projection = model.patch_embed.proj
     if isinstance(projection, nn.Conv2d | nn.Conv3d):
         return projection.weight[0].numel()
@@ -49,8 +51,7 @@ def architecture(model: Any) -> dict[str, Any]:
 
 
 def frames_in_batch(model: Any) -> int:
-    """Return the frames of a clip that the patch embedding folds into the batch of the blocks; 1 for images and for
-    tubelets."""
+    """Return the number of frames that the patch embedding folds into the batch; 1 for images and for tubelets."""
     clip = architecture(model)
     return 1 if clip.get("tubelet_size") is not None else clip.get("num_frames", 1)
 

@@ -29,7 +29,7 @@ def bake(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def baked_graft_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of grafts (``record.graft_tensors``) as they would be after ``bake``; the model stays as it is."""
+    """Compute the tensors of grafts (``record.graft_tensors``) as after ``bake``; the model stays as it is."""
     found = record.graft_tensors(model)
     for module_name, module in graft.grafts(model):
         prefix = f"{module_name}." if module_name else ""
@@ -42,7 +42,7 @@ def baked_graft_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def baked_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The tuned state (``state.tuned_state_dict``) as it would be after ``bake``; the model stays as it is."""
+    """Compute the tuned state (``state.tuned_state_dict``) as after ``bake``; the model stays as it is."""
     grafted = record.graft_tensors(model)
     rest = {name: tensor for name, tensor in record.tuned_tensors(model).items() if name not in grafted}
     return {name: tensor.detach() for name, tensor in {**baked_graft_tensors(model), **rest}.items()}

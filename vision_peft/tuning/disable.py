@@ -77,7 +77,7 @@ def _check(model: nn.Module) -> record.Record:
 
 
 def _original_values(model: nn.Module, tuning: record.Record, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The values before ``attach`` of everything that a method trains in place, by name."""
+    """Collect the values before ``attach`` of everything that a method trains in place, by name."""
     values = {name: given.get(name, tuning.originals.get(name)) for name in tuning.in_place}
     missing = [name for name, value in values.items() if value is None]
     if missing:

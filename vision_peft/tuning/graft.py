@@ -30,7 +30,7 @@ class Graft(nn.Module):
         raise ValueError(f"{type(self).__name__} is not a constant update of the weights it sits on")
 
     def bake(self) -> dict[str, Tensor | None]:
-        """What is left of this graft's children without their training-time re-parametrisation.
+        """Compute this graft's children without their training-time re-parametrisation.
 
         By name of the child: the constant that takes its place, or None where nothing does. Children that are no
         re-parametrisation are left out.
@@ -122,7 +122,7 @@ def override(module: nn.Module, **attributes: Any) -> None:
 
 
 def original(module: nn.Module, name: str) -> Any:
-    """The attribute ``name`` of ``module`` as it was before any ``override``."""
+    """Return the attribute ``name`` of ``module`` as it was before any ``override``."""
     for layer in _layers(module):
         if name in layer.originals:
             return layer.originals[name]

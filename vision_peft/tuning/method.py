@@ -52,7 +52,7 @@ class Method(Checked, ABC):
         return 0
 
     def baked(self) -> "Method":
-        """The method that the model has after ``bake``: without training-time re-parametrisation."""
+        """Return the method that the model has after ``bake``: without training-time re-parametrisation."""
         return self
 
     def initialise(self, model: nn.Module, samples: Iterable[Any] | None) -> None:

@@ -66,7 +66,7 @@ class Merged:
 
 
 def find(model: nn.Module) -> Record | None:
-    """The record of ``model``, None where nothing was attached.
+    """Find the record of ``model``; None if nothing was attached.
 
     Raises:
         ValueError: ``model`` wraps the tuned model (DDP, DataParallel, torch.compile), or is disabled at the moment.
@@ -78,7 +78,7 @@ def find(model: nn.Module) -> Record | None:
 
 
 def find_merged(model: nn.Module) -> Merged | None:
-    """What ``model`` remembers of a reversible merge, None where there was none.
+    """Find what ``model`` remembers of a reversible merge; None if there was none.
 
     Raises:
         ValueError: as of ``find``.
@@ -95,7 +95,7 @@ def _check_unwrapped(model: nn.Module) -> None:
 
 
 def get_or_create_record(model: nn.Module) -> Record:
-    """The record of ``model``; the first call takes the fingerprint and remembers ``requires_grad``.
+    """Get the record of ``model``; the first call takes the fingerprint and remembers ``requires_grad``.
 
     Raises:
         ValueError: as of ``find``; ``model`` is cut into shards; or it remembers a reversible merge, which tuning on
@@ -157,7 +157,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def head_kind(model: nn.Module) -> str:
-    """What the classification layer is now, whoever put it there: see ``heads.replace_head``."""
+    """Describe what the classification layer is now, whoever put it there: see ``heads.replace_head``."""
     layer = model.get_submodule(classifier_names(model)[0])
     if not isinstance(layer, nn.Sequential):
         return "linear"

@@ -21,7 +21,7 @@ class TokenPositions:
     where: str
 
     def index(self, patches: int, device: Any = None) -> Tensor:
-        """Number these patches (P) in reading order (of tubelets by time first).
+        """Give these patches (P) numbers in reading order (of tubelets by time first).
 
         Raises:
             ValueError: fewer patches than tokens.

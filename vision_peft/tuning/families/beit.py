@@ -61,7 +61,7 @@ class Beit(FlatFamily):
         return False
 
     def add_prefix_tokens(self, model: Any, tokens: int) -> None:
-        """A relative position bias gets rows and columns of zeros."""
+        """Give a relative position bias rows and columns of zeros."""
         biased: list[tuple[Any, type[Graft]]] = [(block.attn, BiasWithPrompts) for block in model.blocks]
         if model.rel_pos_bias is not None:
             biased.append((model.rel_pos_bias, SharedBiasWithPrompts))

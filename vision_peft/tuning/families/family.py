@@ -109,8 +109,10 @@ class Family(ABC):
         raise ValueError(f"cannot find {target} in an MLP of class {type(block.mlp).__name__}")
 
     def key_shift_cancels(self, attn: Any) -> bool:
-        """Tell whether one constant on every key changes nothing: softmax takes it out, unless keys are rotated or
-        normalised."""
+        """Tell whether one constant on every key changes nothing.
+
+        Softmax takes it out, unless keys are rotated or normalised.
+        """
         return False
 
     @abstractmethod

@@ -43,7 +43,7 @@ class WindowedFamily(Family):
         return any(size % window for size, window in zip(sizes, block.window_size, strict=True))
 
     def side_block(self, block: Any, dim: int) -> nn.Module:
-        """It attends in the same windows, shifted alike, with position biases of its own, to maps of any size."""
+        """Make a block that attends in the same windows, with its own position biases, to maps of any size."""
         return SwinTransformerBlock(
             dim,
             self.map_size(block),
@@ -57,7 +57,7 @@ class WindowedFamily(Family):
         )
 
     def side_merging(self, dim: int, out_dim: int) -> nn.Module:
-        """It fills odd sides up with zeros."""
+        """Make a merging that pads odd sides with zeros."""
         return PatchMerging(dim, out_dim, norm_layer=nn.Identity)
 
     def mlp_half(self, block: Any, x: Tensor) -> Tensor:
