@@ -28,6 +28,7 @@ from vision_peft.tuning.families import flat_family_of
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.input_tokens import INPUT_TOKENS, PositionEmbeddings, add_prefix_tokens, prompt_insertion_module
 from vision_peft.tuning.method import Method, one_of, positive
+from vision_peft.tuning.module_input import as_input
 from vision_peft.tuning.needs import Need
 from vision_peft.tuning.token_positions import TokenPositions
 
@@ -47,7 +48,7 @@ class PromptEncoder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(features, dim), nn.ReLU(), nn.Linear(dim, dim))
 
     def forward(self) -> Tensor:
-        embedded = self.embedding.weight
+        embedded = as_input(self.embedding.weight)
         if self.lstm is not None:
             embedded = self.lstm(embedded.unsqueeze(0))[0].squeeze(0)
         return self.mlp(embedded)

@@ -28,6 +28,7 @@ from vision_peft.tuning.families import family_of_attention
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.input_tokens import INPUT_TOKENS, add_prefix_tokens, prompt_insertion_module
 from vision_peft.tuning.method import Method, positive, probability
+from vision_peft.tuning.module_input import as_input
 from vision_peft.tuning.needs import Need
 
 
@@ -41,7 +42,7 @@ class VPTInput(Graft):
 
     def forward(self, x: Tensor) -> Tensor:
         x = super().forward(x)
-        prompts = self.prompt_dropout(self.prompt_project(self.prompts).expand(x.shape[0], -1, -1))
+        prompts = self.prompt_dropout(self.prompt_project(as_input(self.prompts)).expand(x.shape[0], -1, -1))
         return torch.cat([x[:, : self.prompt_at], prompts.type_as(x), x[:, self.prompt_at :]], dim=1)
 
 
@@ -53,7 +54,7 @@ class VPTAttention(KeyValueAttention):
     prompt_path: tuple[nn.Module, ...]  # what a prompt passes before this attention; modules that live elsewhere
 
     def extra_keys_values(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-        prompts = self.prompts.unsqueeze(0)
+        prompts = as_input(self.prompts).unsqueeze(0)
         to_width, norm = self.prompt_path
         prompts = to_width(prompts)
         if self.prompt_dropout.training and self.prompt_dropout.p > 0:

@@ -147,10 +147,11 @@ def make_row(
     )
 
 
+@torch.inference_mode()
 def flops_forward(model: nn.Module, size: tuple[int, int], device: torch.device, num_frames: int | None = None) -> int:
     """Floating point operations of one forward pass on one image or clip, attention included (a multiply-add counts
     two)."""
-    model.eval()  # no torch.no_grad: the counter's hooks want a gradient function on parameters given to a module
+    model.eval()
     frames = () if num_frames is None else (num_frames,)
     item = torch.zeros(1, 3, *frames, *size, device=device)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused CPU attention counts as zero

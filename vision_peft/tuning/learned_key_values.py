@@ -15,6 +15,7 @@ from vision_peft.tuning.attention import KeyValueAttention
 from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.families import family_of_attention
 from vision_peft.tuning.graft import graft
+from vision_peft.tuning.module_input import as_input
 
 
 class PrefixMLP(nn.Module):
@@ -36,7 +37,7 @@ class PrefixMLP(nn.Module):
     def block(self, index: int) -> Tensor:
         """Keys and values (2 P D) of one block; the others are not computed."""
         rows = slice(self.starts[index], self.starts[index + 1])
-        flat = F.linear(self.hidden(self.embedding.weight), self.out.weight[rows], self.out.bias[rows])
+        flat = F.linear(self.hidden(as_input(self.embedding.weight)), self.out.weight[rows], self.out.bias[rows])
         return flat.unflatten(-1, (2, -1)).transpose(0, 1)
 
 

@@ -1,0 +1,47 @@
+"""Forward passes besides those of training: in every gradient mode, under torch's counter, on no image at all."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from support.families import images, tiny
+from support.matrix import METHODS, fits
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import vision_peft as vp
+
+CASES = [(method, family) for method in METHODS for family in ("vit", "swin", "frames") if fits(method, family)]
+every_case = pytest.mark.parametrize(
+    ("method", "family"), [pytest.param(*case, id=f"{case[0]!r}-{case[1]}") for case in CASES]
+)
+
+
+def count_flops(model: Any, x: torch.Tensor, mode: AbstractContextManager[Any]) -> tuple[int, torch.Tensor]:
+    with mode, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        y = model(x)
+    return counter.get_total_flops(), y
+
+
+@every_case
+def test_operations_are_counted_and_outputs_equal_in_every_gradient_mode(method, family):
+    model = vp.attach(tiny(family), method).eval()
+    x = images(model)
+    flops, expected = count_flops(model, x, nullcontext())
+    assert flops > 0
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        counted, y = count_flops(model, x, mode)
+        assert counted == flops
+        torch.testing.assert_close(y, expected, rtol=0, atol=1e-5)  # an LSTM has another kernel without gradients
+
+
+@pytest.mark.parametrize(
+    ("method", "family"), [pytest.param(*case, id=f"{case[0]!r}-{case[1]}") for case in CASES if case[1] != "swin"]
+)
+@pytest.mark.parametrize("training", [False, True])
+def test_an_empty_batch_gives_no_logits_as_in_timm_which_takes_one_but_for_swin(method, family, training):
+    plain = tiny(family).train(training)
+    nothing = images(plain)[:0]
+    assert plain(nothing).shape == (0, 5)
+    assert vp.attach(tiny(family), method).train(training)(nothing).shape == (0, 5)
