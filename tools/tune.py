@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def seeds(text: str) -> list[int]:
-    """ "0,1,2" as numbers, each once."""
+    """Parse "0,1,2" into numbers, each once."""
     numbers = [int(word) for word in text.split(",")]
     if len(set(numbers)) < len(numbers) or min(numbers) < 0:
         raise ValueError(text)

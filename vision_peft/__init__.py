@@ -150,7 +150,7 @@ def _find_method_classes() -> dict[str, type]:
 
 
 def _read_version() -> str:
-    """The version that the installed package carries, which comes from setup.cfg."""
+    """Read the version of the installed package, which comes from setup.cfg."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
