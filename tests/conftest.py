@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.tiny_fixtures import photos, tiny
+
+__all__ = ["photos", "repository", "shared", "tiny"]
 
 torch.set_num_threads(1)  # the tests run as parallel processes; more threads would only fight for the cores
 

@@ -14,7 +14,7 @@ from vision_peft.backbones.names import check_has_weights, is_pypi_name
 from vision_peft.config.command_line import compose_config, prepare
 from vision_peft.config.parse import ConfigError, parse_config, to_dict
 from vision_peft.training.search import expand_grid
-from vision_peft.training.train import train
+from vision_peft.training.trained import train
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "experiment"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from vision_peft.config.command_line import one_line_errors
 from vision_peft.distributed.processes import on_rank0, print_rank0
-from vision_peft.training.evaluate import format_metrics, to_json
 from vision_peft.training.evaluate_saved import evaluate_saved
+from vision_peft.training.evaluation import format_metrics, to_json
 
 EPILOG = """
 examples:

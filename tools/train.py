@@ -7,7 +7,7 @@ import hydra
 
 from vision_peft.config import command_line
 from vision_peft.training.suite import list_tasks, train_suite
-from vision_peft.training.train import train
+from vision_peft.training.trained import train
 
 failed_tasks: list[str] = []  # of suites
 failed_runs: list[str] = []  # of a sweep, as commands

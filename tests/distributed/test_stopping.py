@@ -6,7 +6,7 @@ import pytest
 
 from vision_peft.config.parse import Config, run_folder
 from vision_peft.distributed.stopping import Interrupted, StoppedBefore
-from vision_peft.training.train import train
+from vision_peft.training.trained import train
 
 Tiny = Callable[..., Config]
 
@@ -41,5 +41,5 @@ def test_another_torchrun_goes_on_even_where_it_had_to_start_again(
         train(tiny("max_time=1e-6"))
     by_torchrun(monkeypatch, run_id, restarts)
     config = tiny()
-    assert train(config).top1 is not None
+    assert train(config).row.top1 is not None
     assert not (run_folder(config) / "REQUEUE").exists()

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from vision_peft.config.parse import Config, run_folder
-from vision_peft.training import step as step_module
-from vision_peft.training import train as train_module
-from vision_peft.training.train import train
+from vision_peft.training import fit as fit_module
+from vision_peft.training import trained as train_module
+from vision_peft.training.trained import train
 
 Tiny = Callable[..., Config]
 
@@ -22,11 +22,11 @@ def test_the_same_command_again_reports_the_finished_run(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny()
-    row = train(config)
+    row = train(config).row
     before = tree(run_folder(config))
-    monkeypatch.setattr(train_module, "_run", lambda *_: pytest.fail("it trained again"))
+    monkeypatch.setattr(train_module, "_train_in", lambda *_: pytest.fail("it trained again"))
     capsys.readouterr()
-    assert train(config) == row
+    assert train(config).row == row
     assert "is finished" in capsys.readouterr().out
     assert tree(run_folder(config)) == before
 
@@ -56,7 +56,7 @@ def test_the_run_of_another_config_is_refused_and_left_alone(tiny: Tiny) -> None
 
 def test_a_run_that_another_process_trains_is_left_alone(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny("recipe.epochs=1")
-    real = step_module.seed_everything
+    real = fit_module.seed_everything
 
     def start_again(*key: Any) -> None:
         for same in (config, tiny("recipe.epochs=1", "overwrite=true")):
@@ -64,8 +64,8 @@ def test_a_run_that_another_process_trains_is_left_alone(tiny: Tiny, monkeypatch
                 train(same)
         real(*key)
 
-    monkeypatch.setattr(step_module, "seed_everything", start_again)
-    assert train(config).top1 is not None
+    monkeypatch.setattr(fit_module, "seed_everything", start_again)
+    assert train(config).row.top1 is not None
 
 
 def test_a_folder_that_is_no_run_is_refused(tiny: Tiny) -> None:

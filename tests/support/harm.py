@@ -87,21 +87,21 @@ def _poisoned(batches: Any, samples: set[int], everything: bool) -> Iterator[Any
 
 
 def _train_with_nan() -> None:
-    """Run tools/train.py with NaN images.
+    """Run tools/train.py with images that are NaN.
 
-    NaN are the samples NAN_SAMPLES (1,2,3), or, in the process of rank NAN_RANK, all from update NAN_FROM on. The exit
+    Those of the samples NAN_SAMPLES (1,2,3), or, in the process of rank NAN_RANK, all from update NAN_FROM on. The exit
     code is left in the file EXIT_CODES.<rank>.
     """
-    from vision_peft.training.step import TrainStep
+    from vision_peft.training import fit
 
-    rank, real = os.environ.get("RANK", "0"), TrainStep.backward
+    rank, real = os.environ.get("RANK", "0"), fit.run_update
     samples = {int(text) for text in os.environ.get("NAN_SAMPLES", "").split(",") if text}
 
-    def backward(self: TrainStep, batches: Any, micro_batches: int, *key: Any) -> Any:
+    def run_update(step: Any, batches: Any, micro_batches: int, key: Any, votes: Any) -> Any:
         here = os.environ.get("NAN_RANK") == rank and key[-1] >= int(os.environ["NAN_FROM"])
-        return real(self, _poisoned(batches, samples, here), micro_batches, *key)
+        return real(step, _poisoned(batches, samples, here), micro_batches, key, votes)
 
-    TrainStep.backward = backward
+    fit.run_update = run_update
     train = Path(__file__).resolve().parents[2] / "tools" / "train.py"
     code: Any = 0
     try:

@@ -16,11 +16,12 @@ from vision_peft.config.command_line import compose_config
 from vision_peft.config.parse import run_folder
 from vision_peft.distributed.device import choose_compute, seed_everything
 from vision_peft.distributed.parallel import full_tensor
-from vision_peft.distributed.processes import all_reduce_sum, join
-from vision_peft.training import fit as fit_module
+from vision_peft.distributed.processes import join
+from vision_peft.training import progress as progress_module
 from vision_peft.training.build import create_model
+from vision_peft.training.fit import run_update
 from vision_peft.training.step import TrainStep
-from vision_peft.training.train import train
+from vision_peft.training.trained import train
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,8 @@ def updated(name: str, strategy: str) -> dict[str, Any]:
     labels = torch.arange(8) % 4
     share = slice(8 * compute.rank // compute.world_size, 8 * (compute.rank + 1) // compute.world_size)
     for step, batch in enumerate(images):
-        result = train_step.backward(iter([(batch[share], labels[share], labels[share])]), 1, step)
-        found.append(all_reduce_sum([result.loss])[0] / compute.world_size)
-        train_step.step()
+        result = run_update(train_step, iter([(batch[share], labels[share], labels[share])]), 1, [step])
+        found.append(result.loss)
     return {
         "losses": found,
         "tuned": {key: full_tensor(tensor).clone() for key, tensor in vp.tuned_state_dict(model).items()},
@@ -81,7 +81,7 @@ def done_by_two(jobs: Sequence[Job], methods: Sequence[str], photos: Path, folde
 
 
 def _do(_: int, folder: Path, jobs: Sequence[Job], methods: Sequence[str], photos: Path) -> dict[str, Any]:
-    fit_module.SHORTEST_BETWEEN_EPOCHS_SECONDS = 0
+    progress_module.SHORTEST_BETWEEN_EPOCHS_SECONDS = 0
     join(choose_compute("cpu", "fp32"), 120)
     results = {
         f"method {name} {strategy}": updated(name, strategy) for name in methods for strategy in ("ddp", "fsdp2")

@@ -5,8 +5,7 @@ from unittest import mock
 
 from vision_peft.config.parse import Config
 from vision_peft.training import fit as fit_module
-from vision_peft.training import step as step_module
-from vision_peft.training.train import train
+from vision_peft.training.trained import train
 
 Place = tuple[int, int] | Literal["evaluation"]  # before (update, part), both from 0, or in the second evaluation
 
@@ -18,7 +17,7 @@ class Killed(BaseException):
 def killed_at(place: Place, config: Config) -> None:
     """Train until `place` and die there; AssertionError if the training never comes there."""
     last = iter([False, True])
-    real_seed, real_evaluate = step_module.seed_everything, fit_module.evaluate
+    real_seed, real_evaluate = fit_module.seed_everything, fit_module.evaluate
 
     def seed(*key: Any) -> None:
         if key[2:4] == place:
@@ -31,7 +30,7 @@ def killed_at(place: Place, config: Config) -> None:
         return real_evaluate(*arguments)
 
     with (
-        mock.patch.object(step_module, "seed_everything", seed),
+        mock.patch.object(fit_module, "seed_everything", seed),
         mock.patch.object(fit_module, "evaluate", evaluate),
     ):
         try:

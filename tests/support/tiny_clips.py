@@ -22,7 +22,7 @@ from vision_peft.data.loading.loader import eval_loader
 from vision_peft.distributed.device import Compute, choose_compute
 from vision_peft.distributed.processes import join
 from vision_peft.training.build import input_settings
-from vision_peft.training.evaluate import collect_video_logits, evaluate
+from vision_peft.training.evaluation import collect_video_logits, evaluate
 
 CLASSES = ["red", "green", "blue"]
 LENGTHS = (9, 12, 5, 30, 1)  # frames of a video, in turn

@@ -18,9 +18,9 @@ from vision_peft.data.loading.bad_files import TooManyBadFiles
 from vision_peft.data.loading.loader import eval_loader
 from vision_peft.data.transforms.images import eval_transform
 from vision_peft.distributed.device import choose_compute
-from vision_peft.training.evaluate import evaluate, format_metrics
 from vision_peft.training.evaluate_saved import evaluate_saved
-from vision_peft.training.train import train
+from vision_peft.training.evaluation import evaluate, format_metrics
+from vision_peft.training.trained import train
 
 Break = Callable[..., Path]
 
@@ -43,7 +43,7 @@ def broken(photos: Path, tmp_path: Path) -> Break:
 def test_a_bad_training_image_is_replaced_said_and_listed_once(broken: Break, tmp_path: Path, cache_mb: str) -> None:
     root = broken("train/red/3.png")
     config = tiny_config(root, tmp_path / "runs", "max_bad_fraction=0.05", f"cache_mb={cache_mb}", "recipe.epochs=3")
-    row = train(config)
+    row = train(config).row
     assert row.n_bad == 0
     (line,) = (run_folder(config) / "bad_files.txt").read_text().splitlines()
     assert line.startswith(f"{root / 'train/red/3.png'}\tnot a known image format")
@@ -60,7 +60,7 @@ def test_too_many_bad_training_images_stop_the_run_which_goes_on_once_they_are_a
         train(tiny_config(root, tmp_path / "runs"))
     config = tiny_config(root, tmp_path / "runs", "max_bad_fraction=0.1")
     assert str(run_folder(config) / "bad_files.txt") in str(e.value)
-    assert train(config).top1 is not None
+    assert train(config).row.top1 is not None
     assert len((run_folder(config) / "bad_files.txt").read_text().splitlines()) == 2
 
 
@@ -70,7 +70,7 @@ def test_a_bad_image_in_evaluation_is_an_error_or_a_wrong_answer(broken: Break, 
     with pytest.raises(ImageDecodeError, match=r"1\.png.*count such images as wrong answers with bad_eval=wrong"):
         train(tiny_config(root, tmp_path / "runs"))
     config = tiny_config(root, tmp_path / "runs", "bad_eval=wrong", "recipe.lr=0.01")
-    row = train(config)
+    row = train(config).row
     assert len((run_folder(config) / "bad_files.txt").read_text().splitlines()) == 6
     assert row.n_bad == (6 if split == "test" else 0)
     if split == "test":
@@ -151,7 +151,7 @@ def test_a_run_says_what_it_keeps_in_memory_and_the_figures_are_the_same(photos:
         ("0", "images are decoded in every epoch: cache_mb=0"),
     ):
         config = tiny_config(photos, tmp_path / cache_mb, f"cache_mb={cache_mb}", "recipe.augment=flip")
-        rows.append(train(config))
+        rows.append(train(config).row)
         assert words in (run_folder(config) / "log.txt").read_text()
     assert rows[0].curve == rows[1].curve
     assert json.dumps(rows[0].confusion) == json.dumps(rows[1].confusion)

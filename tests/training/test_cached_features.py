@@ -13,13 +13,18 @@ import vision_peft as vp
 from vision_peft.config.parse import Config, run_folder
 from vision_peft.data.loading.loader import eval_loader
 from vision_peft.distributed.device import Compute
+from vision_peft.distributed.stopping import StopRequests
+from vision_peft.protocols import PHASES
+from vision_peft.runs.run import Run
 from vision_peft.training import build
 from vision_peft.training.cached_features import Features, cached_features, features_are_constant
-from vision_peft.training.train import train
+from vision_peft.training.progress import Training
+from vision_peft.training.trained import train
 from vision_peft.tuning import graft
 
 Tiny = Callable[..., Config]
 CPU = Compute(torch.device("cpu"), "fp32")
+PHASE = PHASES["val_select"][0]
 
 
 def prepared(config: Config) -> tuple[Any, dict[str, Any]]:
@@ -27,6 +32,11 @@ def prepared(config: Config) -> tuple[Any, dict[str, Any]]:
     model = build.create_model(config.backbone, config.seed)
     build.set_transforms(splits, build.input_settings(model, config.recipe), config.recipe)
     return build.attach_methods(model, config, splits["train"], CPU.device), splits
+
+
+def training(config: Config, splits: dict[str, Any]) -> Training:
+    run = Run(config, run_folder(config))
+    return Training(config, CPU, run, splits, settings={}, command="", requests=StopRequests(None))
 
 
 @pytest.fixture
@@ -44,7 +54,7 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_the_head_learns_the_same_with_and_without(tiny: Tiny, head: str) -> None:
     settings = "method=linear", f"recipe.head={head}", "recipe.lr=1e-2"
     reused, plain = tiny(*settings), tiny(*settings, "reuse_features=false", folder="plain")
-    assert train(reused).top1 == train(plain).top1
+    assert train(reused).row.top1 == train(plain).row.top1
     ours, theirs = (load_file(run_folder(c) / "adapter" / "adapter.safetensors") for c in (reused, plain))
     assert ours.keys() == theirs.keys()
     for name in ours:
@@ -106,8 +116,8 @@ def test_the_model_is_what_it_was_afterwards_also_after_an_error(tiny: Tiny) -> 
     expected = model.eval()(image)
 
     def interrupted() -> None:
-        with cached_features(model, splits["train"], None, config, CPU) as (given, _, _):
-            assert isinstance(given, Features)
+        with cached_features(training(config, splits), model, PHASE) as (given, _):
+            assert isinstance(given.splits["train"], Features)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -121,9 +131,8 @@ def test_features_give_the_logits_of_the_images(tiny: Tiny) -> None:
     model, splits = prepared(config)
     with torch.no_grad():
         expected = torch.cat([model.eval()(images) for images, _, _ in eval_loader(splits["val"], 7, 0)])
-        with cached_features(model, splits["train"], splits["val"], config, CPU) as (_, watched, _):
-            assert watched is not None
-            batches = list(eval_loader(watched, 7, 0))
+        with cached_features(training(config, splits), model, PHASE) as (given, _):
+            batches = list(eval_loader(given.splits["val"], 7, 0))
             logits = torch.cat([model(features) for features, _, _ in batches])
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
     assert torch.cat([labels for _, labels, _ in batches]).tolist() == splits["val"].labels

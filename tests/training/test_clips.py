@@ -22,11 +22,11 @@ from vision_peft.data.datasets.digits import Digits
 from vision_peft.data.decoding.clip_sampling import ClipSampling
 from vision_peft.data.loading.loader import TrainLoader, eval_loader
 from vision_peft.training.build import create_model, input_settings, load_splits, set_transforms
-from vision_peft.training.evaluate import evaluate, format_metrics
 from vision_peft.training.evaluate_saved import evaluate_saved
+from vision_peft.training.evaluation import evaluate, format_metrics
 from vision_peft.training.report import flops_forward
 from vision_peft.training.step import apply_mixup
-from vision_peft.training.train import train
+from vision_peft.training.trained import train
 from vision_peft.training.video_logits import VideoLogits
 
 SHORTEST = "recipe.resize=shortest"
@@ -43,7 +43,7 @@ def test_a_run_on_clips_records_frames_and_views_and_is_evaluated_again_alike(
 ) -> None:
     views = ["recipe.views=2", "recipe.crops=3", "recipe.augment=multi_scale", "recipe.mixup=0.8"]
     config = clips_config(tmp_path, f"backbone.tubelet_size={tubelet_size}", SHORTEST, *views)
-    row = train(config)
+    row = train(config).row
     assert (row.num_frames, row.views) == (4, 6)
     assert (row.n_train, row.n_val, row.n_test) == (16, 6, 11)
     assert "3 classes, videos (4 frames, spread over the video, test 2 views x 3 crops): train 16, val 6, test 11" in (
@@ -58,7 +58,7 @@ def test_a_run_on_clips_records_frames_and_views_and_is_evaluated_again_alike(
     again = evaluate_saved(folder, []).metrics
     assert (again.top1, again.images, again.views) == (row.top1, 11, 6)
     assert evaluate_saved(folder, ["split=val", "views=1", "crops=1"]).metrics.top1 == row.val_top1
-    assert train(dataclasses.replace(config, overwrite=True)).curve == row.curve
+    assert train(dataclasses.replace(config, overwrite=True)).row.curve == row.curve
 
 
 def test_training_is_tried_on_one_batch_of_clips(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_metrics_are_those_of_the_mean_logits_and_an_unreadable_video_is_wrong_a
 
 def test_a_run_lists_an_unreadable_test_video_once(tmp_path: Path) -> None:
     config = clips_config(tmp_path, "bad_eval=wrong", "recipe.views=3", damaged=(3,))
-    row = train(config)
+    row = train(config).row
     assert (row.n_test, row.n_bad) == (11, 1)
     assert (run_folder(config) / "bad_files.txt").read_text() == "video 4-3\tit is damaged\n"
     with warnings.catch_warnings(record=True) as caught:
@@ -251,4 +251,4 @@ def test_the_operations_of_a_clip_are_those_of_its_frames_where_they_are_encoded
 
 @pytest.mark.parametrize("method", ["prompt_tuning method.init=class_labels method.tokens=2", "linear"])
 def test_methods_that_look_at_data_first_look_at_clips(tmp_path: Path, method: str) -> None:
-    assert train(clips_config(tmp_path, *f"method={method}".split(), "recipe.epochs=1")).top1 is not None
+    assert train(clips_config(tmp_path, *f"method={method}".split(), "recipe.epochs=1")).row.top1 is not None

@@ -10,14 +10,14 @@ import vision_peft as vp
 from vision_peft.config.parse import Config, ConfigError, run_folder
 from vision_peft.results.row import Row
 from vision_peft.training.evaluate_saved import evaluate_saved
-from vision_peft.training.train import train
+from vision_peft.training.trained import train
 from vision_peft.tuning.frame_attention import FRAMES
 
 Tiny = Callable[..., Config]
 
 
 def run(config: Config) -> tuple[Row, Path]:
-    return train(config), run_folder(config)
+    return train(config).row, run_folder(config)
 
 
 @pytest.mark.parametrize("name", [name for name, method in vp.METHODS.items() if FRAMES not in method().needs])

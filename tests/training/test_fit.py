@@ -7,8 +7,8 @@ import pytest
 
 from vision_peft.config.parse import Config, run_folder
 from vision_peft.runs.checkpoint import newest_state, save_state
-from vision_peft.training.fit import Progress
-from vision_peft.training.train import train
+from vision_peft.training.progress import Progress
+from vision_peft.training.trained import train
 
 Tiny = Callable[..., Config]
 State = dict[str, Any]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vision_peft.distributed.device import Compute
-from vision_peft.training.evaluate import check_classes, evaluate, write_confusion
+from vision_peft.training.evaluation import check_classes, evaluate, write_confusion
 
 CPU = Compute(torch.device("cpu"), "fp32")
 

@@ -19,7 +19,7 @@ from vision_peft.results.row import Row
 from vision_peft.training.build import attach_methods, create_model, load_splits
 from vision_peft.training.evaluate_saved import evaluate_saved
 from vision_peft.training.step import TrainStep
-from vision_peft.training.train import train
+from vision_peft.training.trained import train
 
 Tiny = Callable[..., Config]
 BF16 = ("precision=bf16", "backbone_dtype=bf16")
@@ -63,7 +63,7 @@ def test_frozen_matrices_are_stored_in_bf16_and_what_trains_stays_fp32(tiny: Tin
 @pytest.mark.parametrize("method", METHODS)
 def test_an_adapter_trained_on_a_bf16_backbone_belongs_to_the_fp32_one(tiny: Tiny, method: str) -> None:
     config = tiny(*BF16, *METHODS[method], "recipe.epochs=1")
-    row = train(config)
+    row = train(config).row
     assert row.precision == "bf16"
     plain = create_model(config.backbone, config.seed)
     vp.load_adapter(plain, run_folder(config) / "adapter")  # which refuses another fingerprint
@@ -87,7 +87,7 @@ def test_channels_last_changes_the_layout_and_not_the_training(tiny: Tiny) -> No
     weight = tuned_model(config).patch_embed.proj.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert not weight.is_contiguous()
-    assert losses(train(config)) == pytest.approx(losses(train(tiny(*SAME, folder="first"))), abs=1e-5)
+    assert losses(train(config).row) == pytest.approx(losses(train(tiny(*SAME, folder="first")).row), abs=1e-5)
 
 
 def test_a_fused_optimiser_takes_the_same_steps(tiny: Tiny) -> None:
@@ -95,7 +95,7 @@ def test_a_fused_optimiser_takes_the_same_steps(tiny: Tiny) -> None:
     model = tuned_model(config)
     train_step = TrainStep(config, model, 3, CPU)
     assert all(group["fused"] for group in train_step.optimizer.param_groups)
-    assert losses(train(config)) == pytest.approx(losses(train(tiny(*SAME, folder="plain"))), abs=1e-5)
+    assert losses(train(config).row) == pytest.approx(losses(train(tiny(*SAME, folder="plain")).row), abs=1e-5)
 
 
 def compiled_in_both(rank: int, folder: Path) -> list[list[float]]:
@@ -109,7 +109,7 @@ def compiled_in_both(rank: int, folder: Path) -> list[list[float]]:
         for name, more in (("plain", []), ("ddp", ["compile=true"]), ("fsdp2", ["compile=true"])):
             strategy = "fsdp2" if name == "fsdp2" else "ddp"
             settings = [*SAME, *more, f"distributed.strategy={strategy}"]
-            found.append(losses(train(tiny_config(folder / "photos", folder / name, *settings))))
+            found.append(losses(train(tiny_config(folder / "photos", folder / name, *settings)).row))
     return found
 
 

@@ -10,13 +10,13 @@ from vision_peft.config.parse import run_folder
 from vision_peft.runs.checkpoint import newest_state
 from vision_peft.training.build import create_model
 from vision_peft.training.evaluate_saved import evaluate_saved
-from vision_peft.training.train import train
+from vision_peft.training.trained import train
 
 
 @pytest.mark.parametrize("method", ["prefix_tuning", "p_tuning", "p_tuning_v2", "prompt_tuning"])
 def test_a_method_trains_by_its_name_and_its_folder_evaluates_to_the_same_figures(tiny, method) -> None:
     config = tiny(f"method={method}", "recipe.epochs=1")
-    row = train(config)
+    row = train(config).row
     folder = run_folder(config)
     again = evaluate_saved(folder, []).metrics
     assert again.top1 == row.top1
@@ -39,7 +39,7 @@ def test_the_state_of_a_run_keeps_what_trains_and_its_adapter_the_constants(tiny
 def test_prompts_from_classes_and_ensembles_train_evaluate_and_pass_the_dry_run(tiny, method) -> None:
     more = ["method.ensemble=2"] if "vote" in method else []
     overrides = ["method=prompt_tuning", "method.tokens=4", method, *more, "recipe.epochs=1"]
-    row = train(tiny(*overrides))
+    row = train(tiny(*overrides)).row
     assert row.top1 is not None
     assert row.curve[-1]["train_loss"] < 10
     train(tiny(*overrides, "dry_run=true", "seed=1"))

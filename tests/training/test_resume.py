@@ -13,9 +13,9 @@ from support.tiny_run import EVERYTHING, left_behind, tiny_config
 from vision_peft.config.parse import Config, run_folder
 from vision_peft.distributed.stopping import Interrupted
 from vision_peft.training import fit as fit_module
-from vision_peft.training import step as step_module
-from vision_peft.training import train as train_module
-from vision_peft.training.train import train
+from vision_peft.training import progress as progress_module
+from vision_peft.training import trained as train_module
+from vision_peft.training.trained import train
 
 Tiny = Callable[..., Config]
 
@@ -41,7 +41,7 @@ def test_a_killed_run_resumes_bit_for_bit(
     step: int,
     part: int,
 ) -> None:
-    monkeypatch.setattr(fit_module, "SHORTEST_BETWEEN_EPOCHS_SECONDS", 0)
+    monkeypatch.setattr(progress_module, "SHORTEST_BETWEEN_EPOCHS_SECONDS", 0)
     killed = tiny(*EVERYTHING, f"save_every={save_every}")
     killed_at((step, part), killed)
     assert not (run_folder(killed) / "result.json").exists()
@@ -60,13 +60,13 @@ def test_quick_epochs_share_a_state_and_the_last_one_is_always_saved(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved: list[int] = []
-    real = fit_module.save_state
+    real = progress_module.save_state
     monkeypatch.setattr(
-        fit_module, "save_state", lambda folder, step, *rest: saved.append(step) or real(folder, step, *rest)
+        progress_module, "save_state", lambda folder, step, *rest: saved.append(step) or real(folder, step, *rest)
     )
     train(tiny("recipe.epochs=3"))
     assert saved == [9]
-    monkeypatch.setattr(fit_module, "SHORTEST_BETWEEN_EPOCHS_SECONDS", 0)
+    monkeypatch.setattr(progress_module, "SHORTEST_BETWEEN_EPOCHS_SECONDS", 0)
     train(tiny("recipe.epochs=3", "overwrite=true"))
     assert saved == [9, 3, 6, 9]
 
@@ -75,7 +75,7 @@ def test_quick_epochs_share_a_state_and_the_last_one_is_always_saved(
 def test_both_phases_of_select_and_retrain_resume_bit_for_bit(tiny: Tiny, step: int) -> None:
     changes = ["protocol=val_select_retrain", "save_every=2", "method.dropout=0.3", "recipe.lr=1e-2"]
     whole, killed = tiny(*changes, folder="whole"), tiny(*changes, folder="killed")
-    row = train(whole)
+    row = train(whole).row
     killed_at((step, 0), killed)
     train(killed)
     assert left_behind(run_folder(killed)) == left_behind(run_folder(whole))
@@ -115,9 +115,9 @@ def test_a_signal_saves_the_state_at_the_next_update_and_the_run_resumes(
             os.kill(os.getpid(), number)
         real_seed(*key)
 
-    before, real_seed = signal.getsignal(number), step_module.seed_everything
+    before, real_seed = signal.getsignal(number), fit_module.seed_everything
     with monkeypatch.context() as patch:
-        patch.setattr(step_module, "seed_everything", seed)
+        patch.setattr(fit_module, "seed_everything", seed)
         with pytest.raises(Interrupted, match="stopped after update 5; its state is saved") as caught:
             train(stopped)
     assert caught.value.signal == number
@@ -148,8 +148,8 @@ def test_a_run_killed_before_test_is_read_does_not_train_again(tiny: Tiny, monke
         patch.setattr(train_module, "evaluate", fail)
         with pytest.raises(Killed):
             train(config)
-    monkeypatch.setattr(step_module, "seed_everything", fail)
-    row = train(config)
+    monkeypatch.setattr(fit_module, "seed_everything", fail)
+    row = train(config).row
     assert row.top1 is not None
     assert len(row.curve) == 2
 

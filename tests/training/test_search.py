@@ -28,7 +28,7 @@ from vision_peft.training.search import (
     tune_and_test,
 )
 from vision_peft.training.search_optuna import _decode_values, _suggest, search_optuna
-from vision_peft.training.train import train
+from vision_peft.training.trained import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no training image")
 Tiny = Callable[..., Config]
@@ -103,7 +103,7 @@ def test_finished_trials_are_found_again_and_the_rest_goes_on(tiny: Tiny, monkey
         if len(trained) == 2:
             raise KeyboardInterrupt
         trained.append(trial.recipe.lr)
-        return train(trial, command)
+        return train(trial, command).row
 
     monkeypatch.setattr(tuning, "train", counted)
     with pytest.raises(KeyboardInterrupt):
@@ -245,7 +245,7 @@ def test_a_sampled_search_goes_on_where_it_was_interrupted(tiny: Tiny, monkeypat
         trained.append(trial.recipe.lr)
         if len(trained) == 3:
             raise KeyboardInterrupt
-        return train(trial, command)
+        return train(trial, command).row
 
     monkeypatch.setattr(tuning, "train", counted)
     with pytest.raises(KeyboardInterrupt):

@@ -23,7 +23,7 @@ from vision_peft.training.evaluate_saved import evaluate_saved
 from vision_peft.training.search import tune_and_test
 from vision_peft.training.search_optuna import search_optuna
 from vision_peft.training.suite import list_tasks, train_suite
-from vision_peft.training.train import train
+from vision_peft.training.trained import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no training image")
 TASKS = list(VTAB1k.suite["specialized"])
@@ -78,7 +78,7 @@ def everything(rank: int, folder: Path) -> dict[str, Any]:
     def failing(config: Config, command: str) -> Row:
         if config.data.task == "eurosat":  # type: ignore[attr-defined]
             raise FloatingPointError("the loss is nan")
-        return train(config, command)
+        return train(config, command).row
 
     config = benchmark(folder, "together")
     with mock.patch.object(suite, "train", failing):
@@ -92,7 +92,7 @@ def everything(rank: int, folder: Path) -> dict[str, Any]:
     def failing_alone(config: Config, command: str) -> Row:
         if config.data.task == "eurosat" and rank == 1:  # type: ignore[attr-defined]
             raise OSError("this machine cannot read it")
-        return train(config, command)
+        return train(config, command).row
 
     config = benchmark(folder, "alone")
     with mock.patch.object(suite, "train", failing_alone), mock.patch.object(suite, "LONGEST_APART_S", 1):

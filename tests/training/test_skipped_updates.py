@@ -9,24 +9,25 @@ import torch
 from safetensors.torch import load_file
 
 from vision_peft.config.parse import Config, run_folder
+from vision_peft.training import fit as fit_module
 from vision_peft.training.step import TrainStep
-from vision_peft.training.train import train
+from vision_peft.training.trained import train
 
 Tiny = Callable[..., Config]
-real_backward = TrainStep.backward
+real_update = fit_module.run_update
 
 
 def nan_at(*steps: int) -> Callable[..., Any]:
-    """A `TrainStep.backward` that gets NaN for images at these updates, from 0."""
+    """A `run_update` that gets NaN for images at these updates, from 0."""
 
     def poisoned(batches: Iterator[Any]) -> Iterator[Any]:
         for images, labels, indices in batches:
             yield torch.full_like(images, float("nan")), labels, indices
 
-    def backward(self: TrainStep, batches: Iterator[Any], micro_batches: int, *key: Any) -> Any:
-        return real_backward(self, poisoned(batches) if key[-1] in steps else batches, micro_batches, *key)
+    def run_update(step: TrainStep, batches: Iterator[Any], micro_batches: int, key: Any, votes: Any) -> Any:
+        return real_update(step, poisoned(batches) if key[-1] in steps else batches, micro_batches, key, votes)
 
-    return backward
+    return run_update
 
 
 def test_a_skipped_update_leaves_tuned_tensors_and_batch_statistics_as_they_were(
@@ -41,9 +42,9 @@ def test_a_skipped_update_leaves_tuned_tensors_and_batch_statistics_as_they_were
         real_skip(self)
         assert all(tensor.isfinite().all() for tensor, _ in self._statistics)
 
-    monkeypatch.setattr(TrainStep, "backward", nan_at(1, 4))
+    monkeypatch.setattr(fit_module, "run_update", nan_at(1, 4))
     monkeypatch.setattr(TrainStep, "skip", skip)
-    row = train(config)
+    row = train(config).row
     assert len(before) == 2
     assert all(statistics["m"].isnan().any() for statistics in before)
     assert len(row.curve) == 2
@@ -55,7 +56,7 @@ def test_a_skipped_update_leaves_tuned_tensors_and_batch_statistics_as_they_were
 
 def test_more_skipped_updates_in_a_row_than_allowed_end_the_run(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny("max_bad_steps=1", "save_every=1")
-    monkeypatch.setattr(TrainStep, "backward", nan_at(3, 4))
+    monkeypatch.setattr(fit_module, "run_update", nan_at(3, 4))
     named = r"\(step 5, lr .*on samples (\d+, ){7}\d+: .*2 such updates in a row, max_bad_steps=1"
     with pytest.raises(FloatingPointError, match=named):
         train(config)

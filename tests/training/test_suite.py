@@ -16,7 +16,7 @@ from vision_peft.distributed.stopping import Interrupted
 from vision_peft.results.row import find_rows
 from vision_peft.training import suite
 from vision_peft.training.suite import list_tasks, train_suite
-from vision_peft.training.train import train
+from vision_peft.training.trained import train
 
 SPECIALIZED = list(VTAB1k.suite["specialized"])
 pytestmark = pytest.mark.filterwarnings("ignore:.*no training image")
@@ -72,7 +72,7 @@ def test_all_problems_of_all_tasks_come_at_once(vtab: Callable[..., Config], tmp
 def test_every_task_is_the_run_that_its_name_alone_would_have_been(
     vtab: Callable[..., Config], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    alone = train(vtab("resisc45"), "typed alone")
+    alone = train(vtab("resisc45"), "typed alone").row
     config = vtab("specialized")
     assert train_suite(config, list_tasks(config), lambda task: f"suite {task}") == []
     rows = {row.task: row for row in find_rows([config.output_dir])}
@@ -99,7 +99,7 @@ def test_a_failing_task_does_not_stop_the_others(
             raise FloatingPointError("the loss is nan\nsecond line")
         if config.data.task == "resisc45":  # type: ignore[attr-defined]
             raise RuntimeError
-        return train(config, command)
+        return train(config, command).row
 
     monkeypatch.setattr(suite, "train", broken)
     config = vtab("specialized")
@@ -138,7 +138,7 @@ def test_a_dry_run_tries_every_task_and_keeps_nothing(
 def test_the_19_tasks_end_with_both_averages(
     vtab: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained = train(vtab("eurosat"))
+    trained = train(vtab("eurosat")).row
     accuracy = {task: 30.0 + 2 * place for place, task in enumerate(CLASS_COUNTS)}
 
     def known(config: Config, command: str) -> Any:

@@ -16,9 +16,9 @@ from vision_peft.results.row import Row, read_row
 from vision_peft.training import build
 from vision_peft.training import fit as fit_module
 from vision_peft.training import step as step_module
-from vision_peft.training import train as train_module
-from vision_peft.training.evaluate import Metrics
-from vision_peft.training.train import train
+from vision_peft.training import trained as train_module
+from vision_peft.training.evaluation import Metrics
+from vision_peft.training.trained import train
 from vision_peft.tuning.frame_attention import FRAMES
 
 Tiny = Callable[..., Config]
@@ -50,7 +50,7 @@ def evaluations(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 def test_a_run_leaves_its_whole_folder_and_a_row_with_every_field(tiny: Tiny) -> None:
     config = tiny("recipe.lr=1e-2")
-    row = train(config, "python tools/train.py recipe.lr=1e-2")
+    row = train(config, "python tools/train.py recipe.lr=1e-2").row
     folder = run_folder(config)
     assert {path.name for path in folder.iterdir()} - {".lock"} == {
         *("config.yaml", "adapter", "state", "metrics.jsonl", "result.json", "log.txt", "events", "confusion.csv")
@@ -83,7 +83,7 @@ def test_the_log_tells_what_became_of_a_checkpoint(tiny: Tiny, tmp_path: Path, c
 
 
 def test_the_flops_count_attention(tiny: Tiny) -> None:
-    row = train(tiny("method=linear", "recipe.epochs=1"))
+    row = train(tiny("method=linear", "recipe.epochs=1")).row
     tokens, dim, depth = 5, 24, 2
     block = tokens * (3 * dim * dim + dim * dim + 2 * 4 * dim * dim) + 2 * tokens * tokens * dim
     assert row.flops_forward == 2 * (4 * 3 * 16 * 16 * dim + depth * block + dim * 3)
@@ -120,7 +120,7 @@ def test_frozen_tensors_are_bit_identical_after_training_and_tuned_ones_are_not(
 def test_test_is_read_once_at_the_end_by_every_protocol_but_best_test(
     tiny: Tiny, evaluations: Calls, protocol: str, expected: Calls, trained_on: int
 ) -> None:
-    row = train(tiny(f"protocol={protocol}"))
+    row = train(tiny(f"protocol={protocol}")).row
     assert evaluations == expected
     assert (row.protocol, row.n_train) == (protocol, trained_on)
     assert (row.val_top1 is None) == (protocol in ("last_epoch", "best_test"))
@@ -157,7 +157,7 @@ def test_the_adapter_is_that_of_the_epoch_that_val_chose(
 ) -> None:
     asked = with_val(monkeypatch, scores)
     config = tiny("recipe.epochs=3", f"recipe.ema={ema}", "recipe.lr=1e-2")
-    row = train(config)
+    row = train(config).row
     kept = tensors(config)
     assert all(torch.equal(kept[name], tensor) for name, tensor in asked[chosen].items())
     assert row.val_top1 == scores[chosen][0]
@@ -166,7 +166,7 @@ def test_the_adapter_is_that_of_the_epoch_that_val_chose(
 def test_retraining_lasts_as_many_epochs_as_val_chose(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     with_val(monkeypatch, [(50, 1), (70, 1), (60, 1)])
     config = tiny("recipe.epochs=3", "protocol=val_select_retrain")
-    row = train(config)
+    row = train(config).row
     assert [entry["phase"] for entry in row.curve] == ["select"] * 3 + ["retrain"] * 2
     assert row.epochs == 3
     assert row.val_top1 == 70
@@ -174,7 +174,7 @@ def test_retraining_lasts_as_many_epochs_as_val_chose(tiny: Tiny, monkeypatch: p
 
 def test_training_stops_when_val_has_not_improved_for_the_patience(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = with_val(monkeypatch, [(50, 1), (70, 1), (60, 1), (65, 1), (90, 1)])
-    row = train(tiny("recipe.epochs=5", "recipe.early_stopping=2"))
+    row = train(tiny("recipe.epochs=5", "recipe.early_stopping=2")).row
     assert len(asked) == 4
     assert row.val_top1 == 70
 
@@ -198,19 +198,19 @@ def test_gradient_checkpointing_changes_nothing(tiny: Tiny) -> None:
 
 def test_every_method_trains_in_bfloat16_too(tiny: Tiny) -> None:
     for name in [name for name, method in vp.METHODS.items() if FRAMES not in method().needs]:
-        row = train(tiny(f"method={name}", "precision=bf16", "recipe.epochs=1", "recipe.lr=1e-4"))
+        row = train(tiny(f"method={name}", "precision=bf16", "recipe.epochs=1", "recipe.lr=1e-4")).row
         assert row.precision == "bf16"
 
 
 def test_two_methods_train_together(tiny: Tiny) -> None:
     config = tiny("method=lora", "+method_2=vpt", "recipe.epochs=1")
-    row = train(config)
+    row = train(config).row
     assert row.method == "lora+vpt"
     assert {name.split(".")[0] for name in tensors(config)} >= {"blocks", "head"}
 
 
 def test_an_odd_last_batch_is_mixed_all_the_same(tiny: Tiny) -> None:
-    assert train(tiny("recipe.batch_size=50", "recipe.mixup=0.5", "recipe.epochs=1")).top1 is not None
+    assert train(tiny("recipe.batch_size=50", "recipe.mixup=0.5", "recipe.epochs=1")).row.top1 is not None
 
 
 def test_layer_decay_slows_the_lower_layers(tiny: Tiny) -> None:
@@ -240,12 +240,12 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rate_and_saves_nothing_of
 def test_a_search_trial_does_not_read_test_and_can_be_completed_later(
     tiny: Tiny, evaluations: Calls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = train(tiny("read_test=false"))
+    row = train(tiny("read_test=false")).row
     assert (row.top1, row.per_class, row.confusion) == (None, {}, None)
     assert row.val_top1 is not None
     assert evaluations == [("loop", 0)] * 2
-    monkeypatch.setattr(step_module, "seed_everything", lambda *_: pytest.fail("it trained again"))
-    assert train(tiny()).top1 is not None
+    monkeypatch.setattr(fit_module, "seed_everything", lambda *_: pytest.fail("it trained again"))
+    assert train(tiny()).row.top1 is not None
     assert evaluations == [("loop", 0)] * 2 + [("end", 24)]
 
 
@@ -253,7 +253,7 @@ def test_a_search_trial_does_not_read_test_and_can_be_completed_later(
 def test_a_dry_run_trains_one_batch_reads_no_test_and_leaves_nothing(
     tiny: Tiny, evaluations: Calls, tmp_path: Path, capsys: pytest.CaptureFixture[str], protocol: str
 ) -> None:
-    row = train(tiny("dry_run=true", f"protocol={protocol}"))
+    row = train(tiny("dry_run=true", f"protocol={protocol}")).row
     assert (row.n_train, row.top1) == (8, None)
     assert evaluations == [("loop", 0)]
     assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 from vision_peft.config.command_line import REQUEUE, compose_config
 from vision_peft.config.schema import STRATEGIES, Distributed, Settings
 from vision_peft.distributed.stopping import REQUEUE_FILE
-from vision_peft.training.fit import LONGEST_UNSAVED_SECONDS, SHORTEST_BETWEEN_EPOCHS_SECONDS
+from vision_peft.training.progress import LONGEST_UNSAVED_SECONDS, SHORTEST_BETWEEN_EPOCHS_SECONDS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "training.md"
 TEXT = PAGE.read_text(encoding="utf-8")

@@ -42,6 +42,7 @@ NOT_PART_OF_A_RUN = (
     "distributed",
     "keep_states",
     "on_save_error",
+    "trackers",
     "max_time",
     "requeue_file",
     "max_bad_steps",

@@ -8,14 +8,14 @@ from vision_peft.data.loading.loader import BAD_IN_EVALUATION
 from vision_peft.data.transforms.clips import CLIP_AUGMENTS
 from vision_peft.data.transforms.images import AUGMENTS, NORMALISATIONS, RESIZES
 from vision_peft.fields import Checked, above_zero, at_least, choice, raise_all, share
+from vision_peft.protocols import PROTOCOLS
 from vision_peft.tuning.heads import check_head
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SAMPLINGS = ("segments", "dense")
 STRATEGIES = ("ddp", "fsdp2")
+TRACKERS = ("tensorboard", "wandb")
 SCHEDULES = ("cosine", "cosine_by_epoch", "constant")
-# The longer stories of the protocols are in train.py.
-PROTOCOLS = ("auto", "val_select", "val_select_retrain", "last_epoch", "best_test")
 
 
 @dataclass(kw_only=True)
@@ -150,6 +150,7 @@ class Settings(Checked):
     dry_run: bool = False  # true: one batch of train, val, save and load in a temporary folder
     save_every: int | None = None  # updates between two states; null: at the ends of epochs, 10 s to 5 minutes apart
     keep_states: int = 2  # newest states that are kept
+    trackers: tuple[str, ...] = ("tensorboard",)  # of the figures, beside metrics.jsonl: tensorboard, wandb; []: none
     on_save_error: str = "stop"  # a state cannot be written (disk full): stop | warn (and train on)
     max_time: float | None = (
         None  # minutes after which the run saves, marks itself for requeue and ends; null: no limit
@@ -178,13 +179,14 @@ class Settings(Checked):
 
     def __post_init__(self) -> None:
         problems = [
-            choice("protocol", self.protocol, PROTOCOLS),
+            choice("protocol", self.protocol, ("auto", *PROTOCOLS)),
             choice("precision", self.precision, PRECISIONS),
             at_least("seed", self.seed, 0),
             at_least("save_every", self.save_every, 1),
             share("max_bad_fraction", self.max_bad_fraction),
             choice("bad_eval", self.bad_eval, BAD_IN_EVALUATION),
             at_least("keep_states", self.keep_states, 1),
+            *(choice("each of trackers", name, TRACKERS) for name in self.trackers),
             choice("on_save_error", self.on_save_error, ("stop", "warn")),
             at_least("max_bad_steps", self.max_bad_steps, 0),
             choice("backbone_dtype", self.backbone_dtype, PRECISIONS[1:]),

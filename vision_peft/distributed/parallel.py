@@ -9,7 +9,7 @@ whole, and the gradients of all of it are averaged in one go.
 
 import contextlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -84,7 +84,7 @@ class Parallel:
             self._ddp = self.forward = DistributedDataParallel(self.forward, devices, **settings)
 
     @contextlib.contextmanager
-    def part(self, last: bool) -> Iterator[None]:
+    def micro_batch(self, last: bool) -> Iterator[None]:
         """Around forward and backward of a part of the batch; gradients of all processes meet in the last one."""
         if isinstance(self.model, FSDPModule):
             self.model.set_requires_gradient_sync(last)
@@ -137,13 +137,11 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     return torch.hypot(norm.to(sharded[0].device), of_shards.full_tensor())
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], most: float, norm: Tensor) -> None:
-    """Scale all gradients, whose `norm` is known, so that it is at most `most`."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    local = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
-    factor = (most / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in local:
-        gradient.mul_(factor)
+def clip_gradients(parameters: Sequence[nn.Parameter], most: float, norm: Tensor) -> None:
+    """Scale all gradients, whose `norm` is known, so that it is at most `most`; those in shards by themselves."""
+    for sharded in (False, True):
+        group = [parameter for parameter in parameters if isinstance(parameter.grad, DTensor) == sharded]
+        nn.utils.clip_grads_with_norm_(group, most, norm)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ FROM_SCHEDULER = [signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1
 SIGNALS = [*FROM_KEYBOARD, *FROM_SCHEDULER]
 SAME_PRESS_S = 1.0  # Ctrl-C reaches a process of torchrun twice, from the terminal and from torchrun
 REQUEUE_FILE = "REQUEUE"  # in the run folder: its training was stopped from outside and wants to go on
-_started = time.monotonic()
 
 
 class Interrupted(Exception):
@@ -40,10 +39,14 @@ class StoppedBefore(Interrupted):
 
 
 class StopRequests:
-    """What this process was asked, as numbers that can be summed over all processes."""
+    """What this process was asked, as numbers that can be summed over all processes.
+
+    Args:
+        max_time: minutes from now, the start of the run, after which it is to stop; None: never.
+    """
 
     def __init__(self, max_time: float | None) -> None:
-        self._deadline = None if max_time is None else _started + 60 * max_time
+        self._deadline = None if max_time is None else time.monotonic() + 60 * max_time
         self._numbers: list[int] = []
         self._first = 0.0
 

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from vision_peft.protocols import PROTOCOLS
 from vision_peft.results.plot_series import Line, build_references, build_series
-from vision_peft.results.row import PROTOCOLS, Row
+from vision_peft.results.row import Row
 from vision_peft.results.settings import METRICS, PANEL, Metric, Setting, group_by_seed
 from vision_peft.results.table import format_count, write_csv
 

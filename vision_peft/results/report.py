@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vision_peft.protocols import PROTOCOLS
 from vision_peft.results.averages import Groups, Mean, average_tasks_over_seeds, list_tasks
 from vision_peft.results.commands import collect_commands, describe_provenance
 from vision_peft.results.plot_series import format_value
-from vision_peft.results.row import PROTOCOLS, Row
+from vision_peft.results.row import Row
 from vision_peft.results.settings import METRICS, RECIPE, Metric, Setting, flatten_fields, group_by_seed
 from vision_peft.results.table import format_count
 

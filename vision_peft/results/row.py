@@ -10,9 +10,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from vision_peft.protocols import PROTOCOLS
 from vision_peft.suggest import did_you_mean, find_closest
-
-PROTOCOLS = ("val_select", "val_select_retrain", "last_epoch", "best_test")
 
 log = logging.getLogger(__name__)
 

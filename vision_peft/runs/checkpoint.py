@@ -83,11 +83,11 @@ def newest_state(folder: Path) -> tuple[dict[str, Any], Path] | None:
     Damaged ones are skipped with a warning and what an interrupted save left behind is removed. All processes of a run
     call it and get the same.
     """
-    path = on_rank0(lambda: _newest(folder))
-    return None if path is None else (_read(path), path)
+    path = on_rank0(lambda: find_newest_state(folder))
+    return None if path is None else (read_state(path), path)
 
 
-def _newest(folder: Path) -> Path | None:
+def find_newest_state(folder: Path) -> Path | None:
     if not folder.is_dir():
         return None
     for left in folder.glob("*.tmp"):
@@ -100,7 +100,7 @@ def _newest(folder: Path) -> Path | None:
                     raise ValueError(f"{SUMS} lists {name!r}, which lies elsewhere")
                 if digest != _sha256(path / name):
                     raise ValueError(f"the checksum of {name} does not match")
-            _read(path)
+            read_state(path)
             if (path / SHARDS).is_dir():
                 ShardReader(path / SHARDS).read_metadata()
             return path
@@ -110,7 +110,7 @@ def _newest(folder: Path) -> Path | None:
     return None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Any]:
     state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
     if not isinstance(state, dict):
         raise ValueError(f"state.pt holds a {type(state).__name__}")

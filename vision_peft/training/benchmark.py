@@ -30,6 +30,7 @@ from vision_peft.distributed.device import (
 )
 from vision_peft.distributed.processes import all_gather, join
 from vision_peft.training.build import attach_methods, check_items, create_model, input_settings, set_transforms
+from vision_peft.training.fit import run_update
 from vision_peft.training.step import TrainStep
 
 WARM_UP = 2  # updates that are not counted
@@ -204,7 +205,6 @@ def _run_updates(config: Config) -> Iterator[tuple[float, float, int]]:
     batches = _repeat_epochs(_loader(config, splits["train"], config.workers))
     for number in itertools.count():
         started = time.perf_counter()
-        result = train_step.backward(batches, config.recipe.accumulate, config.seed, number)
-        train_step.step()
+        result = run_update(train_step, batches, config.recipe.accumulate, (config.seed, number))
         torch.zeros((), device=compute.device).item()  # waits for the device
         yield time.perf_counter() - started, result.waited, len(result.samples) * compute.world_size

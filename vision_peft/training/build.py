@@ -15,23 +15,17 @@ from vision_peft.data import DataConfig, ImageDataset
 from vision_peft.data.loading.loader import eval_loader
 from vision_peft.data.transforms.images import normalisation
 from vision_peft.distributed.device import DTYPES, seed_everything
+from vision_peft.protocols import list_splits
 
 
 def load_splits(config: Config) -> dict[str, ImageDataset]:
-    """Every split that the protocol reads, by name; lists and folders are checked here, images are decoded later.
+    """Load every split that the protocol reads, by name; lists and folders are checked here, images are decoded later.
 
     Raises:
         ValueError, FileNotFoundError: what the dataset finds wrong, splits that disagree about the classes, or videos
             for a backbone of images and the other way round.
     """
-    names = {
-        "val_select": ["train", "val", "test"],
-        "val_select_retrain": ["train", "val", "trainval", "test"],
-        "last_epoch": ["trainval", "test"],
-        "best_test": ["trainval", "test"],
-    }[config.protocol]
-    if not config.read_test and config.protocol != "best_test":
-        names.remove("test")  # a search trial does not even open it
+    names = list_splits(config.protocol, config.read_test)
     splits = {name: config.data.load(name) for name in names}
     first = splits[names[0]]
     check_items(config.backbone, config.data, first)
@@ -78,6 +72,11 @@ def create_model(backbone: BackboneConfig, seed: int, drop_path: float = 0.0) ->
         inflate=backbone.inflate,
         **backbone.kwargs,
     )
+
+
+def create_bare_model(config: Config) -> Any:
+    """Create the backbone of a config, before anything is attached."""
+    return create_model(config.backbone, config.seed, config.recipe.drop_path)
 
 
 def attach_methods(model: Any, config: Config, train_set: ImageDataset, device: torch.device) -> nn.Module:

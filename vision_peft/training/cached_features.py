@@ -1,6 +1,7 @@
 """Features of a frozen backbone, computed once where only the head learns: all epochs then cost one forward pass."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,9 @@ from vision_peft.config.parse import Config
 from vision_peft.data import ImageDataset
 from vision_peft.distributed.device import Compute
 from vision_peft.distributed.processes import all_gather
-from vision_peft.training.evaluate import create_eval_loader
+from vision_peft.protocols import Phase
+from vision_peft.training.evaluation import create_eval_loader
+from vision_peft.training.progress import Training
 from vision_peft.tuning.graft import Graft, depth, graft, ungraft
 
 
@@ -55,32 +58,32 @@ def features_are_constant(config: Config, model: Any) -> bool:
 
 
 @contextlib.contextmanager
-def cached_features(
-    model: nn.Module, train_set: ImageDataset, watched: ImageDataset | None, config: Config, compute: Compute
-) -> Iterator[tuple[ImageDataset, ImageDataset | None, str]]:
-    """Inside, `model` takes features, those of the two sets, which are handed out, where `features_are_constant`.
+def cached_features(training: Training, model: nn.Module, phase: Phase) -> Iterator[tuple[Training, str]]:
+    """Let `model` take features inside, and hand out a training whose splits hold them, where `features_are_constant`.
 
-    Else, and with videos, whose clips come from random places, and where an image cannot be decoded, the sets are
-    handed out as they are. The last value says in words what was done, nothing where there was nothing to decide.
+    Else, and with videos, whose clips come from random places, and where an image cannot be decoded, the training is
+    handed out as it is. The text says what was done; it is empty where there was nothing to decide.
     """
-    unfit = train_set.varies or compute.sharded  # in shards every forward pass is everybody's
+    config, compute, splits = training.config, training.compute, training.splits
+    unfit = splits[phase.trained].varies or compute.sharded  # in shards all take part in a forward
     if not config.reuse_features or unfit or not features_are_constant(config, model):
-        yield train_set, watched, ""
+        yield training, ""
         return
     started = time.perf_counter()
-    sets = [images for images in (train_set, watched) if images is not None]
-    found = [_compute_features(model, images, config, compute) for images in sets]
-    tensors = [features.features for features in found if features is not None]
-    if len(tensors) < len(sets):
-        yield train_set, watched, "features are computed in every epoch: an image cannot be decoded"
-        return
+    found: dict[str, Features] = {}
+    for name in (phase.trained, phase.watched):
+        if name and (features := _compute_features(model, splits[name], config, compute)):
+            found[name] = features
+        elif name:
+            yield training, "features are computed in every epoch: an image cannot be decoded"
+            return
+    tensors = [features.features for features in found.values()]
     megabytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6
     layers = depth(model)
     graft(model, HeadOnly)
     try:
         yield (
-            found[0] or train_set,
-            found[1] if len(found) > 1 else None,
+            dataclasses.replace(training, splits={**splits, **found}),
             f"only the head learns: the features of {sum(map(len, tensors)):,} images were computed once, "
             f"{megabytes:.1f} MB in {time.perf_counter() - started:.1f} s",
         )

@@ -1,4 +1,4 @@
-"""Evaluate what lies in a run folder or an adapter folder, on its own data or on other data."""
+"""Evaluate what is in a run folder or an adapter folder, on its own data or on other data."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from vision_peft.formats import read_adapter_info
 from vision_peft.runs.run_config import CONFIG, read_config
 from vision_peft.suggest import did_you_mean
 from vision_peft.training.build import check_items, create_model
-from vision_peft.training.evaluate import Metrics, check_classes, create_eval_loader, evaluate
+from vision_peft.training.evaluation import Metrics, check_classes, create_eval_loader, evaluate
 
 VALUES = ("data", "split", "device", "precision", "workers", "bad_eval", "views", "crops")
 SECTIONS = ("data", "backbone")
@@ -40,7 +40,7 @@ class Evaluation:
     metrics: Metrics
 
 
-def evaluate_saved(path: str | Path, overrides: list[str]) -> Evaluation:
+def evaluate_saved(path: str | Path, overrides: Sequence[str] = ()) -> Evaluation:
     """Evaluate the adapter in `path`, a run folder or an adapter folder, as training did.
 
     Started by torchrun, the processes share the data and all get the figures of the whole.
@@ -61,7 +61,7 @@ def evaluate_saved(path: str | Path, overrides: list[str]) -> Evaluation:
     elif path.is_dir():
         adapter, raw = path, {}
     else:
-        raise FileNotFoundError(f"{path} is no folder: wanted a run folder or an adapter folder")
+        raise FileNotFoundError(f"{path} is not a folder: wanted a run folder or an adapter folder")
     if raw and not adapter.is_dir():
         raise FileNotFoundError(
             f"{path} has no adapter yet: its training has not finished; the same command resumes it"
@@ -105,7 +105,9 @@ def data_config(overrides: list[str]) -> DataConfig:
     return parse_data(_data_section(given, {}))
 
 
-def _read(overrides: list[str], values: Sequence[str] = VALUES, sections: Sequence[str] = SECTIONS) -> dict[str, Any]:
+def _read(
+    overrides: Sequence[str], values: Sequence[str] = VALUES, sections: Sequence[str] = SECTIONS
+) -> dict[str, Any]:
     """The overrides as nested dicts; ConfigError names every one that is not known."""
     given: dict[str, Any] = {}
     problems = []

@@ -1,99 +1,42 @@
-"""The loop, read from top to bottom: updates, epochs, what is watched, what is saved."""
+"""The loop, read from top to bottom: updates, epochs, what is watched, what is saved; then one whole update."""
 
 import contextlib
-import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vision_peft as vp
-from vision_peft.config.parse import Config
-from vision_peft.data import ImageDataset
 from vision_peft.data.loading.loader import TrainLoader
-from vision_peft.distributed.device import Compute
-from vision_peft.distributed.parallel import all_finite, full_tensor, load_tuned
-from vision_peft.distributed.processes import Heartbeat, all_gather, all_reduce_sum, on_rank0
-from vision_peft.distributed.stopping import FROM_KEYBOARD, StopRequests, catch_signals, stop_decision
-from vision_peft.runs.checkpoint import SaveError, save_state
-from vision_peft.runs.run_folder import Run, format_time_left
+from vision_peft.data.loading.samples import Batch
+from vision_peft.distributed.device import seed_everything
+from vision_peft.distributed.parallel import clip_gradients, full_tensor, gradient_norm, load_tuned
+from vision_peft.distributed.processes import Heartbeat, all_gather, all_reduce_sum
+from vision_peft.distributed.stopping import FROM_KEYBOARD, catch_signals, stop_decision
+from vision_peft.protocols import Phase
+from vision_peft.runs.run import format_time_left
 from vision_peft.runs.train_state import TrainState
-from vision_peft.training.evaluate import create_eval_loader, evaluate
+from vision_peft.training.evaluation import create_eval_loader, evaluate
 from vision_peft.training.optim import create_schedule, update_average
-from vision_peft.training.step import StepResult, Timing, TrainStep
-
-LONGEST_UNSAVED_SECONDS = 300
-SHORTEST_BETWEEN_EPOCHS_SECONDS = 10  # an epoch on kept features takes milliseconds, a state that lasts takes longer
-State = tuple[dict[str, Any], Path]  # the entries of a saved state, and its folder
-_WAYS_OUT = "try a lower recipe.lr, recipe.clip_grad=1 or precision=fp32"
-
-
-@dataclass
-class Progress:
-    """How far a run is; with the tensors, all that a state holds."""
-
-    phase: int = 0
-    step: int = 0  # updates done, over all phases
-    epoch: int = 0  # epochs of this phase that are done
-    update: int = 0  # updates done of the epoch that is not
-    loss_sum: float = 0.0  # over those of these updates that were not skipped
-    skipped: int = 0  # of these updates, with a non-finite loss or gradient
-    bad_steps: int = 0  # updates skipped in a row, up to now
-    seconds: float = 0.0  # of training and watching
-    lines: int = 0  # of metrics.jsonl
-    processes: str = ""  # that did the last updates: number and strategy
-    best: dict[str, Any] | None = None  # the history entry of the chosen epoch
-    history: list[dict[str, Any]] = field(default_factory=list)  # one entry an epoch, over all phases
-
-    @classmethod
-    def of(cls, state: State | None) -> "Progress":
-        """How far the run was that `state` is of; ValueError where another version of this file wrote it."""
-        if state is None:
-            return cls()
-        entries, path = state
-        names = {entry.name for entry in dataclasses.fields(cls)}
-        tensors = {"sharded"} if "sharded" in entries else {"tuned", "average", "moments"}
-        found = entries.get("progress")
-        if not isinstance(found, dict) or found.keys() != names or not {"scaler", "best", *tensors} <= entries.keys():
-            raise ValueError(
-                f"{path} is not a state as this version of vision_peft saves it: end the run with the version that "
-                "began it, or start over with overwrite=true"
-            )
-        return cls(**found)
-
-
-@dataclass(frozen=True)
-class Training:
-    """What all phases of a training share."""
-
-    config: Config
-    compute: Compute
-    run: Run
-    timing: Timing
-    requests: StopRequests
+from vision_peft.training.progress import WAYS_OUT, Progress, Saver, State, Training
+from vision_peft.training.step import StepResult, TrainStep, apply_mixup
 
 
 def fit(
-    training: Training,
-    model: nn.Module,
-    phase: str,
-    train_set: ImageDataset,
-    watched: ImageDataset | None,
-    epochs: int,
-    progress: Progress,
-    state: State | None,
+    training: Training, model: nn.Module, phase: Phase, progress: Progress, state: State | None
 ) -> dict[str, Tensor]:
-    """Train the tuned micro_batches of `model` for `epochs`, from `state` if there is one.
+    """Train the tuned parts of `model` for what is left of `phase`, from `state` if there is one.
 
     Returns:
-        The tuned tensors to keep, whole and on the CPU: of the best epoch on `watched`, or of the last one.
+        The tuned tensors to keep, whole and on the CPU: of the best epoch on the watched split, or of the last one.
     """
     config, compute, run, timing = training.config, training.compute, training.run, training.timing
     recipe, requests = config.recipe, training.requests
+    train_set = training.splits[phase.trained]
     loader = TrainLoader(
         train_set,
         recipe.batch_size // recipe.accumulate,
@@ -105,119 +48,150 @@ def fit(
         repeated_augmentation=recipe.repeated_augmentation,
         balanced=config.data.balanced,
     )
+    epochs = progress.count_epochs(config)
     updates = max(loader.batches_per_epoch // recipe.accumulate, 1)
     micro_batches = min(recipe.accumulate, loader.batches_per_epoch)
-    train_step = TrainStep(config, model, len(train_set.classes), compute)
-    schedule = create_schedule(train_step.optimizer, recipe, epochs, updates)
+    step = TrainStep(config, model, len(train_set.classes), compute)
+    schedule = create_schedule(step.optimizer, recipe, epochs, updates)
     tuned = vp.tuned_state_dict(model)  # views: they follow the training
     average = {name: tensor.clone() for name, tensor in tuned.items()} if recipe.ema else None
-    train_state, best, heartbeat = TrainState(model, tuned, average, train_step.optimizer), {}, Heartbeat()
+    train_state = TrainState(model, tuned, average, step.optimizer)
     if state:
         train_state.load_state_dict(*state)
-        train_step.scaler.load_state_dict(state[0]["scaler"])
-        best = state[0]["best"]
-    seconds_before, started, saved = progress.seconds, time.perf_counter(), time.monotonic()
+        step.scaler.load_state_dict(state[0]["scaler"])
+    saver = Saver(training, progress, train_state, step.scaler, best=state[0]["best"] if state else {})
+    heartbeat = Heartbeat()
 
-    def save() -> None:
-        nonlocal saved
-        if not all_finite(tuned.values()):
-            raise FloatingPointError(f"tuned tensors are no longer finite after update {progress.step}: {_WAYS_OUT}")
-        progress.seconds, progress.lines = seconds_before + time.perf_counter() - started, run.lines
-        entries = {"progress": dataclasses.asdict(progress), "scaler": train_step.scaler.state_dict(), "best": best}
-        shards = None
-        if compute.sharded:
-            entries["sharded"], shards = train_state.sharded_state_dict()
-        else:
-            entries |= train_state.state_dict()
-        try:
-            on_rank0(run.write_out)
-            save_state(run.folder / "state", progress.step, entries, config.keep_states, shards)
-        except SaveError as error:
-            if config.on_save_error == "stop":
-                raise
-            run.say(f"warning: {error}; training goes on without it (on_save_error=warn)")
-        saved = time.monotonic()
-
-    with catch_signals(requests, FROM_KEYBOARD), contextlib.closing(train_step.parallel):
-        while progress.epoch < epochs and not _out_of_patience(recipe.early_stopping, progress):
+    with catch_signals(requests, FROM_KEYBOARD), contextlib.closing(step.parallel):
+        while progress.epoch < epochs and not _patience_is_over(recipe.early_stopping, progress):
             vp.train_mode(model, recipe.frozen_mode)
             batches = loader.epoch(progress.epoch, start_batch=progress.update * micro_batches)
-            stop = None
             while progress.update < updates:
-                update_started = time.perf_counter()
+                started = time.perf_counter()
                 schedule.step_update(progress.epoch * updates + progress.update)
-                rate = max(group["lr"] for group in train_step.optimizer.param_groups)
-                result = train_step.backward(batches, micro_batches, config.seed, phase, progress.step)
-                late = not config.save_every and time.monotonic() - saved > LONGEST_UNSAVED_SECONDS
-                asked = [result.loss / compute.world_size, not result.finite, late, *requests.votes()]
-                loss, bad, late, *votes = all_reduce_sum(asked)
+                rate = max(group["lr"] for group in step.optimizer.param_groups)
+                key = config.seed, phase.name, progress.step
+                result = run_update(step, batches, micro_batches, key, lambda: [saver.is_late(), *requests.votes()])
                 where = f"epoch {progress.epoch + 1}/{epochs}  update {progress.update + 1}/{updates}"
-                progress.step, progress.update = progress.step + 1, progress.update + 1
-                if bad:
-                    train_step.skip()
-                    progress.bad_steps, progress.skipped = progress.bad_steps + 1, progress.skipped + 1
-                    at = f"{where} (step {progress.step}, lr {rate:.3g})"
-                    _report_bad_step(run, config, train_set, result, at, progress)
-                else:
-                    train_step.step()
-                    progress.bad_steps, progress.loss_sum = 0, progress.loss_sum + loss
-                    if average is not None and recipe.ema:
-                        update_average(average, tuned, recipe.ema)
+                progress.end_update(result.loss, result.skipped)
+                if result.skipped:
+                    _report_bad_update(
+                        training, phase, result, f"{where} (step {progress.step}, lr {rate:.3g})", progress
+                    )
+                elif average is not None and recipe.ema:
+                    update_average(average, tuned, recipe.ema)
                 timing.waited += result.waited
-                timing.updates.append(time.perf_counter() - update_started)
+                timing.updates.append(time.perf_counter() - started)
                 heartbeat.beat(progress.step)
 
                 tenth = progress.update % max(updates // 10, 1) == 0
-                left = (epochs - progress.epoch) * updates - progress.update
-                run.progress(
-                    f"{where}  loss {loss:.4f}  lr {rate:.2e}  {format_time_left(timing.step_seconds, left)}", tenth
-                )
+                time_left = format_time_left(timing.step_seconds, (epochs - progress.epoch) * updates - progress.update)
+                run.progress(f"{where}  loss {result.loss:.4f}  lr {rate:.2e}  {time_left}", tenth)
                 if tenth:
-                    run.record("step", progress.step, {"epoch": progress.epoch + 1, "loss": loss, "lr": rate})
+                    run.record("step", progress.step, {"epoch": progress.epoch + 1, "loss": result.loss, "lr": rate})
+                late, *votes = result.votes
                 stop = stop_decision(votes, progress.step)
-                due = bool(config.save_every) and progress.step % (config.save_every or 1) == 0
-                if stop or due or late:
-                    save()
+                if stop or late or saver.is_due_after_update():
+                    saver.save()
                 if stop:
                     raise stop
 
             run.share_bad_files()
             counted = updates - progress.skipped
             if not counted:
-                raise FloatingPointError(f"no update of epoch {progress.epoch + 1}/{epochs} was finite: {_WAYS_OUT}")
-            entry = {"phase": phase, "epoch": progress.epoch + 1, "train_loss": progress.loss_sum / counted}
-            if watched is not None:
-                loader_watched = create_eval_loader(watched, compute, config.workers, config.bad_eval, run.bad_files)
+                raise FloatingPointError(f"no update of epoch {progress.epoch + 1}/{epochs} was finite: {WAYS_OUT}")
+            entry = {"phase": phase.name, "epoch": progress.epoch + 1, "train_loss": progress.loss_sum / counted}
+            if phase.watched is not None:
                 with _use_average(model, average):
-                    metrics = evaluate(model, loader_watched, watched.classes, compute)
-                    split = "test" if config.protocol == "best_test" else "val"
-                    if not math.isfinite(metrics.loss):
-                        at = f"after epoch {progress.epoch + 1}/{epochs}"
-                        raise FloatingPointError(f"the loss on {split} is {metrics.loss} {at}: {_WAYS_OUT}")
-                    entry |= {f"{split}_top1": metrics.top1, f"{split}_loss": metrics.loss}
-                    if progress.best is None or _merit(entry) > _merit(progress.best):
+                    entry |= _watch(training, model, phase.watched, f"after epoch {progress.epoch + 1}/{epochs}")
+                    if progress.best is None or _rank_epoch(entry) > _rank_epoch(progress.best):
                         progress.best = entry
-                        best = _copy(vp.tuned_state_dict(model))
-            progress.history.append(entry)
-            progress.epoch, progress.update, progress.loss_sum, progress.skipped = progress.epoch + 1, 0, 0.0, 0
+                        saver.best = _copy(vp.tuned_state_dict(model))
+            progress.end_epoch(entry)
             run.record("epoch", progress.step, entry)
             run.say(_format_epoch(entry, epochs, best=entry is progress.best))
-            passed = time.monotonic() - saved > SHORTEST_BETWEEN_EPOCHS_SECONDS
-            due, *votes = all_reduce_sum([not config.save_every and passed, *requests.votes()])
+            due, *votes = all_reduce_sum([saver.is_due_after_epoch(), *requests.votes()])
             stop = stop_decision(votes, progress.step)
             if stop or due or progress.epoch == epochs:
-                save()
+                saver.save()
             if stop:
                 raise stop
-    progress.seconds = seconds_before + time.perf_counter() - started
-    return best if watched is not None else _copy(average if average is not None else tuned)
+    saver.count_seconds()
+    return saver.best if phase.watched is not None else _copy(average if average is not None else tuned)
 
 
-def _report_bad_step(
-    run: Run, config: Config, train_set: ImageDataset, result: StepResult, where: str, progress: Progress
-) -> None:
+def run_update(
+    step: TrainStep,
+    batches: Iterator[Batch],
+    micro_batches: int,
+    key: Sequence[Any],
+    votes: Callable[[], Sequence[float]] = list,
+) -> StepResult:
+    """Do one update: data, forward, loss, backward, agreement of the processes, step.
+
+    Args:
+        batches: this process' share of what comes next; `micro_batches` of them make the batch of the update.
+        key: with the number of the micro-batch and the rank it seeds all that is drawn while one is computed.
+        votes: what this process says to the others once it has its gradient, as numbers that are summed.
+    """
+    compute, parallel, device = step.compute, step.parallel, step.compute.device
+    step.keep_statistics()
+    loss_sum, waited, samples = torch.zeros((), device=device), 0.0, []
+    for number in range(micro_batches):
+        # Data
+        wait_started = time.perf_counter()
+        images, labels, indices = next(batches)
+        waited += time.perf_counter() - wait_started
+        samples += indices.tolist()
+        layout = step.layout if images.ndim == 4 else {}
+        images, targets = images.to(device, non_blocking=True, **layout), labels.to(device, non_blocking=True)
+        seed_everything(*key, number, compute.rank)
+        if step.mix:
+            images, targets = apply_mixup(step.mix, images, targets)
+        with parallel.micro_batch(last=number == micro_batches - 1):
+            # Forward
+            with compute.autocast():
+                logits = parallel.forward(images)
+            if len(logits) > len(targets):  # an ensemble of prompts answers with the logits of each
+                targets = torch.cat([targets] * (len(logits) // len(targets)))
+            # Loss
+            loss = F.cross_entropy(logits.float(), targets, label_smoothing=step.smoothing) / micro_batches
+            # Backward; in the last micro-batch the gradients of all processes are averaged
+            step.scaler.scale(loss).backward()
+        loss_sum += loss.detach()
+    step.scaler.unscale_(step.optimizer)
+    norm = gradient_norm(step.trained)
+    own_loss, finite = torch.stack([loss_sum, (loss_sum.isfinite() & step.grads_finite(norm)).float()]).tolist()
+
+    # Agreement: all processes take this step or none does, and all hear the same votes
+    loss, bad, *sums = all_reduce_sum([own_loss / compute.world_size, not finite, *votes()])
+
+    # Step
+    if bad:
+        step.skip()
+    else:
+        if step.clip:
+            clip_gradients(step.trained, step.clip, norm)
+        step.scaler.step(step.optimizer)
+    step.scaler.update()
+    step.optimizer.zero_grad(set_to_none=True)
+    return StepResult(loss, bool(bad), own_loss, samples, waited, sums)
+
+
+def _watch(training: Training, model: nn.Module, split: str, when: str) -> dict[str, float]:
+    """Evaluate the split that chooses the epoch; what the history says of it."""
+    config, compute, watched = training.config, training.compute, training.splits[split]
+    loader = create_eval_loader(watched, compute, config.workers, config.bad_eval, training.run.bad_files)
+    metrics = evaluate(model, loader, watched.classes, compute)
+    if not math.isfinite(metrics.loss):
+        raise FloatingPointError(f"the loss on {split} is {metrics.loss} {when}: {WAYS_OUT}")
+    return {f"{split}_top1": metrics.top1, f"{split}_loss": metrics.loss}
+
+
+def _report_bad_update(training: Training, phase: Phase, result: StepResult, where: str, progress: Progress) -> None:
     """Say which update was skipped and on what; FloatingPointError, in all processes, after too many in a row."""
-    shares = all_gather((result.loss, result.samples))
+    config, run, train_set = training.config, training.run, training.splits[phase.trained]
+    shares = all_gather((result.own_loss, result.samples))
     culprits = [(loss, samples) for loss, samples in shares if not math.isfinite(loss)]
     what = f"the loss is {culprits[0][0]}" if culprits else "the gradient is not finite"
     samples = [sample for _, ids in culprits or shares for sample in ids]
@@ -226,13 +200,13 @@ def _report_bad_step(
     run.record("bad_step", progress.step, {"epoch": progress.epoch + 1, "samples": samples})
     if progress.bad_steps > config.max_bad_steps:
         row = f"; {progress.bad_steps} such updates in a row, max_bad_steps={config.max_bad_steps}"
-        raise FloatingPointError(f"{text}{row if config.max_bad_steps else ''}: {_WAYS_OUT}")
+        raise FloatingPointError(f"{text}{row if config.max_bad_steps else ''}: {WAYS_OUT}")
     run.say(f"warning: {text}; this update is skipped ({progress.bad_steps} in a row)")
 
 
 @contextlib.contextmanager
 def _use_average(model: nn.Module, average: Mapping[str, Tensor] | None) -> Iterator[None]:
-    """The model with the averaged tensors in place of its own, if there is an average."""
+    """Put the averaged tensors in place of the model's own inside, if there is an average."""
     if average is None:
         yield
         return
@@ -244,12 +218,12 @@ def _use_average(model: nn.Module, average: Mapping[str, Tensor] | None) -> Iter
         load_tuned(model, own)
 
 
-def _out_of_patience(patience: int | None, progress: Progress) -> bool:
+def _patience_is_over(patience: int | None, progress: Progress) -> bool:
     return bool(patience and progress.best and progress.epoch - progress.best["epoch"] >= patience)
 
 
-def _merit(entry: Mapping[str, Any]) -> tuple[float, float]:
-    """What makes an epoch better than another on the watched split."""
+def _rank_epoch(entry: Mapping[str, Any]) -> tuple[float, float]:
+    """Return what makes an epoch better than another on the watched split."""
     split = "val" if "val_top1" in entry else "test"
     return entry[f"{split}_top1"], -entry[f"{split}_loss"]
 

@@ -26,8 +26,8 @@ from vision_peft.data import ImageDataset
 from vision_peft.distributed.device import Compute, describe_device, peak_memory_mb
 from vision_peft.results.row import Row
 from vision_peft.results.table import format_count
-from vision_peft.training.evaluate import Metrics, to_json
-from vision_peft.training.step import Timing
+from vision_peft.training.evaluation import Metrics, to_json
+from vision_peft.training.progress import Progress, Training
 
 PACKAGES = ("vision_peft", "torch", "torchvision", "timm")
 
@@ -84,22 +84,10 @@ def describe_other_processes(before: str, compute: Compute) -> str:
     )
 
 
-def make_row(
-    config: Config,
-    model: nn.Module,
-    splits: Mapping[str, ImageDataset],
-    metrics: Metrics | None,
-    best: Mapping[str, Any] | None,
-    history: list[dict[str, Any]],
-    seconds: float,
-    timing: Timing,
-    folder: Path,
-    settings: Mapping[str, Any],
-    compute: Compute,
-    command: str,
-) -> Row:
-    """The row of a run whose adapter is in `folder`; without `metrics` it is a search trial."""
-    recipe, counts = config.recipe, vp.count_parameters(model)
+def make_row(training: Training, model: nn.Module, progress: Progress, metrics: Metrics | None) -> Row:
+    """Make the row of a run whose adapter is saved; without `metrics` it is a search trial."""
+    config, compute, splits, settings = training.config, training.compute, training.splits, training.settings
+    recipe, counts, updates, best = config.recipe, vp.count_parameters(model), training.timing.updates, progress.best
     nothing = {"top1": None, "top5": None, "mean_per_class": None, "per_class": {}, "confusion": None}
     trained_on = splits["trainval" if "trainval" in splits else "train"]
     height, width = settings["size"]
@@ -130,20 +118,20 @@ def make_row(
         params_stored=counts.stored,
         params_head=counts.head,
         params_backbone=counts.backbone,
-        adapter_bytes=sum(path.stat().st_size for path in (folder / "adapter").glob("*")),
-        step_ms=1000 * statistics.median(timing.updates) if timing.updates else None,
-        images_per_s=recipe.batch_size * len(timing.updates) / sum(timing.updates) if timing.updates else None,
-        data_wait_share=timing.waited / sum(timing.updates) if timing.updates else None,
+        adapter_bytes=sum(path.stat().st_size for path in (training.run.folder / "adapter").glob("*")),
+        step_ms=1000 * statistics.median(updates) if updates else None,
+        images_per_s=recipe.batch_size * len(updates) / sum(updates) if updates else None,
+        data_wait_share=training.timing.waited / sum(updates) if updates else None,
         peak_memory_mb=peak_memory_mb(compute.device),
-        train_seconds=seconds,
+        train_seconds=progress.seconds,
         flops_forward=flops,
         world_size=compute.world_size,
         precision=compute.precision,
         device=describe_device(compute.device),
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         commit=commit(),
-        command=command,
-        curve=history,
+        command=training.command,
+        curve=progress.history,
     )
 
 

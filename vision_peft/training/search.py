@@ -19,15 +19,17 @@ from vision_peft.config.parse import run_folder as folder_of
 from vision_peft.config.renames import describe_renamed_key
 from vision_peft.distributed.device import choose_compute
 from vision_peft.distributed.processes import is_distributed, join, on_rank0, print_rank0, rank0_first
+from vision_peft.distributed.stopping import StopRequests
 from vision_peft.results.row import Row, write_row
 from vision_peft.results.table import format_rows
+from vision_peft.runs.run import Run
 from vision_peft.runs.run_folder import RESULT, find_finished_row
 from vision_peft.suggest import did_you_mean
-from vision_peft.training.build import attach_methods, create_model, input_settings, load_splits
+from vision_peft.training.build import attach_methods, create_bare_model, input_settings, load_splits
+from vision_peft.training.progress import Progress, Training
 from vision_peft.training.report import make_row
-from vision_peft.training.step import Timing
 from vision_peft.training.suite import check_suite, list_tasks
-from vision_peft.training.train import train
+from vision_peft.training.trained import train
 
 SEARCHED = ("backbone", *METHOD_KEYS, "recipe")  # a seed, a task or a protocol is nothing to choose by accuracy
 DIVERGED = "diverged"  # key of a trial's result.json that holds why it has no accuracy
@@ -119,7 +121,7 @@ def run_trial(config: Config, values: Values, command: str = "") -> Trial:
         print_rank0(f"finished before: {folder}")
         return Trial(values, row)
     try:
-        return Trial(values, train(trial, command))
+        return Trial(values, train(trial, command).row)
     except FloatingPointError as error:
         why = str(error)
         print_rank0(f"diverged: {why}")
@@ -229,21 +231,22 @@ def _one_search(config: Config, overrides: list[str], search: Search, final: boo
     rows = []
     for seed in seeds or [config.seed]:
         one = replace_values(config, best.values, seed=seed, read_test=True)
-        rows.append(train(one, command_of(with_values(chosen, {"seed": seed}))))
+        rows.append(train(one, command_of(with_values(chosen, {"seed": seed}))).row)
     return rows
 
 
 def _write_diverged(config: Config, folder: Path, why: str, command: str) -> Row:
-    row = dataclasses.replace(_bare_row(config, command), extra={DIVERGED: why})
+    row = dataclasses.replace(_make_bare_row(config, command), extra={DIVERGED: why})
     write_row(folder / RESULT, row)
     return row
 
 
-def _bare_row(config: Config, command: str) -> Row:
-    """The row of a run of which nothing is known but what was to be trained."""
+def _make_bare_row(config: Config, command: str) -> Row:
+    """Make the row of a run of which nothing is known but what was to be trained."""
     compute, splits = choose_compute(config.device, config.precision), load_splits(config)
-    model = create_model(config.backbone, config.seed, config.recipe.drop_path)
+    model = create_bare_model(config)
     settings = input_settings(model, config.recipe)
     model = attach_methods(model, config, splits["train"], compute.device)
-    nothing = None, None, [], 0.0, Timing()
-    return make_row(config, model, splits, *nothing, folder_of(config), settings, compute, command)
+    run = Run(config, folder_of(config))
+    training = Training(config, compute, run, splits, settings, command, StopRequests(None))
+    return make_row(training, model, Progress(), None)

@@ -18,7 +18,7 @@ from vision_peft.results.row import Row
 from vision_peft.results.table import format_rows
 from vision_peft.runs.run_folder import find_finished_row
 from vision_peft.training.build import load_splits
-from vision_peft.training.train import train
+from vision_peft.training.trained import train
 
 ALL = "all"
 LONGEST_APART_S = 60  # seconds between two processes that fail at the same task
@@ -59,7 +59,7 @@ def train_suite(config: Config, tasks: Sequence[str], command: Callable[[str], s
     for place, task in enumerate(tasks, start=1):
         print_rank0(f"\n[{place}/{len(tasks)}] data.task={task}")
         try:
-            rows.append(train(_one_task(config, task), command(task)))
+            rows.append(train(_one_task(config, task), command(task)).row)
         except (Interrupted, LostProcess):
             raise
         except Exception as error:

@@ -1,0 +1,272 @@
+"""One training, from the checked config to `result.json`; `fit` is the loop."""
+
+import dataclasses
+import functools
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import vision_peft as vp
+from vision_peft.config.parse import Config, run_folder
+from vision_peft.data import ImageDataset
+from vision_peft.data.loading.cache import keep_decoded
+from vision_peft.distributed.device import Compute, check_backbone_dtype, choose_compute, set_matmul_precision
+from vision_peft.distributed.parallel import load_tuned
+from vision_peft.distributed.processes import (
+    Heartbeat,
+    all_reduce_sum,
+    join,
+    on_rank0,
+    print_rank0,
+    rank0_first,
+)
+from vision_peft.distributed.stopping import (
+    FROM_SCHEDULER,
+    Interrupted,
+    StoppedBefore,
+    StopRequests,
+    catch_signals,
+    is_restart_after_stop,
+    stop_decision,
+)
+from vision_peft.protocols import PHASES
+from vision_peft.results.row import Row, write_row
+from vision_peft.results.table import format_rows
+from vision_peft.runs.checkpoint import find_newest_state, newest_state, read_state
+from vision_peft.runs.run import Run
+from vision_peft.runs.run_folder import RESULT, find_finished_row
+from vision_peft.training.build import (
+    attach_methods,
+    create_bare_model,
+    input_settings,
+    load_splits,
+    set_transforms,
+)
+from vision_peft.training.cached_features import cached_features
+from vision_peft.training.evaluation import (
+    Metrics,
+    create_eval_loader,
+    evaluate,
+    format_metrics,
+    write_confusion,
+)
+from vision_peft.training.fit import fit
+from vision_peft.training.progress import Progress, State, Training
+from vision_peft.training.report import (
+    capture_log,
+    describe_other_processes,
+    describe_processes,
+    describe_run,
+    make_row,
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run.
+
+    Attributes:
+        row: the row of its result.json.
+        folder: the run folder, with the adapter in `adapter/`.
+        model: the tuned model, see there.
+    """
+
+    row: Row
+    folder: Path
+    config: Config = field(repr=False)
+
+    @functools.cached_property
+    def model(self) -> Any:
+        """The tuned model with the tensors of the adapter, in eval mode on the device of the config.
+
+        It is built when it is first asked for, alike for a run that has just ended and for one that was finished
+        before, so that a run of which only the row is wanted keeps no model. FileNotFoundError after a dry run, which
+        keeps nothing.
+        """
+        device = choose_compute(self.config.device, self.config.precision).device
+        return vp.load_adapter(create_bare_model(self.config), self.folder / "adapter").to(device).eval()
+
+
+def train(config: Config, command: str = "") -> Trained:
+    """Train as `config` says, resume, or report the run that is there already.
+
+    Started by torchrun, the processes train together; rank 0 writes and logs.
+
+    Args:
+        config: as `vision_peft.training.compose_config` gives it, or built from the dataclasses of the same module.
+        command: the command line that starts this training again, for result.json.
+
+    Raises:
+        ValueError, OSError: what the user can fix, before anything is written.
+        Interrupted: stopped on request, with the state saved.
+        FloatingPointError: the loss or the gradient stays non-finite.
+        LostProcess: another process died or hangs.
+    """
+    requests = StopRequests(config.max_time)
+    compute = choose_compute(config.device, config.precision, config.distributed.strategy)
+    check_backbone_dtype(config.backbone_dtype, compute)
+    set_matmul_precision(compute.device, config.tf32)
+    join(compute, config.distributed.timeout_s)
+    if config.dry_run:
+        return _dry_run(config, compute)
+    folder = run_folder(config)
+    row = on_rank0(lambda: find_finished_row(config, folder))
+    if row is not None:
+        print_rank0(f"{folder} is finished (overwrite=true starts it over):\n\n{format_rows([row])}")
+        return Trained(row, folder, config)
+    if on_rank0(lambda: is_restart_after_stop(folder, config.requeue_file)):
+        stop = StoppedBefore(folder)
+        print_rank0(str(stop))
+        raise stop
+    with catch_signals(requests, FROM_SCHEDULER), Heartbeat().raise_lost_process():
+        with rank0_first():
+            splits = load_splits(config)
+        return Trained(_train_in(folder, config, splits, compute, requests, command), folder, config)
+
+
+def _train_in(
+    folder: Path,
+    config: Config,
+    splits: Mapping[str, ImageDataset],
+    compute: Compute,
+    requests: StopRequests,
+    command: str = "",
+) -> Row:
+    """Build the model, open the run folder, go through the phases and finish the run."""
+    with capture_log("vision_peft.backbones") as about_weights, rank0_first():
+        model = create_bare_model(config)
+    settings = input_settings(model, config.recipe)
+    set_transforms(splits, settings, config.recipe)
+    phases = PHASES[config.protocol]
+    model = attach_methods(model, config, splits[phases[0].trained], compute.holds)
+    with Run(config, folder) as run:
+        state = newest_state(folder / "state")
+        progress = Progress.of(state)
+        run.start(progress.step, progress.lines)
+        try:
+            for words in (*about_weights, describe_run(config, model, splits, folder, compute)):
+                run.say(words)
+            if state:
+                left = f"epoch {progress.epoch + 1}" if progress.epoch < config.recipe.epochs else "all epochs are done"
+                others = describe_other_processes(progress.processes, compute)
+                run.say(f"resuming from update {progress.step} ({left}){others}")
+            progress.processes = describe_processes(compute)
+            often = [split for phase in phases for split in (phase.trained, phase.watched) if split]
+            splits, words = keep_decoded(splits, often, config.cache_mb, config.workers, compute.processes_here)
+            if words:
+                run.say(words)
+            training = Training(config, compute, run, splits, settings, command, requests)
+            model, kept = _run_phases(training, model, progress, state)
+            if stop := stop_decision(all_reduce_sum(requests.votes()), progress.step):  # since the last update
+                raise stop
+            return _evaluate_and_save(training, model, kept, progress)
+        except Interrupted as stop:
+            run.stop(stop)
+            raise
+
+
+def _run_phases(
+    training: Training, model: Any, progress: Progress, state: State | None
+) -> tuple[Any, dict[str, Tensor]]:
+    """Go through what is left of the phases; the model of the last one and the tuned tensors to keep."""
+    config, run = training.config, training.run
+    kept: dict[str, Tensor] = {}
+    for number, phase in enumerate(PHASES[config.protocol]):
+        if number < progress.phase:
+            continue
+        if number > progress.phase:
+            progress.start_phase(number)
+            state = None
+        if number:
+            epochs = progress.count_epochs(config)
+            run.say(f"val chose {epochs} epochs: training a new model on {phase.trained} for as many")
+            bare = create_bare_model(config)
+            model = attach_methods(bare, config, training.splits[phase.trained], training.compute.holds)
+        started = time.perf_counter()
+        with cached_features(training, model, phase) as (fed, words):
+            if words:
+                run.say(words)
+            progress.seconds += time.perf_counter() - started
+            kept = fit(fed, model, phase, progress, state)
+    return model, kept
+
+
+def _evaluate_and_save(training: Training, model: Any, kept: Mapping[str, Tensor], progress: Progress) -> Row:
+    """Write the adapter, read test, write the files of a run that is done."""
+    config, compute, run, splits = training.config, training.compute, training.run, training.splits
+    load_tuned(model, kept)
+    plain = model
+    if compute.sharded:  # an adapter belongs to a model, not to shards of one
+        plain = attach_methods(
+            create_bare_model(config), config, splits[PHASES[config.protocol][0].trained], compute.holds
+        )
+        vp.load_tuned(plain, kept)
+
+    def save_adapter(path: Path) -> None:
+        vp.save_adapter(plain, path, class_names=training.classes, input_config=training.settings)
+
+    run.save("adapter", save_adapter)
+    metrics: Metrics | None = None
+    if config.read_test:
+        batches = create_eval_loader(splits["test"], compute, config.workers, config.bad_eval, run.bad_files)
+        metrics = found = evaluate(model, batches, training.classes, compute)
+        run.say(f"test: {format_metrics(metrics)}")
+        run.record("test", progress.step, {"top1": metrics.top1, "mean_per_class": metrics.mean_per_class})
+        run.save("confusion.csv", lambda path: write_confusion(path, found))
+    run.flush()
+
+    def save_row(path: Path) -> Row:
+        row = make_row(training, plain, progress, metrics)
+        write_row(path, row)
+        return row
+
+    row = run.save(RESULT, save_row)
+    run.say(f"\n{format_rows([row])}\n\n{run.folder}")
+    return row
+
+
+def _dry_run(config: Config, compute: Compute) -> Trained:
+    """Train one batch of train and val, save and load a state and an adapter, in a folder that is gone afterwards."""
+    with rank0_first():
+        splits = load_splits(config)
+    train_set = splits["train" if "train" in splits else "trainval"]
+    val_set = splits["val"] if "val" in splits else config.data.load("val")
+    recipe = dataclasses.replace(config.recipe, epochs=1)
+    changes: dict[str, Any] = {"protocol": "val_select", "read_test": False, "save_every": None, "dry_run": False}
+    print_rank0("dry run: one batch of train and val in a temporary folder; test is not read")
+    output_dir = on_rank0(lambda: tempfile.mkdtemp(prefix="dry-run-", dir=_find_parent(Path(config.output_dir))))
+    try:
+        small = dataclasses.replace(config, recipe=recipe, output_dir=output_dir, **changes)
+        size = max(recipe.batch_size // recipe.accumulate, compute.world_size) * recipe.accumulate
+        parts = {"train": train_set.first(size), "val": val_set.first(val_set.eval_batch_size)}
+        folder = run_folder(small)
+        row = _train_in(folder, small, parts, compute, StopRequests(None))
+        on_rank0(lambda: _check_saved(small, folder, parts["train"], compute))
+    finally:
+        if compute.is_main:
+            shutil.rmtree(output_dir, ignore_errors=True)
+    print_rank0("dry run passed: trained, evaluated, saved and loaded one batch; nothing was kept")
+    return Trained(row, folder, small)
+
+
+def _find_parent(folder: Path) -> Path:
+    """Find the nearest folder above `folder` that exists: all processes of a run can see what is in there."""
+    return next(parent for parent in folder.absolute().parents if parent.is_dir())
+
+
+def _check_saved(config: Config, folder: Path, train_set: ImageDataset, compute: Compute) -> None:
+    """Raise RuntimeError unless the state and the adapter in `folder` hold the same, read back."""
+    loaded = vp.tuned_state_dict(vp.load_adapter(create_bare_model(config), folder / "adapter"))
+    path = find_newest_state(folder / "state")
+    trained = attach_methods(create_bare_model(config), config, train_set, compute.holds)
+    vp.load_tuned(trained, read_state(path)["best"] if path else {})
+    kept = {name: tensor.cpu() for name, tensor in vp.tuned_state_dict(vp.bake(trained)).items()}
+    if kept.keys() != loaded.keys() or not all(torch.allclose(kept[name], loaded[name]) for name in kept):
+        raise RuntimeError("what was saved is not what was loaded")
