@@ -17,7 +17,7 @@ from support.tiny_states import NAME, TINY, random_state
 
 import vision_peft as vp
 from vision_peft.config.parse import Config, run_folder
-from vision_peft.training.train import train
+from vision_peft.training.trained import train
 
 __all__ = ["photos", "tiny"]
 SMALL: dict[str, Any] = {**TINY, "patch_size": 8}
