@@ -83,18 +83,18 @@ def prepare(arguments: list[str]) -> list[str]:
 
 
 def compose_config(overrides: list[str]) -> Config:
-    """The checked config of one run from overrides as they are typed (``["method=lora", "seed=1"]``)."""
+    """Compose and check the config of one run from overrides as typed (``["method=lora", "seed=1"]``)."""
     return _composed(prepare(overrides), [], "config")
 
 
 def checked(composed: DictConfig) -> Config:
-    """The typed config of what Hydra composed for the run that is about to start."""
+    """Parse what Hydra composed into the typed config of the run that is about to start."""
     choices = HydraConfig.get().runtime.choices
     return parse_config(_to_dict(composed), {key: str(value) for key, value in choices.items()})
 
 
 def command(task: str | None = None) -> str:
-    """The command line that starts this run again, one run of a sweep or one `task` of a suite by itself."""
+    """Write the command line that starts this run again: one run of a sweep or one `task` of a suite by itself."""
     words = [_as_typed(str(text)) for text in HydraConfig.get().overrides.task]
     if any(word.startswith("experiment=") for word in words):
         words = [word for word in words if not word.startswith("~method.")]  # `prepare` puts them in again
@@ -102,13 +102,13 @@ def command(task: str | None = None) -> str:
 
 
 def with_values(overrides: list[str], values: Mapping[str, Any]) -> list[str]:
-    """Overrides as they are typed, with `values` for the keys named there instead of what they say about these keys."""
+    """Replace the values of typed overrides by `values` for the keys named there."""
     kept = [text for text in overrides if text.partition("=")[0].lstrip("+") not in values]
     return [*kept, *(f"{key}={_value_text(value)}" for key, value in values.items())]
 
 
 def command_of(overrides: list[str], flags: Sequence[str] = ()) -> str:
-    """The command line that trains with these overrides, in as many processes as this one is of."""
+    """Write the command line that trains with these overrides, in the present number of processes."""
     here, size = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     nodes = [f"--nnodes={size // here}"] if size > here else []
     start = ["torchrun", *nodes, f"--nproc_per_node={here}"] if size > 1 else ["python"]
@@ -197,7 +197,7 @@ def _to_dict(composed: DictConfig) -> dict[str, Any]:
 
 
 def _group(override: Override, folders: list[Path]) -> str | None:
-    """The folder of configs that an override chooses from, None where it sets a value."""
+    """Find the folder of configs that an override chooses from; None if it sets a value."""
     key = override.key_or_group
     if key in METHOD_KEYS:
         return "method"
@@ -231,7 +231,7 @@ def _rewritten(override: Override, folders: list[Path]) -> str:
 
 
 def _not_of_this_method(overrides: list[Override], folders: list[Path]) -> list[str]:
-    """Deletions of the fields that an experiment gives its own method, where the user typed another in its place."""
+    """List deletions of the fields that an experiment gives its own method, where the user typed another method."""
     typed = {override.key_or_group: override for override in overrides}
     if "method" not in typed or "experiment" not in typed or typed["experiment"].is_sweep_override():
         return []
@@ -248,7 +248,7 @@ def _as_typed(text: str) -> str:
 
 
 def _value_text(value: Any) -> str:
-    """A value in Hydra's grammar."""
+    """Write a value in Hydra's grammar."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
@@ -258,7 +258,7 @@ def _value_text(value: Any) -> str:
 
 
 def _runs(overrides: list[Override]) -> Iterator[list[str]]:
-    """The overrides of every run of a sweep."""
+    """List the overrides of every run of a sweep."""
     choices = []
     for override in overrides:
         key = override.get_key_element()

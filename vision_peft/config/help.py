@@ -9,7 +9,7 @@ GROUPS = ("method", "data", "backbone", "recipe", "experiment")
 
 
 def help_text(configs: Path) -> str:
-    """The help of the command line; a new config file appears by existing, described by its first comment."""
+    """Write the help of the command line; a new config file appears by existing, described by its first comment."""
     template = OmegaConf.load(configs / "config.yaml").hydra.help.template
     return template.replace("$APP_CONFIG_GROUPS", "\n".join(_group(configs / group) for group in GROUPS))
 
@@ -30,7 +30,7 @@ def _group(folder: Path) -> str:
 
 
 def first_sentence(file: Path) -> str:
-    """The first sentence of the comment that a config file starts with."""
+    """Read the first sentence of the comment that a config file starts with."""
     comment = []
     for line in file.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):

@@ -11,7 +11,7 @@ _OF_THIS_COMMAND = ("overrides.", "runtime.", "searchpath", "job.override_dirnam
 
 
 def check_hydra_keys(composed: DictConfig, bare: DictConfig) -> None:
-    """Raises ConfigError for `hydra.*` keys that come neither from this project's files nor from the command line.
+    """Raise ConfigError for `hydra.*` keys that come neither from this project's files nor from the command line.
 
     Args:
         composed: everything, with the files of further folders.
@@ -26,7 +26,7 @@ def check_hydra_keys(composed: DictConfig, bare: DictConfig) -> None:
 
 
 def check_flags(parsed: Any) -> None:
-    """Raises ConfigError for flags of Hydra that read a whole config, or a pickle, past all checks."""
+    """Raise ConfigError for flags of Hydra that read a whole config, or a pickle, past all checks."""
     wrong = {"--config-path": parsed.config_path, "--experimental-rerun": parsed.experimental_rerun}
     ways = "add a folder of your own with --config-dir=FOLDER"
     problems = [f"{flag}={value} is not taken: {ways}" for flag, value in wrong.items() if value]

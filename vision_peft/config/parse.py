@@ -146,7 +146,7 @@ def parse_backbone(section: Mapping[str, Any]) -> BackboneConfig:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The resolved config as plain nested dicts that `parse_config` reads back; what config.yaml holds."""
+    """Convert the resolved config to plain nested dicts that `parse_config` reads back; config.yaml holds them."""
     raw: dict[str, Any] = {"backbone": asdict(config.backbone)}
     raw |= {key: method_entry(method) for key, method in zip(METHOD_KEYS, config.methods, strict=False)}
     raw["data"] = {"name": config.data.name, **asdict(config.data)}
@@ -182,12 +182,12 @@ def run_folder(config: Config) -> Path:
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """The part of a resolved config that makes a run what it is."""
+    """Select the part of a resolved config that identifies a run."""
     return {key: value for key, value in to_dict(config).items() if key not in NOT_PART_OF_A_RUN}
 
 
 def task_name(data: DataConfig) -> str | None:
-    """The task of a dataset that has several, or the folder's name of one that is nothing but a folder."""
+    """Name the task of a dataset that has several, or the folder of one that is nothing but a folder."""
     values = asdict(data)
     if (task := values.get("task")) is not None:
         return str(task)
@@ -260,7 +260,7 @@ def _unknown(key: Any, known: list[str], where: str, prefix: str = "") -> str:
 
 
 def _method_words(method: Method) -> str:
-    """A method's name and the fields that differ from its defaults: ``lora-rank4-targets_q_k``."""
+    """Write a method's name and the fields that differ from its defaults: ``lora-rank4-targets_q_k``."""
     changed = [item for item in fields(method) if getattr(method, item.name) != item.default]
     return "-".join([method.name, *(f"{item.name}{_word(getattr(method, item.name))}" for item in changed)])
 

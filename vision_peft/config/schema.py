@@ -200,7 +200,7 @@ class Settings(Checked):
 
 
 def twin(cls: type) -> type:
-    """A non-frozen dataclass with the fields and defaults of ``cls`` in types that OmegaConf can hold.
+    """Make a non-frozen dataclass with the fields and defaults of ``cls`` in types that OmegaConf can hold.
 
     Hydra cannot override a frozen node, and OmegaConf knows neither tuples of unknown length as the default of a list
     nor unions with containers: tuples and lists become ``list[Any]``, other unions ``Any``. What the twin lets through,

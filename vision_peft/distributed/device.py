@@ -46,7 +46,7 @@ class Compute:
         return {"rank": self.rank, "world_size": self.world_size}
 
     def autocast(self) -> torch.autocast:
-        """The context a forward pass runs in."""
+        """Make the context that a forward pass runs in."""
         return torch.autocast(self.device.type, dtype=DTYPES[self.precision], enabled=self.precision != "fp32")
 
 
@@ -78,7 +78,7 @@ def choose_compute(device: str, precision: str, strategy: str = "ddp") -> Comput
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called ``name``; ``auto`` is the first GPU that the installed torch supports, else the CPU.
+    """Choose the device called ``name``; ``auto`` is the first GPU that the installed torch supports, else the CPU.
 
     Raises:
         ValueError: a name torch does not know, a device that is not there, or a GPU without kernels in this torch.
@@ -149,7 +149,7 @@ def set_matmul_precision(device: torch.device, tf32: bool) -> None:
 
 
 def describe_device(device: torch.device) -> str:
-    """The device as a table names it, e.g. ``cuda (NVIDIA H100)`` or ``cpu``."""
+    """Describe the device for a table: ``cuda (NVIDIA H100)`` or ``cpu``."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 

@@ -145,12 +145,12 @@ def clip_gradients(parameters: Sequence[nn.Parameter], most: float, norm: Tensor
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor put together from its shards; every process must ask."""
+    """Gather a tensor from its shards; every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor cut as `like` is."""
+    """Shard a whole tensor as `like` is."""
     if not isinstance(like, DTensor) or isinstance(tensor, DTensor):
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)

@@ -59,7 +59,7 @@ def join(compute: Compute, timeout_s: int) -> None:
 
 
 def fresh_store(store: dist.Store, rank: int, size: int, timeout_s: float) -> dist.Store:
-    """A part of `store` that the processes of this start have to themselves.
+    """Agree on a part of `store` that only the processes of this start use.
 
     After a restart torchrun hands out the same store, in which the addresses of processes that are gone still stand
     (pytorch issue 135712). So every process shows a word that is new, and the one of rank 0 answers each such word
@@ -95,7 +95,7 @@ def is_distributed() -> bool:
 
 
 def all_reduce_sum(numbers: Sequence[float]) -> list[float]:
-    """Sums over all processes, the same on each; the numbers themselves where there is one."""
+    """Sum over all processes, with the same result on each; a single process gets its own numbers."""
     if not is_distributed():
         return list(numbers)
     summed = torch.tensor(numbers, dtype=torch.float64)
@@ -113,7 +113,7 @@ def all_gather(value: T) -> list[T]:
 
 
 def on_rank0(action: Callable[[], T]) -> T:
-    """What `action` gives in the process of rank 0, which alone runs it; an error there is raised in all of them."""
+    """Run `action` on rank 0 only and return its result on all processes; an error there is raised in all of them."""
     if not is_distributed():
         return action()
     outcome: list[Any] = [None, None]

@@ -56,7 +56,7 @@ class StopRequests:
         return [*(float(number in self._numbers) for number in SIGNALS), float(up)]
 
     def note(self, number: int, _: Any = None) -> None:
-        """The signal handler; Ctrl-C a second time stops at once."""
+        """Handle a signal; Ctrl-C a second time stops at once."""
         if self._numbers and number == signal.SIGINT and time.monotonic() - self._first > SAME_PRESS_S:
             raise KeyboardInterrupt
         if not self._numbers:
@@ -65,7 +65,7 @@ class StopRequests:
 
 
 def stop_decision(votes: Sequence[float], step: int) -> Interrupted | None:
-    """What the summed `votes` of all processes come to."""
+    """Decide by the summed `votes` of all processes."""
     for number, vote in zip([*SIGNALS, None], votes, strict=True):
         if vote:
             return Interrupted(number, step)

@@ -78,7 +78,7 @@ def save_state(
 
 
 def newest_state(folder: Path) -> tuple[dict[str, Any], Path] | None:
-    """The newest state below `folder` that is whole, on the CPU, with its own folder; None if there is none.
+    """Load the newest complete state below `folder` to the CPU, with its own folder; None if there is none.
 
     Damaged ones are skipped with a warning and what an interrupted save left behind is removed. All processes of a run
     call it and get the same.

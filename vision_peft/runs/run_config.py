@@ -14,7 +14,7 @@ MAX_CONFIG = 2**20  # bytes
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved config of a run as plain nested dicts, with nothing in it looked up or run.
+    """Read the resolved config of a run as plain nested dicts; nothing in it is looked up or run.
 
     Keys and values that had another name in earlier versions have the name of today.
 
@@ -42,7 +42,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _find_not_plain(value: Any, key: str = "") -> Iterator[str]:
-    """What is neither text, a number nor a container of them, and text that would be looked up elsewhere."""
+    """Find what is neither text, a number nor a container of them, and text that would be looked up elsewhere."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from _find_not_plain(inner, f"{key}.{name}" if key else str(name))

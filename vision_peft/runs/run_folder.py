@@ -14,7 +14,7 @@ RESULT, LOCK = "result.json", ".lock"
 
 
 def find_finished_row(config: Config, folder: Path) -> Row | None:
-    """The row of a run that needs no more work; None where there is something left to do.
+    """Find the row of a run that needs no more work; None if there is something left to do.
 
     Raises:
         ValueError: another config's run lies in the folder; the differing keys are shown and nothing is touched.

@@ -81,7 +81,7 @@ class ShardReader(FileSystemReader):
     """torch's reader of a folder of shards, without its pickle."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """The table of contents.
+        """Read the table of contents.
 
         Raises:
             OSError: it is not there.

@@ -36,7 +36,7 @@ class TrainState:
         return {"tuned": dict(self.tuned), "average": self.average, "moments": self.optimizer_state()}
 
     def sharded_state_dict(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What every process knows of them, and the tensors by name, cut as they are."""
+        """Return what every process knows of them, and the tensors by name, sharded as they are."""
         moments = self.optimizer_state()
         tensors = {name: value for name, value in moments.items() if isinstance(value, Tensor)}
         known = {
@@ -81,7 +81,7 @@ class TrainState:
         return tuned, average, {**known["rest"], **moments}
 
     def optimizer_state(self) -> dict[str, Any]:
-        """The optimiser's state by name of the parameter and of the moment."""
+        """Return the optimiser's state by name of the parameter and of the moment."""
         names, entries = self._names(), self.optimizer.state_dict()["state"]
         return {f"{names[index]}/{key}": value for index, values in entries.items() for key, value in values.items()}
 

@@ -58,7 +58,7 @@ class Steps:
 
 
 def measure_pipeline(config: Config, seconds: float = 5.0) -> list[Pipeline]:
-    """The train split of `config` read for about `seconds` each: without processes, with them, and kept decoded.
+    """Read the train split of `config` for about `seconds` each: without processes, with them, and kept decoded.
 
     Videos are read so by every decoder that is installed. Of several processes each reads its share, all at once.
     """
@@ -110,7 +110,7 @@ def measure_steps(configs: dict[str, Config], updates: int = 10) -> list[Steps]:
 
 
 def format_benchmark(config: Config, pipelines: list[Pipeline], steps: list[Steps]) -> str:
-    """The figures as lines for a terminal."""
+    """Write the figures as lines for a terminal."""
     where = _choose_compute(config)
     threads = f", {torch.get_num_threads()} threads" if where.device.type == "cpu" else ""
     wide = max(len(each.setting) for each in steps)
@@ -132,7 +132,7 @@ def format_benchmark(config: Config, pipelines: list[Pipeline], steps: list[Step
 
 
 def to_json(config: Config, pipelines: list[Pipeline], steps: list[Steps]) -> dict[str, Any]:
-    """The figures and what they were measured on."""
+    """Return the figures and what they were measured on."""
     compute = _choose_compute(config)
     return {
         "device": describe_device(compute.device),

@@ -44,7 +44,7 @@ def load_splits(config: Config) -> dict[str, ImageDataset]:
 
 
 def check_items(backbone: BackboneConfig, data: DataConfig, dataset: ImageDataset) -> None:
-    """Raises ValueError for videos where the backbone takes single images, and for images where it takes clips."""
+    """Raise ValueError for videos where the backbone takes single images, and for images where it takes clips."""
     if dataset.gives_clips and backbone.num_frames is None:
         raise ValueError(
             f"data={data.name} holds videos, backbone.name={backbone.name} takes single images: give "
@@ -58,7 +58,7 @@ def check_items(backbone: BackboneConfig, data: DataConfig, dataset: ImageDatase
 
 
 def create_model(backbone: BackboneConfig, seed: int, drop_path: float = 0.0) -> Any:
-    """The bare backbone without a head; `seed` draws its weights where they are random."""
+    """Build the bare backbone without a head; `seed` draws its weights where they are random."""
     seed_everything(seed, "backbone")
     return vp.create_backbone(
         backbone.name,
@@ -160,5 +160,5 @@ def set_transforms(splits: Mapping[str, ImageDataset], settings: Mapping[str, An
 
 
 def _some(names: list[str]) -> str:
-    """Number and first names of classes."""
+    """Write the number and first names of classes."""
     return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

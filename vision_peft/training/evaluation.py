@@ -92,7 +92,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], classes: list[str], com
 
 
 def collect_video_logits(model: nn.Module, batches: EvalLoader, compute: Compute) -> VideoLogits:
-    """What `model` answers to the views of videos that this process got, put together by video."""
+    """Compute what `model` answers to the views of videos that this process got, averaged by video."""
     videos = VideoLogits(batches.dataset.source_of)
     for logits, labels, indices in _predict(model, batches, compute):
         videos.add(logits, labels, indices)
@@ -192,7 +192,7 @@ def write_confusion(path: Path, metrics: Metrics) -> None:
 
 
 def format_metrics(metrics: Metrics) -> str:
-    """The figures in one line."""
+    """Write the figures in one line."""
     top5 = "" if metrics.top5 is None else f"  top-5 {metrics.top5:.2f} %"
     items = (
         "images" if metrics.views is None else "videos" if metrics.views == 1 else f"videos, {metrics.views} views each"
@@ -227,7 +227,7 @@ def check_classes(trained_on: list[str] | None, number: int, given: list[str], w
 
 
 def to_json(metrics: Metrics) -> Mapping[str, Any]:
-    """The metrics as result.json names them."""
+    """Return the metrics as result.json names them."""
     return {
         "top1": metrics.top1,
         "top5": metrics.top5,

@@ -16,7 +16,7 @@ FILE = "search.sqlite3"  # in output_dir: what was sampled so far, of all search
 
 
 def search_optuna(config: Config, number: int, command: Callable[[Values], str] = lambda values: "") -> list[Trial]:
-    """`number` trials from the ranges of the grid; those of an earlier call with the same config count.
+    """Run `number` trials from the ranges of the grid; those of an earlier call with the same config count.
 
     Numbers are sampled between the lowest and the highest of their list, on a logarithmic scale if all are above 0,
     anything else is taken from the list. A trial that diverges counts as 0 %. The process of rank 0 samples for all.
@@ -55,7 +55,7 @@ def search_optuna(config: Config, number: int, command: Callable[[Values], str] 
 
 
 def _open_study(optuna: Any, config: Config, grid: Mapping[str, list[Any]]) -> Any:
-    """The study of this search; a trial that was interrupted is the next one."""
+    """Open the study of this search; a trial that was interrupted is the next one."""
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     where = {"study_name": _study_name(config, grid), "storage": f"sqlite:///{folder.absolute() / FILE}"}
@@ -80,7 +80,7 @@ def _import_optuna() -> Any:
 
 
 def _study_name(config: Config, grid: Mapping[str, list[Any]]) -> str:
-    """The same for the same search, whatever its protocol and the values that the search replaces."""
+    """Name a search: equal for the same search, whatever its protocol and the values that the search replaces."""
     fixed = {key: value for key, value in flatten(identity(config)).items() if key not in (*grid, "protocol")}
     digest = hashlib.sha256(json.dumps([fixed, grid], sort_keys=True).encode()).hexdigest()[:8]
     return "-".join(filter(None, (config.data.name, task_name(config.data), digest)))
@@ -100,7 +100,7 @@ def _suggest(asked: Any, key: str, options: list[Any]) -> None:
 
 
 def _decode_values(parameters: Mapping[str, Any], grid: Mapping[str, list[Any]]) -> Values:
-    """What Optuna drew as values of a config: three digits of a float, the option for its place in the list."""
+    """Convert what Optuna drew to values of a config: three digits of a float, an option for its place in the list."""
     values: Values = {}
     for key, options in grid.items():
         drawn = parameters[key]

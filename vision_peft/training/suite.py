@@ -27,7 +27,7 @@ MENDABLE = (ValueError, OSError, ImportError, FloatingPointError, torch.OutOfMem
 
 
 def list_tasks(config: Config) -> list[str]:
-    """The tasks that `data.task` stands for, none where it names one task."""
+    """List the tasks that `data.task` stands for; none if it names one task."""
     suite, task = config.data.suite, dataclasses.asdict(config.data).get("task")
     return [name for group, names in suite.items() if task in (ALL, group) for name in names]
 
