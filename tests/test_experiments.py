@@ -12,7 +12,8 @@ from support.tiny_vtab import write_vtab
 import vision_peft as vp
 from vision_peft.backbones.names import check_has_weights, is_pypi_name
 from vision_peft.config.command_line import compose_config, prepare
-from vision_peft.config.parse import ConfigError, parse_config, to_dict
+from vision_peft.config.errors import ConfigError
+from vision_peft.config.parse import parse_config, to_dict
 from vision_peft.training.search import expand_grid
 from vision_peft.training.trained import train
 
@@ -50,7 +51,7 @@ def test_an_experiment_is_a_whole_valid_config(name: str) -> None:
             assert len(set(values)) == len(values)
             assert min(values) <= getattr(own[section], field) <= max(values)  # one run without a search is in reach
         sizes = [len(values) for values in config.grid.values()]
-        (told,) = re.findall(r"^grid:  # tools/tune.py trains all (\d+) on train", text(name), flags=re.MULTILINE)
+        (told,) = re.findall(r"^grid:  # vision-peft tune trains all (\d+) on train", text(name), flags=re.MULTILINE)
         assert len(expand_grid(config)) == int(told) == (sizes[0] if len(sizes) == 1 else _product(sizes))
 
 
@@ -59,7 +60,7 @@ def test_the_header_says_command_figure_source_hardware_and_protocol(name: str) 
     lines = header(name)
     assert lines[0] == "# @package _global_"
     assert lines[1].endswith(".")
-    assert lines[2].startswith("#   python tools/")
+    assert lines[2].startswith("#   vision-peft t")
     for words in ("# Source: ", "# Hardware: ", "# Protocol: "):
         assert sum(line.startswith(words) for line in lines) == 1, words
     assert sum(line.startswith(("# Published: ", "# Measured: ")) for line in lines) == 1
@@ -68,12 +69,12 @@ def test_the_header_says_command_figure_source_hardware_and_protocol(name: str) 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_of_the_header_can_be_typed(name: str, tmp_path: Path) -> None:
-    trained = [words for words in commands(name) if words[1] == "tools/train.py"]
+    trained = [words for words in commands(name) if words[1] == "train"]
     assert trained
     for words in commands(name):
         typed = [word.replace("DATA", str(tmp_path)) for word in words[2:]]
         assert f"experiment={name}" in typed
-        if words[1] == "tools/tune.py":
+        if words[1] == "tune":
             flags = {"--final", "--seeds"}
             assert flags >= {word for word in typed if word.startswith("-")}
             assert expand_grid(compose_config([word for word in typed if "=" in word]))

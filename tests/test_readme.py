@@ -28,7 +28,7 @@ TINY = [
 ]
 
 
-TRAINING = ("train.py", "tune.py", "benchmark.py")
+TRAINING = ("train", "tune", "benchmark")
 
 # Reads JSON lines [[tool, argument, ...], file]; runs each in a fork, its output into the file; answers the exit codes.
 TOOLS = """
@@ -114,12 +114,12 @@ def test_commands_of_the_readme_run_one_after_another(repository, tmp_path, tool
         words = shlex.split(command)
         if words[0] == "pip":
             continue
-        assert words[0] == "python"
-        script = repository / words[1]
-        if script.name == "evaluate.py":
+        assert words[0] == "vision-peft"
+        verb, script = words[1], repository / "tools" / f"{words[1].replace('-', '_')}.py"
+        if verb == "evaluate":
             (folder,) = tmp_path.glob("runs/digits/vit_tiny*/adaptformer/*seed0")
             words[2] = str(folder)
-        extra = TINY if script.name in TRAINING and "--help" not in words else []
+        extra = TINY if verb in TRAINING and "--help" not in words else []
         extra = [word for word in extra if not any(w.startswith(word.partition("=")[0] + "=") for w in words[2:])]
         words = [word.replace("backbone.img_size=112", "backbone.img_size=32") for word in words]
         assert tool([str(script), *words[2:], *extra]).strip()

@@ -19,9 +19,10 @@ ALLOWED = {
     "config": {"methods", "tuning", "data", "distributed"},
     "runs": {"config", "data", "distributed", "results"},
     "inference": {"runs", "distributed", "formats", "methods", "tuning", "backbones"},
+    "cli": {"training", "inference", "runs", "config", "distributed", "data", "results"},
     "training": {"runs", "config", "distributed", "formats", "methods", "tuning", "backbones", "data", "results"},
 }
-PUBLIC_API = {"config", "distributed", "runs", "training"}  # may say `import vision_peft`; all below may not
+PUBLIC_API = {"cli", "config", "distributed", "runs", "training"}  # may say `import vision_peft`; all below may not
 
 # The same inside data/: pixels and lists know nothing of the datasets made of them; only the check sits on top.
 ALLOWED_IN_DATA = {

@@ -48,14 +48,21 @@ def test_many_or_long_names_cost_little(length: int) -> None:
 
 
 def test_difflib_is_used_in_one_place(repository: Path) -> None:
-    """`tools/prepare_vtab.py` is by itself on purpose: it runs where TensorFlow is and this package is not."""
+    """`prepare_vtab.py` is by itself on purpose: it runs where TensorFlow is and this package is not."""
     files = [path for top in ("vision_peft", "tools") for path in (repository / top).rglob("*.py")]
-    modules = {
-        path.name: {alias.name for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-                    if isinstance(node, ast.Import) for alias in node.names}
+    imported = {
+        path.relative_to(repository).as_posix(): [
+            alias.name
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        ]
         for path in files
-    }  # fmt: skip
-    assert {name for name, imported in modules.items() if "difflib" in imported} == {"suggest.py", "prepare_vtab.py"}
+    }
+    assert {name for name, modules in imported.items() if "difflib" in modules} == {
+        "vision_peft/suggest.py",
+        "vision_peft/cli/prepare_vtab.py",
+    }
 
 
 def test_it_needs_no_torch(repository: Path) -> None:

@@ -10,8 +10,10 @@ from omegaconf import OmegaConf
 
 import vision_peft as vp
 from vision_peft.config.command_line import compose_config, prepare
-from vision_peft.config.parse import Config, ConfigError, parse_config, run_folder, to_dict
-from vision_peft.config.schema import Distributed, Recipe, Settings, twin
+from vision_peft.config.errors import ConfigError
+from vision_peft.config.parse import Config, parse_config, to_dict
+from vision_peft.config.run_id import run_folder
+from vision_peft.config.schema import Distributed, Recipe, Settings, omegaconf_schema
 from vision_peft.data import DATASETS
 
 Tiny = Callable[..., Config]
@@ -126,7 +128,7 @@ def test_the_twin_of_a_frozen_dataclass_can_be_overridden_and_holds_what_omegaco
         root: Path | None = None
         deep: bool = True
 
-    schema = OmegaConf.structured(twin(Odd))
+    schema = OmegaConf.structured(omegaconf_schema(Odd))
     merged = OmegaConf.merge(schema, {"scale": "learnable", "sites": ["c"], "width": 3})
     assert OmegaConf.to_container(merged) == {
         "scale": "learnable",

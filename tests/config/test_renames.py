@@ -6,7 +6,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from vision_peft.config.command_line import prepare
-from vision_peft.config.parse import ConfigError, parse_config, to_dict
+from vision_peft.config.errors import ConfigError
+from vision_peft.config.parse import parse_config, to_dict
 from vision_peft.config.renames import KEYS, VALUES, with_todays_names
 from vision_peft.formats.input_record import _RENAMED
 from vision_peft.runs.run_config import read_config

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from vision_peft.config.parse import Config, run_folder
+from vision_peft.config.parse import Config
+from vision_peft.config.run_id import run_folder
 from vision_peft.distributed.stopping import Interrupted, StoppedBefore
 from vision_peft.training.trained import train
 

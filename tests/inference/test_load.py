@@ -16,7 +16,8 @@ from support.tiny_fixtures import photos, tiny
 from support.tiny_states import NAME, TINY, random_state
 
 import vision_peft as vp
-from vision_peft.config.parse import Config, run_folder
+from vision_peft.config.parse import Config
+from vision_peft.config.run_id import run_folder
 from vision_peft.training.trained import train
 
 __all__ = ["photos", "tiny"]

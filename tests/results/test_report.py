@@ -112,6 +112,12 @@ def test_several_datasets_have_their_names_in_the_head(make_row: MakeRow) -> Non
     )
 
 
+def test_commands_of_the_installed_program_become_sweeps_too(make_row: MakeRow) -> None:
+    rows = [make_row(seed=seed, command=f"vision-peft train method=lora seed={seed}") for seed in (0, 1)]
+    ((_, commands),) = make_report(rows, suites=SUITES).commands
+    assert commands == ["vision-peft train -m method=lora seed=0,1"]
+
+
 def test_commands_are_sweeps_that_name_a_whole_benchmark(make_row: MakeRow) -> None:
     def commands(rows: list[Row]) -> list[str]:
         return [command for _, commands in make_report(rows, suites=SUITES).commands for command in commands]

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from vision_peft.config.parse import Config, run_folder
+from vision_peft.config.parse import Config
+from vision_peft.config.run_id import run_folder
 from vision_peft.training import fit as fit_module
 from vision_peft.training import trained as train_module
 from vision_peft.training.trained import train

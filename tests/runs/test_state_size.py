@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import torch
 
-from vision_peft.config.parse import Config, run_folder
+from vision_peft.config.parse import Config
+from vision_peft.config.run_id import run_folder
 from vision_peft.training.trained import train
 
 

@@ -11,7 +11,8 @@ from support.tiny_run import TINY
 
 import vision_peft as vp
 from vision_peft.config.command_line import prepare
-from vision_peft.config.parse import ConfigError, parse_backbone, parse_config, parse_data
+from vision_peft.config.errors import ConfigError
+from vision_peft.config.parse import parse_backbone, parse_config, parse_data
 from vision_peft.runs.run_config import MAX_CONFIG, read_config
 
 TOUCH = "subprocess.check_call"
@@ -142,5 +143,5 @@ def test_an_experiment_file_of_ones_own_still_sets_values(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("flag", ["--config-path=/tmp/theirs", "--experimental-rerun=/tmp/theirs/config.pickle"])
 def test_flags_that_read_a_whole_config_or_a_pickle_are_closed(flag: str) -> None:
-    with pytest.raises(ConfigError, match=f"{flag} is not taken"):
+    with pytest.raises(ConfigError, match=f"{flag} is not accepted"):
         prepare([flag, *TINY])

@@ -13,7 +13,7 @@ from support.tiny_run import TINY, left_behind, tiny_config
 
 import vision_peft as vp
 from vision_peft.config.command_line import compose_config
-from vision_peft.config.parse import run_folder
+from vision_peft.config.run_id import run_folder
 from vision_peft.distributed.device import choose_compute, seed_everything
 from vision_peft.distributed.parallel import full_tensor
 from vision_peft.distributed.processes import join

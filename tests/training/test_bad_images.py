@@ -11,7 +11,8 @@ import torch
 from support.tiny_run import tiny_config
 from torch import nn
 
-from vision_peft.config.parse import ConfigError, run_folder
+from vision_peft.config.errors import ConfigError
+from vision_peft.config.run_id import run_folder
 from vision_peft.data.decoding.image_dataset import ImageFiles
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.loading.bad_files import TooManyBadFiles

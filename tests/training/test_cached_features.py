@@ -10,7 +10,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import vision_peft as vp
-from vision_peft.config.parse import Config, run_folder
+from vision_peft.config.parse import Config
+from vision_peft.config.run_id import run_folder
 from vision_peft.data.loading.loader import eval_loader
 from vision_peft.distributed.device import Compute
 from vision_peft.distributed.stopping import StopRequests

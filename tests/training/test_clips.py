@@ -15,7 +15,8 @@ from timm.data.mixup import Mixup
 from torch import Tensor
 
 from vision_peft.config.command_line import compose_config
-from vision_peft.config.parse import ConfigError, run_folder
+from vision_peft.config.errors import ConfigError
+from vision_peft.config.run_id import run_folder
 from vision_peft.config.schema import Recipe
 from vision_peft.data import DATASETS
 from vision_peft.data.datasets.digits import Digits

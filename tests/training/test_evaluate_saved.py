@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 import vision_peft as vp
-from vision_peft.config.parse import Config, ConfigError, run_folder
+from vision_peft.config.errors import ConfigError
+from vision_peft.config.parse import Config
+from vision_peft.config.run_id import run_folder
 from vision_peft.results.row import Row
 from vision_peft.training.evaluate_saved import evaluate_saved
 from vision_peft.training.trained import train

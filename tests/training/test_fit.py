@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from vision_peft.config.parse import Config, run_folder
+from vision_peft.config.parse import Config
+from vision_peft.config.run_id import run_folder
 from vision_peft.runs.checkpoint import newest_state, save_state
 from vision_peft.training.progress import Progress
 from vision_peft.training.trained import train

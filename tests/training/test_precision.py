@@ -13,7 +13,8 @@ from support.tiny_run import tiny_config
 from torch import nn
 
 import vision_peft as vp
-from vision_peft.config.parse import Config, run_folder
+from vision_peft.config.parse import Config
+from vision_peft.config.run_id import run_folder
 from vision_peft.distributed.device import Compute
 from vision_peft.results.row import Row
 from vision_peft.training.build import attach_methods, create_model, load_splits

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import vision_peft as vp
-from vision_peft.config.parse import run_folder
+from vision_peft.config.run_id import run_folder
 from vision_peft.runs.checkpoint import newest_state
 from vision_peft.training.build import create_model
 from vision_peft.training.evaluate_saved import evaluate_saved

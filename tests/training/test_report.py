@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vision_peft.config.command_line import one_line_errors
+from vision_peft.cli._errors import one_line_errors
 from vision_peft.distributed.device import Compute
 from vision_peft.training.report import describe_other_processes, describe_processes
 

@@ -10,7 +10,8 @@ import pytest
 from support.killed import Killed, killed_at
 from support.tiny_run import EVERYTHING, left_behind, tiny_config
 
-from vision_peft.config.parse import Config, run_folder
+from vision_peft.config.parse import Config
+from vision_peft.config.run_id import run_folder
 from vision_peft.distributed.stopping import Interrupted
 from vision_peft.training import fit as fit_module
 from vision_peft.training import progress as progress_module

@@ -11,7 +11,9 @@ from support.tiny_run import TINY
 from support.tiny_vtab import write_vtab
 
 from vision_peft.config.command_line import compose_config, prepare, with_values
-from vision_peft.config.parse import Config, ConfigError, run_folder
+from vision_peft.config.errors import ConfigError
+from vision_peft.config.parse import Config
+from vision_peft.config.run_id import run_folder
 from vision_peft.data.datasets.folder import Folder
 from vision_peft.results.row import find_rows
 from vision_peft.training import search as tuning
@@ -161,8 +163,8 @@ def test_the_chosen_setting_is_trained_by_the_protocol_once_a_seed(
     assert len(find_rows([tmp_path / "runs"])) == 4
     told = capsys.readouterr().out
     words = f"{' '.join(QUICK)} protocol=val_select_retrain recipe.lr={best}"
-    assert f"\n  python tools/train.py -m {words} seed=3,4\n" in told
-    assert rows[0].command == f"python tools/train.py {words} seed=3"
+    assert f"\n  vision-peft train -m {words} seed=3,4\n" in told
+    assert rows[0].command == f"vision-peft train {words} seed=3"
     assert "±" in told
 
 

@@ -14,7 +14,8 @@ from support.tiny_run import TINY, tiny_config
 from support.tiny_vtab import write_vtab
 
 from vision_peft.config.command_line import compose_config
-from vision_peft.config.parse import Config, run_folder
+from vision_peft.config.parse import Config
+from vision_peft.config.run_id import run_folder
 from vision_peft.data import DATASETS
 from vision_peft.data.datasets.vtab1k import VTAB1k
 from vision_peft.results.row import Row, find_rows

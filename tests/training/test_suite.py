@@ -10,7 +10,8 @@ from support.tiny_run import TINY
 from support.tiny_vtab import write_vtab
 
 from vision_peft.config.command_line import compose_config
-from vision_peft.config.parse import Config, run_folder
+from vision_peft.config.parse import Config
+from vision_peft.config.run_id import run_folder
 from vision_peft.data.datasets.vtab1k import CLASS_COUNTS, VTAB1k
 from vision_peft.distributed.stopping import Interrupted
 from vision_peft.results.row import find_rows

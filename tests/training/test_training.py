@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 import vision_peft as vp
-from vision_peft.config.parse import Config, run_folder
+from vision_peft.config.parse import Config
+from vision_peft.config.run_id import run_folder
 from vision_peft.results.row import Row, read_row
 from vision_peft.training import build
 from vision_peft.training import fit as fit_module

@@ -5,7 +5,8 @@ import re
 import shlex
 from pathlib import Path
 
-from vision_peft.config.command_line import REQUEUE, compose_config
+from vision_peft.cli._errors import REQUEUE
+from vision_peft.config.command_line import compose_config
 from vision_peft.config.schema import STRATEGIES, Distributed, Settings
 from vision_peft.distributed.stopping import REQUEUE_FILE
 from vision_peft.training.progress import LONGEST_UNSAVED_SECONDS, SHORTEST_BETWEEN_EPOCHS_SECONDS

@@ -1,68 +1,87 @@
-"""From what a user types to a checked config: Hydra composes, this file finds the mistakes before it does."""
+"""From what a user types to a checked config: Hydra composes, this file finds the mistakes before it does.
 
-import contextlib
+Names of configs and keys are checked without torch, which takes seconds to import; values of methods and data sets are
+checked by their classes afterwards.
+"""
+
 import itertools
 import os
 import re
-import shlex
-import signal
-import sys
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vision_peft.config.help import help_text
-from vision_peft.config.hydra_safety import check_flags, check_hydra_keys
-from vision_peft.config.parse import GROUPS, METHOD_KEYS, Config, ConfigError, parse_config
-from vision_peft.distributed.processes import LostProcess
-from vision_peft.distributed.stopping import Interrupted
+from vision_peft.config.commands import command_of, with_values
+from vision_peft.config.errors import ConfigError
+from vision_peft.config.find_configs import find_configs, list_configs
+from vision_peft.config.flags import parse_flags
+from vision_peft.config.hydra_safety import check_hydra_keys
+from vision_peft.config.sections import GROUPS, METHOD_KEYS, check_keys
+from vision_peft.config.typed_paths import quote_paths, unquote_path
 from vision_peft.suggest import did_you_mean
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-USER_ERROR = 2  # exit code where there is something for the user to mend
-REQUEUE = 85  # exit code after SIGTERM, SIGUSR1 or max_time: the state is saved, start the same command again
+if TYPE_CHECKING:
+    from vision_peft.config.parse import Config
+
+T = TypeVar("T")
 CHECKED_BEFORE_A_SWEEP = 100  # runs; a fifth of a second each
 
 
-def prepare(arguments: list[str]) -> list[str]:
-    """Check the arguments of a command and hand back what Hydra shall see in their place.
+@dataclass(frozen=True)
+class Composed:
+    """One run as Hydra composed it: plain nested dicts, and for each group the file it was read from."""
+
+    raw: Mapping[str, Any]
+    choices: Mapping[str, str]
+
+    def parse(self) -> "Config":
+        """Return the typed config; ConfigError lists what is wrong. This imports torch."""
+        from vision_peft.config.parse import parse_config
+
+        return parse_config(self.raw, self.choices)
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """Arguments whose names and keys were found right."""
+
+    words: list[str]  # what Hydra shall see in place of the arguments
+    runs: list[Composed]  # the run, or the first of a sweep; none where nothing will be trained (--cfg, --info, ...)
+
+    def check_values(self) -> None:
+        """Parse every run; ConfigError lists the problems of all of them. This imports torch."""
+        _try_all(run.parse for run in self.runs)
+
+
+def read_command_line(arguments: Sequence[str]) -> CommandLine:
+    """Check the names and keys that a command was given, for every run of a sweep before the first one starts.
 
     A second method ``+method_2=vpt`` becomes Hydra's ``+method@method_2=vpt``; a plain ``key=value`` becomes
-    ``++key=value``, so that an unknown key reaches `parse_config`, which knows what was meant. With ``experiment=...
-    method=...`` the fields that the experiment gives its own method are deleted. The run, or every run of a sweep, is
-    composed and checked here, before the first one starts.
+    ``++key=value``, so that an unknown key reaches the checks here, which know what was meant. With ``experiment=...
+    method=...`` the fields that the experiment gives its own method are deleted.
 
     Raises:
-        ConfigError: unreadable overrides, names without a config file, and what `parse_config` finds.
+        ConfigError: unreadable overrides, names without a config file, unknown keys.
     """
-    parsed = get_args_parser().parse_intermixed_args(arguments)
-    check_flags(parsed)
+    parsed = parse_flags(arguments)
     flags = [argument for argument in arguments if argument not in parsed.overrides]
-    if parsed.help:
-        print(help_text(CONFIGS))
-        sys.exit()
-    if parsed.hydra_help:
-        return flags
-    folders = [CONFIGS, *([Path(parsed.config_dir).resolve()] if parsed.config_dir else [])]
+    folders = [find_configs(), *([Path(parsed.config_dir).resolve()] if parsed.config_dir else [])]
     parser = OverridesParser.create()
     try:
-        overrides = [parser.parse_override(text) for text in parsed.overrides]
+        overrides = [parser.parse_override(text) for text in quote_paths(parsed.overrides, parsed.multirun)]
     except HydraException as error:
         raise ConfigError([f"{' '.join(str(error).split())} (write key=value)"]) from error
-    problems = [problem for override in overrides for problem in _unknown_options(override, folders)]
+    problems = [problem for override in overrides for problem in _find_unknown_options(override, folders)]
     if parsed.multirun and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         problems.append("-m under torchrun would mix the runs: give each run its own torchrun, or leave torchrun away")
     if not parsed.multirun:
@@ -70,130 +89,77 @@ def prepare(arguments: list[str]) -> list[str]:
         problems += [f"{text} lists several values: add -m to run them one after another" for text in sweeps]
     if problems:
         raise ConfigError(problems)
-    rewritten = [_rewritten(override, folders) for override in overrides] + _not_of_this_method(overrides, folders)
-    runs = _runs([parser.parse_override(text) for text in rewritten])
-    for run in itertools.islice(runs, CHECKED_BEFORE_A_SWEEP):
+    rewritten = [_rewrite(override, folders) for override in overrides] + _delete_fields(overrides, folders)
+    if parsed.hydra_help or parsed.shell_completion:
+        return CommandLine([*rewritten, *flags], [])
+    listed = itertools.islice(_list_runs([parser.parse_override(text) for text in rewritten]), CHECKED_BEFORE_A_SWEEP)
+    runs = _try_all(lambda run=run: _compose(run, folders[1:], parsed.config_name or "config") for run in listed)
+    return CommandLine([*rewritten, *flags], [] if parsed.cfg or parsed.info else runs)
+
+
+def prepare(arguments: Sequence[str]) -> list[str]:
+    """Check the arguments of a command, values as well, and return what Hydra shall see in their place."""
+    command_line = read_command_line(arguments)
+    command_line.check_values()
+    return command_line.words
+
+
+def compose_config(overrides: Sequence[str]) -> "Config":
+    """Return the checked config of one run from overrides as they are typed (``["method=lora", "seed=1"]``)."""
+    (run,) = read_command_line(overrides).runs
+    return run.parse()
+
+
+def parse_composed(composed: DictConfig) -> "Config":
+    """Return the typed config of what Hydra composed for the run that is about to start."""
+    return _as_composed(composed, HydraConfig.get().runtime.choices).parse()
+
+
+def command(task: str | None = None) -> str:
+    """Return the command that starts this run again, one run of a sweep or one `task` of a suite by itself."""
+    words = [_as_typed(str(text)) for text in HydraConfig.get().overrides.task]
+    if any(word.startswith("experiment=") for word in words):
+        words = [word for word in words if not word.startswith("~method.")]  # `read_command_line` puts them in again
+    return command_of(words if task is None else with_values(words, {"data.task": task}))
+
+
+def _try_all(actions: Iterable[Callable[[], T]]) -> list[T]:
+    """Return what each of `actions` gives; one ConfigError lists the problems of all that fail, each once."""
+    results, problems = [], []
+    for action in actions:
         try:
-            _composed(run, folders[1:], parsed.config_name or "config")
+            results.append(action())
         except ConfigError as error:
             problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise ConfigError(problems)
-    return [*rewritten, *flags]
+    return results
 
 
-def compose_config(overrides: list[str]) -> Config:
-    """Compose and check the config of one run from overrides as typed (``["method=lora", "seed=1"]``)."""
-    return _composed(prepare(overrides), [], "config")
-
-
-def checked(composed: DictConfig) -> Config:
-    """Parse what Hydra composed into the typed config of the run that is about to start."""
-    choices = HydraConfig.get().runtime.choices
-    return parse_config(_to_dict(composed), {key: str(value) for key, value in choices.items()})
-
-
-def command(task: str | None = None) -> str:
-    """Write the command line that starts this run again: one run of a sweep or one `task` of a suite by itself."""
-    words = [_as_typed(str(text)) for text in HydraConfig.get().overrides.task]
-    if any(word.startswith("experiment=") for word in words):
-        words = [word for word in words if not word.startswith("~method.")]  # `prepare` puts them in again
-    return command_of(words if task is None else with_values(words, {"data.task": task}))
-
-
-def with_values(overrides: list[str], values: Mapping[str, Any]) -> list[str]:
-    """Replace the values of typed overrides by `values` for the keys named there."""
-    kept = [text for text in overrides if text.partition("=")[0].lstrip("+") not in values]
-    return [*kept, *(f"{key}={_value_text(value)}" for key, value in values.items())]
-
-
-def command_of(overrides: list[str], flags: Sequence[str] = ()) -> str:
-    """Write the command line that trains with these overrides, in the present number of processes."""
-    here, size = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-    nodes = [f"--nnodes={size // here}"] if size > here else []
-    start = ["torchrun", *nodes, f"--nproc_per_node={here}"] if size > 1 else ["python"]
-    return shlex.join([*start, "tools/train.py", *flags, *overrides])
-
-
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn what a user can mend into one message on stderr and exit code 2; HYDRA_FULL_ERROR=1 shows the traceback.
-
-    A run that was stopped with its state saved ends with 130 after Ctrl-C and with 85 after SIGTERM, SIGUSR1 and at the
-    end of max_time. A lost process is exit code 1. Of several processes all but the first say which one they are.
-    """
-    rank = os.environ.get("RANK", "0")
-    who = "" if rank == "0" else f"process {rank}: "
-    try:
-        yield
-    except (ValueError, OSError, ImportError, FloatingPointError, torch.OutOfMemoryError) as error:
-        if os.environ.get("HYDRA_FULL_ERROR"):
-            raise
-        text = str(error) or type(error).__name__
-        if isinstance(error, ConfigError) and len(error.problems) > 1:
-            text = "\n  ".join([f"{len(error.problems)} problems in the config:", *error.problems])
-        elif isinstance(error, torch.OutOfMemoryError):
-            text = f"{text.splitlines()[0]} Ways out: recipe.accumulate=2, recipe.grad_checkpointing=true"
-        print(f"{who}error: {text}", file=sys.stderr)
-        raise SystemExit(USER_ERROR) from None
-    except LostProcess as error:
-        if os.environ.get("HYDRA_FULL_ERROR"):
-            raise
-        print(f"{who}error: {error}; the same command again resumes from the last saved state", file=sys.stderr)
-        raise SystemExit(1) from None
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader ") or os.environ.get("HYDRA_FULL_ERROR"):
-            raise
-        words = " ".join(str(error).split())  # one was killed, or hangs: its errors proper come as themselves
-        print(f"{who}error: {words}; the same command again resumes from the last saved state", file=sys.stderr)
-        raise SystemExit(1) from None
-    except Interrupted as stop:
-        raise SystemExit(130 if stop.signal == signal.SIGINT else REQUEUE) from None
-    except KeyboardInterrupt:
-        print("stopped; the same command again resumes from the last saved state", file=sys.stderr)
-        raise SystemExit(130) from None
-
-
-@contextlib.contextmanager
-def sweep_goes_on(failed: list[str]) -> Iterator[None]:
-    """Around one run: where it is one of a sweep and fails, its command is added to `failed`, and the next one starts.
-
-    A stop on request, Ctrl-C and a lost process end the sweep as well. Launchers that start processes of their own
-    learn of a failure by the error.
-    """
-    try:
-        yield
-    except (SystemExit, Exception) as error:
-        stopped, hydra = isinstance(error, SystemExit) and error.code != USER_ERROR, HydraConfig.get()
-        if stopped or hydra.mode != RunMode.MULTIRUN or "BasicLauncher" not in hydra.launcher["_target_"]:
-            raise
-        if not isinstance(error, SystemExit):
-            traceback.print_exc()
-        failed.append(command())
-
-
-def _composed(overrides: list[str], further_folders: list[Path], name: str) -> Config:
+def _compose(overrides: Sequence[str], further_folders: Sequence[Path], name: str) -> Composed:
+    """Compose one run and check its keys."""
     search = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in further_folders)}]"]
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            composed = compose(name, overrides + search * bool(further_folders), return_hydra_config=True)
+        with initialize_config_dir(str(find_configs()), version_base="1.3"):
+            composed = compose(name, [*overrides, *search * bool(further_folders)], return_hydra_config=True)
             if further_folders or any("searchpath" in text for text in overrides):
                 typed = [text for text in overrides if re.match(r"[+~]*hydra(?!\.searchpath)", text)]
                 check_hydra_keys(composed, compose("config", typed, return_hydra_config=True))
-        choices = {key: str(value) for key, value in composed.hydra.runtime.choices.items()}
-        raw = _to_dict(composed)
+        run = _as_composed(composed, composed.hydra.runtime.choices)
     except ConfigError:
         raise
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError([" ".join(str(error).split())]) from error
-    return parse_config(raw, choices)
+    check_keys(run.raw, run.choices)
+    return run
 
 
-def _to_dict(composed: DictConfig) -> dict[str, Any]:
+def _as_composed(composed: DictConfig, choices: Any) -> Composed:
     ours = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     raw = OmegaConf.to_container(ours, resolve=True)
-    return {str(key): value for key, value in raw.items()} if isinstance(raw, dict) else {}
+    named = {str(key): value for key, value in raw.items()} if isinstance(raw, dict) else {}
+    return Composed(named, {str(key): str(value) for key, value in choices.items()})
 
 
 def _group(override: Override, folders: list[Path]) -> str | None:
@@ -204,11 +170,11 @@ def _group(override: Override, folders: list[Path]) -> str | None:
     return key if "." not in key and any((folder / key).is_dir() for folder in folders) else None
 
 
-def _unknown_options(override: Override, folders: list[Path]) -> list[str]:
+def _find_unknown_options(override: Override, folders: list[Path]) -> list[str]:
     group = _group(override, folders)
     if group is None or override.is_delete():
         return []
-    options = sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+    options = list_configs(group, tuple(folders[1:]))
     values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
     return [
         f"{override.key_or_group}={name}: no such config{did_you_mean(str(name), options)}; "
@@ -218,7 +184,7 @@ def _unknown_options(override: Override, folders: list[Path]) -> list[str]:
     ]
 
 
-def _rewritten(override: Override, folders: list[Path]) -> str:
+def _rewrite(override: Override, folders: list[Path]) -> str:
     key, text = override.key_or_group, str(override.input_line)
     if override.is_delete() or key.startswith("hydra") or override.package is not None:
         return text
@@ -230,8 +196,8 @@ def _rewritten(override: Override, folders: list[Path]) -> str:
     return f"++{key}={value}"
 
 
-def _not_of_this_method(overrides: list[Override], folders: list[Path]) -> list[str]:
-    """List deletions of the fields that an experiment gives its own method, where the user typed another method."""
+def _delete_fields(overrides: list[Override], folders: list[Path]) -> list[str]:
+    """Delete the fields that an experiment gives its own method, where the user typed another in its place."""
     typed = {override.key_or_group: override for override in overrides}
     if "method" not in typed or "experiment" not in typed or typed["experiment"].is_sweep_override():
         return []
@@ -244,20 +210,12 @@ def _not_of_this_method(overrides: list[Override], folders: list[Path]) -> list[
 def _as_typed(text: str) -> str:
     if text.startswith("+experiment="):
         return text[1:]
-    return text.replace("+method@method_", "+method_", 1) if text.startswith("+method@") else text.removeprefix("++")
+    if text.startswith("+method@"):
+        return text.replace("+method@method_", "+method_", 1)
+    return unquote_path(text.removeprefix("++"))
 
 
-def _value_text(value: Any) -> str:
-    """Write a value in Hydra's grammar."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_value_text, value))}]"
-    text = str(value)
-    return text if isinstance(value, int | float) or re.fullmatch(r"[\w./+-]+", text) else repr(text)
-
-
-def _runs(overrides: list[Override]) -> Iterator[list[str]]:
+def _list_runs(overrides: list[Override]) -> Iterator[list[str]]:
     """List the overrides of every run of a sweep."""
     choices = []
     for override in overrides:

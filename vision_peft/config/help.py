@@ -1,17 +1,21 @@
-"""What ``tools/train.py --help`` prints: the template of configs/config.yaml with a sentence for every config file."""
+"""What ``vision-peft train --help`` prints: the template of config.yaml with a sentence for every config file."""
 
 import textwrap
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from vision_peft.config.commands import through_the_door
+
 GROUPS = ("method", "data", "backbone", "recipe", "experiment")
 
 
-def help_text(configs: Path) -> str:
-    """Write the help of the command line; a new config file appears by existing, described by its first comment."""
+def format_help(configs: Path) -> str:
+    """Return the help of train; a new config file appears by existing, described by its first comment."""
     template = OmegaConf.load(configs / "config.yaml").hydra.help.template
-    return template.replace("$APP_CONFIG_GROUPS", "\n".join(_group(configs / group) for group in GROUPS))
+    return through_the_door(template).replace(
+        "$APP_CONFIG_GROUPS", "\n".join(_group(configs / group) for group in GROUPS)
+    )
 
 
 def _group(folder: Path) -> str:

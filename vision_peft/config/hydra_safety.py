@@ -5,7 +5,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vision_peft.config.parse import ConfigError, flatten
+from vision_peft.config.errors import ConfigError
+from vision_peft.config.sections import flatten
 
 _OF_THIS_COMMAND = ("overrides.", "runtime.", "searchpath", "job.override_dirname", "job.config_name")
 
@@ -23,15 +24,6 @@ def check_hydra_keys(composed: DictConfig, bare: DictConfig) -> None:
     if changed:
         shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
         raise ConfigError([f"a file of --config-dir sets {shown}, which can run code: such keys are only typed"])
-
-
-def check_flags(parsed: Any) -> None:
-    """Raise ConfigError for flags of Hydra that read a whole config, or a pickle, past all checks."""
-    wrong = {"--config-path": parsed.config_path, "--experimental-rerun": parsed.experimental_rerun}
-    ways = "add a folder of your own with --config-dir=FOLDER"
-    problems = [f"{flag}={value} is not taken: {ways}" for flag, value in wrong.items() if value]
-    if problems:
-        raise ConfigError(problems)
 
 
 def _flat(composed: DictConfig) -> dict[str, Any]:

@@ -4,12 +4,10 @@ import types
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from vision_peft.data.loading.loader import BAD_IN_EVALUATION
-from vision_peft.data.transforms.clips import CLIP_AUGMENTS
-from vision_peft.data.transforms.images import AUGMENTS, NORMALISATIONS, RESIZES
+from vision_peft.data.choices import AUGMENTS, BAD_IN_EVALUATION, CLIP_AUGMENTS, NORMALISATIONS, RESIZES
 from vision_peft.fields import Checked, above_zero, at_least, choice, raise_all, share
 from vision_peft.protocols import PROTOCOLS
-from vision_peft.tuning.heads import check_head
+from vision_peft.tuning.head_kinds import check_head
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SAMPLINGS = ("segments", "dense")
@@ -175,7 +173,7 @@ class Settings(Checked):
     bad_eval: str = "error"  # undecodable image in evaluation: error | wrong (counts as a wrong answer)
     reuse_features: bool = True  # where only the head learns and no image changes, run the backbone once, not per epoch
     compile: bool = False  # torch.compile the training forward
-    grid: dict[str, Any] = field(default_factory=dict)  # values that tools/tune.py tries; tools/train.py ignores it
+    grid: dict[str, Any] = field(default_factory=dict)  # values that vision-peft tune tries; train ignores it
 
     def __post_init__(self) -> None:
         problems = [
@@ -199,12 +197,12 @@ class Settings(Checked):
         raise_all(problems)
 
 
-def twin(cls: type) -> type:
+def omegaconf_schema(cls: type) -> type:
     """Make a non-frozen dataclass with the fields and defaults of ``cls`` in types that OmegaConf can hold.
 
     Hydra cannot override a frozen node, and OmegaConf knows neither tuples of unknown length as the default of a list
-    nor unions with containers: tuples and lists become ``list[Any]``, other unions ``Any``. What the twin lets through,
-    the ``__post_init__`` of ``cls`` checks.
+    nor unions with containers: tuples and lists become ``list[Any]``, other unions ``Any``. What the
+    schema lets through, the ``__post_init__`` of ``cls`` checks.
     """
     hints = get_type_hints(cls)
     specifications = []
@@ -213,7 +211,7 @@ def twin(cls: type) -> type:
             specifications.append((item.name, _plain(hints[item.name]), field(default="???")))
         else:
             specifications.append((item.name, _plain(hints[item.name]), field(default_factory=_default(item))))
-    return make_dataclass(f"{cls.__name__}Twin", specifications)
+    return make_dataclass(f"{cls.__name__}Schema", specifications)
 
 
 def _default(item: Any) -> Any:

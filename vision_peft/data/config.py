@@ -3,13 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.problems import unknown
+from vision_peft.data.root import find_root as find_root
 from vision_peft.fields import Checked
-from vision_peft.suggest import did_you_mean
 
 SPLITS = ("train", "val", "trainval", "test")
 
@@ -44,23 +43,3 @@ def check_split(split: str) -> None:
     """Raise ValueError unless `split` is one of the four splits."""
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-
-
-def find_root(root: str | None, family: str) -> Path:
-    """Return `data.root` as an absolute path.
-
-    Raises:
-        ValueError: no root is given.
-        OSError: there is nothing, or a file; the message names the folder that exists above it and a close name in it.
-    """
-    if not root:
-        raise ValueError(f"data={family} needs the folder of the data: give data.root=FOLDER")
-    folder = Path(root).expanduser().absolute()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise NotADirectoryError(f"data.root={root} is a file: data={family} needs a folder")
-    nearest = next(parent for parent in folder.parents if parent.is_dir())
-    siblings = [path.name for path in nearest.iterdir()]
-    hint = did_you_mean(folder.relative_to(nearest).parts[0], siblings, prefix=f"{nearest}/")
-    raise FileNotFoundError(f"data.root={root} is not a folder: {nearest} exists, {folder} does not{hint}")

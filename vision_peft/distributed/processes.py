@@ -1,7 +1,7 @@
 """The processes of one training: joined once, asked together, and named when one of them is lost.
 
-torchrun starts them (`torchrun --nproc_per_node=2 tools/train.py ...`) and says by RANK, WORLD_SIZE and LOCAL_RANK who
-is who. Numbers and objects that processes agree on travel over gloo on the CPU; gradients on GPUs over NCCL.
+torchrun starts them (`torchrun --nproc_per_node=2 -m vision_peft train ...`) and says by RANK, WORLD_SIZE, LOCAL_RANK
+who is who. Numbers and objects that processes agree on travel over gloo on the CPU; gradients on GPUs over NCCL.
 """
 
 import atexit

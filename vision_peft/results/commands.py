@@ -20,7 +20,7 @@ def collect_commands(rows: Sequence[Row], suites: Mapping[str, Groups]) -> list[
         alike[tuple(word for word in _split_command(row) if not word.startswith((_TASK, _SEED)))].append(row)
     commands: list[str] = []
     for words, group in alike.items():
-        if len(group) == 1 or words[:1] != ("python",):
+        if len(group) == 1 or words[:1] not in (("python",), ("vision-peft",)):
             commands += [row.command for row in group if row.command]
             continue
         seeds_of: dict[str, set[int]] = defaultdict(set)

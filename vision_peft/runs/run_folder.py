@@ -6,9 +6,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from vision_peft.config.parse import NOT_PART_OF_A_RUN, Config, ConfigError, flatten, identity, parse_config, to_dict
+from vision_peft.config.parse import Config, to_dict
 from vision_peft.results.row import Row, read_row
-from vision_peft.runs.run_config import CONFIG, read_config
+from vision_peft.runs.find_run import check_same
+from vision_peft.runs.run_config import CONFIG
 
 RESULT, LOCK = "result.json", ".lock"
 
@@ -22,7 +23,7 @@ def find_finished_row(config: Config, folder: Path) -> Row | None:
     if config.overwrite or not folder.exists():
         return None
     if (folder / CONFIG).exists():
-        _check_same(config, folder)
+        check_same(config, folder)
     elif any(path.suffix != ".tmp" and path.name != LOCK for path in folder.iterdir()):
         raise ValueError(f"{folder} is there but has no {CONFIG}: move it away, or start over with overwrite=true")
     if not (folder / RESULT).exists():
@@ -65,19 +66,3 @@ def _lock(folder: Path) -> FileLock:
     except (OSError, NotImplementedError):  # some network file systems have no locks
         pass
     return lock
-
-
-def _check_same(config: Config, folder: Path) -> None:
-    raw = read_config(folder)
-    try:
-        theirs = flatten(identity(parse_config(raw)))
-    except ConfigError:
-        theirs = flatten({key: value for key, value in raw.items() if key not in NOT_PART_OF_A_RUN})
-    ours = flatten(identity(config))
-    differing = [key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key)]
-    if differing:
-        shown = "; ".join(f"{key}: {theirs.get(key)} there, {ours.get(key)} here" for key in differing[:10])
-        raise ValueError(
-            f"{folder} holds the run of another config ({shown}): nothing was changed; take another output_dir, or "
-            "start over with overwrite=true"
-        )

@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import vision_peft as vp
 from vision_peft import backbones
-from vision_peft.config.parse import Config, task_name
+from vision_peft.config.parse import Config
+from vision_peft.config.run_id import task_name
 from vision_peft.data import ImageDataset
 from vision_peft.distributed.device import Compute, describe_device, peak_memory_mb
 from vision_peft.results.row import Row

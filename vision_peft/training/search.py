@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from vision_peft.config.command_line import command_of, with_values
-from vision_peft.config.parse import METHOD_KEYS, Config, ConfigError, flatten, parse_config, to_dict
-from vision_peft.config.parse import run_folder as folder_of
+from vision_peft.config.errors import ConfigError
+from vision_peft.config.parse import Config, parse_config, to_dict
 from vision_peft.config.renames import describe_renamed_key
+from vision_peft.config.sections import METHOD_KEYS, flatten
 from vision_peft.distributed.device import choose_compute
 from vision_peft.distributed.processes import is_distributed, join, on_rank0, print_rank0, rank0_first
 from vision_peft.distributed.stopping import StopRequests
 from vision_peft.results.row import Row, write_row
 from vision_peft.results.table import format_rows
+from vision_peft.runs.find_run import find_run
 from vision_peft.runs.run import Run
 from vision_peft.runs.run_folder import RESULT, find_finished_row
 from vision_peft.suggest import did_you_mean
@@ -64,7 +66,7 @@ def read_grid(config: Config) -> dict[str, list[Any]]:
     """
     grid = {key: values for key, values in flatten(config.grid).items() if values is not None}
     if not grid:
-        example = "give grid.recipe.lr=[1e-3,1e-2], or an experiment that has a grid (tools/train.py --help)"
+        example = "give grid.recipe.lr=[1e-3,1e-2], or an experiment that has a grid (vision-peft train --help)"
         raise ConfigError([f"there is nothing to search, the grid is empty: {example}"])
     known = [key for key in flatten(to_dict(config)) if key.split(".")[0] in SEARCHED and not key.endswith(".name")]
     problems = []
@@ -115,7 +117,7 @@ def trial_config(config: Config, values: Mapping[str, Any]) -> Config:
 def run_trial(config: Config, values: Values, command: str = "") -> Trial:
     """Train one point, resume it or find it finished; one that diverges leaves a row that says so."""
     trial = trial_config(config, values)
-    folder = folder_of(trial)
+    folder = find_run(trial)
     row = on_rank0(lambda: find_finished_row(trial, folder))
     if row is not None:
         print_rank0(f"finished before: {folder}")
@@ -247,6 +249,6 @@ def _make_bare_row(config: Config, command: str) -> Row:
     model = create_bare_model(config)
     settings = input_settings(model, config.recipe)
     model = attach_methods(model, config, splits["train"], compute.device)
-    run = Run(config, folder_of(config))
+    run = Run(config, find_run(config))
     training = Training(config, compute, run, splits, settings, command, StopRequests(None))
     return make_row(training, model, Progress(), None)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vision_peft.config.parse import Config, flatten, identity, task_name
+from vision_peft.config.parse import Config
+from vision_peft.config.run_id import run_id_fields, task_name
 from vision_peft.distributed.processes import on_rank0, print_rank0
 from vision_peft.training.search import Trial, Values, format_values, read_grid, replace_values, run_trial
 
@@ -81,7 +82,7 @@ def _import_optuna() -> Any:
 
 def _study_name(config: Config, grid: Mapping[str, list[Any]]) -> str:
     """Name a search: equal for the same search, whatever its protocol and the values that the search replaces."""
-    fixed = {key: value for key, value in flatten(identity(config)).items() if key not in (*grid, "protocol")}
+    fixed = {key: value for key, value in run_id_fields(config).items() if key not in (*grid, "protocol")}
     digest = hashlib.sha256(json.dumps([fixed, grid], sort_keys=True).encode()).hexdigest()[:8]
     return "-".join(filter(None, (config.data.name, task_name(config.data), digest)))
 

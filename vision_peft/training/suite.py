@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from vision_peft.config.parse import Config, run_folder
+from vision_peft.config.parse import Config
 from vision_peft.data.problems import UnknownTask
 from vision_peft.distributed.device import choose_compute
 from vision_peft.distributed.processes import LostProcess, join, print_rank0, rank0_first, reached_by_all
@@ -16,6 +16,7 @@ from vision_peft.distributed.stopping import Interrupted
 from vision_peft.results.averages import average_tasks
 from vision_peft.results.row import Row
 from vision_peft.results.table import format_rows
+from vision_peft.runs.find_run import find_run
 from vision_peft.runs.run_folder import find_finished_row
 from vision_peft.training.build import load_splits
 from vision_peft.training.trained import train
@@ -85,7 +86,7 @@ def check_suite(config: Config, tasks: Sequence[str]) -> None:
     problems: list[str] = []
     for task in tasks:
         single = _one_task(config, task)
-        if not config.dry_run and find_finished_row(single, run_folder(single)) is not None:
+        if not config.dry_run and find_finished_row(single, find_run(single)) is not None:
             continue
         try:
             load_splits(single)

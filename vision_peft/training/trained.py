@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 import vision_peft as vp
-from vision_peft.config.parse import Config, run_folder
+from vision_peft.config.parse import Config
+from vision_peft.config.run_id import run_folder
 from vision_peft.data import ImageDataset
 from vision_peft.data.loading.cache import keep_decoded
 from vision_peft.distributed.device import Compute, check_backbone_dtype, choose_compute, set_matmul_precision
@@ -40,6 +41,7 @@ from vision_peft.protocols import PHASES
 from vision_peft.results.row import Row, write_row
 from vision_peft.results.table import format_rows
 from vision_peft.runs.checkpoint import find_newest_state, newest_state, read_state
+from vision_peft.runs.find_run import find_run
 from vision_peft.runs.run import Run
 from vision_peft.runs.run_folder import RESULT, find_finished_row
 from vision_peft.training.build import (
@@ -116,7 +118,7 @@ def train(config: Config, command: str = "") -> Trained:
     join(compute, config.distributed.timeout_s)
     if config.dry_run:
         return _dry_run(config, compute)
-    folder = run_folder(config)
+    folder = find_run(config)
     row = on_rank0(lambda: find_finished_row(config, folder))
     if row is not None:
         print_rank0(f"{folder} is finished (overwrite=true starts it over):\n\n{format_rows([row])}")

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import re
 from typing import Any
 
 import torch
@@ -10,14 +9,7 @@ from torch import nn
 
 from vision_peft.tuning import record
 from vision_peft.tuning.backbone import classifier_names
-
-KINDS = ("linear", "batchnorm_linear", "vpt_linear")  # and mlp-2 to mlp-9
-
-
-def check_head(kind: str) -> None:
-    """Raise ValueError where ``kind`` is no kind of head (see ``replace_head``)."""
-    if kind not in KINDS and not _mlp_layers(kind):
-        raise ValueError(f"head must be one of {', '.join(map(repr, KINDS))} or 'mlp-2' to 'mlp-9'; got {kind!r}")
+from vision_peft.tuning.head_kinds import check_head, count_mlp_layers
 
 
 def replace_head(model: Any, kind: str, num_classes: int) -> nn.Module:
@@ -65,12 +57,7 @@ def replace_head(model: Any, kind: str, num_classes: int) -> nn.Module:
 def _before(kind: str, dim: int) -> list[nn.Module]:
     if kind == "batchnorm_linear":
         return [nn.BatchNorm1d(dim, affine=False, eps=1e-6)]
-    return [layer for _ in range(_mlp_layers(kind) - 1) for layer in (nn.Linear(dim, dim), nn.ReLU())]
-
-
-def _mlp_layers(kind: str) -> int:
-    match = re.fullmatch(r"mlp-([2-9])", kind)
-    return int(match[1]) if match else 0
+    return [layer for _ in range(count_mlp_layers(kind) - 1) for layer in (nn.Linear(dim, dim), nn.ReLU())]
 
 
 @torch.no_grad()

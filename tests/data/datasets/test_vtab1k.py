@@ -150,7 +150,7 @@ def test_a_tree_of_tensorflow_datasets_is_told_from_a_missing_one(tmp_path: Path
     folder = tmp_path / "cifar100" / "3.0.2"
     folder.mkdir(parents=True)
     (folder / "cifar100-train.tfrecord-00000-of-00001").touch()
-    with pytest.raises(ValueError, match=rf"python tools/prepare_vtab\.py vtab-1k --tfds {tmp_path}"):
+    with pytest.raises(ValueError, match=rf"vision-peft prepare-vtab vtab-1k --tfds {tmp_path}"):
         VTAB1k(root=str(tmp_path), task="cifar").load("train")
 
 

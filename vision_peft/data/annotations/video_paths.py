@@ -12,7 +12,7 @@ OPENED = 2000  # files whose header a reader looks into before training, a milli
 class VideoCheck(PathCheck):
     """Checks that videos exist below `root`, are not empty and, of the first `OPENED`, hold more than sound.
 
-    A file that cannot be opened is not a problem of its list: training replaces it, `tools/check_data.py` decodes all.
+    A file that cannot be opened is not a problem of its list: training replaces it, the verb check-data decodes all.
     """
 
     what = "video"

@@ -117,7 +117,7 @@ def find_task(root: Path, task: str | None) -> Path:
         if next(root.glob("*/**/*.tfrecord*"), None):
             raise ValueError(
                 f"data.root={root} is a tree of TensorFlow Datasets, which data=vtab1k does not read: write the images "
-                f"once with  python tools/prepare_vtab.py vtab-1k --tfds {root}  and give data.root=vtab-1k"
+                f"once with  vision-peft prepare-vtab vtab-1k --tfds {root}  and give data.root=vtab-1k"
             )
         raise ValueError(
             f"data.root={root} holds no task folder, that is one with {LISTS['train']} and {LISTS['test']}"

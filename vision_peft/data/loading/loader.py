@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from vision_peft.data.choices import BAD_IN_EVALUATION
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.loading.bad_files import BadFiles
@@ -25,7 +26,6 @@ from vision_peft.data.problems import unknown
 
 MAX_AUTO_WORKERS = 8
 WORKER_TIMEOUT_S = 300
-BAD_IN_EVALUATION = ("error", "wrong")
 
 
 def resolve_workers(workers: int | str, dataset: ImageDataset, processes_per_machine: int | None = None) -> int:

@@ -14,11 +14,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from vision_peft.data.choices import CLIP_AUGMENTS
 from vision_peft.data.problems import unknown
 from vision_peft.data.transforms.images import INTERPOLATIONS, Geometry
-
-_UNFLIPPED = ("none", "crop", "multi_scale", "randaugment")
-CLIP_AUGMENTS = (*_UNFLIPPED, "flip", *(f"{name}_flip" for name in _UNFLIPPED[1:]))
 
 
 @dataclass(frozen=True)

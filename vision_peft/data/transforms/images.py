@@ -13,13 +13,11 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from vision_peft.data.choices import AUGMENTS, NORMALISATIONS, RESIZES
 from vision_peft.data.problems import unknown
 
-AUGMENTS = ("none", "flip", "random_crop_flip", "crop_flip", "randaugment")
-RESIZES = ("squash", "shortest")
 INTERPOLATIONS = {mode.value: mode for mode in v2.InterpolationMode}
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-NORMALISATIONS = ("backbone", "imagenet", "half", "none")
 GEOMETRY = ("size", "mean", "std", "interpolation", "resize", "crop_pct")
 _LONGEST = 32  # an image longer than this many widths loses its ends before the resize, else they could fill the memory
 

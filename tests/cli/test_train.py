@@ -1,4 +1,4 @@
-"""`tools/train.py` as a user starts it, from another folder than the checkout."""
+"""`vision-peft train` as a user starts it, from another folder than the checkout."""
 
 import os
 import signal
@@ -75,7 +75,7 @@ def test_a_run_of_a_sweep_that_fails_loses_no_other(repository: Path, tmp_path: 
     assert "error: the loss is " in done.stderr
     *_, told, command = done.stderr.splitlines()
     assert told.startswith("1 of the runs failed; the same sweep again runs only what is missing")
-    assert command.startswith("  python tools/train.py ")
+    assert command.startswith(f"  python {repository / 'tools' / 'train.py'} ")
     assert "recipe.lr=1e+30" in command
 
 

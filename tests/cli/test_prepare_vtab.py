@@ -1,4 +1,4 @@
-"""`tools/prepare_vtab.py` against a stand-in for TensorFlow Datasets, and what it writes against our reader."""
+"""`vision-peft prepare-vtab` against a stand-in for TensorFlow Datasets, and what it writes against our reader."""
 
 import hashlib
 import json
@@ -21,7 +21,9 @@ Examples = dict[str, list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def tool(repository: Path) -> SimpleNamespace:
-    return SimpleNamespace(**runpy.run_path(str(repository / "tools" / "prepare_vtab.py"), run_name="prepare_vtab"))
+    return SimpleNamespace(
+        **runpy.run_path(str(repository / "vision_peft/cli/prepare_vtab.py"), run_name="prepare_vtab")
+    )
 
 
 def images(count: int, channels: int = 3, top: int = 256, seed: int = 0) -> list[np.ndarray]:
@@ -73,12 +75,9 @@ def tfds(monkeypatch: pytest.MonkeyPatch) -> dict[str, Builder]:
 
 
 @pytest.fixture
-def prepare(
-    tool: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
+def prepare(tool: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["prepare_vtab.py", *map(str, arguments)])
-        code = tool.main()
+        code = tool.main(list(map(str, arguments)))
         shown, errors = capsys.readouterr()
         return code, shown, errors
 

@@ -1,4 +1,4 @@
-"""`tools/report.py` as a user starts it."""
+"""`vision-peft report` as a user starts it."""
 
 import json
 import runpy
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tools.test_plot import put
+from cli.test_plot import put
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def report(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     return run
 
 
-def test_a_tree_of_runs_becomes_markdown_and_csv(report, tmp_path: Path) -> None:
+def test_a_tree_of_runs_becomes_markdown_and_csv(repository: Path, report, tmp_path: Path) -> None:
     for seed, top1 in ((0, 80.0), (1, 84.0)):
         put(tmp_path / "runs" / f"a{seed}", "adaptformer", 64, seed, top1)
     put(tmp_path / "runs" / "trial", "adaptformer", 64, 2, None)
@@ -32,8 +32,9 @@ def test_a_tree_of_runs_becomes_markdown_and_csv(report, tmp_path: Path) -> None
     assert "82.00 ± 2.83" in shown
     assert "1 run without test accuracy left out" in shown
     assert (tmp_path / "results" / "table.md").read_text(encoding="utf-8") == shown.partition("\nwrote ")[0]
+    plot = repository / "tools" / "plot.py"
     code, shown, _ = report("runs", "--out", "table.csv", "--metric", "mean_per_class")
-    assert (code, shown.splitlines()[-1]) == (0, "wrote table.csv")
+    assert (code, shown.splitlines()[-4:]) == (0, ["wrote table.csv", "", "next:", f"  python {plot} runs"])
     assert ",mean_per_class," in (tmp_path / "table.csv").read_text()
 
 
@@ -65,4 +66,4 @@ def test_a_mistake_is_one_line_and_exit_code_2(report, tmp_path: Path, arguments
     put(tmp_path / "trial", "adaptformer", 64, 0, None)
     code, _, errors = report(*arguments)
     assert code == 2
-    assert errors == f"report.py: error: {message}\n"
+    assert errors == f"error: {message}\n"

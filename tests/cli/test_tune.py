@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.cli import LOADING
 from support.tiny_run import TINY
 from support.tiny_vtab import write_vtab
 
@@ -39,6 +40,7 @@ def run(repository: Path, folder: Path, tool: str, *arguments: str) -> subproces
 def test_a_published_grid_is_searched_without_test_and_the_printed_command_reads_it(
     repository: Path, tmp_path: Path, data: list[str]
 ) -> None:
+    train = repository / "tools" / "train.py"
     grid = ["grid.recipe.lr=[0.5,0.05]", "grid.recipe.weight_decay=null"]
     search = ["experiment=vpt_vtab", *TINY, *data, "method.tokens=2", *grid]
     done = run(repository, tmp_path, "tune.py", *search)
@@ -46,8 +48,8 @@ def test_a_published_grid_is_searched_without_test_and_the_printed_command_reads
     rows = find_rows([tmp_path / "runs"])
     assert len(rows) == 2
     assert {(row.protocol, row.top1, row.label) for row in rows} == {("val_select", None, "vpt-2")}
-    assert all(row.command.startswith("python tools/train.py experiment=vpt_vtab ") for row in rows)
-    (command,) = (line for line in done.stdout.splitlines() if line.startswith("  python tools/train.py "))
+    assert all(row.command.startswith(f"python {train} experiment=vpt_vtab ") for row in rows)
+    (command,) = (line for line in done.stdout.splitlines() if line.startswith(f"  python {train} "))
     assert run(repository, tmp_path, "train.py", *shlex.split(command)[2:]).returncode == 2  # test cannot be decoded
     mend(tmp_path)
     final = run(repository, tmp_path, "train.py", *shlex.split(command)[2:])
@@ -81,8 +83,9 @@ def test_a_mistake_is_one_line_before_the_first_trial(
 ) -> None:
     done = run(repository, tmp_path, "tune.py", *TINY, *words)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert len(done.stderr.splitlines()) == 1
+    errors = done.stderr.removeprefix(LOADING)
+    assert errors.startswith("error: ")
+    assert len(errors.splitlines()) == 1
     assert expected in done.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -60,7 +60,7 @@ def plot_here(repository, tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_a_tree_of_runs_becomes_a_table_a_picture_and_a_csv(plot, tmp_path):
+def test_a_tree_of_runs_becomes_a_table_a_picture_and_a_csv(repository, plot, tmp_path):
     for seed, top1 in ((0, 80.0), (1, 84.0)):
         put(tmp_path / "runs" / f"a{seed}", "adaptformer", 64, seed, top1)
     put(tmp_path / "runs" / "l", "linear", 0, 0, 70.0)
@@ -70,7 +70,9 @@ def test_a_tree_of_runs_becomes_a_table_a_picture_and_a_csv(plot, tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"82.00 ± {8**0.5:.2f}" in done.stdout
     written = [str(Path("figures", f"digits.{kind}")) for kind in ("png", "svg", "csv")]
-    assert done.stdout.splitlines()[-1] == "wrote " + ", ".join(written)
+    shown = done.stdout.splitlines()
+    assert shown[-4:-1] == ["wrote " + ", ".join(written), "", "next:"]
+    assert shown[-1] == f"  python {repository / 'tools' / 'report.py'} runs"
     assert done.stderr.splitlines() == [f"{Path('runs', 'open')} has not finished (no result.json yet): left out"]
     with (tmp_path / "figures" / "digits.csv").open(newline="") as file:
         lines = {line["method"]: line for line in csv.DictReader(file)}
@@ -110,16 +112,16 @@ def test_a_mistake_is_one_line_and_exit_code_2(plot_here, tmp_path, arguments, m
     (tmp_path / "broken" / "result.json").write_text("{")
     code, _, errors = plot_here(*arguments)
     assert code == 2
-    assert errors.startswith("plot.py: error: ")
+    assert errors.startswith("error: ")
     assert message in errors
     assert len(errors.splitlines()) == 1
     assert not list(tmp_path.glob("*.png"))
 
 
-def test_help_shows_commands_to_copy_and_every_option(plot_here):
+def test_help_shows_commands_to_copy_and_every_option(repository, plot_here):
     code, shown, _ = plot_here("--help")
     assert code == 0
-    for word in ("python tools/plot.py runs", "--out", "--metric", "--x", "result.json"):
+    for word in (f"python {repository / 'tools' / 'plot.py'} runs", "--out", "--metric", "--x", "result.json"):
         assert word in shown
 
 

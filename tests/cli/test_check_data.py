@@ -1,4 +1,4 @@
-"""`tools/check_data.py` as a user types it: exit code, report, sheet, mistakes."""
+"""`vision-peft check-data` as a user types it: exit code, report, sheet, mistakes."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.cli import LOADING
 
 Check = Callable[..., tuple[int | str | None, str, str]]
 
@@ -53,7 +54,7 @@ def check_here(
 
 def test_a_sound_set_ends_with_0_a_report_and_a_sheet(repository: Path, tmp_path: Path, photos: Path) -> None:
     done = run(repository, tmp_path, "data=folder", "data.root=photos", "--out", "checked", "--workers", "1")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, LOADING)
     assert done.stdout.splitlines() == [
         f"folder: 2 classes, 12 images below {photos}",
         "split     images  per class  empty classes  width  height  sizes  formats and modes",
@@ -65,6 +66,9 @@ def test_a_sound_set_ends_with_0_a_report_and_a_sheet(repository: Path, tmp_path
         "no warnings",
         f"samples: {Path('checked', 'folder.png')}",
         f"report: {Path('checked', 'report.json')}",
+        "",
+        "next:",
+        f"  python {repository / 'tools' / 'train.py'} data=folder data.root=photos",
     ]
     report = json.loads((tmp_path / "checked" / "report.json").read_text())
     assert (report["version"], report["problems"], report["warnings"]) == (1, 0, 0)
@@ -76,7 +80,7 @@ def test_problems_end_with_1_and_stand_in_the_json(repository: Path, tmp_path: P
     copied.write_bytes((photos / "train" / "cat" / "1.png").read_bytes())
     (photos / "val" / "cat" / "1.png").write_bytes(b"")
     done = run(repository, tmp_path, "--json", "new/report.json", "data=folder", "data.root=photos")
-    assert (done.returncode, done.stderr) == (1, "")
+    assert (done.returncode, done.stderr) == (1, LOADING)
     assert done.stdout.splitlines()[6:] == [
         "3 problems",
         "  unreadable: val/cat/1.png: the file is empty (0 bytes)",
@@ -123,8 +127,14 @@ def test_a_number_of_threads_starts_at_1(check_here: Check) -> None:
     assert (code, "from 1 on, got 0" in errors) == (2, True)
 
 
-def test_help_shows_what_to_type(check_here: Check) -> None:
+def test_help_shows_what_to_type(repository: Path, check_here: Check) -> None:
     code, shown, _ = check_here("--help")
     assert code == 0
-    for words in ("python tools/check_data.py data=vtab1k", "--out DIR", "--json FILE", "--workers", "Exit code 0"):
+    for words in (
+        f"{repository / 'tools' / 'check_data.py'} data=vtab1k",
+        "--out DIR",
+        "--json FILE",
+        "--workers",
+        "Exit code 0",
+    ):
         assert words in shown

@@ -1,0 +1,157 @@
+"""`vision-peft` without and with a verb: what is there, what is answered before torch is imported, whose code runs."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.cli import LOADING, run_module
+
+import vision_peft as vp
+from vision_peft.cli.main import list_verbs
+
+VERBS = ["benchmark", "check-data", "evaluate", "plot", "prepare-video", "prepare-vtab", "report", "submit", "train"]
+
+# Runs a verb in this process and says at the end whether torch was imported.
+WATCHED = """
+import sys
+from vision_peft.cli.main import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as end:
+    code = end.code
+print(code, "torch" in sys.modules or "numpy" in sys.modules, file=sys.stderr)
+"""
+
+
+def test_a_file_in_the_folder_is_a_verb_with_a_door_in_tools(repository: Path) -> None:
+    verbs = list_verbs()
+    assert {*VERBS, "tune"} == set(verbs)
+    doors = {path.stem.replace("_", "-"): path.read_text(encoding="utf-8") for path in repository.glob("tools/*.py")}
+    assert set(doors) == set(verbs)
+    for verb, text in doors.items():
+        code = [node for node in ast.parse(text).body if not isinstance(node, ast.Expr)]
+        assert len(code) == 3, verb
+        assert f'"{verb}"' in text or verb == "prepare-vtab"
+
+
+def test_the_overview_has_one_short_line_a_verb(tmp_path: Path) -> None:
+    done = run_module(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    for verb in list_verbs():
+        (line,) = re.findall(rf"^  {verb} .*", done.stdout, flags=re.MULTILINE)
+        assert len(line) <= 104
+    assert run_module(tmp_path, "--help").stdout == done.stdout
+    assert run_module(tmp_path, "--version").stdout == f"vision_peft {vp.__version__}\n"
+
+
+def test_a_misspelt_verb_is_one_line_with_exit_code_2(tmp_path: Path) -> None:
+    done = run_module(tmp_path, "trian")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: trian is not a verb (did you mean train?): there are benchmark, check-data")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "expected"),
+    [
+        (["--help"], 0, "vision-peft VERB"),
+        (["train", "--help"], 0, "vision-peft train [group=config]"),
+        (["train", "--cfg", "job"], 0, "bottleneck: 64"),
+        (["train", "method.bottelneck=8"], 2, "did you mean method.bottleneck?"),
+        (["train", "recipe.epochs=five", "sed=1"], 2, "2 problems in the config"),
+        (["train", "-m", "seed=0,1", "recipe.repeats=2"], 2, "recipe.repeats is now called"),
+        (["train", "method=lroa"], 2, "did you mean lora?"),
+        (["train", "experiment=vpt_vtb"], 2, "did you mean vpt_vtab?"),
+        (["train", "data=folder", "data.root=nowhere"], 2, "data.root=nowhere is not a folder"),
+        (["train", "data=folder"], 2, "give data.root=FOLDER"),
+        (["tune", "method.rnk=8", "method=lora"], 2, "did you mean method.rank?"),
+        (["tune", "data=folder", "data.root=nowhere", "grid.recipe.lr=[1,2]"], 2, "nowhere is not a folder"),
+        (["benchmark", "--against", "method=lroa"], 2, "did you mean lora?"),
+        (["evaluate", "runs", "splt=val"], 2, "did you mean split?"),
+        (["evaluate", "nowhere"], 2, "nowhere is not a folder"),
+        (["check-data", "data=foldr"], 2, "did you mean folder?"),
+        (["check-data", "data=folder", "data.rot=x"], 2, "did you mean data.root?"),
+        (["check-data", "data=folder", "data.root=nowhere"], 2, "nowhere is not a folder"),
+        (["plot", "nowhere"], 2, "no such file or folder: nowhere"),
+        (["report", "nowhere"], 2, "no such file or folder: nowhere"),
+    ],
+)
+def test_help_and_mistakes_are_answered_without_torch(
+    tmp_path: Path, words: list[str], code: int, expected: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    *errors, last = done.stderr.splitlines()
+    if words[0] == "plot":
+        last = last.replace("True", "False")  # matplotlib brings numpy
+    assert last == f"{code} False", done.stderr
+    assert expected in done.stdout + done.stderr
+    assert LOADING not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert errors[0].startswith("error: ") if code else not errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_value_that_only_its_class_can_refuse_is_said_after_one_word_about_loading(tmp_path: Path) -> None:
+    done = run_module(tmp_path, "train", "method.scale=big")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"{LOADING}error: method.scale must be one of 'learnable'")
+    second = run_module(tmp_path, "train", "method.scale=big", RANK="1")
+    assert second.stderr.startswith("process 1: error: method.scale")
+
+
+def test_a_wheel_without_its_configs_is_one_line(repository: Path, tmp_path: Path) -> None:
+    shutil.copytree(repository / "vision_peft", tmp_path / "site" / "vision_peft")
+    (tmp_path / "site" / "configs").mkdir()  # of another package
+    (tmp_path / "site" / "configs" / "config.yaml").write_text("theirs: 1\n")
+    done = run_module(tmp_path, "train", PYTHONPATH=str(tmp_path / "site"))
+    package = tmp_path / "site" / "vision_peft"
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: vision_peft in {package} was installed without its configs: build the wheel from a whole clone\n"
+    )
+    shutil.copytree(repository / "configs", package / "configs")
+    done = run_module(tmp_path, "train", "--cfg", "job", PYTHONPATH=str(tmp_path / "site"))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_door_of_a_clone_that_an_installed_package_shadows_is_one_line(repository: Path, tmp_path: Path) -> None:
+    for name in ("tools", "vision_peft"):
+        shutil.copytree(repository / name, tmp_path / "clone" / name)
+    words = [sys.executable, str(tmp_path / "clone" / "tools" / "train.py"), "--help"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        f"error: {words[1]} belongs to the clone {tmp_path / 'clone'}, but Python imports vision_peft from "
+        f"{Path(str(vp.__file__)).parent}: pip install -e {tmp_path / 'clone'}, or use vision-peft train"
+    ]
+
+
+def test_a_clone_that_shadows_an_installed_package_is_one_line(repository: Path, tmp_path: Path) -> None:
+    clone, site = tmp_path / "clone", tmp_path / "site"
+    for place in (clone, site):
+        shutil.copytree(repository / "vision_peft", place / "vision_peft")
+    (site / "vision_peft-9.dist-info").mkdir()
+    (site / "vision_peft-9.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: vision_peft\nVersion: 9\n")
+    done = run_module(clone, "--help", PYTHONPATH=str(site))
+    assert done.returncode == 0
+    done = run_module(clone, "train", "--help", PYTHONPATH=str(site))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        f"error: the clone in this folder shadows the package installed in {site / 'vision_peft'}: start from another "
+        f"folder, or pip install -e {clone}"
+    ]
+
+
+def test_preparing_vtab_needs_nothing_of_the_package(repository: Path, tmp_path: Path) -> None:
+    blocked = "import sys, runpy; sys.modules['vision_peft'] = None; sys.argv[:] = sys.argv[1:]; "
+    words = [sys.executable, "-c", blocked + "runpy.run_path(sys.argv[0], run_name='__main__')"]
+    words += [str(repository / "tools" / "prepare_vtab.py"), str(tmp_path), "--tasks", "kiti"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown task kiti (did you mean kitti?)")

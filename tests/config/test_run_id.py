@@ -1,0 +1,58 @@
+"""What a run is: settings that differ from the defaults, not where the data is mounted, precision as it comes out."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vision_peft.config import run_id, schema
+from vision_peft.config.command_line import compose_config
+from vision_peft.config.parse import Config
+from vision_peft.config.run_id import comparable_fields, run_folder, run_id_fields
+
+Tiny = Callable[..., Config]
+
+
+def test_the_main_job_is_what_it_was() -> None:
+    """A change of these values renames everybody's runs."""
+    config = compose_config(["device=cpu"])
+    assert run_id_fields(config) == {
+        "protocol": "val_select",
+        "precision": "fp32",
+        "seed": 0,
+        "backbone.name": "dinov2_small_pypi",
+        "backbone.img_size": 56,
+        "data.name": "digits",
+        "method.name": "adaptformer",
+    }
+    assert run_folder(config).name == "val_select-lr0.002-epochs5-batch32-0d91b80b-seed0"
+
+
+def test_a_new_key_with_a_default_renames_nothing(tiny: Tiny) -> None:
+    before = run_id_fields(tiny("recipe.lr=0.5"))
+    config = tiny("recipe.lr=0.5")
+    grown = dataclasses.make_dataclass("Recipe", [("sharpness", float, 0.25)], bases=(schema.Recipe,), kw_only=True)
+    object.__setattr__(config, "recipe", grown(**dataclasses.asdict(config.recipe)))
+    assert run_id_fields(config) == before
+    object.__setattr__(config, "recipe", grown(**{**dataclasses.asdict(config.recipe), "sharpness": 0.5}))
+    assert run_id_fields(config) == {**before, "recipe.sharpness": 0.5}
+
+
+def test_where_the_data_is_mounted_is_no_part_of_a_run(tmp_path: Path) -> None:
+    def folder(place: str, *more: str) -> Path:
+        root = f"data.root={tmp_path}/{place}/set"
+        return run_folder(compose_config(["data=list", root, f"data.train={tmp_path}/{place}/set/a.txt", *more]))
+
+    assert folder("here") == folder("there")
+    assert folder("here", "data.val=v.txt") != folder("here")
+    assert f"{tmp_path}" not in str(run_id_fields(compose_config(["data=folder", f"data.root={tmp_path}"])))
+
+
+def test_precision_is_what_it_comes_to(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (
+        run_folder(tiny("precision=auto")) == run_folder(tiny("precision=fp32")) != run_folder(tiny("precision=bf16"))
+    )
+    monkeypatch.setattr(run_id, "choose_precision", lambda name, device: "bf16" if name == "auto" else name)
+    assert run_folder(tiny("precision=auto")) == run_folder(tiny("precision=bf16"))
+    assert comparable_fields(tiny())["precision"] == "bf16"

@@ -1,0 +1,36 @@
+"""What verbs share: a parser whose help speaks of the user's own command, the word while torch loads, what is next."""
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+from vision_peft.config.commands import door, through_the_door
+
+
+def make_parser(verb: str, text: str | None) -> argparse.ArgumentParser:
+    """Return a parser with `text`, the docstring of the verb, as its description."""
+    return argparse.ArgumentParser(
+        prog=shlex.join(door(verb)),
+        description=through_the_door(text or ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def announce_loading() -> None:
+    """Say that torch is being imported, which takes seconds; once, and of several processes only the first."""
+    if "torch" not in sys.modules and is_first_process():
+        print("loading PyTorch and timm ...", file=sys.stderr, flush=True)
+
+
+def suggest_next(*commands: Sequence[str]) -> None:
+    """Print what can be done next: for each command its verb and arguments."""
+    if is_first_process():
+        lines = (f"  {shlex.join([*door(verb), *arguments])}" for verb, *arguments in commands)
+        print("\n".join(["", "next:", *lines]), flush=True)
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process, or the first that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"

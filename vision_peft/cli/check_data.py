@@ -1,0 +1,59 @@
+"""Check a data set before training: unreadable files, labels, copies between splits.
+
+    vision-peft check-data data=vtab1k data.root=vtab-1k data.task=dtd
+    vision-peft check-data data=vtab1k data.root=vtab-1k data.task=all --out checked --workers 8
+    vision-peft check-data data=folder data.root=photos --json photos.json
+
+Finds what cannot be read, labels out of range, images in two splits or with two labels (by content), and says what
+sizes, formats and counts there are. Exit code 0: no problem (warnings may be), 1: problems, 2: cannot check.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from vision_peft.cli._verb import announce_loading, make_parser, suggest_next
+from vision_peft.config.data_overrides import name_data, read_overrides
+from vision_peft.data.root import find_root
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse, check, print."""
+    parser = make_parser("check-data", __doc__)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="data=<config> data.<key>=...")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="write report.json and a sheet of samples there")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the report to this file")
+    parser.add_argument(
+        "--workers", type=int, default=min(os.cpu_count() or 1, 8), help="threads (default: %(default)s)"
+    )
+    arguments = parser.parse_intermixed_args(argv)
+    if arguments.workers < 1:
+        parser.error(f"argument --workers: wanted a number of threads from 1 on, got {arguments.workers}")
+    section = name_data(read_overrides(arguments.overrides, ("data",), ("data",)))
+    if "root" in section:
+        find_root(section["root"], section["name"])
+    announce_loading()
+    from vision_peft.config.parse import parse_data
+    from vision_peft.data.check.check import check_tasks
+    from vision_peft.data.check.contact_sheet import draw_sheet
+    from vision_peft.data.check.contents import ProgressLine
+    from vision_peft.data.check.report import summary, to_json
+
+    files = [file for file in (arguments.json, arguments.out and arguments.out / "report.json") if file]
+    data, reports = parse_data(section), []
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    for report in check_tasks(data, arguments.workers, ProgressLine()):
+        print(summary(report), flush=True)
+        if arguments.out and report.datasets:
+            name = report.title.replace(" ", "-").replace("/", "_")
+            print(f"samples: {draw_sheet(report.datasets, report.title, arguments.out / f'{name}.png')}")
+        reports.append(report)
+    result = to_json(reports)
+    for file in files:
+        file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(f"report: {file}")
+    if not result["problems"]:
+        suggest_next(["train", *arguments.overrides])
+    return 1 if result["problems"] else 0

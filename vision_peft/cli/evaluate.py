@@ -1,0 +1,41 @@
+"""Evaluate a run or an adapter, on its own data or on other data.
+
+vision-peft evaluate runs/digits/dinov2_small_pypi-56px/adaptformer/...      the figures that training reported
+vision-peft evaluate RUN split=val                                           another split
+vision-peft evaluate ADAPTER data=folder data.root=photos device=cuda        an adapter folder, on other data
+torchrun --nproc_per_node=4 -m vision_peft evaluate RUN                      four processes share the data
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from vision_peft.cli._verb import announce_loading, make_parser, suggest_next
+from vision_peft.config.data_overrides import read_overrides
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse, evaluate, print."""
+    parser = make_parser("evaluate", __doc__)
+    parser.add_argument("folder", help="a run folder, or an adapter folder (then data=... is needed)")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="data, backbone, split, device, precision, workers, bad_eval"
+    )
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures to this file")
+    arguments = parser.parse_intermixed_args(argv)
+    read_overrides(arguments.overrides)
+    if not Path(arguments.folder).is_dir():
+        raise FileNotFoundError(f"{arguments.folder} is not a folder: wanted a run folder or an adapter folder")
+    announce_loading()
+    from vision_peft.distributed.processes import on_rank0, print_rank0
+    from vision_peft.training.evaluate_saved import evaluate_saved
+    from vision_peft.training.evaluation import format_metrics, to_json
+
+    done = evaluate_saved(arguments.folder, arguments.overrides)
+    print_rank0(f"{done.data.name} {done.split}: {format_metrics(done.metrics)}")
+    if arguments.json:
+        text = json.dumps(to_json(done.metrics), indent=2) + "\n"
+        on_rank0(lambda: arguments.json.write_text(text, encoding="utf-8"))
+    if (Path(arguments.folder) / "result.json").is_file():
+        suggest_next(["report", arguments.folder], ["plot", arguments.folder])
+    return 0

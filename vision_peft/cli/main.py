@@ -1,0 +1,90 @@
+"""Find the verb that was typed and run it; what a user can fix ends in one line and exit code 2."""
+
+import os
+import pkgutil
+import sys
+from ast import get_docstring, parse
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from vision_peft.cli._errors import USER_ERROR, one_line_errors
+from vision_peft.suggest import did_you_mean
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `vision-peft VERB ...` and return its exit code."""
+    verb, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files, ± in a table
+    verbs = list_verbs()
+    if verb in ("-h", "--help", "help"):
+        print(_overview(verbs))
+        return 0
+    if verb == "--version":
+        import vision_peft as vp
+
+        print(f"vision_peft {vp.__version__}")
+        return 0
+    if problem := _find_two_packages():
+        print(f"error: {problem}", file=sys.stderr)
+        return USER_ERROR
+    if verb.replace("_", "-") not in verbs:
+        hint = did_you_mean(verb, verbs)
+        print(f"error: {verb} is not a verb{hint}: there are {', '.join(verbs)}", file=sys.stderr)
+        return USER_ERROR
+    with one_line_errors():
+        return import_module(verbs[verb.replace("_", "-")]).main(rest)
+
+
+def list_verbs() -> dict[str, str]:
+    """Return every verb and its module, found by listing this folder."""
+    package = __package__ or "vision_peft.cli"
+    files = [info.name for info in pkgutil.iter_modules([str(Path(__file__).parent)])]
+    names = [name for name in files if name != "main" and not name.startswith("_")]
+    return {name.replace("_", "-"): f"{package}.{name}" for name in sorted(names)}
+
+
+def _overview(verbs: dict[str, str]) -> str:
+    width = max(map(len, verbs)) + 2
+    folder = Path(__file__).parent
+    texts = {verb: folder.joinpath(f"{verb.replace('-', '_')}.py").read_text(encoding="utf-8") for verb in verbs}
+    lines = [f"  {verb:{width}}{(get_docstring(parse(text)) or '').splitlines()[0]}" for verb, text in texts.items()]
+    return "\n".join(
+        [
+            "Tune a frozen vision transformer with a small trainable part.",
+            "",
+            "  vision-peft VERB ...",
+            "",
+            *lines,
+            "",
+            "vision-peft VERB --help says what a verb takes; vision-peft --version prints the version.",
+            "vision-peft train alone is the main job: AdaptFormer on handwritten digits.",
+        ]
+    )
+
+
+def _find_two_packages() -> str | None:
+    """Describe the problem where a clone and an installed package stand in each other's way."""
+    package, script = Path(__file__).resolve().parents[1], Path(sys.argv[0]).resolve()
+    clone = script.parents[1] if script.parent.name == "tools" else None
+    if clone and (clone / "vision_peft" / "__init__.py").is_file() and clone / "vision_peft" != package:
+        return (
+            f"{script} belongs to the clone {clone}, but Python imports vision_peft from {package}: "
+            f"pip install -e {clone}, or use vision-peft {script.stem.replace('_', '-')}"
+        )
+    on_purpose = {Path(path).resolve() for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path}
+    if script.name != "__main__.py" or package.parent != Path.cwd() or package.parent in on_purpose:
+        return None
+    from importlib.metadata import distributions
+
+    elsewhere = [path for path in sys.path if Path(path).resolve() != package.parent]
+    found = [Path(str(each.locate_file("vision_peft"))) for each in distributions(name="vision_peft", path=elsewhere)]
+    installed = next((path for path in found if path.is_dir()), None)  # none where this clone is installed as editable
+    if installed is None:
+        return None
+    return (
+        f"the clone in this folder shadows the package installed in {installed}: start from another folder, or "
+        f"pip install -e {package.parent}"
+    )

@@ -1,0 +1,37 @@
+"""Draw accuracy against parameters of finished runs.
+
+    vision-peft plot runs
+    vision-peft plot runs/digits --metric mean_per_class --x stored --out figures/digits
+
+RUNS are folders of runs (searched), single runs, or result.json files. Writes OUT.png, OUT.svg and OUT.csv.
+"""
+
+from collections.abc import Sequence
+
+from vision_peft.cli._verb import make_parser, suggest_next
+from vision_peft.results.settings import METRICS
+
+
+def main(argv: Sequence[str]) -> int:
+    """Read, draw, print the table."""
+    parser = make_parser("plot", __doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folder of runs, run folder or result.json")
+    parser.add_argument("--out", default="accuracy", help="path of the files without their ending (default: accuracy)")
+    parser.add_argument("--metric", default="top1", choices=METRICS, help="accuracy on the y axis (default: top1)")
+    parser.add_argument(
+        "--x",
+        default="trained",
+        choices=("trained", "stored"),
+        help="parameters that train, or that the adapter stores; both without the head (default: trained)",
+    )
+    options = parser.parse_args(argv)
+    from vision_peft.results.plot import plot_accuracy
+    from vision_peft.results.row import find_rows
+    from vision_peft.results.table import format_rows
+
+    rows = find_rows(options.runs)
+    files = plot_accuracy(rows, options.out, metric=options.metric, x=options.x)
+    print(format_rows(rows, mean_over_seeds=True))
+    print("\nwrote " + ", ".join(str(file) for file in files))
+    suggest_next(["report", *options.runs])
+    return 0

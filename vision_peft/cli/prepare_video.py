@@ -1,0 +1,269 @@
+"""Re-encode a tree of videos so that clips are read from it several times as fast.
+
+    vision-peft prepare-video hmdb51 hmdb51-256
+    vision-peft prepare-video ssv2 ssv2-240 --short-side 240 --gop 12 --workers 16
+    vision-peft prepare-video kinetics kinetics-320 --short-side 320 --keep-names
+    vision-peft prepare-video hmdb51 hmdb51-256 --verify
+
+Small frames, many key frames: every video becomes H.264 in mp4 at the same place below OUT, its short side scaled down
+to --short-side (never up), upright, without sound, with a key frame at least every --gop frames and all the frames it
+had; other files, such as split lists, are copied. A clip from the middle of a video is then decoded from a key frame
+close by, and smaller.
+
+A video is written to a temporary name, decoded again, and only takes its place with the right number of frames; what is
+in OUT/prepared.jsonl is finished, so the same command goes on where it was stopped. Videos that cannot be decoded are
+reported at the end; the others do not depend on them.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vision_peft.cli._verb import announce_loading, make_parser, suggest_next
+
+MANIFEST = "prepared.jsonl"  # first line: the settings; then one finished video a line
+PART = ".part"
+LOWEST_RATE, HIGHEST_RATE = 1, 240  # frames a second; what lies outside is a broken header
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How videos are encoded; part of the manifest."""
+
+    short_side: int  # pixels
+    gop: int  # frames from one key frame to the next, at most
+    crf: int  # x264's quality: 0 lossless, 18 hardly visible, 51 worst
+    keep_names: bool  # else the extension becomes .mp4
+
+    def target(self, path: Path) -> Path:
+        """Name the video that `path` becomes."""
+        return path if self.keep_names else path.with_suffix(".mp4")
+
+
+def prepare(source: Path, out: Path, settings: Settings, workers: int) -> list[str]:
+    """Do what is not done yet; returns what failed, a line each.
+
+    Raises:
+        ValueError: folders that overlap, other settings than OUT was begun with, two videos of one name.
+        OSError: no folder at `source`, nothing can be written to `out`.
+    """
+    source, out = source.resolve(), out.resolve()
+    if not source.is_dir():
+        raise FileNotFoundError(f"{source} is no folder of videos")
+    if out.is_relative_to(source) or source.is_relative_to(out):
+        raise ValueError(f"{out} and {source} lie in each other: choose another folder to write to")
+    from vision_peft.data.annotations.video_paths import VIDEO_EXTENSIONS
+
+    files = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
+    videos = [path for path in files if path.suffix.lower() in VIDEO_EXTENSIONS]
+    if not videos:
+        raise ValueError(f"{source} holds no video ({', '.join(sorted(VIDEO_EXTENSIONS))})")
+    _check_names(videos, settings)
+    out.mkdir(parents=True, exist_ok=True)
+    finished = read_manifest(out, settings)
+    for left in out.rglob(f"*{PART}"):
+        left.unlink()
+    for path in set(files) - set(videos):
+        _copy(source / path, out / path)
+    todo = [path for path in videos if not _is_done(source, out, path, settings, finished)]
+    print(f"{len(videos)} videos, {len(videos) - len(todo)} of them are done already", flush=True)
+    failed = []
+    with ThreadPoolExecutor(workers) as pool, (out / MANIFEST).open("a", encoding="utf-8") as manifest:
+        work = pool.map(lambda path: _attempt(source / path, out / settings.target(path), settings), todo)
+        try:
+            for number, (path, (frames, problem)) in enumerate(zip(todo, work, strict=True), 1):
+                if problem:
+                    failed.append(f"{path}: {problem}")
+                else:
+                    entry = {"path": path.as_posix(), "frames": frames, **_stamp(source / path)}
+                    manifest.write(json.dumps(entry) + "\n")
+                    manifest.flush()
+                if number % max(len(todo) // 100, 1) == 0 or number == len(todo):
+                    print(f"{number}/{len(todo)}  {path}", flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return failed
+
+
+def verify(out: Path) -> list[str]:
+    """Decode every finished video of `out` again; what is wrong, a line each."""
+    lines = _lines(out / MANIFEST)
+    if not lines:
+        raise FileNotFoundError(f"{out / MANIFEST} is not there: nothing has been prepared in {out}")
+    settings, problems = Settings(**lines[0]), []
+    for entry in {line["path"]: line for line in lines[1:]}.values():  # a video that was made again has two
+        path = out / settings.target(Path(entry["path"]))
+        try:
+            if (frames := count_frames(path)) != entry["frames"]:
+                problems.append(f"{path}: {frames} frames, {entry['frames']} were written")
+        except Exception as error:  # PyAV has errors of many kinds
+            problems.append(f"{path}: {_cause(error)}")
+    return problems
+
+
+def encode(source: Path, target: Path, settings: Settings) -> int:
+    """Write all frames of `source` to `target`; returns their number. Raises what PyAV raises, or ValueError."""
+    import av
+
+    written = 0
+    with av.open(str(source)) as given, av.open(str(target), "w", format="mp4") as made:
+        if not given.streams.video:
+            raise ValueError("the file holds no video stream")
+        own = given.streams.video[0]
+        own.thread_count = 1
+        rate = Fraction(own.average_rate or own.guessed_rate or 25).limit_denominator(1001)
+        rate = rate if LOWEST_RATE <= rate <= HIGHEST_RATE else Fraction(25)
+        stream: Any = None
+        for frame in given.decode(own):
+            upright: Any = frame
+            if turns := round(frame.rotation / 90) % 4:
+                turned: Any = np.rot90(frame.to_ndarray(format="rgb24"), turns)
+                upright = av.VideoFrame.from_ndarray(np.ascontiguousarray(turned), format="rgb24")
+            if stream is None:
+                width, height = scaled(upright.width, upright.height, settings.short_side)
+                options = {"crf": str(settings.crf), "preset": "fast"}
+                stream = made.add_stream("libx264", rate=rate, options=options)
+                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+                # without frames that refer to later ones, every decoder finds every frame
+                stream.codec_context.gop_size, stream.codec_context.max_b_frames = settings.gop, 0
+                stream.codec_context.thread_count = 1
+            small = upright.reformat(stream.width, stream.height, "yuv420p", interpolation="AREA")
+            small.pts, small.time_base = written, 1 / rate  # one frame after the other, whatever the times were
+            small.pict_type = 0  # else the key frames of the source stay key frames
+            made.mux(stream.encode(small))
+            written += 1
+        if stream is None:
+            raise ValueError("the file holds no frames")
+        made.mux(stream.encode(None))
+    return written
+
+
+def scaled(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Compute the even width and height of frames whose short side is at most `short_side`, in the same shape."""
+    factor = min(1.0, short_side / min(width, height))
+    return max(2, round(width * factor / 2) * 2), max(2, round(height * factor / 2) * 2)
+
+
+def count_frames(path: Path) -> int:
+    """Frames that can be decoded."""
+    import av
+
+    with av.open(str(path)) as container:
+        container.streams.video[0].thread_count = 1
+        return sum(1 for _ in container.decode(video=0))
+
+
+def read_manifest(out: Path, settings: Settings) -> dict[str, dict[str, Any]]:
+    """Read the finished videos of `out` by path; start the manifest with `settings` if there is none."""
+    path = out / MANIFEST
+    lines = _lines(path)
+    if not lines:
+        if others := sorted(item.name for item in out.iterdir() if item.name != MANIFEST):
+            raise ValueError(f"{out} holds {others[0]}, which this tool did not write: choose another folder")
+        path.write_text(json.dumps(asdict(settings)) + "\n", encoding="utf-8")
+        return {}
+    if lines[0] != asdict(settings):
+        raise ValueError(f"{out} was begun with {lines[0]}, now {asdict(settings)}: choose another folder")
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")  # without a cut last line
+    return {line["path"]: line for line in lines[1:]}
+
+
+def _attempt(source: Path, target: Path, settings: Settings) -> tuple[int, str]:
+    """Return the number of frames and "", or 0 and why there is no `target`."""
+    part = target.with_name(target.name + PART)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        frames = encode(source, part, settings)
+        if (found := count_frames(part)) != frames:
+            return 0, f"{frames} frames were written, {found} can be read"
+        os.replace(part, target)  # noqa: PTH105 - the documented atomic call
+    except Exception as error:  # PyAV has errors of many kinds; the other videos do not depend on this one
+        return 0, _cause(error)
+    finally:
+        part.unlink(missing_ok=True)
+    return frames, ""
+
+
+def _is_done(source: Path, out: Path, path: Path, settings: Settings, finished: dict[str, dict[str, Any]]) -> bool:
+    entry = finished.get(path.as_posix())
+    return (out / settings.target(path)).is_file() and entry == {**(entry or {}), **_stamp(source / path)}
+
+
+def _stamp(path: Path) -> dict[str, int]:
+    status = path.stat()
+    return {"source_bytes": status.st_size, "source_mtime": int(status.st_mtime)}
+
+
+def _check_names(videos: list[Path], settings: Settings) -> None:
+    seen: dict[Path, Path] = {}
+    problems = [f"{seen[target]} and {path}" for path in videos if _twice(seen, target := settings.target(path), path)]
+    if problems:
+        raise ValueError(f"both would become one file, give --keep-names: {'; '.join(problems[:5])}")
+
+
+def _twice(seen: dict[Path, Path], target: Path, path: Path) -> bool:
+    return seen.setdefault(target, path) != path
+
+
+def _copy(source: Path, target: Path) -> None:
+    if target.is_file() and target.read_bytes() == source.read_bytes():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + PART)
+    shutil.copyfile(source, part)
+    os.replace(part, target)  # noqa: PTH105 - the documented atomic call
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Read the complete lines of a manifest; one that was cut off is left out, and what it names is made again."""
+
+    def read() -> Iterator[dict[str, Any]]:
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return
+
+    return list(read())
+
+
+def _cause(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse, prepare or verify, report."""
+    parser = make_parser("prepare-video", __doc__)
+    parser.add_argument("source", type=Path, help="folder of the videos, with folders in it")
+    parser.add_argument("out", type=Path, help="folder to write")
+    parser.add_argument("--short-side", type=int, default=256, help="pixels (default: 256)")
+    parser.add_argument("--gop", type=int, default=12, help="most frames from one key frame to the next (default: 12)")
+    parser.add_argument("--crf", type=int, default=18, help="quality, 0 (lossless) to 51 (default: 18)")
+    parser.add_argument("--keep-names", action="store_true", help="keep extensions, for lists that name them")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="videos at a time (default: one a core)"
+    )
+    parser.add_argument("--verify", action="store_true", help="only decode again what is finished")
+    options = parser.parse_args(argv)
+    if options.short_side < 16 or options.gop < 1 or not 0 <= options.crf <= 51 or options.workers < 1:
+        raise ValueError("--short-side wants 16 or more, --gop and --workers 1 or more, --crf 0 to 51")
+    settings = Settings(options.short_side, options.gop, options.crf, options.keep_names)
+    what = "are not as they were written" if options.verify else "could not be prepared"
+    announce_loading()
+    failed = verify(options.out) if options.verify else prepare(options.source, options.out, settings, options.workers)
+    for line in failed:
+        print(line, file=sys.stderr)
+    print(f"{len(failed)} videos {what}" if failed else f"{options.out}: every video is whole")
+    if not failed and not options.verify:
+        suggest_next(["train", "data=hmdb51", f"data.root={options.out}", "backbone.num_frames=8"])
+    return 2 if failed else 0

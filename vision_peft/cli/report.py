@@ -1,0 +1,44 @@
+"""Turn finished runs into one table with mean and spread over seeds, and the commands.
+
+    vision-peft report runs
+    vision-peft report runs/vtab1k-* --metric mean_per_class --out results/vtab.md
+
+A row a setting, a column a task. RUNS are folders of runs (searched), single runs, or result.json files. --out FILE.md
+writes the same Markdown, --out FILE.csv the numbers.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from vision_peft.cli._verb import announce_loading, make_parser, suggest_next
+from vision_peft.results.row import find_rows
+from vision_peft.results.settings import METRICS
+
+
+def main(argv: Sequence[str]) -> int:
+    """Read, print, write the file that was asked for."""
+    parser = make_parser("report", __doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folder of runs, run folder or result.json")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="file to write, .md or .csv")
+    parser.add_argument("--metric", default="top1", choices=METRICS, help="accuracy in the table (default: top1)")
+    options = parser.parse_args(argv)
+    if options.out and options.out.suffix not in (".md", ".csv"):
+        raise ValueError(f"--out must end in .md or .csv, got {options.out}")
+    rows = find_rows(options.runs)
+    announce_loading()  # the groups of tasks are those of the data sets
+    from vision_peft.data import DATASETS
+    from vision_peft.results.report import make_report
+
+    report = make_report(rows, options.metric, {name: family.suite for name, family in DATASETS.items()})
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        if options.out.suffix == ".csv":
+            report.write_csv(options.out)
+        else:
+            options.out.write_text(report.markdown(), encoding="utf-8")
+    print(report.markdown(width=shutil.get_terminal_size().columns), end="")
+    if options.out:  # else the output is the report itself, which may go into a file
+        print(f"\nwrote {options.out}")
+        suggest_next(["plot", *options.runs])
+    return 0

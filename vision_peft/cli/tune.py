@@ -1,0 +1,57 @@
+"""Search a grid of settings on val, then print, or run, the command that reads test.
+
+    vision-peft tune experiment=vpt_vtab data.root=vtab-1k data.task=dtd
+    vision-peft tune experiment=vpt_vtab data.root=vtab-1k data.task=all --final --seeds 0,1,2
+    vision-peft tune method=lora "grid.recipe.lr=[1e-3,3e-3,1e-2]" "grid.method.rank=[4,8]"
+    vision-peft tune method=lora "grid.recipe.lr=[1e-4,1e-1]" --optuna 20
+
+Overrides are those of train. grid.<key>=[...] adds a key of the search or changes one of the experiment's,
+grid.<key>=null leaves it out. Every trial is a run with protocol=val_select read_test=false in its own folder; the same
+command again reuses what is finished and resumes what was interrupted.
+"""
+
+import functools
+from collections.abc import Sequence
+
+from vision_peft.cli._roots import check_roots
+from vision_peft.cli._verb import announce_loading, make_parser, suggest_next
+from vision_peft.config.command_line import read_command_line
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse, search, print."""
+    parser = make_parser("tune", __doc__)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for train, and grid.<key>=[...]")
+    parser.add_argument("--final", action="store_true", help="train the chosen setting and read test with it")
+    parser.add_argument(
+        "--seeds", type=parse_seeds, default=[], metavar="0,1,2", help="of the final runs (default: seed)"
+    )
+    parser.add_argument("--optuna", type=parse_positive, metavar="N", help="sample N trials from the ranges of grid")
+    arguments = parser.parse_intermixed_args(argv)
+    (run,) = read_command_line(arguments.overrides).runs
+    check_roots([run])
+    announce_loading()
+    from vision_peft.training.search import search_grid, tune_and_test
+    from vision_peft.training.search_optuna import search_optuna
+
+    search = functools.partial(search_optuna, number=arguments.optuna) if arguments.optuna else search_grid
+    config = run.parse()
+    rows = tune_and_test(config, arguments.overrides, search, arguments.final, arguments.seeds)
+    if rows:
+        suggest_next(["report", config.output_dir], ["plot", config.output_dir])
+    return 0
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Return "0,1,2" as numbers, each once."""
+    numbers = [int(word) for word in text.split(",")]
+    if len(set(numbers)) < len(numbers) or min(numbers) < 0:
+        raise ValueError(text)
+    return numbers
+
+
+def parse_positive(text: str) -> int:
+    """Return a number of trials."""
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)

@@ -1,0 +1,31 @@
+"""Find the folder of YAML files: package data of an installed wheel, the folder configs/ of a clone."""
+
+import functools
+from importlib.resources import files
+from pathlib import Path
+
+from vision_peft.config.errors import ConfigError
+
+
+@functools.cache
+def find_configs() -> Path:
+    """Return the folder that holds config.yaml and a folder for each group.
+
+    Raises:
+        ConfigError: this installation came without it.
+    """
+    package = Path(str(files("vision_peft")))
+    installed, cloned = package / "configs", package.parent / "configs"
+    if (installed / "config.yaml").is_file():
+        return installed
+    if (cloned / "config.yaml").is_file() and (package.parent / "setup.cfg").is_file():
+        return cloned
+    raise ConfigError(
+        [f"vision_peft in {package} was installed without its configs: build the wheel from a whole clone"]
+    )
+
+
+def list_configs(group: str, folders: tuple[Path, ...] = ()) -> list[str]:
+    """Return the names of the configs of a group, with those in further folders."""
+    found = (folder.joinpath(group).glob("*.yaml") for folder in (find_configs(), *folders))
+    return sorted({file.stem for files_ in found for file in files_})

@@ -1,0 +1,42 @@
+"""The flags of Hydra that come beside the overrides, read so that they can be checked before Hydra acts on them."""
+
+import argparse
+from collections.abc import Sequence
+
+from vision_peft.config.errors import ConfigError
+
+_SWITCHES = (
+    "--help -h",
+    "--hydra-help",
+    "--version",
+    "--resolve",
+    "--run -r",
+    "--multirun -m",
+    "--shell-completion -sc",
+)
+_VALUES = ("--cfg -c", "--package -p", "--config-path -cp", "--config-name -cn", "--config-dir -cd")
+
+
+def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the flags, and what is not one as `overrides`; unknown flags end the program as argparse does.
+
+    Raises:
+        ConfigError: flags of Hydra that read a whole config, or a pickle, past all checks.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    for names in _SWITCHES:
+        parser.add_argument(*names.split(), action="store_true")
+    for names in (*_VALUES, "--experimental-rerun"):
+        parser.add_argument(*names.split())
+    parser.add_argument("--info", "-i", nargs="?", const="all")
+    parsed = parser.parse_intermixed_args(list(arguments))
+    wrong = {"--config-path": parsed.config_path, "--experimental-rerun": parsed.experimental_rerun}
+    problems = [
+        f"{flag}={value} is not accepted: add a folder of your own with --config-dir=FOLDER"
+        for flag, value in wrong.items()
+        if value
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return parsed

@@ -1,0 +1,8 @@
+"""The words that a config chooses from. Nothing here imports torch, so that a wrong word is answered at once."""
+
+AUGMENTS = ("none", "flip", "random_crop_flip", "crop_flip", "randaugment")  # of training images
+_UNFLIPPED = ("none", "crop", "multi_scale", "randaugment")
+CLIP_AUGMENTS = (*_UNFLIPPED, "flip", *(f"{name}_flip" for name in _UNFLIPPED[1:]))  # of training clips
+RESIZES = ("squash", "shortest")
+NORMALISATIONS = ("backbone", "imagenet", "half", "none")
+BAD_IN_EVALUATION = ("error", "wrong")  # what becomes of an undecodable image

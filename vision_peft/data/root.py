@@ -1,0 +1,25 @@
+"""The folder of a data set. Nothing here imports torch, so that a folder that is not there is answered at once."""
+
+from pathlib import Path
+
+from vision_peft.suggest import did_you_mean
+
+
+def find_root(root: str | None, family: str) -> Path:
+    """Return `data.root` as an absolute path.
+
+    Raises:
+        ValueError: no root is given.
+        OSError: there is nothing, or a file; the message names the folder that exists above it and a close name in it.
+    """
+    if not root:
+        raise ValueError(f"data={family} needs the folder of the data: give data.root=FOLDER")
+    folder = Path(root).expanduser().absolute()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise NotADirectoryError(f"data.root={root} is a file: data={family} needs a folder")
+    nearest = next(parent for parent in folder.parents if parent.is_dir())
+    siblings = [path.name for path in nearest.iterdir()]
+    hint = did_you_mean(folder.relative_to(nearest).parts[0], siblings, prefix=f"{nearest}/")
+    raise FileNotFoundError(f"data.root={root} is not a folder: {nearest} exists, {folder} does not{hint}")
