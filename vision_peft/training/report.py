@@ -35,7 +35,7 @@ PACKAGES = ("vision_peft", "torch", "torchvision", "timm")
 
 @contextlib.contextmanager
 def capture_log(name: str) -> Iterator[list[str]]:
-    """What the logger `name` has to say inside, a record an entry, to be said in the run's log once that is open."""
+    """Collect what the logger `name` says inside, one record an entry, for the run's log once that is open."""
     logger, records = logging.getLogger(name), queue.SimpleQueue()
     handler, level, words = QueueHandler(records), logger.level, []
     logger.addHandler(handler)
@@ -52,7 +52,7 @@ def capture_log(name: str) -> Iterator[list[str]]:
 def describe_run(
     config: Config, model: nn.Module, splits: Mapping[str, ImageDataset], folder: Path, compute: Compute
 ) -> str:
-    """What is about to be trained, on what and where."""
+    """Describe what is about to be trained, on what and where."""
     counts = vp.count_parameters(model)
     methods = " + ".join(str(method) for method in config.methods)
     numbers = ", ".join(f"{name} {dataset.count_sources()}" for name, dataset in splits.items())
@@ -69,12 +69,12 @@ def describe_run(
 
 
 def describe_processes(compute: Compute) -> str:
-    """The processes of a training as a state remembers them."""
+    """Describe the processes of a training as a state remembers them."""
     return f"{compute.world_size} processes ({compute.strategy})" if compute.world_size > 1 else "1 process"
 
 
 def describe_other_processes(before: str, compute: Compute) -> str:
-    """What a resumed run must say where its state comes from other processes than these; "" where it does not."""
+    """Describe how the processes that saved a state differ from those that resume it; "" if they do not."""
     now = describe_processes(compute)
     if before in ("", now):
         return ""
@@ -138,8 +138,10 @@ def make_row(training: Training, model: nn.Module, progress: Progress, metrics: 
 
 @torch.inference_mode()
 def flops_forward(model: nn.Module, size: tuple[int, int], device: torch.device, num_frames: int | None = None) -> int:
-    """Floating point operations of one forward pass on one image or clip, attention included (a multiply-add counts
-    two)."""
+    """Count the floating point operations of one forward pass on one image or clip.
+
+    Attention is included; a multiply-add counts two.
+    """
     model.eval()
     frames = () if num_frames is None else (num_frames,)
     item = torch.zeros(1, 3, *frames, *size, device=device)

@@ -110,7 +110,7 @@ def replace_values(config: Config, values: Mapping[str, Any], **settings: Any) -
 
 
 def trial_config(config: Config, values: Mapping[str, Any]) -> Config:
-    """The config of a trial: trained on train, compared on val, without test."""
+    """Make the config of a trial: trained on train, compared on val, without test."""
     return replace_values(config, values, protocol="val_select", read_test=False)
 
 
@@ -131,7 +131,7 @@ def run_trial(config: Config, values: Values, command: str = "") -> Trial:
 
 
 def search_grid(config: Config, command: Callable[[Values], str] = lambda values: "") -> list[Trial]:
-    """A trial of every point of the grid, in its order."""
+    """Run a trial of every point of the grid, in its order."""
     found = expand_grid(config)
     trials = []
     for place, values in enumerate(found, start=1):
@@ -141,7 +141,7 @@ def search_grid(config: Config, command: Callable[[Values], str] = lambda values
 
 
 def rank_trials(trials: Sequence[Trial]) -> list[Trial]:
-    """The best trial first, those that diverged last."""
+    """Sort trials: the best first, those that diverged last."""
     return sorted(trials, key=lambda trial: (trial.diverged is not None, -(trial.row.val_top1 or 0.0), trial.val_loss))
 
 

@@ -1,5 +1,7 @@
-"""What every update of a training uses: the model over all processes, its optimiser, its loss. `run_update` in fit.py
-is the update itself."""
+"""What every update of a training uses: the model over all processes, its optimiser, its loss.
+
+`run_update` in fit.py is the update itself.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
