@@ -56,12 +56,22 @@ def attends_over_any_length(model: Any, x: torch.Tensor) -> bool:
         return False
 
 
+def norms_come_first(model: Any, x: torch.Tensor) -> bool:
+    """Whether what enters the first block is what its first norm reads."""
+    tokens, read = watch_block(model, x), []
+    hook = blocks(model)[0].norm1.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    model(x)
+    hook.remove()
+    return torch.equal(read[0].reshape(tokens.shape), tokens)
+
+
 # Need -> what can be seen from outside of a backbone that has it.
 SEEN: dict[str, Callable[[Any, torch.Tensor], bool]] = {
     "a sequence that input prompts can join": sees_a_sequence,
     "one grid of patches in the sequence": sees_a_sequence,
     "frames of clips, one by one": sees_single_frames,
     "attention without a position bias": attends_over_any_length,
+    "norms in front of attention and MLP": norms_come_first,
 }
 NEEDS = {need.name: need for method in METHODS for need in method.needs}
 

@@ -66,6 +66,18 @@ def test_shifted_windows_of_swin_bring_their_mask_into_these_tests():
     assert {kwargs.get("mask") is not None for _, _, kwargs, _ in calls} == {True, False}
 
 
+def position_bias(attn: Any, H: int, N: int) -> Tensor:
+    """The bias (1 H N N) that the attention itself adds to scores: out of a table, or made by a small MLP."""
+    if getattr(attn, "relative_position_bias_table", None) is not None:
+        return attn.relative_position_bias_table[attn.relative_position_index].permute(2, 0, 1)[None]
+    if getattr(attn, "cpb_mlp", None) is not None:
+        table = 16 * torch.sigmoid(attn.cpb_mlp(attn.relative_coords_table)).reshape(-1, H)
+        return table[attn.relative_position_index].permute(2, 0, 1)[None]
+    if getattr(attn, "meta_mlp", None) is not None:
+        return attn.meta_mlp(attn.relative_coordinates_log).T.reshape(1, H, N, N)
+    return torch.zeros(1, H, N, N)
+
+
 def softmax_attention(attn: Any, x: Tensor, keys: Tensor, values: Tensor, **kwargs: Any) -> Tensor:
     """softmax(Q [K_extra; K]ᵀ / √d + [0, bias]) [V_extra; V], head by head and without the fused kernel."""
     B, N, _ = x.shape
@@ -86,9 +98,10 @@ def softmax_attention(attn: Any, x: Tensor, keys: Tensor, values: Tensor, **kwar
         q, k = (
             torch.cat([t[:, :, :at], apply_rot_embed_cat(t[:, :, at:], rope, half=attn.rotate_half)], 2) for t in (q, k)
         )
-    bias = torch.zeros(1, H, N, N)
-    if getattr(attn, "relative_position_bias_table", None) is not None:
-        bias = bias + attn.relative_position_bias_table[attn.relative_position_index].permute(2, 0, 1)
+    bias, scale = position_bias(attn, H, N), torch.full((H,), d**-0.5)
+    if isinstance(getattr(attn, "logit_scale", None), nn.Parameter):  # cosines, times at most 100
+        q, k, keys = (t / t.norm(dim=-1, keepdim=True) for t in (q, k, keys))
+        scale = attn.logit_scale.flatten().exp().clamp(max=100)
     if (shared := kwargs.get("shared_rel_pos_bias")) is not None:
         bias = bias + shared
     if (mask := kwargs.get("mask")) is not None:
@@ -103,8 +116,9 @@ def softmax_attention(attn: Any, x: Tensor, keys: Tensor, values: Tensor, **kwar
         group = h // (H // k.shape[1])
         all_keys = torch.cat([keys[:, group].expand(B, P, d), k[:, group]], 1)
         all_values = torch.cat([values[:, group].expand(B, P, d), v[:, group]], 1)
-        scores = q[:, h] @ all_keys.transpose(1, 2) / d**0.5
-        scores = scores + torch.cat([torch.zeros(B, N, P), bias[:, h]], dim=-1)
+        scores = q[:, h] @ all_keys.transpose(1, 2) * scale[h]
+        unplaced = torch.full((B, N, P), 8.0 if getattr(attn, "cpb_mlp", None) is not None else 0.0)  # 16 σ(0)
+        scores = scores + torch.cat([unplaced, bias[:, h]], dim=-1)
         heads.append(scores.softmax(-1) @ all_values)
     y = torch.cat(heads, dim=-1)
     if isinstance(getattr(attn, "norm", None), nn.Module):

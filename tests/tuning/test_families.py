@@ -71,10 +71,7 @@ def test_halves_get_real_rope_shared_bias_and_shifted_windows():
 
 REFUSED = {
     "convnext_atto": ({}, "cannot attach to ConvNeXt: wanted a timm ViT"),
-    "swinv2_tiny_window8_256": (
-        {"img_size": 64, "window_size": 4, "embed_dim": 16, "depths": (1, 1), "num_heads": (2, 2)},
-        "cannot attach to SwinTransformerV2: wanted",
-    ),
+    "mvitv2_tiny": ({}, "cannot attach to MultiScaleVit: wanted"),
     "naflexvit_base_patch16_gap": ({"embed_dim": 32, "depth": 1, "num_heads": 2}, "cannot attach to NaFlexVit: wanted"),
     "vit_relpos_small_patch16_224": (
         {"embed_dim": 32, "depth": 1, "num_heads": 2},

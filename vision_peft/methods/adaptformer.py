@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vision_peft.tuning.blocks import BlockGraft, blocks, width
+from vision_peft.tuning.blocks import BlockGraft, blocks, mlp_input, width
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import Method, one_of, positive, probability
 
@@ -47,11 +47,10 @@ class AdaptFormerBlock(BlockGraft):
     """The branch reads the residual stream after attention, or the block's own LN₂ of it."""
 
     adaptmlp: AdaptMLP
-    norm2: nn.Module
     block_norm: bool
 
     def mlp_half(self, x: Tensor) -> Tensor:
-        return super().mlp_half(x) + self.adaptmlp(self.norm2(x) if self.block_norm else x)
+        return super().mlp_half(x) + self.adaptmlp(mlp_input(self, x) if self.block_norm else x)
 
 
 class AdaptFormerSequential(Graft):

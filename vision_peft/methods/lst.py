@@ -129,7 +129,8 @@ class LSTNorm(Graft):
     lst_taps: Taps
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(self.lst([*self.lst_taps.features, x]))
+        last = x.reshape(self.lst_taps.features[-1].shape)  # inside the last block a map may be a sequence
+        return super().forward(self.lst([*self.lst_taps.features, last]).reshape(x.shape))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ from vision_peft.tuning.blocks import blocks, width
 from vision_peft.tuning.families import family_of_block
 from vision_peft.tuning.graft import Graft, graft, kinds
 from vision_peft.tuning.method import Method, positive, probability, some_of
-from vision_peft.tuning.norm_readers import add_to_norm, add_to_output, norm_readers, takes_shift
+from vision_peft.tuning.needs import Need
+from vision_peft.tuning.norm_readers import INPUT_NORMS, add_to_norm, add_to_output, norm_readers, takes_shift
 
 
 class GroupedBottleneck(nn.Module):
@@ -109,6 +110,10 @@ class RepAdapter(Method):
         some_of("sites", self.sites, ("attn", "mlp"))
         if self.bottleneck % self.groups:
             raise ValueError(f"groups must divide bottleneck={self.bottleneck}; got groups={self.groups}")
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (INPUT_NORMS,)
 
     @property
     def starts_as_identity(self) -> bool:

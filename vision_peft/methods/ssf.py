@@ -111,9 +111,11 @@ class SSF(Method):
 
     def attach(self, model: Any) -> None:
         family = family_of(model)
+        last = final_norm(model) if self.last == "final_norm" else token_norm(model)
         for block in blocks(model):
             for norm in family.norms(block):
-                _scale_and_shift(norm, width(block))
+                if norm is not last:
+                    _scale_and_shift(norm, width(block))
             for linear in linears(block, "qkv"):
                 graft(linear, SSFProjection, ssf_block=(block,), **_pair(linear.out_features))
             for target in ("proj", "fc1", "fc2"):
@@ -130,7 +132,7 @@ class SSF(Method):
             _scale_and_shift(model.patch_embed.norm, patches.out_channels)
         for merging in family.token_mergings(model):
             _scale_and_shift(merging.norm, merging.norm.weight.numel())
-        _scale_and_shift(final_norm(model) if self.last == "final_norm" else token_norm(model), model.num_features)
+        _scale_and_shift(last, model.num_features)
 
 
 def _scale_and_shift(layer: nn.Module, channels: int) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from vision_peft.tuning.attention import KeyValueAttention, project
 from vision_peft.tuning.backbone import patch_area
-from vision_peft.tuning.blocks import blocks, width
+from vision_peft.tuning.blocks import attn_norm, blocks, width
 from vision_peft.tuning.families import family_of_attention
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.input_tokens import INPUT_TOKENS, add_prefix_tokens, prompt_insertion_module
@@ -121,6 +121,6 @@ class VPT(Method):
                     VPTAttention,
                     prompts=self._prompts(model, dim),
                     prompt_dropout=nn.Dropout(self.dropout),
-                    prompt_path=(projection, block.norm1),
+                    prompt_path=(projection, attn_norm(block)),
                     **({"prompt_project": projection} if number == 0 and self.project else {}),
                 )

@@ -45,7 +45,8 @@ def attend(attn: Any, x: Tensor, extra: list[tuple[Tensor, Tensor]], **kwargs: A
     v = torch.cat([*(pair[1].expand(B, -1, -1, -1).type_as(v) for pair in extra), v], dim=2)
     bias = family.attention_bias(attn, q, **kwargs)
     if bias is not None:
-        bias = F.pad(bias, (k.shape[2] - N, 0), value=bias.dtype == torch.bool)
+        shown = True if bias.dtype == torch.bool else family.bias_without_position
+        bias = F.pad(bias, (k.shape[2] - N, 0), value=shown)
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
         k, v = (t.repeat_interleave(groups, dim=1) for t in (k, v))

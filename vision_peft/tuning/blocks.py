@@ -66,6 +66,21 @@ def mlp_half(block: Any, x: Tensor) -> Tensor:
     return family_of_block(block).mlp_half(block, x)
 
 
+def attn_input(block: Any, x: Tensor) -> Tensor:
+    """Return what attention of ``block`` reads of the residual stream ``x``: a norm of it, after post-norm ``x``."""
+    return family_of_block(block).attn_input(block, x)
+
+
+def mlp_input(block: Any, x: Tensor) -> Tensor:
+    """Return what the MLP of ``block`` reads of the residual stream ``x``: a norm of it, after post-norm ``x``."""
+    return family_of_block(block).mlp_input(block, x)
+
+
+def attn_norm(block: Any) -> nn.Module:
+    """Return the norm that tokens pass in front of attention, an Identity in a post-norm block."""
+    return block.norm1 if family_of_block(block).has_input_norms else nn.Identity()
+
+
 class BlockGraft(Graft):
     """A graft on a whole block.
 

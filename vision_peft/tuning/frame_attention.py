@@ -55,5 +55,5 @@ def attend_over_time(block: Any, n: Tensor, num_frames: int) -> Tensor:
     """
     N = n.shape[1]
     y = n.unflatten(0, (-1, num_frames)).transpose(1, 2).flatten(0, 1)  # (B N) T C
-    y = family_of_block(block).scale_attn(block, block.attn(y))
+    y = family_of_block(block).after_attn(block, block.attn(y))
     return y.unflatten(0, (-1, N)).transpose(1, 2).flatten(0, 1)

@@ -5,21 +5,30 @@ from typing import Any
 from timm.layers import RmsNorm
 from torch import Tensor, nn
 
-from vision_peft.tuning.families import family_of_block
+from vision_peft.tuning.families import family_of, family_of_block
+from vision_peft.tuning.needs import Need
+
+
+def check_input_norms(model: Any) -> None:
+    """Check that the norms of the blocks stand in front of attention and MLP, whose layers read them.
+
+    Raises:
+        ValueError: they stand behind them, and nothing of the block reads them.
+    """
+    if not family_of(model).has_input_norms:
+        raise ValueError(
+            f"the norms of {type(model).__name__} stand behind attention and MLP, and the method changes what layers "
+            "read of norms in front of them: take a pre-norm backbone"
+        )
+
+
+INPUT_NORMS = Need("norms in front of attention and MLP", check_input_norms)
 
 
 def norm_readers(block: Any, site: str) -> list[nn.Linear]:
-    """List the linear layers that read ``norm1`` (``site="attn"``) or ``norm2`` (``site="mlp"``) of ``block``.
-
-    Raises:
-        ValueError: the norms of ``block`` stand behind attention and MLP, so that nothing of the block reads them.
-    """
+    """List the linear layers that read ``norm1`` (``site="attn"``) or ``norm2`` (``site="mlp"``) of ``block``."""
     family = family_of_block(block)
-    if not family.has_input_norms:
-        raise ValueError(
-            f"the norms of {type(block).__name__} stand behind attention and MLP, and the method works on norms in "
-            "front of them, which no layer reads here: take a pre-norm backbone"
-        )
+    assert family.has_input_norms, "INPUT_NORMS"
     if site == "mlp":
         return family.linears(block, "fc1")
     gate = family.gate(block.attn)

@@ -25,10 +25,10 @@ class Beit(FlatFamily):
     def drops_patches(self, model: Any) -> bool:
         return False
 
-    def scale_attn(self, block: Any, y: Tensor) -> Tensor:
+    def after_attn(self, block: Any, y: Tensor) -> Tensor:
         return y if block.gamma_1 is None else block.gamma_1 * y
 
-    def scale_mlp(self, block: Any, y: Tensor) -> Tensor:
+    def after_mlp(self, block: Any, y: Tensor) -> Tensor:
         return y if block.gamma_2 is None else block.gamma_2 * y
 
     def separate_bias(self, attn: Any) -> Tensor | None:

@@ -28,6 +28,7 @@ class Family(ABC):
     block_classes: ClassVar[tuple[type[nn.Module], ...]]
     attention_classes: ClassVar[tuple[type[nn.Module], ...]]  # those that extra keys and values can join
     has_input_norms: ClassVar[bool] = True  # norm1 and norm2 stand in front of attention and MLP, else behind them
+    bias_without_position: ClassVar[float] = 0.0  # of the scores of keys that stand nowhere in the image
     attention_takes_frames: ClassVar[bool]  # no position bias of the image: attention can also run over frames
 
     # The model
@@ -59,28 +60,28 @@ class Family(ABC):
     # A block
 
     def attn_half(self, block: Any, x: Tensor, **kwargs: Any) -> Tensor:
-        """Compute the first half of a block: ``x + drop_path1(scale1(attn(norm1(x))))``."""
-        return x + block.drop_path1(self.scale_attn(block, block.attn(self.attn_input(block, x), **kwargs)))
+        """Compute the first half of a block: ``x + drop_path1(after_attn(attn(attn_input(x))))``."""
+        return x + block.drop_path1(self.after_attn(block, block.attn(self.attn_input(block, x), **kwargs)))
 
     def mlp_half(self, block: Any, x: Tensor) -> Tensor:
-        """Compute the second half of a block: ``x + drop_path2(scale2(mlp(norm2(x))))``."""
-        return x + block.drop_path2(self.scale_mlp(block, block.mlp(self.mlp_input(block, x))))
-
-    def scale_attn(self, block: Any, y: Tensor) -> Tensor:
-        """Pass an attention output ``y`` through the block's LayerScale, if it has one."""
-        return y
-
-    def scale_mlp(self, block: Any, y: Tensor) -> Tensor:
-        """Pass an MLP output ``y`` through the block's LayerScale, if it has one."""
-        return y
+        """Compute the second half of a block: ``x + drop_path2(after_mlp(mlp(mlp_input(x))))``."""
+        return x + block.drop_path2(self.after_mlp(block, block.mlp(self.mlp_input(block, x))))
 
     def attn_input(self, block: Any, x: Tensor) -> Tensor:
         """Return what attention reads of the residual stream ``x``."""
-        return block.norm1(x)
+        return block.norm1(x) if self.has_input_norms else x
 
     def mlp_input(self, block: Any, x: Tensor) -> Tensor:
         """Return what the MLP reads of the residual stream ``x``."""
-        return block.norm2(x)
+        return block.norm2(x) if self.has_input_norms else x
+
+    def after_attn(self, block: Any, y: Tensor) -> Tensor:
+        """Pass an attention output ``y`` through what follows it: LayerScale, or a norm behind attention."""
+        return y if self.has_input_norms else block.norm1(y)
+
+    def after_mlp(self, block: Any, y: Tensor) -> Tensor:
+        """Pass an MLP output ``y`` through what follows it: LayerScale, or a norm behind the MLP."""
+        return y if self.has_input_norms else block.norm2(y)
 
     def norms(self, block: Any) -> list[Any]:
         """List the norms of the residual stream in a block."""

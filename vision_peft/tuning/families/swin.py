@@ -17,8 +17,5 @@ class Swin(WindowedFamily):
     attention_classes = (WindowAttention,)
     merging_classes = (PatchMerging,)
 
-    def attn_half(self, block: Any, x: Tensor, **kwargs: Any) -> Tensor:
-        return x + block.drop_path1(block._attn(block.norm1(x)))
-
     def attention_bias(self, attn: Any, q: Tensor, mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         return self.with_mask(attn._get_rel_pos_bias(), q, mask)

@@ -23,10 +23,10 @@ class ViT(FlatFamily):
     def classifier_names(self, model: Any) -> tuple[str, ...]:
         return ("head", "head_dist") if isinstance(model, VisionTransformerDistilled) else ("head",)
 
-    def scale_attn(self, block: Any, y: Tensor) -> Tensor:
+    def after_attn(self, block: Any, y: Tensor) -> Tensor:
         return block.ls1(y)
 
-    def scale_mlp(self, block: Any, y: Tensor) -> Tensor:
+    def after_mlp(self, block: Any, y: Tensor) -> Tensor:
         return block.ls2(y)
 
     def check_input_tokens(self, model: Any) -> None:

@@ -60,6 +60,14 @@ class WindowedFamily(Family):
         """Make a merging that pads odd sides with zeros."""
         return PatchMerging(dim, out_dim, norm_layer=nn.Identity)
 
+    def attend_in_windows(self, block: Any, x: Tensor) -> Tensor:
+        """Cut a map ``x`` (B H W C) into windows, shifted where ``block`` does so, and run attention in each."""
+        return block._attn(x)
+
+    def attn_half(self, block: Any, x: Tensor, **kwargs: Any) -> Tensor:
+        y = self.attend_in_windows(block, self.attn_input(block, x))
+        return x + block.drop_path1(self.after_attn(block, y))
+
     def mlp_half(self, block: Any, x: Tensor) -> Tensor:
         return super().mlp_half(block, x.flatten(1, 2)).view_as(x)
 
