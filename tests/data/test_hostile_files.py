@@ -18,7 +18,7 @@ from support.hostile_files import MAKERS
 from support.hostile_kit import Picture
 
 from vision_peft.data.decoding.image_dataset import ImageFiles
-from vision_peft.data.decoding.images import FORMATS, ImageDecodeError, decode_image, image_pixels
+from vision_peft.data.decoding.images import FORMATS, ImageDecodeError, decode_image, read_pixel_count
 from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.data.loading.cache import keep_decoded
 from vision_peft.data.loading.loader import eval_loader
@@ -66,7 +66,7 @@ def test_a_hostile_file_ends_as_it_should(name: str, tmp_path: Path) -> None:
             image = decode_image(path)
         assert (image.mode, image.size) == ("RGB", end.size)
         np.testing.assert_allclose(np.asarray(image).mean(axis=(0, 1)), end.mean, atol=end.within + 1e-9)
-        assert image_pixels(path) == image.width * image.height
+        assert read_pixel_count(path) == image.width * image.height
     else:
         with pytest.raises(ImageDecodeError, match=end) as caught:
             decode_image(path)

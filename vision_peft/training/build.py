@@ -13,7 +13,7 @@ from vision_peft.config.parse import Config
 from vision_peft.config.schema import BackboneConfig, Recipe
 from vision_peft.data import DataConfig, ImageDataset
 from vision_peft.data.loading.loader import eval_loader
-from vision_peft.data.transforms.images import normalisation
+from vision_peft.data.transforms.images import choose_normalisation
 from vision_peft.distributed.device import DTYPES, seed_everything
 from vision_peft.protocols import list_splits
 
@@ -131,7 +131,7 @@ def _load_samples(model: nn.Module, config: Config, dataset: ImageDataset, per_c
 def input_settings(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
     """Say how an image or a video becomes the model's input: what adapter.json records and `set_evaluation` takes."""
     found = input_config(model)
-    mean, std = normalisation(recipe.normalisation, found["mean"], found["std"])
+    mean, std = choose_normalisation(recipe.normalisation, found["mean"], found["std"])
     clips: dict[str, Any] = {}
     if "num_frames" in found:
         clips = {key: found[key] for key in ("num_frames", "tubelet_size")}

@@ -11,7 +11,7 @@ from PIL import Image
 from support.checked import CLASS_NAMES, check, noise
 
 from vision_peft.data.check.check import check_tasks
-from vision_peft.data.check.report import summary, to_json
+from vision_peft.data.check.report import summarise, to_json
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.datasets.fgvc import FGVC
 from vision_peft.data.datasets.folder import Folder
@@ -188,7 +188,7 @@ def test_every_problem_of_the_readers_is_there_once_with_file_and_line(tmp_path:
     assert {finding.kind for finding in report.findings} == {"reader"}
     assert report.findings[0].splits == ["train", "val", "trainval", "test"]
     assert report.datasets == {}
-    assert summary(report).startswith("list: no split can be read\n")
+    assert summarise(report).startswith("list: no split can be read\n")
 
 
 def test_a_split_that_is_not_there_does_not_hide_the_faults_of_the_others(tree: Path) -> None:

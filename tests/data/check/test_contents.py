@@ -7,7 +7,7 @@ from PIL import Image
 from support.checked import Squares, noise
 
 from vision_peft.data.check.contents import ProgressLine, read_contents
-from vision_peft.data.decoding.images import image_header
+from vision_peft.data.decoding.images import read_header
 
 
 def test_only_as_many_images_are_asked_for_as_the_threads_need(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,4 +43,4 @@ def test_the_progress_line_comes_now_and_then_and_not_for_small_sets(capsys: pyt
 
 def test_a_header_with_broken_exif_is_upright(tmp_path: Path) -> None:
     noise(1).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff" + bytes(range(40)))
-    assert image_header(tmp_path / "a.jpg") == ("JPEG", "RGB", (9, 7), 1)
+    assert read_header(tmp_path / "a.jpg") == ("JPEG", "RGB", (9, 7), 1)

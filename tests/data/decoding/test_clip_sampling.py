@@ -10,11 +10,11 @@ from pytorchvideo.data.clip_sampling import make_clip_sampler
 
 from vision_peft.data.decoding.clip_sampling import (
     ClipSampling,
-    dense,
-    last_start,
-    random_segments,
-    segments,
-    view_starts,
+    find_last_start,
+    pick_dense,
+    pick_random_segments,
+    pick_segments,
+    spread_starts,
 )
 
 
@@ -31,19 +31,19 @@ from vision_peft.data.decoding.clip_sampling import (
 def test_dense_clips_step_by_the_stride_and_repeat_the_last_frame(
     frames: int, length: int, stride: int, start: int, wanted: list[int]
 ) -> None:
-    assert dense(frames, length, stride, start) == wanted
+    assert pick_dense(frames, length, stride, start) == wanted
 
 
 @pytest.mark.parametrize(("frames", "last"), [(40, 11), (30, 1), (29, 0), (28, 0), (1, 0)])
 def test_the_last_start_of_eight_frames_four_apart_leaves_room_for_29(frames: int, last: int) -> None:
-    assert last_start(frames, 8, 4) == last
+    assert find_last_start(frames, 8, 4) == last
 
 
 def test_views_start_evenly_from_the_first_to_the_last_place_and_one_view_in_the_middle() -> None:
-    assert view_starts(11, 4) == [0, 3, 7, 11]
-    assert view_starts(10, 2) == [0, 10]
-    assert view_starts(11, 1) == [5]
-    assert view_starts(0, 3) == [0, 0, 0]
+    assert spread_starts(11, 4) == [0, 3, 7, 11]
+    assert spread_starts(10, 2) == [0, 10]
+    assert spread_starts(11, 1) == [5]
+    assert spread_starts(0, 3) == [0, 0, 0]
     sampling = ClipSampling(8, 4, views=4, crops=3)
     assert [sampling.test(40, view)[0] for view in range(4)] == [0, 3, 7, 11]
     assert sampling.test(40, 3) == [11, 15, 19, 23, 27, 31, 35, 39]
@@ -61,7 +61,7 @@ def test_views_start_evenly_from_the_first_to_the_last_place_and_one_view_in_the
     ],
 )
 def test_segments_take_the_middle_of_equal_parts(frames: int, length: int, wanted: list[int]) -> None:
-    assert segments(frames, length) == wanted
+    assert pick_segments(frames, length) == wanted
     tick = frames / length  # as TSN and VideoMAE write it
     assert wanted == [int(tick / 2 + tick * number) for number in range(length)]
 
@@ -74,10 +74,10 @@ def test_two_views_of_segments_are_those_of_videomae() -> None:
 
 
 def test_random_segments_reach_every_frame_of_their_part_and_no_other() -> None:
-    assert random_segments(10, 4, [0.0] * 4) == [0, 2, 5, 7]
-    assert random_segments(10, 4, [0.999] * 4) == [1, 4, 6, 9]
-    assert random_segments(5, 8, [0.999] * 8) == [0, 0, 1, 1, 2, 3, 3, 4]
-    assert random_segments(1, 3, [0.5] * 3) == [0, 0, 0]
+    assert pick_random_segments(10, 4, [0.0] * 4) == [0, 2, 5, 7]
+    assert pick_random_segments(10, 4, [0.999] * 4) == [1, 4, 6, 9]
+    assert pick_random_segments(5, 8, [0.999] * 8) == [0, 0, 1, 1, 2, 3, 3, 4]
+    assert pick_random_segments(1, 3, [0.5] * 3) == [0, 0, 0]
 
 
 @pytest.mark.parametrize("mode", ["dense", "segments"])
@@ -111,7 +111,7 @@ def test_starts_are_those_of_pytorchvideos_constant_clips() -> None:
     for clips in (1, 2, 5, 10):
         sampler = make_clip_sampler("constant_clips_per_video", Fraction(length, rate), clips)
         theirs = [sampler(0, Fraction(frames, rate), {}).clip_start_sec * rate for _ in range(clips)]
-        ours = view_starts(last_start(frames, length, 1), clips + 1)[:-1]
+        ours = spread_starts(find_last_start(frames, length, 1), clips + 1)[:-1]
         assert [int(start) for start in theirs] == ours
 
 
@@ -119,7 +119,7 @@ def test_random_starts_have_the_range_of_pytorchvideos_random_clips() -> None:
     rate, frames, length = 10, 30, 16
     sampler = make_clip_sampler("random", Fraction(length, rate))
     theirs = [float(sampler(0, Fraction(frames, rate), {}).clip_start_sec) * rate for _ in range(300)]
-    last = last_start(frames, length, 1)
+    last = find_last_start(frames, length, 1)
     assert 0 <= min(theirs) < 1
     assert last - 1 < max(theirs) <= last
     assert ClipSampling(length).train(frames, [0.0] * length)[0] == 0

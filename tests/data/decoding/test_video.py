@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vision_peft.data.decoding import video_backends
 from vision_peft.data.decoding.images import ImageDecodeError
-from vision_peft.data.decoding.video import decode_clip, frame_count
+from vision_peft.data.decoding.video import count_frames, decode_clip
 from vision_peft.data.decoding.video_backends import check_backend, usable_backends
 from vision_peft.data.decoding.video_file import VideoDecodeError
 
@@ -55,7 +55,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_backend_gives_the_very_frames_in_any_order(clips: Path, name: str, backend: str) -> None:
     path, frames = clips / name, reference(clips / name)
     assert len(frames) == 60
-    assert frame_count(path, installed(backend)) == 60
+    assert count_frames(path, installed(backend)) == 60
     chosen = random.Random(0)
     asked = [[0], [59], [59, 0, 59], [50, 40, 30], range(13, 16), range(60)]
     asked += [[chosen.randrange(60) for _ in range(8)] for _ in range(5)]
@@ -131,7 +131,7 @@ def test_a_gif_falls_through_to_a_backend_that_opens_it(tmp_path: Path) -> None:
 def test_the_sample_files_have_the_right_number_of_frames(shared: Path, name: str) -> None:
     path = shared / "data" / "video_format_samples" / name
     frames = SAMPLES[name]
-    assert frame_count(path) == frame_count(path, "pyav") == frames
+    assert count_frames(path) == count_frames(path, "pyav") == frames
     clip = decode_clip(path, [0, frames // 2, frames - 1])
     assert clip.shape[0] == 3
     if not name.endswith("skeleton.mp4"):  # 1080p takes its time

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vision_peft.data.loading.memory import free_memory
+from vision_peft.data.loading.memory import measure_free_memory
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -18,9 +18,9 @@ MEMINFO = {"proc/meminfo": "MemTotal:       2000 kB\nMemFree:         100 kB\nMe
 
 
 def test_free_memory_is_what_linux_calls_available(tmp_path: Path) -> None:
-    assert free_memory(write(tmp_path, MEMINFO)) == 1000 * 1024
-    assert free_memory(tmp_path / "another system") == 2 * 2**30
-    assert 0 < free_memory() < 2**50
+    assert measure_free_memory(write(tmp_path, MEMINFO)) == 1000 * 1024
+    assert measure_free_memory(tmp_path / "another system") == 2 * 2**30
+    assert 0 < measure_free_memory() < 2**50
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_free_memory_is_what_linux_calls_available(tmp_path: Path) -> None:
 def test_a_container_s_limit_counts_where_it_is_lower(tmp_path: Path, groups: dict[str, str], free: int) -> None:
     files = {f"sys/fs/cgroup/{name}": text for name, text in groups.items()}
     write(tmp_path, {**MEMINFO, "proc/self/cgroup": "1:cpu:/x\n0::/a/b\n", **files})
-    assert free_memory(tmp_path) == free
+    assert measure_free_memory(tmp_path) == free
 
 
 def test_the_limit_of_the_older_kind_of_group_counts_too(tmp_path: Path) -> None:
@@ -54,4 +54,4 @@ def test_the_limit_of_the_older_kind_of_group_counts_too(tmp_path: Path) -> None
         "sys/fs/cgroup/memory/job/memory.usage_in_bytes": "100000",
         "sys/fs/cgroup/memory/job/memory.stat": "inactive_file 1\ntotal_inactive_file 7\n",
     }
-    assert free_memory(write(tmp_path, {**MEMINFO, **files})) == 200_007
+    assert measure_free_memory(write(tmp_path, {**MEMINFO, **files})) == 200_007

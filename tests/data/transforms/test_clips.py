@@ -12,8 +12,8 @@ from vision_peft.data.transforms.clips import (
     CLIP_AUGMENTS,
     PLACES,
     MultiScaleCrop,
+    crop_view,
     eval_clip_transform,
-    spatial_view,
     train_clip_transform,
 )
 
@@ -80,14 +80,14 @@ def test_values_are_those_of_images_resized_and_normalised_frame_by_frame() -> N
 
 def test_the_crops_of_a_test_clip_lie_at_start_middle_and_end_of_the_long_side() -> None:
     clip = torch.arange(10).expand(2, 3, 4, 10)
-    assert [spatial_view(clip, (4, 4), view, 3)[0, 0, 0].tolist() for view in range(3)] == [
+    assert [crop_view(clip, (4, 4), view, 3)[0, 0, 0].tolist() for view in range(3)] == [
         [0, 1, 2, 3],
         [3, 4, 5, 6],
         [6, 7, 8, 9],
     ]
-    assert spatial_view(clip, (4, 4), 0, 1)[0, 0, 0].tolist() == [3, 4, 5, 6]
+    assert crop_view(clip, (4, 4), 0, 1)[0, 0, 0].tolist() == [3, 4, 5, 6]
     tall = clip.transpose(-1, -2)
-    assert [spatial_view(tall, (4, 2), view, 2)[0, 0, :, 0].tolist() for view in range(2)] == [
+    assert [crop_view(tall, (4, 2), view, 2)[0, 0, :, 0].tolist() for view in range(2)] == [
         [0, 1, 2, 3],
         [6, 7, 8, 9],
     ]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from timm.data.transforms_factory import create_transform
 
-from vision_peft.data.transforms.images import eval_transform, normalisation, train_transform
+from vision_peft.data.transforms.images import choose_normalisation, eval_transform, train_transform
 
 HALF: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -148,12 +148,12 @@ def test_a_uint8_tensor_may_stand_for_the_image() -> None:
 
 def test_normalisations_have_their_published_values() -> None:
     own = ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert normalisation("backbone", *own) == own
-    assert normalisation("imagenet", *own) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert normalisation("half", *own) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    assert normalisation("none", *own) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    assert choose_normalisation("backbone", *own) == own
+    assert choose_normalisation("imagenet", *own) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert choose_normalisation("half", *own) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert choose_normalisation("none", *own) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     with pytest.raises(ValueError, match=r"'imagnet' \(did you mean imagenet\?\)"):
-        normalisation("imagnet", *own)
+        choose_normalisation("imagnet", *own)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class Official:
                 raise ValueError(f"data={self.family}: {error}") from error
         with FileLock(folder / f".{self.family}.download.lock"):
             try:
-                with _only_plain_members():
+                with _refuse_links():
                     return read(folder, True)
             except (OSError, RuntimeError, ValueError, tarfile.TarError) as error:
                 raise ConnectionError(
@@ -76,20 +76,20 @@ class Official:
 
 
 @contextlib.contextmanager
-def _only_plain_members() -> Iterator[None]:
+def _refuse_links() -> Iterator[None]:
     """Restrict what unpacks a tar archive inside to files and folders below its destination.
 
     torchvision names no filter, so that the one here is Python's default meanwhile (PEP 706).
     """
     before: Any = tarfile.TarFile.__dict__.get("extraction_filter")
-    tarfile.TarFile.extraction_filter = staticmethod(_plain_member)
+    tarfile.TarFile.extraction_filter = staticmethod(_check_member)
     try:
         yield
     finally:
         tarfile.TarFile.extraction_filter = before
 
 
-def _plain_member(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+def _check_member(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
     """Python's data filter; links, through which older versions of it were led outside, are refused as well."""
     plain = tarfile.data_filter(member, path)
     if not (member.isfile() or member.isdir()):

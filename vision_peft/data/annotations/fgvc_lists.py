@@ -42,7 +42,7 @@ def read_json(folder: Path, problems: list[str], train_file: str = "train.json")
     parts: dict[str, list[Sample]] = {}
     for part, name in (("train", train_file), ("val", "val.json"), ("test", "test.json")):
         if part != "val" or (folder / name).is_file():
-            parts[part] = below(folder, _json_entries(folder / name, problems), JSON_ROOTS)
+            parts[part] = place_below(folder, _json_entries(folder / name, problems), JSON_ROOTS)
     return Archive(parts, {}, from_one=False)
 
 
@@ -56,15 +56,15 @@ def _json_entries(file: Path, problems: list[str]) -> list[Sample]:
         problems.append(f"{file}: not readable as json ({error})")
         return []
     if not isinstance(pairs, tuple):
-        problems.append(f"{file}: wanted an object of path: class id, got {shown(pairs)}")
+        problems.append(f"{file}: wanted an object of path: class id, got {quote(pairs)}")
         return []
     samples = []
     for path, value in pairs:
         class_id = None if isinstance(value, bool) else whole(value)
         if class_id is None:
-            problems.append(f"{file}: {shown(path)}: class id {shown(value)} is not an integer from 0")
+            problems.append(f"{file}: {quote(path)}: class id {quote(value)} is not an integer from 0")
         else:
-            samples.append(Sample(path, class_id, f"{file}: {shown(path)}"))
+            samples.append(Sample(path, class_id, f"{file}: {quote(path)}"))
     return samples
 
 
@@ -77,7 +77,7 @@ def read_lists(folder: Path, problems: list[str]) -> Archive:
     names: dict[int, str] = {}
     for text, (name, line) in (_table(class_file, problems) if class_file.is_file() else {}).items():
         if (class_id := whole(text)) is None:
-            problems.append(f"{class_file}:{line}: class id {shown(text)} is not an integer from 0")
+            problems.append(f"{class_file}:{line}: class id {quote(text)} is not an integer from 0")
         else:
             names[class_id] = name
     parts: dict[str, list[Sample]] = {"train": [], "test": []}
@@ -86,22 +86,22 @@ def read_lists(folder: Path, problems: list[str]) -> Archive:
         flag, flag_line = flags.get(image, ("", 0))
         found = []
         if not label_line:
-            found.append(f"{image_file}:{line}: image {shown(image)} has no line in {label_file.name}")
+            found.append(f"{image_file}:{line}: image {quote(image)} has no line in {label_file.name}")
         elif (class_id := whole(label)) is None:
-            found.append(f"{label_file}:{label_line}: class id {shown(label)} is not an integer from 0")
+            found.append(f"{label_file}:{label_line}: class id {quote(label)} is not an integer from 0")
         elif names and class_id not in names:
             found.append(f"{label_file}:{label_line}: class id {class_id} is not in {class_file.name}")
         if not flag_line:
-            found.append(f"{image_file}:{line}: image {shown(image)} has no line in {split_file.name}")
+            found.append(f"{image_file}:{line}: image {quote(image)} has no line in {split_file.name}")
         elif flag not in ("0", "1"):
-            found.append(f"{split_file}:{flag_line}: wanted 1 (train) or 0 (test), got {shown(flag)}")
+            found.append(f"{split_file}:{flag_line}: wanted 1 (train) or 0 (test), got {quote(flag)}")
         if not found:
             parts["train" if flag == "1" else "test"].append(Sample(path, int(label), f"{image_file}:{line}"))
         problems.extend(found)
     for file, table in ((label_file, labels), (split_file, flags)):
         alone = [(image, line) for image, (_, line) in table.items() if image not in images]
-        problems.extend(f"{file}:{line}: image {shown(image)} is not in {image_file.name}" for image, line in alone)
-    parts = {part: below(folder, samples, ("images", "images/images")) for part, samples in parts.items()}
+        problems.extend(f"{file}:{line}: image {quote(image)} is not in {image_file.name}" for image, line in alone)
+    parts = {part: place_below(folder, samples, ("images", "images/images")) for part, samples in parts.items()}
     return Archive(parts, names, from_one=False)
 
 
@@ -111,15 +111,15 @@ def _table(file: Path, problems: list[str]) -> dict[str, tuple[str, int]]:
     for number, line in enumerate(read_lines(file, problems), start=1):
         words = line.split(maxsplit=1)
         if len(words) == 1:
-            problems.append(f"{file}:{number}: wanted '<id> <value>', got {shown(line.strip())}")
+            problems.append(f"{file}:{number}: wanted '<id> <value>', got {quote(line.strip())}")
         elif words and words[0] in rows:
-            problems.append(f"{file}:{number}: id {shown(words[0])} stands in line {rows[words[0]][1]} already")
+            problems.append(f"{file}:{number}: id {quote(words[0])} stands in line {rows[words[0]][1]} already")
         elif words:
             rows[words[0]] = (words[1].strip(), number)
     return rows
 
 
-def below(folder: Path, samples: list[Sample], roots: tuple[str, ...]) -> list[Sample]:
+def place_below(folder: Path, samples: list[Sample], roots: tuple[str, ...]) -> list[Sample]:
     """Put the paths of `samples` below the one of `roots` that holds most of the twenty or so looked for."""
     tried = [sample.path for sample in samples[:: len(samples) // 20 + 1]]
     found = [sum(os.path.isfile(os.path.join(folder, root, path)) for path in tried) for root in roots]  # noqa: PTH113, PTH118
@@ -135,7 +135,7 @@ def whole(value: Any) -> int | None:
     return int(value) if is_number and 0 <= value < 10**18 and value == int(value) else None
 
 
-def shown(value: object) -> str:
+def quote(value: object) -> str:
     """Shorten a value to one line of a message."""
     text = repr(value).replace("\n", " ")
     return text if len(text) <= 120 else f"{text[:100]}...{text[-15:]}"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vision_peft.data.annotations.fgvc_lists import Archive, Sample, below, shown, whole
+from vision_peft.data.annotations.fgvc_lists import Archive, Sample, place_below, quote, whole
 from vision_peft.data.annotations.mat_file import read_mat
 
 DOG_FOLDERS = ("", "lists/")
@@ -34,7 +34,7 @@ def read_flowers(folder: Path, problems: list[str]) -> Archive:
                 problems.append(f"{where}: no image {image}: {label_file.name} has labels for 1 to {len(class_ids)}")
             elif image is not None and (class_id := class_ids[image - 1]) is not None:
                 samples.append(Sample(f"image_{image:05d}.jpg", class_id, where))
-        parts[part] = below(folder, samples, ("jpg", "102flowers/jpg", "images"))
+        parts[part] = place_below(folder, samples, ("jpg", "102flowers/jpg", "images"))
     return Archive(parts, {}, from_one=True)
 
 
@@ -51,10 +51,10 @@ def read_dogs(folder: Path, problems: list[str]) -> Archive:
         for number, (path, class_id) in enumerate(zip(paths, class_ids, strict=False), start=1):
             where = f"{file}: file_list({number})"
             if not isinstance(path, str):
-                problems.append(f"{where}: wanted a path, got {shown(path)}")
+                problems.append(f"{where}: wanted a path, got {quote(path)}")
             elif class_id is not None:
                 samples.append(Sample(path.strip(), class_id, where))
-        parts[part] = below(folder, samples, ("Images", "images", "Images/Images", "images/Images"))
+        parts[part] = place_below(folder, samples, ("Images", "images", "Images/Images", "images/Images"))
     return Archive(parts, {}, from_one=True)
 
 
@@ -65,7 +65,7 @@ def read_cars(folder: Path, problems: list[str]) -> Archive:
     if joint.is_file():
         for path, class_id, where, flag in _annotations(joint, ("relative_im_path", "class", "test"), problems):
             parts["test" if flag else "train"].append(Sample(path, class_id, where))
-        parts = {part: below(folder, samples, ("", "car_ims")) for part, samples in parts.items()}
+        parts = {part: place_below(folder, samples, ("", "car_ims")) for part, samples in parts.items()}
         return Archive(parts, _class_names(joint, problems), from_one=True)
     tests = ("cars_test_annos_withlabels.mat", "cars_test_annos_withlabels (1).mat", "cars_test_annos.mat")
     files = {
@@ -74,7 +74,7 @@ def read_cars(folder: Path, problems: list[str]) -> Archive:
     }
     for part, file in files.items():
         samples = [Sample(*item[:3]) for item in _annotations(file, ("fname", "class"), problems)]
-        parts[part] = below(folder, samples, (f"cars_{part}", f"cars_{part}/cars_{part}"))
+        parts[part] = place_below(folder, samples, (f"cars_{part}", f"cars_{part}/cars_{part}"))
     metas = [folder / f"{sub}cars_meta.mat" for sub in CAR_FOLDERS]
     meta = next((file for file in metas if file.is_file()), None)
     return Archive(parts, _class_names(meta, problems) if meta else {}, from_one=True)
@@ -93,11 +93,11 @@ def _annotations(file: Path, fields: Sequence[str], problems: list[str]) -> Iter
         place = f"{file}: annotations({number})"
         found = []
         if not isinstance(path, str):
-            found.append(f"{place}.{fields[0]}: wanted a path, got {shown(path)}")
+            found.append(f"{place}.{fields[0]}: wanted a path, got {quote(path)}")
         if whole(class_id) is None:
-            found.append(f"{place}.class: {shown(class_id)} is not an integer from 0")
+            found.append(f"{place}.class: {quote(class_id)} is not an integer from 0")
         if len(fields) > 2 and whole(flag) not in (0, 1):
-            found.append(f"{place}.{fields[2]}: wanted 1 (test) or 0 (train), got {shown(flag)}")
+            found.append(f"{place}.{fields[2]}: wanted 1 (test) or 0 (train), got {quote(flag)}")
         if not found:
             yield path.strip(), int(class_id), place, int(flag) if len(fields) > 2 else 0
         problems.extend(found)
@@ -106,7 +106,7 @@ def _annotations(file: Path, fields: Sequence[str], problems: list[str]) -> Iter
 def _class_names(file: Path, problems: list[str]) -> dict[int, str]:
     names = dict(enumerate(_values(_variables(file, "class_names")[0]), start=1))
     wrong = [number for number, name in names.items() if not isinstance(name, str)]
-    problems.extend(f"{file}: class_names({k}): wanted a name, got {shown(names[k])}" for k in wrong)
+    problems.extend(f"{file}: class_names({k}): wanted a name, got {quote(names[k])}" for k in wrong)
     return {} if wrong else {number: name.strip() for number, name in names.items()}
 
 
@@ -135,7 +135,7 @@ def _whole_numbers(file: Path, variable: str, array: list[Any], problems: list[s
     values = _values(array)
     numbers = [whole(value) for value in values]
     wrong = [place for place, number in enumerate(numbers) if number is None]
-    problems.extend(f"{file}: {variable}({k + 1}): {shown(values[k])} is not an integer from 0" for k in wrong)
+    problems.extend(f"{file}: {variable}({k + 1}): {quote(values[k])} is not an integer from 0" for k in wrong)
     return numbers
 
 

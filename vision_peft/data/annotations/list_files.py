@@ -40,9 +40,12 @@ def read_list(
     items: list[tuple[Path, int]] = []
     for entry in read_entries(file, problems):
         number, path, label = entry
-        found = [label_trouble(label, num_classes or MAX_CLASSES), images.trouble(path) if check_images else None]
+        found = [
+            find_label_problem(label, num_classes or MAX_CLASSES),
+            images.find_problem(path) if check_images else None,
+        ]
         if found == [None, None]:
-            found = [repeated(entry, first, images.what)]
+            found = [find_repeat(entry, first, images.what)]
         if found == [None]:
             items.append((root / path, int(label)))
         problems.extend(f"{file}:{number}: {text}" for text in found if text)
@@ -56,16 +59,16 @@ def read_entries(file: Path, problems: list[str]) -> Iterator[Entry]:
         if parts:
             yield Entry(number, parts["path"], parts["label"])
         elif line.strip():
-            problems.append(f"{file}:{number}: wanted '<path> <label>', got {shown(line.strip())}")
+            problems.append(f"{file}:{number}: wanted '<path> <label>', got {quote(line.strip())}")
 
 
-def repeated(entry: Entry, first: dict[str, Entry], what: str = "image") -> str | None:
+def find_repeat(entry: Entry, first: dict[str, Entry], what: str = "image") -> str | None:
     """Describe an entry whose path, however spelt, an earlier one had; `first` holds those seen so far."""
     earlier = first.setdefault(os.path.normpath(entry.path), entry)
     if earlier is entry:
         return None
     label = "" if earlier.label == entry.label else f" with label {earlier.label}"
-    return f"{what} {shown(entry.path)} stands in line {earlier.line} already{label}"
+    return f"{what} {quote(entry.path)} stands in line {earlier.line} already{label}"
 
 
 def find_overlaps(lists: Mapping[str, Path], inside: Collection[tuple[str, str]], problems: list[str]) -> None:
@@ -74,13 +77,13 @@ def find_overlaps(lists: Mapping[str, Path], inside: Collection[tuple[str, str]]
     A pair in `inside`, (part, whole), is meant to share images; those must then have the same label. Lists that are not
     there and lines that make no sense are left to `read_list`.
     """
-    entries = {split: _by_path(file) for split, file in lists.items() if file.is_file()}
+    entries = {split: _index_by_path(file) for split, file in lists.items() if file.is_file()}
     for one, other in itertools.combinations(entries, 2):
         may_share = (one, other) in inside or (other, one) in inside
         for path, there in entries[other].items():
             if (here := entries[one].get(path)) is None:
                 continue
-            place = f"{lists[other]}:{there.line}: image {shown(there.path)}"
+            place = f"{lists[other]}:{there.line}: image {quote(there.path)}"
             if not may_share:
                 problems.append(f"{place} stands in {lists[one].name}:{here.line} too: {one} and {other} overlap")
             elif int(here.label) != int(there.label):
@@ -89,7 +92,7 @@ def find_overlaps(lists: Mapping[str, Path], inside: Collection[tuple[str, str]]
                 )
 
 
-def _by_path(file: Path) -> dict[str, Entry]:
+def _index_by_path(file: Path) -> dict[str, Entry]:
     first: dict[str, Entry] = {}
     for entry in read_entries(file, []):
         if is_integer(entry.label):
@@ -102,10 +105,10 @@ def is_integer(label: str) -> bool:
     return _INTEGER.fullmatch(label) is not None
 
 
-def label_trouble(label: str, num_classes: int) -> str | None:
+def find_label_problem(label: str, num_classes: int) -> str | None:
     """Describe what is wrong with the text of an integer label that must be below `num_classes`."""
     if not is_integer(label):
-        return f"label {shown(label)} is not an integer"
+        return f"label {quote(label)} is not an integer"
     if not 0 <= int(label) < num_classes:
         return f"label {int(label)} is out of range: wanted 0 to {num_classes - 1}"
     return None
@@ -146,7 +149,7 @@ def warn_of_empty_classes(file: Path, classes: Sequence[str], labels: Sequence[i
         warnings.warn(f"{file}: {len(empty)} of {len(classes)} classes have no training {what}: {listed}", stacklevel=3)
 
 
-def shown(text: str) -> str:
+def quote(text: str) -> str:
     """`text` quoted for a message, its middle left out where it is long."""
     return repr(text if len(text) <= 120 else f"{text[:100]}...{text[-15:]}")
 
@@ -166,21 +169,21 @@ class PathCheck:
         self.real_root = os.path.realpath(root)
         self.inside: dict[str, bool] = {}
 
-    def trouble(self, path: str) -> str | None:
+    def find_problem(self, path: str) -> str | None:
         """Describe what is wrong with `path`; None if it is an image file where it may be."""
         if self.confined and os.path.isabs(path):  # noqa: PTH117
-            return f"path {shown(path)} is absolute: wanted a path below {self.root}{self.hint}"
+            return f"path {quote(path)} is absolute: wanted a path below {self.root}{self.hint}"
         full = os.path.join(self.root, path)  # noqa: PTH118  pathlib makes this loop three times slower
         try:
             if self.confined and not self.is_inside(full):
-                return f"path {shown(path)} leads out of {self.root}{self.hint}"
-            return self.absence(full, path)
+                return f"path {quote(path)} leads out of {self.root}{self.hint}"
+            return self.find_absence(full, path)
         except (OSError, ValueError) as error:
-            return f"path {shown(path)} cannot be read: {type(error).__name__}"
+            return f"path {quote(path)} cannot be read: {type(error).__name__}"
 
-    def absence(self, full: str, path: str) -> str | None:
+    def find_absence(self, full: str, path: str) -> str | None:
         """Describe a path that may be where it is but has no file, by its full path and as it is listed."""
-        return None if os.path.isfile(full) else f"{self.what} {shown(path)} is missing"  # noqa: PTH113
+        return None if os.path.isfile(full) else f"{self.what} {quote(path)} is missing"  # noqa: PTH113
 
     def identity(self, full: str) -> str:
         """Return what two spellings of one item have in common."""

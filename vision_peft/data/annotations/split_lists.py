@@ -11,12 +11,12 @@ from vision_peft.data.annotations.list_files import (
     MAX_CLASSES,
     Entry,
     PathCheck,
+    find_label_problem,
     is_integer,
-    label_trouble,
+    quote,
     read_class_names,
     read_entries,
     read_lines,
-    shown,
     warn_of_empty_classes,
 )
 from vision_peft.data.problems import raise_problems
@@ -120,7 +120,7 @@ def _read_csv(file: Path, lines: list[str], problems: list[str]) -> Iterator[Ent
             yield Entry(number, path, label)
         else:
             hint = "; a header names the columns path and label" if wanted == 2 else ""
-            problems.append(f"{file}:{number}: wanted {wanted} columns with path and label, got {shown(line)}{hint}")
+            problems.append(f"{file}:{number}: wanted {wanted} columns with path and label, got {quote(line)}{hint}")
 
 
 def _labels(
@@ -130,21 +130,21 @@ def _labels(
     train = entries["train"]
     if train and is_integer(train[0].label):
         trained = [entry.label for part in ("train", "val") for entry in entries.get(part, [])]
-        largest = max((int(label) for label in trained if not label_trouble(label, MAX_CLASSES)), default=0)
+        largest = max((int(label) for label in trained if not find_label_problem(label, MAX_CLASSES)), default=0)
         count = len(names) or largest + 1
         classes = names or [str(label) for label in range(count)]
-        return classes, lambda label: label_trouble(label, count) or int(label)
+        return classes, lambda label: find_label_problem(label, count) or int(label)
 
     classes = names or sorted({entry.label for entry in train})
     place = {name: label for label, name in enumerate(classes)}
 
     def find(name: str) -> int | str:
         if not names and is_integer(name):
-            return f"label {shown(name)} is a number among class names; data.classes=FILE makes it a name"
+            return f"label {quote(name)} is a number among class names; data.classes=FILE makes it a name"
         if name in place:
             return place[name]
         hint = did_you_mean(name, classes)
-        return f"class {shown(name)} is not among the {len(classes)} classes of {source}{hint}"
+        return f"class {quote(name)} is not among the {len(classes)} classes of {source}{hint}"
 
     return classes, find
 
@@ -163,7 +163,7 @@ def _check(
     for part, file in files.items():
         parts[part] = []
         for line, path, text in entries[part]:
-            label, trouble = find_label(text), images.trouble(path)
+            label, trouble = find_label(text), images.find_problem(path)
             found = [problem for problem in (label, trouble) if isinstance(problem, str)]
             full = os.path.join(root, path)  # noqa: PTH118  pathlib makes this loop slower
             key = images.identity(full)
@@ -171,7 +171,7 @@ def _check(
                 other, where = first[key]
                 already = f"stands in line {where} already" if other == part else f"is in {files[other]}:{where} too"
                 way_out = REPEATED * (other == part == "train")
-                found.append(f"{images.what} {shown(path)} {already}{way_out}")
+                found.append(f"{images.what} {quote(path)} {already}{way_out}")
             problems.extend(f"{file}:{line}: {problem}" for problem in found)
             if not found and isinstance(label, int):
                 parts[part].append((full, label))

@@ -10,7 +10,7 @@ from vision_peft.data.problems import UnknownTask, unknown
 Found = TypeVar("Found")
 
 
-def chosen(
+def choose_task(
     family: type[DataConfig], root: Path, task: str | None, found: Mapping[str, Found], one_name: Callable[[str], str]
 ) -> Found:
     """Select what was `found` below `root` for `task`, by the name of its folder.
@@ -37,6 +37,6 @@ def chosen(
     raise UnknownTask(str(unknown("data.task", task, dict.fromkeys([*found, *map(one_name, found)]))))
 
 
-def itself_a_task(root: Path) -> ValueError:
+def task_as_root_error(root: Path) -> ValueError:
     """Make the error for a `data.root` that is a task folder, not one of task folders."""
     return ValueError(f"data.root={root} is itself a task folder: give data.root={root.parent} data.task={root.name}")

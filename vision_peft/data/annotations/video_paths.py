@@ -2,7 +2,7 @@
 
 import os
 
-from vision_peft.data.annotations.list_files import PathCheck, shown
+from vision_peft.data.annotations.list_files import PathCheck, quote
 from vision_peft.data.decoding.video_file import is_only_sound
 
 VIDEO_EXTENSIONS = frozenset((".avi", ".mp4", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".gif", ".wmv", ".flv"))
@@ -18,13 +18,13 @@ class VideoCheck(PathCheck):
     what = "video"
     opened = 0
 
-    def absence(self, full: str, path: str) -> str | None:
-        if absent := super().absence(full, path):
+    def find_absence(self, full: str, path: str) -> str | None:
+        if absent := super().find_absence(full, path):
             return absent
         size = os.path.getsize(full)  # noqa: PTH202
         if not size:
-            return f"video {shown(path)} is empty (0 bytes)"
+            return f"video {quote(path)} is empty (0 bytes)"
         self.opened += 1
         if self.opened > OPENED or not is_only_sound(full, size):
             return None
-        return f"video {shown(path)} holds sound and no pictures"
+        return f"video {quote(path)} holds sound and no pictures"

@@ -30,7 +30,7 @@ def check_tasks(data: DataConfig, workers: int, progress: Progress | None = None
         ValueError, OSError: there is nothing to check: no such folder, no such task, not one split with its files.
     """
     missing: dict[DataConfig, ValueError | OSError] = {}
-    tasks = _tasks(data)
+    tasks = _list_tasks(data)
     for config in tasks:
         try:
             yield _check(config, workers, progress)
@@ -43,7 +43,7 @@ def check_tasks(data: DataConfig, workers: int, progress: Progress | None = None
         yield TaskReport(config, findings=[Finding(PROBLEM, "task", str(error))])
 
 
-def _tasks(data: DataConfig) -> list[DataConfig]:
+def _list_tasks(data: DataConfig) -> list[DataConfig]:
     task = dataclasses.asdict(data).get("task")
     names = [name for group, members in data.suite.items() if task in ("all", group) for name in members]
     return [dataclasses.replace(data, task=name) for name in names] or [data]
@@ -55,7 +55,7 @@ def _check(config: DataConfig, workers: int, progress: Progress | None) -> TaskR
     with warnings.catch_warnings():  # PIL's remarks about odd files name no file
         warnings.simplefilter("ignore")
         report.contents = read_contents(report.datasets, workers, progress)
-    report.findings += [*_classes(report.datasets), *_files(report), *_copies(report)]
+    report.findings += [*_check_classes(report.datasets), *_check_files(report), *_find_copies(report)]
     report.findings.sort(key=lambda finding: finding.severity)  # "problem" before "warning"
     return report
 
@@ -84,36 +84,38 @@ def _load(config: DataConfig, datasets: dict[str, ImageDataset]) -> list[Finding
     return [Finding(severity, "reader", text, splits) for (severity, text), splits in said.items()]
 
 
-def _classes(datasets: Mapping[str, ImageDataset]) -> Iterator[Finding]:
+def _check_classes(datasets: Mapping[str, ImageDataset]) -> Iterator[Finding]:
     if not datasets:
         return
     (first, classes), *others = [(split, dataset.classes) for split, dataset in datasets.items()]
     for split, names in others:
         if names != classes:
-            text = f"{split} has other classes than {first}: {_some(names)} against {_some(classes)}"
+            text = f"{split} has other classes than {first}: {_name_some(names)} against {_name_some(classes)}"
             yield Finding(PROBLEM, "classes", text, [first, split])
     if repeated := [name for name, times in Counter(classes).items() if times > 1]:
-        yield Finding(PROBLEM, "classes", f"class names must differ, repeated: {_some(repeated)}", [first])
+        yield Finding(PROBLEM, "classes", f"class names must differ, repeated: {_name_some(repeated)}", [first])
     if len(classes) < 2:
         yield Finding(PROBLEM, "classes", f"there is nothing to learn from {len(classes)} class", [first])
     for split, dataset in datasets.items():
         count = len(dataset.classes)
-        outside = [item for item in _items({split: dataset}) if not 0 <= item.label < count]
+        outside = [item for item in _list_items({split: dataset}) if not 0 <= item.label < count]
         if outside:
-            named = _some([f"{item.path} ({item.label})" for item in outside])
+            named = _name_some([f"{item.path} ({item.label})" for item in outside])
             text = f"{_count(len(outside), 'label')} of {split} out of range, wanted 0 to {count - 1}: {named}"
             yield Finding(PROBLEM, "label_range", text, [split], outside)
         present = set(dataset.labels)
         empty = [name for label, name in enumerate(dataset.classes) if label not in present]
         if empty and split in ("train", "test"):
-            text = f"{len(empty)} of {count} classes have no image in {split}: {_some(empty)}"
+            text = f"{len(empty)} of {count} classes have no image in {split}: {_name_some(empty)}"
             yield Finding(WARNING, "empty_class", text, [split])
 
 
-def _files(report: TaskReport) -> Iterator[Finding]:
+def _check_files(report: TaskReport) -> Iterator[Finding]:
     """List what is wrong with single files."""
     turned, misnamed = [], []
-    for path, items in itertools.groupby(sorted(_items(report.datasets), key=lambda item: item.path), lambda i: i.path):
+    for path, items in itertools.groupby(
+        sorted(_list_items(report.datasets), key=lambda item: item.path), lambda i: i.path
+    ):
         content, places = report.contents[path], list(items)
         splits = [split for split in SPLITS if any(item.split == split for item in places)]
         if isinstance(content, ImageDecodeError):
@@ -131,16 +133,16 @@ def _files(report: TaskReport) -> Iterator[Finding]:
         ("extension", misnamed, "of another format than the name says"),
     ):
         if found:
-            named = _some([f"{places[0].path} ({what})" for places, what in found])
+            named = _name_some([f"{places[0].path} ({what})" for places, what in found])
             items = [item for places, _ in found for item in places]
             splits = [split for split in SPLITS if any(item.split == split for item in items)]
             yield Finding(WARNING, kind, f"{_count(len(found), 'file')} {words}: {named}", splits, items)
 
 
-def _copies(report: TaskReport) -> Iterator[Finding]:
+def _find_copies(report: TaskReport) -> Iterator[Finding]:
     """Images that stand in several places, and whether trainval is train and val."""
     groups: dict[bytes, list[Item]] = defaultdict(list)
-    for item in _items(report.datasets):
+    for item in _list_items(report.datasets):
         content = report.contents[item.path]
         if isinstance(content, Content):
             groups[content.pixels].append(item)
@@ -153,7 +155,9 @@ def _copies(report: TaskReport) -> Iterator[Finding]:
         if joined and not parts:
             beyond += joined
         # trainval is made of train and val: what it shares with them is no news
-        yield from _copied(report, [item for item in items if item.split != "trainval"] if parts else items, items)
+        yield from _compare_copies(
+            report, [item for item in items if item.split != "trainval"] if parts else items, items
+        )
     if {"train", "val", "trainval"} <= report.datasets.keys() and (lacking or beyond):
         words = [f"lacks {_count(len(lacking), 'image')} of them"] * bool(lacking)
         words += [f"has {_count(len(beyond), 'image')} that neither has"] * bool(beyond)
@@ -161,38 +165,38 @@ def _copies(report: TaskReport) -> Iterator[Finding]:
         yield Finding(WARNING, "trainval", text, ["train", "val", "trainval"], lacking + beyond)
 
 
-def _copied(report: TaskReport, items: list[Item], everywhere: list[Item]) -> Iterator[Finding]:
+def _compare_copies(report: TaskReport, items: list[Item], everywhere: list[Item]) -> Iterator[Finding]:
     in_split = Counter(item.split for item in items)
     splits = list(in_split)
     files = {content.file for item in items if isinstance(content := report.contents[item.path], Content)}
     same = "the same file" if len(files) == 1 and None not in files else "the same pixels"
     if len(splits) > 1:
-        text = f"{', '.join(splits[:-1])} and {splits[-1]} share an image ({same}): {_where(items)}"
+        text = f"{', '.join(splits[:-1])} and {splits[-1]} share an image ({same}): {_name_places(items)}"
         yield Finding(PROBLEM, "overlap", text, splits, items)
     for split, times in in_split.items():
         if times > 1:
             inside = [item for item in items if item.split == split]
-            text = f"{split} holds an image {times} times ({same}): {_where(inside)}"
+            text = f"{split} holds an image {times} times ({same}): {_name_places(inside)}"
             yield Finding(WARNING, "duplicate", text, [split], inside)
     if len({item.label for item in everywhere}) > 1:
         classes = report.classes
         known = [item for item in everywhere if item.label in range(len(classes))]
         told = dict.fromkeys(f"{item.path} is {classes[item.label]}" for item in known)
-        text = f"one image has several labels ({same}): {_some(list(told))}"
+        text = f"one image has several labels ({same}): {_name_some(list(told))}"
         yield Finding(PROBLEM, "label_conflict", text, list(dict.fromkeys(i.split for i in everywhere)), everywhere)
 
 
-def _items(datasets: Mapping[str, ImageDataset]) -> Iterator[Item]:
+def _list_items(datasets: Mapping[str, ImageDataset]) -> Iterator[Item]:
     for split, dataset in datasets.items():
         for index, label in enumerate(dataset.labels):
             yield Item(split, dataset.path(index), label)
 
 
-def _where(items: Sequence[Item]) -> str:
-    return _some([f"{item.path} ({item.split})" for item in items])
+def _name_places(items: Sequence[Item]) -> str:
+    return _name_some([f"{item.path} ({item.split})" for item in items])
 
 
-def _some(names: Sequence[str]) -> str:
+def _name_some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
 

@@ -29,33 +29,33 @@ def draw_sheet(datasets: Mapping[str, ImageDataset], title: str, file: str | Pat
         raise ValueError("there is nothing to draw: no split of the data set can be read")
     classes = next(iter(shown.values())).classes
     rows = min(len(classes), CLASSES)
-    left = _lefts(shown)
+    left = _place_columns(shown)
     top, pitch = _MARGIN + 84, TILE + _GAP
     width = max(left.values()) + COLUMNS.get(list(shown)[-1], 6) * pitch - _GAP + _MARGIN
     sheet = Image.new("RGB", (width, top + rows * pitch - _GAP + _MARGIN), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    large, plain, small = _font(20), _font(15), _font(13)
+    large, plain, small = _load_font(20), _load_font(15), _load_font(13)
     counts = " / ".join(f"{len(dataset):,} {split}" for split, dataset in shown.items())
-    draw.text((_MARGIN, _MARGIN), _cut(_printable(title), large, width - 2 * _MARGIN), _INK, large)
+    draw.text((_MARGIN, _MARGIN), _cut(_make_printable(title), large, width - 2 * _MARGIN), _INK, large)
     note = f"{len(classes):,} classes, {counts} images"
     note += f"; only the first {rows} classes are shown" if rows < len(classes) else ""
     draw.text((_MARGIN, _MARGIN + 28), _cut(note, small, width - 2 * _MARGIN), _PALE, small)
     for split in shown:
         draw.text((left[split], top - 24), split, _INK, plain)
-    places = {split: _places(dataset) for split, dataset in shown.items()}
+    places = {split: _index_by_label(dataset) for split, dataset in shown.items()}
     for label in range(rows):
         y = top + label * pitch
         _draw_label(draw, y, classes[label], {split: len(places[split].get(label, [])) for split in shown})
         for split, dataset in shown.items():
-            for column, index in enumerate(_spaced(places[split].get(label, []), COLUMNS.get(split, 6))):
-                sheet.paste(_tile(dataset, index), (left[split] + column * pitch, y))
+            for column, index in enumerate(_space_evenly(places[split].get(label, []), COLUMNS.get(split, 6))):
+                sheet.paste(_draw_tile(dataset, index), (left[split] + column * pitch, y))
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(file)
     return file
 
 
-def _lefts(shown: Mapping[str, ImageDataset]) -> dict[str, int]:
+def _place_columns(shown: Mapping[str, ImageDataset]) -> dict[str, int]:
     """Where the columns of each split begin."""
     left, x = {}, _MARGIN + _LABEL
     for split in shown:
@@ -64,7 +64,7 @@ def _lefts(shown: Mapping[str, ImageDataset]) -> dict[str, int]:
     return left
 
 
-def _places(dataset: ImageDataset) -> dict[int, list[int]]:
+def _index_by_label(dataset: ImageDataset) -> dict[int, list[int]]:
     """List the indices of the images of every label."""
     places: dict[int, list[int]] = {}
     for index, label in enumerate(dataset.labels):
@@ -72,17 +72,17 @@ def _places(dataset: ImageDataset) -> dict[int, list[int]]:
     return places
 
 
-def _spaced(indices: Sequence[int], count: int) -> list[int]:
+def _space_evenly(indices: Sequence[int], count: int) -> list[int]:
     if len(indices) <= count:
         return list(indices)
     return [indices[round(place * (len(indices) - 1) / (count - 1))] for place in range(count)]
 
 
 def _draw_label(draw: ImageDraw.ImageDraw, y: int, name: str, counts: Mapping[str, int]) -> None:
-    plain, small = _font(15), _font(13)
+    plain, small = _load_font(15), _load_font(13)
     room = _LABEL - 12
-    lines = _wrapped(_printable(name), plain, room, most=3)
-    below = _wrapped(", ".join(f"{count:,} {split}" for split, count in counts.items()), small, room, most=2)
+    lines = _wrap(_make_printable(name), plain, room, most=3)
+    below = _wrap(", ".join(f"{count:,} {split}" for split, count in counts.items()), small, room, most=2)
     y += (TILE - 19 * len(lines) - 17 * len(below)) // 2
     for line in lines:
         draw.text((_MARGIN, y), line, _INK, plain)
@@ -92,7 +92,7 @@ def _draw_label(draw: ImageDraw.ImageDraw, y: int, name: str, counts: Mapping[st
         y += 17
 
 
-def _tile(dataset: ImageDataset, index: int) -> Image.Image:
+def _draw_tile(dataset: ImageDataset, index: int) -> Image.Image:
     tile = Image.new("RGB", (TILE, TILE), _GROUND)
     try:
         image = dataset.image(index)
@@ -112,12 +112,12 @@ def _tile(dataset: ImageDataset, index: int) -> Image.Image:
     return tile
 
 
-def _printable(name: str) -> str:
+def _make_printable(name: str) -> str:
     """On one line, without the bytes of file names that are no text."""
     return " ".join(name.encode(errors="backslashreplace").decode().split())
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, room: int, most: int) -> list[str]:
+def _wrap(text: str, font: ImageFont.FreeTypeFont, room: int, most: int) -> list[str]:
     """`text` in at most `most` lines of `room` pixels, broken at spaces, underscores and hyphens where there are."""
     lines: list[str] = []
     while text and len(lines) < most - 1 and font.getlength(text) > room:
@@ -136,7 +136,7 @@ def _cut(text: str, font: ImageFont.FreeTypeFont, room: int) -> str:
     return f"{text}…"
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _load_font(size: int) -> ImageFont.FreeTypeFont:
     import matplotlib  # for its font, which has more alphabets than PIL's own
 
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)

@@ -55,7 +55,7 @@ def read_contents(
     found: dict[str, Content | ImageDecodeError] = {}
     pool = ThreadPoolExecutor(workers)
     try:
-        for path, content in zip(places, _in_order(pool, places, workers * _AHEAD), strict=True):
+        for path, content in zip(places, _read_in_order(pool, places, workers * _AHEAD), strict=True):
             found[path] = content
             if progress is not None:
                 progress(len(found), len(places))
@@ -64,7 +64,7 @@ def read_contents(
     return found
 
 
-def _in_order(
+def _read_in_order(
     pool: ThreadPoolExecutor, places: Mapping[str, tuple[ImageDataset, int]], ahead: int
 ) -> Iterator[Content | ImageDecodeError]:
     """Yield the contents in the order of `places`; at most `ahead` are waited for at a time."""

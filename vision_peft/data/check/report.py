@@ -98,7 +98,7 @@ def to_json(reports: Iterable[TaskReport]) -> dict[str, Any]:
     return {"version": VERSION, "problems": counts[PROBLEM], "warnings": counts[WARNING], "tasks": tasks}
 
 
-def summary(report: TaskReport) -> str:
+def summarise(report: TaskReport) -> str:
     """Write the report for a terminal, with the first findings of each kind; paths are shortened by `report.folder`."""
     lines = [f"{report.title}: {len(report.classes):,} classes, {len(report.contents):,} images"]
     if not report.datasets:
@@ -106,7 +106,7 @@ def summary(report: TaskReport) -> str:
     if folder := report.folder:
         lines[0] += f" below {folder}"
     table = [["split", "images", "per class", "empty classes", "width", "height", "sizes", "formats and modes"]]
-    table += [_row(split, report) for split in SPLITS]
+    table += [_format_row(split, report) for split in SPLITS]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     for severity in (PROBLEM, WARNING):
@@ -114,7 +114,7 @@ def summary(report: TaskReport) -> str:
         lines.append(f"{len(findings) or 'no'} {severity}{'s' * (len(findings) != 1)}")
         for kind in dict.fromkeys(finding.kind for finding in findings):
             texts = [finding.text for finding in findings if finding.kind == kind]
-            lines += [f"  {kind}: {_short(text, folder)}" for text in texts[:_SHOWN]]
+            lines += [f"  {kind}: {_shorten(text, folder)}" for text in texts[:_SHOWN]]
             lines += [f"  {kind}: {len(texts) - _SHOWN} more, all in the JSON report"] * (len(texts) > _SHOWN)
     return "\n".join(lines)
 
@@ -144,31 +144,31 @@ def _split_to_json(split: str, report: TaskReport) -> dict[str, Any] | None:
         "images": len(dataset),
         "unreadable": len(found) - len(contents),
         "per_class": per_class,
-        "images_per_class": _spread(per_class),
-        "width": _spread([content.size[0] for content in contents]),
-        "height": _spread([content.size[1] for content in contents]),
+        "images_per_class": _measure_spread(per_class),
+        "width": _measure_spread([content.size[0] for content in contents]),
+        "height": _measure_spread([content.size[1] for content in contents]),
         "sizes": len({content.size for content in contents}),
         "formats": dict(Counter(header.format for header in headers).most_common()),
         "modes": dict(Counter(header.mode for header in headers).most_common()),
     }
 
 
-def _spread(values: Sequence[int]) -> dict[str, float] | None:
+def _measure_spread(values: Sequence[int]) -> dict[str, float] | None:
     return {"min": min(values), "median": median(values), "max": max(values)} if values else None
 
 
-def _row(split: str, report: TaskReport) -> list[str]:
+def _format_row(split: str, report: TaskReport) -> list[str]:
     facts = _split_to_json(split, report)
     if facts is None:
         return [split, "not read", *("-" for _ in range(6))]
     counts: dict[str, int] = facts["formats"] | facts["modes"]
     kinds = [kind if times == facts["images"] else f"{kind} {times:,}" for kind, times in counts.items()]
-    spreads = [_spread_words(facts[name]) for name in ("images_per_class", "width", "height")]
+    spreads = [_format_spread(facts[name]) for name in ("images_per_class", "width", "height")]
     counted = [f"{facts['images']:,}", spreads[0], str(facts["per_class"].count(0))]
     return [split, *counted, *spreads[1:], f"{facts['sizes']:,}", ", ".join(kinds) or "-"]
 
 
-def _spread_words(spread: dict[str, float] | None) -> str:
+def _format_spread(spread: dict[str, float] | None) -> str:
     """Smallest to largest and median, or the one value there is."""
     if spread is None:
         return "-"
@@ -178,5 +178,5 @@ def _spread_words(spread: dict[str, float] | None) -> str:
     return f"{spread['min']:,} to {spread['max']:,}, median {middle}"
 
 
-def _short(text: str, folder: str | None) -> str:
+def _shorten(text: str, folder: str | None) -> str:
     return text.replace(f"{folder}{os.sep}", "") if folder else text

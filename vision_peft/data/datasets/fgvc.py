@@ -19,10 +19,10 @@ from pathlib import Path, PurePath
 from typing import ClassVar, NamedTuple
 
 from vision_peft.data.annotations.draw_split import check_fraction, draw
-from vision_peft.data.annotations.fgvc_lists import Archive, Sample, read_json, read_lists, shown
+from vision_peft.data.annotations.fgvc_lists import Archive, Sample, quote, read_json, read_lists
 from vision_peft.data.annotations.fgvc_matlab import CAR_FOLDERS, DOG_FOLDERS, read_cars, read_dogs, read_flowers
 from vision_peft.data.annotations.list_files import PathCheck
-from vision_peft.data.annotations.tasks import chosen, itself_a_task
+from vision_peft.data.annotations.tasks import choose_task, task_as_root_error
 from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.image_dataset import ImageFiles
@@ -89,7 +89,7 @@ class FGVC(DataConfig):
         if PurePath(self.train_file).name != self.train_file:
             raise ValueError(f"data.train_file wants the name of a file in the task folder, got {self.train_file!r}")
         if self.task:
-            object.__setattr__(self, "task", _one_name(self.task))
+            object.__setattr__(self, "task", _unify_name(self.task))
 
     def load(self, split: str) -> ImageDataset:
         """Load the images of `split`; warns of classes without images and of unusual numbers of images.
@@ -106,9 +106,9 @@ class FGVC(DataConfig):
         class_ids = sorted({sample.class_id for sample in archive.parts["train"]})
         _check_classes(folder, archive, class_ids, CLASS_COUNTS.get(self.task or ""), problems)
         _check_repeated(archive.parts, problems)
-        samples = _of_split(archive, split)
+        samples = _select_split(archive, split)
         images = PathCheck(folder)
-        troubles = [(sample.where, images.trouble(sample.path)) for sample in samples]
+        troubles = [(sample.where, images.find_problem(sample.path)) for sample in samples]
         problems.extend(f"{where}: {trouble}" for where, trouble in troubles if trouble)
         raise_problems(f"data.task={self.task}, split {split}", problems)
         self._warn_of_size(folder, archive.parts, split)
@@ -142,22 +142,22 @@ def find_task(root: Path, task: str | None) -> tuple[Path, _Format]:
     """Folder of `task` below `root` and its layout; the UnknownTask for another names those found."""
     subfolders = [path for path in sorted(root.iterdir()) if path.is_dir()]
     found = {path.name: place for path in subfolders if (place := _content(path))}
-    if task and task not in ("all", *FGVC.suite, *map(_one_name, found)):
-        if bare := next((path for path in subfolders if _one_name(path.name) == task), None):
+    if task and task not in ("all", *FGVC.suite, *map(_unify_name, found)):
+        if bare := next((path for path in subfolders if _unify_name(path.name) == task), None):
             marks = ", ".join(form.marks[0] for form in _FORMATS)
             raise FileNotFoundError(
                 f"{bare} holds no labels: wanted VPT's json lists or an official archive, with {marks}"
             )
         if _format(root):
-            raise itself_a_task(root)
+            raise task_as_root_error(root)
         if not found:
             raise UnknownTask(
                 f"data.root={root} holds no task folder, neither one with VPT's train.json nor an official archive"
             )
-    return chosen(FGVC, root, task, found, _one_name)
+    return choose_task(FGVC, root, task, found, _unify_name)
 
 
-def _one_name(task: str) -> str:
+def _unify_name(task: str) -> str:
     return ALIASES.get(re.sub(r"[^a-z0-9]", "", task.lower()), task)
 
 
@@ -169,15 +169,15 @@ def _content(folder: Path) -> tuple[Path, _Format] | None:
     """`folder` with its layout, or the folder of the same task in it that unpacking an archive there leaves."""
     if form := _format(folder):
         return folder, form
-    if _one_name(folder.name) not in CLASS_COUNTS:
+    if _unify_name(folder.name) not in CLASS_COUNTS:
         return None
     for inner in sorted(folder.iterdir()):
-        if inner.is_dir() and _one_name(inner.name) == _one_name(folder.name) and (form := _format(inner)):
+        if inner.is_dir() and _unify_name(inner.name) == _unify_name(folder.name) and (form := _format(inner)):
             return inner, form
     return None
 
 
-def _of_split(archive: Archive, split: str) -> list[Sample]:
+def _select_split(archive: Archive, split: str) -> list[Sample]:
     """List the images that `split` has or, if no val is published, is drawn from."""
     parts = archive.parts
     if split == "test" or (split in ("train", "val") and "val" in parts):
@@ -223,7 +223,7 @@ def _check_repeated(parts: Mapping[str, Sequence[Sample]], problems: list[str]) 
             earlier_part, earlier = first.setdefault(os.path.normpath(sample.path), (part, sample))
             if earlier is not sample:
                 overlap = "" if part == earlier_part else f": {earlier_part} and {part} overlap"
-                problems.append(f"{sample.where}: image {shown(sample.path)} stands in {earlier.where} too{overlap}")
+                problems.append(f"{sample.where}: image {quote(sample.path)} stands in {earlier.where} too{overlap}")
 
 
 def _class_names(class_ids: Sequence[int], archive: Archive) -> list[str]:

@@ -17,7 +17,7 @@ from torchvision.datasets import Food101 as TorchvisionFood101
 
 from vision_peft.data.annotations.download import Official
 from vision_peft.data.annotations.draw_split import choose
-from vision_peft.data.annotations.list_files import PathCheck, read_lines, shown
+from vision_peft.data.annotations.list_files import PathCheck, quote, read_lines
 from vision_peft.data.annotations.train_test import OfficialHalves
 from vision_peft.data.config import check_split, find_root
 from vision_peft.data.dataset import ImageDataset
@@ -67,7 +67,7 @@ class Food101(OfficialHalves):
         numbers = choose(split, labels, self.val_fraction, self.seed)
         images = PathCheck(base / "images")
         chosen = [parts[part][number] for number in numbers]
-        found = ((entry.where, images.trouble(f"{entry.path}.jpg")) for entry in chosen)
+        found = ((entry.where, images.find_problem(f"{entry.path}.jpg")) for entry in chosen)
         raise_problems(f"{base / 'images'}, split {split}", [f"{where}: {text}" for where, text in found if text])
         if len(labels) != NUM_IMAGES[part]:
             warnings.warn(f"{files[part]}: {len(labels):,} images, Food-101 has {NUM_IMAGES[part]:,}", stacklevel=2)
@@ -121,10 +121,10 @@ def _entries(file: Path, problems: list[str]) -> Iterator[_Entry]:
         return
     for group, paths in content.items():
         if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
-            problems.append(f"{file}: class {shown(group)}: wanted a list of '<class>/<id>'")
+            problems.append(f"{file}: class {quote(group)}: wanted a list of '<class>/<id>'")
             continue
         for number, path in enumerate(paths, start=1):
-            yield _Entry(f"{file}: class {shown(group)}, image {number}", path, group)
+            yield _Entry(f"{file}: class {quote(group)}, image {number}", path, group)
 
 
 def _class(entry: _Entry) -> str:
@@ -138,11 +138,11 @@ def _check_entries(entries: list[_Entry], classes: list[str], problems: list[str
     for where, path, group in entries:
         name = path.split("/")[0]
         if path.count("/") != 1 or name in ("", ".", "..") or "\0" in path:
-            problems.append(f"{where}: wanted '<class>/<id>', got {shown(path)}")
+            problems.append(f"{where}: wanted '<class>/<id>', got {quote(path)}")
         elif group is not None and name != group:
-            problems.append(f"{where}: image {shown(path)} is one of class {shown(name)}")
+            problems.append(f"{where}: image {quote(path)} is one of class {quote(name)}")
         elif name not in known:
             hint = did_you_mean(name, classes)
-            problems.append(f"{where}: class {shown(name)} is not among the {len(classes)} classes of train{hint}")
+            problems.append(f"{where}: class {quote(name)} is not among the {len(classes)} classes of train{hint}")
         elif first.setdefault(path, where) != where:
-            problems.append(f"{where}: image {shown(path)} is listed already: {first[path]}")
+            problems.append(f"{where}: image {quote(path)} is listed already: {first[path]}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from vision_peft.data.annotations.draw_split import check_fraction, choose
-from vision_peft.data.annotations.list_files import Entry, read_entries, repeated, shown
+from vision_peft.data.annotations.list_files import Entry, find_repeat, quote, read_entries
 from vision_peft.data.annotations.video_paths import VIDEO_EXTENSIONS, VideoCheck
 from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
@@ -100,10 +100,10 @@ def read_lists(folder: Path, split: int, problems: list[str]) -> Lists:
         for entry in read_entries(file, problems):
             where = f"{file}:{entry.line}"
             if entry.label not in _PARTS:
-                problems.append(f"{where}: wanted '<video> <0, 1 or 2>', got {shown(f'{entry.path} {entry.label}')}")
+                problems.append(f"{where}: wanted '<video> <0, 1 or 2>', got {quote(f'{entry.path} {entry.label}')}")
             elif re.search(r"[/\\\0]", entry.path) or entry.path in (".", ".."):
-                problems.append(f"{where}: wanted the name of a video, got {shown(entry.path)}")
-            elif trouble := repeated(entry, first, "video"):
+                problems.append(f"{where}: wanted the name of a video, got {quote(entry.path)}")
+            elif trouble := find_repeat(entry, first, "video"):
                 problems.append(f"{where}: {trouble}")
             elif part := _PARTS[entry.label]:
                 lists.parts[part].append(Video(action, entry.path, where))
@@ -151,7 +151,7 @@ def _find(folder: Path, known: Sequence[str], videos: list[Video], problems: lis
     paths = []
     for action, name, where in videos:
         there = name if (folder / action / name).exists() else by_stem[action].get(_stem(name), name)
-        if action in known and (trouble := check.trouble(f"{action}/{there}")):
+        if action in known and (trouble := check.find_problem(f"{action}/{there}")):
             problems.append(f"{where}: {trouble}")
         paths.append(str(folder / action / there))
     return paths

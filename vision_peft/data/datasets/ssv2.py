@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from vision_peft.data.annotations.draw_split import check_fraction, choose
-from vision_peft.data.annotations.list_files import read_lines, shown
+from vision_peft.data.annotations.list_files import quote, read_lines
 from vision_peft.data.annotations.video_paths import VIDEO_EXTENSIONS, VideoCheck
 from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
@@ -68,7 +68,7 @@ class SomethingV2(DataConfig):
         seen: dict[str, str] = {}
         for video in (video for part in lists.values() for video in part):
             if seen.setdefault(video.id, video.where) != video.where:
-                problems.append(f"{video.where}: video {shown(video.id)} stands in {seen[video.id]} already")
+                problems.append(f"{video.where}: video {quote(video.id)} stands in {seen[video.id]} already")
         found = _files(root)
         paths = {part: _find(root, found, videos, problems) for part, videos in lists.items()}
         raise_problems(f"data={self.name} data.root={self.root}", problems)
@@ -85,16 +85,16 @@ def read_labels(file: Path, problems: list[str]) -> list[str]:
     content = _json(file, problems)
     if not isinstance(content, dict) or not content:
         if content is not None:
-            problems.append(f"{file}: wanted an object of class: number, got {shown(str(content))}")
+            problems.append(f"{file}: wanted an object of class: number, got {quote(str(content))}")
         return []
     names: dict[int, str] = {}
     before = len(problems)
     for name, value in content.items():
         number = int(value) if str(value).isdecimal() and len(str(value)) < 9 else -1
         if not 0 <= number < len(content):
-            problems.append(f"{file}: {shown(name)}: number {shown(str(value))} is none of 0 to {len(content) - 1}")
+            problems.append(f"{file}: {quote(name)}: number {quote(str(value))} is none of 0 to {len(content) - 1}")
         elif names.setdefault(number, name) != name:
-            problems.append(f"{file}: {shown(name)}: number {number} is that of {shown(names[number])} already")
+            problems.append(f"{file}: {quote(name)}: number {number} is that of {quote(names[number])} already")
     return [names[number] for number in sorted(names)] if len(problems) == before else []
 
 
@@ -103,7 +103,7 @@ def read_list(file: Path, classes: Sequence[str], problems: list[str]) -> list[V
     content = _json(file, problems)
     if not isinstance(content, list) or not content:
         if content is not None:
-            problems.append(f"{file}: wanted a list of objects with id and template, got {shown(str(content))}")
+            problems.append(f"{file}: wanted a list of objects with id and template, got {quote(str(content))}")
         return []
     place = {name: label for label, name in enumerate(classes)}
     videos = []
@@ -112,7 +112,7 @@ def read_list(file: Path, classes: Sequence[str], problems: list[str]) -> list[V
         number_or_text = entry.get("id") if isinstance(entry, dict) else None
         name = entry.get("template") if isinstance(entry, dict) else None
         if not isinstance(number_or_text, str | int) or not isinstance(name, str):
-            problems.append(f"{where}: wanted an object with id and template, got {shown(str(entry))}")
+            problems.append(f"{where}: wanted an object with id and template, got {quote(str(entry))}")
             continue
         video, name = str(number_or_text), name.replace("[", "").replace("]", "")
         if name in place:
@@ -120,7 +120,7 @@ def read_list(file: Path, classes: Sequence[str], problems: list[str]) -> list[V
         else:
             problem = unknown("class", name, classes)
             text = f"{problem}" if len(classes) < 10 else str(problem).split(": wanted")[0]
-            problems.append(f"{where} (video {shown(video)}): {text}; the labels file does not have it")
+            problems.append(f"{where} (video {quote(video)}): {text}; the labels file does not have it")
     return videos
 
 
@@ -163,7 +163,7 @@ def _find(root: Path, found: dict[str, str], videos: list[Video], problems: list
     paths = []
     for video, _, where in videos:
         path = found.get(video, f"{VIDEO_FOLDERS[0]}/{video}.webm")
-        if trouble := check.trouble(path):
+        if trouble := check.find_problem(path):
             problems.append(f"{where}: {trouble}")
         paths.append(os.path.join(root, path))  # noqa: PTH118
     return paths

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vision_peft.data.annotations.draw_split import check_fraction
-from vision_peft.data.annotations.list_files import shown
+from vision_peft.data.annotations.list_files import quote
 from vision_peft.data.annotations.split_lists import SplitLists
 from vision_peft.data.annotations.video_paths import VideoCheck
 from vision_peft.data.config import DataConfig, check_split, find_root
@@ -67,8 +67,8 @@ _HINT = " (data.allow_absolute=true lets it)"
 
 
 class _ListedVideoCheck(VideoCheck):
-    def absence(self, full: str, path: str) -> str | None:
-        absent = super().absence(full, path)
+    def find_absence(self, full: str, path: str) -> str | None:
+        absent = super().find_absence(full, path)
         folder = _split(full)[0]
         if absent and (os.path.isdir(full) or os.path.isdir(folder)):  # noqa: PTH112
             return f"{absent}; there is a folder: data.raw_frames=true reads lines '<folder> <frames> <label>'"
@@ -78,11 +78,11 @@ class _ListedVideoCheck(VideoCheck):
 class _FrameFolderCheck(VideoCheck):
     """Checks `<folder> <frames>`: that the folder lies below the root and holds so many images."""
 
-    def absence(self, full: str, path: str) -> str | None:
+    def find_absence(self, full: str, path: str) -> str | None:
         folder, frames = _split(full)
         if frames < 1:
-            return f"wanted '<folder> <frames> <label>' with one frame or more, got folder and frames {shown(path)}"
-        named = shown(_split(path)[0])
+            return f"wanted '<folder> <frames> <label>' with one frame or more, got folder and frames {quote(path)}"
+        named = quote(_split(path)[0])
         if not os.path.isdir(folder):  # noqa: PTH112
             return f"folder {named} is missing"
         there = len(list_frames(folder))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from vision_peft.data.annotations.list_files import find_overlaps, read_class_names, read_list, warn_of_empty_classes
-from vision_peft.data.annotations.tasks import chosen, itself_a_task
+from vision_peft.data.annotations.tasks import choose_task, task_as_root_error
 from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.image_dataset import ImageFiles
@@ -81,7 +81,7 @@ class VTAB1k(DataConfig):
 
     def __post_init__(self) -> None:
         if self.task:
-            object.__setattr__(self, "task", _one_name(self.task))
+            object.__setattr__(self, "task", _unify_name(self.task))
 
     def load(self, split: str) -> ImageDataset:
         """Load the images of `split`; a warning names classes without training images.
@@ -93,7 +93,7 @@ class VTAB1k(DataConfig):
         problems: list[str] = []
         names_file = folder / "classes.txt"
         names = read_class_names(names_file, problems) if names_file.is_file() else []
-        known = CLASS_COUNTS.get(_one_name(folder.name))
+        known = CLASS_COUNTS.get(_unify_name(folder.name))
         if known and names and len(names) != known:
             problems.append(f"{names_file}: {len(names)} names; the VTAB task {folder.name} has {known} classes")
         count = known or len(names) or _largest_train_label(folder) + 1
@@ -113,7 +113,7 @@ def find_task(root: Path, task: str | None) -> Path:
     folders = {path.name: path for path in sorted(root.iterdir()) if _is_task(path)}
     if not folders:
         if _is_task(root):
-            raise itself_a_task(root)
+            raise task_as_root_error(root)
         if next(root.glob("*/**/*.tfrecord*"), None):
             raise ValueError(
                 f"data.root={root} is a tree of TensorFlow Datasets, which data=vtab1k does not read: write the images "
@@ -122,10 +122,10 @@ def find_task(root: Path, task: str | None) -> Path:
         raise ValueError(
             f"data.root={root} holds no task folder, that is one with {LISTS['train']} and {LISTS['test']}"
         )
-    return chosen(VTAB1k, root, task, folders, _one_name)
+    return choose_task(VTAB1k, root, task, folders, _unify_name)
 
 
-def _one_name(task: str) -> str:
+def _unify_name(task: str) -> str:
     return ALIASES.get(task, task)
 
 

@@ -54,42 +54,42 @@ class ClipSampling:
     def train(self, frames: int, drawn: Sequence[float]) -> list[int]:
         """Frames of a training clip of a video with `frames` frames; `drawn` are `num_frames` numbers in [0, 1)."""
         if self.mode == "segments":
-            return random_segments(frames, self.num_frames, drawn)
-        starts = last_start(frames, self.num_frames, self.stride) + 1
-        return dense(frames, self.num_frames, self.stride, int(drawn[0] * starts))
+            return pick_random_segments(frames, self.num_frames, drawn)
+        starts = find_last_start(frames, self.num_frames, self.stride) + 1
+        return pick_dense(frames, self.num_frames, self.stride, int(drawn[0] * starts))
 
     def test(self, frames: int, view: int = 0) -> list[int]:
         """Frames of view `view` in time, of 0 to `views` - 1."""
         if not 0 <= view < self.views:
             raise IndexError(f"view {view} of {self.views}")
         if self.mode == "segments":
-            return segments(frames, self.num_frames, view, self.views)
-        last = last_start(frames, self.num_frames, self.stride)
-        return dense(frames, self.num_frames, self.stride, view_starts(last, self.views)[view])
+            return pick_segments(frames, self.num_frames, view, self.views)
+        last = find_last_start(frames, self.num_frames, self.stride)
+        return pick_dense(frames, self.num_frames, self.stride, spread_starts(last, self.views)[view])
 
 
-def dense(frames: int, length: int, stride: int, start: int) -> list[int]:
+def pick_dense(frames: int, length: int, stride: int, start: int) -> list[int]:
     """`length` frames, every `stride`-th from `start`; behind the end the last frame is repeated."""
     return [min(start + stride * number, frames - 1) for number in range(length)]
 
 
-def last_start(frames: int, length: int, stride: int) -> int:
+def find_last_start(frames: int, length: int, stride: int) -> int:
     """Compute the last start of a dense clip that fits; 0 if none does."""
     return max(0, frames - 1 - stride * (length - 1))
 
 
-def view_starts(last: int, views: int) -> list[int]:
+def spread_starts(last: int, views: int) -> list[int]:
     """Spread the starts of `views` clips evenly over 0 to `last`; the middle for one."""
     return [last // 2] if views == 1 else [last * view // (views - 1) for view in range(views)]
 
 
-def segments(frames: int, length: int, view: int = 0, views: int = 1) -> list[int]:
+def pick_segments(frames: int, length: int, view: int = 0, views: int = 1) -> list[int]:
     """One frame of each of `length` equal parts: the middle one, or of several `views` that at `view / views` of it."""
     part, parts = (1, 2) if views == 1 else (view, views)
     return [frames * (parts * number + part) // (parts * length) for number in range(length)]
 
 
-def random_segments(frames: int, length: int, drawn: Sequence[float]) -> list[int]:
+def pick_random_segments(frames: int, length: int, drawn: Sequence[float]) -> list[int]:
     """One frame of each of `length` equal parts, at the share `drawn` (in [0, 1)) of it."""
     chosen = []
     for number in range(length):

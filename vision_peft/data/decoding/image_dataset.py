@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from vision_peft.data.dataset import ImageDataset
-from vision_peft.data.decoding.images import ImageHeader, decode_image, image_header, image_pixels
+from vision_peft.data.decoding.images import ImageHeader, decode_image, read_header, read_pixel_count
 
 
 class ImageFiles(ImageDataset):
@@ -44,9 +44,9 @@ class ImageFiles(ImageDataset):
         return self.paths[index] if type(self) is ImageFiles else super().key(index)
 
     def count_pixels(self, index: int) -> int:
-        return image_pixels(self.paths[index], max_pixels=self.max_pixels)
+        return read_pixel_count(self.paths[index], max_pixels=self.max_pixels)
 
     def header(self, index: int) -> ImageHeader:
         """Return what the file's header says, with orientation 1 where `exif_rotation` turns the image upright."""
-        header = image_header(self.paths[index], max_pixels=self.max_pixels)
+        header = read_header(self.paths[index], max_pixels=self.max_pixels)
         return header._replace(orientation=1) if self.exif_rotation else header

@@ -62,7 +62,7 @@ def decode_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, exif_rotatio
     image as its EXIF orientation says; the published benchmarks ignore it, so it is off. Raises `ImageDecodeError`
     for whatever goes wrong. Threads may decode at the same time.
     """
-    with _one_error(path, max_pixels), _opened(path, max_pixels) as image:
+    with _raise_one_error(path, max_pixels), _open_with_limit(path, max_pixels) as image:
         huge = image.width * image.height > _PILS_LIMIT
         with _pixel_limit(max_pixels) if huge else nullcontext():  # PIL checks a TIFF here once more
             image.load()
@@ -70,15 +70,15 @@ def decode_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, exif_rotatio
         return _to_rgb(upright)
 
 
-def image_pixels(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> int:
+def read_pixel_count(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> int:
     """Width x height as the header of an image file says; raises `ImageDecodeError` as `decode_image` does."""
-    with _one_error(path, max_pixels), _opened(path, max_pixels) as image:
+    with _raise_one_error(path, max_pixels), _open_with_limit(path, max_pixels) as image:
         return image.width * image.height
 
 
-def image_header(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
+def read_header(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """Read what a file that decodes is, as stored; raises `ImageDecodeError` as `decode_image` does."""
-    with _one_error(path, max_pixels), _opened(path, max_pixels) as image:
+    with _raise_one_error(path, max_pixels), _open_with_limit(path, max_pixels) as image:
         try:
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         except Exception:  # broken EXIF data raise as many errors as broken images; the image is good without them
@@ -87,19 +87,19 @@ def image_header(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> ImageHead
 
 
 @contextmanager
-def _one_error(path: str | Path, max_pixels: int) -> Iterator[None]:
+def _raise_one_error(path: str | Path, max_pixels: int) -> Iterator[None]:
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         cause = f"more than max_pixels={max_pixels:,} pixels ({error}); raise data.max_pixels if you trust the file"
         raise ImageDecodeError(path, cause) from None
     except UnidentifiedImageError:
-        raise ImageDecodeError(path, _not_an_image(Path(path))) from None
+        raise ImageDecodeError(path, _describe_start(Path(path))) from None
     except Exception as error:  # on damaged files PIL raises OSError, SyntaxError, struct.error, zlib.error and more
         raise ImageDecodeError(path, f"{type(error).__name__}: {error}") from error
 
 
-def _opened(path: str | Path, max_pixels: int) -> Image.Image:
+def _open_with_limit(path: str | Path, max_pixels: int) -> Image.Image:
     """Open an image and read its header, with PIL's own check of it at our limit, as an error."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - opening a pipe would wait for ever
         raise OSError("not a regular file but a folder, a pipe or a device")
@@ -119,7 +119,7 @@ def _pixel_limit(max_pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _not_an_image(path: Path) -> str:
+def _describe_start(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(24)
     return f"not a known image format (the file starts with {start!r})" if start else "the file is empty (0 bytes)"
@@ -127,7 +127,7 @@ def _not_an_image(path: Path) -> str:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        return _grey(np.asarray(image).astype(np.float64), 0, 65535)
+        return _scale_to_grey(np.asarray(image).astype(np.float64), 0, 65535)
     if image.mode in ("I", "F"):
         values = np.asarray(image).astype(np.float64)
         if not np.isfinite(values).all():
@@ -135,11 +135,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         low, high = values.min(), values.max()
         for top in (65535,) if image.mode == "I" else (1, 255):
             if low >= 0 and high <= top:
-                return _grey(values, 0, top)
-        return _grey(values, low, high)
+                return _scale_to_grey(values, 0, top)
+        return _scale_to_grey(values, low, high)
     image.info.pop("transparency", None)  # alpha is dropped; PIL would warn about palettes that carry it
     return image.convert("RGB")
 
 
-def _grey(values: np.ndarray, low: float, high: float) -> Image.Image:
+def _scale_to_grey(values: np.ndarray, low: float, high: float) -> Image.Image:
     return Image.fromarray(np.rint((values - low) * (255 / (high - low))).astype(np.uint8)).convert("RGB")

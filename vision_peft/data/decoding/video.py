@@ -39,7 +39,7 @@ def decode_clip(path: str | Path, indices: Sequence[int] | Choose, backend: str 
     raise VideoDecodeError(path, ", ".join(causes), "; ".join(f"{name}: {cause}" for name, cause in causes.items()))
 
 
-def frame_count(path: str | Path, backend: str = "auto") -> int:
+def count_frames(path: str | Path, backend: str = "auto") -> int:
     """Return the number of frames of a video file; raises as `decode_clip` does."""
     counts: list[int] = []
 

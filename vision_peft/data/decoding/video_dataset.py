@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from vision_peft.data.dataset import ImageDataset
-from vision_peft.data.decoding.clip_sampling import ClipSampling, segments
+from vision_peft.data.decoding.clip_sampling import ClipSampling, pick_segments
 from vision_peft.data.decoding.frame_folders import decode_frame_folder
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.decoding.pixel_store import Store
@@ -146,7 +146,7 @@ class VideoFiles(ImageDataset):
 
     def image(self, index: int) -> Image.Image:
         """Return four frames spread over the video, one below another, for tools that look at images."""
-        frames = self.frames(self.source_of(index), lambda count: segments(count, _SHOWN_FRAMES))
+        frames = self.frames(self.source_of(index), lambda count: pick_segments(count, _SHOWN_FRAMES))
         return Image.fromarray(frames.reshape(-1, *frames.shape[2:]))
 
     def frames(self, video: int, choose: Choose) -> np.ndarray:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.pixel_store import Store
 from vision_peft.data.loading.cached_images import Cached, count_cores
-from vision_peft.data.loading.memory import free_memory
+from vision_peft.data.loading.memory import measure_free_memory
 
 LARGEST_AUTO_MB = 4096
 HEADERS_READ = 2000  # whole images of more files than this are estimated from SAMPLED headers
@@ -37,14 +37,14 @@ def keep_decoded(
     names = [name for name in dict.fromkeys(read_often) if not splits[name].in_memory]
     if not names:
         return dict(splits), ""
-    limit = min(free_memory() // 4, LARGEST_AUTO_MB * _MB) if cache_mb == "auto" else int(cache_mb) * _MB
+    limit = min(measure_free_memory() // 4, LARGEST_AUTO_MB * _MB) if cache_mb == "auto" else int(cache_mb) * _MB
     store, what = Store(limit // processes), f"{splits[names[0]].what}s"
     if not store.limit:
         return dict(splits), f"{what} are decoded in every epoch: cache_mb={cache_mb}"
     sizes = [size for name in names if (size := splits[name].decoded_size()) is not None]
     cached = {} if sizes else {name: Cached(splits[name], store) for name in names}
     in_main_process = cached and all(each.in_memory for each in cached.values())
-    if not in_main_process and not _processes_share_memory(workers):
+    if not in_main_process and not _can_share_memory(workers):
         return dict(splits), f"{what} are decoded in every epoch: here worker processes cannot share the decoded ones"
     if sizes:
         count, size, exact = sum(splits[name].count_sources() for name in names), sum(sizes), False
@@ -77,6 +77,6 @@ def _estimate(datasets: Iterable[Cached]) -> tuple[int, int, bool]:
     return len(seen), size, exact
 
 
-def _processes_share_memory(workers: int | str) -> bool:
+def _can_share_memory(workers: int | str) -> bool:
     started = multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]
     return started == "fork" or workers in (0, "0")

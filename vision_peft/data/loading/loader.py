@@ -114,7 +114,7 @@ class TrainLoader:
             )
         self._order.epoch, self._order.start_batch = epoch, start_batch
         self._dataset.prepare()
-        return _batches(iter(self._loader), self._note)
+        return _yield_batches(iter(self._loader), self._note)
 
     def _note(self, errors: list[ImageDecodeError], missing: Sequence[int]) -> None:
         for error in errors:
@@ -142,7 +142,7 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         self.unreadable = []
         self.dataset.prepare()
-        return _batches(iter(self._loader), self._note)
+        return _yield_batches(iter(self._loader), self._note)
 
     @property
     def unreadable_labels(self) -> list[int]:
@@ -192,9 +192,11 @@ def eval_loader(
     return EvalLoader(dataset, loader, len(shares), bad, BadFiles() if bad_files is None else bad_files)
 
 
-def _batches(results: Iterator[Any], note: Callable[[list[ImageDecodeError], Sequence[int]], None]) -> Iterator[Batch]:
+def _yield_batches(
+    results: Iterator[Any], note: Callable[[list[ImageDecodeError], Sequence[int]], None]
+) -> Iterator[Batch]:
     while True:
-        with _one_thread():
+        with _use_one_thread():
             result = next(results, None)
         if result is None:
             return
@@ -210,7 +212,7 @@ def _batches(results: Iterator[Any], note: Callable[[list[ImageDecodeError], Seq
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def _use_one_thread() -> Iterator[None]:
     """As in the DataLoader's worker processes: on tensors as small as one image, threads wait more than they work."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

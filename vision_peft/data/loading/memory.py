@@ -5,27 +5,27 @@ from pathlib import Path
 _UNKNOWN = 2 * 2**30  # taken for free where the system does not tell
 
 
-def free_memory(root: Path = Path("/")) -> int:
+def measure_free_memory(root: Path = Path("/")) -> int:
     """Free bytes: what Linux calls available, less where a control group (a container, a job) is limited to less.
 
     Other systems do not tell; 2 GiB are assumed there. `root` is where `proc` and `sys` lie.
     """
-    found = [_available(root / "proc/meminfo"), *_left_in_groups(root)]
+    found = [_read_available(root / "proc/meminfo"), *_read_left_in_groups(root)]
     return max(0, min((free for free in found if free is not None), default=_UNKNOWN))
 
 
-def _available(meminfo: Path) -> int | None:
-    for line in _lines(meminfo):
+def _read_available(meminfo: Path) -> int | None:
+    for line in _read_lines(meminfo):
         name, _, value = line.partition(":")
         if name == "MemAvailable":
             return 1024 * int(value.split()[0])
     return None
 
 
-def _left_in_groups(root: Path) -> list[int]:
+def _read_left_in_groups(root: Path) -> list[int]:
     """Bytes that the limits of this process' control groups leave, those of version 1 and 2 and of all parents."""
     left = []
-    for line in _lines(root / "proc/self/cgroup"):
+    for line in _read_lines(root / "proc/self/cgroup"):
         _, controllers, name = line.split(":", 2)
         if controllers == "":
             mount, limit, usage = root / "sys/fs/cgroup", "memory.max", "memory.current"
@@ -36,25 +36,25 @@ def _left_in_groups(root: Path) -> list[int]:
             continue
         own = mount / name.strip("/")
         for group in (own, *(parent for parent in own.parents if parent.is_relative_to(mount))):
-            most, used = _number(group / limit), _number(group / usage)
+            most, used = _read_number(group / limit), _read_number(group / usage)
             if most is not None and used is not None:
-                left.append(most - used + _reclaimable(group / "memory.stat"))
+                left.append(most - used + _read_reclaimable(group / "memory.stat"))
     return left
 
 
-def _reclaimable(stat: Path) -> int:
+def _read_reclaimable(stat: Path) -> int:
     """Bytes of the group's page cache that the kernel would give up; usage counts them."""
     names = ("total_inactive_file", "inactive_file")
-    values = dict(line.split() for line in _lines(stat))
+    values = dict(line.split() for line in _read_lines(stat))
     return int(next((values[name] for name in names if name in values), 0))
 
 
-def _number(file: Path) -> int | None:
-    text = "".join(_lines(file))
+def _read_number(file: Path) -> int | None:
+    text = "".join(_read_lines(file))
     return int(text) if text.isdigit() else None  # "max": no limit
 
 
-def _lines(file: Path) -> list[str]:
+def _read_lines(file: Path) -> list[str]:
     try:
         return file.read_text().splitlines()
     except OSError:

@@ -40,7 +40,7 @@ class SeededSamples(Dataset[Any]):
         for step in range(len(self.dataset)):
             index = (first + step) % len(self.dataset)
             try:
-                with _seeded_generators(seed):
+                with _seed_generators(seed):
                     image, label = self.dataset[index]
                 if not isinstance(image, torch.Tensor):
                     raise TypeError(f"wanted a tensor from the dataset's transform, got {type(image).__name__}")
@@ -58,7 +58,7 @@ class SeededSamples(Dataset[Any]):
 
 
 @contextmanager
-def _seeded_generators(seed: int) -> Iterator[None]:
+def _seed_generators(seed: int) -> Iterator[None]:
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()
     # not torch.manual_seed: that would also reseed the accelerator, whose generator belongs to training
     torch.default_generator.manual_seed(seed)

@@ -30,9 +30,9 @@ class EvalClip:
     def __call__(self, clip: Tensor, crop: int = 0) -> Tensor:
         video = tv_tensors.Video(clip)
         if self.geometry.resize == "squash":
-            return _time_second(self.to_float(self.geometry(video)))
-        return _time_second(
-            self.to_float(spatial_view(self.geometry.cover(video), self.geometry.size, crop, self.crops))
+            return _put_time_second(self.to_float(self.geometry(video)))
+        return _put_time_second(
+            self.to_float(crop_view(self.geometry.cover(video), self.geometry.size, crop, self.crops))
         )
 
 
@@ -43,7 +43,7 @@ class TrainClip:
     steps: Callable[[Any], Tensor]
 
     def __call__(self, clip: Tensor, crop: int = 0) -> Tensor:
-        return _time_second(self.steps(tv_tensors.Video(clip)))
+        return _put_time_second(self.steps(tv_tensors.Video(clip)))
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ PLACES = (
 )
 
 
-def spatial_view(clip: Tensor, size: tuple[int, int], view: int, views: int) -> Tensor:
+def crop_view(clip: Tensor, size: tuple[int, int], view: int, views: int) -> Tensor:
     """Crop `view` of `views`, of `size` (height, width), of frames `... H W` that cover it.
 
     The crops are spread evenly over the side with more room, from its start to its end; a single one is the centre.
@@ -164,7 +164,7 @@ def _to_float(mean: Sequence[float], std: Sequence[float]) -> list[torch.nn.Modu
     return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std)), v2.ToPureTensor()]
 
 
-def _time_second(clip: Tensor) -> Tensor:
+def _put_time_second(clip: Tensor) -> Tensor:
     return clip.transpose(0, 1).contiguous()  # T C H W -> C T H W
 
 

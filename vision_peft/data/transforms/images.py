@@ -27,7 +27,9 @@ def select_geometry(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: settings[key] for key in GEOMETRY}
 
 
-def normalisation(name: str, mean: Sequence[float], std: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+def choose_normalisation(
+    name: str, mean: Sequence[float], std: Sequence[float]
+) -> tuple[Sequence[float], Sequence[float]]:
     """`(mean, std)` in units of 0..1: as given ("backbone"), ImageNet's, 0.5 (Inception's), or 0 and 1 ("none")."""
     choices = {
         "backbone": (mean, std),
@@ -50,7 +52,7 @@ class Geometry:
     crop_pct: float = 1.0
 
     def __post_init__(self) -> None:
-        _mode(self.interpolation)
+        _find_mode(self.interpolation)
         if self.resize not in RESIZES:
             raise unknown("resize", self.resize, RESIZES)
         if self.resize == "shortest" and not 0 < self.crop_pct <= 1:
@@ -61,7 +63,7 @@ class Geometry:
 
     def __call__(self, image: Any) -> Any:
         if self.resize == "squash":
-            return F.resize(image, list(self.size), interpolation=_mode(self.interpolation))
+            return F.resize(image, list(self.size), interpolation=_find_mode(self.interpolation))
         return F.center_crop(self.cover(image), list(self.size))
 
     def cover(self, image: Any) -> Any:
@@ -76,7 +78,7 @@ class Geometry:
             scaled = [tall, max(wide, int(width * tall / height))]
         else:
             scaled = [max(tall, int(height * wide / width)), wide]
-        return F.resize(image, scaled, interpolation=_mode(self.interpolation))
+        return F.resize(image, scaled, interpolation=_find_mode(self.interpolation))
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def train_transform(
             raise ValueError(f"augment='random_crop_flip' needs resize='shortest', got resize={resize!r}")
         steps += [geometry.cover, v2.RandomCrop(geometry.size)]
     else:
-        steps += [v2.RandomResizedCrop(_height_width(size), scale=crop_scale, interpolation=_mode(interpolation))]
+        steps += [v2.RandomResizedCrop(_height_width(size), scale=crop_scale, interpolation=_find_mode(interpolation))]
     if augment != "none":
         steps.append(v2.RandomHorizontalFlip())
     if augment == "randaugment":
@@ -167,7 +169,7 @@ def _height_width(size: int | Sequence[int]) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _mode(interpolation: str) -> v2.InterpolationMode:
+def _find_mode(interpolation: str) -> v2.InterpolationMode:
     if interpolation not in INTERPOLATIONS:
         raise unknown("interpolation", interpolation, INTERPOLATIONS)
     return INTERPOLATIONS[interpolation]
