@@ -20,7 +20,7 @@ def test_every_bad_line_of_the_bird_lists_is_reported_at_once(tmp_path: Path) ->
     replace(folder / "train_test_split.txt", "\n9 1\n", "\n99 1\n")
     replace(folder / "classes.txt", "3 003", "three 003")
     assert problems(folder) == [
-        "images.txt:2: id '1' stands in line 1 already",
+        "images.txt:2: id '1' is already on line 1",
         "images.txt:4: wanted '<id> <value>', got '4'",
         "classes.txt:3: class id 'three' is not an integer from 0",
         "image_class_labels.txt:5: class id 'one' is not an integer from 0",
@@ -61,5 +61,5 @@ def test_an_image_that_both_lines_of_the_bird_lists_name_is_an_error(tmp_path: P
     test = next(iter(made.splits["test"])).removeprefix("images/")
     replace(made.folder / "images.txt", test, first)
     assert problems(made.folder, "test") == [
-        f"images.txt:11: image 'images/{first}' stands in images.txt:1 too: train and test overlap"
+        f"images.txt:11: image 'images/{first}' is also in images.txt:1: train and test overlap"
     ]

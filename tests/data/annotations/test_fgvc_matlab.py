@@ -25,8 +25,8 @@ def test_bad_entries_of_the_flower_files_are_reported_at_once(tmp_path: Path) ->
         "setid.mat: tstid(2): no image 0: imagelabels.mat has labels for 1 to 12",
         "setid.mat: tstid(4): class id 4 is out of range: wanted 1 to 3",
         "setid.mat: tstid(5): class id 0 is out of range: wanted 1 to 3",
-        "setid.mat: trnid(4): image 'jpg/image_00005.jpg' stands in setid.mat: trnid(3) too",
-        "setid.mat: tstid(3): image 'jpg/image_00002.jpg' stands in setid.mat: trnid(1) too: train and test overlap",
+        "setid.mat: trnid(4): image 'jpg/image_00005.jpg' is also in setid.mat: trnid(3)",
+        "setid.mat: tstid(3): image 'jpg/image_00002.jpg' is also in setid.mat: trnid(1): train and test overlap",
     ]
 
 

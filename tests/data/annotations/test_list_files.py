@@ -112,8 +112,8 @@ def test_an_image_that_is_listed_twice_is_reported_however_it_is_spelt(root: Pat
     items, problems = read(root, "\r\n".join(lines))
     assert items == [("images/a.jpg", 1), ("images/b.jpg", 0)]
     assert problems == [
-        ":4: image 'images/a.jpg' stands in line 1 already",
-        ":5: image './images/../images/b.jpg' stands in line 3 already with label 0",
+        ":4: image 'images/a.jpg' is already on line 1",
+        ":5: image './images/../images/b.jpg' is already on line 3 with label 0",
     ]
 
 
@@ -129,8 +129,8 @@ def test_lists_that_share_an_image_by_path_are_reported_with_both_files_and_line
     problems: list[str] = []
     find_overlaps(lists, [("train", "whole")], problems)
     assert [problem.replace(str(tmp_path), "") for problem in problems] == [
-        "/test.txt:3: image './images/b.jpg' stands in train.txt:2 too: train and test overlap",
-        "/test.txt:3: image './images/b.jpg' stands in whole.txt:2 too: whole and test overlap",
+        "/test.txt:3: image './images/b.jpg' is also in train.txt:2: train and test overlap",
+        "/test.txt:3: image './images/b.jpg' is also in whole.txt:2: whole and test overlap",
     ]
 
 

@@ -131,7 +131,7 @@ def test_cells_in_cells_without_end_are_refused(tmp_path: Path) -> None:
     for _ in range(20):
         nested = cell([nested])
     savemat(tmp_path / "deep.mat", {"names": nested})
-    with pytest.raises(ValueError, match="its cells lie more than 16 deep in each other"):
+    with pytest.raises(ValueError, match="its cells are nested more than 16 deep"):
         read_mat(tmp_path / "deep.mat", ["names"])
 
 

@@ -95,7 +95,7 @@ def test_missing_files_are_named_with_both_ways_out(root: Path, tmp_path: Path) 
     assert "missing: cifar-100-python/test, cifar-100-python/meta." in str(caught.value)
     assert "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz" in str(caught.value)
     assert "data.download=true" in str(caught.value)
-    with pytest.raises(FileNotFoundError, match=rf"they lie below {root}: give data\.root={root}"):
+    with pytest.raises(FileNotFoundError, match=rf"they are below {root}: give data\.root={root}"):
         load(root / "cifar-100-python", "train")
 
 

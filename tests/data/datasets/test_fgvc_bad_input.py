@@ -64,9 +64,9 @@ def test_an_image_in_two_splits_or_twice_in_one_is_an_error(tmp_path: Path) -> N
     folder = vpt(tmp_path / "rocks", lists)
     (folder / "train.json").write_text('{"a/1.jpg": 1, "b/1.jpg": 2, "a/1.jpg": 1}')
     assert problems(folder, "val") == [
-        "train.json: 'a/1.jpg': image 'images/a/1.jpg' stands in train.json: 'a/1.jpg' too",
-        "test.json: 'a/./1.jpg': image 'images/a/./1.jpg' stands in train.json: 'a/1.jpg' too: train and test overlap",
-        "test.json: 'b/2.jpg': image 'images/b/2.jpg' stands in val.json: 'b/2.jpg' too: val and test overlap",
+        "train.json: 'a/1.jpg': image 'images/a/1.jpg' is also in train.json: 'a/1.jpg'",
+        "test.json: 'a/./1.jpg': image 'images/a/./1.jpg' is also in train.json: 'a/1.jpg': train and test overlap",
+        "test.json: 'b/2.jpg': image 'images/b/2.jpg' is also in val.json: 'b/2.jpg': val and test overlap",
     ]
 
 

@@ -90,7 +90,7 @@ def test_adaptformers_tree_is_found_from_its_top(root: Path) -> None:
 
 
 def test_missing_folders_are_named_with_both_ways_out(root: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=rf"they lie below {root}: give data\.root={root}\)"):
+    with pytest.raises(FileNotFoundError, match=rf"they are below {root}: give data\.root={root}\)"):
         load(root / "food-101", "train")
     (root / "food-101" / "images").rename(root / "elsewhere")
     with pytest.raises(FileNotFoundError, match=r"missing: food-101/images\. .*food-101\.tar\.gz.*data\.download=true"):

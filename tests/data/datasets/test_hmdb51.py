@@ -97,7 +97,7 @@ def test_all_problems_are_told_at_once_with_file_and_line(tmp_path: Path) -> Non
     (root / "splits" / "weave_test_split1.txt").write_text("clip_0_weave.avi 1\nclip_1_weave.avi 2\n")
     (root / "videos" / "jump").mkdir()
     assert problems(root) == [
-        "splits/wave_test_split1.txt:11: video 'clip_0_wave.avi' stands in line 1 already with label 1",
+        "splits/wave_test_split1.txt:11: video 'clip_0_wave.avi' is already on line 1 with label 1",
         "splits/wave_test_split1.txt:12: wanted '<video> <0, 1 or 2>', got 'clip_9_wave.avi 3'",
         "splits/wave_test_split1.txt:13: wanted '<path> <label>', got 'only_a_name.avi'",
         "splits/wave_test_split1.txt:14: wanted the name of a video, got '../kick/clip_0_kick.avi'",

@@ -110,7 +110,7 @@ def test_a_label_that_does_not_fit_the_first_one_is_reported(root: Path) -> None
     write(root, "classes.txt", "oak", "", "oak")
     assert problems(root, classes="classes.txt")[:2] == [
         "classes.txt:2: empty class name",
-        "classes.txt:3: class name 'oak' stands in line 1 already",
+        "classes.txt:3: class name 'oak' is already on line 1",
     ]
 
 
@@ -144,13 +144,13 @@ def test_every_problem_of_every_list_is_reported_at_once(root: Path) -> None:
         "val.csv:4: wanted 2 columns with path and label, got 'images/a4.png,1,7'; "
         "a header names the columns path and label",
         "val.csv:5: wanted 2 columns with path and label, got ',1'; a header names the columns path and label",
-        "val.csv:6: no line of a csv file: unexpected end of data",
+        "val.csv:6: not a line of a csv file: unexpected end of data",
         "train.txt:2: image 'images/gone.png' is missing",
-        "train.txt:4: image './images/a1.png' stands in line 1 already"
+        "train.txt:4: image './images/a1.png' is already on line 1"
         ": list it once; data.balanced=true trains on rare classes as often as on others",
         "val.csv:3: image 'images/\"a3.png' is missing",
-        "test.txt:1: image 'images/a1.png' is in train.txt:1 too",
-        "test.txt:3: image 'images/../images/a5.png' stands in line 2 already",
+        "test.txt:1: image 'images/a1.png' is also in train.txt:1",
+        "test.txt:3: image 'images/../images/a5.png' is already on line 2",
     ]
 
 
@@ -171,7 +171,7 @@ def test_images_outside_the_root_are_refused_unless_that_is_allowed(
     assert sorted(items(train)) == [("a1", 0), ("link", 1), ("outside", 0)]
     write(root, "train.txt", "images/a1.png 0", f"{outside} 0", "../outside.png 1", "/nowhere.png 1")
     assert problems(root, allow_absolute=True) == [
-        f"train.txt:3: image '../outside.png' stands in line 2 already{REPEATED}",
+        f"train.txt:3: image '../outside.png' is already on line 2{REPEATED}",
         "train.txt:4: image '/nowhere.png' is missing",
     ]
 

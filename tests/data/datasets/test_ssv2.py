@@ -104,8 +104,8 @@ def test_all_problems_are_told_at_once_with_file_and_entry(tmp_path: Path) -> No
     assert found[1].startswith("train.json, entry 5: wanted an object with id and template, got \"{'id': '4'")
     assert found[2:] == [
         "validation.json, entry 4: wanted an object with id and template, got 'text'",
-        "train.json, entry 8: video '7' stands in something-something-v2-train.json, entry 7 already",
-        "validation.json, entry 3: video '2' stands in something-something-v2-train.json, entry 3 already",
+        "train.json, entry 8: video '7' is already in something-something-v2-train.json, entry 7",
+        "validation.json, entry 3: video '2' is already in something-something-v2-train.json, entry 3",
         "train.json, entry 6: video '20bn-something-something-v2/../29.webm' is missing",
         "train.json, entry 9: video '20bn-something-something-v2/8.webm' is missing",
         "train.json, entry 10: video '20bn-something-something-v2/9.webm' is empty (0 bytes)",
@@ -115,9 +115,9 @@ def test_all_problems_are_told_at_once_with_file_and_entry(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ({"a": "0", "b": "2"}, "'b': number '2' is none of 0 to 1"),
+        ({"a": "0", "b": "2"}, "'b': number '2' is not one of 0 to 1"),
         ({"a": "0", "b": 0}, "'b': number 0 is that of 'a' already"),
-        ({"a": "0", "b": "one"}, "'b': number 'one' is none of 0 to 1"),
+        ({"a": "0", "b": "one"}, "'b': number 'one' is not one of 0 to 1"),
         (["a", "b"], "wanted an object of class: number, got"),
         ({}, "wanted an object of class: number, got"),
     ],

@@ -95,7 +95,7 @@ def test_all_problems_are_told_at_once_with_file_and_line(root: Path) -> None:
         "train.csv:4: label 2 is out of range: wanted 0 to 1",
         "train.csv:5: label 'x' is not an integer",
         "train.csv:5: video 'clips/a3.mp4' holds sound and no pictures",
-        "test.csv:1: video 'clips/a1.mp4' is in train.csv:1 too",
+        "test.csv:1: video 'clips/a1.mp4' is also in train.csv:1",
         "test.csv:2: label 7 is out of range: wanted 0 to 1",
         f"test.csv:3: path '/etc/passwd' is absolute: wanted a path below {root} (data.allow_absolute=true lets it)",
         "test.csv:4: video 'frames/f1 x' is missing; there is a folder: data.raw_frames=true reads lines "
@@ -113,7 +113,7 @@ def test_problems_of_folders_are_told_too(root: Path) -> None:
         "train.txt:3: folder 'frames/f0' is missing",
         "train.txt:4: wanted '<folder> <frames> <label>' with one frame or more, got folder and frames 'frames/f3 x 0'",
         "train.txt:5: wanted '<folder> <frames> <label>' with one frame or more, got folder and frames 'frames/f4'",
-        "test.txt:1: video 'frames/f1 x 5' is in train.txt:1 too",
+        "test.txt:1: video 'frames/f1 x 5' is also in train.txt:1",
         f"test.txt:3: path '../root 6' leads out of {root} (data.allow_absolute=true lets it)",
     ]
 

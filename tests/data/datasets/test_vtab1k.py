@@ -61,7 +61,7 @@ def test_a_label_beyond_classes_txt_is_an_error_with_its_line(make_task: MakeTas
 def test_a_repeated_or_empty_class_name_is_an_error_with_its_line(make_task: MakeTask) -> None:
     folder = make_task(classes=["jet", "", "jet"])
     with pytest.raises(
-        ValueError, match=r"(?s)classes\.txt:2: empty.*classes\.txt:3: class name 'jet' stands in line 1"
+        ValueError, match=r"(?s)classes\.txt:2: empty.*classes\.txt:3: class name 'jet' is already on line 1"
     ):
         load(folder, "train")
 
@@ -140,9 +140,9 @@ def test_splits_that_share_images_and_repeated_lines_are_reported_at_once(make_t
     with pytest.raises(ValueError, match="3 problems") as caught:
         load(folder, "train")
     assert [line.strip().replace(str(folder), "") for line in str(caught.value).split("\n")[1:]] == [
-        "/train800.txt:5: image 'images/train800/000000.jpg' stands in line 1 already",
-        "/test.txt:4: image 'images/train800/000000.jpg' stands in train800.txt:1 too: train and test overlap",
-        "/test.txt:4: image 'images/train800/000000.jpg' stands in train800val200.txt:1 too: trainval and test overlap",
+        "/train800.txt:5: image 'images/train800/000000.jpg' is already on line 1",
+        "/test.txt:4: image 'images/train800/000000.jpg' is also in train800.txt:1: train and test overlap",
+        "/test.txt:4: image 'images/train800/000000.jpg' is also in train800val200.txt:1: trainval and test overlap",
     ]
 
 

@@ -119,7 +119,7 @@ def test_the_error_names_how_many_the_first_paths_and_the_list(
     assert number >= 5
     assert text.startswith(
         f"{number} of 40 training images cannot be decoded so far, more than max_bad_fraction=0.1 allows, listed in "
-        f"{tmp_path / 'bad_files.txt'}: mend them, or raise max_bad_fraction\n"
+        f"{tmp_path / 'bad_files.txt'}: fix them, or raise max_bad_fraction\n"
     )
     named = re.findall(r"^  (\S+\.png): ", text, re.MULTILINE)
     assert len(named) == 5
@@ -172,7 +172,7 @@ def test_in_evaluation_a_bad_file_is_an_error_unless_it_shall_count_as_wrong(pho
     error = failure(eval_loader(photos, 8, 0))
     assert isinstance(error, ImageDecodeError)
     assert error.path == photos.paths[7]
-    assert str(error).endswith("; mend the file, or count such images as wrong answers with bad_eval=wrong")
+    assert str(error).endswith("; fix the file, or count such images as wrong answers with bad_eval=wrong")
     with pytest.raises(ValueError, match=r"unknown bad_eval 'wrng' \(did you mean wrong\?\)"):
         eval_loader(photos, 8, 0, bad="wrng")
 

@@ -15,7 +15,7 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True, kw_only=True)
 class Official:
-    """What has to lie below the root, or in the folder of the family's name below it as AdaptFormer has it."""
+    """The files expected below the root, or in a folder of the family's name below it as AdaptFormer has it."""
 
     family: str
     files: Mapping[str, str | None]  # file or folder below that -> MD5, None where none is published
@@ -39,7 +39,7 @@ class Official:
         folder = self.find(root)
         try:
             return read(folder, False)
-        except RuntimeError as error:  # torchvision says missing and damaged in one word
+        except RuntimeError as error:  # torchvision raises the same for missing and damaged files
             if not download:
                 self._explain(root, folder)
                 raise ValueError(f"data={self.family}: {error}") from error
@@ -58,7 +58,7 @@ class Official:
         if missing:
             place = f"below {root} or below {root / self.family}" if folder == root else f"below {folder}"
             above = any((root.parent / file).exists() for file in self.files)
-            hint = f" (they lie below {root.parent}: give data.root={root.parent})" if above else ""
+            hint = f" (they are below {root.parent}: give data.root={root.parent})" if above else ""
             raise FileNotFoundError(
                 f"data={self.family}: wanted {', '.join(self.files)} {place}; missing: {', '.join(missing)}{hint}. "
                 f"Put them there from {self.archive}, or have them downloaded with data.download=true"

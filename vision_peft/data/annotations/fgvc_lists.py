@@ -38,7 +38,7 @@ class Archive(NamedTuple):
 
 
 def read_json(folder: Path, problems: list[str], train_file: str = "train.json") -> Archive:
-    """VPT's lists; images lie in `images/`, `Images/`, `jpg/` or the folder itself. Only `val.json` may be absent."""
+    """VPT's lists; images are in `images/`, `Images/`, `jpg/` or the folder itself. Only `val.json` may be absent."""
     parts: dict[str, list[Sample]] = {}
     for part, name in (("train", train_file), ("val", "val.json"), ("test", "test.json")):
         if part != "val" or (folder / name).is_file():
@@ -113,7 +113,7 @@ def _table(file: Path, problems: list[str]) -> dict[str, tuple[str, int]]:
         if len(words) == 1:
             problems.append(f"{file}:{number}: wanted '<id> <value>', got {quote(line.strip())}")
         elif words and words[0] in rows:
-            problems.append(f"{file}:{number}: id {quote(words[0])} stands in line {rows[words[0]][1]} already")
+            problems.append(f"{file}:{number}: id {quote(words[0])} is already on line {rows[words[0]][1]}")
         elif words:
             rows[words[0]] = (words[1].strip(), number)
     return rows

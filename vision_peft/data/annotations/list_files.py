@@ -14,7 +14,7 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 class Entry(NamedTuple):
-    """One line of a list file, as it stands there."""
+    """One line of a list file, as written."""
 
     line: int  # from 1
     path: str
@@ -31,9 +31,9 @@ def read_list(
 ) -> list[tuple[Path, int]]:
     """Images and labels of a list file; paths may hold spaces, blank lines are skipped.
 
-    Every problem is appended to `problems` with file and line: a malformed line, a label that is no integer or not
-    below `num_classes`, an image that is missing, is absolute or lies outside `root` (through `..` or a link) or that
-    stands in an earlier line already, an empty file. Raises FileNotFoundError where there is no such list file.
+    Every problem is appended to `problems` with file and line: a malformed line, a label that is not an integer or not
+    below `num_classes`, an image that is missing, absolute, outside `root` (through `..` or a link) or already on an
+    earlier line, an empty file. Raises FileNotFoundError where there is no such list file.
     """
     images = PathCheck(root) if check is None else check
     first: dict[str, Entry] = {}
@@ -68,7 +68,7 @@ def find_repeat(entry: Entry, first: dict[str, Entry], what: str = "image") -> s
     if earlier is entry:
         return None
     label = "" if earlier.label == entry.label else f" with label {earlier.label}"
-    return f"{what} {quote(entry.path)} stands in line {earlier.line} already{label}"
+    return f"{what} {quote(entry.path)} is already on line {earlier.line}{label}"
 
 
 def find_overlaps(lists: Mapping[str, Path], inside: Collection[tuple[str, str]], problems: list[str]) -> None:
@@ -85,7 +85,7 @@ def find_overlaps(lists: Mapping[str, Path], inside: Collection[tuple[str, str]]
                 continue
             place = f"{lists[other]}:{there.line}: image {quote(there.path)}"
             if not may_share:
-                problems.append(f"{place} stands in {lists[one].name}:{here.line} too: {one} and {other} overlap")
+                problems.append(f"{place} is also in {lists[one].name}:{here.line}: {one} and {other} overlap")
             elif int(here.label) != int(there.label):
                 problems.append(
                     f"{place} has label {there.label}, in {lists[one].name}:{here.line} it has {here.label}"
@@ -136,7 +136,7 @@ def read_class_names(file: Path, problems: list[str]) -> list[str]:
         if not name:
             problems.append(f"{file}:{number}: empty class name")
         elif first.setdefault(name, number) != number:
-            problems.append(f"{file}:{number}: class name {name!r} stands in line {first[name]} already")
+            problems.append(f"{file}:{number}: class name {name!r} is already on line {first[name]}")
     return names
 
 

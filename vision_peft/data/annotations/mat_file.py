@@ -28,7 +28,7 @@ def read_mat(file: Path, names: Collection[str], fields: Collection[str] | None 
 
     Arrays are flat lists in MATLAB's order (columns first): numbers as int or float, a text of one row as str, cells as
     lists of values, structs as dicts with None for what is not in `fields` (all by default). Complex, sparse and other
-    kinds are None. Raises FileNotFoundError, and ValueError for what is no such file.
+    kinds are None. Raises FileNotFoundError, and ValueError for another kind of file.
     """
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file}")
@@ -77,7 +77,7 @@ class _Reader:
             raise ValueError("it ends inside a tag")
         kind, size = self.tag.unpack_from(data, at)
         start = at + 8
-        if kind >> 16:  # up to four bytes lie in the tag itself
+        if kind >> 16:  # up to four bytes are in the tag itself
             kind, size, start = kind & 0xFFFF, kind >> 16, at + 4
         stop = start + size
         if stop > len(data) or (start == at + 4 and size > 4):
@@ -89,7 +89,7 @@ class _Reader:
         if not body:
             return "", []
         if depth > _MAX_DEPTH:
-            raise ValueError(f"its cells lie more than {_MAX_DEPTH} deep in each other")
+            raise ValueError(f"its cells are nested more than {_MAX_DEPTH} deep")
         _, flags, at = self.element(body, 0)
         _, dims, at = self.element(body, at)
         _, text, at = self.element(body, at)

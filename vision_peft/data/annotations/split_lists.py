@@ -107,7 +107,7 @@ def _read_csv(file: Path, lines: list[str], problems: list[str]) -> Iterator[Ent
         try:
             cells = [cell.strip() for cell in next(csv.reader([line], strict=True, skipinitialspace=True))]
         except csv.Error as error:
-            problems.append(f"{file}:{number}: no line of a csv file: {error}")
+            problems.append(f"{file}:{number}: not a line of a csv file: {error}")
             continue
         if columns is None:
             header = [cell.lower() for cell in cells]
@@ -169,7 +169,7 @@ def _check(
             key = images.identity(full)
             if not trouble and first.setdefault(key, (part, line)) != (part, line):
                 other, where = first[key]
-                already = f"stands in line {where} already" if other == part else f"is in {files[other]}:{where} too"
+                already = f"is already on line {where}" if other == part else f"is also in {files[other]}:{where}"
                 way_out = REPEATED * (other == part == "train")
                 found.append(f"{images.what} {quote(path)} {already}{way_out}")
             problems.extend(f"{file}:{line}: {problem}" for problem in found)

@@ -1,4 +1,4 @@
-"""One task of a benchmark, named by the user, among the task folders that lie below `data.root`."""
+"""Choose one task of a benchmark among the task folders below `data.root`."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

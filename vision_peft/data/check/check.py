@@ -140,7 +140,7 @@ def _check_files(report: TaskReport) -> Iterator[Finding]:
 
 
 def _find_copies(report: TaskReport) -> Iterator[Finding]:
-    """Images that stand in several places, and whether trainval is train and val."""
+    """Find images that are in several places, and whether trainval is train and val."""
     groups: dict[bytes, list[Item]] = defaultdict(list)
     for item in _list_items(report.datasets):
         content = report.contents[item.path]
@@ -154,7 +154,7 @@ def _find_copies(report: TaskReport) -> Iterator[Finding]:
             lacking += parts
         if joined and not parts:
             beyond += joined
-        # trainval is made of train and val: what it shares with them is no news
+        # trainval is made of train and val: what it shares with them is expected
         yield from _compare_copies(
             report, [item for item in items if item.split != "trainval"] if parts else items, items
         )
@@ -181,8 +181,8 @@ def _compare_copies(report: TaskReport, items: list[Item], everywhere: list[Item
     if len({item.label for item in everywhere}) > 1:
         classes = report.classes
         known = [item for item in everywhere if item.label in range(len(classes))]
-        told = dict.fromkeys(f"{item.path} is {classes[item.label]}" for item in known)
-        text = f"one image has several labels ({same}): {_name_some(list(told))}"
+        named = dict.fromkeys(f"{item.path} is {classes[item.label]}" for item in known)
+        text = f"one image has several labels ({same}): {_name_some(list(named))}"
         yield Finding(PROBLEM, "label_conflict", text, list(dict.fromkeys(i.split for i in everywhere)), everywhere)
 
 

@@ -113,7 +113,7 @@ def _draw_tile(dataset: ImageDataset, index: int) -> Image.Image:
 
 
 def _make_printable(name: str) -> str:
-    """On one line, without the bytes of file names that are no text."""
+    """On one line, without the bytes of file names that are not text."""
     return " ".join(name.encode(errors="backslashreplace").decode().split())
 
 

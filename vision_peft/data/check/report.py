@@ -4,7 +4,7 @@
 
 * `version` 1; `problems`, `warnings`: how many findings of each severity all tasks have
 * `tasks`: a list of
-    * `data`: the name of the family and its fields; `folder`: what all image files lie below, null where there are none
+    * `data`: the name of the family and its fields; `folder`: the one that all image files are below, null without any
     * `classes`: names in label order
     * `splits`: for train, val, trainval and test null where the split cannot be read, else
         * `images`, `unreadable`: counts; `per_class`: images of every class in label order
@@ -76,7 +76,7 @@ class TaskReport:
 
     @property
     def folder(self) -> str | None:
-        """What all image files lie below."""
+        """The folder that all image files are below."""
         files = [dataset for dataset in self.datasets.values() if isinstance(dataset, ImageFiles)]
         folders = {str(Path(path).parent) for dataset in files for path in dataset.paths}
         return os.path.commonpath(folders) if folders else None

@@ -205,7 +205,7 @@ def _check_classes(
 
 
 def _gaps(archive: Archive, class_ids: Sequence[int], expected: int | None) -> str:
-    """Class ids that train should have and has not, as far as that can be told; NABirds has gaps by design."""
+    """Class ids that train should have and has not, as far as the metadata show; NABirds has gaps by design."""
     if archive.names:
         ids: Iterable[int] = sorted(archive.names) if len(archive.names) == expected else ()
     else:
@@ -223,7 +223,7 @@ def _check_repeated(parts: Mapping[str, Sequence[Sample]], problems: list[str]) 
             earlier_part, earlier = first.setdefault(os.path.normpath(sample.path), (part, sample))
             if earlier is not sample:
                 overlap = "" if part == earlier_part else f": {earlier_part} and {part} overlap"
-                problems.append(f"{sample.where}: image {quote(sample.path)} stands in {earlier.where} too{overlap}")
+                problems.append(f"{sample.where}: image {quote(sample.path)} is also in {earlier.where}{overlap}")
 
 
 def _class_names(class_ids: Sequence[int], archive: Archive) -> list[str]:

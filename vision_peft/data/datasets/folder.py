@@ -117,7 +117,7 @@ def _read(folder: Path, classes: Sequence[str], problems: list[str]) -> Items:
             if path.name.startswith("."):
                 skipped["hidden"] += 1
             elif path.is_dir():
-                problems.append(f"{path}: a folder inside a class folder; images lie directly in the class folder")
+                problems.append(f"{path}: a folder inside a class folder, where only images are expected")
             elif path.suffix.lower() not in EXTENSIONS:
                 skipped[path.suffix.lower() or "no extension"] += 1
             elif not path.is_file():

@@ -2,7 +2,7 @@
 
 Kuehne et al., "HMDB: A large video database for human motion recognition", 2011,
 https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database. The official lists are 153 files
-`<action>_test_split<n>.txt` of lines `<video> <part>`: 1 is train, 2 test, 0 unused. Clips lie in
+`<action>_test_split<n>.txt` of lines `<video> <part>`: 1 is train, 2 test, 0 unused. Clips are in
 `videos/<action>/<video>`; a clip re-encoded under another extension is found too. Any other data in this layout are
 read as well.
 """
@@ -89,7 +89,7 @@ class HMDB51(DataConfig):
 def read_lists(folder: Path, split: int, problems: list[str]) -> Lists:
     """Read the lists of split `split` in `folder`, without a look at the videos.
 
-    Every problem is appended to `problems` with file and line: a malformed line, a part that is none of 0, 1 and 2, a
+    Every problem is appended to `problems` with file and line: a malformed line, a part that is not 0, 1 or 2, a
     video named twice, a list without videos.
     """
     suffix = f"_test_split{split}.txt"

@@ -1,8 +1,8 @@
-"""Moving digits: scikit-learn's handwritten digits on their way in eight directions, which are the classes.
+"""Moving digits: scikit-learn's handwritten digits moving in eight directions, which are the classes.
 
 The clips are real files, encoded by PyAV on first use and kept in a cache, and are decoded like any other video. A
 digit starts anywhere, and where it leaves at one side it comes back at the opposite one: its place in a single frame is
-uniform whatever the class, so that only the order of the frames tells the direction. The digits of train, val and test
+uniform whatever the class, so that only the order of the frames shows the direction. The digits of train, val and test
 are those of `data=digits`: no image of a digit is in two of them.
 """
 
@@ -83,7 +83,7 @@ class MovingDigits(DataConfig):
         return VideoFiles(paths, labels, list(DIRECTIONS), decoder=self.decoder)
 
     def _folder(self) -> Path:
-        """Where the clips lie; the name says what they are made of."""
+        """Name the folder of the clips after what they are made of."""
         made_of = (VERSION, self.train_clips, self.val_clips, self.test_clips, self.frames, self.size, self.seed)
         name = hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]
         cache = Path(self.cache or os.environ.get("VISION_PEFT_CACHE") or "~/.cache/vision_peft").expanduser()

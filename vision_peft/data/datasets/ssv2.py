@@ -68,7 +68,7 @@ class SomethingV2(DataConfig):
         seen: dict[str, str] = {}
         for video in (video for part in lists.values() for video in part):
             if seen.setdefault(video.id, video.where) != video.where:
-                problems.append(f"{video.where}: video {quote(video.id)} stands in {seen[video.id]} already")
+                problems.append(f"{video.where}: video {quote(video.id)} is already in {seen[video.id]}")
         found = _files(root)
         paths = {part: _find(root, found, videos, problems) for part, videos in lists.items()}
         raise_problems(f"data={self.name} data.root={self.root}", problems)
@@ -92,7 +92,7 @@ def read_labels(file: Path, problems: list[str]) -> list[str]:
     for name, value in content.items():
         number = int(value) if str(value).isdecimal() and len(str(value)) < 9 else -1
         if not 0 <= number < len(content):
-            problems.append(f"{file}: {quote(name)}: number {quote(str(value))} is none of 0 to {len(content) - 1}")
+            problems.append(f"{file}: {quote(name)}: number {quote(str(value))} is not one of 0 to {len(content) - 1}")
         elif names.setdefault(number, name) != name:
             problems.append(f"{file}: {quote(name)}: number {number} is that of {quote(names[number])} already")
     return [names[number] for number in sorted(names)] if len(problems) == before else []

@@ -76,7 +76,7 @@ class _ListedVideoCheck(VideoCheck):
 
 
 class _FrameFolderCheck(VideoCheck):
-    """Checks `<folder> <frames>`: that the folder lies below the root and holds so many images."""
+    """Checks `<folder> <frames>`: that the folder is below the root and holds so many images."""
 
     def find_absence(self, full: str, path: str) -> str | None:
         folder, frames = _split(full)

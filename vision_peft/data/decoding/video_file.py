@@ -78,7 +78,7 @@ def read_frame_order(path: str) -> FrameOrder:
 
 @functools.lru_cache(maxsize=100_000)
 def _read_frame_order(path: str, size: int, changed: int) -> FrameOrder:
-    """`size` and `changed` tell apart files that replace each other."""
+    """Read it once a file; `size` and `changed` distinguish files that replace each other."""
     if explain_absence("pyav") is not None:
         return FrameOrder.SHOWN
     import av

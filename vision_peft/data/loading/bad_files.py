@@ -44,7 +44,7 @@ class BadFiles:
         listed = f", listed in {self._file}" if self._file is not None else ""
         raise TooManyBadFiles(
             f"{len(bad)} of {files} training images cannot be decoded so far, more than "
-            f"max_bad_fraction={most:g} allows{listed}: mend them, or raise max_bad_fraction{shown}{more}"
+            f"max_bad_fraction={most:g} allows{listed}: fix them, or raise max_bad_fraction{shown}{more}"
         )
 
 

@@ -1,10 +1,10 @@
 """Load batches that depend on (seed, epoch, index) alone.
 
-They do not depend on the number of workers or processes, nor on where an epoch starts.
-The order of an epoch is a permutation drawn from (seed, epoch). A sample's augmentation runs under generators seeded
-from (seed, epoch, index) and, where a batch repeats it, the repeat; the caller's generators are put back, so training
-may draw random numbers beside the loader. In training the place of an undecodable image is taken by the next one of the
-dataset that decodes (after the last comes the first), with the augmentation of the place.
+They do not depend on the number of workers or processes, nor on where an epoch starts. The order of an epoch is drawn
+from (seed, epoch). A sample's augmentation runs under generators seeded from (seed, epoch, index) and, where the epoch
+repeats it, the number of the repeat; the caller's generators are put back, so training may draw random numbers beside
+the loader. In training the place of an undecodable image is taken by the next one of the dataset that decodes (after
+the last comes the first), with the augmentation of the place.
 """
 
 import os
@@ -152,7 +152,7 @@ class EvalLoader:
     def _note(self, errors: list[ImageDecodeError], missing: Sequence[int]) -> None:
         for error in errors:
             if self._bad == "error":
-                ways_out = "mend the file, or count such images as wrong answers with bad_eval=wrong"
+                ways_out = "fix the file, or count such images as wrong answers with bad_eval=wrong"
                 raise ImageDecodeError(error.path, f"{error.cause}; {ways_out}")
             self._bad_files.add(error, "in evaluation it counts as wrong")
         self.unreadable.extend(missing)
@@ -173,8 +173,7 @@ def eval_loader(
 
     `batch_size` samples go over all processes together, each taking a contiguous share of the same size. Of the last
     batch a share may be short and the ones after it missing, so processes may have different numbers of batches: no
-    collective call may stand inside the loop. k processes with k times the `batch_size` see the very batches that one
-    process sees.
+    collective call may be made inside the loop. k processes with k times the `batch_size` see the same batches as one.
 
     An undecodable image raises `ImageDecodeError`; with `bad="wrong"` its batch comes without it (or not at all), it is
     noted in `bad_files` and in the loader's `unreadable`, and whoever counts has to count it.

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-_UNKNOWN = 2 * 2**30  # taken for free where the system does not tell
+_UNKNOWN = 2 * 2**30  # taken for free where the system does not say
 
 
 def measure_free_memory(root: Path = Path("/")) -> int:
     """Free bytes: what Linux calls available, less where a control group (a container, a job) is limited to less.
 
-    Other systems do not tell; 2 GiB are assumed there. `root` is where `proc` and `sys` lie.
+    Other systems do not say; 2 GiB are assumed there. `root` holds `proc` and `sys`.
     """
     found = [_read_available(root / "proc/meminfo"), *_read_left_in_groups(root)]
     return max(0, min((free for free in found if free is not None), default=_UNKNOWN))

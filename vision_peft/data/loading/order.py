@@ -11,7 +11,7 @@ Draw = Callable[[torch.Generator], list[Place]]
 
 
 class EpochOrder:
-    """A batch sampler that yields the share of one process of every global batch, as keys that tell workers the epoch.
+    """A batch sampler that yields the share of one process of every global batch, as keys that hold the epoch.
 
     Args:
         draw: draws the places of an epoch, `samples` of them.
