@@ -17,8 +17,9 @@ import vision_peft as vp
 from vision_peft.config.parse import Config
 from vision_peft.data import ImageDataset, ImageDecodeError
 from vision_peft.data.loading.bad_files import TooManyBadFiles
+from vision_peft.data.loading.batches import resolve_workers
 from vision_peft.data.loading.cache import keep_decoded
-from vision_peft.data.loading.loader import TrainLoader, resolve_workers
+from vision_peft.data.loading.loader import TrainLoader
 from vision_peft.data.loading.samples import Batch
 from vision_peft.distributed.device import (
     Compute,

@@ -20,9 +20,10 @@ from vision_peft.data.decoding.image_dataset import ImageFiles
 from vision_peft.data.decoding.images import ImageDecodeError, decode_image
 from vision_peft.data.decoding.pixel_store import Store
 from vision_peft.data.loading import cache as cache_module
+from vision_peft.data.loading.batches import resolve_workers
 from vision_peft.data.loading.cache import keep_decoded
 from vision_peft.data.loading.cached_images import Cached
-from vision_peft.data.loading.loader import TrainLoader, eval_loader, resolve_workers
+from vision_peft.data.loading.loader import TrainLoader, eval_loader
 from vision_peft.data.transforms.images import AUGMENTS, RESIZES, eval_transform, train_transform
 
 INPUT: dict[str, Any] = {"size": (16, 24), "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}

@@ -16,8 +16,9 @@ from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.datasets.digits import Digits
 from vision_peft.data.decoding.image_dataset import ImageFiles
 from vision_peft.data.decoding.pixel_store import Store
+from vision_peft.data.loading.batches import resolve_workers
 from vision_peft.data.loading.cached_images import Cached
-from vision_peft.data.loading.loader import TrainLoader, eval_loader, resolve_workers
+from vision_peft.data.loading.loader import TrainLoader, eval_loader
 from vision_peft.data.transforms.images import eval_transform, train_transform
 
 

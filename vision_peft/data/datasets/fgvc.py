@@ -8,18 +8,16 @@ indices come from train alone, sorted by class id, so a split that lacks a class
 Jia et al., "Visual Prompt Tuning", https://arxiv.org/abs/2203.12119, https://github.com/KMnP/vpt.
 """
 
-import itertools
-import os
 import re
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import ClassVar, NamedTuple
 
 from vision_peft.data.annotations.draw_split import check_fraction, draw
-from vision_peft.data.annotations.fgvc_lists import Archive, Sample, quote, read_json, read_lists
+from vision_peft.data.annotations.fgvc_checks import check_classes, check_repeated, list_gaps, name_classes
+from vision_peft.data.annotations.fgvc_lists import Archive, Sample, read_json, read_lists
 from vision_peft.data.annotations.fgvc_matlab import CAR_FOLDERS, DOG_FOLDERS, read_cars, read_dogs, read_flowers
 from vision_peft.data.annotations.list_files import PathCheck
 from vision_peft.data.annotations.tasks import choose_task, task_as_root_error
@@ -104,8 +102,8 @@ class FGVC(DataConfig):
         problems: list[str] = []
         archive = read_json(folder, problems, self.train_file) if form is _JSON else form.read(folder, problems)
         class_ids = sorted({sample.class_id for sample in archive.parts["train"]})
-        _check_classes(folder, archive, class_ids, CLASS_COUNTS.get(self.task or ""), problems)
-        _check_repeated(archive.parts, problems)
+        check_classes(folder, archive, class_ids, CLASS_COUNTS.get(self.task or ""), problems)
+        check_repeated(archive.parts, problems)
         samples = _select_split(archive, split)
         images = PathCheck(folder)
         troubles = [(sample.where, images.find_problem(sample.path)) for sample in samples]
@@ -119,9 +117,9 @@ class FGVC(DataConfig):
             raise ValueError(f"{folder}: the split {split} is empty: every class has too few images to be divided")
         index = {class_id: label for label, class_id in enumerate(class_ids)}
         labels = [index[sample.class_id] for sample in samples]
-        classes = _class_names(class_ids, archive)
+        classes = name_classes(class_ids, archive)
         _warn_of_empty_classes(f"{folder}, split {split}", classes, labels)
-        if self.task not in CLASS_COUNTS and (gaps := _gaps(archive, class_ids, None)):
+        if self.task not in CLASS_COUNTS and (gaps := list_gaps(archive, class_ids, None)):
             warnings.warn(f"{folder}: no image of class id {gaps} in train, so there is no such class", stacklevel=2)
         paths = [folder / sample.path for sample in samples]
         return ImageFiles(paths, labels, classes, max_pixels=self.max_pixels, exif_rotation=self.exif_rotation)
@@ -139,16 +137,16 @@ class FGVC(DataConfig):
 
 
 def find_task(root: Path, task: str | None) -> tuple[Path, _Format]:
-    """Folder of `task` below `root` and its layout; the UnknownTask for another names those found."""
+    """Find the folder of `task` below `root` and its layout; the UnknownTask for another names those found."""
     subfolders = [path for path in sorted(root.iterdir()) if path.is_dir()]
-    found = {path.name: place for path in subfolders if (place := _content(path))}
+    found = {path.name: place for path in subfolders if (place := _find_content(path))}
     if task and task not in ("all", *FGVC.suite, *map(_unify_name, found)):
         if bare := next((path for path in subfolders if _unify_name(path.name) == task), None):
             marks = ", ".join(form.marks[0] for form in _FORMATS)
             raise FileNotFoundError(
                 f"{bare} holds no labels: wanted VPT's json lists or an official archive, with {marks}"
             )
-        if _format(root):
+        if _recognise_format(root):
             raise task_as_root_error(root)
         if not found:
             raise UnknownTask(
@@ -161,18 +159,22 @@ def _unify_name(task: str) -> str:
     return ALIASES.get(re.sub(r"[^a-z0-9]", "", task.lower()), task)
 
 
-def _format(folder: Path) -> _Format | None:
+def _recognise_format(folder: Path) -> _Format | None:
     return next((form for form in _FORMATS if any((folder / mark).is_file() for mark in form.marks)), None)
 
 
-def _content(folder: Path) -> tuple[Path, _Format] | None:
-    """`folder` with its layout, or the folder of the same task in it that unpacking an archive there leaves."""
-    if form := _format(folder):
+def _find_content(folder: Path) -> tuple[Path, _Format] | None:
+    """Return `folder` with its layout, or the folder of the same task in it that unpacking an archive there leaves."""
+    if form := _recognise_format(folder):
         return folder, form
     if _unify_name(folder.name) not in CLASS_COUNTS:
         return None
     for inner in sorted(folder.iterdir()):
-        if inner.is_dir() and _unify_name(inner.name) == _unify_name(folder.name) and (form := _format(inner)):
+        if (
+            inner.is_dir()
+            and _unify_name(inner.name) == _unify_name(folder.name)
+            and (form := _recognise_format(inner))
+        ):
             return inner, form
     return None
 
@@ -183,59 +185,6 @@ def _select_split(archive: Archive, split: str) -> list[Sample]:
     if split == "test" or (split in ("train", "val") and "val" in parts):
         return list(parts[split])
     return [*parts["train"], *parts.get("val", ())]
-
-
-def _check_classes(
-    folder: Path, archive: Archive, class_ids: Sequence[int], expected: int | None, problems: list[str]
-) -> None:
-    known = set(class_ids)
-    bottom, top = (1, expected or 10**18) if archive.from_one else (0, 10**18)
-    for part, samples in archive.parts.items():
-        if not samples:
-            problems.append(f"{folder}: no image of {part}")
-        for sample in samples:
-            if not bottom <= sample.class_id <= top:
-                wanted = f"1 to {expected}" if expected else "1 or more"
-                problems.append(f"{sample.where}: class id {sample.class_id} is out of range: wanted {wanted}")
-            elif known and sample.class_id not in known:
-                problems.append(f"{sample.where}: class id {sample.class_id} of {part} has no image in train")
-    if expected and known and len(known) != expected:
-        empty = f" (none of class id {gaps})" if (gaps := _gaps(archive, class_ids, expected)) else ""
-        problems.append(f"{folder}: {len(known)} classes have images in train, wanted {expected}{empty}")
-
-
-def _gaps(archive: Archive, class_ids: Sequence[int], expected: int | None) -> str:
-    """Class ids that train should have and has not, as far as the metadata show; NABirds has gaps by design."""
-    if archive.names:
-        ids: Iterable[int] = sorted(archive.names) if len(archive.names) == expected else ()
-    else:
-        first = 1 if archive.from_one else class_ids[0]
-        ids = range(first, first + expected if expected else class_ids[-1] + 1)
-    known = set(class_ids)
-    gaps = [str(class_id) for class_id in itertools.islice((k for k in ids if k not in known), 11)]
-    return ", ".join(gaps[:10]) + " and more" * (len(gaps) > 10)
-
-
-def _check_repeated(parts: Mapping[str, Sequence[Sample]], problems: list[str]) -> None:
-    first: dict[str, tuple[str, Sample]] = {}
-    for part, samples in parts.items():
-        for sample in samples:
-            earlier_part, earlier = first.setdefault(os.path.normpath(sample.path), (part, sample))
-            if earlier is not sample:
-                overlap = "" if part == earlier_part else f": {earlier_part} and {part} overlap"
-                problems.append(f"{sample.where}: image {quote(sample.path)} is also in {earlier.where}{overlap}")
-
-
-def _class_names(class_ids: Sequence[int], archive: Archive) -> list[str]:
-    """Names of the archive, else of the class folders where each class has one of its own, else the ids."""
-    folders: dict[int, set[str]] = {class_id: set() for class_id in class_ids}
-    for sample in archive.parts["train"]:
-        folders[sample.class_id].add(PurePath(sample.path).parent.name)
-    own = {class_id: min(names) for class_id, names in folders.items() if len(names) == 1}
-    of_folder = own if len(set(own.values())) == len(class_ids) else {}
-    names = {class_id: (archive.names or of_folder).get(class_id, str(class_id)) for class_id in class_ids}
-    times = Counter(names.values())
-    return [name if times[name] == 1 else f"{name} [{class_id}]" for class_id, name in names.items()]
 
 
 def _warn_of_empty_classes(where: str, classes: Sequence[str], labels: Sequence[int]) -> None:

@@ -7,46 +7,18 @@ the loader. In training the place of an undecodable image is taken by the next o
 the last comes the first), with the augmentation of the place.
 """
 
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
-
-import torch
-from torch.utils.data import DataLoader
 
 from vision_peft.data.choices import BAD_IN_EVALUATION
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.loading.bad_files import BadFiles
+from vision_peft.data.loading.batches import read_results, yield_batches
 from vision_peft.data.loading.order import EpochOrder, balance_classes, shuffle
-from vision_peft.data.loading.samples import Batch, Key, Result, SeededSamples, collate
+from vision_peft.data.loading.samples import Batch, Key
 from vision_peft.data.problems import unknown
 
-MAX_AUTO_WORKERS = 8
-WORKER_TIMEOUT_S = 300
-
-
-def resolve_workers(workers: int | str, dataset: ImageDataset, processes_per_machine: int | None = None) -> int:
-    """Choose the number of worker processes of one loader.
-
-    "auto" is one a core, at most 8, and none for data in memory on a machine without CUDA. Training processes share the
-    cores; torchrun says in LOCAL_WORLD_SIZE how many there are.
-    """
-    if workers == "auto":
-        if dataset.as_tensor() is not None or (dataset.in_memory and not torch.cuda.is_available()):
-            return 0  # one process prepares some 800 kept images a second: enough for a CPU, not for a GPU
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        processes = processes_per_machine or int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        return max(1, min(cores // processes, MAX_AUTO_WORKERS))
-    try:
-        number = int(workers)
-    except ValueError:
-        number = -1
-    if number < 0:
-        raise ValueError(f"workers is 'auto' or a number of processes from 0 on, got {workers!r}")
-    return number
 
 
 class TrainLoader:
@@ -95,7 +67,7 @@ class TrainLoader:
         self._bad: dict[str, None] = {}
         self._bad_files = BadFiles() if bad_files is None else bad_files
         spare = int(max_bad_fraction * len(dataset) + 1e-9)
-        self._loader = _read_results(dataset, seed, spare, self._order, workers, pin_memory)
+        self._loader = read_results(dataset, seed, spare, self._order, workers, pin_memory)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -114,7 +86,7 @@ class TrainLoader:
             )
         self._order.epoch, self._order.start_batch = epoch, start_batch
         self._dataset.prepare()
-        return _yield_batches(iter(self._loader), self._note)
+        return yield_batches(iter(self._loader), self._note)
 
     def _note(self, errors: list[ImageDecodeError], missing: Sequence[int]) -> None:
         for error in errors:
@@ -142,7 +114,7 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         self.unreadable = []
         self.dataset.prepare()
-        return _yield_batches(iter(self._loader), self._note)
+        return yield_batches(iter(self._loader), self._note)
 
     @property
     def unreadable_labels(self) -> list[int]:
@@ -187,74 +159,8 @@ def eval_loader(
         last = min(first + batch_size // world_size, len(dataset))
         if last > first:
             shares.append([(0, index, 0) for index in range(first, last)])
-    loader = _read_results(dataset, 0, 0, shares, workers, pin_memory)
+    loader = read_results(dataset, 0, 0, shares, workers, pin_memory)
     return EvalLoader(dataset, loader, len(shares), bad, BadFiles() if bad_files is None else bad_files)
-
-
-def _yield_batches(
-    results: Iterator[Any], note: Callable[[list[ImageDecodeError], Sequence[int]], None]
-) -> Iterator[Batch]:
-    while True:
-        with _use_one_thread():
-            result = next(results, None)
-        if result is None:
-            return
-        if isinstance(result, Exception):
-            try:
-                raise result
-            finally:
-                del result  # this frame and the error must not hold each other: workers then end only by a timeout
-        batch, errors, missing = result
-        note(errors, missing)
-        if batch is not None:
-            yield batch
-
-
-@contextmanager
-def _use_one_thread() -> Iterator[None]:
-    """As in the DataLoader's worker processes: on tensors as small as one image, threads wait more than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-class _TensorBatches:
-    """Batches indexed from a tensor that holds all items: a DataLoader would take longer than the indexing."""
-
-    def __init__(self, items: torch.Tensor, labels: Sequence[int], sampler: Iterable[list[Key]]) -> None:
-        self.items, self.labels, self.sampler = items, torch.tensor(labels), sampler
-
-    def __iter__(self) -> Iterator[Result]:
-        for keys in self.sampler:
-            indices = torch.tensor([index for _, index, _ in keys])
-            yield (self.items[indices], self.labels[indices], indices), [], []
-
-
-def _read_results(
-    dataset: ImageDataset,
-    seed: int,
-    spare: int,
-    sampler: Iterable[list[Key]],
-    workers: int | str,
-    pin_memory: bool | None,
-) -> Iterable[Any]:
-    """Return what gives a `Result`, or an error, for each batch of keys."""
-    if (items := dataset.as_tensor()) is not None:
-        return _TensorBatches(items, dataset.labels, sampler)
-    number = resolve_workers(workers, dataset)
-    return DataLoader(
-        SeededSamples(dataset, seed, spare),
-        batch_sampler=sampler,
-        num_workers=number,
-        collate_fn=collate,
-        pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
-        persistent_workers=number > 0,
-        timeout=WORKER_TIMEOUT_S if number else 0,
-        generator=torch.Generator(),  # else every epoch would take a number from the caller's generator
-    )
 
 
 def _check_sizes(dataset: ImageDataset, batch_size: int, rank: int, world_size: int) -> None:
