@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes, links and alarms
 
 @pytest.fixture(autouse=True)
 def limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """A test that takes too long, or starts a program, fails; what a file makes appear, appears in `tmp_path`."""
+    """Fail a test that takes too long or starts a program; what a file creates is created in `tmp_path`."""
 
     def started(*_: Any, **__: Any) -> None:
         raise AssertionError("another program was started")

@@ -1,4 +1,4 @@
-"""Writers of small videos, for tests; every frame can be told from every other."""
+"""Writers of small videos, for tests; no two frames are the same."""
 
 import struct
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""HMDB51: its official lists and layouts, and everything that can be wrong with them, told at once."""
+"""HMDB51: its official lists and layouts, and everything that can be wrong with them, reported at once."""
 
 from collections import Counter
 from pathlib import Path

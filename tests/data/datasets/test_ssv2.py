@@ -1,4 +1,4 @@
-"""Something-Something V2: the official json lists, and everything that can be wrong with them, told at once."""
+"""Something-Something V2: the official json lists, and everything that can be wrong with them, reported at once."""
 
 import json
 from collections import Counter

@@ -139,7 +139,7 @@ def test_the_sample_files_have_the_right_number_of_frames(shared: Path, name: st
 
 
 def broken_files(folder: Path) -> dict[str, str]:
-    """Files that are no videos, with what the error must say."""
+    """Files that are not videos, with what the error must say."""
     whole = write_video(folder / "whole.mp4").read_bytes()
     (folder / "empty.mp4").touch()
     (folder / "noise.mp4").write_bytes(random.Random(0).randbytes(3000))

@@ -24,7 +24,7 @@ BAD = (7, 8, 39)
 
 @pytest.fixture
 def photos(tmp_path: Path) -> ImageFiles:
-    """Forty noise images whose label is their number; those of `BAD` are no images."""
+    """Forty noise images whose label is their number; those of `BAD` are not images."""
     paths = [tmp_path / f"{number:02}.png" for number in range(NUMBER)]
     for number, path in enumerate(paths):
         pixels = np.random.default_rng(number).integers(0, 256, (12, 12, 3), dtype=np.uint8)

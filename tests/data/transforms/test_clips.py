@@ -1,4 +1,4 @@
-"""Clips on their way to the model: shapes, one draw for all frames, places of crops, nothing mirrored unasked."""
+"""Transforms of clips: shapes, one draw for all frames, places of crops, nothing mirrored unasked."""
 
 import pickle
 from typing import Any

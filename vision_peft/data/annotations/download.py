@@ -90,7 +90,7 @@ def _refuse_links() -> Iterator[None]:
 
 
 def _check_member(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
-    """Python's data filter; links, through which older versions of it were led outside, are refused as well."""
+    """Apply Python's data filter, and refuse links: older versions of the filter were led outside by them."""
     plain = tarfile.data_filter(member, path)
     if not (member.isfile() or member.isdir()):
         raise tarfile.SpecialFileError(member)

@@ -38,7 +38,7 @@ class Archive(NamedTuple):
 
 
 def read_json(folder: Path, problems: list[str], train_file: str = "train.json") -> Archive:
-    """VPT's lists; images are in `images/`, `Images/`, `jpg/` or the folder itself. Only `val.json` may be absent."""
+    """Read VPT's lists; images are in `images/`, `Images/`, `jpg/` or beside them. Only `val.json` may be absent."""
     parts: dict[str, list[Sample]] = {}
     for part, name in (("train", train_file), ("val", "val.json"), ("test", "test.json")):
         if part != "val" or (folder / name).is_file():
@@ -106,7 +106,7 @@ def read_lists(folder: Path, problems: list[str]) -> Archive:
 
 
 def _table(file: Path, problems: list[str]) -> dict[str, tuple[str, int]]:
-    """Value and line number by id; a value may hold spaces."""
+    """Read value and line number by id; a value may hold spaces."""
     rows: dict[str, tuple[str, int]] = {}
     for number, line in enumerate(read_lines(file, problems), start=1):
         words = line.split(maxsplit=1)

@@ -21,7 +21,7 @@ CAR_FOLDERS = ("devkit/", "car_devkit/devkit/", "car_devkit/", "")
 
 
 def read_flowers(folder: Path, problems: list[str]) -> Archive:
-    """Oxford Flowers-102, the one of the five with a public validation split."""
+    """Read Oxford Flowers-102, the one of the five with a public validation split."""
     label_file, set_file = folder / "imagelabels.mat", folder / "setid.mat"
     class_ids = _whole_numbers(label_file, "labels", _variables(label_file, "labels")[0], problems)
     variables = {"train": "trnid", "val": "valid", "test": "tstid"}
@@ -39,7 +39,7 @@ def read_flowers(folder: Path, problems: list[str]) -> Archive:
 
 
 def read_dogs(folder: Path, problems: list[str]) -> Archive:
-    """Stanford Dogs; class names are those of the class folders."""
+    """Read Stanford Dogs; class names are those of the class folders."""
     parts: dict[str, list[Sample]] = {}
     for part in ("train", "test"):
         file = _first_of(folder, [f"{sub}{part}_list.mat" for sub in DOG_FOLDERS])
@@ -59,7 +59,7 @@ def read_dogs(folder: Path, problems: list[str]) -> Archive:
 
 
 def read_cars(folder: Path, problems: list[str]) -> Archive:
-    """Stanford Cars, in the form with one folder for each split or in the later one with all images in `car_ims/`."""
+    """Read Stanford Cars, in the form with a folder for each split or the later one with all images in `car_ims/`."""
     parts: dict[str, list[Sample]] = {"train": [], "test": []}
     joint = folder / "cars_annos.mat"
     if joint.is_file():
@@ -81,7 +81,7 @@ def read_cars(folder: Path, problems: list[str]) -> Archive:
 
 
 def _annotations(file: Path, fields: Sequence[str], problems: list[str]) -> Iterator[tuple[str, int, str, int]]:
-    """Path, class id, where it stands, and the third of `fields` (0 without one) of each struct of `annotations`."""
+    """Yield path, class id, where it is, and the third of `fields` (0 without one) of each struct of `annotations`."""
     structs = _variables(file, "annotations", fields=fields)[0]
     held = list(structs[0]) if structs and isinstance(structs[0], dict) else []
     if absent := [field for field in fields if field not in held]:
@@ -111,7 +111,7 @@ def _class_names(file: Path, problems: list[str]) -> dict[int, str]:
 
 
 def _variables(file: Path, *names: str, fields: Sequence[str] = ()) -> list[list[Any]]:
-    """Variables of a MATLAB file, each as the list of its elements."""
+    """Read variables of a MATLAB file, each as the list of its elements."""
     content = read_mat(file, names, fields)
     if absent := [name for name in names if name not in content]:
         raise ValueError(

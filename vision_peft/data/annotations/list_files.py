@@ -29,7 +29,7 @@ def read_list(
     check_images: bool = True,
     check: "PathCheck | None" = None,
 ) -> list[tuple[Path, int]]:
-    """Images and labels of a list file; paths may hold spaces, blank lines are skipped.
+    """Read images and labels of a list file; paths may hold spaces, blank lines are skipped.
 
     Every problem is appended to `problems` with file and line: a malformed line, a label that is not an integer or not
     below `num_classes`, an image that is missing, absolute, outside `root` (through `..` or a link) or already on an
@@ -115,7 +115,7 @@ def find_label_problem(label: str, num_classes: int) -> str | None:
 
 
 def read_lines(file: Path, problems: list[str]) -> list[str]:
-    """Lines of a text file; an empty file or one that is not UTF-8 is appended to `problems` and has no lines."""
+    """Read the lines of a text file, none of an empty one or one that is not UTF-8, which `problems` then has."""
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file}")
     try:
@@ -129,7 +129,7 @@ def read_lines(file: Path, problems: list[str]) -> list[str]:
 
 
 def read_class_names(file: Path, problems: list[str]) -> list[str]:
-    """Class names in label order, one a line; an empty or repeated name is appended to `problems`."""
+    """Read class names in label order, one a line; an empty or repeated name is appended to `problems`."""
     names = [line.strip() for line in read_lines(file, problems)]
     first: dict[str, int] = {}
     for number, name in enumerate(names, start=1):
@@ -141,7 +141,7 @@ def read_class_names(file: Path, problems: list[str]) -> list[str]:
 
 
 def warn_of_empty_classes(file: Path, classes: Sequence[str], labels: Sequence[int], what: str = "image") -> None:
-    """Warns of the classes that no training label names; `file` is the training list."""
+    """Warn of the classes that no training label names; `file` is the training list."""
     present = set(labels)
     empty = [name for label, name in enumerate(classes) if label not in present]
     if empty:
@@ -150,7 +150,7 @@ def warn_of_empty_classes(file: Path, classes: Sequence[str], labels: Sequence[i
 
 
 def quote(text: str) -> str:
-    """`text` quoted for a message, its middle left out where it is long."""
+    """Quote `text` for a message, without its middle where it is long."""
     return repr(text if len(text) <= 120 else f"{text[:100]}...{text[-15:]}")
 
 

@@ -24,7 +24,7 @@ _CELL, _STRUCT, _CHAR, _NUMERIC = 1, 2, 4, range(6, 16)
 
 
 def read_mat(file: Path, names: Collection[str], fields: Collection[str] | None = None) -> dict[str, Any]:
-    """Variables of a file, those in `names` with their values, the others as None.
+    """Read the variables of a file, those in `names` with their values, the others as None.
 
     Arrays are flat lists in MATLAB's order (columns first): numbers as int or float, a text of one row as str, cells as
     lists of values, structs as dicts with None for what is not in `fields` (all by default). Complex, sparse and other
@@ -72,7 +72,7 @@ class _Reader:
         self.tag = struct.Struct(f"{order}II")
 
     def element(self, data: memoryview, at: int) -> tuple[int, memoryview, int]:
-        """Type and content of the element at `at`, and where the next one starts."""
+        """Return type and content of the element at `at`, and where the next one starts."""
         if at + 8 > len(data):
             raise ValueError("it ends inside a tag")
         kind, size = self.tag.unpack_from(data, at)

@@ -40,7 +40,7 @@ class SplitLists(NamedTuple):
     seed: int
 
     def read(self, split: str, check: PathCheck) -> tuple[list[str], list[int], list[str]]:
-        """Full paths, labels and class names of `split`.
+        """Return full paths, labels and class names of `split`.
 
         One ValueError names every problem of all the lists, with file and line.
         """
@@ -157,7 +157,7 @@ def _check(
     find_label: Callable[[str], int | str],
     problems: list[str],
 ) -> dict[str, Items]:
-    """Full paths and labels of every list; what is wrong with a line, and images listed twice, goes to `problems`."""
+    """Return full paths and labels of every list; append wrong lines and images listed twice to `problems`."""
     first: dict[str, tuple[str, int]] = {}
     parts: dict[str, Items] = {}
     for part, file in files.items():

@@ -61,7 +61,7 @@ def _check(config: DataConfig, workers: int, progress: Progress | None) -> TaskR
 
 
 def _load(config: DataConfig, datasets: dict[str, ImageDataset]) -> list[Finding]:
-    """Fill `datasets` with the splits that can be read; what the reader says about all of them, each thing once."""
+    """Fill `datasets` with the splits that can be read; return what the reader says about them, each thing once."""
     said: dict[tuple[str, str], list[str]] = defaultdict(list)
     refused, errors = False, []
     for split in SPLITS:

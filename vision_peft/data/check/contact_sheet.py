@@ -56,7 +56,7 @@ def draw_sheet(datasets: Mapping[str, ImageDataset], title: str, file: str | Pat
 
 
 def _place_columns(shown: Mapping[str, ImageDataset]) -> dict[str, int]:
-    """Where the columns of each split begin."""
+    """Return where the columns of each split begin."""
     left, x = {}, _MARGIN + _LABEL
     for split in shown:
         left[split] = x
@@ -113,12 +113,12 @@ def _draw_tile(dataset: ImageDataset, index: int) -> Image.Image:
 
 
 def _make_printable(name: str) -> str:
-    """On one line, without the bytes of file names that are not text."""
+    """Put a name on one line, without the bytes of file names that are not text."""
     return " ".join(name.encode(errors="backslashreplace").decode().split())
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, room: int, most: int) -> list[str]:
-    """`text` in at most `most` lines of `room` pixels, broken at spaces, underscores and hyphens where there are."""
+    """Wrap `text` in at most `most` lines of `room` pixels, broken at spaces, underscores and hyphens if any."""
     lines: list[str] = []
     while text and len(lines) < most - 1 and font.getlength(text) > room:
         fits = next(size for size in range(len(text), 0, -1) if font.getlength(text[:size]) <= room or size == 1)

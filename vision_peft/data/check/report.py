@@ -169,7 +169,7 @@ def _format_row(split: str, report: TaskReport) -> list[str]:
 
 
 def _format_spread(spread: dict[str, float] | None) -> str:
-    """Smallest to largest and median, or the one value there is."""
+    """Write smallest to largest and median, or the one value there is."""
     if spread is None:
         return "-"
     if spread["min"] == spread["max"]:

@@ -145,7 +145,7 @@ def _compare(
 
 
 def _find(folder: Path, known: Sequence[str], videos: list[Video], problems: list[str]) -> list[str]:
-    """Full paths of the videos; what is missing or empty of the `known` actions goes to `problems`."""
+    """Find full paths of the videos; what is missing or empty of the `known` actions goes to `problems`."""
     check = VideoCheck(folder)
     by_stem = {action: _by_stem(folder / action) for action in {video.action for video in videos}}
     paths = []

@@ -105,7 +105,7 @@ class MovingDigits(DataConfig):
                 shutil.rmtree(partial, ignore_errors=True)
 
     def _write_part(self, folder: Path, part: str, state: np.random.RandomState) -> None:
-        """Clips `<part>/00000.mp4`, ... and the list `<part>.txt`."""
+        """Write clips `<part>/00000.mp4`, ... and the list `<part>.txt`."""
         digits = Digits(seed=self.seed).load(part)
         (folder / part).mkdir()
         lines = []

@@ -81,7 +81,7 @@ class SomethingV2(DataConfig):
 
 
 def read_labels(file: Path, problems: list[str]) -> list[str]:
-    """Class names in label order of `{"Approaching something": "0", ...}`; numbers must be 0, 1, ... without a gap."""
+    """Read class names in label order from `{"Approaching something": "0", ...}`; with all numbers from 0 on."""
     content = _json(file, problems)
     if not isinstance(content, dict) or not content:
         if content is not None:
@@ -146,7 +146,7 @@ def _list_file(root: Path, names: tuple[str, ...]) -> Path:
 
 
 def _files(root: Path) -> dict[str, str]:
-    """Path below the root of every video that is there, by its id, whatever the extension."""
+    """List the videos that are there, their paths below the root by id, whatever the extension."""
     found: dict[str, str] = {}
     for folder in VIDEO_FOLDERS:
         if (root / folder).is_dir():
@@ -158,7 +158,7 @@ def _files(root: Path) -> dict[str, str]:
 
 
 def _find(root: Path, found: dict[str, str], videos: list[Video], problems: list[str]) -> list[str]:
-    """Full paths of the videos; what is missing or empty goes to `problems`."""
+    """Find full paths of the videos; what is missing or empty goes to `problems`."""
     check = VideoCheck(root)
     paths = []
     for video, _, where in videos:

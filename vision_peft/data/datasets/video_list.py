@@ -96,6 +96,6 @@ class _FrameFolderCheck(VideoCheck):
 
 
 def _split(text: str) -> tuple[str, int]:
-    """Folder and number of frames, 0 where none is given."""
+    """Return folder and number of frames, 0 if no number is given."""
     parts = _FOLDER.fullmatch(text)
     return (parts["folder"], int(parts["frames"])) if parts else (text, 0)

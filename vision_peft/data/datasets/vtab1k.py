@@ -109,7 +109,7 @@ class VTAB1k(DataConfig):
 
 
 def find_task(root: Path, task: str | None) -> Path:
-    """Folder of `task` below `root`, under its own name or an alias; the UnknownTask for another names those found."""
+    """Find the folder of `task` below `root` by any of its names; the UnknownTask for another lists those found."""
     folders = {path.name: path for path in sorted(root.iterdir()) if _is_task(path)}
     if not folders:
         if _is_task(root):

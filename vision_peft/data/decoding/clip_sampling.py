@@ -52,14 +52,14 @@ class ClipSampling:
         return torch.rand(self.num_frames, dtype=torch.float64).tolist()
 
     def train(self, frames: int, drawn: Sequence[float]) -> list[int]:
-        """Frames of a training clip of a video with `frames` frames; `drawn` are `num_frames` numbers in [0, 1)."""
+        """Pick the frames of a training clip of a video of `frames` frames by `num_frames` numbers in [0, 1)."""
         if self.mode == "segments":
             return pick_random_segments(frames, self.num_frames, drawn)
         starts = find_last_start(frames, self.num_frames, self.stride) + 1
         return pick_dense(frames, self.num_frames, self.stride, int(drawn[0] * starts))
 
     def test(self, frames: int, view: int = 0) -> list[int]:
-        """Frames of view `view` in time, of 0 to `views` - 1."""
+        """Pick the frames of view `view` in time, of 0 to `views` - 1."""
         if not 0 <= view < self.views:
             raise IndexError(f"view {view} of {self.views}")
         if self.mode == "segments":
@@ -69,7 +69,7 @@ class ClipSampling:
 
 
 def pick_dense(frames: int, length: int, stride: int, start: int) -> list[int]:
-    """`length` frames, every `stride`-th from `start`; behind the end the last frame is repeated."""
+    """Pick `length` frames, every `stride`-th from `start`; behind the end the last frame is repeated."""
     return [min(start + stride * number, frames - 1) for number in range(length)]
 
 
@@ -84,13 +84,13 @@ def spread_starts(last: int, views: int) -> list[int]:
 
 
 def pick_segments(frames: int, length: int, view: int = 0, views: int = 1) -> list[int]:
-    """One frame of each of `length` equal parts: the middle one, or of several `views` that at `view / views` of it."""
+    """Pick one frame of each of `length` equal parts: the middle one, or for several `views` that at `view / views`."""
     part, parts = (1, 2) if views == 1 else (view, views)
     return [frames * (parts * number + part) // (parts * length) for number in range(length)]
 
 
 def pick_random_segments(frames: int, length: int, drawn: Sequence[float]) -> list[int]:
-    """One frame of each of `length` equal parts, at the share `drawn` (in [0, 1)) of it."""
+    """Pick one frame of each of `length` equal parts, at the share `drawn` (in [0, 1)) of it."""
     chosen = []
     for number in range(length):
         first, behind = frames * number // length, frames * (number + 1) // length

@@ -56,7 +56,7 @@ class ImageHeader(NamedTuple):
 
 
 def decode_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, exif_rotation: bool = False) -> Image.Image:
-    """Image file as an 8-bit RGB PIL image.
+    """Decode an image file to an 8-bit RGB PIL image.
 
     `max_pixels` (width x height) is compared with the header before anything is decoded. `exif_rotation` turns the
     image as its EXIF orientation says; the published benchmarks ignore it, so it is off. Raises `ImageDecodeError`
@@ -71,7 +71,7 @@ def decode_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, exif_rotatio
 
 
 def read_pixel_count(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> int:
-    """Width x height as the header of an image file says; raises `ImageDecodeError` as `decode_image` does."""
+    """Read width x height from the header of an image file; raises `ImageDecodeError` as `decode_image` does."""
     with _raise_one_error(path, max_pixels), _open_with_limit(path, max_pixels) as image:
         return image.width * image.height
 
@@ -109,7 +109,7 @@ def _open_with_limit(path: str | Path, max_pixels: int) -> Image.Image:
 
 @contextmanager
 def _pixel_limit(max_pixels: int) -> Iterator[None]:
-    """PIL's own check of the header with our limit, as an error; it also covers images inside an image."""
+    """Have PIL check the header with our limit, as an error; this also covers images inside an image."""
     with _opening, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels

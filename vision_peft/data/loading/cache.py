@@ -27,7 +27,7 @@ def keep_decoded(
     workers: int | str,
     processes: int = 1,
 ) -> tuple[dict[str, ImageDataset], str]:
-    """Have the splits `read_often` kept decoded if they fit, and say in one line for the user what was decided.
+    """Keep the splits `read_often` decoded if they fit, and say in one line for the user what was decided.
 
     Images are kept by `Cached`, which takes the place of their split; a dataset that can keeps its own. All or none are
     kept. `cache_mb` (10^6 bytes) is the most they may take together; "auto" is a quarter of the free memory, at most

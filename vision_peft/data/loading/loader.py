@@ -74,7 +74,7 @@ class TrainLoader:
         return self._order.batches_per_epoch
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
-        """Batches `start_batch`, ... of `epoch` (both from 0): images `B C H W`, labels `B`, dataset indices `B`.
+        """Iterate over the batches of `epoch` from `start_batch` on: images `B C H W`, labels `B`, dataset indices `B`.
 
         B is this process' share. Indices and labels are those of the images that came, also where one was replaced.
         Nothing before `start_batch` is decoded, but for a dataset that keeps all its images. One epoch at a time:

@@ -6,7 +6,7 @@ _UNKNOWN = 2 * 2**30  # taken for free where the system does not say
 
 
 def measure_free_memory(root: Path = Path("/")) -> int:
-    """Free bytes: what Linux calls available, less where a control group (a container, a job) is limited to less.
+    """Measure the free bytes: what Linux calls available, or less if a control group (container, job) is limited.
 
     Other systems do not say; 2 GiB are assumed there. `root` holds `proc` and `sys`.
     """
@@ -23,7 +23,7 @@ def _read_available(meminfo: Path) -> int | None:
 
 
 def _read_left_in_groups(root: Path) -> list[int]:
-    """Bytes that the limits of this process' control groups leave, those of version 1 and 2 and of all parents."""
+    """Read the bytes that the limits of this process' control groups (version 1 and 2, all parents) leave."""
     left = []
     for line in _read_lines(root / "proc/self/cgroup"):
         _, controllers, name = line.split(":", 2)
@@ -43,7 +43,7 @@ def _read_left_in_groups(root: Path) -> list[int]:
 
 
 def _read_reclaimable(stat: Path) -> int:
-    """Bytes of the group's page cache that the kernel would give up; usage counts them."""
+    """Read the bytes of the group's page cache that the kernel would give up; usage counts them."""
     names = ("total_inactive_file", "inactive_file")
     values = dict(line.split() for line in _read_lines(stat))
     return int(next((values[name] for name in names if name in values), 0))

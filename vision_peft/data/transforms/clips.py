@@ -108,7 +108,7 @@ def eval_clip_transform(
     crop_pct: float = 1.0,
     crops: int = 1,
 ) -> EvalClip:
-    """Transform `(clip uint8 T C H W, crop index) -> float C T H W`; see `transforms.eval_transform` for the geometry.
+    """Create the transform `(clip uint8 T C H W, crop index) -> float C T H W`, with the geometry of `eval_transform`.
 
     Raises:
         ValueError: `crops` above 1 with `resize="squash"`, which leaves nothing to choose from.
@@ -131,7 +131,7 @@ def train_clip_transform(
     crop_scale: tuple[float, float] = (0.08, 1.0),
     random_erasing: float = 0.0,
 ) -> TrainClip:
-    """Transform of a clip for training.
+    """Create the transform of a clip for training.
 
     `augment`: "none" is the evaluation's geometry, "crop" RandomResizedCrop (`crop_scale`: share of the area),
     "multi_scale" `MultiScaleCrop`, "randaugment" RandAugment after "crop", four operations at 7 tenths of the strength

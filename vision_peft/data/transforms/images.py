@@ -30,7 +30,7 @@ def select_geometry(settings: Mapping[str, Any]) -> dict[str, Any]:
 def choose_normalisation(
     name: str, mean: Sequence[float], std: Sequence[float]
 ) -> tuple[Sequence[float], Sequence[float]]:
-    """`(mean, std)` in units of 0..1: as given ("backbone"), ImageNet's, 0.5 (Inception's), or 0 and 1 ("none")."""
+    """Return `(mean, std)` in units of 0..1: as given, ImageNet's, 0.5 ("half", Inception's), or 0 and 1 ("none")."""
     choices = {
         "backbone": (mean, std),
         "imagenet": IMAGENET,
@@ -105,7 +105,7 @@ def eval_transform(
     resize: str = "squash",
     crop_pct: float = 1.0,
 ) -> Transform:
-    """PIL image to float tensor `3 H W`, the same every time.
+    """Create the transform of a PIL image to a float tensor `3 H W`, the same every time.
 
     `resize="squash"` scales to `size` directly, changing the aspect ratio, as the VTAB-1k papers do, and knows no
     `crop_pct`; `"shortest"` scales the short side to `size / crop_pct` and crops the centre, as timm does.
@@ -126,7 +126,7 @@ def train_transform(
     crop_scale: tuple[float, float] = (0.08, 1.0),
     random_erasing: float = 0.0,
 ) -> Transform:
-    """PIL image to float tensor `3 H W` for training.
+    """Create the transform of a PIL image to a float tensor `3 H W` for training.
 
     `augment`: "none" is the evaluation's geometry, "flip" adds a horizontal flip, "random_crop_flip" cuts anywhere
     instead of in the centre ("shortest" only) and flips, "crop_flip" is RandomResizedCrop (`crop_scale`: share of the
