@@ -38,14 +38,14 @@ def main(argv: Sequence[str]) -> int:
     from vision_peft.data.check.check import check_tasks
     from vision_peft.data.check.contact_sheet import draw_sheet
     from vision_peft.data.check.contents import ProgressLine
-    from vision_peft.data.check.report import summary, to_json
+    from vision_peft.data.check.report import summarise, to_json
 
     files = [file for file in (arguments.json, arguments.out and arguments.out / "report.json") if file]
     data, reports = parse_data(section), []
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
     for report in check_tasks(data, arguments.workers, ProgressLine()):
-        print(summary(report), flush=True)
+        print(summarise(report), flush=True)
         if arguments.out and report.datasets:
             name = report.title.replace(" ", "-").replace("/", "_")
             print(f"samples: {draw_sheet(report.datasets, report.title, arguments.out / f'{name}.png')}")

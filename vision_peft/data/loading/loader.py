@@ -20,7 +20,6 @@ from vision_peft.data.loading.samples import Batch, Key
 from vision_peft.data.problems import unknown
 
 
-
 class TrainLoader:
     """Shuffled batches for training, `batch_size` samples over all `world_size` processes together.
 
