@@ -7,14 +7,14 @@ import pytest
 import timm
 import torch
 from support.block_inputs import recorded_calls
-from support.families import FAMILIES, WINDOWED, images, tiny
+from support.families import BYPASSED, FAMILIES, WINDOWED, images, tiny
 from timm.layers import DropPath
 from timm.models import vision_transformer
 from torch import nn
 
 from vision_peft.tuning.backbone import architecture, classifier_names, patch_area
-from vision_peft.tuning.blocks import attn_half, blocks, linears, mlp_half, stages, width
-from vision_peft.tuning.families import family_of
+from vision_peft.tuning.blocks import attn_half, blocks, linears, mlp_half, separate_biases, stages, width
+from vision_peft.tuning.families import family_of, family_of_block
 from vision_peft.tuning.graft import ungraft
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -201,3 +201,19 @@ def test_an_mlp_of_unknown_class_is_refused_by_name():
     block.mlp = nn.Sequential(nn.Linear(32, 32))
     with pytest.raises(ValueError, match="cannot find fc1 in an MLP of class Sequential"):
         linears(block, "fc1")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_biases_beside_a_fused_layer_are_the_blocks_own_and_those_of_keys_are_zero(family):
+    block = blocks(tiny(family))[0]
+    beside: Any = family_of_block(block).separate_bias(block.attn)
+    biases = separate_biases(block)
+    if family not in BYPASSED:
+        assert biases == {}
+        return
+    assert list(biases) == ["q", "k", "v"]
+    assert not biases["k"].any()
+    assert torch.equal(torch.cat(list(biases.values())), beside)
+    with torch.no_grad():
+        biases["v"].zero_()
+    assert not block.attn.v_bias.any()

@@ -52,6 +52,14 @@ def is_fused(block: Any) -> bool:
     return family_of_block(block).is_fused(block.attn)
 
 
+def separate_biases(block: Any) -> dict[str, Tensor]:
+    """Return the biases (D) of queries, keys and values that are kept outside of a fused ``qkv`` layer, by slice.
+
+    They are the block's own tensors, which a fold may change; keys have one of zeros. Empty where there are none.
+    """
+    return family_of_block(block).separate_biases(block.attn)
+
+
 def attn_half(block: Any, x: Tensor, **kwargs: Any) -> Tensor:
     """Compute the half of ``block`` with attention; ``x`` is B N C (Swin: B H W C), as for ``mlp_half``.
 

@@ -138,6 +138,10 @@ class Family(ABC):
         """Return the bias (3 D) that is kept outside of a fused ``qkv`` layer, None where there is none."""
         return None
 
+    def separate_biases(self, attn: Any) -> dict[str, Tensor]:
+        """Return the parts of ``separate_bias`` by slice (q, k, v), as ``blocks.separate_biases`` does."""
+        return {} if self.separate_bias(attn) is None else {letter: getattr(attn, f"{letter}_bias") for letter in "qkv"}
+
     def gate(self, attn: Any) -> nn.Linear | None:
         """Return the layer that reads the tokens to gate attention's output, None where there is none."""
         return None
