@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the lines of the metho
     from vision_peft.methods.fact import FacT
     from vision_peft.methods.full import FullFineTune
     from vision_peft.methods.houlsby import Houlsby
+    from vision_peft.methods.ia3 import IA3
     from vision_peft.methods.linear import LinearProbe
     from vision_peft.methods.lora import LoRA
     from vision_peft.methods.lst import LST
@@ -76,6 +77,7 @@ _MODULES = {  # where a name is imported from when it is first used; method clas
 
 __all__ = [
     "AIM",
+    "IA3",
     "LST",
     "METHODS",
     "SSF",
