@@ -34,7 +34,7 @@ def header(name: str) -> list[str]:
 
 
 def commands(name: str) -> list[list[str]]:
-    lines = [line.removeprefix("#   ") for line in header(name) if line.startswith("#   python ")]
+    lines = [line.removeprefix("#   ") for line in header(name) if line.startswith("#   vision-peft ")]
     return [shlex.split(line) for line in lines]
 
 

@@ -107,7 +107,7 @@ def test_the_file_of_a_dataset_lists_its_fields(name: str, repository: Path) -> 
 def test_the_default_files_say_what_the_dataclasses_say(repository: Path) -> None:
     assert yaml(repository / "configs" / "recipe" / "default.yaml") == plain(asdict(Recipe()))
     top = yaml(repository / "configs" / "config.yaml")
-    expected = {**asdict(Settings()), "distributed": asdict(Distributed())}
+    expected = plain({**asdict(Settings()), "distributed": asdict(Distributed())})
     assert {key: value for key, value in top.items() if key not in ("defaults", "hydra")} == expected
 
 

@@ -30,13 +30,13 @@ def make_old(folder: Path, name: str) -> Path:
 
 def test_a_run_of_an_earlier_version_is_found_and_reported(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny("recipe.epochs=1")
-    row = train(config)
+    row = train(config).row
     folder = run_folder(config)
     old = make_old(folder, folder.name.replace(folder.name.split("-")[-2], "0123abcd"))
     assert find_run(tiny("recipe.epochs=1")) == old
     assert find_run(tiny("recipe.epochs=1", "recipe.ema=0.9")) != old
     capsys.readouterr()
-    assert train(tiny("recipe.epochs=1")) == row
+    assert train(tiny("recipe.epochs=1")).row == row
     assert f"{old} is finished" in capsys.readouterr().out
     assert not folder.exists()
 
@@ -67,9 +67,9 @@ def test_the_same_data_mounted_elsewhere_is_the_same_run(tmp_path: Path, photos:
         return tiny_config(tmp_path / place / "photos", tmp_path / "runs", "recipe.epochs=1")
 
     shutil.copytree(photos, tmp_path / "here" / "photos")
-    row = train(config("here"))
+    row = train(config("here")).row
     shutil.copytree(photos, tmp_path / "there" / "photos")
     with pytest.raises(ValueError, match=r"data\.root=.*here/photos, which is still there; data\.root=.*there/photos"):
         train(config("there"))
     shutil.rmtree(tmp_path / "here")
-    assert train(config("there")) == row
+    assert train(config("there")).row == row
