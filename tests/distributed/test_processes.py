@@ -1,16 +1,24 @@
 """How processes meet, also where torchrun started them again, and which errors mean that one is lost."""
 
+import functools
 import threading
 import time
+import traceback
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch.distributed as dist
+from support.pair import in_two_processes
+from support.tiny_run import tiny_config
 
+from vision_peft.data.decoding.image_dataset import ImageFiles
 from vision_peft.distributed.device import choose_compute
 from vision_peft.distributed.processes import LostProcess, fresh_store, is_communication_error, join
 from vision_peft.runs import checkpoint
 from vision_peft.runs.checkpoint import save_state
+from vision_peft.training.trained import train
 
 NEVER = 1000.0
 
@@ -65,11 +73,22 @@ def test_a_process_that_never_comes_is_named() -> None:
     assert sorted(errors)[1] == "process 2 waited 0.2 s for process 0, which never answered"
 
 
+def raised_in(module: str, error: Exception) -> Exception:
+    """`error` as code of `module` raises it."""
+    place = {"__name__": module, "error": error}
+    exec("def fail():\n    raise error", place)
+    try:
+        place["fail"]()
+    except type(error) as caught:
+        return caught
+    raise AssertionError
+
+
 EXCHANGES = [
-    RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:129] Timed out waiting 10000ms for send operation to complete"),
-    RuntimeError("Application timeout caused pair closure"),
-    RuntimeError("Connection closed by peer [127.0.0.1]:9622"),
+    raised_in("torch.distributed.distributed_c10d", RuntimeError("Timed out waiting 10000ms for send operation")),
+    raised_in("torch.distributed.distributed_c10d", RuntimeError("in other words")),
     dist.DistBackendError("NCCL error in: ..."),
+    dist.DistNetworkError("The client socket has failed to connect"),
 ]
 
 
@@ -85,6 +104,8 @@ def test_an_exchange_that_fails_is_no_failure_to_save(
             raise error
 
     monkeypatch.setattr(checkpoint, "on_rank0", fail_once)
+    monkeypatch.setattr(checkpoint, "is_communication_error", lambda found: found is error)
+    assert is_communication_error(error)
     with pytest.raises(type(error)) as caught:
         save_state(tmp_path, 3, {})
     assert caught.value is error
@@ -95,14 +116,49 @@ def test_an_exchange_that_fails_is_no_failure_to_save(
     "error",
     [
         TimeoutError(110, "Connection timed out"),  # of a network file system
+        ConnectionResetError(104, "Connection reset by peer"),
+        RuntimeError("sample 3 (a.png): ConnectionResetError: [Errno 104] Connection reset by peer"),
+        RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer"),
         RuntimeError("DataLoader timed out after 5 seconds"),
-        RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"),
+        raised_in("torch.serialization", RuntimeError("PytorchStreamWriter failed writing file data/3: timeout")),
+        raised_in("torch.utils.data.dataloader", RuntimeError("DataLoader worker (pid 3) is killed: socket")),
         ValueError("gloo"),
     ],
     ids=str,
 )
 def test_other_errors_are_not_taken_for_a_lost_process(error: Exception) -> None:
     assert not is_communication_error(error)
+
+
+def train_on_a_broken_share(_: int, folder: Path, split: str) -> list[str]:
+    """The error of a training whose images come over a network that fails, in both processes."""
+    real = ImageFiles.image
+
+    def image(self: ImageFiles, index: int) -> Any:
+        if f"/{split}/" in self.path(index):
+            raise ConnectionResetError(104, "Connection reset by peer")
+        return real(self, index)
+
+    config = tiny_config(folder / "photos", folder / "runs", "recipe.epochs=1", "cache_mb=0")
+    with mock.patch.object(ImageFiles, "image", image):
+        try:
+            train(config)
+        except Exception as error:
+            return [type(error).__name__, str(error), "".join(traceback.format_exception(error))]
+    return []
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_dataset_that_loses_its_connection_is_not_taken_for_a_lost_process(
+    photos: Path, tmp_path: Path, split: str
+) -> None:
+    (tmp_path / "photos").symlink_to(photos)
+    for process in in_two_processes(functools.partial(train_on_a_broken_share, split=split), tmp_path):
+        kind, text, trace = process["given"]
+        assert kind == "RuntimeError"
+        assert "ConnectionResetError: [Errno 104] Connection reset by peer" in text
+        assert f"/{split}/" in text
+        assert "in image" in trace
 
 
 def test_a_store_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,14 @@
 """The marker of a stop on request, and torchrun that starts processes again which wanted to stop."""
 
+import time
 from collections.abc import Callable
 
 import pytest
 
 from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder
-from vision_peft.distributed.stopping import Interrupted, StoppedBefore
+from vision_peft.distributed import stopping
+from vision_peft.distributed.stopping import Interrupted, StoppedBefore, StopRequests
 from vision_peft.training.trained import train
 
 Tiny = Callable[..., Config]
@@ -44,3 +46,15 @@ def test_another_torchrun_goes_on_even_where_it_had_to_start_again(
     config = tiny()
     assert train(config).row.top1 is not None
     assert not (run_folder(config) / "REQUEUE").exists()
+
+
+def test_the_time_limit_counts_from_the_start_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic() + 3600  # of an interpreter that is an hour old, or of a sweep's second run
+    monkeypatch.setattr(stopping.time, "monotonic", lambda: now)
+    requests = StopRequests(max_time=1)
+    assert requests.votes()[-1] == 0
+    now += 59
+    assert requests.votes()[-1] == 0
+    now += 2
+    assert requests.votes()[-1] == 1
+    assert StopRequests(max_time=1).votes()[-1] == 0

@@ -94,3 +94,13 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(
     with pytest.raises((ValueError, OSError), match=expected):
         train(tiny(*overrides))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_is_neither_emptied_nor_followed(tiny: Tiny, tmp_path: Path) -> None:
+    folder, precious = run_folder(tiny("recipe.epochs=1")), tmp_path / "thesis.tex"
+    folder.mkdir(parents=True)
+    precious.write_text("precious")
+    (folder / ".lock").symlink_to(precious)
+    with pytest.raises(ValueError, match=r"\.lock must be a file, it is a link or something else: remove it"):
+        train(tiny("recipe.epochs=1"))
+    assert precious.read_text() == "precious"

@@ -19,7 +19,8 @@ def one_line_errors() -> Iterator[None]:
     """Turn what a user can fix into one message on stderr and exit code 2; HYDRA_FULL_ERROR=1 shows the traceback.
 
     A run that was stopped with its state saved ends with 130 after Ctrl-C and with 85 after SIGTERM, SIGUSR1 and at the
-    end of max_time. A lost process is exit code 1. Of several processes all but the first say which one they are.
+    end of max_time. A lost process, of the training or of a loader, is exit code 1. Of several processes all but the
+    first say which one they are.
     """
     try:
         yield
@@ -35,18 +36,17 @@ def one_line_errors() -> Iterator[None]:
     except RuntimeError as error:  # only code that has imported torch raises those that are known here
         from torch import OutOfMemoryError
 
+        from vision_peft.data.loading.lost_workers import LostWorker
         from vision_peft.distributed.processes import LostProcess
 
         if isinstance(error, OutOfMemoryError):
             _raise_if_asked(error)
             ways = "Ways out: recipe.accumulate=2, recipe.grad_checkpointing=true"
             _end(f"{str(error).splitlines()[0]} {ways}", USER_ERROR)
-        if not isinstance(error, LostProcess) and not str(error).startswith("DataLoader "):
+        if not isinstance(error, LostProcess | LostWorker):
             raise
         _raise_if_asked(error)
-        # a worker of a loader was killed, or hangs: its errors proper come as themselves
-        words = " ".join(str(error).split())
-        _end(f"{words}; the same command again resumes from the last saved state", 1)
+        _end(f"{error}; the same command again resumes from the last saved state", 1)
     except Interrupted as stop:
         raise SystemExit(130 if stop.signal == signal.SIGINT else REQUEUE) from None
     except KeyboardInterrupt:

@@ -64,6 +64,7 @@ class Recipe(Checked):
     accumulate: int = 1  # parts into which a batch is cut to save memory; the images of an update stay the same
     clip_grad: float | None = None  # highest norm of the gradient; null: no clipping
     label_smoothing: float = 0.0  # 0..1
+    class_weights: str | tuple[float, ...] | None = None  # of the loss: balanced (by how rare) | one a class
     mixup: float = 0.0  # alpha of the beta distribution; 0: off
     cutmix: float = 0.0  # alpha of the beta distribution; 0: off
     augment: str = "none"  # images: none flip random_crop_flip crop_flip randaugment; clips: CLIP_AUGMENTS
@@ -88,6 +89,7 @@ class Recipe(Checked):
         problems = [
             choice("schedule", self.schedule, SCHEDULES),
             choice("optimizer", self.optimizer, ("adamw", "sgd")),
+            choice("class_weights", self.class_weights, ("balanced",)) if isinstance(self.class_weights, str) else None,
             choice("augment", self.augment, tuple(dict.fromkeys((*AUGMENTS, *CLIP_AUGMENTS)))),
             choice("sampling", self.sampling, SAMPLINGS),
             choice("resize", self.resize, RESIZES),
@@ -102,6 +104,8 @@ class Recipe(Checked):
             *(share("each of betas", beta) for beta in self.betas),
             *(share(name, getattr(self, name)) for name in ("ema", "layer_decay", "momentum")),
         ]
+        if isinstance(self.class_weights, tuple) and (min(self.class_weights) < 0 or not any(self.class_weights)):
+            problems.append(f"class_weights must be numbers from 0, not all 0; got {list(self.class_weights)}")
         if self.accumulate > 0 and self.batch_size % self.accumulate:
             problems.append(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
         elif (self.mixup or self.cutmix) and self.batch_size // self.accumulate % 2:
@@ -148,7 +152,7 @@ class Settings(Checked):
     dry_run: bool = False  # true: one batch of train, val, save and load in a temporary folder
     save_every: int | None = None  # updates between two states; null: at the ends of epochs, 10 s to 5 minutes apart
     keep_states: int = 2  # newest states that are kept
-    trackers: tuple[str, ...] = ("tensorboard",)  # of the figures, beside metrics.jsonl: tensorboard, wandb; []: none
+    trackers: str | tuple[str, ...] = ("tensorboard",)  # of figures: tensorboard, wandb, both, []
     on_save_error: str = "stop"  # a state cannot be written (disk full): stop | warn (and train on)
     max_time: float | None = (
         None  # minutes after which the run saves, marks itself for requeue and ends; null: no limit
@@ -176,6 +180,8 @@ class Settings(Checked):
     grid: dict[str, Any] = field(default_factory=dict)  # values that vision-peft tune tries; train ignores it
 
     def __post_init__(self) -> None:
+        if isinstance(self.trackers, str):
+            self.trackers = (self.trackers,)
         problems = [
             choice("protocol", self.protocol, ("auto", *PROTOCOLS)),
             choice("precision", self.precision, PRECISIONS),

@@ -20,8 +20,10 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from vision_peft.distributed.device import Compute
+from vision_peft.origins import list_torch_frames
 
 T = TypeVar("T")
+BACKWARD_TOGETHER_S = 5  # between two processes whose backward pass fails by the same fault of the program
 _times = itertools.count()  # that `reached_by_all` was asked
 _store: list[Any] = []  # the store that the processes met at; empty before
 
@@ -205,12 +207,20 @@ class Heartbeat:
 
 
 def is_communication_error(error: BaseException) -> bool:
-    """Whether an exchange between processes failed; gloo and the store raise plain RuntimeErrors as well."""
-    text = str(error).lower()
-    words = ("gloo", "nccl", "timed out", "timeout", "connection", "pair closure", "process group", "socket")
-    if not isinstance(error, RuntimeError) or text.startswith("dataloader "):  # that timed out
+    """Whether an exchange between processes failed.
+
+    gloo and the store raise plain RuntimeErrors as well, as a model does. What tells them apart is where they were
+    raised: in torch.distributed; or in a backward pass, inside which torch exchanges gradients, if not all processes
+    come away from it with an error. A dataset or a disk that fails, in whatever words, is not a failed exchange.
+    """
+    if isinstance(error, dist.DistError):
+        return True
+    if type(error) is not RuntimeError:
         return False
-    return isinstance(error, dist.DistError) or any(word in text for word in words)
+    rooms = {".".join(module.split(".")[:2]) for module in list_torch_frames(error)}
+    if "torch.autograd" in rooms and "torch.distributed" not in rooms:
+        return is_distributed() and not reached_by_all("backward failed", BACKWARD_TOGETHER_S)
+    return "torch.distributed" in rooms
 
 
 def _leave() -> None:

@@ -206,8 +206,6 @@ def _reason(error: BaseException) -> str:
     while cause is not None:  # torch raises its own error over that of the file
         if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
             return "the disk is full"
-        if "No space left on device" in str(cause):  # in the words of safetensors
-            return "the disk is full"
         cause = cause.__context__
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 

@@ -31,7 +31,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise ValueError("it refers to parts of itself (*)")
         raw = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{folder} is no run folder: it has no {CONFIG}") from None
+        raise FileNotFoundError(f"{folder} is not a run folder: it has no {CONFIG}") from None
     except Exception as error:  # YAML and OmegaConf have no error class in common
         raise ValueError(f"{folder / CONFIG} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
@@ -48,9 +48,9 @@ def _find_not_plain(value: Any, key: str = "") -> Iterator[str]:
             yield from _find_not_plain(inner, f"{key}.{name}" if key else str(name))
         if not key:
             groups = [name for name in ("backbone", "data", "distributed") if not isinstance(value.get(name, {}), dict)]
-            yield from (f"{name} is no group of keys" for name in groups)
+            yield from (f"{name} is not a group of keys" for name in groups)
             if type(value.get("seed", 0)) is not int:
-                yield "seed is no whole number"
+                yield "seed is not a whole number"
     elif isinstance(value, list):
         for number, inner in enumerate(value):
             yield from _find_not_plain(inner, f"{key}[{number}]")

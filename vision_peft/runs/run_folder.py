@@ -1,5 +1,6 @@
 """The run folder: opened without harming what lies there, written to while training goes on."""
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from vision_peft.runs.find_run import check_same
 from vision_peft.runs.run_config import CONFIG
 
 RESULT, LOCK = "result.json", ".lock"
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EIO)  # of a file system
 
 
 def find_finished_row(config: Config, folder: Path) -> Row | None:
     """Find the row of a run that needs no more work; None if there is something left to do.
 
     Raises:
-        ValueError: another config's run lies in the folder; the differing keys are shown and nothing is touched.
+        ValueError: the folder holds another config's run; the differing keys are shown and nothing is touched.
     """
     if config.overwrite or not folder.exists():
         return None
@@ -58,11 +60,15 @@ def open_folder(config: Config, folder: Path) -> FileLock:
 
 def _lock(folder: Path) -> FileLock:
     """Hold the run folder for this process, until the lock is released; ValueError where another process holds it."""
-    lock = FileLock(folder / LOCK, timeout=0)
+    path = folder / LOCK
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ValueError(f"{path} must be a file, it is a link or something else: remove it")
+    lock = FileLock(path, timeout=0)
     try:
         lock.acquire()
     except Timeout:
         raise ValueError(f"{folder} is being trained by another process: wait for it or stop it") from None
-    except (OSError, NotImplementedError):  # some network file systems have no locks
-        pass
+    except (OSError, NotImplementedError) as error:  # some network file systems have no locks
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
     return lock

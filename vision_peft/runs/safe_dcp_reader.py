@@ -2,7 +2,7 @@
 
 torch keeps their table of contents, `.metadata`, as a pickle and reads it with `pickle.load`; what a stranger put there
 would run. Here every class in it stands for a record of what was stored, the checkpoint's own objects are built from
-those records, and anything else is refused. Entries that are no tensors are refused too: torch reads them with
+those records, and anything else is refused. Entries that are not tensors are refused too: torch reads them with
 `weights_only=False`.
 """
 
@@ -117,7 +117,7 @@ def _fields(record: Any, wanted: type[_Record]) -> dict[str, Any]:
 
 def _tensor(name: str, record: Any) -> TensorStorageMetadata:
     if type(record) is not _Tensor:
-        raise ValueError(f"{name!r} is no tensor")
+        raise ValueError(f"{name!r} is not a tensor")
     properties = record.state["properties"].state
     if not isinstance(properties[0], torch.dtype):
         raise ValueError(f"{name!r} has no type")
@@ -141,7 +141,7 @@ def _place(record: Any) -> _StorageInfo:
     fields = _fields(record, _Place)
     name = _text(fields["relative_path"])
     if name in ("", "..") or PurePath(name).name != name or "\0" in name:
-        raise ValueError(f"{name!r} is no file of this folder")
+        raise ValueError(f"{name!r} is not a file of this folder")
     if fields.get("transform_descriptors"):
         raise ValueError(f"{name!r} is packed in a way that is not read here")
     return _StorageInfo(name, _whole(fields["offset"]), _whole(fields["length"]))

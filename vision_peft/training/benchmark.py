@@ -65,7 +65,7 @@ def measure_pipeline(config: Config, seconds: float = 5.0) -> list[Pipeline]:
     """
     join(_choose_compute(config), config.distributed.timeout_s)
     train_set, _ = _train_set_and_model(config)
-    processes = sorted({0, resolve_workers(config.workers, train_set)})
+    processes = sorted({0, resolve_workers(config.workers, train_set, device=_choose_compute(config).device)})
     kind = "arrays" if train_set.in_memory else "files"
     found = []
     for decoder in train_set.decoders or [""]:
@@ -167,6 +167,7 @@ def _loader(config: Config, train_set: ImageDataset, workers: int | str) -> Trai
         config.seed,
         workers,
         **_choose_compute(config).share,
+        device=_choose_compute(config).device,
         max_bad_fraction=config.max_bad_fraction,
         repeated_augmentation=recipe.repeated_augmentation,
         balanced=config.data.balanced,

@@ -12,6 +12,7 @@ from vision_peft.backbones import input_config
 from vision_peft.config.parse import Config
 from vision_peft.config.schema import BackboneConfig, Recipe
 from vision_peft.data import DataConfig, ImageDataset
+from vision_peft.data.class_weights import compute_class_weights
 from vision_peft.data.loading.loader import eval_loader
 from vision_peft.data.transforms.images import choose_normalisation
 from vision_peft.distributed.device import DTYPES, seed_everything
@@ -40,7 +41,22 @@ def load_splits(config: Config) -> dict[str, ImageDataset]:
         raise ValueError(f"data={config.data.name}: class names must differ, twice there: {', '.join(twice)}")
     if len(first.classes) < 2:
         raise ValueError(f"data={config.data.name}: there is nothing to learn from {len(first.classes)} class")
+    list_class_weights(config.recipe, first)
     return splits
+
+
+def list_class_weights(recipe: Recipe, train_set: ImageDataset) -> list[float] | None:
+    """List the weight of each class in the loss; None where all count alike. "balanced" goes by the labels.
+
+    Raises:
+        ValueError: not as many weights as classes.
+    """
+    given, classes = recipe.class_weights, len(train_set.classes)
+    if given is None or isinstance(given, str):
+        return None if given is None else compute_class_weights(train_set.labels, classes, given)
+    if len(given) != classes:
+        raise ValueError(f"recipe.class_weights must be {classes} numbers, one for each class; got {len(given)}")
+    return list(given)
 
 
 def check_items(backbone: BackboneConfig, data: DataConfig, dataset: ImageDataset) -> None:

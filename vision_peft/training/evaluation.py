@@ -54,7 +54,7 @@ def create_eval_loader(
 ) -> EvalLoader:
     """Load this process's share of a dataset, in the batches that a single process would see."""
     size = dataset.eval_batch_size * compute.world_size
-    return eval_loader(dataset, size, workers, **compute.share, bad=bad, bad_files=bad_files)
+    return eval_loader(dataset, size, workers, **compute.share, device=compute.device, bad=bad, bad_files=bad_files)
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], classes: list[str], compute: Compute) -> Metrics:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vision_peft as vp
@@ -20,6 +19,7 @@ from vision_peft.distributed.stopping import FROM_KEYBOARD, catch_signals, stop_
 from vision_peft.protocols import Phase
 from vision_peft.runs.run import format_time_left
 from vision_peft.runs.train_state import TrainState
+from vision_peft.training.build import list_class_weights
 from vision_peft.training.evaluation import create_eval_loader, evaluate
 from vision_peft.training.optim import create_schedule, update_average
 from vision_peft.training.progress import WAYS_OUT, Progress, Saver, State, Training
@@ -43,6 +43,7 @@ def fit(
         config.seed,
         config.workers,
         **compute.share,
+        device=compute.device,
         max_bad_fraction=config.max_bad_fraction,
         bad_files=run.bad_files,
         repeated_augmentation=recipe.repeated_augmentation,
@@ -51,7 +52,7 @@ def fit(
     epochs = progress.count_epochs(config)
     updates = max(loader.batches_per_epoch // recipe.accumulate, 1)
     micro_batches = min(recipe.accumulate, loader.batches_per_epoch)
-    step = TrainStep(config, model, len(train_set.classes), compute)
+    step = TrainStep(config, model, len(train_set.classes), compute, list_class_weights(recipe, train_set))
     schedule = create_schedule(step.optimizer, recipe, epochs, updates)
     tuned = vp.tuned_state_dict(model)  # views: they follow the training
     average = {name: tensor.clone() for name, tensor in tuned.items()} if recipe.ema else None
@@ -155,7 +156,7 @@ def run_update(
             if len(logits) > len(targets):  # an ensemble of prompts answers with the logits of each
                 targets = torch.cat([targets] * (len(logits) // len(targets)))
             # Loss
-            loss = F.cross_entropy(logits.float(), targets, label_smoothing=step.smoothing) / micro_batches
+            loss = step.compute_loss(logits.float(), targets) / micro_batches
             # Backward; in the last micro-batch the gradients of all processes are averaged
             step.scaler.scale(loss).backward()
         loss_sum += loss.detach()

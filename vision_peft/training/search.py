@@ -62,7 +62,7 @@ def read_grid(config: Config) -> dict[str, list[Any]]:
     """Values to try by dotted key, `recipe.lr: [...]`; of a key that is there twice the later, and none where null.
 
     Raises:
-        ConfigError: no grid, unknown keys, keys that are not the search's to choose, values that are no lists; all.
+        ConfigError: no grid, unknown keys, keys that are not the search's to choose, values that are not lists.
     """
     grid = {key: values for key, values in flatten(config.grid).items() if values is not None}
     if not grid:

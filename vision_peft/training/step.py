@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
@@ -56,6 +57,19 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16")
         self._norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         self._statistics: list[tuple[Tensor, Tensor]] = []  # of these, as they were before the batch
+
+    def compute_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Compute the mean cross entropy of logits B C and labels B, or soft targets B C.
+
+        With class weights w it is the sum of `w[label] * entropy` over the images, divided by their number and not by
+        the sum of their weights: so parts of a batch and processes add up to the whole, whatever classes they got.
+        """
+        if self.class_weights is None:
+            return F.cross_entropy(logits, targets, label_smoothing=self.smoothing)
+        weighted = F.cross_entropy(
+            logits, targets, weight=self.class_weights, label_smoothing=self.smoothing, reduction="sum"
+        )
+        return weighted / len(logits)
 
     def keep_statistics(self) -> None:
         """Copy the statistics of batches, which the forward pass changes, for `skip`."""

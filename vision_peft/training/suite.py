@@ -23,8 +23,8 @@ from vision_peft.training.trained import train
 
 ALL = "all"
 LONGEST_APART_S = 60  # seconds between two processes that fail at the same task
-# What a user can mend; anything else is a fault of the program and shows its traceback.
-MENDABLE = (ValueError, OSError, ImportError, FloatingPointError, torch.OutOfMemoryError)
+# What a user can fix; anything else is a fault of the program and shows its traceback.
+FIXABLE = (ValueError, OSError, ImportError, FloatingPointError, torch.OutOfMemoryError)
 
 
 def list_tasks(config: Config) -> list[str]:
@@ -67,7 +67,7 @@ def train_suite(config: Config, tasks: Sequence[str], command: Callable[[str], s
             if not reached_by_all(f"failed/{task}", LONGEST_APART_S):
                 raise
             failed[task] = next(iter(str(error).splitlines()), "") or type(error).__name__
-            if compute.is_main and (not isinstance(error, MENDABLE) or os.environ.get("HYDRA_FULL_ERROR")):
+            if compute.is_main and (not isinstance(error, FIXABLE) or os.environ.get("HYDRA_FULL_ERROR")):
                 traceback.print_exc()
             if compute.is_main:
                 print(f"error: data.task={task}: {error}", file=sys.stderr, flush=True)
@@ -75,8 +75,8 @@ def train_suite(config: Config, tasks: Sequence[str], command: Callable[[str], s
         print_rank0("\n" + "\n".join(_table(config, rows)))
     if failed and compute.is_main:
         lines = [f"  {task}: {text}" for task, text in failed.items()]
-        told = f"{len(failed)} of {len(tasks)} tasks failed, the same command again runs only what is missing:"
-        print("\n".join(["", told, *lines]), file=sys.stderr, flush=True)
+        summary = f"{len(failed)} of {len(tasks)} tasks failed, the same command again runs only what is missing:"
+        print("\n".join(["", summary, *lines]), file=sys.stderr, flush=True)
     return list(failed)
 
 

@@ -259,8 +259,8 @@ def _dry_run(config: Config, compute: Compute) -> Trained:
 
 
 def _find_parent(folder: Path) -> Path:
-    """Find the nearest folder above `folder` that exists: all processes of a run can see what is in there."""
-    return next(parent for parent in folder.absolute().parents if parent.is_dir())
+    """Find `folder`, or the nearest one above it that exists: all processes of a run can see what is in there."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
 
 
 def _check_saved(config: Config, folder: Path, train_set: ImageDataset, compute: Compute) -> None:

@@ -11,20 +11,27 @@ from torch.utils.data import DataLoader
 
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.images import ImageDecodeError
+from vision_peft.data.loading.lost_workers import defer_errors, report_lost_workers
 from vision_peft.data.loading.samples import Batch, Key, Result, SeededSamples, collate
 
 MAX_AUTO_WORKERS = 8
 WORKER_TIMEOUT_S = 300
+CPU = torch.device("cpu")
 
 
-def resolve_workers(workers: int | str, dataset: ImageDataset, processes_per_machine: int | None = None) -> int:
+def resolve_workers(
+    workers: int | str,
+    dataset: ImageDataset,
+    processes_per_machine: int | None = None,
+    device: torch.device = CPU,
+) -> int:
     """Choose the number of worker processes of one loader.
 
-    "auto" is one a core, at most 8, and none for data in memory on a machine without CUDA. Training processes share the
-    cores; torchrun says in LOCAL_WORLD_SIZE how many there are.
+    "auto" is one a core, at most 8, and none for data in memory where the `device` that gets the batches is not a GPU.
+    Training processes share the cores; torchrun says in LOCAL_WORLD_SIZE how many there are.
     """
     if workers == "auto":
-        if dataset.as_tensor() is not None or (dataset.in_memory and not torch.cuda.is_available()):
+        if dataset.as_tensor() is not None or (dataset.in_memory and device.type != "cuda"):
             return 0  # one process prepares some 800 kept images a second: enough for a CPU, not for a GPU
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         processes = processes_per_machine or int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -38,6 +45,14 @@ def resolve_workers(workers: int | str, dataset: ImageDataset, processes_per_mac
     return number
 
 
+def start_reading(loader: Iterable[Any]) -> Iterator[Any]:
+    """Start reading what `read_results` returned, and its worker processes where it has some."""
+    with report_lost_workers():
+        results = iter(loader)
+        defer_errors()
+    return results
+
+
 def yield_batches(
     results: Iterator[Any], note: Callable[[list[ImageDecodeError], Sequence[int]], None]
 ) -> Iterator[Batch]:
@@ -46,7 +61,7 @@ def yield_batches(
     Raises the first result that is an error.
     """
     while True:
-        with _use_one_thread():
+        with _use_one_thread(), report_lost_workers():
             result = next(results, None)
         if result is None:
             return
@@ -90,18 +105,18 @@ def read_results(
     spare: int,
     sampler: Iterable[list[Key]],
     workers: int | str,
-    pin_memory: bool | None,
+    device: torch.device,
 ) -> Iterable[Any]:
     """Return what gives a `Result`, or an error, for each batch of keys."""
     if (items := dataset.as_tensor()) is not None:
         return _TensorBatches(items, dataset.labels, sampler)
-    number = resolve_workers(workers, dataset)
+    number = resolve_workers(workers, dataset, device=device)
     return DataLoader(
         SeededSamples(dataset, seed, spare),
         batch_sampler=sampler,
         num_workers=number,
         collate_fn=collate,
-        pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
+        pin_memory=device.type == "cuda",  # pinning for another device would make a context on the GPU
         persistent_workers=number > 0,
         timeout=WORKER_TIMEOUT_S if number else 0,
         generator=torch.Generator(),  # else every epoch would take a number from the caller's generator

@@ -10,11 +10,13 @@ the last comes the first), with the augmentation of the place.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
+
 from vision_peft.data.choices import BAD_IN_EVALUATION
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.loading.bad_files import BadFiles
-from vision_peft.data.loading.batches import read_results, yield_batches
+from vision_peft.data.loading.batches import CPU, read_results, start_reading, yield_batches
 from vision_peft.data.loading.order import EpochOrder, balance_classes, shuffle
 from vision_peft.data.loading.samples import Batch, Key
 from vision_peft.data.problems import unknown
@@ -44,7 +46,7 @@ class TrainLoader:
         *,
         rank: int = 0,
         world_size: int = 1,
-        pin_memory: bool | None = None,
+        device: torch.device = CPU,
         max_bad_fraction: float = 0.0,
         bad_files: BadFiles | None = None,
         repeated_augmentation: int = 1,
@@ -66,7 +68,7 @@ class TrainLoader:
         self._bad: dict[str, None] = {}
         self._bad_files = BadFiles() if bad_files is None else bad_files
         spare = int(max_bad_fraction * len(dataset) + 1e-9)
-        self._loader = read_results(dataset, seed, spare, self._order, workers, pin_memory)
+        self._loader = read_results(dataset, seed, spare, self._order, workers, device)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -85,7 +87,7 @@ class TrainLoader:
             )
         self._order.epoch, self._order.start_batch = epoch, start_batch
         self._dataset.prepare()
-        return yield_batches(iter(self._loader), self._note)
+        return yield_batches(start_reading(self._loader), self._note)
 
     def _note(self, errors: list[ImageDecodeError], missing: Sequence[int]) -> None:
         for error in errors:
@@ -113,7 +115,7 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         self.unreadable = []
         self.dataset.prepare()
-        return yield_batches(iter(self._loader), self._note)
+        return yield_batches(start_reading(self._loader), self._note)
 
     @property
     def unreadable_labels(self) -> list[int]:
@@ -136,7 +138,7 @@ def eval_loader(
     *,
     rank: int = 0,
     world_size: int = 1,
-    pin_memory: bool | None = None,
+    device: torch.device = CPU,
     bad: str = "error",
     bad_files: BadFiles | None = None,
 ) -> EvalLoader:
@@ -158,7 +160,7 @@ def eval_loader(
         last = min(first + batch_size // world_size, len(dataset))
         if last > first:
             shares.append([(0, index, 0) for index in range(first, last)])
-    loader = read_results(dataset, 0, 0, shares, workers, pin_memory)
+    loader = read_results(dataset, 0, 0, shares, workers, device)
     return EvalLoader(dataset, loader, len(shares), bad, BadFiles() if bad_files is None else bad_files)
 
 
