@@ -33,7 +33,7 @@ def tuned(family: str, **fields: Any) -> nn.Module:
 def branch(block: Any, x: Tensor, method: vp.AdaptFormer) -> Tensor:  # pyright: ignore[reportAttributeAccessIssue]
     """s · W_up ReLU(W_down norm(x) + b_down) + s · b_up."""
     mlp = block.adaptmlp if method.form == "parallel" else block.drop_path2.adaptmlp
-    if method.input == "block_norm":
+    if method.input == "block_norm" and not has_norm_behind(block):
         x = block.norm2(x)
     if method.input == "own_norm":
         mean, variance = x.mean(-1, keepdim=True), x.var(-1, unbiased=False, keepdim=True)
@@ -43,10 +43,15 @@ def branch(block: Any, x: Tensor, method: vp.AdaptFormer) -> Tensor:  # pyright:
     return s * (hidden @ mlp.up_proj.weight.T + mlp.up_proj.bias)
 
 
+def has_norm_behind(block: Any) -> bool:
+    """Whether the block reads x as it is and norms what the MLP puts out: Swin v2, which attends by cosines."""
+    return hasattr(block.attn, "logit_scale")
+
+
 def expected_output(block: Any, x: Tensor, method: Any, path: nn.Module, **kwargs: Any) -> Tensor:
     """The block by timm's parts; ``path`` stands for its drop_path2."""
     x = attn_half(block, x, **kwargs)
-    y = block.mlp(block.norm2(x))
+    y = block.norm2(block.mlp(x)) if has_norm_behind(block) else block.mlp(block.norm2(x))
     if hasattr(block, "ls2"):
         y = block.ls2(y)
     if getattr(block, "gamma_2", None) is not None:
