@@ -62,6 +62,9 @@ FAMILIES: dict[str, TinyFamily] = {
     "swin": TinyFamily(
         partial(timm.create_model, "swin_tiny_patch4_window7_224", img_size=56, **_WINDOWED), windowed=True
     ),
+    "swin_v2": TinyFamily(
+        partial(timm.create_model, "swinv2_tiny_window8_256", img_size=64, **_WINDOWED), windowed=True, bypassed=True
+    ),
 }
 
 FLAT = [name for name, family in FAMILIES.items() if not family.windowed]
