@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what editors and type checkers read; the lines of the methods are written by .ci/list_methods.py
     from vision_peft.backbones import create_backbone
+    from vision_peft.config.register import register
     from vision_peft.formats import Foreign, load_adapter, read_foreign, save_adapter, write_foreign
     from vision_peft.inference.load import load
     from vision_peft.methods import METHODS
@@ -66,6 +67,7 @@ _MODULES = {  # where a name is imported from when it is first used; method clas
     "load_tuned": "tuning.state",
     "merge": "tuning.merge",
     "read_foreign": "formats",
+    "register": "config.register",
     "replace_head": "tuning.attach",
     "save_adapter": "formats",
     "train_mode": "tuning.attach",
@@ -114,6 +116,7 @@ __all__ = [
     "load_tuned",
     "merge",
     "read_foreign",
+    "register",
     "replace_head",
     "save_adapter",
     "train_mode",

@@ -26,6 +26,7 @@ from vision_peft.config.errors import ConfigError
 from vision_peft.config.find_configs import find_configs, list_configs
 from vision_peft.config.flags import parse_flags
 from vision_peft.config.hydra_safety import check_hydra_keys
+from vision_peft.config.registered import registered_names
 from vision_peft.config.sections import GROUPS, METHOD_KEYS, check_keys
 from vision_peft.config.typed_paths import quote_paths, unquote_path
 from vision_peft.suggest import did_you_mean
@@ -174,7 +175,7 @@ def _find_unknown_options(override: Override, folders: list[Path]) -> list[str]:
     group = _group(override, folders)
     if group is None or override.is_delete():
         return []
-    options = list_configs(group, tuple(folders[1:]))
+    options = sorted({*list_configs(group, tuple(folders[1:])), *registered_names(group)})
     values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
     return [
         f"{override.key_or_group}={name}: no such config{did_you_mean(str(name), options)}; "

@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from vision_peft.data.config import SPLITS, DataConfig
     from vision_peft.data.dataset import ImageDataset
     from vision_peft.data.datasets import DATASETS
+    from vision_peft.data.decoding.image_dataset import ImageFiles
     from vision_peft.data.decoding.images import ImageDecodeError
 
-__all__ = ["DATASETS", "SPLITS", "DataConfig", "ImageDataset", "ImageDecodeError"]
+__all__ = ["DATASETS", "SPLITS", "DataConfig", "ImageDataset", "ImageDecodeError", "ImageFiles"]
 
 _MODULES = {
     "DATASETS": "datasets",
@@ -20,6 +21,7 @@ _MODULES = {
     "DataConfig": "config",
     "ImageDataset": "dataset",
     "ImageDecodeError": "decoding.images",
+    "ImageFiles": "decoding.image_dataset",
 }
 
 

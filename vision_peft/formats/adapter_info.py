@@ -162,7 +162,10 @@ def recorded_method(entry: Any, where: str) -> Method:
     name, fields = entry["name"], entry["fields"]
     if name not in METHODS:
         hint = did_you_mean(name, METHODS)
-        raise ValueError(f"{where}: unknown method {name!r}{hint}: this vision_peft has {', '.join(METHODS)}")
+        raise ValueError(
+            f"{where}: unknown method {name!r}{hint}: this vision_peft has {', '.join(METHODS)}; one of your own has "
+            "to be registered first, vp.register(MyMethod)"
+        )
     known = {field.name for field in dataclasses.fields(METHODS[name])}
     if unknown := sorted(set(fields) - known):
         raise ValueError(f"{where}: {name} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")

@@ -7,11 +7,19 @@ from pathlib import Path
 from PIL import Image
 
 from vision_peft.data.dataset import ImageDataset
-from vision_peft.data.decoding.images import ImageHeader, decode_image, read_header, read_pixel_count
+from vision_peft.data.decoding.images import MAX_PIXELS, ImageHeader, decode_image, read_header, read_pixel_count
 
 
 class ImageFiles(ImageDataset):
-    """Images decoded from files on every access."""
+    """Images decoded from files on every access.
+
+    Args:
+        paths: one file an image.
+        labels: the number of its class, from 0.
+        classes: their names.
+        max_pixels: width x height beyond which a file is refused, by its header.
+        exif_rotation: turn images as their EXIF orientation says; the published benchmarks do not.
+    """
 
     def __init__(
         self,
@@ -19,8 +27,8 @@ class ImageFiles(ImageDataset):
         labels: Iterable[int],
         classes: Sequence[str],
         *,
-        max_pixels: int,
-        exif_rotation: bool,
+        max_pixels: int = MAX_PIXELS,
+        exif_rotation: bool = False,
     ) -> None:
         super().__init__(classes, labels)
         self.paths = [str(path) for path in paths]
