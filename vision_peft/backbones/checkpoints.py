@@ -45,7 +45,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: truncated or other content, code to run, or no tensors in it.
     """
-    content: Any = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    content: Any = read_plain(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, wanted a state dict (tensors by name).")
     key = next((key for key in CONTAINER_KEYS if isinstance(content.get(key), dict)), None)
@@ -55,7 +55,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"{path} holds no state dict: wanted tensors by name, at the top or under one of "
             f"{', '.join(CONTAINER_KEYS)}; got the entries {', '.join(map(str, list(content)[:8])) or '(none)'}."
         )
-    check_stored(state, path)
     return clean_state_dict(state)
 
 
@@ -68,38 +67,53 @@ def check_stored(content: Any, path: Path) -> None:
         raise ValueError(f"{path} claims a tensor of shape {tuple(content.shape)}, larger than the whole file.")
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def read_plain(path: Path) -> Any:
+    """Read what a safetensors or torch file holds, with no code in it run.
+
+    Besides tensors and plain values exactly the types are allowed that published files hold: ``argparse.Namespace``
+    (AdaptFormer, MAE) and numpy arrays and numbers (VPT; a best accuracy, say).
+
+    Raises:
+        ValueError: truncated or other content, code to run, or a tensor that claims more numbers than the file holds.
+    """
     try:
-        return load_file(path)
+        content = load_file(path) if path.suffix == ".safetensors" else _load_torch(path)
+    except (PermissionError, MemoryError):
+        raise
     except SafetensorError as error:
         raise ValueError(f"{path} is truncated or not a safetensors file ({error}).") from error
+    except Exception as error:  # a damaged pickle raises whatever its opcodes stumble over, with or without words
+        raise ValueError(_describe_refusal(path, error)) from error
+    check_stored(content, path)
+    return content
 
 
-def _plain_types() -> list[Any]:
-    # What training scripts store beside the weights: their arguments, and numpy numbers such as the best accuracy,
-    # whose function numpy 1 pickled as numpy.core, numpy 2 as numpy._core.
+def _load_torch(path: Path) -> Any:
+    # numpy 1 pickled its arrays under numpy.core, numpy 2 under numpy._core; both names mean these two functions
     multiarray: Any = importlib.import_module("numpy._core.multiarray")
-    scalars = [(multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    return [argparse.Namespace, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")), *scalars]
+    builders = [
+        (getattr(multiarray, function), f"numpy.{core}.multiarray.{function}")
+        for function in ("_reconstruct", "scalar")
+        for core in ("core", "_core")
+    ]
+    kinds = [type(np.dtype(kind)) for kind in ("f4", "f8", "f2", "i4", "i8", "u1", "?")]
+    with torch.serialization.safe_globals([argparse.Namespace, np.ndarray, np.dtype, *kinds, *builders]):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _read_torch(path: Path) -> Any:
-    try:
-        with torch.serialization.safe_globals(_plain_types()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if code is None:
-            raise ValueError(f"{path} is damaged or not a torch file.") from error
-        raise ValueError(
+def _describe_refusal(path: Path, error: Exception) -> str:
+    code = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if isinstance(error, pickle.UnpicklingError) and code is not None:
+        return (
             f"{path} was refused: besides tensors it wants to load {code[1]}, which can run any code. "
             "Where you trust it, save its state_dict() alone, best as .safetensors."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        if "TorchScript" in str(error):
-            raise ValueError(
-                f"{path} is a TorchScript archive (OpenAI publishes CLIP as such), which can hold code. Where you "
-                "trust it, save its tensors and give that file: "
-                f"torch.save(torch.jit.load({str(path)!r}, map_location='cpu').state_dict(), 'clip.pth')"
-            ) from error
-        raise ValueError(f"{path} is truncated or not a torch file.") from error
+        )
+    if isinstance(error, pickle.UnpicklingError):
+        return f"{path} is damaged or not a torch file."
+    if "TorchScript" in str(error):
+        return (
+            f"{path} is a TorchScript archive (OpenAI publishes CLIP as such), which can hold code. Where you "
+            "trust it, save its tensors and give that file: "
+            f"torch.save(torch.jit.load({str(path)!r}, map_location='cpu').state_dict(), 'clip.pth')"
+        )
+    return f"{path} is truncated or not a torch file."

@@ -1,6 +1,5 @@
 """Reading tuned models that other code saved, and building the timm model they describe."""
 
-import argparse
 import importlib
 import inspect
 import pkgutil
@@ -11,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from vision_peft.backbones.checkpoints import check_stored
+from vision_peft.backbones.checkpoints import read_plain
 from vision_peft.formats.foreign import build_model
 from vision_peft.formats.foreign.tensors import State
 from vision_peft.suggest import did_you_mean
@@ -24,7 +22,7 @@ from vision_peft.tuning.method import Method
 from vision_peft.tuning.state import load_tuned
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Foreign:
     """A tuned model of other code in our terms."""
 
@@ -37,14 +35,28 @@ class Foreign:
     num_frames: int | None = None  # of a clip, where the tensors tell
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of timm's VisionTransformer, which no tensor tells
 
+    def __repr__(self) -> str:
+        sizes = f"{len(self.tuned)} tuned tensors of {_count(self.tuned):,} numbers"
+        backbone = "no backbone"
+        if self.backbone is not None:
+            shapes = {name: tuple(tensor.shape) for name, tensor in self.backbone.items()}
+            depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
+            embed = next((shape for name, shape in shapes.items() if name.endswith("patch_embed.proj.weight")), None)
+            words = f"{depth} blocks" + (
+                f" of width {embed[0]}, patches {' x '.join(map(str, embed[2:]))}" if embed else ""
+            )
+            backbone = f"backbone of {len(shapes)} tensors, {_count(self.backbone):,} numbers ({words})"
+        methods = ", ".join(map(repr, self.methods)) or "no method"
+        return f"Foreign({methods}; {sizes}; {self.head} head of {self.num_classes} classes; {backbone})"
+
     @property
     def methods(self) -> tuple[Method, ...]:
-        """Everything to attach, in order."""
+        """Give everything to attach, in order."""
         return (() if self.method is None else (self.method,)) + self.beside
 
     @property
     def num_classes(self) -> int:
-        """Classes of the head in the file, 0 without one."""
+        """Give the classes of the head in the file, 0 without one."""
         biases = [name for name in ("head.bias", "head.1.bias", "head.fc.bias") if name in self.tuned]
         return self.tuned[biases[0]].shape[0] if biases else 0
 
@@ -138,39 +150,29 @@ def write_foreign(model: nn.Module, folder: str | Path, target: str = "hf_peft")
 
 
 def read_tensors(path: Path) -> Mapping[str, Any]:
-    """Contents of a checkpoint file, with no code in it run.
+    """Read the tensors of a checkpoint file by name, with no code in it run (see ``checkpoints.read_plain``).
 
-    Besides tensors, exactly the types are allowed that the official files hold: ``argparse.Namespace`` (AdaptFormer,
-    MAE) and numpy arrays (VPT).
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a damaged file, one that wants to run code, or no mapping in it.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    numpy_types = [np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in ("f4", "f8", "f2", "i4", "i8", "u1", "?"))]
-    allowed = [argparse.Namespace, *numpy_types, *_numpy_builders()]
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        with torch.serialization.safe_globals(allowed):
-            data = torch.load(path, map_location="cpu", weights_only=True)
-    except (PermissionError, MemoryError):
-        raise
-    except Exception as error:  # a damaged pickle raises whatever its opcodes stumble over, with or without words
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{path} is not a checkpoint of plain tensors: {reason}") from None
+    data = read_plain(path)
     if not isinstance(data, Mapping):
         raise ValueError(f"{path} holds a {type(data).__name__}, wanted a mapping of names to tensors")
-    check_stored(data, path)
     return data
 
 
-def _numpy_builders() -> list[Any]:
-    # numpy 1 pickled its arrays under numpy.core, numpy 2 under numpy._core; both names mean these two functions.
-    multiarray: Any = importlib.import_module("numpy._core.multiarray")
-    found: list[Any] = []
-    for function in ("_reconstruct", "scalar"):
-        builder = getattr(multiarray, function)
-        found += [(builder, f"numpy.core.multiarray.{function}"), (builder, f"numpy._core.multiarray.{function}")]
-    return found
+def _describe_backbone(state: State) -> str:
+    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    embed = next((tuple(t.shape) for name, t in state.items() if name.endswith("patch_embed.proj.weight")), None)
+    patches = f" of width {embed[0]}, patches {' x '.join(map(str, embed[2:]))}" if embed else ""
+    return f"{depth} blocks{patches}, {_count(state):,} numbers"
+
+
+def _count(state: State) -> int:
+    return sum(tensor.numel() for tensor in state.values())
 
 
 def _module(what: str, name: str, having: str) -> Any:
