@@ -21,8 +21,8 @@ from vision_peft.config.registered import REGISTERED
 from vision_peft.data import DATASETS, DataConfig, ImageDataset, ImageFiles
 from vision_peft.training.evaluate_saved import evaluate_saved
 from vision_peft.training.train import train
+from vision_peft.tuning.blocks import blocks, width
 from vision_peft.tuning.graft import Graft, graft
-from vision_peft.tuning.timm_blocks import blocks, width
 
 
 class ShiftNorm(Graft):

@@ -145,17 +145,6 @@ def test_a_missing_file_is_named(tmp_path):
         vp.read_foreign(tmp_path / "nowhere.pth", "vpt")
 
 
-# L19
-def test_the_repr_is_a_summary():
-    foreign = vp.read_foreign(official_adaptformer(), "adaptformer")
-    text = repr(foreign)
-    assert len(text) < 600
-    assert "\n" not in text
-    assert text.startswith("Foreign(AdaptFormer(bottleneck=")
-    assert "tuned tensors of" in text
-    assert "tensor(" not in text
-
-
 @pytest.mark.parametrize(("typo", "meant"), [("adaptfomer", "adaptformer"), ("vtp", "vpt"), ("VPT", None)])
 def test_an_unknown_source_gets_a_suggestion_and_the_list(typo, meant):
     with pytest.raises(ValueError, match=f"unknown source {typo!r}") as error:

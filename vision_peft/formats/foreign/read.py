@@ -36,18 +36,10 @@ class Foreign:
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of timm's VisionTransformer, which no tensor tells
 
     def __repr__(self) -> str:
-        sizes = f"{len(self.tuned)} tuned tensors of {_count(self.tuned):,} numbers"
-        backbone = "no backbone"
-        if self.backbone is not None:
-            shapes = {name: tuple(tensor.shape) for name, tensor in self.backbone.items()}
-            depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
-            embed = next((shape for name, shape in shapes.items() if name.endswith("patch_embed.proj.weight")), None)
-            words = f"{depth} blocks" + (
-                f" of width {embed[0]}, patches {' x '.join(map(str, embed[2:]))}" if embed else ""
-            )
-            backbone = f"backbone of {len(shapes)} tensors, {_count(self.backbone):,} numbers ({words})"
         methods = ", ".join(map(repr, self.methods)) or "no method"
-        return f"Foreign({methods}; {sizes}; {self.head} head of {self.num_classes} classes; {backbone})"
+        tuned = f"{len(self.tuned)} tuned tensors of {_count(self.tuned):,} numbers"
+        backbone = "no backbone" if self.backbone is None else f"backbone of {_describe_backbone(self.backbone)}"
+        return f"Foreign({methods}; {tuned}; {self.head} head of {self.num_classes} classes; {backbone})"
 
     @property
     def methods(self) -> tuple[Method, ...]:
