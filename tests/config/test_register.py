@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 import vision_peft as vp
 from vision_peft.config.command_line import compose_config
-from vision_peft.config.parse import Config, ConfigError, parse_config, run_folder, to_dict
+from vision_peft.config.parse import Config, ConfigError, parse_config, to_dict
 from vision_peft.config.registered import REGISTERED
+from vision_peft.config.run_id import run_folder
 from vision_peft.data import DATASETS, DataConfig, ImageDataset, ImageFiles
 from vision_peft.training.evaluate_saved import evaluate_saved
-from vision_peft.training.train import train
+from vision_peft.training.trained import train
 from vision_peft.tuning.blocks import blocks, width
 from vision_peft.tuning.graft import Graft, graft
 

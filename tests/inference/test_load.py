@@ -59,6 +59,7 @@ def offline_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
     "arguments",
     [
         {},
+        {"num_classes": 5},
         {"img_size": (48, 32), "global_pool": "avg", "fc_norm": False},
         {"num_frames": 4},
         {"num_frames": 4, "mean_first": True},

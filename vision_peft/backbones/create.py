@@ -112,6 +112,7 @@ def create_backbone(
     clips = {"num_frames": num_frames, "tubelet_size": tubelet_size, "inflate": inflate, "mean_first": mean_first}
     own = {**weights, "img_size": img_size, **clips}
     given = {key: value for key, value in own.items() if value is not None and value is not False}
+    given |= {} if seed is None or not num_classes else {"num_classes": num_classes}  # drawing the head moves the rest
     provenance.note_arguments(model, {"name": name, **given, **timm_kwargs})
     return model
 

@@ -8,7 +8,7 @@ from torch import nn
 
 _ATTRIBUTE = "_created_with"
 # A place on one machine, and what an adapter records of its own accord: they make no other backbone.
-_NOT_KEPT = ("cache_dir", "num_classes", "drop_path", "drop_path_rate")
+_NOT_KEPT = ("cache_dir", "drop_path_rate")
 
 
 def note_arguments(model: nn.Module, arguments: Mapping[str, Any]) -> None:
@@ -19,7 +19,8 @@ def note_arguments(model: nn.Module, arguments: Mapping[str, Any]) -> None:
 def created_with(model: nn.Module) -> dict[str, Any] | None:
     """Return the arguments with which ``create_backbone`` made ``model``; None of a model made otherwise.
 
-    ``seed`` among them is that of torch, where the weights are random and were drawn right after it was set.
+    ``seed`` among them is that of torch, where the weights are random and were drawn right after it was set;
+    ``num_classes`` is there for random weights only, since drawing a head moves what is drawn after it.
     """
     return model.__dict__.get(_ATTRIBUTE)
 

@@ -10,7 +10,18 @@ from vision_peft.formats.input_record import MAX_FRAMES, MAX_SIDE
 from vision_peft.tuning.backbone import architecture
 
 MAX_TEXT = 4096  # letters of a name or path
-_OWN = ("pretrained", "checkpoint", "seed", "num_frames", "tubelet_size", "inflate", "mean_first", "unrecorded")
+MAX_CLASSES = 2**16
+_OWN = (
+    "pretrained",
+    "checkpoint",
+    "seed",
+    "num_classes",
+    "num_frames",
+    "tubelet_size",
+    "inflate",
+    "mean_first",
+    "unrecorded",
+)
 
 
 def record_backbone(model: Any) -> dict[str, Any]:
@@ -29,7 +40,8 @@ def record_backbone(model: Any) -> dict[str, Any]:
         strange = [key for key in rest if key not in _OWN and argument_problems({key: rest[key]})]
         arguments = {key: value for key, value in rest.items() if key not in strange}
         arguments |= {"unrecorded": strange} if strange else {}
-    found = {"name": backbone_name(model), "license": config.get("license"), "architecture": architecture(model)}
+    known = None if given is not None and not given.get("pretrained") else config.get("license")
+    found = {"name": backbone_name(model), "license": known, "architecture": architecture(model)}
     return {**found, "arguments": arguments}
 
 
@@ -54,6 +66,7 @@ def backbone_problems(backbone: Mapping[str, Any]) -> list[str]:
         "pretrained": (lambda value: isinstance(value, bool), "true or false"),
         "checkpoint": (lambda value: isinstance(value, str) and len(value) <= MAX_TEXT, "a path"),
         "seed": (lambda value: type(value) is int and 0 <= value < 2**63, "a whole number from 0"),
+        "num_classes": (lambda value: type(value) is int and 0 < value <= MAX_CLASSES, f"1 to {MAX_CLASSES} classes"),
         "num_frames": (_is_frames, f"1 to {MAX_FRAMES} frames"),
         "tubelet_size": (_is_frames, f"1 to {MAX_FRAMES} frames"),
         "inflate": (lambda value: value in INFLATE, " or ".join(INFLATE)),
@@ -105,7 +118,7 @@ def creation_arguments(backbone: Mapping[str, Any], given: Mapping[str, Any]) ->
     problems = [f"give {key}=..., which adapter.json cannot hold" for key in unrecorded if key not in given]
     if found.get("checkpoint") is not None:
         found |= {"pretrained": False}
-        found.pop("seed", None)
+        found = {key: value for key, value in found.items() if key not in ("seed", "num_classes")}
     elif file is not None:
         problems.append(f"its weights came from the file {file[:200]!r}: give it as checkpoint=FILE")
     elif name.startswith("local-dir:") and "name" not in given:

@@ -20,7 +20,8 @@ from vision_peft.runs.run_config import CONFIG as RUN_CONFIG
 from vision_peft.runs.run_config import read_config
 
 RUN_ADAPTER = "adapter"  # folder in a run folder
-_NOT_TIMMS = ("num_frames", "tubelet_size", "inflate", "mean_first", "checkpoint", "pretrained", "cache_dir")
+_CLIP = ("num_frames", "tubelet_size", "inflate", "mean_first")
+_NOT_TIMMS = (*_CLIP, "checkpoint", "pretrained", "cache_dir", "num_classes")
 
 
 def load(
@@ -79,7 +80,7 @@ def load(
         raise ValueError(f"{folder / INFO}: {error}") from None
     with torch.random.fork_rng(devices=[]):  # the user's own random numbers stay as they are
         model: Any = load_adapter(_create(creation), folder).eval().to(target)
-    known = info.license or model.pretrained_cfg.get("license")
+    known = info.license or (model.pretrained_cfg.get("license") if creation.get("pretrained") else None)
     model.adapter_info = dataclasses.replace(info, backbone={**info.backbone, "license": known})
     return model
 
@@ -128,4 +129,7 @@ def _create(creation: dict[str, Any]) -> nn.Module:
         check_size(architecture, **{key: value for key, value in arguments.items() if key not in _NOT_TIMMS})
     if seed is not None:
         torch.default_generator.manual_seed(seed)
-    return create_backbone(name, **arguments)
+    model: Any = create_backbone(name, **arguments)
+    if model.num_classes:  # a head that was drawn with random weights; the adapter brings its own
+        model.reset_classifier(0)
+    return model
