@@ -105,7 +105,7 @@ def test_finished_trials_are_found_again_and_the_rest_goes_on(tiny: Tiny, monkey
         if len(trained) == 2:
             raise KeyboardInterrupt
         trained.append(trial.recipe.lr)
-        return train(trial, command).row
+        return train(trial, command)
 
     monkeypatch.setattr(tuning, "train", counted)
     with pytest.raises(KeyboardInterrupt):
@@ -247,7 +247,7 @@ def test_a_sampled_search_goes_on_where_it_was_interrupted(tiny: Tiny, monkeypat
         trained.append(trial.recipe.lr)
         if len(trained) == 3:
             raise KeyboardInterrupt
-        return train(trial, command).row
+        return train(trial, command)
 
     monkeypatch.setattr(tuning, "train", counted)
     with pytest.raises(KeyboardInterrupt):
