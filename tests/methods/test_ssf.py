@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from support.block_inputs import snapshot
-from support.families import FAMILIES, images, randomise_tuned, tiny
+from support.families import FAMILIES, WINDOWED, images, randomise_tuned, tiny
 from support.vit_base import count_on_vit_base
 from timm.layers import HybridEmbed, RmsNorm
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ def site_names(model: nn.Module, family: str, last: str = "final_norm") -> set[s
     """Where a pair belongs, by the names of timm's layers."""
     names = {name for name, _ in model.named_modules() if SITE.fullmatch(name)}
     names.add("fc_norm" if family in POOLED and last == "final_norm" else "norm")
-    return names | (SWIN_TOO if family == "swin" else set())
+    return names | (SWIN_TOO if family in WINDOWED else set())
 
 
 def hooked(family: str, model: nn.Module, last: str = "final_norm") -> Any:
