@@ -139,6 +139,17 @@ def test_weights_of_a_file_are_asked_for_and_its_recorded_path_is_not_opened(tmp
         vp.load(folder, checkpoint=other)
 
 
+def test_the_largest_seed_of_torch_is_recorded_and_read(tmp_path: Path) -> None:
+    # An unseeded process of torch draws its seed from all 64 bits.
+    torch.manual_seed(2**64 - 1)
+    model = vp.attach(vp.create_backbone(NAME, **{"img_size": 32, **SMALL}), vp.LoRA(rank=2)).eval()
+    vp.replace_head(model, "linear", 3)
+    save(model, tmp_path / "adapter")
+    loaded = vp.load(tmp_path / "adapter", device="cpu")
+    x = images(model)
+    assert torch.equal(loaded(x), model(x))
+
+
 def test_random_weights_of_no_known_seed_are_said_to_be_lost(tmp_path: Path) -> None:
     torch.manual_seed(7)
     torch.rand(1)

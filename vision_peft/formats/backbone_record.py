@@ -65,7 +65,7 @@ def backbone_problems(backbone: Mapping[str, Any]) -> list[str]:
     accepted = {
         "pretrained": (lambda value: isinstance(value, bool), "true or false"),
         "checkpoint": (lambda value: isinstance(value, str) and len(value) <= MAX_TEXT, "a path"),
-        "seed": (lambda value: type(value) is int and 0 <= value < 2**63, "a whole number from 0"),
+        "seed": (lambda value: type(value) is int and 0 <= value < 2**64, "a whole number from 0 to 2^64 - 1"),
         "num_classes": (lambda value: type(value) is int and 0 < value <= MAX_CLASSES, f"1 to {MAX_CLASSES} classes"),
         "num_frames": (_is_frames, f"1 to {MAX_FRAMES} frames"),
         "tubelet_size": (_is_frames, f"1 to {MAX_FRAMES} frames"),
