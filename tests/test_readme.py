@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import vision_peft as vp
+from vision_peft.data import DATASETS
+
 README = Path(__file__).resolve().parents[1] / "README.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 COMMANDS = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line.strip()]
@@ -68,6 +71,12 @@ def run(command: list[str], cwd: Path) -> str:
 
 def test_readme_is_short():
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_every_method_and_every_data_set_is_named():
+    sections = dict(section.split("\n", 1) for section in README.read_text(encoding="utf-8").split("\n## ")[1:])
+    for title, names in (("Methods", vp.METHODS), ("Data", DATASETS)):
+        assert set(names) - set(re.findall(r"`(\w+)`", sections[title])) == set(), title
 
 
 def test_the_two_commands_that_install_are_those_of_ci(repository):

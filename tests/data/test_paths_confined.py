@@ -12,11 +12,12 @@ from PIL import Image
 from scipy.io import loadmat, savemat
 from support import fgvc_miniatures as fgvc
 
-from vision_peft.data.datasets import food101
+from vision_peft.data.datasets import food101, oxford_pets
 from vision_peft.data.datasets.fgvc import FGVC
 from vision_peft.data.datasets.food101 import Food101
 from vision_peft.data.datasets.hmdb51 import HMDB51
 from vision_peft.data.datasets.list import ImageLists
+from vision_peft.data.datasets.oxford_pets import OxfordPets
 from vision_peft.data.datasets.ssv2 import SomethingV2
 from vision_peft.data.datasets.video_list import VideoLists
 from vision_peft.data.datasets.vtab1k import VTAB1k
@@ -28,6 +29,7 @@ Listed = tuple[Callable[[], Any], str, Path]  # loads the data, the list at faul
 def small(small_fgvc: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The miniatures have fewer classes than what is published."""
     monkeypatch.setattr(food101, "NUM_CLASSES", 1)
+    monkeypatch.setattr(oxford_pets, "NUM_CLASSES", 1)
 
 
 def text_list(root: Path, path: str) -> Listed:
@@ -90,6 +92,15 @@ def food(root: Path, path: str) -> Listed:
     return lambda: Food101(root=str(root)).load("trainval"), "train.json: class 'x', image 1", meta.parent / "images"
 
 
+def pets(root: Path, path: str) -> Listed:
+    base, image = root / "oxford-iiit-pet", path.removesuffix(".jpg")
+    (base / "annotations").mkdir(parents=True)
+    (base / "images" / "x").mkdir(parents=True)
+    for number, half in enumerate(("trainval", "test")):
+        (base / "annotations" / f"{half}.txt").write_text(f"{image}_{number} 1 1 1\n")
+    return lambda: OxfordPets(root=str(root)).load("trainval"), "trainval.txt:1", base / "images"
+
+
 def hmdb(root: Path, path: str) -> Listed:
     for folder in ("splits", "videos/kick"):
         (root / folder).mkdir(parents=True)
@@ -106,7 +117,7 @@ def ssv2(root: Path, path: str) -> Listed:
     return lambda: SomethingV2(root=str(root)).load("train"), "train.json, entry 1", root / "videos"
 
 
-LISTS = [text_list, csv_list, vtab, video_list, frame_list, fgvc_json, cub, dogs, food, hmdb, ssv2]
+LISTS = [text_list, csv_list, vtab, video_list, frame_list, fgvc_json, cub, dogs, food, pets, hmdb, ssv2]
 PATHS = {
     "absolute": "{outside}",
     "up": "{up}outside.jpg",

@@ -180,9 +180,9 @@ def test_bad_lines_are_reported_all_at_once(root: Path) -> None:
             f"trainval.txt:{31 + i}: wanted '<Breed>_<number> <1 to 3> <species> <breed>', got {line!r}"
             for i, line in enumerate(bad)
         ),
-        "trainval.txt:35: label 'x' is not an integer",
-        "trainval.txt:36: label 4 is out of range: wanted 1 to 3",
-        "trainval.txt:37: label 0 is out of range: wanted 1 to 3",
+        "trainval.txt:35: class 'x' is not an integer",
+        "trainval.txt:36: class 4 is out of range: wanted 1 to 3",
+        "trainval.txt:37: class 0 is out of range: wanted 1 to 3",
         f"trainval.txt:38: class 1 is 'Maine_Coon', but 'Abyssinian' in {annotations / 'trainval.txt'}:1",
         f"test.txt:6: image 'Abyssinian_3' is listed already: {annotations / 'trainval.txt'}:2",
         f"test.txt:7: class 3 is 'Sphynx', but 'Maine_Coon' in {annotations / 'trainval.txt'}:21",

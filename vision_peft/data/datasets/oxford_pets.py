@@ -18,7 +18,7 @@ from torchvision.datasets import OxfordIIITPet
 
 from vision_peft.data.annotations.download import Official
 from vision_peft.data.annotations.draw_split import choose
-from vision_peft.data.annotations.list_files import PathCheck, find_label_problem, quote, read_lines
+from vision_peft.data.annotations.list_files import PathCheck, is_integer, quote, read_lines
 from vision_peft.data.annotations.train_test import OfficialHalves
 from vision_peft.data.config import check_split, find_root
 from vision_peft.data.dataset import ImageDataset
@@ -120,9 +120,9 @@ def _read_entries(file: Path, problems: list[str]) -> Iterator[_Entry]:
 
 
 def _find_class_problem(text: str) -> str | None:
-    if problem := find_label_problem(text, NUM_CLASSES + 1):
-        return problem.replace("wanted 0 to", "wanted 1 to")
-    return f"label 0 is out of range: wanted 1 to {NUM_CLASSES}" if int(text) == 0 else None
+    if not is_integer(text):
+        return f"class {quote(text)} is not an integer"
+    return None if 1 <= int(text) <= NUM_CLASSES else f"class {int(text)} is out of range: wanted 1 to {NUM_CLASSES}"
 
 
 def _name_classes(entries: list[_Entry], problems: list[str]) -> dict[int, str]:
