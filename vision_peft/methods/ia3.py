@@ -12,8 +12,9 @@ product, which is the same function). Deviations: where keys are normalised or r
 their layer gives, so that it folds; where a norm stands in front of W₂ (EVA-02 base), l_ff acts behind it, for the same
 reason. Keys and values that several query heads share have one scale for all of them.
 
-BEiT's and EVA's fused layer has its biases beside it. They are scaled all the same, but what another method does to the
-layer's output acts before they are added: ``merge`` asks that IA3 is the last one attached to such a layer.
+The fused layer of BEiT, EVA and Swin v2 has its biases beside it. They are scaled too, but what another method does to
+the layer's output acts before they are added: ``merge`` asks that IA3 is the last one attached to such a layer. Swin v2
+normalises keys per head, so that there l_k weighs the channels of a head against each other.
 """
 
 from dataclasses import dataclass
