@@ -136,7 +136,7 @@ def make_row(training: Training, model: nn.Module, progress: Progress, metrics: 
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def flops_forward(model: nn.Module, size: tuple[int, int], device: torch.device, num_frames: int | None = None) -> int:
     """Count the floating point operations of one forward pass on one image or clip.
 
