@@ -14,7 +14,6 @@ import pytest
 import torch
 from support.tiny_run import EVERYTHING, left_behind, tiny_config
 
-from vision_peft.cli._errors import one_line_errors
 from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder
 from vision_peft.data.loading import batches as batches_module
@@ -84,16 +83,6 @@ def test_a_lost_worker_is_named_wherever_it_strikes_and_the_run_resumes(
     assert not list(run_folder(config).rglob("*.tmp"))
     train(config)
     assert left_behind(run_folder(config)) == undisturbed
-
-
-def test_a_lost_worker_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end, one_line_errors():
-        raise LostWorker("DataLoader worker (pid 7) is killed by signal: Killed.")
-    assert end.value.code == 1
-    assert capsys.readouterr().err == (
-        "error: DataLoader worker (pid 7) is killed by signal: Killed.; the same command again resumes from the last "
-        "saved state\n"
-    )
 
 
 def test_pinned_memory_and_workers_follow_the_device_not_the_machine(

@@ -1,9 +1,12 @@
 """What a run says about its processes, and the line with which a command ends that lost one of them."""
 
+import re
+
 import pytest
 import torch
 
 from vision_peft.cli._errors import one_line_errors
+from vision_peft.data.loading.lost_workers import LostWorker
 from vision_peft.distributed.device import Compute
 from vision_peft.training.report import describe_other_processes, describe_processes
 
@@ -30,17 +33,16 @@ def test_a_state_of_the_same_processes_or_of_nobody_knows_whom_needs_no_words(co
 
 @pytest.mark.parametrize(
     "text",
-    ["DataLoader worker (pid 7) is killed by signal: Killed. ", "DataLoader timed out after 300 seconds"],
+    ["DataLoader worker (pid 7) is killed by signal: Killed.", "DataLoader timed out after 300 seconds"],
 )
 def test_a_lost_loader_process_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str], text: str) -> None:
     with pytest.raises(SystemExit) as end, one_line_errors():
-        raise RuntimeError(text)
+        raise LostWorker(text)
     assert end.value.code == 1
-    assert capsys.readouterr().err == (
-        f"error: {text.strip()}; the same command again resumes from the last saved state\n"
-    )
+    assert capsys.readouterr().err == f"error: {text}; the same command again resumes from the last saved state\n"
 
 
-def test_any_other_runtime_error_keeps_its_traceback() -> None:
-    with pytest.raises(RuntimeError, match="a bug"), one_line_errors():
-        raise RuntimeError("a bug")
+@pytest.mark.parametrize("text", ["a bug", "DataLoader worker (pid 7) is killed, says a dataset"])
+def test_any_other_runtime_error_keeps_its_traceback(text: str) -> None:
+    with pytest.raises(RuntimeError, match=re.escape(text)), one_line_errors():
+        raise RuntimeError(text)

@@ -18,13 +18,13 @@ from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder
 from vision_peft.data import DATASETS
 from vision_peft.data.datasets.vtab1k import VTAB1k
-from vision_peft.results.row import Row, find_rows
+from vision_peft.results.row import find_rows
 from vision_peft.training import suite
 from vision_peft.training.evaluate_saved import evaluate_saved
 from vision_peft.training.search import tune_and_test
 from vision_peft.training.search_optuna import search_optuna
 from vision_peft.training.suite import list_tasks, train_suite
-from vision_peft.training.trained import train
+from vision_peft.training.trained import Trained, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no training image")
 TASKS = list(VTAB1k.suite["specialized"])
@@ -76,10 +76,10 @@ def everything(rank: int, folder: Path) -> dict[str, Any]:
         for name, config in (("images", images(folder)), ("videos", videos(folder))):
             given[name] = dataclasses.asdict(evaluate_saved(run_folder(config), []).metrics)
 
-    def failing(config: Config, command: str) -> Row:
+    def failing(config: Config, command: str) -> Trained:
         if config.data.task == "eurosat":  # type: ignore[attr-defined]
             raise FloatingPointError("the loss is nan")
-        return train(config, command).row
+        return train(config, command)
 
     config = benchmark(folder, "together")
     with mock.patch.object(suite, "train", failing):
@@ -90,10 +90,10 @@ def everything(rank: int, folder: Path) -> dict[str, Any]:
     trials = search_optuna(search(folder, "sampled")[0], 2)
     given["sampled"] = [trial.values["recipe.lr"] for trial in trials]
 
-    def failing_alone(config: Config, command: str) -> Row:
+    def failing_alone(config: Config, command: str) -> Trained:
         if config.data.task == "eurosat" and rank == 1:  # type: ignore[attr-defined]
             raise OSError("this machine cannot read it")
-        return train(config, command).row
+        return train(config, command)
 
     config = benchmark(folder, "alone")
     with mock.patch.object(suite, "train", failing_alone), mock.patch.object(suite, "LONGEST_APART_S", 1):
@@ -150,6 +150,6 @@ def test_a_search_gives_both_processes_the_same_trials_and_its_command_starts_as
     assert both[0]["given"]["final"] == [(0.01, 2)]
     assert both[0]["given"]["sampled"] == both[1]["given"]["sampled"]
     assert len(set(both[0]["given"]["sampled"])) == 2
-    assert "  torchrun --nproc_per_node=2 tools/train.py " in both[0]["out"]
+    assert "  torchrun --nproc_per_node=2 -m vision_peft train " in both[0]["out"]
     (diverged,) = (row for row in find_rows([folder / "grid"]) if row.lr == 1e30)
     assert "diverged" in diverged.extra

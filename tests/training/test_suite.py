@@ -100,7 +100,7 @@ def test_a_failing_task_does_not_stop_the_others(
             raise FloatingPointError("the loss is nan\nsecond line")
         if config.data.task == "resisc45":  # type: ignore[attr-defined]
             raise RuntimeError
-        return train(config, command).row
+        return train(config, command)
 
     monkeypatch.setattr(suite, "train", broken)
     config = vtab("specialized")
@@ -109,7 +109,7 @@ def test_a_failing_task_does_not_stop_the_others(
     assert len(find_rows([config.output_dir])) == 2
     assert "2 of 4 tasks failed" in errors
     assert "  eurosat: the loss is nan\n  resisc45: RuntimeError\n" in errors
-    assert errors.count("Traceback") == 1  # of what no user can mend
+    assert errors.count("Traceback") == 1  # of what no user can fix
     assert "mean of 2 tasks" in shown
 
 
@@ -139,12 +139,13 @@ def test_a_dry_run_tries_every_task_and_keeps_nothing(
 def test_the_19_tasks_end_with_both_averages(
     vtab: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained = train(vtab("eurosat")).row
+    trained = train(vtab("eurosat"))
     accuracy = {task: 30.0 + 2 * place for place, task in enumerate(CLASS_COUNTS)}
 
     def known(config: Config, command: str) -> Any:
         task = config.data.task  # type: ignore[attr-defined]
-        return dataclasses.replace(trained, task=task, top1=accuracy[task], mean_per_class=None)
+        row = dataclasses.replace(trained.row, task=task, top1=accuracy[task], mean_per_class=None)
+        return dataclasses.replace(trained, row=row)
 
     monkeypatch.setattr(suite, "train", known)
     monkeypatch.setattr(suite, "check_suite", lambda config, tasks: None)
