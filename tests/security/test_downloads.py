@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import save
 from support.tiny_states import TINY, random_state
 
-from vision_peft.backbones import create_backbone, load, pypi_weights
+from vision_peft.backbones import create_backbone, hub, pypi_weights
 
 NAME = "vit_tiny_patch16_224.augreg_in21k"
 
@@ -33,13 +33,13 @@ def data() -> bytes:
 
 def fetch(cache: Path, data: bytes, announced: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    build = load.build
+    build = hub.build
 
     def build_after_download(name: str, **arguments: object) -> object:
         download(cache, data, announced)
         return build(name, **arguments)
 
-    monkeypatch.setattr(load, "build", build_after_download)
+    monkeypatch.setattr(hub, "build", build_after_download)
     create_backbone(NAME, pretrained=True, cache_dir=cache, **TINY)
 
 
