@@ -68,6 +68,7 @@ def test_a_misspelt_verb_is_one_line_with_exit_code_2(tmp_path: Path) -> None:
         (["train", "experiment=vpt_vtb"], 2, "did you mean vpt_vtab?"),
         (["train", "data=folder", "data.root=nowhere"], 2, "data.root=nowhere is not a folder"),
         (["train", "data=folder"], 2, "give data.root=FOLDER"),
+        (["train", "--config-dir=nowhere"], 2, "--config-dir=nowhere is not a folder"),
         (["tune", "method.rnk=8", "method=lora"], 2, "did you mean method.rank?"),
         (["tune", "data=folder", "data.root=nowhere", "grid.recipe.lr=[1,2]"], 2, "nowhere is not a folder"),
         (["benchmark", "--against", "method=lroa"], 2, "did you mean lora?"),
@@ -95,6 +96,13 @@ def test_help_and_mistakes_are_answered_without_torch(
     assert "Traceback" not in done.stderr
     assert errors[0].startswith("error: ") if code else not errors
     assert list(tmp_path.iterdir()) == []
+
+
+def test_only_what_is_needed_is_called_required(tmp_path: Path) -> None:
+    done = run_module(tmp_path, "evaluate")
+    assert done.returncode == 2
+    assert done.stderr.endswith("error: the following arguments are required: folder\n")
+    assert run_module(tmp_path, "prepare-vtab", "--help").stdout.startswith("usage: vision-peft prepare-vtab ")
 
 
 def test_a_value_that_only_its_class_can_refuse_is_said_after_one_word_about_loading(tmp_path: Path) -> None:

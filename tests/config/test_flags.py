@@ -1,7 +1,12 @@
-"""The flags that are read here are those of the installed Hydra, which offers no public parser."""
+"""The flags are those of the installed Hydra; a folder of configs that cannot be read is an error."""
 
+from pathlib import Path
+
+import pytest
 from hydra._internal.utils import get_args_parser
 
+from vision_peft.config.command_line import read_command_line
+from vision_peft.config.errors import ConfigError
 from vision_peft.config.flags import parse_flags
 
 
@@ -17,3 +22,24 @@ def test_overrides_stand_before_and_behind_flags() -> None:
     parsed = parse_flags(["method=lora", "-m", "seed=0,1", "--config-dir", "mine", "recipe.lr=1"])
     assert parsed.overrides == ["method=lora", "seed=0,1", "recipe.lr=1"]
     assert (parsed.multirun, parsed.config_dir) == (True, "mine")
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "expected"),
+    [
+        (b"a: [1,\nb: }\n", ["data=mine"], r"YAML that cannot be read: .*mine\.yaml\", line 2"),
+        (b"\xff\xfe\x00", ["data=mine"], r"mine\.yaml is not a text in UTF-8"),
+        (b"defaults:\n  - absent\n", ["data=mine"], r"Could not load 'data/absent'\.$"),
+        (None, ["data=digits"], r"--config-dir=.* is not a folder"),
+    ],
+)
+def test_a_damaged_folder_of_configs_is_one_clear_line(
+    tmp_path: Path, content: bytes | None, words: list[str], expected: str
+) -> None:
+    if content is not None:
+        (tmp_path / "own" / "data").mkdir(parents=True)
+        (tmp_path / "own" / "data" / "mine.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=expected) as refused:
+        read_command_line([f"--config-dir={tmp_path / 'own'}", *words])
+    assert len(refused.value.problems) == 1
+    assert "\n" not in str(refused.value)

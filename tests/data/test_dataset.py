@@ -34,6 +34,14 @@ def test_a_subset_holds_the_items_asked_for_with_their_labels() -> None:
     assert whole.subset([2]).key(0) == whole.key(2) != Counting(3).key(2)
 
 
+@pytest.mark.parametrize(
+    ("labels", "expected"), [([0], "a label for each image, got 1 of 2"), ([0, 2], "2 is not"), ([-1, 0], "-1 is not")]
+)
+def test_labels_that_do_not_belong_to_the_images_are_an_error(labels: list[int], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        ImageFiles(["a.png", "b.png"], labels, ["even", "odd"])
+
+
 @pytest.mark.parametrize("dataset", [Counting(4), Counting(9).subset([1, 2])], ids=["whole", "part"])
 def test_training_augments_and_evaluation_does_not(dataset: ImageDataset) -> None:
     dataset.set_training(SETTINGS, augment="crop_flip", random_erasing=0.0)

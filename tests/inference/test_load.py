@@ -119,7 +119,7 @@ def test_a_repository_of_the_hub_is_all_it_takes(offline_hub: Any, tmp_path: Pat
     for name in ("hf-hub:lab/flowers", f"hf-hub:lab/flowers@{'0' * 40}"):
         loaded = vp.load(name, device="cpu")
         assert torch.equal(loaded(images(model)), model(images(model)))
-    with pytest.raises(ConnectionError, match=r"Cannot fetch adapter\.json of hf-hub:lab/other"):
+    with pytest.raises(ConnectionError, match=r"Cannot fetch adapter\.json of hf-hub:lab/other.* path of its folder"):
         vp.load("hf-hub:lab/other")
 
 

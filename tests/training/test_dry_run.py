@@ -32,6 +32,7 @@ def test_what_rank_0_saved_for_a_moment_is_read_by_rank_0_alone(photos: Path, tm
     first, second = in_two_processes(dry_run, tmp_path)
     assert first["given"] == second["given"] == [8, 2]
     assert "dry run passed" in first["out"]
+    assert "-seed0" not in first["out"].splitlines()[-2]  # the folder that is gone is not said to be the result
     assert not list(tmp_path.glob("dry-run-*"))
     assert not (tmp_path / "runs").exists()
 

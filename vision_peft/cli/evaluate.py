@@ -19,7 +19,11 @@ def main(argv: Sequence[str]) -> int:
     parser = make_parser("evaluate", __doc__)
     parser.add_argument("folder", help="a run folder, or an adapter folder (then data=... is needed)")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="data, backbone, split, device, precision, workers, bad_eval"
+        "overrides",
+        nargs="*",
+        default=[],  # else argparse calls it required where the folder is missing
+        metavar="key=value",
+        help="data, backbone, split, device, precision, workers, bad_eval",
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures to this file")
     arguments = parser.parse_intermixed_args(argv)

@@ -264,7 +264,12 @@ def _run(names: list[str], options: argparse.Namespace) -> Iterator[str]:
 
 def main(argv: Sequence[str]) -> int:
     """Parse, prepare or verify, report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    script = Path(sys.argv[0]).name
+    parser = argparse.ArgumentParser(
+        prog=script if script == "prepare_vtab.py" else "vision-peft prepare-vtab",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("out", type=Path, help="folder to write, a task folder each")
     parser.add_argument("--tasks", default="all", help="names and groups, with commas (default: all)")
     parser.add_argument("--tfds", metavar="DIR", help="data folder of TFDS (default: its own)")

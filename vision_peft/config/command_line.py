@@ -20,6 +20,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from vision_peft.config.commands import command_of, with_values
 from vision_peft.config.errors import ConfigError
@@ -77,6 +78,10 @@ def read_command_line(arguments: Sequence[str]) -> CommandLine:
     parsed = parse_flags(arguments)
     flags = [argument for argument in arguments if argument not in parsed.overrides]
     folders = [find_configs(), *([Path(parsed.config_dir).resolve()] if parsed.config_dir else [])]
+    if not folders[-1].is_dir():
+        raise ConfigError(
+            [f"--config-dir={parsed.config_dir} is not a folder: wanted one with data/*.yaml and the like"]
+        )
     parser = OverridesParser.create()
     try:
         overrides = [parser.parse_override(text) for text in quote_paths(parsed.overrides, parsed.multirun)]
@@ -150,10 +155,24 @@ def _compose(overrides: Sequence[str], further_folders: Sequence[Path], name: st
         run = _as_composed(composed, composed.hydra.runtime.choices)
     except ConfigError:
         raise
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError([" ".join(str(error).split())]) from error
+    except UnicodeDecodeError as error:  # names no file
+        files = [path for folder in further_folders for path in sorted(folder.rglob("*.yaml")) if not _is_utf8(path)]
+        raise ConfigError(
+            [f"{path} is not a text in UTF-8: save it as such" for path in files] or [str(error)]
+        ) from error
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        text = " ".join(str(error).split()).partition(" Config search path:")[0]
+        raise ConfigError([f"YAML that cannot be read: {text}" if isinstance(error, YAMLError) else text]) from error
     check_keys(run.raw, run.choices)
     return run
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _as_composed(composed: DictConfig, choices: Any) -> Composed:

@@ -130,7 +130,9 @@ def train(config: Config, command: str = "") -> Trained:
     with catch_signals(requests, FROM_SCHEDULER), Heartbeat().raise_lost_process():
         with rank0_first():
             splits = load_splits(config)
-        return Trained(_train_in(folder, config, splits, compute, requests, command), folder, config)
+        row = _train_in(folder, config, splits, compute, requests, command)
+        print_rank0(f"\n{folder}")
+        return Trained(row, folder, config)
 
 
 def _train_in(
@@ -230,7 +232,7 @@ def _evaluate_and_save(training: Training, model: Any, kept: Mapping[str, Tensor
         return row
 
     row = run.save(RESULT, save_row)
-    run.say(f"\n{format_rows([row])}\n\n{run.folder}")
+    run.say(f"\n{format_rows([row])}")
     return row
 
 

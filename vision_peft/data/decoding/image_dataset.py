@@ -19,6 +19,9 @@ class ImageFiles(ImageDataset):
         classes: their names.
         max_pixels: width x height beyond which a file is refused, by its header.
         exif_rotation: turn images as their EXIF orientation says; the published benchmarks do not.
+
+    Raises:
+        ValueError: not one label an image, or a label that is not the number of a class.
     """
 
     def __init__(
@@ -32,6 +35,12 @@ class ImageFiles(ImageDataset):
     ) -> None:
         super().__init__(classes, labels)
         self.paths = [str(path) for path in paths]
+        if len(self.paths) != len(self.labels):
+            raise ValueError(f"wanted a label for each image, got {len(self.labels)} of {len(self.paths)} images")
+        low, high = min(self.labels, default=0), max(self.labels, default=-1)
+        if low < 0 or high >= len(self.classes):
+            wrong = low if low < 0 else high
+            raise ValueError(f"labels number the {len(self.classes)} classes from 0: {wrong} is not one of them")
         self.max_pixels = max_pixels
         self.exif_rotation = exif_rotation
 
