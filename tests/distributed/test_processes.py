@@ -148,12 +148,12 @@ def train_on_a_broken_share(_: int, folder: Path, split: str) -> list[str]:
     return []
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize(("split", "readers"), [("train", 2), ("val", 1)])  # the 24 images of val are rank 0's share
 def test_a_dataset_that_loses_its_connection_is_not_taken_for_a_lost_process(
-    photos: Path, tmp_path: Path, split: str
+    photos: Path, tmp_path: Path, split: str, readers: int
 ) -> None:
     (tmp_path / "photos").symlink_to(photos)
-    for process in in_two_processes(functools.partial(train_on_a_broken_share, split=split), tmp_path):
+    for process in in_two_processes(functools.partial(train_on_a_broken_share, split=split), tmp_path)[:readers]:
         kind, text, trace = process["given"]
         assert kind == "RuntimeError"
         assert "ConnectionResetError: [Errno 104] Connection reset by peer" in text

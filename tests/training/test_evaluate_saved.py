@@ -63,7 +63,7 @@ def test_what_cannot_be_evaluated_is_refused_with_the_reason(tiny: Tiny, photos:
         evaluate_saved(folder, ["data=foldr"])
     with pytest.raises(ValueError, match="split"):
         evaluate_saved(folder, ["split=tset"])
-    with pytest.raises(FileNotFoundError, match="no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         evaluate_saved(tmp_path / "nowhere", [])
     with pytest.raises(ValueError, match="another backbone"):
         evaluate_saved(folder, ["backbone.kwargs.depth=3"])
