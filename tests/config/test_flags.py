@@ -43,3 +43,14 @@ def test_a_damaged_folder_of_configs_is_one_clear_line(
         read_command_line([f"--config-dir={tmp_path / 'own'}", *words])
     assert len(refused.value.problems) == 1
     assert "\n" not in str(refused.value)
+
+
+def test_an_argument_that_is_not_utf_8_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"^'output_dir=x\\udcff' is not a text in UTF-8"):
+        read_command_line(["output_dir=x\udcff", "seed=1"])
+
+
+def test_an_unknown_flag_is_said_of_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_flags(["-x"])
+    assert " train: error: unrecognized arguments: -x" in capsys.readouterr().err.replace("\n", " ")

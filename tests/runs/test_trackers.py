@@ -84,6 +84,22 @@ def test_an_unknown_tracker_is_refused_with_those_that_there_are(tiny: Tiny) -> 
         tiny("trackers=weights")
 
 
+def test_a_dry_run_leaves_nothing_at_a_tracker_elsewhere(tiny: Tiny, notes: list[Notes]) -> None:
+    train(tiny("trackers=wandb", "dry_run=true"))
+    assert notes == []
+
+
+def test_wandb_without_a_key_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+
+    def refuse(**_: Any) -> None:
+        raise wandb.errors.UsageError("No API key configured.\nUse `wandb login`")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(ValueError, match=r"cannot start \(No API key configured\. Use .*WANDB_MODE=offline"):
+        trackers.WandB(tmp_path, 0, {})
+
+
 def test_trackers_are_imported_where_they_are_used_only(repository: Path) -> None:
     code = "import sys; import vision_peft.training.trained; print('tensorboard' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -75,6 +75,8 @@ def read_command_line(arguments: Sequence[str]) -> CommandLine:
     Raises:
         ConfigError: unreadable overrides, names without a config file, unknown keys.
     """
+    if foreign := [text for text in arguments if not _is_encodable(text)]:
+        raise ConfigError([f"{text!a} is not a text in UTF-8, as a config must be" for text in foreign])
     parsed = parse_flags(arguments)
     flags = [argument for argument in arguments if argument not in parsed.overrides]
     folders = [find_configs(), *([Path(parsed.config_dir).resolve()] if parsed.config_dir else [])]
@@ -165,6 +167,14 @@ def _compose(overrides: Sequence[str], further_folders: Sequence[Path], name: st
         raise ConfigError([f"YAML that cannot be read: {text}" if isinstance(error, YAMLError) else text]) from error
     check_keys(run.raw, run.choices)
     return run
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # bytes of a command line that are not UTF-8
+        return False
+    return True
 
 
 def _is_utf8(path: Path) -> bool:

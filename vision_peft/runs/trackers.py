@@ -64,9 +64,12 @@ class WandB(Tracker):
                 "trackers=wandb needs wandb, which is not installed: pip install 'vision_peft[wandb]'"
             ) from None
         project = os.environ.get("WANDB_PROJECT", "vision_peft")
-        self._run = wandb.init(
-            project=project, id=wandb_id(folder), name=folder.name, dir=str(folder), resume="allow", config=dict(config)
-        )
+        about = {"id": wandb_id(folder), "name": folder.name, "dir": str(folder), "config": dict(config)}
+        try:
+            self._run = wandb.init(project=project, resume="allow", **about)
+        except wandb.Error as error:  # no key, no network
+            reason = " ".join(str(error).split())
+            raise ValueError(f"trackers=wandb cannot start ({reason}): wandb login, or WANDB_MODE=offline") from error
         self._run.define_metric("update")
         self._run.define_metric("*", step_metric="update")
 

@@ -244,6 +244,9 @@ def _dry_run(config: Config, compute: Compute) -> Trained:
     val_set = splits["val"] if "val" in splits else config.data.load("val")
     recipe = dataclasses.replace(config.recipe, epochs=1)
     changes: dict[str, Any] = {"protocol": "val_select", "read_test": False, "save_every": None, "dry_run": False}
+    changes["trackers"] = tuple(
+        name for name in config.trackers if name != "wandb"
+    )  # what is there cannot be taken back
     print_rank0("dry run: one batch of train and val in a temporary folder; test is not read")
     output_dir = on_rank0(lambda: tempfile.mkdtemp(prefix="dry-run-", dir=_find_parent(Path(config.output_dir))))
     try:
@@ -256,7 +259,7 @@ def _dry_run(config: Config, compute: Compute) -> Trained:
     finally:
         if compute.is_main:
             shutil.rmtree(output_dir, ignore_errors=True)
-    print_rank0("dry run passed: trained, evaluated, saved and loaded one batch; nothing was kept")
+    print_rank0("\ndry run passed: trained, evaluated, saved and loaded one batch; nothing was kept")
     return Trained(row, folder, small)
 
 
