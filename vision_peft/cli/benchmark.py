@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vision_peft.cli._roots import check_roots
-from vision_peft.cli._verb import announce_loading, make_parser, suggest_next
+from vision_peft.cli._verb import announce_loading, make_parser, suggest_next, write_output
 from vision_peft.config.command_line import read_command_line
 
 
@@ -48,6 +48,6 @@ def main(argv: Sequence[str]) -> int:
     print_rank0(format_benchmark(config, pipelines, steps))
     if options.json:
         text = json.dumps(to_json(config, pipelines, steps), indent=2) + "\n"
-        on_rank0(lambda: options.json.write_text(text, encoding="utf-8"))
+        on_rank0(lambda: write_output(options.json, text))
     suggest_next(["train", *options.overrides])
     return 0

@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from vision_peft.cli._verb import announce_loading, make_parser, suggest_next
+from vision_peft.cli._verb import announce_loading, make_parser, suggest_next, write_output
 from vision_peft.config.data_overrides import name_data, read_overrides
 from vision_peft.data.root import find_root
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         reports.append(report)
     result = to_json(reports)
     for file in files:
-        file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_output(file, json.dumps(result, indent=1) + "\n")
         print(f"report: {file}")
     if not result["problems"]:
         suggest_next(["train", *arguments.overrides])

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from vision_peft.cli._verb import announce_loading, make_parser, suggest_next
+from vision_peft.cli._verb import announce_loading, make_parser, suggest_next, write_output
 from vision_peft.config.data_overrides import read_overrides
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     print_rank0(f"{done.data.name} {done.split}: {format_metrics(done.metrics)}")
     if arguments.json:
         text = json.dumps(to_json(done.metrics), indent=2) + "\n"
-        on_rank0(lambda: arguments.json.write_text(text, encoding="utf-8"))
+        on_rank0(lambda: write_output(arguments.json, text))
     if (Path(arguments.folder) / "result.json").is_file():
         suggest_next(["report", arguments.folder], ["plot", arguments.folder])
     return 0

@@ -28,7 +28,6 @@ import difflib
 import hashlib
 import io
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +36,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from vision_peft.safe_files import write_file
 
 INSTALL = "pip install tensorflow tensorflow-datasets pillow scipy opencv-python-headless"
 MANIFEST = "manifest.json"
@@ -186,7 +187,8 @@ def verify(folder: Path) -> list[str]:
     """Describe what is wrong with the files of a task, compared with its manifest; empty if nothing is."""
     try:
         wanted = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files_sha256"]
-    except (OSError, ValueError, KeyError) as error:
+        wanted = {str(path): str(digest) for path, digest in wanted.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return [f"{folder / MANIFEST} cannot be read ({error}): prepare it again without --verify"]
     problems = []
     for path, digest in wanted.items():
@@ -230,9 +232,7 @@ def _write(path: Path, data: bytes) -> str:
     """Write a file whole or not at all, unless it is there already; returns its sha256."""
     if not path.is_file() or path.read_bytes() != data:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.tmp")
-        temporary.write_bytes(data)
-        os.replace(temporary, path)  # noqa: PTH105 - the documented atomic call
+        write_file(path, data)
     return hashlib.sha256(data).hexdigest()
 
 

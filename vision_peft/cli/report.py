@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from vision_peft.cli._verb import announce_loading, make_parser, suggest_next
+from vision_peft.cli._verb import announce_loading, make_parser, suggest_next, write_output
 from vision_peft.results.row import find_rows
 from vision_peft.results.settings import METRICS
 
@@ -33,10 +33,7 @@ def main(argv: Sequence[str]) -> int:
     report = make_report(rows, options.metric, {name: family.suite for name, family in DATASETS.items()})
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        if options.out.suffix == ".csv":
-            report.write_csv(options.out)
-        else:
-            options.out.write_text(report.markdown(), encoding="utf-8")
+        write_output(options.out, report.csv_text() if options.out.suffix == ".csv" else report.markdown())
     print(report.markdown(width=shutil.get_terminal_size().columns), end="")
     if options.out:  # else the output is the report itself, which may go into a file
         print(f"\nwrote {options.out}")

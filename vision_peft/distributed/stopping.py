@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vision_peft.safe_files import read_file, write_file
+
 FROM_KEYBOARD = [signal.SIGINT]
 FROM_SCHEDULER = [signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
 SIGNALS = [*FROM_KEYBOARD, *FROM_SCHEDULER]
@@ -88,7 +90,7 @@ def catch_signals(requests: StopRequests, numbers: Iterable[int]) -> Iterator[No
 
 def mark_requeue(folder: Path, file: str | None) -> None:
     """Leave the marker by which a job script knows that the run wants to go on; in it, the id of this torchrun."""
-    _marker(folder, file).write_text(os.environ.get("TORCHELASTIC_RUN_ID", ""))
+    write_file(_marker(folder, file), os.environ.get("TORCHELASTIC_RUN_ID", ""))
 
 
 def unmark_requeue(folder: Path, file: str | None) -> None:
@@ -100,7 +102,7 @@ def is_restart_after_stop(folder: Path, file: str | None) -> bool:
     """Whether torchrun --max-restarts, which knows no code but 0, started this process after a stop on request."""
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not _marker(folder, file).is_file():
         return False
-    return _marker(folder, file).read_text() == os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return read_file(_marker(folder, file), 1000).decode() == os.environ.get("TORCHELASTIC_RUN_ID", "")
 
 
 def _marker(folder: Path, file: str | None) -> Path:

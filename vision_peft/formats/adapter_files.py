@@ -11,7 +11,8 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vision_peft.formats.adapter_info import AdapterInfo, check, check_length, read_object, tensors_sha256
+from vision_peft.formats.adapter_info import MAX_TEXT, AdapterInfo, check, read_object, tensors_sha256
+from vision_peft.safe_files import check_regular, read_file
 
 TENSORS, INFO = "adapter.safetensors", "adapter.json"
 METADATA = "adapter"  # key of the description in the metadata of the tensors
@@ -35,15 +36,15 @@ def read_adapter_info(folder: str | Path) -> AdapterInfo:
 def read_info(folder: Path) -> tuple[AdapterInfo, str]:
     """Read the description, and say where it stands for messages; raises as ``read_adapter_info`` does."""
     path, inner = folder / INFO, f"the metadata of {folder / TENSORS}"
+    for name in (INFO, TENSORS):
+        check_regular(folder / name, follow=_leads_to_cache(folder / name))
     absent = [name for name in (INFO, TENSORS) if not (folder / name).is_file()]
     text = None if TENSORS in absent else _metadata(folder / TENSORS)
     if absent and (text is None or TENSORS in absent):
         raise FileNotFoundError(
             f"no adapter at {folder}: wanted the files {INFO} and {TENSORS}, {absent[0]} is missing"
         )
-    if not absent:
-        check_length(path.stat().st_size, str(path))
-    values = None if absent else read_object(path.read_bytes(), str(path))
+    values = None if absent else read_object(read_file(path, MAX_TEXT), str(path))
     if text is not None:
         own = read_object(text, inner)
         belongs = own.get("tensors_sha256")
@@ -56,6 +57,12 @@ def read_info(folder: Path) -> tuple[AdapterInfo, str]:
             )
             return check(own, inner), inner
     return check(values or {}, str(path)), str(path)
+
+
+def _leads_to_cache(path: Path) -> bool:
+    """Whether `path` is a link of the hub's cache, whose folders `snapshots/COMMIT` lead to files in `blobs`."""
+    blobs = path.resolve().parent
+    return path.parent.parent.name == "snapshots" and blobs == path.parent.parent.resolve().parent / "blobs"
 
 
 def _metadata(path: Path) -> str | None:

@@ -6,7 +6,6 @@ adapter and not a pair that does not fit.
 
 import copy
 import dataclasses
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from vision_peft.backbones.provenance import backbone_name
 from vision_peft.formats.adapter_files import INFO, METADATA, TENSORS, check_sizes, read_info, read_tensors
 from vision_peft.formats.adapter_info import FORMAT_VERSION, AdapterInfo, recorded_method, tensors_sha256, to_text
 from vision_peft.formats.backbone_record import full_name, record_backbone, recorded_size
+from vision_peft.safe_files import write_together
 from vision_peft.tuning import record
 from vision_peft.tuning.attach import attach_for_loading, detach, replace_head
 from vision_peft.tuning.backbone import architecture, classifier_names
@@ -79,18 +79,7 @@ def save_adapter(
     )
     text = to_text(info)
     contents = {TENSORS: safetensors.torch.save(state, {METADATA: text}), INFO: text.encode()}
-    partial = {name: folder / f"{name}.tmp" for name in contents}
-    try:
-        for name, data in contents.items():
-            with partial[name].open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        for name, path in partial.items():
-            path.replace(folder / name)
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
+    write_together(folder, contents)
     return folder
 
 

@@ -18,6 +18,7 @@ from vision_peft.formats.adapter_files import INFO, TENSORS
 from vision_peft.formats.backbone_record import backbone_problems, creation_arguments
 from vision_peft.runs.run_config import CONFIG as RUN_CONFIG
 from vision_peft.runs.run_config import read_config
+from vision_peft.runs.run_files import check_read_folder
 
 RUN_ADAPTER = "adapter"  # folder in a run folder
 _CLIP = ("num_frames", "tubelet_size", "inflate", "mean_first")
@@ -99,6 +100,7 @@ def _find_adapter(source: str | Path) -> Path:
     if (folder / INFO).exists() or (folder / TENSORS).exists():
         return folder
     if (folder / RUN_ADAPTER).is_dir():
+        check_read_folder(folder)
         return folder / RUN_ADAPTER
     if (folder / RUN_CONFIG).exists():
         raise FileNotFoundError(f"{folder} has no adapter yet: the run has not finished, its command resumes it")

@@ -19,6 +19,7 @@ from vision_peft.results.plot_series import Line, build_references, build_series
 from vision_peft.results.row import Row
 from vision_peft.results.settings import METRICS, PANEL, Metric, Setting, group_by_seed
 from vision_peft.results.table import format_count, write_csv
+from vision_peft.safe_files import replacing
 
 # Okabe and Ito's palette for all kinds of colour vision, its yellow (pale on white) replaced by a wine red.
 # 8 colours and 7 markers have no common factor: 56 methods look different, and neighbours do so in grey too.
@@ -60,8 +61,10 @@ def plot_accuracy(
         matplotlib.rcdefaults()  # the same picture whatever the reader's matplotlibrc says
         matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "vision_peft"})
         figure = _make_figure(panels, metric, f"params_{x}", left_out=len(rows) - len(measured))
-        figure.savefig(png, dpi=200)
-        figure.savefig(svg, metadata={"Date": None})
+        with replacing(png) as file:
+            figure.savefig(file, format="png", dpi=200)
+        with replacing(svg) as file:
+            figure.savefig(file, format="svg", metadata={"Date": None})
     write_csv(csv, [setting for panel in panels.values() for setting in panel], metric)
     return [png, svg, csv]
 

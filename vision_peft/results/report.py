@@ -1,11 +1,11 @@
 """Report result rows as one publishable table: a row per setting, a column per task, and commands to reproduce it."""
 
 import csv
+import io
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from vision_peft.protocols import PROTOCOLS
 from vision_peft.results.averages import Groups, Mean, average_tasks_over_seeds, list_tasks
@@ -103,10 +103,11 @@ class Report:
         commands = "```bash\n" + "\n\n".join(blocks) + "\n```" if blocks else ""
         return "\n\n".join(filter(None, [self.title, "\n".join(table), notes, commands])) + "\n"
 
-    def write_csv(self, path: Path) -> None:
-        """Write one line per setting and task, or average, with mean and standard deviation (n - 1) over seeds."""
-        with path.open("w", newline="", encoding="utf-8") as file:
+    def csv_text(self) -> str:
+        """Format one line per setting and task, or average, with mean and standard deviation (n - 1) over seeds."""
+        with io.StringIO(newline="") as file:
             csv.writer(file).writerows([CSV_COLUMNS, *self.numbers])
+            return file.getvalue()
 
 
 def make_report(rows: Sequence[Row], metric: Metric = "top1", suites: Mapping[str, Groups] | None = None) -> Report:

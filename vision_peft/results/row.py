@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from vision_peft.protocols import PROTOCOLS
+from vision_peft.safe_files import check_regular, read_file, write_file
 from vision_peft.suggest import did_you_mean, find_closest
 
+MAX_BYTES = 2**25  # of a result.json; one of 20,000 classes has one million
 log = logging.getLogger(__name__)
 
 
@@ -109,23 +111,14 @@ def write_row(path: str | Path, row: Row) -> None:
     lines = (f"  {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in data.items())
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)  # noqa: PTH105 - the documented atomic call
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_file(path, text)
 
 
 def read_row(path: str | Path) -> Row:
     """Read and check one result.json; ValueError names the file and every missing or mistyped key."""
     path = Path(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        data = json.loads(read_file(path, MAX_BYTES), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(data, dict):
@@ -164,6 +157,7 @@ def find_rows(paths: Iterable[str | Path]) -> list[Row]:
     rows, problems = [], []
     for file in files.values():
         try:
+            check_regular(file, follow=file in paths)  # a link is followed where the user named it
             rows.append(read_row(file))
         except (ValueError, OSError) as error:
             problems.append(str(error))

@@ -1,12 +1,14 @@
 """Format result rows as text: one run as a column of facts, several as lines, settings as CSV."""
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from vision_peft.results.plot_series import disambiguate, format_value
 from vision_peft.results.row import Row
 from vision_peft.results.settings import PANEL, RECIPE, Metric, Setting, group_by_seed
+from vision_peft.safe_files import write_file
 
 _NOTE = "parameters: trained and stored exclude the head; total = backbone + head; share = (trained + head) / total"
 
@@ -38,7 +40,7 @@ def write_csv(path: Path, settings: Sequence[Setting], metric: Metric) -> None:
     """Write one line per setting with mean and standard deviation (n - 1) of `metric`; no deviation for one seed."""
     columns = ("method", "settings", *PANEL, "metric", "n_seeds", "mean", "std")
     counts = ("params_trained", "params_stored", "params_head")
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with io.StringIO(newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*columns, *counts])
         for setting in settings:
@@ -55,6 +57,7 @@ def write_csv(path: Path, settings: Sequence[Setting], metric: Metric) -> None:
             writer.writerow(
                 [row.label, "; ".join(settings_text), *where, *accuracy, *(getattr(row, name) for name in counts)]
             )
+        write_file(path, file.getvalue())
 
 
 def format_count(number: float, digits: int = 2) -> str:

@@ -4,13 +4,15 @@ import contextlib
 import os
 from pathlib import Path
 
+from vision_peft.safe_files import open_to_append
+
 
 class Journal:
     """Lines appended to `path`. One that cannot be written waits in memory; the file never holds a part of a line."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._waiting = path, b""
-        self._file = path.open("ab", buffering=0)
+        self._file = open_to_append(path)
 
     def add(self, lines: str) -> None:
         """Append `lines`, each with its end; where the disk is full they wait for the next call."""

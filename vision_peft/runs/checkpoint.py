@@ -9,7 +9,6 @@ random generator is kept: every update seeds its own from (seed, step).
 import contextlib
 import errno
 import hashlib
-import os
 import re
 import shutil
 import warnings
@@ -26,9 +25,11 @@ from torch.distributed.checkpoint import CheckpointException
 from vision_peft.distributed.processes import is_communication_error, on_rank0
 from vision_peft.runs.safe_dcp_reader import ShardReader
 from vision_peft.runs.train_state import SHARDS
+from vision_peft.safe_files import open_regular, open_to_append, replacing, sync_folder, write_file
 
 KEPT = 2
 SUMS = "sha256"
+MAX_LINE = 2**24  # bytes of a line of metrics.jsonl
 
 
 class SaveError(OSError):
@@ -120,28 +121,23 @@ def read_state(path: Path) -> dict[str, Any]:
 def _write_first(temporary: Path, state: dict[str, Any]) -> None:
     _remove(temporary)
     temporary.mkdir(parents=True)
-    with (temporary / "state.pt").open("wb") as file:
+    with replacing(temporary / "state.pt") as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _publish(temporary: Path, final: Path) -> None:
     """Sum up what was written, then give it its name."""
     files = sorted(path for path in temporary.rglob("*") if path.is_file())
     lines = [f"{_sha256(path)}  {path.relative_to(temporary).as_posix()}" for path in files]
-    _write_synced(temporary / SUMS, "\n".join(lines) + "\n")
+    write_file(temporary / SUMS, "\n".join(lines) + "\n")
     for inner in temporary.rglob("*"):
         if inner.is_dir():
-            _sync(inner)
-    _sync(temporary)
+            sync_folder(inner)
+    sync_folder(temporary)
     if final.exists():
         shutil.rmtree(final)
     temporary.rename(final)
-    pointer = final.with_name("latest.tmp")
-    _write_synced(pointer, final.name)
-    pointer.replace(final.with_name("latest"))
-    _sync(final.parent)
+    write_file(final.with_name("latest"), final.name)
 
 
 def _purge(folder: Path, kept: int) -> None:
@@ -151,7 +147,7 @@ def _purge(folder: Path, kept: int) -> None:
 
 def _remove(path: Path) -> None:
     """Delete a file or a folder that may not be there, and a pointer half written beside it."""
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
@@ -162,10 +158,15 @@ def truncate_lines(path: Path, lines: int) -> None:
     """Keep the first `lines` of a text file: what metrics.jsonl held when the resumed state was saved."""
     if not path.exists():
         return
-    kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]
-    temporary = path.with_name(f"{path.name}.tmp")
-    _write_synced(temporary, "".join(kept))
-    temporary.replace(path)
+    end = 0
+    with open_regular(path) as file:
+        for _ in range(lines):
+            line = file.readline(MAX_LINE)
+            if not line.endswith(b"\n"):
+                break
+            end += len(line)
+    with open_to_append(path) as file:
+        file.truncate(end)
 
 
 def _states(folder: Path) -> list[Path]:
@@ -177,23 +178,6 @@ def _states(folder: Path) -> list[Path]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    if os.name != "posix":  # Windows cannot open a folder
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _save_error(path: Path, error: BaseException) -> SaveError:

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from filelock import FileLock
-
 from vision_peft.config.parse import Config, to_dict
 from vision_peft.data import ImageDecodeError
 from vision_peft.data.loading.bad_files import BadFiles
@@ -18,6 +16,7 @@ from vision_peft.distributed.stopping import Interrupted, mark_requeue, unmark_r
 from vision_peft.results.table import format_seconds
 from vision_peft.runs.append_log import Journal
 from vision_peft.runs.checkpoint import save_errors, truncate_lines
+from vision_peft.runs.folder_lock import FolderLock
 from vision_peft.runs.run_folder import open_folder
 from vision_peft.runs.texts import LogFile, Terminal, Text
 from vision_peft.runs.trackers import TRACKERS, Tracker
@@ -38,7 +37,7 @@ class Run:
         self.folder, self.lines = folder, 0  # lines of metrics.jsonl
         self.bad_files = BadFiles()
         self._config, self._stream = config, stream or sys.stdout
-        self._lock: FileLock | None = None
+        self._lock: FolderLock | None = None
         self._texts: list[Text] = []  # these three stay empty in the other processes
         self._metrics: list[Journal] = []
         self._trackers: list[Tracker] = []

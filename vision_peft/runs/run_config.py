@@ -8,6 +8,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from vision_peft.config.renames import with_todays_names
+from vision_peft.safe_files import read_file
 
 CONFIG = "config.yaml"
 MAX_CONFIG = 2**20  # bytes
@@ -23,10 +24,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         ValueError: it cannot be read, or holds what a resolved config does not: interpolations, references, objects.
     """
     try:
-        with (folder / CONFIG).open(encoding="utf-8") as file:
-            text = file.read(MAX_CONFIG)
-            if file.read(1):
-                raise ValueError(f"it has more than {MAX_CONFIG:,} bytes")
+        text = read_file(folder / CONFIG, MAX_CONFIG).decode()
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise ValueError("it refers to parts of itself (*)")
         raw = OmegaConf.to_container(OmegaConf.create(text), resolve=False)

@@ -16,6 +16,7 @@ from vision_peft.distributed.device import choose_compute, set_matmul_precision
 from vision_peft.distributed.processes import join, rank0_first
 from vision_peft.formats import read_adapter_info
 from vision_peft.runs.run_config import CONFIG, read_config
+from vision_peft.runs.run_files import check_read_folder
 from vision_peft.training.build import check_items, create_model
 from vision_peft.training.evaluation import Metrics, check_classes, create_eval_loader, evaluate
 
@@ -48,7 +49,8 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = ()) -> Evaluatio
     """
     path = Path(path)
     given = read_overrides(overrides)
-    if (path / CONFIG).is_file():
+    if (path / CONFIG).exists():
+        check_read_folder(path)
         adapter, raw = path / "adapter", read_config(path)
     elif path.is_dir():
         adapter, raw = path, {}

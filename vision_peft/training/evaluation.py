@@ -4,6 +4,7 @@ With torch.distributed running, each process evaluates its share and all of them
 """
 
 import csv
+import io
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from vision_peft.data.loading.loader import EvalLoader, eval_loader
 from vision_peft.data.loading.samples import Batch
 from vision_peft.distributed.device import Compute
 from vision_peft.distributed.processes import all_gather
+from vision_peft.safe_files import write_file
 from vision_peft.training.video_logits import VideoLogits
 
 LARGEST_CONFUSION = 400
@@ -184,11 +186,12 @@ def _metrics(tally: _Tally, classes: list[str], views: int | None) -> Metrics:
 
 def write_confusion(path: Path, metrics: Metrics) -> None:
     """Write the confusion matrix as CSV: a row per true class, a column per predicted one."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with io.StringIO(newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["true \\ predicted", *metrics.per_class])
         for name, counts in zip(metrics.per_class, metrics.confusion, strict=True):
             writer.writerow([name, *counts])
+        write_file(path, file.getvalue())
 
 
 def format_metrics(metrics: Metrics) -> str:

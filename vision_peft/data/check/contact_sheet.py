@@ -8,6 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 from vision_peft.data.config import SPLITS
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.images import ImageDecodeError
+from vision_peft.printable import printable
+from vision_peft.safe_files import replacing
 
 CLASSES = 40  # rows
 COLUMNS = {"train": 6, "val": 3, "test": 3}  # samples a class
@@ -36,7 +38,7 @@ def draw_sheet(datasets: Mapping[str, ImageDataset], title: str, file: str | Pat
     draw = ImageDraw.Draw(sheet)
     large, plain, small = _load_font(20), _load_font(15), _load_font(13)
     counts = " / ".join(f"{len(dataset):,} {split}" for split, dataset in shown.items())
-    draw.text((_MARGIN, _MARGIN), _cut(_make_printable(title), large, width - 2 * _MARGIN), _INK, large)
+    draw.text((_MARGIN, _MARGIN), _cut(printable(title), large, width - 2 * _MARGIN), _INK, large)
     note = f"{len(classes):,} classes, {counts} images"
     note += f"; only the first {rows} classes are shown" if rows < len(classes) else ""
     draw.text((_MARGIN, _MARGIN + 28), _cut(note, small, width - 2 * _MARGIN), _PALE, small)
@@ -51,7 +53,8 @@ def draw_sheet(datasets: Mapping[str, ImageDataset], title: str, file: str | Pat
                 sheet.paste(_draw_tile(dataset, index), (left[split] + column * pitch, y))
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(file)
+    with replacing(file) as opened:
+        sheet.save(opened, "PNG")
     return file
 
 
@@ -81,7 +84,7 @@ def _space_evenly(indices: Sequence[int], count: int) -> list[int]:
 def _draw_label(draw: ImageDraw.ImageDraw, y: int, name: str, counts: Mapping[str, int]) -> None:
     plain, small = _load_font(15), _load_font(13)
     room = _LABEL - 12
-    lines = _wrap(_make_printable(name), plain, room, most=3)
+    lines = _wrap(printable(name), plain, room, most=3)
     below = _wrap(", ".join(f"{count:,} {split}" for split, count in counts.items()), small, room, most=2)
     y += (TILE - 19 * len(lines) - 17 * len(below)) // 2
     for line in lines:
@@ -110,11 +113,6 @@ def _draw_tile(dataset: ImageDataset, index: int) -> Image.Image:
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     tile.paste(image, ((TILE - image.width) // 2, (TILE - image.height) // 2))
     return tile
-
-
-def _make_printable(name: str) -> str:
-    """Put a name on one line, without the bytes of file names that are not text."""
-    return " ".join(name.encode(errors="backslashreplace").decode().split())
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, room: int, most: int) -> list[str]:

@@ -25,6 +25,7 @@ from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.datasets.digits import Digits
 from vision_peft.data.decoding.video_dataset import VideoFiles
 from vision_peft.data.problems import raise_problems
+from vision_peft.safe_files import write_file
 
 VERSION = 1  # of the recipe below: another one makes other files
 DIRECTIONS = {
@@ -116,7 +117,7 @@ class MovingDigits(DataConfig):
             clip = moving(digit, list(DIRECTIONS.values())[label], (across, down), self.frames, self.size)
             write_clip(folder / part / f"{number:05d}.mp4", clip)
             lines.append(f"{part}/{number:05d}.mp4 {label}\n")
-        (folder / f"{part}.txt").write_text("".join(lines), encoding="utf-8")
+        write_file(folder / f"{part}.txt", "".join(lines))
 
 
 def moving(

@@ -4,6 +4,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from vision_peft.data.decoding.images import ImageDecodeError
+from vision_peft.printable import printable
+from vision_peft.safe_files import open_to_append, read_file
+
+MAX_LIST = 2**28  # bytes of a list of files
+MAX_PATH = 4096  # letters of a path
 
 
 class TooManyBadFiles(ValueError):
@@ -27,9 +32,9 @@ class BadFiles:
             return
         self.causes[error.path] = error.cause
         if self._file is not None:
-            line = f"{_one_line(error.path)}\t{error.cause}\n"
-            if not self._file.exists() or line not in self._file.read_text(encoding="utf-8").splitlines(keepends=True):
-                with self._file.open("a", encoding="utf-8") as file:
+            line = f"{printable(error.path, MAX_PATH)}\t{error.cause}\n".encode()
+            if not self._file.exists() or line not in read_file(self._file, MAX_LIST).splitlines(keepends=True):
+                with open_to_append(self._file) as file:
                     file.write(line)
         if self._report is not None:
             self._report(f"warning: {error}: {fate}")
@@ -46,7 +51,3 @@ class BadFiles:
             f"{len(bad)} of {files} training images cannot be decoded so far, more than "
             f"max_bad_fraction={most:g} allows{listed}: fix them, or raise max_bad_fraction{shown}{more}"
         )
-
-
-def _one_line(path: str) -> str:
-    return path.encode(errors="backslashreplace").decode().replace("\n", "\\n").replace("\t", "\\t")

@@ -6,7 +6,6 @@ Such a folder holds no backbone. It tells everything about the method; the head 
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,6 +20,7 @@ from vision_peft.formats.foreign.joined_slices import cut, join, slices_in
 from vision_peft.formats.foreign.read import Foreign, read_tensors
 from vision_peft.formats.foreign.tensors import State, no_leftovers, split_head, take
 from vision_peft.methods.lora import TARGETS, LoRA, LoRAQKV
+from vision_peft.safe_files import write_together
 from vision_peft.tuning import graft, record
 from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.blocks import blocks
@@ -276,11 +276,5 @@ def write(model: nn.Module, folder: Path) -> Path:
         TENSORS: safetensors.torch.save({n: t.detach().cpu().contiguous() for n, t in state.items()}, {"format": "pt"}),
         CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
     }
-    for name, data in contents.items():
-        partial = folder / f"{name}.tmp"
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(folder / name)
+    write_together(folder, contents)
     return folder
