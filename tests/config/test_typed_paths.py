@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.cli import run_module
 from support.tiny_run import TINY
 
+from vision_peft.cli.main import main
 from vision_peft.config.command_line import compose_config, read_command_line
 from vision_peft.config.commands import door, through_the_door, with_values
 from vision_peft.config.data_overrides import read_overrides
@@ -83,7 +83,11 @@ def test_commands_name_the_door_that_the_user_came_through(monkeypatch: pytest.M
     assert through_the_door("see vision-peft check-data data=x") == "see python ../tools/check_data.py data=x"
 
 
-def test_every_verb_reads_a_folder_with_an_odd_name_and_the_printed_commands_do_too(tmp_path: Path) -> None:
+def test_every_verb_reads_a_folder_with_an_odd_name_and_the_printed_commands_do_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["vision-peft"])
     root = tmp_path / "a b" / "c=d,[e]#é"
     for split in ("train", "val", "test"):
         for label, name in enumerate(("cat", "dog")):
@@ -91,22 +95,21 @@ def test_every_verb_reads_a_folder_with_an_odd_name_and_the_printed_commands_do_
             for number in range(4):
                 pixels = Image.new("RGB", (9, 9), (100 * label, 9 * number, 50 + 9 * len(split)))
                 pixels.save(root / split / name / f"{number}.png")
+
+    def run(*words: str) -> str:
+        assert main(words) == 0
+        return capsys.readouterr().out
+
     data = ["data=folder", f"data.root={root}"]
     tiny = [*TINY, "recipe.epochs=1", "recipe.batch_size=4", "output_dir=my runs=1"]
-    checked = run_module(tmp_path, "check-data", *data)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert shlex.split(checked.stdout.splitlines()[-1]) == ["vision-peft", "train", *data]
-    trained = run_module(tmp_path, "train", *tiny, *data)
-    assert trained.returncode == 0, trained.stdout + trained.stderr
-    commands = [shlex.split(line) for line in trained.stdout.partition("\nnext:\n")[2].splitlines()]
+    checked = run("check-data", *data)
+    assert shlex.split(checked.splitlines()[-1]) == ["vision-peft", "train", *data]
+    commands = [shlex.split(line) for line in run("train", *tiny, *data).partition("\nnext:\n")[2].splitlines()]
     assert [words[:2] for words in commands] == [["vision-peft", verb] for verb in ("evaluate", "report", "plot")]
     for words in commands:
-        done = run_module(tmp_path, *words[1:])
-        assert done.returncode == 0, done.stderr
+        run(*words[1:])
     (row,) = find_rows([tmp_path / "my runs=1"])
-    again = run_module(tmp_path, *shlex.split(row.command)[1:])
-    assert "is finished" in again.stdout, again.stderr
-    tuned = run_module(tmp_path, "tune", *tiny, *data, "grid.recipe.lr=[1e-3,1e-2]")
-    assert tuned.returncode == 0, tuned.stdout + tuned.stderr
-    (line,) = (line for line in tuned.stdout.splitlines() if line.startswith("  vision-peft train "))
-    assert run_module(tmp_path, *shlex.split(line)[1:]).returncode == 0
+    assert "is finished" in run(*shlex.split(row.command)[1:])
+    tuned = run("tune", *tiny, *data, "grid.recipe.lr=[1e-3,1e-2]")
+    (line,) = (line for line in tuned.splitlines() if line.startswith("  vision-peft train "))
+    run(*shlex.split(line)[1:])
