@@ -50,7 +50,9 @@ class PromptEncoder(nn.Module):
     def forward(self) -> Tensor:
         embedded = as_input(self.embedding.weight)
         if self.lstm is not None:
-            embedded = self.lstm(embedded.unsqueeze(0))[0].squeeze(0)
+            # not every CPU has an LSTM in bfloat16, and a few tokens cost nothing in fp32
+            with torch.autocast(embedded.device.type, enabled=False):
+                embedded = self.lstm(embedded.unsqueeze(0))[0].squeeze(0)
         return self.mlp(embedded)
 
 
