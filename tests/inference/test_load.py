@@ -210,6 +210,11 @@ def test_what_is_no_adapter_is_named(tmp_path: Path) -> None:
         vp.load(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"holds neither an adapter .* nor a run"):
         vp.load(tmp_path)
+    for number in range(5):
+        (tmp_path / "runs" / f"run{number}").mkdir(parents=True)
+        (tmp_path / "runs" / f"run{number}" / "config.yaml").write_text("seed: 0")
+    with pytest.raises(FileNotFoundError, match=r"below it are the runs .*run0, .*run1, .*run2 and 2 more: name one"):
+        vp.load(tmp_path / "runs")
     (tmp_path / "config.yaml").write_text("seed: 0")
     with pytest.raises(FileNotFoundError, match="has no adapter yet"):
         vp.load(tmp_path)

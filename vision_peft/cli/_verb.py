@@ -20,6 +20,17 @@ def make_parser(verb: str, text: str | None) -> argparse.ArgumentParser:
     )
 
 
+def add_config_dir(parser: argparse.ArgumentParser) -> None:
+    """Let a verb that takes the overrides of train take its `--config-dir` too."""
+    parser.add_argument("--config-dir", "-cd", metavar="FOLDER", help="configs of your own, as train takes them")
+
+
+def overrides_of(arguments: argparse.Namespace) -> list[str]:
+    """Return the overrides with the folder of own configs in front, as `read_command_line` takes them."""
+    folder = [f"--config-dir={arguments.config_dir}"] if arguments.config_dir else []
+    return [*folder, *arguments.overrides]
+
+
 def announce_loading() -> None:
     """Say that torch is being imported, which takes seconds; once, and of several processes only the first."""
     if "torch" not in sys.modules and is_first_process():

@@ -14,7 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vision_peft.cli._roots import check_roots
-from vision_peft.cli._verb import announce_loading, make_parser, suggest_next, write_output
+from vision_peft.cli._verb import (
+    add_config_dir,
+    announce_loading,
+    make_parser,
+    overrides_of,
+    suggest_next,
+    write_output,
+)
 from vision_peft.config.command_line import read_command_line
 
 
@@ -26,14 +33,16 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--updates", type=int, default=10, help="counted updates of each setting (default: 10)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each reading of the pipeline (default: 5)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures to this file")
+    add_config_dir(parser)
     options = parser.parse_intermixed_args(argv)
     if options.updates < 1 or options.seconds <= 0:
         raise ValueError("--updates must be at least 1 and --seconds above 0")
-    settings = {"": options.overrides}
+    overrides = overrides_of(options)
+    settings = {"": overrides}
     for text in options.against:
         words = shlex.split(text)
         changed = {word.partition("=")[0] for word in words}
-        settings[text] = [*(word for word in options.overrides if word.partition("=")[0] not in changed), *words]
+        settings[text] = [*(word for word in overrides if word.partition("=")[0] not in changed), *words]
     runs = {text: read_command_line(words).runs[0] for text, words in settings.items()}
     check_roots(list(runs.values()))
     announce_loading()
@@ -49,5 +58,5 @@ def main(argv: Sequence[str]) -> int:
     if options.json:
         text = json.dumps(to_json(config, pipelines, steps), indent=2) + "\n"
         on_rank0(lambda: write_output(options.json, text))
-    suggest_next(["train", *options.overrides])
+    suggest_next(["train", *overrides])
     return 0

@@ -14,7 +14,7 @@ import functools
 from collections.abc import Sequence
 
 from vision_peft.cli._roots import check_roots
-from vision_peft.cli._verb import announce_loading, make_parser, suggest_next
+from vision_peft.cli._verb import add_config_dir, announce_loading, make_parser, overrides_of, suggest_next
 from vision_peft.config.command_line import read_command_line
 
 
@@ -27,8 +27,10 @@ def main(argv: Sequence[str]) -> int:
         "--seeds", type=parse_seeds, default=[], metavar="0,1,2", help="of the final runs (default: seed)"
     )
     parser.add_argument("--optuna", type=parse_positive, metavar="N", help="sample N trials from the ranges of grid")
+    add_config_dir(parser)
     arguments = parser.parse_intermixed_args(argv)
-    (run,) = read_command_line(arguments.overrides).runs
+    overrides = overrides_of(arguments)
+    (run,) = read_command_line(overrides).runs
     check_roots([run])
     announce_loading()
     from vision_peft.training.search import search_grid, tune_and_test
@@ -36,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
 
     search = functools.partial(search_optuna, number=arguments.optuna) if arguments.optuna else search_grid
     config = run.parse()
-    rows = tune_and_test(config, arguments.overrides, search, arguments.final, arguments.seeds)
+    rows = tune_and_test(config, overrides, search, arguments.final, arguments.seeds)
     if rows:
         suggest_next(["report", config.output_dir], ["plot", config.output_dir])
     return 0

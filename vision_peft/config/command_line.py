@@ -89,6 +89,8 @@ def read_command_line(arguments: Sequence[str]) -> CommandLine:
         overrides = [parser.parse_override(text) for text in quote_paths(parsed.overrides, parsed.multirun)]
     except HydraException as error:
         raise ConfigError([f"{' '.join(str(error).split())} (write key=value)"]) from error
+    if nameless := [text for text in parsed.overrides if text.lstrip("+~").startswith("=")]:
+        raise ConfigError([f"{text} has no key in front of = (write key=value)" for text in nameless])
     problems = [problem for override in overrides for problem in _find_unknown_options(override, folders)]
     if parsed.multirun and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         problems.append("-m under torchrun would mix the runs: give each run its own torchrun, or leave torchrun away")

@@ -16,6 +16,7 @@ from vision_peft.distributed.device import choose_device
 from vision_peft.formats import load_adapter, read_adapter_info
 from vision_peft.formats.adapter_files import INFO, TENSORS
 from vision_peft.formats.backbone_record import backbone_problems, creation_arguments
+from vision_peft.runs.find_run import describe_runs_below
 from vision_peft.runs.run_config import CONFIG as RUN_CONFIG
 from vision_peft.runs.run_config import read_config
 from vision_peft.runs.run_files import check_read_folder
@@ -104,7 +105,9 @@ def _find_adapter(source: str | Path) -> Path:
         return folder / RUN_ADAPTER
     if (folder / RUN_CONFIG).exists():
         raise FileNotFoundError(f"{folder} has no adapter yet: the run has not finished, its command resumes it")
-    raise FileNotFoundError(f"{folder} holds neither an adapter ({INFO}, {TENSORS}) nor a run ({RUN_CONFIG})")
+    raise FileNotFoundError(
+        f"{folder} holds neither an adapter ({INFO}, {TENSORS}) nor a run ({RUN_CONFIG}){describe_runs_below(folder)}"
+    )
 
 
 def _of_run(folder: Path, backbone: dict[str, Any]) -> dict[str, Any]:
