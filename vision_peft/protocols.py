@@ -1,7 +1,8 @@
 """The protocols of a training: what it trains on, what chooses the epoch, when test is read.
 
 `val_select` trains on train and keeps the epoch that is best on val; `val_select_retrain` then trains a new model on
-train + val for that many epochs, its schedule as long as that; `last_epoch` trains on train + val and keeps the last
+train + val for that many epochs, with a schedule of that length and the same proportions (so a warm-up of a tenth of
+the epochs stays a tenth); `last_epoch` trains on train + val and keeps the last
 epoch; `best_test` keeps the epoch that is best on test, as the older papers did, and is marked in every table. All but
 `best_test` read test once, at the end. Best: the highest top-1, at a tie the lower loss, then the earlier.
 """

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 
 from vision_peft.config.parse import Config
+from vision_peft.config.schema import Recipe
 from vision_peft.data.datasets.folder import Folder
-from vision_peft.training.build import create_model, input_settings, load_splits
+from vision_peft.training.build import check_shares, create_model, input_settings, load_splits
 
 Tiny = Callable[..., Config]
 
@@ -23,3 +24,24 @@ def test_a_search_trial_does_not_open_the_test_split(tiny: Tiny, monkeypatch: py
 def test_the_recipe_may_name_the_interpolation_of_the_resize(tiny: Tiny, given: str, expected: str) -> None:
     config = tiny(f"recipe.interpolation={given}")
     assert input_settings(create_model(config.backbone, 0), config.recipe)["interpolation"] == expected
+
+
+@pytest.mark.parametrize(
+    ("recipe", "processes", "samples", "message"),
+    [
+        (Recipe(batch_size=6, mixup=0.8), 2, 60, r"6 in 2 parts .* take a multiple of 4"),
+        (Recipe(batch_size=2, cutmix=1.0), 2, 60, r"2 in 2 parts .* take a multiple of 4"),
+        (Recipe(batch_size=8, mixup=0.8, accumulate=2), 4, 60, r"8 in 8 parts .* take a multiple of 16"),
+        (Recipe(batch_size=8, mixup=0.8), 2, 3, "3 of them are too few for 2 processes"),
+    ],
+)
+def test_a_share_in_which_images_cannot_be_paired_is_refused(
+    recipe: Recipe, processes: int, samples: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_shares(recipe, processes, samples)
+
+
+def test_shares_that_can_be_paired_and_recipes_that_pair_nothing_pass() -> None:
+    check_shares(Recipe(batch_size=8, mixup=0.8, accumulate=2), 2, 60)
+    check_shares(Recipe(batch_size=6), 2, 3)

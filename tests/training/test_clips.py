@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support.pair import in_two_processes
 from support.tiny_clips import CLASSES, CPU, ColourData, ColourVideos, clips_config, evaluate_share, tiny_video_model
 from timm.data.mixup import Mixup
@@ -22,6 +23,7 @@ from vision_peft.data import DATASETS
 from vision_peft.data.datasets.digits import Digits
 from vision_peft.data.decoding.clip_sampling import ClipSampling
 from vision_peft.data.loading.loader import TrainLoader, eval_loader
+from vision_peft.formats import read_adapter_info
 from vision_peft.training.build import create_model, input_settings, load_splits, set_transforms
 from vision_peft.training.evaluate_saved import evaluate_saved
 from vision_peft.training.evaluation import evaluate, format_metrics
@@ -60,6 +62,19 @@ def test_a_run_on_clips_records_frames_and_views_and_is_evaluated_again_alike(
     assert (again.top1, again.images, again.views) == (row.top1, 11, 6)
     assert evaluate_saved(folder, ["split=val", "views=1", "crops=1"]).metrics.top1 == row.val_top1
     assert train(dataclasses.replace(config, overwrite=True)).row.curve == row.curve
+
+
+def test_the_recipe_says_what_of_the_views_is_averaged(tmp_path: Path) -> None:
+    config = clips_config(tmp_path, SHORTEST, "recipe.crops=3", "recipe.view_average=probabilities")
+    row, folder = (found := train(config)).row, found.folder
+    assert read_adapter_info(folder / "adapter").input["view_average"] == "probabilities"  # type: ignore[index]
+    again = evaluate_saved(folder).metrics
+    assert again.top1 == row.top1
+    model, test = found.model, load_splits(config)["test"]
+    test.set_evaluation(input_settings(model, config.recipe))
+    answers = torch.stack([model(clip[None])[0].softmax(0) for clip, _ in (test[item] for item in range(len(test)))])
+    means, labels = answers.view(11, 3, -1).mean(1), torch.tensor(test.labels[::3])
+    assert again.loss == pytest.approx(F.nll_loss(means.log(), labels).item(), rel=1e-5)
 
 
 def test_training_is_tried_on_one_batch_of_clips(tmp_path: Path) -> None:

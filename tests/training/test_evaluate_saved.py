@@ -65,6 +65,10 @@ def test_what_cannot_be_evaluated_is_refused_with_the_reason(tiny: Tiny, photos:
         evaluate_saved(folder, ["split=tset"])
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         evaluate_saved(tmp_path / "nowhere", [])
+    with pytest.raises(
+        FileNotFoundError, match=r"neither a run folder nor an adapter.*; below it are the runs .*: name"
+    ):
+        evaluate_saved(folder.parent, [])
     with pytest.raises(ValueError, match="another backbone"):
         evaluate_saved(folder, ["backbone.kwargs.depth=3"])
     shutil.rmtree(folder / "adapter")

@@ -1,5 +1,6 @@
 """Metrics against counts by hand."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vision_peft.distributed.device import Compute
-from vision_peft.training.evaluation import check_classes, evaluate, write_confusion
+from vision_peft.training.evaluation import check_classes, evaluate, format_metrics, to_json, write_confusion
 
 CPU = Compute(torch.device("cpu"), "fp32")
 
@@ -49,6 +50,25 @@ def test_top5_counts_labels_among_the_five_highest_and_needs_six_classes() -> No
 def test_no_image_is_an_error() -> None:
     with pytest.raises(ValueError, match="no images"):
         evaluate(Given(), [], ["a", "b"], CPU)
+
+
+def test_an_answer_that_is_not_finite_is_wrong_and_counted() -> None:
+    logits, labels = logits_for([0, 0, 0, 1, 1], 2), torch.tensor([0, 0, 0, 1, 1])
+    logits[0, 1], logits[1], logits[3, 0] = math.nan, math.inf, -math.inf
+    metrics = evaluate(Given(), [(logits, labels, torch.arange(5))], ["x", "y"], CPU)
+    assert (metrics.top1, metrics.images, metrics.non_finite, metrics.bad) == (40, 5, 3, 0)
+    assert metrics.per_class == {"x": pytest.approx(100 / 3), "y": 50}
+    assert metrics.loss == pytest.approx(nn.functional.cross_entropy(logits[[2, 4]], labels[[2, 4]]).item())
+    assert "3 answered with NaN or infinity and counted as wrong" in format_metrics(metrics)
+    assert to_json(metrics)["n_non_finite"] == 3
+
+
+def test_only_answers_that_are_not_finite_give_nought_percent() -> None:
+    metrics = evaluate(
+        Given(), [(torch.full((2, 6), math.nan), torch.zeros(2).long(), torch.arange(2))], [*"abcdef"], CPU
+    )
+    assert (metrics.top1, metrics.top5, metrics.non_finite) == (0, 0, 2)
+    assert math.isnan(metrics.loss)
 
 
 def test_the_confusion_file_names_rows_and_columns(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Optimiser, schedule and average against their closed forms."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,11 @@ from vision_peft.training.optim import create_optimizer, create_schedule, update
 
 
 def rates(recipe: Recipe, epochs: int, updates: int) -> list[float]:
+    """The rates of a training as long as the recipe says."""
+    return rates_of_other_length(replace(recipe, epochs=epochs), epochs, updates)
+
+
+def rates_of_other_length(recipe: Recipe, epochs: int, updates: int) -> list[float]:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=recipe.lr)
     schedule = create_schedule(optimizer, recipe, epochs, updates)
     found = []
@@ -26,6 +32,15 @@ def test_the_rate_rises_linearly_and_falls_as_half_a_cosine() -> None:
     rising = [0.1 + 0.3 * k / 4 for k in range(4)]
     falling = [0.1 + 0.3 * 0.5 * (1 + math.cos(math.pi * k / 8)) for k in range(8)]
     assert found == pytest.approx(rising + falling)
+
+
+def test_a_training_of_other_length_keeps_the_proportions_of_the_schedule() -> None:
+    recipe = Recipe(lr=1.0, epochs=100, warmup_epochs=10)
+    planned, shorter = rates(recipe, 100, 2), rates_of_other_length(recipe, 10, 2)
+    assert max(shorter) == pytest.approx(1.0)
+    assert shorter.index(max(shorter)) == planned.index(max(planned)) / 10
+    assert shorter[-1] < 0.05  # annealed, where the first ten epochs of the plan end at its peak
+    assert planned[19] > 0.9
 
 
 def test_by_epoch_the_rate_stays_for_the_updates_of_an_epoch() -> None:

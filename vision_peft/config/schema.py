@@ -4,7 +4,7 @@ import types
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from vision_peft.data.choices import AUGMENTS, BAD_IN_EVALUATION, CLIP_AUGMENTS, NORMALISATIONS, RESIZES
+from vision_peft.data.choices import AUGMENTS, BAD_IN_EVALUATION, CLIP_AUGMENTS, NORMALISATIONS, RESIZES, VIEW_AVERAGES
 from vision_peft.fields import Checked, above_zero, at_least, choice, raise_all, share
 from vision_peft.protocols import PROTOCOLS
 from vision_peft.tuning.head_kinds import check_head
@@ -59,9 +59,9 @@ class Recipe(Checked):
     weight_decay: float = 1e-4  # on matrices only, never on biases, norms and other vectors
     momentum: float = 0.9  # sgd only
     betas: tuple[float, float] = (0.9, 0.999)  # adamw only
-    layer_decay: float | None = None  # factor on the learning rate per layer below the top, e.g. 0.75; null: none
+    layer_decay: float | None = None  # factor on the rate per layer below the top, e.g. 0.75; shared tensors: block 0's
     batch_size: int = 32  # images per update, over all processes and accumulation steps
-    accumulate: int = 1  # parts into which a batch is cut to save memory; the images of an update stay the same
+    accumulate: int = 1  # parts into which a batch is cut to save memory; fewer where the data has too few images
     clip_grad: float | None = None  # highest norm of the gradient; null: no clipping
     label_smoothing: float = 0.0  # 0..1
     class_weights: str | tuple[float, ...] | None = None  # of the loss: balanced (by how rare) | one a class
@@ -76,23 +76,25 @@ class Recipe(Checked):
     normalisation: str = "backbone"  # backbone: mean and std of its pretraining | imagenet | half | none
     sampling: str = "segments"  # frames of a clip: segments (one of each of num_frames equal parts) | dense (by stride)
     frame_stride: int = 4  # frames from one to the next; dense only
-    views: int = 1  # clips of a test video whose logits are averaged, spread over its length; val is read with one
+    views: int = 1  # clips of a test video whose answers are averaged, spread over its length; val is read with one
     crops: int = 1  # of each of them, spread over the long side; needs resize=shortest
+    view_average: str = "logits"  # what is averaged over views and crops: logits | probabilities (after a softmax)
     head: str = "linear"  # linear | batchnorm_linear (AdaptFormer, MAE) | vpt_linear (biases -log 99) | mlp-2 to mlp-9
     frozen_mode: str = "eval"  # mode of the frozen modules while training: eval | train (drop_path then acts in them)
     drop_path: float = 0.0  # stochastic depth rate of the last block; acts where modules are in training mode
     grad_checkpointing: bool = False  # recompute activations in the backward pass: less memory, more time
     ema: float | None = None  # decay of an average of the tuned tensors, which is then evaluated and kept; null: none
-    early_stopping: int | None = None  # epochs without a better val accuracy before training ends; null: never
+    early_stopping: int | None = None  # epochs without a better one (val top-1, then loss) before the end; null: never
 
     def __post_init__(self) -> None:
         problems = [
             choice("schedule", self.schedule, SCHEDULES),
             choice("optimizer", self.optimizer, ("adamw", "sgd")),
-            choice("class_weights", self.class_weights, ("balanced",)) if isinstance(self.class_weights, str) else None,
+            _class_weights(self.class_weights),
             choice("augment", self.augment, tuple(dict.fromkeys((*AUGMENTS, *CLIP_AUGMENTS)))),
             choice("sampling", self.sampling, SAMPLINGS),
             choice("resize", self.resize, RESIZES),
+            choice("view_average", self.view_average, VIEW_AVERAGES),
             choice("interpolation", self.interpolation, ("backbone", "bilinear", "bicubic")),
             _head(self.head),
             choice("frozen_mode", self.frozen_mode, ("eval", "train")),
@@ -104,8 +106,6 @@ class Recipe(Checked):
             *(share("each of betas", beta) for beta in self.betas),
             *(share(name, getattr(self, name)) for name in ("ema", "layer_decay", "momentum")),
         ]
-        if isinstance(self.class_weights, tuple) and (min(self.class_weights) < 0 or not any(self.class_weights)):
-            problems.append(f"class_weights must be numbers from 0, not all 0; got {list(self.class_weights)}")
         if self.accumulate > 0 and self.batch_size % self.accumulate:
             problems.append(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
         elif (self.mixup or self.cutmix) and self.batch_size // self.accumulate % 2:
@@ -237,6 +237,14 @@ def _plain(hint: Any) -> Any:
             return _plain(options[0]) | None
         return Any
     return hint if hint in (int, float, bool, str) else Any
+
+
+def _class_weights(given: str | tuple[float, ...] | None) -> str | None:
+    if isinstance(given, str) and given != "balanced":
+        return f"class_weights must be balanced, null, or a list with a number for each class; got {given}"
+    if isinstance(given, tuple) and (not given or min(given) < 0 or not any(given)):
+        return f"class_weights must be numbers from 0, not all 0; got {list(given)}"
+    return None
 
 
 def _head(kind: str) -> str | None:

@@ -4,5 +4,6 @@ AUGMENTS = ("none", "flip", "random_crop_flip", "crop_flip", "randaugment")  # o
 _UNFLIPPED = ("none", "crop", "multi_scale", "randaugment")
 CLIP_AUGMENTS = (*_UNFLIPPED, "flip", *(f"{name}_flip" for name in _UNFLIPPED[1:]))  # of training clips
 RESIZES = ("squash", "shortest")
+VIEW_AVERAGES = ("logits", "probabilities")  # of the views of a video
 NORMALISATIONS = ("backbone", "imagenet", "half", "none")
 BAD_IN_EVALUATION = ("error", "wrong")  # what becomes of an undecodable image

@@ -28,6 +28,7 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
     what: ClassVar[str] = "image"  # a source, in messages
     gives_clips: ClassVar[bool] = False  # C T H W, not C H W
     eval_batch_size: ClassVar[int] = 64  # of one process; fixed, so that no setting or tool can move a figure
+    view_average: str = "logits"  # what of the views of a source is averaged, see `VIEW_AVERAGES`
     in_memory: bool = False  # an item costs next to nothing, so that worker processes would only slow it down
 
     def __init__(self, classes: Sequence[str], labels: Iterable[int]) -> None:

@@ -41,6 +41,7 @@ _ACCEPTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "frame_stride": (_whole(1, MAX_FRAMES), f"1 to {MAX_FRAMES} frames"),
     "views": (_whole(1, 1000), "a whole number from 1 to 1000"),
     "crops": (_whole(1, 100), "a whole number from 1 to 100"),
+    "view_average": (lambda value: value in ("logits", "probabilities"), "logits or probabilities"),
 }
 
 

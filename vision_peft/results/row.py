@@ -69,6 +69,8 @@ class Row:
     per_class: dict[str, float | None] = field(default_factory=dict)  # % by class name; None: class absent from test
     confusion: list[list[int]] | None = None  # [truth][prediction] counts; None above 400 classes
     n_bad: int = 0  # of n_test: images that could not be decoded; they count as wrong answers
+    n_non_finite: int = 0  # of n_test: answered with NaN or infinity; they count as wrong answers
+    reused_features: bool = False  # step_ms and images_per_s are those of the head on features computed once
     extra: dict[str, Any] = field(default_factory=dict)  # keys of other versions, flat in the file
 
     @property

@@ -45,6 +45,25 @@ def load_splits(config: Config) -> dict[str, ImageDataset]:
     return splits
 
 
+def check_shares(recipe: Recipe, processes: int, samples: int) -> None:
+    """Check that every process can pair the images of its share of a batch.
+
+    Raises:
+        ValueError: mixup or cutmix, and the share is odd, or of fewer than two images.
+    """
+    if not (recipe.mixup or recipe.cutmix):
+        return
+    share, odd = divmod(recipe.batch_size // recipe.accumulate, processes)
+    if share % 2 or odd:
+        raise ValueError(
+            f"mixup and cutmix pair the images of a process: recipe.batch_size {recipe.batch_size} in "
+            f"{recipe.accumulate * processes} parts ({processes} processes, recipe.accumulate={recipe.accumulate}) "
+            f"must be an even number of images each: take a multiple of {2 * recipe.accumulate * processes}"
+        )
+    if samples // processes < 2:
+        raise ValueError(f"mixup and cutmix pair images: {samples} of them are too few for {processes} processes")
+
+
 def list_class_weights(recipe: Recipe, train_set: ImageDataset) -> list[float] | None:
     """List the weight of each class in the loss; None where all count alike. "balanced" goes by the labels.
 
@@ -151,7 +170,7 @@ def input_settings(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
     clips: dict[str, Any] = {}
     if "num_frames" in found:
         clips = {key: found[key] for key in ("num_frames", "tubelet_size")}
-        clips |= {key: getattr(recipe, key) for key in ("sampling", "frame_stride", "views", "crops")}
+        clips |= {key: getattr(recipe, key) for key in ("sampling", "frame_stride", "views", "crops", "view_average")}
     return {
         "size": list(found["size"]),
         "mean": list(mean),

@@ -80,6 +80,7 @@ def cached_features(training: Training, model: nn.Module, phase: Phase) -> Itera
     tensors = [features.features for features in found.values()]
     megabytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6
     layers = depth(model)
+    training.timing.reused_features = True
     graft(model, HeadOnly)
     try:
         yield (

@@ -15,6 +15,8 @@ from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.distributed.device import choose_compute, set_matmul_precision
 from vision_peft.distributed.processes import join, rank0_first
 from vision_peft.formats import read_adapter_info
+from vision_peft.formats.adapter_files import INFO
+from vision_peft.runs.find_run import describe_runs_below
 from vision_peft.runs.run_config import CONFIG, read_config
 from vision_peft.runs.run_files import check_read_folder
 from vision_peft.training.build import check_items, create_model
@@ -60,6 +62,8 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = ()) -> Evaluatio
         raise FileNotFoundError(
             f"{path} has no adapter yet: its training has not finished; the same command resumes it"
         )
+    if not raw and not (adapter / INFO).exists() and (runs := describe_runs_below(path)):
+        raise FileNotFoundError(f"{path} is neither a run folder nor an adapter folder{runs}")
     info = read_adapter_info(adapter)
     data = parse_data(fill_data(given, raw.get("data", {})))
     split = str(given.get("split", "test"))

@@ -5,6 +5,7 @@ With torch.distributed running, each process evaluates its share and all of them
 
 import csv
 import io
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,9 +32,9 @@ LARGEST_CONFUSION = 400
 class Metrics:
     """Figures of one split in percent; None is what the split cannot tell.
 
-    An undecodable image counts as a wrong answer in every accuracy. It has no prediction, so `confusion` and `loss` are
-    those of the others. A video is one item, whose logits are the mean over its views; it is undecodable where one of
-    them is.
+    An undecodable image counts as a wrong answer in every accuracy, and so does one that the model answers with NaN or
+    infinity. Neither has a prediction, so `confusion` and `loss` are those of the others. A video is one item, whose
+    answer is the mean over its views; it is undecodable where one of them is.
     """
 
     top1: float
@@ -44,6 +45,7 @@ class Metrics:
     loss: float  # mean cross entropy, without label smoothing
     images: int  # or videos, the undecodable ones among them
     bad: int = 0  # of `images`, undecodable
+    non_finite: int = 0  # of `images`, answered with NaN or infinity
     views: int | None = None  # of each video; None: images
 
 
@@ -95,7 +97,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], classes: list[str], com
 
 def collect_video_logits(model: nn.Module, batches: EvalLoader, compute: Compute) -> VideoLogits:
     """Compute what `model` answers to the views of videos that this process got, averaged by video."""
-    videos = VideoLogits(batches.dataset.source_of)
+    videos = VideoLogits(batches.dataset.source_of, batches.dataset.view_average)
     for logits, labels, indices in _predict(model, batches, compute):
         videos.add(logits, labels, indices)
     videos.mark_unreadable(batches.unreadable, batches.unreadable_labels)
@@ -141,12 +143,15 @@ class _Tally:
         self.confusion = torch.zeros(classes, classes, dtype=torch.int64)
         self.loss, self.in_top5, self.items = 0.0, 0, 0
         self.bad: list[int] = []  # labels of the undecodable items
+        self.non_finite: list[int] = []  # labels of the items that the model answered with NaN or infinity
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         # torchmetrics takes seconds to import, which a typo on the command line should not wait for
         from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-        number = len(self.confusion)
+        number, finite = len(self.confusion), logits.isfinite().all(1)
+        self.non_finite += labels[~finite].tolist()
+        logits, labels = logits[finite], labels[finite]
         self.confusion += multiclass_confusion_matrix(logits.argmax(1), labels, number)
         self.loss += F.cross_entropy(logits, labels, reduction="sum").item()
         if number > 5:
@@ -158,17 +163,19 @@ class _Tally:
         total.confusion = self.confusion + other.confusion
         total.loss, total.in_top5 = self.loss + other.loss, self.in_top5 + other.in_top5
         total.items, total.bad = self.items + other.items, self.bad + other.bad
+        total.non_finite = self.non_finite + other.non_finite
         return total
 
 
 def _metrics(tally: _Tally, classes: list[str], views: int | None) -> Metrics:
-    number, bad = len(classes), torch.tensor(tally.bad, dtype=torch.int64)
+    number, missed = len(classes), torch.tensor(tally.bad + tally.non_finite, dtype=torch.int64)
     what = "images" if views is None else "videos"
-    if not tally.items:
-        none = f"none of the {len(bad)} {what} can be decoded" if len(bad) else f"the split to evaluate holds no {what}"
-        raise ValueError(none)
-    items, confusion = tally.items + len(bad), tally.confusion
-    right, support = confusion.diagonal().double(), confusion.sum(1) + torch.bincount(bad, minlength=number)
+    if not tally.items and not tally.non_finite:
+        number = len(tally.bad)
+        reason = f"none of the {number} {what} can be decoded" if number else f"the split to evaluate holds no {what}"
+        raise ValueError(reason)
+    items, confusion = tally.items + len(missed), tally.confusion
+    right, support = confusion.diagonal().double(), confusion.sum(1) + torch.bincount(missed, minlength=number)
     present = support > 0
     shares = 100 * right / support
     return Metrics(
@@ -177,9 +184,10 @@ def _metrics(tally: _Tally, classes: list[str], views: int | None) -> Metrics:
         mean_per_class=shares[present].mean().item(),
         per_class={name: shares[i].item() if present[i] else None for i, name in enumerate(classes)},
         confusion=confusion.tolist(),
-        loss=tally.loss / tally.items,
+        loss=tally.loss / tally.items if tally.items else math.nan,
         images=items,
-        bad=len(bad),
+        bad=len(tally.bad),
+        non_finite=len(tally.non_finite),
         views=views,
     )
 
@@ -201,6 +209,7 @@ def format_metrics(metrics: Metrics) -> str:
         "images" if metrics.views is None else "videos" if metrics.views == 1 else f"videos, {metrics.views} views each"
     )
     bad = f", {metrics.bad} of them undecodable and counted as wrong" if metrics.bad else ""
+    bad += f", {metrics.non_finite} answered with NaN or infinity and counted as wrong" if metrics.non_finite else ""
     return (
         f"top-1 {metrics.top1:.2f} %{top5}  mean per class {metrics.mean_per_class:.2f} %  "
         f"loss {metrics.loss:.4f}  ({metrics.images} {items}{bad})"
@@ -236,6 +245,7 @@ def to_json(metrics: Metrics) -> Mapping[str, Any]:
         "top5": metrics.top5,
         "mean_per_class": metrics.mean_per_class,
         "n_bad": metrics.bad,
+        "n_non_finite": metrics.non_finite,
         "per_class": metrics.per_class,
         "confusion": metrics.confusion if len(metrics.confusion) <= LARGEST_CONFUSION else None,
     }

@@ -83,6 +83,7 @@ def fit(
                     update_average(average, tuned, recipe.ema)
                 timing.waited += result.waited
                 timing.updates.append(time.perf_counter() - started)
+                timing.images += len(result.samples) * compute.world_size  # every process has as many
                 heartbeat.beat(progress.step)
 
                 tenth = progress.update % max(updates // 10, 1) == 0
@@ -184,6 +185,9 @@ def _watch(training: Training, model: nn.Module, split: str, when: str) -> dict[
     config, compute, watched = training.config, training.compute, training.splits[split]
     loader = create_eval_loader(watched, compute, config.workers, config.bad_eval, training.run.bad_files)
     metrics = evaluate(model, loader, watched.classes, compute)
+    if metrics.non_finite:
+        wrong = f"{metrics.non_finite} of {metrics.images} answers on {split} are NaN or infinite"
+        raise FloatingPointError(f"{wrong} {when}: {WAYS_OUT}")
     if not math.isfinite(metrics.loss):
         raise FloatingPointError(f"the loss on {split} is {metrics.loss} {when}: {WAYS_OUT}")
     return {f"{split}_top1": metrics.top1, f"{split}_loss": metrics.loss}

@@ -49,11 +49,13 @@ def create_schedule(
     """Schedule over updates: `schedule.step_update(k)` sets the learning rate of update k, from 0, and keeps no state.
 
     It rises linearly from `warmup_lr`, or lr / w, over the w updates of the warm-up, then falls to `min_lr` as half a
-    cosine, or stays. By epoch (w counts epochs then) all updates have the rate of the first one of their epoch.
+    cosine, or stays. By epoch (w counts epochs then) all updates have the rate of the first one of their epoch. A
+    training of other `epochs` than the recipe's keeps the schedule's proportions: its warm-up takes the same share.
     """
     hold = updates_per_epoch if recipe.schedule == "cosine_by_epoch" else 1
     total = max(epochs * updates_per_epoch, 2)  # timm warns of schedules of one step
-    warmup = min(round(recipe.warmup_epochs * updates_per_epoch), total - 1)
+    warmup_epochs = recipe.warmup_epochs * epochs / recipe.epochs
+    warmup = min(round(warmup_epochs * updates_per_epoch), total - 1)
     start = recipe.lr * min(hold / warmup, 1) if warmup else 0.0
     return _Held(
         optimizer,

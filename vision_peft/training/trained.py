@@ -46,6 +46,7 @@ from vision_peft.runs.run import Run
 from vision_peft.runs.run_folder import RESULT, find_finished_row
 from vision_peft.training.build import (
     attach_methods,
+    check_shares,
     create_bare_model,
     input_settings,
     load_splits,
@@ -149,6 +150,7 @@ def _train_in(
     settings = input_settings(model, config.recipe)
     set_transforms(splits, settings, config.recipe)
     phases = PHASES[config.protocol]
+    check_shares(config.recipe, compute.world_size, len(splits[phases[0].trained]))
     model = attach_methods(model, config, splits[phases[0].trained], compute.holds)
     with Run(config, folder) as run:
         state = newest_state(folder / "state")

@@ -1,4 +1,4 @@
-"""The views of a video put together: its logits are the mean over them, whichever process saw which."""
+"""The views of a video put together: its answer is the mean over them, whichever process saw which."""
 
 from collections.abc import Callable, Iterable
 
@@ -12,15 +12,16 @@ class VideoLogits:
     """Logits of videos from those of their views.
 
     Sums are in float64: a few dozen numbers of float32 add up there without rounding, so that neither the order of the
-    views nor the number of processes moves a mean. The mean is of the logits, not of probabilities, as AdaptFormer's
-    and VideoMAE's multi-view tests take it.
+    views nor the number of processes moves a mean.
 
     Args:
         video_of: index of a view in its dataset -> number of its video.
+        average: what the mean is of. "logits", as in AdaptFormer's multi-view test, or "probabilities" after a softmax,
+            as in those of VideoMAE and ST-Adapter; the logits of a video are then their logarithm.
     """
 
-    def __init__(self, video_of: Callable[[int], int]) -> None:
-        self.video_of = video_of
+    def __init__(self, video_of: Callable[[int], int], average: str = "logits") -> None:
+        self.video_of, self.average = video_of, average
         self.sums: dict[int, Tensor] = {}  # by video: classes, float64
         self.views: dict[int, int] = {}  # by video, how many are in the sum
         self.labels: dict[int, int] = {}
@@ -28,7 +29,8 @@ class VideoLogits:
 
     def add(self, logits: Tensor, labels: Tensor, indices: Tensor) -> None:
         """Take in views: logits B classes, labels B, indices B, all on the CPU."""
-        for own, label, index in zip(logits.double(), labels.tolist(), indices.tolist(), strict=True):
+        answers = logits.double().softmax(1) if self.average == "probabilities" else logits.double()
+        for own, label, index in zip(answers, labels.tolist(), indices.tolist(), strict=True):
             self._add(self.video_of(index), own, 1, label)
 
     def mark_unreadable(self, indices: Iterable[int], labels: Iterable[int]) -> None:
@@ -37,7 +39,7 @@ class VideoLogits:
 
     def gather(self) -> "VideoLogits":
         """Those of all processes together; every process gets the same."""
-        whole = VideoLogits(self.video_of)
+        whole = VideoLogits(self.video_of, self.average)
         for sums, views, labels, unreadable in all_gather((self.sums, self.views, self.labels, self.unreadable)):
             for video, own in sums.items():
                 whole._add(video, own, views[video], labels[video])
@@ -49,7 +51,8 @@ class VideoLogits:
         videos = sorted(self.sums.keys() - self.unreadable.keys())
         if not videos:
             return [], torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
-        logits = torch.stack([self.sums[video] / self.views[video] for video in videos]).float()
+        means = torch.stack([self.sums[video] / self.views[video] for video in videos])
+        logits = (means.log() if self.average == "probabilities" else means).float()
         return videos, logits, torch.tensor([self.labels[video] for video in videos])
 
     def _add(self, video: int, logits: Tensor, views: int, label: int) -> None:

@@ -107,6 +107,7 @@ class VideoFiles(ImageDataset):
 
     def set_evaluation(self, settings: Mapping[str, Any]) -> None:
         self.clips, self.training = ClipSampling.read(settings), False
+        self.view_average = settings.get("view_average", "logits")
         self.transform = eval_clip_transform(**select_geometry(settings), crops=settings["crops"])
 
     def subset(self, items: Sequence[int]) -> "VideoFiles":
