@@ -10,7 +10,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 import vision_peft as vp
-from vision_peft.tuning.blocks import attn_half, blocks
+from vision_peft.tuning.blocks import attn_half, block_end, blocks
 
 FORMS = [
     {"input": "raw"},
@@ -57,7 +57,7 @@ def expected_output(block: Any, x: Tensor, method: Any, path: nn.Module, **kwarg
     if getattr(block, "gamma_2", None) is not None:
         y = block.gamma_2 * y
     y = path(y)
-    return x + y + branch(block, y if method.form == "sequential" else x, method)
+    return block_end(block, x + y + branch(block, y if method.form == "sequential" else x, method))
 
 
 @every_form

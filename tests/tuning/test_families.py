@@ -13,7 +13,7 @@ from timm.models import vision_transformer
 from torch import nn
 
 from vision_peft.tuning.backbone import architecture, classifier_names, patch_area
-from vision_peft.tuning.blocks import attn_half, blocks, linears, mlp_half, separate_biases, stages, width
+from vision_peft.tuning.blocks import attn_half, block_end, blocks, linears, mlp_half, separate_biases, stages, width
 from vision_peft.tuning.families import family_of, family_of_block
 from vision_peft.tuning.graft import ungraft
 
@@ -21,7 +21,7 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 @every_family
-def test_the_two_halves_are_exactly_timms_own_block(family):
+def test_the_two_halves_and_the_end_are_exactly_timms_own_block(family):
     model = tiny(family)
     all_blocks = blocks(model)
     with torch.no_grad(), recorded_calls(all_blocks) as calls:
@@ -29,7 +29,7 @@ def test_the_two_halves_are_exactly_timms_own_block(family):
     assert [call[0] for call in calls] == all_blocks
     for block, (x,), kwargs, expected in calls:
         with torch.no_grad():
-            y = mlp_half(block, attn_half(block, x, **kwargs))
+            y = block_end(block, mlp_half(block, attn_half(block, x, **kwargs)))
         assert (y - expected).abs().max() == 0.0
 
 
@@ -44,7 +44,7 @@ def test_the_two_halves_draw_the_same_drop_path_masks_as_timm(family):
             torch.manual_seed(0)
             expected = block(x, **kwargs)
             torch.manual_seed(0)
-            y = mlp_half(block, attn_half(block, x, **kwargs))
+            y = block_end(block, mlp_half(block, attn_half(block, x, **kwargs)))
             torch.manual_seed(1)
             other = block(x, **kwargs)
         assert (y - expected).abs().max() == 0.0

@@ -63,8 +63,8 @@ def separate_biases(block: Any) -> dict[str, Tensor]:
 def attn_half(block: Any, x: Tensor, **kwargs: Any) -> Tensor:
     """Compute the half of ``block`` with attention; ``x`` is B N C (Swin: B H W C), as for ``mlp_half``.
 
-    Both halves together differ from timm's own forward by exactly 0, which the tests hold for every family, so that a
-    timm that moves the seam fails there.
+    Both halves and ``block_end`` together differ from timm's own forward by exactly 0, which the tests hold for every
+    family, so that a timm that moves the seam fails there.
     """
     return family_of_block(block).attn_half(block, x, **kwargs)
 
@@ -72,6 +72,11 @@ def attn_half(block: Any, x: Tensor, **kwargs: Any) -> Tensor:
 def mlp_half(block: Any, x: Tensor) -> Tensor:
     """Compute the half of ``block`` with the MLP."""
     return family_of_block(block).mlp_half(block, x)
+
+
+def block_end(block: Any, x: Tensor) -> Tensor:
+    """Pass what both halves of ``block`` made through a norm that ends it; most blocks have none and give ``x``."""
+    return family_of_block(block).block_end(block, x)
 
 
 def attn_input(block: Any, x: Tensor) -> Tensor:
@@ -93,7 +98,7 @@ class BlockGraft(Graft):
     """A graft on a whole block.
 
     Kinds override ``attn_half`` or ``mlp_half`` and call ``super()``, so that any number of them adds up on one block,
-    in any order.
+    in any order. A norm that ends the block acts on the sum.
     """
 
     def attn_half(self, x: Tensor, **kwargs: Any) -> Tensor:
@@ -103,4 +108,4 @@ class BlockGraft(Graft):
         return mlp_half(self, x)
 
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
-        return self.mlp_half(self.attn_half(x, **kwargs))
+        return block_end(self, self.mlp_half(self.attn_half(x, **kwargs)))

@@ -67,6 +67,10 @@ class Family(ABC):
         """Compute the second half of a block: ``x + drop_path2(after_mlp(mlp(mlp_input(x))))``."""
         return x + block.drop_path2(self.after_mlp(block, block.mlp(self.mlp_input(block, x))))
 
+    def block_end(self, block: Any, x: Tensor) -> Tensor:
+        """Pass the residual stream ``x`` behind both halves through what ends the block, a norm of it if anything."""
+        return x
+
     def attn_input(self, block: Any, x: Tensor) -> Tensor:
         """Return what attention reads of the residual stream ``x``."""
         return block.norm1(x) if self.has_input_norms else x
