@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from support.block_inputs import snapshot
-from support.families import FAMILIES, WINDOWED, images, randomise_tuned, tiny
+from support.families import FAMILIES, images, randomise_tuned, tiny
 from support.vit_base import count_on_vit_base
 from timm.layers import HybridEmbed, RmsNorm
 from torch import Tensor, nn
@@ -18,19 +18,18 @@ from vision_peft.tuning.blocks import blocks
 
 L, D = 12, 768
 SITE = re.compile(
-    r".*blocks\.\d+\.(norm1|norm2|attn\.(qkv|q_proj|k_proj|v_proj|proj)|mlp\.(fc1|fc1_g|fc1_x|fc2))"
-    r"|patch_embed\.proj"
+    r".*blocks\.\d+\.(norm1|norm2|norm3|attn\.(qkv|q_proj|k_proj|v_proj|proj)|mlp\.(fc1|fc1_g|fc1_x|fc2))"
+    r"|patch_embed\.(proj|norm)|.*\.downsample\.norm"
 )
-SWIN_TOO = {"patch_embed.norm", "layers.1.downsample.norm"}
 POOLED = {"vit_avg", "tubelet", "eva02_tiny", "eva02_base", "rope_gqa", "beit", "beit_shared_bias"}  # before the norm
 MERGEABLE = ["vit", "vit_avg", "deit3", "deit_distilled", "dinov2_reg4", "siglip", "swin", "tubelet"]
 
 
 def site_names(model: nn.Module, family: str, last: str = "final_norm") -> set[str]:
     """Where a pair belongs, by the names of timm's layers."""
-    names = {name for name, _ in model.named_modules() if SITE.fullmatch(name)}
-    names.add("fc_norm" if family in POOLED and last == "final_norm" else "norm")
-    return names | (SWIN_TOO if family in WINDOWED else set())
+    layers = {name for name, layer in model.named_modules() if not isinstance(layer, nn.Identity)}
+    before_pooling = family in POOLED and last == "before_pooling"
+    return {*filter(SITE.fullmatch, layers), "norm" if before_pooling else FAMILIES[family].final_norm}
 
 
 def hooked(family: str, model: nn.Module, last: str = "final_norm") -> Any:

@@ -29,6 +29,8 @@ class TinyFamily:
     windowed: bool = False  # tokens are maps in windows, not one sequence
     bypassed: bool = False  # timm reads qkv.weight there without calling qkv
     final_norm: str = "norm"  # name of the norm behind the last block
+    extra_norms: int = 0  # with parameters, beside those that every flat (or every windowed) model has
+    felt_by_rounding: tuple[str, ...] = ()  # how the names of parameters end that no output depends on but by rounding
 
 
 FAMILIES: dict[str, TinyFamily] = {
@@ -38,14 +40,18 @@ FAMILIES: dict[str, TinyFamily] = {
     "deit_distilled": TinyFamily(partial(_make, "deit_tiny_distilled_patch16_224")),
     "dinov2_reg4": TinyFamily(partial(_make, "vit_small_patch14_reg4_dinov2", img_size=28, patch_size=14)),
     "dinov2_swiglu": TinyFamily(partial(_make, "vit_giant_patch14_dinov2", img_size=28, patch_size=14)),
-    "clip": TinyFamily(partial(_make, "vit_base_patch16_clip_224")),
-    "siglip": TinyFamily(partial(_make, "vit_base_patch16_siglip_224")),
+    "clip": TinyFamily(partial(_make, "vit_base_patch16_clip_224"), extra_norms=1),  # norm_pre
+    "siglip": TinyFamily(partial(_make, "vit_base_patch16_siglip_224"), extra_norms=1),  # of attention pooling
     "dinov3": TinyFamily(partial(_make, "vit_small_patch16_dinov3")),
     "dinov3_qkvb": TinyFamily(partial(_make, "vit_small_patch16_dinov3_qkvb"), bypassed=True),
     "eva02_tiny": TinyFamily(partial(_make, "eva02_tiny_patch14_224", **_EVA), bypassed=True, final_norm="fc_norm"),
-    "eva02_base": TinyFamily(partial(_make, "eva02_base_patch14_224", **_EVA), final_norm="fc_norm"),
+    "eva02_base": TinyFamily(  # extra norms: of its two SwiGLU
+        partial(_make, "eva02_base_patch14_224", **_EVA), final_norm="fc_norm", extra_norms=2
+    ),
     "rope_gqa": TinyFamily(
-        partial(_make, "eva02_base_patch14_224", **_EVA, attn_type="rope", num_kv_heads=1), final_norm="fc_norm"
+        partial(_make, "eva02_base_patch14_224", **_EVA, attn_type="rope", num_kv_heads=1),
+        final_norm="fc_norm",
+        extra_norms=2,
     ),
     "beit": TinyFamily(partial(_make, "beit_base_patch16_224"), bypassed=True, final_norm="fc_norm"),
     "beit_shared_bias": TinyFamily(

@@ -186,6 +186,20 @@ def test_making_qkv_callable_keeps_the_outputs_and_is_undone(family):
     assert torch.equal(model(x), expected)
 
 
+@every_family
+def test_what_is_said_to_be_felt_by_rounding_only_is(family):
+    model = tiny(family)
+    x = images(model)
+    expected = model(x)
+    endings = FAMILIES[family].felt_by_rounding
+    named = {name: p for name, p in model.named_parameters() if name.endswith(endings)}
+    assert all(any(name.endswith(ending) for name in named) for ending in endings)
+    with torch.no_grad():
+        for parameter in named.values():
+            parameter.add_(1)
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_a_swiglu_has_two_first_layers():
     (block, *_) = blocks(tiny("eva02_base"))
     assert [linear.out_features for linear in linears(block, "fc1")] == [64, 64]

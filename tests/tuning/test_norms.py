@@ -10,7 +10,6 @@ import vision_peft as vp
 from vision_peft.tuning.norms import final_norm, final_norms, norm_layers
 
 IN_BLOCKS = 4  # norm1 and norm2 of two blocks
-EXTRA = {"clip": 1, "siglip": 1, "eva02_base": 2, "rope_gqa": 2}  # norm_pre; attention pooling; SwiGLU (two blocks)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -19,10 +18,10 @@ def test_every_norm_with_parameters_is_found_and_the_head_is_none(family):
     found = norm_layers(model)
     named = [m for n, m in model.named_modules() if "norm" in n.split(".")[-1] and list(m.parameters(recurse=False))]
     assert found == named
+    expected = IN_BLOCKS + 1 + FAMILIES[family].extra_norms
     if family in WINDOWED:  # twice the blocks, the patch embedding's and one patch merging's norm
-        assert len(found) == 2 * IN_BLOCKS + 2 + 1
-    else:
-        assert len(found) == IN_BLOCKS + EXTRA.get(family, 0) + 1
+        expected += IN_BLOCKS + 2
+    assert len(found) == expected
 
 
 @pytest.mark.parametrize("family", FAMILIES)
