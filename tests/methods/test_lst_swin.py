@@ -8,11 +8,12 @@ import timm
 import torch
 from methods.test_lst import SETTINGS
 from support.block_inputs import recorded_calls
-from support.families import images, randomise_tuned, tiny
+from support.families import WINDOWED, images, randomise_tuned, tiny
 from torch import Tensor, nn
 
 import vision_peft as vp
-from vision_peft.tuning.blocks import blocks
+from vision_peft.tuning.blocks import blocks, stages
+from vision_peft.tuning.norms import final_norm
 
 
 def merged_neighbours(s: Tensor, weight: Tensor) -> Tensor:
@@ -50,23 +51,27 @@ def swin(img_size: int = 56, depths: Any = (2, 2)) -> Any:
     return timm.create_model("swin_tiny_patch4_window7_224", img_size=img_size, **arguments).eval()
 
 
-def check_swin(model: Any, plain: Any, x: Tensor, gate: str = "learned", mix: str = "before", layers: Any = None):
-    features = []
-    with torch.no_grad(), recorded_calls(blocks(plain)) as calls:
+def check_swin(
+    model: Any, plain: Any, x: Tensor, gate: str = "learned", mix: str = "before", layers: Any = None
+) -> None:
+    norm, end = final_norm(plain), final_norm(model)
+    with torch.no_grad(), recorded_calls([*blocks(plain), norm, end]) as calls:
         plain(x)
-        for stage in plain.layers:
-            depth = len(stage.blocks)
-            features.append([calls[0][1][0], *[call[3] for call in calls[:depth]]])
-            calls = calls[depth:]
-        layers = range(sum(len(stage.blocks) for stage in plain.layers)) if layers is None else layers
-        expected = plain.norm(climbed_by_stage(model.norm.lst, features, gate, mix, layers))
-        torch.testing.assert_close(model.eval().forward_features(x), expected, rtol=1e-5, atol=5e-5)
+        model.eval()(x)
+        came = {module: args[0] for module, args, _, _ in calls}
+        left = {module: y for module, _, _, y in calls}
+        features = [[came[stage[0]], *[left[block] for block in stage]] for stage in stages(plain)]
+        features[-1][-1] = came[norm].view_as(features[-1][-1])  # the norm may be the end of the last block
+        layers = range(len(blocks(plain))) if layers is None else layers
+        expected = norm(climbed_by_stage(end.lst, features, gate, mix, layers))
+        torch.testing.assert_close(left[end], expected, rtol=1e-5, atol=5e-5)
 
 
+@pytest.mark.parametrize("family", WINDOWED)
 @pytest.mark.parametrize("setting", [*SETTINGS, {"layers": (1, 2)}, {"layers": (2, 3), "mix": "after"}], ids=str)
-def test_the_ladder_merges_neighbours_where_the_tokens_merge(setting):
-    plain = tiny("swin")
-    model: Any = vp.attach(tiny("swin"), vp.LST(reduction=4, **setting))
+def test_the_ladder_merges_neighbours_where_the_tokens_merge(setting, family):
+    plain = tiny(family)
+    model: Any = vp.attach(tiny(family), vp.LST(reduction=4, **setting))
     randomise_tuned(model)
     check_swin(model, plain, images(plain), **setting)
 

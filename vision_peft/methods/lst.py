@@ -123,14 +123,13 @@ class LSTStageTap(Graft):
 
 
 class LSTNorm(Graft):
-    """The final norm, of what the ladder makes out of everything noted and the last block's output x (B N D)."""
+    """The final norm, of what the ladder makes out of everything noted and what comes out of the last block."""
 
     lst: Ladder
     lst_taps: Taps
 
     def forward(self, x: Tensor) -> Tensor:
-        last = x.reshape(self.lst_taps.features[-1].shape)  # inside the last block a map may be a sequence
-        return super().forward(self.lst([*self.lst_taps.features, last]).reshape(x.shape))
+        return super().forward(self.lst([*self.lst_taps.features, x]))
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ class LST(Method):
             raise ValueError(f"layers must be rising numbers from 0, at least one; got {layers}")
 
     def attach(self, model: Any) -> None:
-        by_stage = stages(model)
+        family, by_stage = family_of(model), stages(model)
         all_blocks = [block for members in by_stage for block in members]
         for block in (members[0] for members in by_stage):
             dim, heads = width(block), block.attn.num_heads
@@ -169,6 +168,7 @@ class LST(Method):
         taps = Taps()
         for block in all_blocks:
             graft(block, LSTTap, lst_taps=taps, lst_first=block is all_blocks[0])
-        for merging in family_of(model).token_mergings(model):
+        for merging in family.token_mergings(model):
             graft(merging, LSTStageTap, lst_taps=taps)
+        family.run_final_norm_once(model)  # a second run would find other taps
         graft(token_norm(model), LSTNorm, lst=Ladder(by_stage, layers, self), lst_taps=taps)

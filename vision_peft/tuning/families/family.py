@@ -49,6 +49,12 @@ class Family(ABC):
     def final_norms(self, model: Any) -> list[nn.Module]:
         """List the modules that may be norms behind the last block: first of all tokens, then of the pooled ones."""
 
+    def run_final_norm_once(self, model: Any) -> None:  # noqa: B027 - most families have nothing to do
+        """Keep the final norm out of gradient checkpointing, which would run it again from what the next forward left.
+
+        For grafts on it that read more than its input. Nothing to do where it stands behind the blocks.
+        """
+
     @abstractmethod
     def reads_class_token_only(self, model: Any) -> bool:
         """Tell whether the head sees nothing of the last block's output but the class (and distillation) token."""
