@@ -71,6 +71,13 @@ FAMILIES: dict[str, TinyFamily] = {
     "swin_v2": TinyFamily(
         partial(timm.create_model, "swinv2_tiny_window8_256", img_size=64, **_WINDOWED), windowed=True, bypassed=True
     ),
+    "swin_v2_cr": TinyFamily(
+        partial(timm.create_model, "swinv2_cr_tiny_ns_224", img_size=56, window_size=7, **_WINDOWED),
+        windowed=True,
+        final_norm="stages.1.blocks.1.norm3",
+        extra_norms=1,  # at the end of the first stage
+        felt_by_rounding=("meta_mlp.fc2.bias",),  # the same for all scores of a query: softmax takes it out
+    ),
 }
 
 FLAT = [name for name, family in FAMILIES.items() if not family.windowed]
