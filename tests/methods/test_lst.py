@@ -86,6 +86,8 @@ def test_training_builds_no_graph_into_the_backbone(family):
         (vp.LoRA(rank=2), "swin"),
         (vp.VPT(tokens=3), "swin"),
         (vp.SSF(), "swin"),
+        (vp.LoRA(rank=2), "swin_v2_cr"),
+        (vp.VPT(tokens=3), "swin_v2_cr"),
     ],
     ids=repr,
 )
@@ -103,6 +105,27 @@ def test_a_method_inside_the_backbone_learns_through_the_ladder(other, family, o
     silent = [n for n, p in vp.tuned_parameters(model) if p.grad is None or not p.grad.abs().max() > 0]
     assert silent == []
     copy.deepcopy(model)
+
+
+@pytest.mark.parametrize("family", ["vit", "swin", "swin_v2_cr"])
+def test_checkpointing_gives_the_same_gradients_also_of_two_batches_at_once(family):
+    model: Any = vp.attach(vp.attach(tiny(family), vp.LoRA(rank=2)), vp.LST(reduction=4))
+    randomise_tuned(model)
+    gradients = []
+    for checkpointing in (False, True):
+        model.set_grad_checkpointing(checkpointing)
+        model.zero_grad()
+        torch.cat([model(images(model, seed=seed)) for seed in (1, 2)]).square().sum().backward()
+        gradients.append({name: p.grad.clone() for name, p in vp.tuned_parameters(model)})  # type: ignore[union-attr]
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_the_stage_that_ends_in_the_final_norm_is_checkpointed_again_without_the_ladder():
+    model: Any = vp.attach(tiny("swin_v2_cr"), vp.LST(reduction=4))
+    model.set_grad_checkpointing(True)
+    assert [stage.grad_checkpointing for stage in model.stages] == [True, False]
+    vp.detach(model)
+    assert [stage.grad_checkpointing for stage in model.stages] == [True, True]
 
 
 def test_normalised_intermediates_are_the_ladder_up_to_each_layer():
