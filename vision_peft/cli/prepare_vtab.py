@@ -28,6 +28,7 @@ import difflib
 import hashlib
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,8 +37,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-
-from vision_peft.safe_files import write_file
 
 INSTALL = "pip install tensorflow tensorflow-datasets pillow scipy opencv-python-headless"
 MANIFEST = "manifest.json"
@@ -232,7 +231,10 @@ def _write(path: Path, data: bytes) -> str:
     """Write a file whole or not at all, unless it is there already; returns its sha256."""
     if not path.is_file() or path.read_bytes() != data:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, data)
+        temporary = path.with_name(f"{path.name}.tmp")
+        temporary.unlink(missing_ok=True)  # a link there would be followed
+        temporary.write_bytes(data)
+        os.replace(temporary, path)  # noqa: PTH105 - the documented atomic call
     return hashlib.sha256(data).hexdigest()
 
 
