@@ -16,9 +16,8 @@ from vision_peft.distributed.device import choose_device
 from vision_peft.formats import load_adapter, read_adapter_info
 from vision_peft.formats.adapter_files import INFO, TENSORS
 from vision_peft.formats.backbone_record import backbone_problems, creation_arguments
-from vision_peft.runs.find_run import describe_runs_below
 from vision_peft.runs.run_config import CONFIG as RUN_CONFIG
-from vision_peft.runs.run_config import read_config
+from vision_peft.runs.run_config import describe_runs_below, read_config
 from vision_peft.runs.run_files import check_read_folder
 
 RUN_ADAPTER = "adapter"  # folder in a run folder

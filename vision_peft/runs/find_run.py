@@ -1,6 +1,5 @@
 """Find the folder of a run, also of one that an earlier version named in another way, and compare what was trained."""
 
-import itertools
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -52,15 +51,6 @@ def check_same(config: Config, folder: Path) -> None:
             f"{folder} holds the run on data.root={before}, which is still there; data.root={now} is another folder of "
             "that name: nothing was changed; take another output_dir, or start over with overwrite=true"
         )
-
-
-def describe_runs_below(folder: Path, named: int = 3, most: int = 1000) -> str:
-    """Say for a message which runs are somewhere below a folder that is not one; "" where there are none."""
-    found = sorted(str(path.parent) for path in itertools.islice(folder.rglob(CONFIG), most))
-    if not found:
-        return ""
-    further = f" and {len(found) - named} more" if len(found) > named else ""
-    return f"; below it are the runs {', '.join(found[:named])}{further}: name one of them"
 
 
 def _is_same(config: Config, folder: Path) -> bool:

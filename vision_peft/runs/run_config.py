@@ -1,5 +1,6 @@
 """Read the config.yaml of a run, which may come from someone else: nothing in it is looked up or run."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     if problems := list(_find_not_plain(raw)):
         raise ValueError(f"{folder / CONFIG}: {'; '.join(problems[:10])}; the config of a run holds plain values")
     return with_todays_names({str(key): value for key, value in raw.items()})
+
+
+def describe_runs_below(folder: Path, named: int = 3, most: int = 1000) -> str:
+    """Say for a message which runs are somewhere below a folder that is not one; "" where there are none."""
+    found = sorted(str(path.parent) for path in itertools.islice(folder.rglob(CONFIG), most))
+    if not found:
+        return ""
+    further = f" and {len(found) - named} more" if len(found) > named else ""
+    return f"; below it are the runs {', '.join(found[:named])}{further}: name one of them"
 
 
 def _find_not_plain(value: Any, key: str = "") -> Iterator[str]:

@@ -16,8 +16,7 @@ from vision_peft.distributed.device import choose_compute, set_matmul_precision
 from vision_peft.distributed.processes import join, rank0_first
 from vision_peft.formats import read_adapter_info
 from vision_peft.formats.adapter_files import INFO
-from vision_peft.runs.find_run import describe_runs_below
-from vision_peft.runs.run_config import CONFIG, read_config
+from vision_peft.runs.run_config import CONFIG, describe_runs_below, read_config
 from vision_peft.runs.run_files import check_read_folder
 from vision_peft.training.build import check_items, create_model
 from vision_peft.training.evaluation import Metrics, check_classes, create_eval_loader, evaluate
