@@ -12,6 +12,7 @@ import vision_peft as vp
 from vision_peft.config.command_line import compose_config, prepare
 from vision_peft.config.errors import ConfigError
 from vision_peft.config.parse import Config, parse_config, to_dict
+from vision_peft.config.recommended import RECOMMENDED
 from vision_peft.config.run_id import run_folder
 from vision_peft.config.schema import Distributed, Recipe, Settings, omegaconf_schema
 from vision_peft.data import DATASETS
@@ -105,7 +106,8 @@ def test_the_file_of_a_dataset_lists_its_fields(name: str, repository: Path) -> 
 
 
 def test_the_default_files_say_what_the_dataclasses_say(repository: Path) -> None:
-    assert yaml(repository / "configs" / "recipe" / "default.yaml") == plain(asdict(Recipe()))
+    asked = dict.fromkeys(RECOMMENDED)  # the methods are asked
+    assert yaml(repository / "configs" / "recipe" / "default.yaml") == plain({**asdict(Recipe()), **asked})
     top = yaml(repository / "configs" / "config.yaml")
     expected = plain({**asdict(Settings()), "distributed": asdict(Distributed())})
     assert {key: value for key, value in top.items() if key not in ("defaults", "hydra")} == expected

@@ -1,12 +1,13 @@
 """From a composed config, a nest of plain dicts, to one checked `Config`, with every error found at once."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import vision_peft as vp
 from vision_peft.config.errors import ConfigError
+from vision_peft.config.recommended import recommend_recipe
 from vision_peft.config.schema import BackboneConfig, Distributed, Recipe, Settings
 from vision_peft.config.sections import METHOD_KEYS, build_section, build_sections
 from vision_peft.data import DATASETS, DataConfig
@@ -60,7 +61,9 @@ def parse_config(raw: Mapping[str, Any], choices: Mapping[str, str] | None = Non
         raise ConfigError(problems)
     methods = tuple(parts[key] for key in METHOD_KEYS if key in parts)
     others = {key: parts[key] for key in ("backbone", "data", "recipe", "distributed")}
+    recommended = {k: v for k, v in recommend_recipe(methods).items() if raw["recipe"].get(k) is None}
     try:
+        others["recipe"] = replace(others["recipe"], **recommended)
         return Config(**asdict(settings), methods=methods, **others)
     except ValueError as error:
         raise ConfigError(str(error).splitlines()) from error

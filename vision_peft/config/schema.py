@@ -49,14 +49,14 @@ class BackboneConfig(Checked):
 class Recipe(Checked):
     """How the tuned parts are trained."""
 
-    epochs: int = 5  # passes over the training images
-    lr: float = 2e-3  # highest learning rate, at the global batch size; no automatic scaling
+    epochs: int = 5  # passes over the training images; null on the command line: as the method recommends
+    lr: float = 2e-3  # highest learning rate, at the global batch size; null: as the method recommends
     min_lr: float = 0.0  # learning rate at the end of the schedule
     warmup_epochs: float = 0.5  # epochs over which the learning rate rises linearly
     warmup_lr: float | None = None  # learning rate of the first update; null: lr / updates of the warm-up
     schedule: str = "cosine"  # cosine | cosine_by_epoch (one rate for all updates of an epoch) | constant
     optimizer: str = "adamw"  # adamw | sgd (classical momentum, as torch.optim.SGD)
-    weight_decay: float = 1e-4  # on matrices only, never on biases, norms and other vectors
+    weight_decay: float = 1e-4  # on matrices only, not on biases and norms; null: as the method recommends
     momentum: float = 0.9  # sgd only
     betas: tuple[float, float] = (0.9, 0.999)  # adamw only
     layer_decay: float | None = None  # factor on the rate per layer below the top, e.g. 0.75; shared tensors: block 0's

@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vision_peft.config.errors import ConfigError
 from vision_peft.config.find_configs import find_configs
+from vision_peft.config.recommended import drop_left_out
 from vision_peft.config.renames import describe_renamed_key, describe_renamed_value
 from vision_peft.config.schema import BackboneConfig, Distributed, Recipe, Settings, omegaconf_schema
 from vision_peft.suggest import find_closest
@@ -43,7 +44,8 @@ def build_sections(
         elif section is not None and not isinstance(section, Mapping):
             problems.append(f"{key} must be a group of keys, got {section!r}; the name of a file in configs/{key}?")
         elif section is not None and key in _CLASSES:
-            parts[key] = build_section(_CLASSES[key], dict(section), f"{key}.", problems)
+            given = drop_left_out(section) if key == "recipe" else dict(section)
+            parts[key] = build_section(_CLASSES[key], given, f"{key}.", problems)
         elif section is not None:
             parts[key] = build_named(key, dict(section), choices.get(key), problems)
     return settings, parts

@@ -21,6 +21,7 @@ in all positions but ``parallel``: ``post`` and ``pre`` depend on the order of a
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -131,6 +132,7 @@ class AdapterPlus(Method):
     """Bottlenecks with a learned scale per channel, one behind every block."""
 
     name: ClassVar[str] = "adapter_plus"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 2e-3}
 
     bottleneck: int = 8  # hidden channels
     position: str = "post"  # "post", "pre", "parallel", "intermediate", "houlsby" (two a block), "pfeiffer" (= "post")

@@ -9,6 +9,7 @@ Deviations: none in the default on images; the width follows the backbone (the o
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -72,6 +73,7 @@ class AdaptFormer(Method):
     """
 
     name: ClassVar[str] = "adaptformer"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 2e-3}
 
     bottleneck: int = 64  # hidden channels h of the branch
     scale: float | str = 0.1  # s, or "learnable" (one scalar per block that starts at 1)

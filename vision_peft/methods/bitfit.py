@@ -4,6 +4,7 @@ Biases of linear layers, convolutions and norms; relative position tables are ad
 features, and stay frozen. BEiT's and EVA's separate q and v biases count.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ class BitFit(Method):
     """Every additive bias of the backbone trains."""
 
     name: ClassVar[str] = "bitfit"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 4e-3}
 
     @property
     def starts_as_identity(self) -> bool:

@@ -15,6 +15,7 @@ The official code chooses by task: the convolution starts from Xavier (10 of 19 
 is one of 0.01, 0.1, 1, 10, 100.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -93,6 +94,7 @@ class Convpass(Method):
     """Convolutional bypasses beside attention and MLP of every block."""
 
     name: ClassVar[str] = "convpass"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 2e-3}
 
     bottleneck: int = 8  # hidden channels h of a bypass
     scale: float = 1.0  # s

@@ -17,6 +17,7 @@ keys and values of D / 2) has ⌈size / D⌉ tiles, the last of which is cut at 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, ClassVar
@@ -104,6 +105,7 @@ class FacT(Method):
     """Low-rank updates that share their factors over all weights; folds into the weights (``merge``)."""
 
     name: ClassVar[str] = "fact"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 2e-3}
 
     rank: int = 16  # r
     form: str = "tt"  # "tt": a core for every tile; "tk": cores from one cube

@@ -1,5 +1,6 @@
 """Full fine-tuning: every parameter trains, the other end of every comparison."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ class FullFineTune(Method):
     """Train the whole backbone. It wants about a tenth of the learning rate of the other methods (1e-4 with AdamW)."""
 
     name: ClassVar[str] = "full"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 5e-5}
 
     @property
     def starts_as_identity(self) -> bool:

@@ -13,6 +13,7 @@ VPT's code (src/models/vit_adapter) starts both weights at exactly zero, where e
 its adapters never learn. That is not reproduced here.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -58,6 +59,7 @@ class Houlsby(Method):
     """
 
     name: ClassVar[str] = "houlsby"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 2e-3}
 
     bottleneck: int = 64  # hidden channels
     train_norms: bool = False  # all layer norms of the backbone train too

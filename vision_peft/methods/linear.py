@@ -1,5 +1,6 @@
 """Linear probing: a frozen backbone under a trained head, the lower end of every comparison."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ class LinearProbe(Method):
     """
 
     name: ClassVar[str] = "linear"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-2, "epochs": 100}
 
     @property
     def starts_as_identity(self) -> bool:

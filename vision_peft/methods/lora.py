@@ -33,6 +33,7 @@ back exactly.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -157,6 +158,7 @@ class LoRA(Method):
     """
 
     name: ClassVar[str] = "lora"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 4e-3}
 
     rank: int = 8  # r
     alpha: float = 8  # α; the update is scaled by α / r

@@ -22,6 +22,7 @@ Stacked with a method that trains inside the backbone, gradients reach that meth
 pass through the backbone is back.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -137,6 +138,7 @@ class LST(Method):
     """A narrow side network that reads the backbone's features; nothing is trained inside the backbone."""
 
     name: ClassVar[str] = "lst"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 2e-3}
 
     reduction: int = 8  # r: the side network is r times narrower; divides the width
     gate: str = "learned"  # "learned": g per layer; "none": the two are added

@@ -1,5 +1,6 @@
 """Norm tuning: only the layer norms (and the head) train (for ViTs: https://arxiv.org/abs/2302.07937)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ class NormTuning(Method):
     """
 
     name: ClassVar[str] = "norm_tuning"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 4e-3}
 
     norms: str = "all"  # "all", or "final": the one behind the last block
 

@@ -15,7 +15,7 @@ the LAMA code; the few-shot code trains it too (stack ``FullFineTune``). That co
 than one token; here it does.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -97,6 +97,7 @@ class PTuning(Method):
     """
 
     name: ClassVar[str] = "p_tuning"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 5e-3}
 
     tokens: int = 10  # pseudo tokens P
     encoder: str = "lstm"  # "lstm": two-layer BiLSTM, then an MLP; "mlp"; "none": trained directly, as after baking

@@ -12,6 +12,7 @@ the prefixes start from N(0, 1), the default of ``torch.nn.Embedding``. Deviatio
 ``prefix_tuning.py`` for Swin and ``tuning/learned_key_values.py`` for rotary embeddings and norms of keys.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -26,6 +27,7 @@ class PTuningV2(Method):
     """Learned keys and values in every block, trained directly."""
 
     name: ClassVar[str] = "p_tuning_v2"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-1}
 
     tokens: int = 10  # prefixes P of every block
     hidden: int | None = None  # units of the projecting MLP, 512 in the code; None: none

@@ -1,5 +1,6 @@
 """Partial fine-tuning: the last blocks and the final norm train (Partial-k of VPT, https://arxiv.org/abs/2203.12119)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ class PartialFineTune(Method):
     """The last ``blocks`` transformer blocks and the norm behind them train."""
 
     name: ClassVar[str] = "partial"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-4}
 
     blocks: int = 1  # how many, counted from the last
 

@@ -12,6 +12,7 @@ Keys neither pass the norm of keys nor a rotary embedding, which GPT-2 does not 
 ``tuning/learned_key_values.py``).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -29,6 +30,7 @@ class PrefixTuning(Method):
     """
 
     name: ClassVar[str] = "prefix_tuning"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 2e-3}
 
     tokens: int = 10  # prefixes P of every block
     hidden: int | None = 512  # units of the MLP; None: keys and values are trained directly, from N(0, 1)

@@ -15,7 +15,7 @@ do (from memory).
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -91,6 +91,7 @@ class PromptTuning(Method):
     """Learned tokens at the input, started at random or from the classes, alone or as an ensemble of prompts."""
 
     name: ClassVar[str] = "prompt_tuning"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-2}
 
     tokens: int = 20  # prompt tokens P
     init: str = "random"  # "random"; "class_labels": mean patch tokens of ``samples``; "file": rows of ``init_file``

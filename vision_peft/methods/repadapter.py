@@ -18,6 +18,7 @@ the block: prompts of VPT-deep pass it like every token, and the branches of Ada
 Convpass read it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -97,6 +98,7 @@ class RepAdapter(Method):
     """Linear adapters in front of attention and MLP of every block; folds into the weights (``merge``)."""
 
     name: ClassVar[str] = "repadapter"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 2e-3}
 
     bottleneck: int = 8  # hidden channels h
     groups: int = 2  # diagonal blocks g of B; divides h and the width

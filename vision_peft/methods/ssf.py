@@ -19,6 +19,7 @@ functions are reached. On BEiT, whose keys have no bias, their β is the same fo
 first layers of a SwiGLU get a pair.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -98,6 +99,7 @@ class SSF(Method):
     """A scale and a shift of the output channels of every layer; folds into the weights (``merge``)."""
 
     name: ClassVar[str] = "ssf"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 4e-3}
 
     last: str = "final_norm"  # what the last pair follows; "before_pooling": the last block, where the norm comes after
 

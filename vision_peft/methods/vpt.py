@@ -14,6 +14,7 @@ prompts stay within their block instead of passing through patch merging; every 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, ClassVar
@@ -68,6 +69,7 @@ class VPT(Method):
     """Prompts at the input (shallow) or in every block (deep)."""
 
     name: ClassVar[str] = "vpt"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-2}
 
     tokens: int = 10  # prompts P, per block if deep
     deep: bool = True

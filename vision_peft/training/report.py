@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import vision_peft as vp
 from vision_peft import backbones
 from vision_peft.config.parse import Config
+from vision_peft.config.recommended import describe_recipe
 from vision_peft.config.run_id import task_name
 from vision_peft.data import ImageDataset
 from vision_peft.distributed.device import Compute, describe_device, peak_memory_mb
@@ -64,6 +65,7 @@ def describe_run(
         f"{methods} on {backbone_name(config, model)}: {format_count(counts.trained)} parameters and a head of "
         f"{format_count(counts.head)} train, {format_count(counts.backbone)} are the backbone's\n"
         f"{data}: {classes} classes, {items}: {numbers}; {config.protocol}\n"
+        f"{describe_recipe(config.recipe, config.methods)}\n"
         f"{describe_device(compute.device)}, {compute.precision}{processes}; {folder}"
     )
 

@@ -1,7 +1,7 @@
 """The abstract method: a frozen dataclass of hyper-parameters that knows how to attach itself to a backbone."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,6 +20,7 @@ class Method(Checked, ABC):
     """
 
     name: ClassVar[str]
+    recommended: ClassVar[Mapping[str, float]] = {}  # recipe.lr, epochs, weight_decay where the user gives none
 
     @property
     def needs(self) -> tuple[Need, ...]:
