@@ -26,6 +26,7 @@ from vision_peft.distributed.processes import is_communication_error, on_rank0
 from vision_peft.runs.safe_dcp_reader import ShardReader
 from vision_peft.runs.train_state import SHARDS
 from vision_peft.safe_files import open_regular, open_to_append, replacing, sync_folder, write_file
+from vision_peft.torch_files import load_torch_file
 
 KEPT = 2
 SUMS = "sha256"
@@ -112,7 +113,7 @@ def find_newest_state(folder: Path) -> Path | None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    state = load_torch_file(path / "state.pt")
     if not isinstance(state, dict):
         raise ValueError(f"state.pt holds a {type(state).__name__}")
     return state
