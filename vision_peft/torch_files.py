@@ -7,6 +7,7 @@ then torch loads the file.
 """
 
 import argparse
+import contextlib
 import math
 import pickletools
 import zipfile
@@ -46,13 +47,23 @@ def load_torch_file(path: Path) -> Any:
         RefusedFile: in one line, what is wrong with it.
         OSError: it cannot be opened.
     """
+    check_torch_file(path)
     builders = [(_rebuild_array if name.endswith("_reconstruct") else _rebuild_number, name) for name in _NUMPY]
     kinds = [(Kind, "numpy.dtype"), (Array, "numpy.ndarray")]
+    with _one_error(path), torch.serialization.safe_globals([argparse.Namespace, *builders, *kinds]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def check_torch_file(path: Path) -> None:
+    """Check what a file asks for, before other code loads it; raises as `load_torch_file` does."""
+    with _one_error(path), path.open("rb") as file:
+        _check(file, path.stat().st_size)
+
+
+@contextlib.contextmanager
+def _one_error(path: Path) -> Iterator[None]:
     try:
-        with path.open("rb") as file:
-            _check(file, path.stat().st_size)
-        with torch.serialization.safe_globals([argparse.Namespace, *builders, *kinds]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        yield
     except (PermissionError, FileNotFoundError):
         raise
     except RefusedFile as error:

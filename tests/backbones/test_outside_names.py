@@ -99,9 +99,16 @@ def test_weights_that_hold_code_are_refused_and_not_run(tmp_path: Path) -> None:
 
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     torch.save({"x": Malicious()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="weights_only"):
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin was refused: besides tensors it wants to load"):
         vp.create_backbone(f"local-dir:{tmp_path}", pretrained=True)
     assert not (tmp_path / "marker").exists()
+
+
+def test_weights_that_ask_for_more_than_they_hold_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    torch.save({"x": torch.zeros(1).expand(10**10)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin claims a tensor of shape \(10000000000,\)"):
+        vp.create_backbone(f"local-dir:{tmp_path}", pretrained=True)
 
 
 def test_damaged_or_other_weights_are_refused(tmp_path: Path) -> None:

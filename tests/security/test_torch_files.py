@@ -52,7 +52,7 @@ HUGE: dict[str, tuple[Any, str]] = {
     "a set": ({1, 2}, "wants to load"),
     "a view of one number": (torch.zeros(1, 1).expand(10**5, 10**5), r"claims a tensor of shape \(100000, 100000\)"),
     "a view in a list": ([[torch.zeros(1).expand(10**10)]], r"claims a tensor of shape \(10000000000,\)"),
-    "a sparse one": (torch.sparse_coo_tensor(torch.zeros(2, 1).long(), torch.ones(1), (10**5, 10**5)), "wants to load"),
+    "a sparse one": (torch.eye(2).to_sparse(), "wants to load"),
     "one without storage": (torch.empty(10**5, 10**5, device="meta"), "wants to load"),
     "an exotic encoding": (Asks(__import__("_codecs").encode, "é" * 10, "punycode"), "damaged"),
     "a key without end": (Asks(collections.OrderedDict, items=[(nested(40, lambda x: (x, x)), 1)]), "damaged"),

@@ -17,6 +17,7 @@ from torch import nn
 
 from vision_peft.backbones.names import PYPI_NAME, hub_repository, is_outside
 from vision_peft.backbones.strict import build, misfit
+from vision_peft.torch_files import check_torch_file
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of a repository, in the order in which timm looks for them
 
@@ -39,6 +40,8 @@ def from_hub(name: str, arguments: dict[str, Any]) -> nn.Module:
     cached = _find_in_cache(name, arguments.get("cache_dir"))
     if cached is None:
         _check_route(name, weights, _FILE)
+    if is_outside(name):
+        _check_pickle(name, arguments.get("cache_dir"))
     try:
         model = build(name, pretrained=True, **arguments)
     except OSError as error:
@@ -52,6 +55,20 @@ def from_hub(name: str, arguments: dict[str, Any]) -> nn.Module:
     if cached is None:
         _check_download(name, arguments.get("cache_dir"))
     return model
+
+
+def _check_pickle(name: str, cache_dir: str | Path | None) -> None:
+    """Check the weights of a model outside timm's registry that has no safetensors, before timm loads them."""
+    repository = hub_repository(name)
+    if repository is None:
+        files = [path for file in WEIGHTS if (path := Path(name.partition(":")[2]) / file).is_file()]
+    else:
+        try:
+            files = [fetch_file(repository, WEIGHTS[0], cache_dir)]
+        except FileNotFoundError:
+            files = [fetch_file(repository, WEIGHTS[1], cache_dir)]
+    if files and files[0].name == WEIGHTS[1]:
+        check_torch_file(files[0])
 
 
 def fetch_file(repository: str, file: str, cache_dir: str | Path | None = None) -> Path:

@@ -4,9 +4,13 @@ timm copies what it knows and says nothing about the rest; here parameters that 
 reads are errors. numpy reads without pickle, so a file never runs code.
 """
 
+import contextlib
+import math
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,17 +20,23 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from vision_peft.backbones.sources import Source
+from vision_peft.printable import name_some, printable
 
 PREFIXES = ("opt/target/", "params/img/", "params/")
 IN_BLOCK = (
     r"(LayerNorm_\d|MlpBlock_\d/Dense_[01]|MultiHeadDotProductAttention_\d/(query|key|value|out))/(scale|kernel|bias)$"
 )
+MAX_RATIO = 20  # of the arrays to their file; trained weights hardly shrink
 UNUSED = r"pre_logits/"  # the representation layer of the 21k models, which timm's models do not have
 
 
 def head_classes(path: Path) -> int:
-    """Read the number of classes of the head in the file, 0 if it has none."""
-    with _open(path) as arrays:
+    """Read the number of classes of the head in the file, 0 if it has none.
+
+    Raises:
+        ValueError: damaged, or arrays that are not as large as the file says.
+    """
+    with _open(path) as arrays, _damage(path):
         bias = f"{_prefix(arrays)}head/bias"
         return arrays[bias].shape[-1] if bias in arrays else 0
 
@@ -42,27 +52,23 @@ def load(model: nn.Module, path: Path) -> Source:
     """
     if not isinstance(model, VisionTransformer):
         raise ValueError(f"timm has no .npz loader for {type(model).__name__}; convert {path} to .safetensors first.")
-    with _open(path) as arrays:
+    with _open(path) as arrays, _damage(path):
         unread = _unread(arrays, model)
         source = _account(arrays)
     if unread:
-        raise ValueError(f"{path} holds what the model has no place for: {_some(unread)}.")
+        raise ValueError(f"{path} holds what the model has no place for: {name_some(unread)}.")
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(torch.nan)  # timm copies in place: what is still NaN afterwards was not in the file
-    try:
+    with _damage(path):
         model.load_pretrained(str(path))
-    except KeyError as error:
-        raise ValueError(f"{path} lacks an array that the model needs: {error.args[0]}") from error
-    except (RuntimeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged or does not fit the model: {error}") from error
     unset = [name for name, parameter in model.named_parameters() if parameter.isnan().all()]
     if unset == ["fc_norm.weight", "fc_norm.bias"]:  # timm then passes over encoder_norm
         nn.init.ones_(model.get_parameter("fc_norm.weight"))
         nn.init.zeros_(model.get_parameter("fc_norm.bias"))
         source.start_fc_norm("Transformer/encoder_norm", 2)
     elif unset:
-        raise ValueError(f"{path} does not hold these parameters of the model: {_some(unset)}.")
+        raise ValueError(f"{path} does not hold these parameters of the model: {name_some(unset)}.")
     return source
 
 
@@ -83,12 +89,54 @@ def _account(arrays: NpzFile) -> Source:
 
 def _open(path: Path) -> NpzFile:
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("no archive")
+        _check_members(path)
         arrays = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _Refused as error:
+        raise ValueError(f"{path} {error}") from None
+    except Exception as error:  # damaged archives raise whatever zipfile, zlib and numpy stumble over
         raise ValueError(f"{path} is truncated or not an .npz file.") from error
-    if not isinstance(arrays, NpzFile):
-        raise ValueError(f"{path} is a single numpy array, wanted an .npz archive of named arrays.")
     return arrays
+
+
+class _Refused(ValueError):
+    """What is wrong with an archive, without its name."""
+
+
+def _check_members(path: Path) -> None:
+    """Read the header of every array: what it says must be there, and packed no better than weights are."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > MAX_RATIO * path.stat().st_size + 10**6:
+            raise _Refused(f"unpacks to {unpacked:,} bytes, more than {MAX_RATIO} times its size: no trained weights")
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                shape, dtype = _read_header(file)
+                if dtype.hasobject:
+                    raise _Refused(f"holds objects as {printable(member.filename)} (allow_pickle=False)")
+                if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
+                    raise _Refused(f"claims {printable(member.filename)} of shape {shape}, which is not what it holds")
+
+
+def _read_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """Read shape and type of an array, and go to its first byte."""
+    version = np.lib.format.read_magic(file)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+    shape, _, dtype = read(file)
+    return shape, dtype
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Turn what numpy, zipfile and timm raise inside into one line."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{path} lacks an array that the model needs: {error.args[0]}") from error
+    except Exception as error:
+        reason = printable(" ".join(str(error).split()) or type(error).__name__)
+        raise ValueError(f"{path} is damaged or does not fit the model: {reason}") from error
 
 
 def _prefix(arrays: NpzFile) -> str:
@@ -114,7 +162,3 @@ def _unread(arrays: NpzFile, model: VisionTransformer) -> list[str]:
     if stacked in arrays and arrays[stacked].shape[0] != depth:
         unread.append(f"Transformer/encoderblock with {arrays[stacked].shape[0]} blocks (the model has {depth})")
     return unread
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
