@@ -117,7 +117,7 @@ def test_a_wrong_row_is_refused_by_file_key_and_type(make_row, tmp_path, changed
         (b'{"top1": 9', "is not valid JSON"),
         (b"\xff\xfe\x00", "is not valid JSON"),
         (b"[" * 100_000, "is not valid JSON"),
-        (b'{"top1": NaN}', "NaN is not JSON; write null"),
+        (b'{"top1": NaN}', "NaN is no number of JSON, write null"),
         (b"[1, 2]", "must hold one JSON object, a result row, got a list"),
     ],
 )
@@ -132,7 +132,7 @@ def test_a_file_that_is_no_row_is_refused_by_name(tmp_path, content, message):
 def test_a_number_too_large_for_a_float_is_refused(make_row, tmp_path):
     path = edited(tmp_path / "result.json", make_row(), lr=123.0)
     path.write_text(path.read_text().replace("123.0", "1e999"))
-    with pytest.raises(ValueError, match="lr must be a number, got float inf"):
+    with pytest.raises(ValueError, match="the number 1e999 is too large"):
         read_row(path)
 
 

@@ -5,7 +5,6 @@ the arguments it is built with. It comes from someone else: its length and its n
 it is run.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import timm
 from vision_peft.backbones.bounds import argument_problems, check_size
 from vision_peft.backbones.hub import WEIGHTS, fetch_file
 from vision_peft.backbones.names import hub_repository
+from vision_peft.safe_files import read_file
+from vision_peft.strict_json import parse_json
 from vision_peft.suggest import did_you_mean
 
 CONFIG = "config.json"
@@ -37,11 +38,10 @@ def check_outside(name: str, arguments: dict[str, Any]) -> None:
     path = Path(name.partition(":")[2]) / CONFIG if repository is None else fetch_file(repository, CONFIG, cache_dir)
     if not path.is_file():
         raise FileNotFoundError(f"{name}: there is no {path}; wanted a folder with {CONFIG} and {' or '.join(WEIGHTS)}")
-    if path.stat().st_size > MAX_CONFIG:
-        raise ValueError(f"{name}: {CONFIG} has {path.stat().st_size:,} bytes, wanted at most {MAX_CONFIG:,}")
+    content = read_file(path, MAX_CONFIG)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        config = parse_json(content)
+    except ValueError as error:
         raise ValueError(f"{name}: {CONFIG} is not JSON: {error}") from None
     architecture = config.get("architecture") if isinstance(config, dict) else None
     if not isinstance(architecture, str) or not timm.is_model(architecture):

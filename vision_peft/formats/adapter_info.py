@@ -14,6 +14,7 @@ from torch import Tensor
 from vision_peft.formats.backbone_record import backbone_problems, full_name
 from vision_peft.formats.input_record import input_problems, with_todays_words
 from vision_peft.methods import METHODS
+from vision_peft.strict_json import parse_json
 from vision_peft.suggest import did_you_mean
 from vision_peft.tuning.method import Method
 
@@ -81,8 +82,8 @@ def read_object(text: bytes | str, where: str) -> dict[str, Any]:
     """
     check_length(len(text), where)
     try:
-        values = json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
+        values = parse_json(text)
+    except ValueError as error:
         raise ValueError(f"{where} is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{where}: wanted an object, got {type(values).__name__}")
@@ -93,10 +94,6 @@ def check_length(length: int, where: str) -> None:
     """Raise ValueError where a description is longer than any true one."""
     if length > MAX_TEXT:
         raise ValueError(f"{where} has {length:,} bytes: a description of an adapter has at most {MAX_TEXT:,}")
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def check(values: dict[str, Any], where: str) -> AdapterInfo:

@@ -12,6 +12,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from vision_peft.protocols import PROTOCOLS
 from vision_peft.safe_files import check_regular, read_file, write_file
+from vision_peft.strict_json import parse_json
 from vision_peft.suggest import did_you_mean, find_closest
 
 MAX_BYTES = 2**25  # of a result.json; one of 20,000 classes has one million
@@ -120,8 +121,8 @@ def read_row(path: str | Path) -> Row:
     """Read and check one result.json; ValueError names the file and every missing or mistyped key."""
     path = Path(path)
     try:
-        data = json.loads(read_file(path, MAX_BYTES), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        data = parse_json(read_file(path, MAX_BYTES))
+    except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path} must hold one JSON object, a result row, got a {type(data).__name__}")
@@ -246,7 +247,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     return [_without_nan(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON; write null")

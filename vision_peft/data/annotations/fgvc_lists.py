@@ -7,12 +7,12 @@
 Every problem is appended to a list with file and line or key; a missing file raises FileNotFoundError.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vision_peft.data.annotations.list_files import read_lines
+from vision_peft.strict_json import parse_json
 
 JSON_ROOTS = ("images", "Images", "", "jpg")
 
@@ -51,8 +51,8 @@ def _json_entries(file: Path, problems: list[str]) -> list[Sample]:
     if not lines:
         return []
     try:  # objects become tuples of pairs, in which a key that stands twice can be seen
-        pairs = json.loads("\n".join(lines), object_pairs_hook=tuple)
-    except (ValueError, RecursionError) as error:
+        pairs = parse_json("\n".join(lines), pairs=tuple)
+    except ValueError as error:
         problems.append(f"{file}: not readable as json ({error})")
         return []
     if not isinstance(pairs, tuple):

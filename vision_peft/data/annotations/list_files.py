@@ -8,7 +8,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from vision_peft.safe_files import read_file
+
 MAX_CLASSES = 100_000
+MAX_LIST = 2**30  # bytes
 _LINE = re.compile(r"(?P<path>.+?)\s+(?P<label>\S+)")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 
@@ -119,7 +122,7 @@ def read_lines(file: Path, problems: list[str]) -> list[str]:
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file}")
     try:
-        text = file.read_text(encoding="utf-8-sig").rstrip()
+        text = read_file(file, MAX_LIST).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").rstrip()
     except UnicodeDecodeError as error:
         problems.append(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})")
         return []

@@ -6,7 +6,6 @@ https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101. The official archive
 `.txt` (`<class>/<id>` a line); the json is read where there is one. The training labels are noisy by intent.
 """
 
-import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,13 +16,15 @@ from torchvision.datasets import Food101 as TorchvisionFood101
 
 from vision_peft.data.annotations.download import Official
 from vision_peft.data.annotations.draw_split import choose
-from vision_peft.data.annotations.list_files import PathCheck, quote, read_lines
+from vision_peft.data.annotations.list_files import MAX_LIST, PathCheck, quote, read_lines
 from vision_peft.data.annotations.train_test import OfficialHalves
 from vision_peft.data.config import check_split, find_root
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.image_dataset import ImageFiles
 from vision_peft.data.decoding.images import MAX_PIXELS
 from vision_peft.data.problems import raise_problems
+from vision_peft.safe_files import read_file
+from vision_peft.strict_json import parse_json
 from vision_peft.suggest import did_you_mean
 
 BASE = "food-101"
@@ -112,8 +113,8 @@ def _entries(file: Path, problems: list[str]) -> Iterator[_Entry]:
                 yield _Entry(f"{file}:{number}", line.strip(), None)
         return
     try:
-        content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
+        content = parse_json(read_file(file, MAX_LIST))
+    except ValueError as error:
         problems.append(f"{file}: no JSON: {error}")
         return
     if not isinstance(content, dict) or not content:

@@ -8,7 +8,6 @@ are the test split here.
 Left and right, up and down are classes: nothing may flip these videos.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.video_dataset import VideoFiles
 from vision_peft.data.problems import raise_problems, unknown
+from vision_peft.strict_json import parse_json
 
 LIST_FOLDERS = ("", "labels", "annotations")
 VIDEO_FOLDERS = ("20bn-something-something-v2", "videos", "")
@@ -130,8 +130,8 @@ def _json(file: Path, problems: list[str]) -> Any:
     if not lines:
         return None
     try:
-        return json.loads("\n".join(lines))
-    except (ValueError, RecursionError) as error:
+        return parse_json("\n".join(lines))
+    except ValueError as error:
         problems.append(f"{file}: not readable as json ({error})")
         return None
 

@@ -20,7 +20,8 @@ from vision_peft.formats.foreign.joined_slices import cut, join, slices_in
 from vision_peft.formats.foreign.read import Foreign, read_tensors
 from vision_peft.formats.foreign.tensors import State, no_leftovers, split_head, take
 from vision_peft.methods.lora import TARGETS, LoRA, LoRAQKV
-from vision_peft.safe_files import write_together
+from vision_peft.safe_files import read_file, write_together
+from vision_peft.strict_json import parse_json
 from vision_peft.tuning import graft, record
 from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.blocks import blocks
@@ -28,6 +29,7 @@ from vision_peft.tuning.families import family_of
 from vision_peft.tuning.heads import plain_head
 
 CONFIG, TENSORS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+MAX_CONFIG = 2**24  # bytes
 _PREFIX = "base_model.model."
 _TENSOR = re.compile(r"(?P<layer>.*)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_magnitude_vector)")
 _LAYERS = {
@@ -69,8 +71,8 @@ def read_folder(folder: Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"no HF peft adapter at {folder}: {CONFIG} is missing")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        config = parse_json(read_file(path, MAX_CONFIG))
+    except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     tensors = folder / (TENSORS if (folder / TENSORS).is_file() else PICKLE)
     if not tensors.is_file():
