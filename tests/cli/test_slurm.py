@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from support.tiny_run import TINY
 
-from vision_peft.results.row import find_rows
+from vision_peft.results.find_rows import find_rows
 
 SCRIPTS = ["single_node.sbatch", "multi_node.sbatch"]
 # Slurm hands a batch script a signal and nothing else; srun hands it on to the tasks, and ends with their worst code.

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import vision_peft as vp
-from vision_peft.results.row import find_rows, read_row
+from vision_peft.results.find_rows import find_rows
+from vision_peft.results.row import read_row
 
 TINY = ["backbone=timm", "backbone.name=vit_tiny_patch16_224", "backbone.pretrained=false", "backbone.img_size=32"]
 TINY += ["backbone.kwargs.depth=2", "backbone.kwargs.embed_dim=24", "recipe.epochs=1", "device=cpu"]

@@ -11,7 +11,7 @@ from support.tiny_run import TINY
 from support.tiny_vtab import write_vtab
 
 from vision_peft.data.datasets.vtab1k import VTAB1k
-from vision_peft.results.row import find_rows
+from vision_peft.results.find_rows import find_rows
 
 SPECIALIZED = list(VTAB1k.suite["specialized"])
 

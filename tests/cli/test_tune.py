@@ -11,7 +11,7 @@ from support.cli import LOADING
 from support.tiny_run import TINY
 from support.tiny_vtab import write_vtab
 
-from vision_peft.results.row import find_rows
+from vision_peft.results.find_rows import find_rows
 from vision_peft.runs.run_config import read_config
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}

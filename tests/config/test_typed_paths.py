@@ -13,7 +13,7 @@ from vision_peft.config.command_line import compose_config, read_command_line
 from vision_peft.config.commands import door, through_the_door, with_values
 from vision_peft.config.data_overrides import read_overrides
 from vision_peft.config.typed_paths import quote_paths, unquote_path
-from vision_peft.results.row import find_rows
+from vision_peft.results.find_rows import find_rows
 
 NAMES = [
     "a b",

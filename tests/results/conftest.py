@@ -51,6 +51,8 @@ def make_row() -> Callable[..., Row]:
             "versions": {"torch": "2.14.1"},
             "commit": None,
             "command": "python tools/train.py",
+            "setting": "0123456789abcdef",
+            "settings": {},
         }
         return Row(**(values | changed))
 

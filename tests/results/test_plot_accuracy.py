@@ -65,7 +65,11 @@ def test_the_svg_names_methods_references_axes_task_and_seeds_as_text(rows, tmp_
     found = texts(tmp_path / "a")
     for wanted in (
         *("adaptformer", "8", "64", "lora-8", "linear probe", "90.0", "full fine-tuning", "97.0", "digits"),
-        *("vit_base_patch16_224.augreg_in21k, val_select", "trained parameters, head excluded", "top-1 accuracy (%)"),
+        *(
+            "vit_base_patch16_224.augreg_in21k, 224 px, val_select",
+            "trained parameters, head excluded",
+            "top-1 accuracy (%)",
+        ),
         "Mean and standard deviation over 3 seeds; no bar: one seed.",
     ):
         assert wanted in found, wanted
@@ -119,14 +123,14 @@ def test_tasks_backbones_and_protocols_get_a_panel_each(make_row, tmp_path):
     found = texts(tmp_path / "a")
     assert found.count("vtab1k clothing") == 3
     assert found.count("vtab1k rsscn7") == 1
-    assert "vit_small, val_select" in found
+    assert "vit_small, 224 px, val_select" in found
     assert found.count("adaptformer-64") == 1, "one legend for all panels"
 
 
 def test_an_epoch_selected_on_test_is_hollow_starred_and_explained(make_row, tmp_path):
     plot_accuracy([make_row()], tmp_path / "honest")
     plot_accuracy([make_row(protocol="best_test")], tmp_path / "best")
-    assert "vit_base_patch16_224.augreg_in21k, best_test*" in texts(tmp_path / "best")
+    assert "vit_base_patch16_224.augreg_in21k, 224 px, best_test*" in texts(tmp_path / "best")
     note = "One seed. * and hollow: epoch selected on test, not comparable with the others."
     assert note in texts(tmp_path / "best")
     hollow = "fill: #ffffff; stroke: #0072b2"
@@ -166,7 +170,7 @@ def test_a_line_joins_sizes_of_one_method_and_nothing_else(make_row):
         return make_row("lora", fields, params_trained=36_864 * rank, **changed)
 
     settings = group_by_seed([row(8), row(2, lr=1e-4), row(4, targets=["qkv"])])
-    lines = build_series(settings, "params_trained", {"lora": {(2,), (4,), (8,)}})
+    lines = build_series(settings, "params_trained", settings)
     found = {label: [point.row.sizes[0] for point in points] for label, points in lines}
     assert found == {"lora (targets=[q, v])": [2, 8], "lora (targets=[qkv])": [4]}
 
@@ -176,7 +180,7 @@ def test_a_size_with_two_learning_rates_splits_the_line(make_row):
         return make_row(fields={"bottleneck": bottleneck}, lr=lr, params_trained=1000 * bottleneck)
 
     settings = group_by_seed([row(8, 0.001), row(64, 0.001), row(64, 0.01)])
-    lines = build_series(settings, "params_trained", {"adaptformer": {(8,), (64,)}})
+    lines = build_series(settings, "params_trained", settings)
     found = {label: [point.row.sizes[0] for point in points] for label, points in lines}
     assert found == {"adaptformer (lr=0.001)": [8, 64], "adaptformer (lr=0.01)": [64]}
 
@@ -184,9 +188,9 @@ def test_a_size_with_two_learning_rates_splits_the_line(make_row):
 def test_what_has_no_place_on_a_logarithmic_axis_is_a_reference(make_row):
     nothing = {"fields": {}, "params_trained": 0}
     settings = group_by_seed([make_row("linear", **nothing), make_row("full", {}), make_row("noop", **nothing)])
-    labels = [label for label, _ in build_references(settings, "params_trained")]
+    labels = [label for label, _ in build_references(settings, "params_trained", settings)]
     assert labels == ["linear probe", "full fine-tuning", "noop"]
-    assert build_series(settings, "params_trained", {}) == []
+    assert build_series(settings, "params_trained", settings) == []
 
 
 def test_equal_names_on_different_tasks_need_no_telling_apart(make_row):

@@ -44,6 +44,7 @@ def test_a_line_holds_mean_and_spread_of_every_task_and_both_averages(make_row: 
         "mean of 3 tasks": "60.50 ± 0.71",
         "mean of 2 groups": "63.00 ± 0.71",
         "trained": "1.19 M",
+        "train time": "81 s",
     }
 
 

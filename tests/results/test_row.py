@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from vision_peft.results.row import Row, find_rows, read_row, write_row
+from vision_peft.results.find_rows import find_rows
+from vision_peft.results.row import Row, read_row, write_row
 
 
 def edited(path: Path, row: Row, **changed: Any) -> Path:
@@ -32,7 +33,8 @@ WRITTEN = """
     batch_size epochs img_size num_frames views normalisation head params_trained params_stored params_head
     params_backbone adapter_bytes step_ms images_per_s data_wait_share peak_memory_mb train_seconds flops_forward
     world_size precision device versions commit command curve per_class confusion n_bad
-    n_non_finite reused_features
+    n_non_finite reused_features setting settings data_digest
+    status reason updates chosen_epoch total_seconds resumed_with tried
 """
 
 

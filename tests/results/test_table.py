@@ -56,7 +56,7 @@ def test_many_rows_are_aligned_under_what_they_share(make_row):
     rows = [make_row(), make_row("vpt", {"tokens": 10, "deep": True}, top1=None, mean_per_class=None)]
     text = format_rows(rows)
     title, _, header, rule, first, second, *_ = text.splitlines()
-    assert title == "digits, vit_base_patch16_224.augreg_in21k, val_select"
+    assert title == "digits, vit_base_patch16_224.augreg_in21k, 224 px, val_select"
     assert len(rule) == max(map(len, (header, first, second)))
     assert set(rule) == {"-", " "}
     end = header.index("top-1 %") + len("top-1 %")
@@ -67,7 +67,7 @@ def test_many_rows_are_aligned_under_what_they_share(make_row):
 
 def test_what_differs_becomes_a_column_and_the_same_name_is_told_apart(make_row):
     text = format_rows([make_row(task="a"), make_row(task="b"), make_row(task="b", lr=0.01)])
-    assert text.startswith("digits, vit_base_patch16_224.augreg_in21k, val_select\n")
+    assert text.startswith("digits, vit_base_patch16_224.augreg_in21k, 224 px, val_select\n")
     assert [line.split()[:1] for line in text.splitlines()[4:6]] == [["adaptformer-64"], ["adaptformer-64"]]
     assert "adaptformer-64 (lr=0.01)   b" in text
     assert "adaptformer-64             a" in text

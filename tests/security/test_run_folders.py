@@ -14,7 +14,7 @@ from support.hostile_inputs import is_one_line
 import vision_peft as vp
 from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder
-from vision_peft.results.row import find_rows
+from vision_peft.results.find_rows import find_rows
 from vision_peft.runs.run_files import WRITTEN
 from vision_peft.training.evaluate_saved import evaluate_saved
 from vision_peft.training.trained import train

@@ -15,7 +15,7 @@ from vision_peft.config.errors import ConfigError
 from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder
 from vision_peft.data.datasets.folder import Folder
-from vision_peft.results.row import find_rows
+from vision_peft.results.find_rows import find_rows
 from vision_peft.training import search as tuning
 from vision_peft.training.search import (
     Trial,
@@ -128,7 +128,9 @@ def test_a_trial_that_diverges_is_a_row_with_its_reason_and_not_the_end(
     assert "finite" in bad.diverged or "loss on val is" in bad.diverged
     assert bad.diverged.split(":")[0] in format_trials([bad, good]).splitlines()[-1]
     assert rank_trials([bad, good]) == [good, bad]
-    assert sorted(row.extra.get("diverged") or "" for row in find_rows([tmp_path / "runs"])) == ["", bad.diverged]
+    of_status = {row.status: row for row in find_rows([tmp_path / "runs"])}
+    assert of_status.keys() == {"finished", "diverged"}
+    assert of_status["diverged"].reason == bad.diverged
     monkeypatch.setattr(tuning, "train", None)  # both are found again
     assert [trial.diverged for trial in search_grid(config)] == [bad.diverged, None]
     with pytest.raises(ValueError, match="all 1 trials diverged"):

@@ -14,7 +14,7 @@ from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder
 from vision_peft.data.datasets.vtab1k import CLASS_COUNTS, VTAB1k
 from vision_peft.distributed.stopping import Interrupted
-from vision_peft.results.row import find_rows
+from vision_peft.results.find_rows import find_rows
 from vision_peft.training import suite
 from vision_peft.training.suite import list_tasks, train_suite
 from vision_peft.training.trained import train

@@ -4,6 +4,8 @@ timm's are ``<architecture>`` and ``<architecture>.<tag>``; outside its registry
 ``local-dir:FOLDER``.
 """
 
+from pathlib import Path
+
 import timm
 
 from vision_peft.suggest import did_you_mean
@@ -27,6 +29,12 @@ def hub_repository(name: str) -> str | None:
     """Return ``OWNER/NAME[@REVISION]`` of ``hf-hub:OWNER/NAME[@REVISION]``, None of another name."""
     source, _, place = name.partition(":")
     return place if source.lower() in ("hf-hub", "hf_hub") else None
+
+
+def local_folder(name: str) -> Path | None:
+    """Return FOLDER of ``local-dir:FOLDER``, None of another name."""
+    source, _, place = name.partition(":")
+    return Path(place) if source.lower() == "local-dir" else None
 
 
 def check_name(name: str) -> None:

@@ -25,13 +25,13 @@ def main(argv: Sequence[str]) -> int:
         help="parameters that train, or that the adapter stores; both without the head (default: trained)",
     )
     options = parser.parse_args(argv)
+    from vision_peft.results.find_rows import find_runs
     from vision_peft.results.plot import plot_accuracy
-    from vision_peft.results.row import find_rows
     from vision_peft.results.table import format_rows
 
-    rows = find_rows(options.runs)
-    files = plot_accuracy(rows, options.out, metric=options.metric, x=options.x)
-    print(format_rows(rows, mean_over_seeds=True))
+    found = find_runs(options.runs)
+    files = plot_accuracy(found.rows, options.out, options.metric, options.x, len(found.without_row))
+    print(format_rows(found.rows, mean_over_seeds=True))
     print("\nwrote " + ", ".join(str(file) for file in files))
     suggest_next(["report", *options.runs])
     return 0

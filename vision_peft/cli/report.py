@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vision_peft.cli._verb import announce_loading, make_parser, suggest_next, write_output
-from vision_peft.results.row import find_rows
+from vision_peft.results.find_rows import find_runs
 from vision_peft.results.settings import METRICS
 
 
@@ -25,12 +25,13 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     if options.out and options.out.suffix not in (".md", ".csv"):
         raise ValueError(f"--out must end in .md or .csv, got {options.out}")
-    rows = find_rows(options.runs)
+    found = find_runs(options.runs)
     announce_loading()  # the groups of tasks are those of the data sets
     from vision_peft.data import DATASETS
     from vision_peft.results.report import make_report
 
-    report = make_report(rows, options.metric, {name: family.suite for name, family in DATASETS.items()})
+    suites = {name: family.suite for name, family in DATASETS.items()}
+    report = make_report(found.rows, options.metric, suites, len(found.without_row))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_output(options.out, report.csv_text() if options.out.suffix == ".csv" else report.markdown())

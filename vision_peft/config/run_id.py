@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from dataclasses import MISSING, asdict, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ NOT_IN_RUN_ID = (
     "fused",
 )
 MOUNT_POINTS = ("root", "cache")  # fields of a data set that say where it is on this machine
+CHECKPOINT = "backbone.checkpoint"
 
 
 def run_folder(config: Config) -> Path:
@@ -86,6 +88,31 @@ def run_id_fields(config: Config) -> dict[str, Any]:
     return kept
 
 
+def setting_fields(config: Config, weights: str | None = None, world_size: int = 1) -> dict[str, Any]:
+    """Return what all seeds of one experiment share and nothing else may differ in, as dotted keys.
+
+    It is `run_id_fields` without the seed and the task, which stand in a result row by themselves.
+
+    Args:
+        config: of the run.
+        weights: hash of the files that the backbone comes from, see `backbones.file_hash`; None where its name says it.
+        world_size: processes that train: each draws numbers of its own.
+    """
+    task = f"data.{_task_field(config.data)}"
+    kept = {key: value for key, value in run_id_fields(config).items() if key not in ("seed", task)}
+    if config.backbone.checkpoint is not None:
+        kept[CHECKPOINT] = Path(config.backbone.checkpoint).name
+    if weights is not None:
+        kept["backbone.sha256"] = weights
+    return kept if world_size == 1 else kept | {"world_size": world_size}
+
+
+def digest_setting(fields_: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that name a setting; the same weights in a file of another name are the same."""
+    content = {key: value for key, value in fields_.items() if key != CHECKPOINT or "backbone.sha256" not in fields_}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def comparable_fields(config: Config) -> dict[str, Any]:
     """Return every setting that two starts of the same run must agree on, defaults as well, as dotted keys."""
     raw = {key: value for key, value in _without_mounts(to_dict(config)).items() if key not in NOT_IN_RUN_ID}
@@ -102,12 +129,16 @@ def resolve_precision(config: Config) -> str:
 
 def task_name(data: DataConfig) -> str | None:
     """Name the task of a dataset that has several, or the folder's name of one that is nothing but a folder."""
-    values = asdict(data)
-    if (task := values.get("task")) is not None:
-        return str(task)
-    if (split := values.get("split")) is not None:
-        return f"split{split}"
-    return Path(values["root"]).resolve().name if values.get("root") is not None else None
+    field = _task_field(data)
+    if field is None:
+        return None
+    value = str(getattr(data, field))
+    return {"split": f"split{value}", "root": Path(value).resolve().name}.get(field, value)
+
+
+def _task_field(data: DataConfig) -> str | None:
+    """Name the field of a data set that says which of its tasks is meant; None where there is only one."""
+    return next((name for name in ("task", "split", "root") if getattr(data, name, None) is not None), None)
 
 
 def _without_mounts(raw: dict[str, Any]) -> dict[str, Any]:

@@ -48,7 +48,8 @@ class StopRequests:
     """
 
     def __init__(self, max_time: float | None) -> None:
-        self._deadline = None if max_time is None else time.monotonic() + 60 * max_time
+        self.began = time.monotonic()
+        self._deadline = None if max_time is None else self.began + 60 * max_time
         self._numbers: list[int] = []
         self._first = 0.0
 

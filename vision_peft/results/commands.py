@@ -39,14 +39,31 @@ def collect_commands(rows: Sequence[Row], suites: Mapping[str, Groups]) -> list[
 
 
 def describe_provenance(rows: Sequence[Row]) -> list[str]:
-    """Describe device, commit and versions of rows, each distinct value once."""
+    """Describe device, commit and versions of rows, each distinct value once, and what was different on a resume."""
     names = dict.fromkeys(name for row in rows for name in row.versions)
     versions = (f"{name} {_join_distinct(row.versions.get(name) for row in rows)}" for name in names)
     return [
-        f"device: {_join_distinct(f'{row.device}, {row.precision}' for row in rows)}",
+        f"device: {_join_distinct(map(_describe_device, rows))}",
         f"commit: {_join_distinct(row.commit for row in rows) or 'unknown'}",
         *([f"versions: {', '.join(versions)}"] if names else []),
+        *(f"{row.label}, seed {row.seed}: {text}" for row in rows if (text := _describe_resumes(row))),
     ]
+
+
+def _describe_device(row: Row) -> str:
+    processes = f", {row.world_size} processes" if row.world_size > 1 else ""
+    return f"{row.device}, {row.precision}{processes}"
+
+
+def _describe_resumes(row: Row) -> str:
+    """Describe what was different after a run was resumed: "resumed after update 3 with precision bf16"."""
+    texts = []
+    for changes in row.resumed_with:
+        versions = changes.get("versions")
+        flat = {**changes, **(versions if isinstance(versions, dict) else {})}
+        words = [f"{key.replace('_', ' ')} {value}" for key, value in flat.items() if key not in ("update", "versions")]
+        texts.append(f"resumed after update {changes.get('update')} with {', '.join(words)}")
+    return "; ".join(texts)
 
 
 def _split_command(row: Row) -> list[str]:

@@ -2,10 +2,10 @@
 
 import math
 import textwrap
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -15,9 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from vision_peft.protocols import PROTOCOLS
+from vision_peft.results.labels import get_panel
 from vision_peft.results.plot_series import Line, build_references, build_series
 from vision_peft.results.row import Row
-from vision_peft.results.settings import METRICS, PANEL, Metric, Setting, group_by_seed
+from vision_peft.results.selection import describe_panel, select_measured
+from vision_peft.results.settings import Metric, Setting
 from vision_peft.results.table import format_count, write_csv
 from vision_peft.safe_files import replacing
 
@@ -27,8 +29,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = {"linear": (0, (1, 1.5)), "full": (0, (6, 2))}
 GREY = "#555555"
+ASIDE = 0.025  # of the axis of parameters, from one point to the next of the same number
 AXES = {"top1": "top-1 accuracy (%)", "mean_per_class": "mean per-class accuracy (%)"}
-Panels = dict[tuple[str, ...], list[Setting]]  # settings by dataset, task, backbone, protocol
+Panels = dict[tuple[Any, ...], list[Setting]]  # settings by what a panel shares
 
 
 def plot_accuracy(
@@ -36,22 +39,28 @@ def plot_accuracy(
     stem: str | Path,
     metric: Metric = "top1",
     x: Literal["trained", "stored"] = "trained",
+    without_row: int = 0,
 ) -> list[Path]:
     """Draw `<stem>.png` and `<stem>.svg`, write the numbers to `<stem>.csv`, return the three paths.
 
-    One panel per dataset, task, backbone and protocol. Points are means, bars standard deviations (n - 1) over seeds;
-    a single seed has no bar. Rows without the metric are left out and counted below the figure; rows whose epoch was
-    selected on test are hollow and starred. ValueError if no row has the metric.
+    One panel per dataset, task, backbone, size of the input and protocol. Points are means, bars standard deviations
+    (n - 1) over seeds; a single seed has no bar. Runs without the metric, and those that have not finished, are counted
+    below the figure; rows whose epoch was selected on test are hollow and starred. ValueError if no row has the metric.
+
+    Args:
+        rows: of runs.
+        stem: of the files.
+        metric: on the y axis.
+        x: parameters that train, or that the adapter stores.
+        without_row: runs of which nothing is known but that they have not finished.
     """
-    if metric not in METRICS or x not in ("trained", "stored"):
-        raise ValueError(f"metric must be one of {', '.join(METRICS)} and x trained or stored, got {metric} and {x}")
-    measured = [row for row in rows if getattr(row, metric) is not None]
-    if not measured:
-        raise ValueError(f"nothing to plot: none of {len(rows)} rows has {metric} (search trials do not read test)")
+    if x not in ("trained", "stored"):
+        raise ValueError(f"x must be trained or stored, got {x}")
+    selection = select_measured(rows, metric, "plot", without_row)
     panels: Panels = defaultdict(list)
-    for setting in group_by_seed(measured):
-        panels[tuple(str(getattr(setting.row, name) or "") for name in PANEL)].append(setting)
-    panels = {key: panels[key] for key in sorted(panels, key=lambda key: (*key[:3], PROTOCOLS.index(key[3])))}
+    for setting in selection.measured:
+        panels[get_panel(setting.row)].append(setting)
+    panels = dict(sorted(panels.items(), key=lambda panel: _order(panel[1][0].row)))
 
     stem = Path(stem)
     stem = stem.with_suffix("") if stem.suffix in (".png", ".svg", ".csv") else stem
@@ -60,21 +69,18 @@ def plot_accuracy(
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # the same picture whatever the reader's matplotlibrc says
         matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "vision_peft"})
-        figure = _make_figure(panels, metric, f"params_{x}", left_out=len(rows) - len(measured))
+        figure = _make_figure(panels, metric, f"params_{x}", selection.notes)
         with replacing(png) as file:
             figure.savefig(file, format="png", dpi=200)
         with replacing(svg) as file:
             figure.savefig(file, format="svg", metadata={"Date": None})
-    write_csv(csv, [setting for panel in panels.values() for setting in panel], metric)
+    write_csv(csv, selection.settings, metric)
     return [png, svg, csv]
 
 
-def _make_figure(panels: Panels, metric: Metric, x: str, left_out: int) -> Figure:
+def _make_figure(panels: Panels, metric: Metric, x: str, notes: Sequence[str]) -> Figure:
     everything = [setting for panel in panels.values() for setting in panel]
-    sizes = defaultdict(set)
-    for setting in everything:
-        sizes[setting.row.method].add(setting.row.sizes)
-    lines = {key: build_series(panel, x, sizes) for key, panel in panels.items()}
+    lines = {key: build_series(panel, x, everything) for key, panel in panels.items()}
     labels = sorted({label for panel in lines.values() for label, _ in panel})
     looks = {label: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(labels)}
     values = [getattr(setting.row, x) for panel in lines.values() for _, points in panel for setting in points]
@@ -88,10 +94,10 @@ def _make_figure(panels: Panels, metric: Metric, x: str, left_out: int) -> Figur
     grid = list(figure.subplots(height, columns, squeeze=False).flat)
     for place, (key, panel) in enumerate(panels.items()):
         axes = grid[place]
-        _draw_lines(axes, lines[key], looks, metric, x)
-        _label_axes(axes, key, panel, metric)
         _scale_x(axes, values)
-        _draw_references(axes, build_references(panel, x), metric)
+        _draw_lines(axes, lines[key], looks, metric, x)
+        _label_axes(axes, panel, metric)
+        _draw_references(axes, build_references(panel, x, everything), metric)
         if place % columns == 0:
             axes.set_ylabel(AXES[metric], fontsize=9)
         if values and place + columns >= len(panels):
@@ -106,15 +112,25 @@ def _make_figure(panels: Panels, metric: Metric, x: str, left_out: int) -> Figur
         ]
         texts = [_escape(textwrap.fill(name, 34)) for name in labels]
         figure.legend(handles, texts, loc="outside right upper", frameon=False, fontsize=8)
-    note = textwrap.fill(_describe_runs(panels, left_out), int(inches[0] * 15))
+    sentences = [*_describe_runs(panels), *(f"{note}." for note in notes)]
+    if any(count > 1 for panel in lines.values() for count in _list_alone(panel, x).values()):
+        sentences.insert(1, "Points side by side have the same number of parameters.")
+    note = textwrap.fill(" ".join(sentences), int(inches[0] * 15))
     figure.supxlabel(note, x=0.01, ha="left", fontsize=7, color=GREY)
     return figure
 
 
 def _draw_lines(axes: Axes, lines: list[Line], looks: dict[str, tuple[str, str]], metric: Metric, x: str) -> None:
+    alone = _list_alone(lines, x)
+    met: Counter[int] = Counter()
+    low, high = axes.get_xlim()
     for label, points in lines:
         colour, marker = looks[label]
         places = [getattr(setting.row, x) for setting in points]
+        if len(points) == 1:  # side by side, so that the bars can be read
+            beside = met[places[0]] - (alone[places[0]] - 1) / 2
+            met[places[0]] += 1
+            places = [places[0] * (high / low) ** (ASIDE * beside)]
         means = [setting.mean(metric) or 0.0 for setting in points]
         face = "white" if points[0].row.protocol == "best_test" else colour
         axes.plot(places, means, color=colour, marker=marker, markersize=5.5, markerfacecolor=face, linewidth=1.3)
@@ -125,6 +141,11 @@ def _draw_lines(axes: Axes, lines: list[Line], looks: dict[str, tuple[str, str]]
                 size = "+".join(str(part) for part in setting.row.sizes if part is not None)
                 below_right = {"xytext": (4, -4), "textcoords": "offset points", "va": "top", "ha": "left"}
                 axes.annotate(_escape(size), (place, mean), **below_right, fontsize=6.5, color=colour)
+
+
+def _list_alone(lines: list[Line], x: str) -> Counter[int]:
+    """Count the lines of one point at each number of parameters."""
+    return Counter(getattr(points[0].row, x) for _, points in lines if len(points) == 1)
 
 
 def _draw_references(axes: Axes, references: list[Line], metric: Metric) -> None:
@@ -144,12 +165,13 @@ def _draw_references(axes: Axes, references: list[Line], metric: Metric) -> None
         axes.text(1.015, centre, _escape(text), **where, fontsize=7.5, color=GREY, linespacing=1.0)
 
 
-def _label_axes(axes: Axes, key: tuple[str, ...], panel: list[Setting], metric: Metric) -> None:
-    dataset, task, backbone, protocol = key
-    axes.set_title(_escape(f"{dataset} {task}".strip()) + "\n", fontsize=10, fontweight="bold", loc="left")
-    star = "*" if protocol == "best_test" else ""
+def _label_axes(axes: Axes, panel: list[Setting], metric: Metric) -> None:
+    row, about = panel[0].row, describe_panel(panel[0].row)
+    title = " ".join(about.pop(name) for name in ("dataset", "task") if name in about)
+    axes.set_title(_escape(title) + "\n", fontsize=10, fontweight="bold", loc="left")
+    star = "*" if row.protocol == "best_test" else ""
     above = {"xycoords": "axes fraction", "xytext": (0, 5), "textcoords": "offset points"}
-    axes.annotate(_escape(f"{backbone}, {protocol}{star}"), (0, 1), **above, fontsize=7.5, color=GREY)
+    axes.annotate(_escape(", ".join(about.values()) + star), (0, 1), **above, fontsize=7.5, color=GREY)
     axes.grid(True, color="#e2e2e2", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -177,7 +199,7 @@ def _scale_x(axes: Axes, values: list[int]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _describe_runs(panels: Panels, left_out: int) -> str:
+def _describe_runs(panels: Panels) -> list[str]:
     counts = sorted({len(setting.rows) for panel in panels.values() for setting in panel})
     if counts == [1]:
         notes = ["One seed each." if sum(map(len, panels.values())) > 1 else "One seed."]
@@ -185,11 +207,16 @@ def _describe_runs(panels: Panels, left_out: int) -> str:
         several = [count for count in counts if count > 1]
         span = str(several[0]) if len(several) == 1 else f"{several[0]} to {several[-1]}"
         notes = [f"Mean and standard deviation over {span} seeds" + ("; no bar: one seed." if counts[0] == 1 else ".")]
-    if any(key[3] == "best_test" for key in panels):
+    if any(panel[0].row.protocol == "best_test" for panel in panels.values()):
         notes.append("* and hollow: epoch selected on test, not comparable with the others.")
-    if left_out:
-        notes.append(f"{left_out} run{'s' * (left_out > 1)} without test accuracy left out.")
-    return " ".join(notes)
+    return notes
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    """Order panels by name, then from small inputs to large ones."""
+    size = (row.img_size,) * 2 if isinstance(row.img_size, int) else tuple(row.img_size)
+    named = row.dataset, row.task or "", row.backbone
+    return *named, PROTOCOLS.index(row.protocol), size, row.num_frames or 0
 
 
 def _escape(text: str) -> str:

@@ -2,77 +2,31 @@
 
 import csv
 import io
-import json
-from collections import defaultdict
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vision_peft.protocols import PROTOCOLS
-from vision_peft.results.averages import Groups, Mean, average_tasks_over_seeds, list_tasks
+from vision_peft.results.averages import Groups, Mean, list_tasks
 from vision_peft.results.commands import collect_commands, describe_provenance
-from vision_peft.results.plot_series import format_value
+from vision_peft.results.labels import format_value
+from vision_peft.results.report_lines import (
+    Line,
+    Place,
+    describe_lines,
+    describe_tried,
+    list_names,
+    make_lines,
+    name_lines,
+)
 from vision_peft.results.row import Row
-from vision_peft.results.settings import METRICS, RECIPE, Metric, Setting, flatten_fields, group_by_seed
-from vision_peft.results.table import format_count
+from vision_peft.results.selection import select_measured
+from vision_peft.results.settings import Metric, Setting, list_settings
+from vision_peft.results.table import format_count, format_seconds
 
-Place = tuple[str, str | None]  # dataset and task
-TUNED = ("lr", "weight_decay")  # what papers choose for each task on its own
-WORDS = {
-    "n_train": "{} train images",
-    "img_size": "{} px",
-    "num_frames": "{} frames",
-    "views": "{} views",
-    "normalisation": "normalisation {}",
-    "head": "head {}",
-    "batch_size": "batch {}",
-    "epochs": "{} epochs",
-    "lr": "lr {}",
-    "weight_decay": "weight decay {}",
-}
 METRIC_WORDS = {"top1": "top-1 accuracy on test, %", "mean_per_class": "mean per-class accuracy on test, %"}
 TEXTS = ("method", "backbone", "protocol", "recipe")  # columns of text
 CSV_COLUMNS = ("method", "backbone", "protocol", "recipe", "dataset", "task", "metric", "n_seeds", "mean", "std")
-CSV_COLUMNS += ("params_trained",)
-
-
-@dataclass(frozen=True)
-class Line:
-    """One row of the table: the results of one method setting on each task."""
-
-    settings: dict[Place, Setting]
-
-    @property
-    def row(self) -> Row:
-        """Give any of the runs, for what all of them share."""
-        return next(iter(self.settings.values())).row
-
-    @property
-    def rows(self) -> list[Row]:
-        """List every run of the line."""
-        return [row for setting in self.settings.values() for row in setting.rows]
-
-    @property
-    def seeds(self) -> int:
-        """Give the largest number of seeds of a task."""
-        return max(len(setting.rows) for setting in self.settings.values())
-
-    def recipe(self, name: str) -> str:
-        """Describe a field of the recipe; a range if it was chosen for each task, empty if there is nothing to say."""
-        values = {json.dumps(value): value for row in self.rows if (value := getattr(row, name)) is not None}
-        if not values or (name == "views" and list(values) == ["1"]):
-            return ""
-        texts = [f"{value:g}" if isinstance(value, float) else format_value(value) for value in sorted(values.values())]
-        return WORDS[name].format(texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]} by task")
-
-    def means(self, dataset: str, columns: Sequence[str], groups: Groups, metric: Metric) -> dict[str, Mean]:
-        """Average over the tasks of a dataset; over a part of `columns` only if that part is a whole benchmark."""
-        tasks = {str(task): setting for (name, task), setting in self.settings.items() if name == dataset}
-        wanted = list_tasks(groups)
-        if wanted and set(wanted) <= tasks.keys():
-            tasks = {task: tasks[task] for task in wanted}
-        means = average_tasks_over_seeds(tasks, groups, metric) if tasks else {}
-        whole = tasks.keys() == set(columns) or tasks.keys() == set(wanted)
-        return {label: mean for label, mean in means.items() if whole or not label.startswith("mean of")}
+CSV_COLUMNS += ("params_trained", "train_seconds", "not_finished")
 
 
 @dataclass(frozen=True)
@@ -110,20 +64,18 @@ class Report:
             return file.getvalue()
 
 
-def make_report(rows: Sequence[Row], metric: Metric = "top1", suites: Mapping[str, Groups] | None = None) -> Report:
+def make_report(
+    rows: Sequence[Row], metric: Metric = "top1", suites: Mapping[str, Groups] | None = None, without_row: int = 0
+) -> Report:
     """Arrange rows as a table of `metric`; `suites` holds, by dataset, the groups of tasks that a benchmark averages.
 
-    Runs share a line if they differ only in seed, task, number of training images and, as long as no task has several
-    of them, learning rate and weight decay. Search trials, which have no test accuracy, are left out and counted.
-    ValueError if no row has the metric.
+    Runs share a line if they differ only in seed, task, data and, as long as no task has several of them, learning
+    rate and weight decay. Search trials, which have no test accuracy, and runs that have not finished, of
+    which `without_row` left no row, are counted in the notes. ValueError if no row has the metric.
     """
-    if metric not in METRICS:
-        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric}")
-    measured = [row for row in rows if getattr(row, metric) is not None]
-    if not measured:
-        raise ValueError(f"nothing to report: none of {len(rows)} rows has {metric} (search trials do not read test)")
-    suites = suites or {}
-    lines = _make_lines(group_by_seed(measured))
+    suites, selection = suites or {}, select_measured(rows, metric, "report", without_row)
+    measured = [row for setting in selection.measured for row in setting.rows]
+    lines = make_lines(selection.measured)
     places = _order({place for line in lines for place in line.settings}, suites)
     datasets = list(dict.fromkeys(dataset for dataset, _ in places))
     tasks = {dataset: [str(task) for name, task in places if name == dataset] for dataset in datasets}
@@ -135,9 +87,9 @@ def make_report(rows: Sequence[Row], metric: Metric = "top1", suites: Mapping[st
         }
         for line in lines
     ]
-    columns, shared = _describe_lines(lines)
+    columns, shared = describe_lines(lines)
     names = [", ".join(filter(None, words)) for words in zip(*columns.values(), strict=True)]
-    columns["seeds"] = [str(line.seeds) for line in lines]
+    columns["seeds"] = [_count_seeds(line) for line in lines]
     for place in places:
         head = place[1] or place[0] if len(datasets) == 1 else " ".join(filter(None, place))
         columns[head] = [_format_cell(line, place, metric) for line in lines]
@@ -146,38 +98,26 @@ def make_report(rows: Sequence[Row], metric: Metric = "top1", suites: Mapping[st
         pairs = zip(lines, means, strict=True)
         columns[head] = [_format_mean(line, of_line.get((dataset, label))) for line, of_line in pairs]
     columns["trained"] = [_format_trained(line) for line in lines]
+    columns["train time"] = [format_seconds(statistics.fmean(row.train_seconds for row in line.rows)) for line in lines]
     return Report(
         title=f"{', '.join([' and '.join(datasets), *shared])}: {METRIC_WORDS[metric]}",
         columns=columns,
-        notes=[*_write_notes(lines, tasks, suites, len(rows) - len(measured)), *describe_provenance(measured)],
+        notes=[
+            *_write_notes(lines, tasks, suites),
+            *describe_tried(columns["method"], lines),
+            *selection.notes,
+            *describe_provenance(measured),
+        ],
         commands=[(name, collect_commands(line.rows, suites)) for name, line in zip(names, lines, strict=True)],
         numbers=[
-            cells
-            for name, line, of in zip(columns["method"], lines, means, strict=True)
-            for cells in _list_numbers(name, line, of, metric)
+            *(
+                cells
+                for name, line, of in zip(columns["method"], lines, means, strict=True)
+                for cells in _list_numbers(line, name, of, metric)
+            ),
+            *_list_lost(selection.settings, metric),
         ],
     )
-
-
-def _make_lines(settings: Sequence[Setting]) -> list[Line]:
-    """Join settings into lines of the table; fewer fields may differ where a line would have a task twice."""
-    lines = _join(settings, [("n_train", *TUNED), ("n_train",), ()])
-    return sorted(
-        lines, key=lambda line: (line.row.backbone, PROTOCOLS.index(line.row.protocol), line.row.params_trained)
-    )
-
-
-def _join(settings: Sequence[Setting], frees: Sequence[tuple[str, ...]]) -> list[Line]:
-    groups: dict[str, list[Setting]] = defaultdict(list)
-    for setting in settings:
-        row = setting.row
-        fixed = [getattr(row, name) for name in ("backbone", "protocol", *RECIPE) if name not in frees[0]]
-        groups[json.dumps([row.methods, fixed], sort_keys=True)].append(setting)
-    lines: list[Line] = []
-    for group in groups.values():
-        at = {(setting.row.dataset, setting.row.task): setting for setting in group}
-        lines += [Line(at)] if len(at) == len(group) else _join(group, frees[1:])
-    return lines
 
 
 def _order(places: set[Place], suites: Mapping[str, Groups]) -> list[Place]:
@@ -190,39 +130,8 @@ def _order(places: set[Place], suites: Mapping[str, Groups]) -> list[Place]:
     return sorted(places, key=key)
 
 
-def _describe_lines(lines: Sequence[Line]) -> tuple[dict[str, list[str]], list[str]]:
-    """Make the columns that distinguish lines, and describe what all of them share."""
-    columns = {"method": _name_lines(lines)}
-    shared: list[str] = []
-    for name in ("backbone", "protocol"):
-        values = [str(getattr(line.row, name)) for line in lines]
-        if len(set(values)) > 1:
-            columns[name] = values
-        else:
-            shared.append(values[0])
-    recipes: list[list[str]] = [[] for _ in lines]
-    for name in RECIPE:
-        words = [line.recipe(name) for line in lines]
-        by_task = any("by task" in word for word in words)
-        if len(set(words)) == 1 and not by_task:
-            shared += filter(None, words[:1])
-        elif name != "n_train" or not by_task:
-            for recipe, word in zip(recipes, words, strict=True):
-                recipe += filter(None, [word])
-    if any(recipes):
-        columns["recipe"] = [", ".join(recipe) for recipe in recipes]
-    return columns, shared
-
-
-def _name_lines(lines: Sequence[Line]) -> list[str]:
-    """Name each line by method and size; if that is not unique, also by the fields in which equal names differ."""
-    own = [{k: v for k, v in flatten_fields(line.row).items() if k not in RECIPE} for line in lines]
-    names: list[str] = []
-    for line, fields in zip(lines, own, strict=True):
-        alike = [other for twin, other in zip(lines, own, strict=True) if twin.row.label == line.row.label]
-        told = [f"{k}={format_value(v)}" for k, v in fields.items() if any(other.get(k, v) != v for other in alike)]
-        names.append(line.row.label + (f" ({', '.join(told)})" if told else ""))
-    return names
+def _count_seeds(line: Line) -> str:
+    return str(line.seeds) if line.started == line.seeds else f"{line.seeds} of {line.started}"
 
 
 def _format_cell(line: Line, place: Place, metric: Metric) -> str:
@@ -244,34 +153,52 @@ def _format_trained(line: Line) -> str:
     return " to ".join(format_count(count) for count in dict.fromkeys((counts[0], counts[-1])))
 
 
-def _write_notes(
-    lines: Sequence[Line], tasks: Mapping[str, Sequence[str]], suites: Mapping[str, Groups], left_out: int
-) -> list[str]:
+def _write_notes(lines: Sequence[Line], tasks: Mapping[str, Sequence[str]], suites: Mapping[str, Groups]) -> list[str]:
     notes = ["mean ± standard deviation (n - 1) over seeds"] if any(line.seeds > 1 for line in lines) else []
-    notes.append("trained: parameters without the head")
+    notes.append("trained: parameters without the head; train time: mean of a run, evaluation on test excluded")
     for dataset, columns in tasks.items():
         wanted = list_tasks(suites.get(dataset, {}))
         if len(columns) > 1 and wanted and not set(wanted) <= set(columns):
             notes.append(f"mean of {len(columns)} tasks: those shown, not the benchmark's {len(wanted)}")
     if any(line.row.protocol == "best_test" for line in lines):
         notes.append("figures with a star: epoch selected on test, not comparable with the others")
-    if left_out:
-        notes.append(f"{left_out} run{'s' * (left_out > 1)} without test accuracy left out")
     return notes
 
 
-def _list_numbers(name: str, line: Line, means: Mapping[tuple[str, str], Mean], metric: Metric) -> list[tuple]:
-    recipe = "; ".join(filter(None, (line.recipe(field) for field in RECIPE)))
-    first = (name, line.row.backbone, line.row.protocol, recipe)
-    cells: list[tuple] = [
-        (*place, metric, len(setting.rows), (setting.mean(metric), setting.std(metric)), setting.row.params_trained)
-        for place, setting in line.settings.items()
-    ]
-    cells += [(*place, metric, line.seeds, mean, line.row.params_trained) for place, mean in means.items()]
-    return [
-        (*first, dataset, task or "", metric, seeds, f"{mean:.4f}", "" if std is None else f"{std:.4f}", count)
-        for dataset, task, metric, seeds, (mean, std), count in cells
-    ]
+def _list_numbers(line: Line, name: str, means: Mapping[tuple[str, str], Mean], metric: Metric) -> list[tuple]:
+    first = (
+        name,
+        line.row.backbone,
+        line.row.protocol,
+        "; ".join(filter(None, map(line.describe, list_names([line])))),
+    )
+    cells: list[tuple] = []
+    for (dataset, task), setting in line.settings.items():
+        mean = _format_numbers(setting.mean(metric), setting.std(metric))
+        seconds = f"{setting.mean('train_seconds') or 0:.1f}"
+        where = (dataset, task or "", metric, len(setting.rows), *mean)
+        cells.append((*first, *where, setting.row.params_trained, seconds, setting.describe_lost()))
+    for (dataset, label), mean in means.items():
+        where = (dataset, label, metric, line.seeds, *_format_numbers(*mean))
+        cells.append((*first, *where, line.row.params_trained, "", ""))
+    return cells
+
+
+def _list_lost(settings: Sequence[Setting], metric: Metric) -> list[tuple]:
+    """List the settings of which no seed has finished."""
+    lines = [Line({(setting.row.dataset, setting.row.task): setting}) for setting in settings if not setting.rows]
+    cells = []
+    for line, name in zip(lines, name_lines(lines), strict=True):
+        row = line.row
+        recipe = "; ".join(f"{key}={format_value(value)}" for key, value in list_settings(row).items())
+        first = (name, row.backbone, row.protocol, recipe, row.dataset, row.task or "", metric)
+        (setting,) = line.settings.values()
+        cells.append((*first, 0, "", "", row.params_trained, "", setting.describe_lost()))
+    return cells
+
+
+def _format_numbers(*numbers: float | None) -> list[str]:
+    return ["" if number is None else f"{number:.4f}" for number in numbers]
 
 
 def _format_table(table: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:

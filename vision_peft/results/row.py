@@ -1,27 +1,26 @@
-"""Write and read result rows: all that a plot, a table or a report needs of one run, in one flat `result.json`."""
+"""Write and read result rows: all that a plot, a table or a report needs of one run, in one flat JSON file."""
 
 import json
-import logging
 import math
-import os
 import types
-from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from vision_peft.protocols import PROTOCOLS
-from vision_peft.safe_files import check_regular, read_file, write_file
+from vision_peft.safe_files import read_file, write_file
 from vision_peft.strict_json import parse_json
-from vision_peft.suggest import did_you_mean, find_closest
+from vision_peft.suggest import find_closest
 
 MAX_BYTES = 2**25  # of a result.json; one of 20,000 classes has one million
-log = logging.getLogger(__name__)
+RESULT = "result.json"  # in the folder of a run that has finished
+STATUS = "status.json"  # in that of one that has not: the row as far as it goes
+FINISHED, DIVERGED, STOPPED, UNFINISHED = "finished", "diverged", "stopped", "unfinished"
 
 
 @dataclass(kw_only=True)
 class Row:
-    """One finished run; accuracies are percentages, None was not measured.
+    """One run; accuracies are percentages, None was not measured.
 
     A field added by a later version has a default, so that older files still load; keys unknown to this version are
     kept in `extra` and written back.
@@ -72,7 +71,18 @@ class Row:
     n_bad: int = 0  # of n_test: images that could not be decoded; they count as wrong answers
     n_non_finite: int = 0  # of n_test: answered with NaN or infinity; they count as wrong answers
     reused_features: bool = False  # step_ms and images_per_s are those of the head on features computed once
+    setting: str | None = None  # digest of `settings`; None: a row of an earlier version
+    settings: dict[str, Any] | None = None  # what makes the experiment besides task and seed, where not as by default
+    data_digest: str | None = None  # of every item of the data; None: not known
+    status: str = FINISHED  # or diverged | stopped | unfinished, in status.json
+    reason: str | None = None  # why it diverged or stopped
+    updates: int | None = None  # that were done, over all phases
+    chosen_epoch: int | None = None  # that val (or, marked, test) chose; None where the last one is kept
+    total_seconds: float | None = None  # of all starts: building, training, evaluation, saving
+    resumed_with: list[dict[str, Any]] = field(default_factory=list)  # what differed when it was resumed, and after
+    tried: dict[str, list[Any]] | None = None  # values that a search compared on val, by dotted key
     extra: dict[str, Any] = field(default_factory=dict)  # keys of other versions, flat in the file
+    file: Path | None = field(default=None, compare=False)  # it was read from
 
     @property
     def method(self) -> str:
@@ -97,7 +107,7 @@ def find_size_field(fields_of_method: dict[str, Any]) -> str | None:
     return next(numbers, None)
 
 
-_FIELDS = {item.name: item for item in fields(Row) if item.name != "extra"}
+_FIELDS = {item.name: item for item in fields(Row) if item.name not in ("extra", "file")}
 _HINTS = get_type_hints(Row)
 
 
@@ -129,63 +139,9 @@ def read_row(path: str | Path) -> Row:
     if problems := _problems(data):
         raise ValueError(f"{path} is not a result row: " + "; ".join(problems))
     extra = {name: data.pop(name) for name in list(data) if name not in _FIELDS}
-    return Row(**data, extra=extra)
-
-
-def find_rows(paths: Iterable[str | Path]) -> list[Row]:
-    """Read the rows of files, run folders and trees: each file once, in the order of `paths`, trees sorted by name.
-
-    Unfinished runs and folders without a run are left out with a logged warning. FileNotFoundError if a path does not
-    exist or no row is found; ValueError lists all unreadable rows at once.
-    """
-    files: dict[Path, Path] = {}  # resolved -> as the user wrote it
-    unfinished: list[Path] = []
-    empty: list[Path] = []
-    paths = [Path(path) for path in paths]
-    if missing := [_describe_missing(path) for path in paths if not path.exists()]:
-        raise FileNotFoundError("no such file or folder: " + ", ".join(missing))
-    for path in paths:
-        found, open_runs = ([path], []) if path.is_file() else _find_files(path)
-        files |= {file.resolve(): file for file in found if file.resolve() not in files}
-        unfinished += open_runs
-        if not found and not open_runs:
-            empty.append(path)
-    notes = [f"{path} has not finished (no result.json yet)" for path in dict.fromkeys(unfinished)]
-    notes += [f"{path} does not contain a run" for path in dict.fromkeys(empty)]
-    if not files:
-        wanted = "wanted a result.json, a run folder or a folder of runs"
-        raise FileNotFoundError(f"no result found: {'; '.join(notes) or 'no path given'}; {wanted}")
-    for note in notes:
-        log.warning("%s: left out", note)
-    rows, problems = [], []
-    for file in files.values():
-        try:
-            check_regular(file, follow=file in paths)  # a link is followed where the user named it
-            rows.append(read_row(file))
-        except (ValueError, OSError) as error:
-            problems.append(str(error))
-    if problems:
-        raise ValueError("\n".join(problems))
-    return rows
-
-
-def _find_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Find the result files and the unfinished runs below `folder`; folders inside a run are part of that run."""
-    results, unfinished = [], []
-    for root, folders, names in os.walk(folder):
-        if "result.json" in names:
-            results.append(Path(root, "result.json"))
-            folders.clear()
-        elif "config.yaml" in names and {"log.txt", "metrics.jsonl", "state"} & {*names, *folders}:
-            unfinished.append(Path(root))
-            folders.clear()
-        folders.sort()
-    return results, unfinished
-
-
-def _describe_missing(path: Path) -> str:
-    siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
-    return f"{path}{did_you_mean(path.name, siblings, prefix='' if path.parent == Path() else f'{path.parent}/')}"
+    if isinstance(extra.get(DIVERGED), str):  # as earlier versions wrote it
+        data |= {"status": DIVERGED, "reason": extra.pop(DIVERGED)}
+    return Row(**data, extra=extra, file=path)
 
 
 def _problems(data: dict[str, Any]) -> list[str]:
@@ -215,7 +171,7 @@ def _problems(data: dict[str, Any]) -> list[str]:
 def _limits(name: str) -> tuple[float, float] | None:
     if name in ("top1", "top5", "mean_per_class", "val_top1"):
         return 0, 100
-    return (0, math.inf) if name.startswith("params_") or name in ("adapter_bytes", "train_seconds") else None
+    return (0, math.inf) if name.startswith("params_") or name.endswith(("_bytes", "_seconds")) else None
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -3,31 +3,37 @@
 import json
 import logging
 import statistics
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vision_peft.results.row import Row, find_size_field
+from vision_peft.results.row import FINISHED, Row, find_size_field
 
 Metric = Literal["top1", "mean_per_class"]
 METRICS = ("top1", "mean_per_class")
-PANEL = ("dataset", "task", "backbone", "protocol")
+PANEL = ("dataset", "task", "backbone", "img_size", "num_frames", "protocol")  # what is compared side by side agrees in
 RECIPE = ("n_train", "img_size", "num_frames", "views", "normalisation", "head", "batch_size", "epochs", "lr")
 RECIPE += ("weight_decay",)
+TUNED = ("lr", "weight_decay")  # what papers choose for each method, and each task, on its own
+COMPUTED = ("precision", "world_size")
+WEIGHTS = "sha256"  # of a file of weights, in `settings`
+UNKNOWN = "unknown"
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The runs of one method setting on one task, one per seed."""
+    """The runs of one method setting on one task, one per seed; there is at least one."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...]  # that have finished
+    lost: tuple[Row, ...] = ()  # of other seeds, that have not
 
     @property
     def row(self) -> Row:
         """Give any of the rows, for what all of them share."""
-        return self.rows[0]
+        return (self.rows or self.lost)[0]
 
     def mean(self, name: str) -> float | None:
         """Average a field over the seeds that have a value; None if none has."""
@@ -39,29 +45,81 @@ class Setting:
         values = [value for row in self.rows if (value := getattr(row, name)) is not None]
         return statistics.stdev(values) if len(values) > 1 else None
 
+    def describe_lost(self) -> str:
+        """Describe the seeds that have not finished: "1 of 3 seeds diverged at update 40"; empty if all have."""
+        total = len(self.rows) + len(self.lost)
+        of_status: dict[str, list[str]] = defaultdict(list)
+        for row in self.lost:
+            of_status[row.status].append("" if row.updates is None else str(row.updates))
+        return ", ".join(
+            f"{len(at)} of {total} seed{'s' * (total > 1)} {status}" + f" at update {' and '.join(at)}" * all(at)
+            for status, at in of_status.items()
+        )
+
 
 def group_by_seed(rows: Iterable[Row]) -> list[Setting]:
     """Group rows that differ only in the seed, in the order in which each setting first appears.
 
-    A seed that occurs twice in a setting is not a second measurement: the first row counts (a row that read test before
-    one that did not), the other is left out with a logged warning.
+    Two rows are of one setting if nothing that makes the experiment differs: settings, data, method, backbone,
+    protocol, recipe. Rows of earlier versions, which do not hold all of that, are never of one setting with later ones.
     """
-    settings: dict[str, dict[int, Row]] = {}
+    settings: dict[str, list[Row]] = defaultdict(list)
+    for row in drop_repeats(rows):
+        settings[_setting_key(row)].append(row)
+    return [
+        Setting(
+            tuple(sorted((row for row in group if row.status == FINISHED), key=lambda row: row.seed)),
+            tuple(sorted((row for row in group if row.status != FINISHED), key=lambda row: row.seed)),
+        )
+        for group in settings.values()
+    ]
+
+
+def drop_repeats(rows: Iterable[Row]) -> list[Row]:
+    """Leave out rows of a setting and seed that are there already: the same run twice is not a second measurement.
+
+    One that read test goes before one that did not, and that before one that has not finished; else the first counts.
+    What is left out is named in the log, but for the search trial of a run that read test.
+    """
+    kept: dict[tuple[str, int], Row] = {}
     for row in rows:
-        of_seed = settings.setdefault(_setting_key(row), {})
-        first = of_seed.get(row.seed)
-        if first is not None and first.top1 is not None and row.top1 is not None:
-            log.warning("%s on %s: seed %d occurs twice, the second row is left out", row.label, row.dataset, row.seed)
-        if first is None or first.top1 is None:
-            of_seed[row.seed] = row
-    return [Setting(tuple(of_seed[seed] for seed in sorted(of_seed))) for of_seed in settings.values()]
+        place = _setting_key(row), row.seed
+        first = kept.setdefault(place, row)
+        if first is row:
+            continue
+        kept[place] = max(first, row, key=_rank)
+        if first.status != row.status or (first.top1 is None) == (row.top1 is None):
+            other = row if kept[place] is first else first
+            where = f"{row.label} on {' '.join(filter(None, (row.dataset, row.task)))}: seed {row.seed} occurs twice"
+            if other.file is None:
+                log.warning("%s, the second row is left out", where)
+            else:
+                log.warning("%s, %s counts, %s is left out", where, kept[place].file, other.file)
+    return list(kept.values())
 
 
-def flatten_fields(row: Row) -> dict[str, Any]:
-    """Flatten the settings of a row besides task and seed: method fields (without the size) and recipe.
+def _rank(row: Row) -> tuple[bool, bool]:
+    return row.status == FINISHED, row.top1 is not None
 
-    Fields of stacked methods are prefixed with the method's name: `lora.targets`, `vpt.deep`.
+
+def list_settings(row: Row) -> dict[str, Any]:
+    """List what was set besides method, task and seed: recipe, data, then all else that differs from the defaults.
+
+    Keys lose the sections `recipe` and `backbone`: `mixup`, `tubelet_size`, `data.balanced`. What the row holds in a
+    field of its own is not repeated.
     """
+    found = {name: getattr(row, name) for name in (*RECIPE, *COMPUTED)}
+    found |= {"settings": UNKNOWN if row.settings is None else "known", "data": (row.data_digest or UNKNOWN)[:8]}
+    for key, value in (row.settings or {}).items():
+        short = key.removeprefix("recipe.").removeprefix("backbone.")
+        known = short in (*found, *PANEL) and getattr(row, short, None) == value
+        if not known and not key.startswith("method") and not key.endswith(".name"):
+            found[key if short in found else short] = str(value)[:8] if short == WEIGHTS else value
+    return found
+
+
+def list_method_fields(row: Row) -> dict[str, Any]:
+    """List the fields of the methods without those that are their sizes."""
     flat: dict[str, Any] = {}
     for place, method in enumerate(row.methods, start=1):
         prefix = "" if len(row.methods) == 1 else f"{method['name']}."
@@ -69,8 +127,9 @@ def flatten_fields(row: Row) -> dict[str, Any]:
             prefix = f"{method['name']}_{place}."
         size = find_size_field(method["fields"])
         flat |= {prefix + name: value for name, value in method["fields"].items() if name != size}
-    return flat | {name: getattr(row, name) for name in RECIPE}
+    return flat
 
 
 def _setting_key(row: Row) -> str:
-    return json.dumps([row.methods, [getattr(row, name) for name in PANEL + RECIPE]], sort_keys=True)
+    own = [getattr(row, name) for name in ("setting", "data_digest", *PANEL, *RECIPE)]
+    return json.dumps([row.methods, own], sort_keys=True)

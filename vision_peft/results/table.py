@@ -5,9 +5,10 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from vision_peft.results.plot_series import disambiguate, format_value
-from vision_peft.results.row import Row
-from vision_peft.results.settings import PANEL, RECIPE, Metric, Setting, group_by_seed
+from vision_peft.results.labels import disambiguate, format_value
+from vision_peft.results.row import FINISHED, Row
+from vision_peft.results.selection import describe_left_out, describe_lost, describe_panel
+from vision_peft.results.settings import PANEL, Metric, Setting, group_by_seed, list_settings
 from vision_peft.safe_files import write_file
 
 _NOTE = "parameters: trained and stored exclude the head; total = backbone + head; share = (trained + head) / total"
@@ -18,15 +19,15 @@ def format_rows(rows: Sequence[Row], mean_over_seeds: bool = False) -> str:
 
     `share` counts the head on both sides: full fine-tuning is 100 %, a linear probe the share of its head.
     With `mean_over_seeds`, rows that differ only in the seed become one line: mean ± standard deviation (n - 1), mean
-    time, highest memory.
+    time, highest memory; seeds that have not finished are counted below.
     """
     if not rows:
         return "no runs"
-    settings = group_by_seed(rows) if mean_over_seeds else [Setting((row,)) for row in rows]
+    settings = group_by_seed(rows) if mean_over_seeds else [setting for row in rows for setting in group_by_seed([row])]
     labels = disambiguate([setting.row.label for setting in settings], [[setting] for setting in settings])
     lines = [{"method": label, **_make_cells(setting)} for label, setting in zip(labels, settings, strict=True)]
     notes = ["* epoch selected on test"] if any(row.protocol == "best_test" for row in rows) else []
-    notes.append(_NOTE)
+    notes += [*(describe_lost(settings) if mean_over_seeds else []), *describe_left_out(rows), _NOTE]
     if len(lines) == 1:
         facts = {name: lines[0][name] for name in ("method", *PANEL)} | lines[0]
         return "\n".join([*_format_column(facts), "", *notes])
@@ -37,23 +38,23 @@ def format_rows(rows: Sequence[Row], mean_over_seeds: bool = False) -> str:
 
 
 def write_csv(path: Path, settings: Sequence[Setting], metric: Metric) -> None:
-    """Write one line per setting with mean and standard deviation (n - 1) of `metric`; no deviation for one seed."""
-    columns = ("method", "settings", *PANEL, "metric", "n_seeds", "mean", "std")
+    """Write one line per setting with mean and standard deviation (n - 1) of `metric` over the seeds that finished."""
+    columns = ("method", "settings", *PANEL, "metric", "n_seeds", "mean", "std", "not_finished")
     counts = ("params_trained", "params_stored", "params_head")
     with io.StringIO(newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*columns, *counts])
         for setting in settings:
-            row, std = setting.row, setting.std(metric)
+            row = setting.row
             settings_text = [
                 f"{method['name']}.{name}={format_value(value)}"
                 for method in row.methods
                 for name, value in method["fields"].items()
             ]
-            settings_text += [f"{name}={format_value(getattr(row, name))}" for name in RECIPE]
+            settings_text += [f"{name}={format_value(value)}" for name, value in list_settings(row).items()]
             where = ["" if (value := getattr(row, name)) is None else value for name in PANEL]
-            spread = "" if std is None else f"{std:.4f}"
-            accuracy = [metric, len(setting.rows), f"{setting.mean(metric):.4f}", spread]
+            mean = ["" if value is None else f"{value:.4f}" for value in (setting.mean(metric), setting.std(metric))]
+            accuracy = [metric, len(setting.rows), *mean, setting.describe_lost()]
             writer.writerow(
                 [row.label, "; ".join(settings_text), *where, *accuracy, *(getattr(row, name) for name in counts)]
             )
@@ -94,10 +95,11 @@ def _make_cells(setting: Setting) -> dict[str, str]:
     total = row.params_backbone + row.params_head
     mark = "*" if row.protocol == "best_test" else ""
     peaks = [row.peak_memory_mb for row in setting.rows if row.peak_memory_mb is not None]
-    where = {name: "-" if (value := getattr(row, name)) is None else str(value) for name in PANEL}
+    panel = describe_panel(row)
+    where = {name: panel.get(name, "-") for name in PANEL}
     return where | {
-        "seeds": ",".join(str(row.seed) for row in setting.rows),
-        "top-1 %": _format_accuracy(setting, "top1", mark),
+        "seeds": ",".join(str(row.seed) for row in setting.rows or setting.lost),
+        "top-1 %": row.status if row.status != FINISHED else _format_accuracy(setting, "top1", mark),
         "per class %": _format_accuracy(setting, "mean_per_class", mark),
         "val top-1 %": _format_accuracy(setting, "val_top1", ""),
         "trained": format_count(row.params_trained),

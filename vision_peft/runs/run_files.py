@@ -19,6 +19,7 @@ WRITTEN = {
         "bad_files.txt",
         "confusion.csv",
         "result.json",
+        "status.json",
         "REQUEUE",
     ),
     "adapter": ("adapter.safetensors", "adapter.json"),

@@ -5,14 +5,12 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from vision_peft.config.parse import Config, to_dict
-from vision_peft.results.row import Row, read_row
+from vision_peft.results.row import DIVERGED, FINISHED, RESULT, STATUS, Row, read_row
 from vision_peft.runs.find_run import check_same
 from vision_peft.runs.folder_lock import FolderLock
 from vision_peft.runs.run_config import CONFIG
 from vision_peft.runs.run_files import LOCK, check_run_folder, empty_run_folder, holds_only
 from vision_peft.safe_files import write_file
-
-RESULT = "result.json"
 
 
 def find_finished_row(config: Config, folder: Path) -> Row | None:
@@ -34,7 +32,14 @@ def find_finished_row(config: Config, folder: Path) -> Row | None:
     if not (folder / RESULT).exists():
         return None
     row = read_row(folder / RESULT)
-    return row if row.top1 is not None or not config.read_test else None
+    read_enough = row.top1 is not None or not config.read_test
+    return row if row.status == FINISHED and read_enough else None
+
+
+def find_diverged_row(folder: Path) -> Row | None:
+    """Find the row of a run that ended because it diverged; None of any other."""
+    rows = (read_row(folder / name) for name in (STATUS, RESULT) if (folder / name).is_file())
+    return next((row for row in rows if row.status == DIVERGED), None)
 
 
 def open_folder(config: Config, folder: Path) -> FolderLock:

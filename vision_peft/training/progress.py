@@ -17,12 +17,14 @@ from vision_peft.distributed.device import Compute
 from vision_peft.distributed.parallel import all_finite
 from vision_peft.distributed.stopping import StopRequests
 from vision_peft.runs.checkpoint import SaveError, save_state
+from vision_peft.runs.provenance import describe_changes, find_changes, merge_starts
 from vision_peft.runs.run import Run
 from vision_peft.runs.train_state import TrainState
 
 LONGEST_UNSAVED_SECONDS = 300
 SHORTEST_BETWEEN_EPOCHS_SECONDS = 10  # an epoch on kept features takes milliseconds, a state that lasts takes longer
 WAYS_OUT = "try a lower recipe.lr, recipe.clip_grad=1 or precision=fp32"
+ADDED = ("start", "settings", "tried", "resumed_with", "total_seconds")  # entries that states of earlier versions lack
 State = tuple[dict[str, Any], Path]  # the entries of a saved state, and its folder
 
 
@@ -53,6 +55,12 @@ class Training:
     command: str  # that starts this training again
     requests: StopRequests
     timing: Timing = field(default_factory=Timing)
+    seconds_before: float = 0.0  # of earlier starts
+
+    @property
+    def total_seconds(self) -> float:
+        """Seconds since the run began, as far as its starts were at work and left a state."""
+        return self.seconds_before + time.monotonic() - self.requests.began
 
     @property
     def classes(self) -> list[str]:
@@ -76,6 +84,11 @@ class Progress:
     processes: str = ""  # that did the last updates: number and strategy
     best: dict[str, Any] | None = None  # the history entry of the chosen epoch
     history: list[dict[str, Any]] = field(default_factory=list)  # one entry an epoch, over all phases
+    start: dict[str, Any] = field(default_factory=dict)  # what it was started with, see `runs.provenance`
+    settings: dict[str, Any] = field(default_factory=dict)  # what makes the experiment, see `config.run_id`
+    tried: dict[str, list[Any]] | None = None  # values that a search compared before
+    resumed_with: list[dict[str, Any]] = field(default_factory=list)  # what was different after each resume
+    total_seconds: float = 0.0  # of all starts, from building to the last save
 
     @classmethod
     def of(cls, state: State | None) -> "Progress":
@@ -85,13 +98,26 @@ class Progress:
         entries, path = state
         names = {entry.name for entry in dataclasses.fields(cls)}
         tensors = {"sharded"} if "sharded" in entries else {"tuned", "average", "moments"}
-        found = entries.get("progress")
-        if not isinstance(found, dict) or found.keys() != names or not {"scaler", "best", *tensors} <= entries.keys():
+        found: dict[str, Any] = entries.get("progress", {})
+        fits = isinstance(found, dict) and names - set(ADDED) <= found.keys() <= names
+        if not fits or not {"scaler", "best", *tensors} <= entries.keys():
             raise ValueError(
                 f"{path} is not a state as this version of vision_peft saves it: end the run with the version that "
                 "began it, or start over with overwrite=true"
             )
         return cls(**found)
+
+    def note_start(self, now: dict[str, Any], settings: dict[str, Any], tried: dict[str, list[Any]] | None) -> str:
+        """Keep what the run is started with; of a run that is resumed, keep and describe what is different now."""
+        self.tried = tried or self.tried
+        if not self.start:
+            self.start, self.settings = now, settings
+            return ""
+        before = merge_starts(self.start, self.resumed_with)
+        changes = find_changes(before, now)
+        if changes:
+            self.resumed_with.append({"update": self.step, **changes})
+        return describe_changes(before, changes)
 
     def count_epochs(self, config: Config) -> int:
         """Count the epochs of this phase: a second phase is as long as the first one turned out to be best."""
@@ -145,6 +171,7 @@ class Saver:
     def count_seconds(self) -> None:
         """Note in the progress how long the phases have trained and watched."""
         self.progress.seconds = self._seconds_before + time.perf_counter() - self._started
+        self.progress.total_seconds = self.training.total_seconds
 
     def save(self) -> None:
         """Write the state; all processes call it.

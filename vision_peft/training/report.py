@@ -2,14 +2,10 @@
 
 import contextlib
 import dataclasses
-import functools
 import logging
-import platform
 import queue
 import statistics
-import subprocess
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import Any
@@ -21,17 +17,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import vision_peft as vp
 from vision_peft import backbones
+from vision_peft.backbones.file_hash import hash_weights
 from vision_peft.config.parse import Config
 from vision_peft.config.recommended import describe_recipe
-from vision_peft.config.run_id import task_name
+from vision_peft.config.run_id import digest_setting, setting_fields, task_name
 from vision_peft.data import ImageDataset
 from vision_peft.distributed.device import Compute, describe_device, peak_memory_mb
-from vision_peft.results.row import Row
+from vision_peft.distributed.processes import on_rank0
+from vision_peft.distributed.stopping import Interrupted
+from vision_peft.results.row import DIVERGED, STATUS, STOPPED, UNFINISHED, Row, write_row
 from vision_peft.results.table import format_count
+from vision_peft.runs.checkpoint import SaveError
 from vision_peft.training.evaluation import Metrics, to_json
 from vision_peft.training.progress import Progress, Training
-
-PACKAGES = ("vision_peft", "torch", "torchvision", "timm")
 
 
 @contextlib.contextmanager
@@ -87,15 +85,31 @@ def describe_other_processes(before: str, compute: Compute) -> str:
     )
 
 
-def make_row(training: Training, model: nn.Module, progress: Progress, metrics: Metrics | None) -> Row:
-    """Make the row of a run whose adapter is saved; without `metrics` it is a search trial."""
-    config, compute, splits, settings = training.config, training.compute, training.splits, training.settings
-    recipe, counts, updates, best = config.recipe, vp.count_parameters(model), training.timing.updates, progress.best
+def note_start(
+    config: Config, start: Mapping[str, Any], progress: Progress, world_size: int, tried: Mapping[str, list[Any]] | None
+) -> str:
+    """Have the progress remember what the run is started with, and describe what is different since its last start.
+
+    Args:
+        config: of the run.
+        start: of this process, see `runs.provenance`.
+        progress: of a new run, or of the state that it resumes from.
+        world_size: processes that train.
+        tried: values that a search compared before, by dotted key.
+    """
+    weights = on_rank0(lambda: hash_weights(config.backbone.name, config.backbone.checkpoint))
+    settings = setting_fields(config, weights, world_size)
+    words = progress.note_start({**start, "weights": weights}, settings, None if tried is None else dict(tried))
+    return f"\nsince its last start this has changed: {words}" if words else ""
+
+
+def make_row(training: Training, model: nn.Module, progress: Progress, metrics: Metrics | None = None) -> Row:
+    """Make the row of a run: without `metrics` that of a search trial, and before its end that of an unfinished run."""
+    config, splits, settings = training.config, training.splits, training.settings
+    recipe, counts, start = config.recipe, vp.count_parameters(model), progress.start
     nothing = {"top1": None, "top5": None, "mean_per_class": None, "per_class": {}, "confusion": None}
     trained_on = splits["trainval" if "trainval" in splits else "train"]
     height, width = settings["size"]
-    with compute.autocast():  # frozen matrices may be stored in its type
-        flops = flops_forward(model, (height, width), compute.device, settings.get("num_frames"))
     return Row(
         methods=[{"name": m.name, "fields": _fields(m)} for m in config.methods],
         backbone=backbone_name(config, model),
@@ -103,8 +117,9 @@ def make_row(training: Training, model: nn.Module, progress: Progress, metrics: 
         task=task_name(config.data),
         seed=config.seed,
         protocol=config.protocol,
+        setting=digest_setting(progress.settings),
+        settings=progress.settings,
         **(nothing if metrics is None else to_json(metrics)),
-        val_top1=best.get("val_top1") if best else None,
         n_train=trained_on.count_sources(),
         n_val=splits["val"].count_sources() if "val" in splits else 0,
         n_test=splits["test"].count_sources() if "test" in splits else 0,
@@ -122,21 +137,60 @@ def make_row(training: Training, model: nn.Module, progress: Progress, metrics: 
         params_head=counts.head,
         params_backbone=counts.backbone,
         adapter_bytes=sum(path.stat().st_size for path in (training.run.folder / "adapter").glob("*")),
-        step_ms=1000 * statistics.median(updates) if updates else None,
-        images_per_s=training.timing.images / sum(updates) if updates else None,
-        reused_features=training.timing.reused_features,
-        data_wait_share=training.timing.waited / sum(updates) if updates else None,
-        peak_memory_mb=peak_memory_mb(compute.device),
-        train_seconds=progress.seconds,
-        flops_forward=flops,
-        world_size=compute.world_size,
-        precision=compute.precision,
-        device=describe_device(compute.device),
-        versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        commit=commit(),
+        flops_forward=None,
+        world_size=start["world_size"],
+        precision=start["precision"],
+        device=start["device"],
+        versions=start["versions"],
+        commit=start["commit"],
         command=training.command,
-        curve=progress.history,
+        **_describe_progress(training, progress),
     )
+
+
+def _describe_progress(training: Training, progress: Progress) -> dict[str, Any]:
+    """Return the fields of a row that change while a run goes on."""
+    updates, best = training.timing.updates, progress.best
+    return {
+        "val_top1": best.get("val_top1") if best else None,
+        "chosen_epoch": best["epoch"] if best else None,
+        "updates": progress.step,
+        "step_ms": 1000 * statistics.median(updates) if updates else None,
+        "images_per_s": training.timing.images / sum(updates) if updates else None,
+        "reused_features": training.timing.reused_features,
+        "data_wait_share": training.timing.waited / sum(updates) if updates else None,
+        "peak_memory_mb": peak_memory_mb(training.compute.device),
+        "train_seconds": progress.seconds,
+        "total_seconds": training.total_seconds,
+        "resumed_with": progress.resumed_with,
+        "tried": progress.tried,
+        "curve": progress.history,
+    }
+
+
+@contextlib.contextmanager
+def keep_status(training: Training, model: nn.Module, progress: Progress) -> Iterator[None]:
+    """Inside, status.json holds the row as far as it goes: of a run that is unfinished, in the end stopped or diverged.
+
+    It is gone once the run has its result. That it cannot be written (disk full) is said and stops nothing.
+    """
+    row = make_row(training, model, progress)
+    _write_status(training, dataclasses.replace(row, status=UNFINISHED))
+    try:
+        yield
+    except (Interrupted, FloatingPointError) as error:
+        status = STOPPED if isinstance(error, Interrupted) else DIVERGED
+        so_far = {**_describe_progress(training, progress), "status": status, "reason": str(error)}
+        _write_status(training, dataclasses.replace(row, **so_far))
+        raise
+    on_rank0(lambda: (training.run.folder / STATUS).unlink(missing_ok=True))
+
+
+def _write_status(training: Training, row: Row) -> None:
+    try:
+        training.run.save(STATUS, lambda path: write_row(path, row))
+    except SaveError as error:
+        training.run.say(f"warning: {error}")
 
 
 @torch.no_grad()
@@ -153,29 +207,18 @@ def flops_forward(model: nn.Module, size: tuple[int, int], device: torch.device,
     return counter.get_total_flops()
 
 
+def count_flops(training: Training, model: nn.Module) -> int:
+    """Count the operations of the model on one image, or clip, of the run."""
+    height, width = training.settings["size"]
+    with training.compute.autocast():  # frozen matrices may be stored in its type
+        return flops_forward(model, (height, width), training.compute.device, training.settings.get("num_frames"))
+
+
 def backbone_name(config: Config, model: Any) -> str:
     """timm's name of the backbone with the tag of its weights, or that they are random."""
     if not config.backbone.pretrained and config.backbone.checkpoint is None:
         return f"{model.pretrained_cfg['architecture']} (random weights)"
     return backbones.backbone_name(model)
-
-
-@functools.cache
-def commit() -> str | None:
-    """Commit of the checkout this package runs from, with `-dirty` where tracked files differ; None without one."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        head = ["git", "-C", str(root), "rev-parse", "HEAD"]
-        status = ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"]
-        found, changed = (
-            subprocess.run(words, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-            for words in (head, status)
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found + ("-dirty" if changed else "")
 
 
 def _describe_clips(config: Config) -> str:

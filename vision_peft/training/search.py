@@ -5,7 +5,6 @@ own, is found again when it is finished and resumes where it was interrupted. Be
 lower val loss, then the earlier.
 """
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,21 +19,16 @@ from vision_peft.config.renames import describe_renamed_key
 from vision_peft.config.sections import METHOD_KEYS, flatten
 from vision_peft.distributed.device import choose_compute
 from vision_peft.distributed.processes import is_distributed, join, on_rank0, print_rank0, rank0_first
-from vision_peft.distributed.stopping import StopRequests
-from vision_peft.results.row import Row, write_row
+from vision_peft.results.row import DIVERGED, Row
 from vision_peft.results.table import format_rows
 from vision_peft.runs.find_run import find_run
-from vision_peft.runs.run import Run
-from vision_peft.runs.run_folder import RESULT, find_finished_row
+from vision_peft.runs.run_folder import find_diverged_row, find_finished_row
 from vision_peft.suggest import did_you_mean
-from vision_peft.training.build import attach_methods, create_bare_model, input_settings, load_splits
-from vision_peft.training.progress import Progress, Training
-from vision_peft.training.report import make_row
+from vision_peft.training.build import load_splits
 from vision_peft.training.suite import check_suite, list_tasks
 from vision_peft.training.trained import train
 
 SEARCHED = ("backbone", *METHOD_KEYS, "recipe")  # a seed, a task or a protocol is nothing to choose by accuracy
-DIVERGED = "diverged"  # key of a trial's result.json that holds why it has no accuracy
 Values = dict[str, Any]  # of a point of the grid, by dotted key
 Search = Callable[[Config, Callable[[Values], str]], list["Trial"]]
 
@@ -55,7 +49,7 @@ class Trial:
     @property
     def diverged(self) -> str | None:
         """Why there is no accuracy, None where there is one."""
-        return self.row.extra.get(DIVERGED)
+        return self.row.reason or DIVERGED if self.row.status == DIVERGED else None
 
 
 def read_grid(config: Config) -> dict[str, list[Any]]:
@@ -118,16 +112,24 @@ def run_trial(config: Config, values: Values, command: str = "") -> Trial:
     """Train one point, resume it or find it finished; one that diverges leaves a row that says so."""
     trial = trial_config(config, values)
     folder = find_run(trial)
-    row = on_rank0(lambda: find_finished_row(trial, folder))
+    row = on_rank0(lambda: _find_ended_row(trial, folder))
     if row is not None:
         print_rank0(f"finished before: {folder}")
         return Trial(values, row)
     try:
         return Trial(values, train(trial, command).row)
     except FloatingPointError as error:
-        why = str(error)
-        print_rank0(f"diverged: {why}")
-        return Trial(values, on_rank0(lambda: _write_diverged(trial, folder, why, command)))
+        print_rank0(f"diverged: {error}")
+        row = on_rank0(lambda: find_diverged_row(folder))
+        if row is None:
+            raise
+        return Trial(values, row)
+
+
+def _find_ended_row(config: Config, folder: Path) -> Row | None:
+    """Find the row of a trial that need not be run again: it has finished or diverged."""
+    row = find_finished_row(config, folder)
+    return row if row is not None or config.overwrite else find_diverged_row(folder)
 
 
 def search_grid(config: Config, command: Callable[[Values], str] = lambda values: "") -> list[Trial]:
@@ -230,25 +232,13 @@ def _one_search(config: Config, overrides: list[str], search: Search, final: boo
         print_rank0(f"  {command_of(with_values(chosen, {'seed': seeds[0]} if seeds else {}))}")
     if not final:
         return []
+    tried = {key: _list_distinct([trial.values[key] for trial in trials]) for key in best.values}
     rows = []
     for seed in seeds or [config.seed]:
         one = replace_values(config, best.values, seed=seed, read_test=True)
-        rows.append(train(one, command_of(with_values(chosen, {"seed": seed}))).row)
+        rows.append(train(one, command_of(with_values(chosen, {"seed": seed})), tried).row)
     return rows
 
 
-def _write_diverged(config: Config, folder: Path, why: str, command: str) -> Row:
-    row = dataclasses.replace(_make_bare_row(config, command), extra={DIVERGED: why})
-    write_row(folder / RESULT, row)
-    return row
-
-
-def _make_bare_row(config: Config, command: str) -> Row:
-    """Make the row of a run of which nothing is known but what was to be trained."""
-    compute, splits = choose_compute(config.device, config.precision), load_splits(config)
-    model = create_bare_model(config)
-    settings = input_settings(model, config.recipe)
-    model = attach_methods(model, config, splits["train"], compute.device)
-    run = Run(config, find_run(config))
-    training = Training(config, compute, run, splits, settings, command, StopRequests(None))
-    return make_row(training, model, Progress(), None)
+def _list_distinct(values: Sequence[Any]) -> list[Any]:
+    return [value for place, value in enumerate(values) if value not in values[:place]]

@@ -38,12 +38,13 @@ from vision_peft.distributed.stopping import (
     stop_decision,
 )
 from vision_peft.protocols import PHASES
-from vision_peft.results.row import Row, write_row
+from vision_peft.results.row import RESULT, Row, write_row
 from vision_peft.results.table import format_rows
 from vision_peft.runs.checkpoint import find_newest_state, newest_state, read_state
 from vision_peft.runs.find_run import find_run
+from vision_peft.runs.provenance import describe_start
 from vision_peft.runs.run import Run
-from vision_peft.runs.run_folder import RESULT, find_finished_row
+from vision_peft.runs.run_folder import find_finished_row
 from vision_peft.training.build import (
     attach_methods,
     check_shares,
@@ -64,10 +65,13 @@ from vision_peft.training.fit import fit
 from vision_peft.training.progress import Progress, State, Training
 from vision_peft.training.report import (
     capture_log,
+    count_flops,
     describe_other_processes,
     describe_processes,
     describe_run,
+    keep_status,
     make_row,
+    note_start,
 )
 
 
@@ -97,7 +101,7 @@ class Trained:
         return vp.load_adapter(create_bare_model(self.config), self.folder / "adapter").to(device).eval()
 
 
-def train(config: Config, command: str = "") -> Trained:
+def train(config: Config, command: str = "", tried: Mapping[str, list[Any]] | None = None) -> Trained:
     """Train as `config` says, resume, or report the run that is there already.
 
     Started by torchrun, the processes train together; rank 0 writes and logs.
@@ -105,6 +109,7 @@ def train(config: Config, command: str = "") -> Trained:
     Args:
         config: as `vision_peft.training.compose_config` gives it, or built from the dataclasses of the same module.
         command: the command line that starts this training again, for result.json.
+        tried: values that a search compared on val before, by dotted key, for result.json.
 
     Raises:
         ValueError, OSError: what the user can fix, before anything is written.
@@ -131,7 +136,7 @@ def train(config: Config, command: str = "") -> Trained:
     with catch_signals(requests, FROM_SCHEDULER), Heartbeat().raise_lost_process():
         with rank0_first():
             splits = load_splits(config)
-        row = _train_in(folder, config, splits, compute, requests, command)
+        row = _train_in(folder, config, splits, compute, requests, command, tried)
         print_rank0(f"\n{folder}")
         return Trained(row, folder, config)
 
@@ -143,8 +148,10 @@ def _train_in(
     compute: Compute,
     requests: StopRequests,
     command: str = "",
+    tried: Mapping[str, list[Any]] | None = None,
 ) -> Row:
     """Build the model, open the run folder, go through the phases and finish the run."""
+    start = on_rank0(lambda: describe_start(compute))
     with capture_log("vision_peft.backbones") as about_weights, rank0_first():
         model = create_bare_model(config)
     settings = input_settings(model, config.recipe)
@@ -159,20 +166,24 @@ def _train_in(
         try:
             for words in (*about_weights, describe_run(config, model, splits, folder, compute)):
                 run.say(words)
+            changed = note_start(config, start, progress, compute.world_size, tried)
             if state:
                 left = f"epoch {progress.epoch + 1}" if progress.epoch < config.recipe.epochs else "all epochs are done"
                 others = describe_other_processes(progress.processes, compute)
-                run.say(f"resuming from update {progress.step} ({left}){others}")
+                run.say(f"resuming from update {progress.step} ({left}){others}{changed}")
             progress.processes = describe_processes(compute)
             often = [split for phase in phases for split in (phase.trained, phase.watched) if split]
             splits, words = keep_decoded(splits, often, config.cache_mb, config.workers, compute.processes_here)
             if words:
                 run.say(words)
-            training = Training(config, compute, run, splits, settings, command, requests)
-            model, kept = _run_phases(training, model, progress, state)
-            if stop := stop_decision(all_reduce_sum(requests.votes()), progress.step):  # since the last update
-                raise stop
-            return _evaluate_and_save(training, model, kept, progress)
+            training = Training(
+                config, compute, run, splits, settings, command, requests, seconds_before=progress.total_seconds
+            )
+            with keep_status(training, model, progress):
+                model, kept = _run_phases(training, model, progress, state)
+                if stop := stop_decision(all_reduce_sum(requests.votes()), progress.step):  # since the last update
+                    raise stop
+                return _evaluate_and_save(training, model, kept, progress)
         except Interrupted as stop:
             run.stop(stop)
             raise
@@ -229,7 +240,8 @@ def _evaluate_and_save(training: Training, model: Any, kept: Mapping[str, Tensor
     run.flush()
 
     def save_row(path: Path) -> Row:
-        row = make_row(training, plain, progress, metrics)
+        flops = count_flops(training, plain)
+        row = dataclasses.replace(make_row(training, plain, progress, metrics), flops_forward=flops)
         write_row(path, row)
         return row
 

@@ -1,0 +1,103 @@
+"""Labels that tell settings apart, and say in what they differ from those beside them."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vision_peft.results.row import Row
+from vision_peft.results.settings import PANEL, TUNED, WEIGHTS, Setting, list_method_fields, list_settings
+
+# What may vary along a line besides the size; two points of one size that differ in these split the line.
+TUNED_WITH_SIZE = ("alpha", *TUNED)
+Fields = Mapping[str, Any]
+
+
+def disambiguate(
+    names: Sequence[str], groups: Sequence[Sequence[Setting]], among: Sequence[Setting] | None = None
+) -> list[str]:
+    """Append to names what their settings do not share with the others on the same panel.
+
+    Of three lines, ["vpt", "vpt", "lora-8"] becomes ["vpt (deep=False)", "vpt (deep=True)", "lora-8 (mixup=0.8)"]:
+    fields of methods are named where equal names differ in them, other settings where the value is not that of most
+    lines. Tuned fields, which each method has of its own, are named only where nothing else tells equal names
+    apart.
+
+    Args:
+        names: of each group of settings.
+        groups: settings that share all but their size and what is tuned with it.
+        among: all settings of the figure or table that shows the labels; by default those of `groups`.
+    """
+    rows = [group[0].row for group in groups]
+    usual = _find_usual([setting.row for setting in among or [each for group in groups for each in group]])
+    labels = _tell_apart(names, rows, [_drop_tuned(list_method_fields(row)) for row in rows])
+    marks = [_describe_unusual(list_settings(row), usual) for row in rows]
+    labels = [_append(label, own) for label, own in zip(labels, marks, strict=True)]
+    labels = _tell_apart(labels, rows, [list_method_fields(row) | list_settings(row) for row in rows])
+    return _tell_apart(labels, rows, [{**(row.settings or {}), "setting": row.setting} for row in rows])
+
+
+def format_value(value: Any) -> str:
+    """Format the value of a field: 0.1, True, [q, v]."""
+    return json.dumps(value).replace('"', "") if isinstance(value, (list, tuple, dict)) else str(value)
+
+
+def get_panel(row: Row) -> tuple[Any, ...]:
+    """Return what the rows of one panel agree in."""
+    return tuple(json.dumps(getattr(row, name)) for name in PANEL)
+
+
+def _find_usual(rows: Sequence[Row]) -> dict[str, str | None]:
+    """Find the settings that differ on a panel, with the text of the value that most rows have, if there is one."""
+    fields = [_drop_tuned(list_settings(row)) for row in rows]
+    of_panel: dict[tuple, list[Fields]] = defaultdict(list)
+    for row, own in zip(rows, fields, strict=True):
+        of_panel[get_panel(row)].append(own)
+    usual: dict[str, str | None] = {}
+    for key in dict.fromkeys(key for own in fields for key in own):
+        if any(_differs(key, beside) for beside in of_panel.values()):
+            value, count = Counter(_get_text(own, key) for own in fields).most_common(1)[0]
+            usual[key] = value if 2 * count > len(rows) else None
+    return usual
+
+
+def _describe_unusual(own: Fields, usual: Mapping[str, str | None]) -> list[str]:
+    """Describe the fields in which a row is not as most are; where there is no most, those that it names."""
+    return [
+        f"{key}={_get_text(own, key)}"
+        for key, value in usual.items()
+        if _get_text(own, key) != value and (key in own or value is not None)
+    ]
+
+
+def _tell_apart(labels: Sequence[str], rows: Sequence[Row], fields: Sequence[Fields]) -> list[str]:
+    """Append to labels that are equal on their panel the `fields` in which their rows differ."""
+    alike: dict[tuple, list[int]] = defaultdict(list)
+    for place, row in enumerate(rows):
+        alike[labels[place], get_panel(row)].append(place)
+    told = list(labels)
+    for places in alike.values():
+        beside = [fields[place] for place in places]
+        keys = [key for key in dict.fromkeys(key for own in beside for key in own) if _differs(key, beside)]
+        for place, own in zip(places, beside, strict=True):
+            told[place] = _append(told[place], [f"{key}={_get_text(own, key)}" for key in keys if key in own])
+    return told
+
+
+def _append(label: str, words: Sequence[str]) -> str:
+    """Append words in parentheses, or to those that are there."""
+    if not words:
+        return label
+    return f"{label[:-1]}, {', '.join(words)})" if label.endswith(")") else f"{label} ({', '.join(words)})"
+
+
+def _drop_tuned(fields: Fields) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key.split(".")[-1] not in (*TUNED_WITH_SIZE, WEIGHTS)}
+
+
+def _differs(key: str, beside: Sequence[Fields]) -> bool:
+    return len({_get_text(own, key) for own in beside}) > 1
+
+
+def _get_text(own: Fields, key: str) -> str:
+    return format_value(own[key]) if key in own else "default"

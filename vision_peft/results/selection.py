@@ -1,0 +1,85 @@
+"""Choose what a table or a picture shows, and say what it does not show."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vision_peft.results.labels import disambiguate
+from vision_peft.results.row import FINISHED, Row
+from vision_peft.results.settings import METRICS, PANEL, Metric, Setting, drop_repeats, group_by_seed
+
+MOST_NOTES = 10  # on single settings
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The settings of a table or picture, and notes on runs that are not in it."""
+
+    settings: list[Setting]  # those of which no seed has finished among them
+    notes: list[str]
+
+    @property
+    def measured(self) -> list[Setting]:
+        """List the settings that have something to show."""
+        return [setting for setting in self.settings if setting.rows]
+
+
+def select_measured(rows: Sequence[Row], metric: Metric, verb: str, without_row: int = 0) -> Selection:
+    """Group the rows that have `metric`, and those of test runs that have not finished, by setting.
+
+    Args:
+        rows: of runs; search trials, which do not read test, are left out and counted.
+        metric: accuracy that is shown.
+        verb: what is done with it, for the error.
+        without_row: runs of which nothing is known but that they have not finished.
+
+    Raises:
+        ValueError: an unknown metric, or no row has it.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric}")
+    rows = drop_repeats(rows)
+    tested = [row for row in rows if not _is_trial(row, metric)]
+    settings = group_by_seed(tested)
+    notes = describe_lost(settings)
+    if not any(setting.rows for setting in settings):
+        why = f"none of {len(rows)} rows has {metric} (search trials do not read test)"
+        raise ValueError("; ".join([f"nothing to {verb}: {why}", *notes]))
+    return Selection(settings, [*notes, *describe_left_out(rows, len(rows) - len(tested), without_row)])
+
+
+def describe_lost(settings: Sequence[Setting]) -> list[str]:
+    """Describe the settings of which seeds have not finished, each in one note."""
+    labels = disambiguate([setting.row.label for setting in settings], [[setting] for setting in settings])
+    differing = [name for name in PANEL if len({str(getattr(setting.row, name)) for setting in settings}) > 1]
+    notes = []
+    for label, setting in zip(labels, settings, strict=True):
+        if setting.lost:
+            place = [text for name, text in describe_panel(setting.row).items() if name in differing]
+            notes.append(f"{', '.join([label, *place])}: {setting.describe_lost()}")
+    more = len(notes) - MOST_NOTES
+    return notes if more <= 0 else [*notes[:MOST_NOTES], f"seeds of {more} more settings have not finished"]
+
+
+def describe_panel(row: Row) -> dict[str, str]:
+    """Describe each of the fields that a panel shares and that is not None: "digits", "224 px", "8 frames"."""
+    words = {"img_size": "{} px", "num_frames": "{} frames"}
+    values = {name: getattr(row, name) for name in PANEL}
+    if not isinstance(row.img_size, int):
+        values["img_size"] = " x ".join(map(str, row.img_size))
+    return {name: words.get(name, "{}").format(value) for name, value in values.items() if value is not None}
+
+
+def _is_trial(row: Row, metric: Metric) -> bool:
+    """Whether a run did not read test, or if it has not finished, would not have."""
+    return getattr(row, metric) is None if row.status == FINISHED else row.n_test == 0
+
+
+def describe_left_out(rows: Sequence[Row], trials: int = 0, without_row: int = 0) -> list[str]:
+    """Count what is left out, and rows that do not hold all that is compared."""
+    early = sum(row.setting is None for row in rows)
+    counts = {
+        "without test accuracy left out": trials,
+        "of an earlier version left out, unfinished": without_row,
+        "of an earlier version, which recorded only some settings: what differs in others is not told apart": early,
+    }
+    return [f"{count} run{'s' * (count > 1)} {words}" for words, count in counts.items() if count]
