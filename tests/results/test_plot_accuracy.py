@@ -18,7 +18,11 @@ def records(stem: Path) -> dict[str, dict[str, str]]:
 
 
 def texts(stem: Path) -> list[str]:
-    return re.findall(r"<text[^>]*>([^<]*)</text>", Path(f"{stem}.svg").read_text(encoding="utf-8"))
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg(stem))
+
+
+def svg(stem: Path) -> str:
+    return Path(f"{stem}.svg").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -199,8 +203,45 @@ def test_equal_names_on_different_tasks_need_no_telling_apart(make_row):
     assert labels == ["adaptformer-64 (lr=0.1)", "adaptformer-64", "adaptformer-64 (lr=0.3)"]
 
 
-def test_a_seed_that_is_there_twice_counts_once(make_row, caplog):
-    runs = [make_row(top1=None), make_row(top1=90.0), make_row(top1=80.0), make_row(seed=1, top1=92.0)]
-    (setting,) = group_by_seed(runs)
-    assert [(row.seed, row.top1) for row in setting.rows] == [(0, 90.0), (1, 92.0)]
-    assert caplog.messages == ["adaptformer-64 on digits: seed 0 occurs twice, the second row is left out"]
+def test_images_of_two_sizes_are_two_panels_that_say_so(make_row, tmp_path):
+    rows = [
+        make_row(img_size=56),
+        make_row("lora", {"rank": 8}, img_size=56),
+        make_row("vpt", {"tokens": 8}, img_size=28),
+    ]
+    plot_accuracy(rows, tmp_path / "a")
+    found = texts(tmp_path / "a")
+    panels = [text for text in found if text.startswith("vit_base")]
+    assert panels == [f"vit_base_patch16_224.augreg_in21k, {size} px, val_select" for size in (28, 56)]
+    plot_accuracy([make_row(num_frames=8), make_row(num_frames=16, img_size=[56, 112])], tmp_path / "b")
+    assert "vit_base_patch16_224.augreg_in21k, 56 x 112 px, 16 frames, val_select" in texts(tmp_path / "b")
+
+
+def test_settings_of_one_method_are_marked_side_by_side(make_row, tmp_path):
+    rows = [
+        make_row(setting=str(value), settings={"recipe.mixup": value}, top1=90 + value) for value in (0.2, 0.4, 0.8)
+    ]
+    plot_accuracy(rows, tmp_path / "a")
+    found = texts(tmp_path / "a")
+    assert {f"adaptformer-64 (mixup={value})" for value in (0.2, 0.4, 0.8)} <= set(found)
+    assert "One seed each. Points side by side have the same number of parameters." in found
+    markers = re.findall(
+        r'<use xlink:href="#m\w+" x="([\d.]+)" y="[\d.]+" style="fill: #(?:0072b2|d55e00|009e73)', svg(tmp_path / "a")
+    )
+    places = sorted({float(place) for place in markers[:3]})
+    assert len(places) == 3
+    assert places[2] - places[1] == pytest.approx(places[1] - places[0])
+
+
+def test_seeds_that_have_not_finished_are_counted_below_the_figure_and_in_the_csv(make_row, tmp_path):
+    diverged = {"top1": None, "status": "diverged", "updates": 40}
+    rows = [make_row(seed=0), make_row(seed=1, **diverged), make_row("lora", {"rank": 8}, **diverged)]
+    plot_accuracy(rows, tmp_path / "a", without_row=2)
+    note = " ".join(text for text in texts(tmp_path / "a") if "diverged" in text or "earlier" in text)
+    assert "adaptformer-64: 1 of 2 seeds diverged at update 40. lora-8: 1 of 1 seed diverged at update 40." in note
+    assert "2 runs of an earlier version left out, unfinished." in note
+    table = records(tmp_path / "a")
+    assert (table["adaptformer-64"]["n_seeds"], table["adaptformer-64"]["mean"]) == ("1", "96.4000")
+    assert table["adaptformer-64"]["not_finished"] == "1 of 2 seeds diverged at update 40"
+    assert (table["lora-8"]["n_seeds"], table["lora-8"]["mean"]) == ("0", "")
+    assert "lora-8" not in texts(tmp_path / "a")

@@ -171,3 +171,104 @@ def test_nothing_measured_is_an_error(make_row: MakeRow) -> None:
         make_report([make_row(top1=None)])
     with pytest.raises(ValueError, match="metric must be one of top1, mean_per_class"):
         make_report([make_row()], "top5")  # type: ignore[arg-type]
+
+
+def test_settings_that_differ_are_lines_whose_recipe_says_in_what(make_row: MakeRow) -> None:
+    several = [{}, {"augment": "flip"}, {"label_smoothing": 0.3, "optimizer": "sgd"}, {"mixup": 0.8}, {"mixup": 0.2}]
+    rows = [
+        make_row(
+            seed=seed,
+            top1=90.0 + seed,
+            setting=str(settings),
+            settings={f"recipe.{key}": value for key, value in settings.items()},
+            precision="bf16" if settings == {"mixup": 0.2} else "fp32",
+        )
+        for settings in several
+        for seed in range(2)
+    ]
+    lines = table(make_report(rows))
+    assert [line["recipe"] for line in lines] == [
+        "fp32",
+        "fp32, augment=flip",
+        "fp32, label_smoothing=0.3, optimizer=sgd",
+        "fp32, mixup=0.8",
+        "bf16, mixup=0.2",
+    ]
+    assert {line["digits"] for line in lines} == {"90.50 ± 0.71"}
+
+
+def test_what_all_lines_share_is_in_the_title_though_it_is_no_default(make_row: MakeRow) -> None:
+    rows = [make_row(lr=lr, setting=str(lr), settings={"recipe.mixup": 0.8}) for lr in (1.0, 2.0)]
+    report = make_report(rows)
+    assert report.title.endswith("weight decay 0.05, mixup=0.8: top-1 accuracy on test, %")
+    assert [line["recipe"] for line in table(report)] == ["lr 1", "lr 2"]
+
+
+def test_the_same_settings_on_other_data_are_two_lines_and_name_it(make_row: MakeRow) -> None:
+    rows = runs(make_row, "a", data_digest="1" * 64) + runs(make_row, "a", data_digest="2" * 64, top1=70.0)
+    lines = table(make_report(rows + runs(make_row, "b", data_digest="3" * 64), suites=SUITES))
+    assert [(line["recipe"], line["a"], line["b"]) for line in lines] == [
+        ("data 11111111", "50.50 ± 0.71", "60.50 ± 0.71"),
+        ("data 22222222", "70.00 ± 0.00", "-"),
+    ]
+
+
+def test_rows_of_earlier_versions_have_lines_of_their_own_and_a_note(make_row: MakeRow) -> None:
+    early = runs(make_row, "a", setting=None, settings=None)
+    report = make_report([*early, *runs(make_row, "ab")], suites=SUITES)
+    assert sorted((line.get("recipe", ""), line["b"]) for line in table(report)) == [
+        ("", "60.50 ± 0.71"),
+        ("only some settings recorded", "-"),
+    ]
+    note = "2 runs of an earlier version, which recorded only some settings: what differs in others is not told apart"
+    assert note in report.notes
+    assert note in make_report(early, suites=SUITES).notes
+
+
+def test_seeds_that_diverged_or_are_unfinished_are_counted_in_notes_table_and_csv(make_row: MakeRow) -> None:
+    rows = runs(make_row, "a", seeds=[0, 1])
+    rows += runs(make_row, "a", seeds=[2], top1=None, status="diverged", updates=40)
+    rows += runs(make_row, "a", seeds=[3], top1=None, status="unfinished", updates=0)
+    rows += runs(make_row, "a", seeds=[0], top1=None, status="diverged", updates=3, lr=1.0, setting="x")
+    rows += runs(make_row, "a", seeds=[0], top1=None, status="diverged", n_test=0, lr=2.0, setting="y")  # a trial
+    report = make_report(rows, suites=SUITES, without_row=1)
+    (line,) = table(report)
+    assert (line["seeds"], line["a"]) == ("2 of 4", "50.50 ± 0.71")
+    words = "1 of 4 seeds diverged at update 40, 1 of 4 seeds unfinished at update 0"
+    for note in (
+        f"adaptformer-64 (lr=0.001): {words}",
+        "adaptformer-64 (lr=1.0): 1 of 1 seed diverged at update 3",
+        "1 run without test accuracy left out",
+        "1 run of an earlier version left out, unfinished",
+    ):
+        assert note in report.notes
+        assert f"* {note}" in report.markdown().splitlines()
+    lines = list(csv.DictReader(report.csv_text().splitlines()))
+    assert [(line["n_seeds"], line["mean"], line["not_finished"]) for line in lines] == [
+        ("2", "50.5000", words),
+        ("0", "", "1 of 1 seed diverged at update 3"),
+    ]
+
+
+def test_nothing_but_diverged_runs_is_an_error_that_says_so(make_row: MakeRow) -> None:
+    rows = [make_row(top1=None, status="diverged", updates=40)]
+    with pytest.raises(ValueError, match=r"nothing to report: none of 1 rows .*; adaptformer-64: 1 of 1 seed diverged"):
+        make_report(rows)
+
+
+def test_what_was_chosen_on_val_and_out_of_what_is_told(make_row: MakeRow) -> None:
+    searched = runs(make_row, "ab", tried={"recipe.lr": [0.1, 0.01], "method.targets": [["q"], ["q", "v"]]})
+    words = "chosen on val: recipe.lr out of 0.1, 0.01; method.targets out of [q], [q, v]"
+    assert words in make_report(searched, suites=SUITES).notes
+    plain = runs(make_row, "a", name="linear", fields={})
+    notes = make_report([*searched, *plain], suites=SUITES).notes
+    assert f"{words} (adaptformer-64)" in notes
+    assert "no search recorded: linear" in notes
+
+
+def test_the_train_time_of_a_run_and_what_a_resume_changed_are_told(make_row: MakeRow) -> None:
+    resumed = [{"update": 12, "precision": "bf16", "versions": {"torch": "2.15.0"}}]
+    rows = [make_row(seed=0, train_seconds=10.0), make_row(seed=1, train_seconds=30.0, resumed_with=resumed)]
+    report = make_report(rows)
+    assert table(report)[0]["train time"] == "20 s"
+    assert "adaptformer-64, seed 1: resumed after update 12 with precision bf16, torch 2.15.0" in report.notes

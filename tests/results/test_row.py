@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from vision_peft.results.find_rows import find_rows
 from vision_peft.results.row import Row, read_row, write_row
 
 
@@ -147,57 +146,14 @@ def test_labels_name_methods_and_their_sizes(make_row):
     assert rows[2].sizes == (8, 10)
 
 
-def test_rows_are_found_in_files_run_folders_and_trees_each_once(make_row, tmp_path):
-    for seed, folder in enumerate(["a/run", "b/deep/run", "c"]):
-        write_row(tmp_path / folder / "result.json", make_row(seed=seed))
-    assert [row.seed for row in find_rows([tmp_path])] == [0, 1, 2]
-    assert [row.seed for row in find_rows([tmp_path / "c" / "result.json", tmp_path / "b" / "deep" / "run"])] == [2, 1]
-    assert [row.seed for row in find_rows([tmp_path / "c", tmp_path, tmp_path / "a" / ".." / "c"])] == [2, 0, 1]
+def test_an_earlier_row_of_a_diverged_trial_reads_as_one_of_today(make_row, tmp_path):
+    row = read_row(edited(tmp_path / "result.json", make_row(top1=None), diverged="the loss is nan", status=...))
+    assert (row.status, row.reason, row.extra) == ("diverged", "the loss is nan", {})
 
 
-def test_what_lies_inside_a_run_belongs_to_that_run(make_row, tmp_path):
-    write_row(tmp_path / "run" / "result.json", make_row(seed=7))
-    write_row(tmp_path / "run" / "first_stage" / "result.json", make_row(seed=8))
-    assert [row.seed for row in find_rows([tmp_path])] == [7]
-
-
-def test_unfinished_runs_and_empty_folders_are_named_and_left_out(make_row, tmp_path, caplog):
-    write_row(tmp_path / "done" / "result.json", make_row())
-    (tmp_path / "open" / "state").mkdir(parents=True)
-    (tmp_path / "open" / "config.yaml").touch()
-    (tmp_path / "nothing").mkdir()
-    assert len(find_rows([tmp_path, tmp_path / "nothing"])) == 1
-    assert f"{tmp_path / 'open'} has not finished (no result.json yet): left out" in caplog.messages
-    assert f"{tmp_path / 'nothing'} does not contain a run: left out" in caplog.messages
-
-
-def test_only_unfinished_runs_are_an_error_that_names_them(tmp_path):
-    (tmp_path / "open").mkdir()
-    (tmp_path / "open" / "config.yaml").touch()
-    (tmp_path / "open" / "log.txt").touch()
-    with pytest.raises(FileNotFoundError, match=r"no result found: .*open has not finished"):
-        find_rows([tmp_path])
-
-
-def test_an_empty_folder_and_an_empty_list_are_errors_that_say_what_is_wanted(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"does not contain a run; wanted a result.json, a run folder"):
-        find_rows([tmp_path])
-    with pytest.raises(FileNotFoundError, match="no path given"):
-        find_rows([])
-
-
-def test_all_missing_paths_are_named_with_the_nearest_name(make_row, tmp_path):
-    write_row(tmp_path / "digits" / "result.json", make_row())
-    with pytest.raises(FileNotFoundError) as error:
-        find_rows([tmp_path / "digit", tmp_path / "digits", tmp_path / "elsewhere" / "x"])
-    assert f"digit (did you mean {tmp_path / 'digits'}?)" in str(error.value)
-    assert str(tmp_path / "elsewhere" / "x") in str(error.value)
-
-
-def test_all_bad_rows_of_a_tree_are_reported_at_once(make_row, tmp_path):
-    write_row(tmp_path / "good" / "result.json", make_row())
-    edited(tmp_path / "bad" / "result.json", make_row(), seed="x")
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "result.json").write_text("{")
-    with pytest.raises(ValueError, match=r"bad/result.json is not a result row(.|\n)*broken/result.json is not valid"):
-        find_rows([tmp_path])
+def test_an_earlier_row_knows_no_setting_and_is_finished(make_row, tmp_path):
+    later = ("setting", "settings", "data_digest", "status", "reason", "updates", "chosen_epoch", "total_seconds")
+    later += ("resumed_with", "tried")
+    row = read_row(edited(tmp_path / "result.json", make_row(), **dict.fromkeys(later, ...)))
+    assert row == make_row(setting=None, settings=None)
+    assert (row.status, row.resumed_with, row.file) == ("finished", [], tmp_path / "result.json")

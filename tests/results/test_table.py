@@ -91,3 +91,15 @@ def test_an_epoch_selected_on_test_is_starred(make_row):
 
 def test_no_rows_are_no_error():
     assert format_rows([]) == "no runs"
+
+
+def test_runs_that_have_not_finished_say_so_instead_of_an_accuracy_and_below(make_row):
+    diverged = {"top1": None, "mean_per_class": None, "status": "diverged", "updates": 40}
+    rows = [make_row(seed=0), make_row(seed=1, **diverged), make_row("vpt", {"tokens": 10}, **diverged)]
+    lines = format_rows(rows, mean_over_seeds=True).splitlines()
+    cells = {line.split()[0]: line.split()[1:3] for line in lines[4:6]}
+    assert cells == {"adaptformer-64": ["0", "96.40"], "vpt-10": ["0", "diverged"]}
+    assert "adaptformer-64: 1 of 2 seeds diverged at update 40" in lines
+    assert "vpt-10: 1 of 1 seed diverged at update 40" in lines
+    single = format_rows([make_row(**diverged)])
+    assert "top-1 accuracy %    diverged" in single

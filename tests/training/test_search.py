@@ -167,6 +167,7 @@ def test_the_chosen_setting_is_trained_by_the_protocol_once_a_seed(
     words = f"{' '.join(QUICK)} protocol=val_select_retrain recipe.lr={best}"
     assert f"\n  vision-peft train -m {words} seed=3,4\n" in told
     assert rows[0].command == f"vision-peft train {words} seed=3"
+    assert [row.tried for row in rows] == [{"recipe.lr": [1e-2, 1e-8]}] * 2
     assert "±" in told
 
 

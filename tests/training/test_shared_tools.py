@@ -152,4 +152,4 @@ def test_a_search_gives_both_processes_the_same_trials_and_its_command_starts_as
     assert len(set(both[0]["given"]["sampled"])) == 2
     assert "  torchrun --nproc_per_node=2 -m vision_peft train " in both[0]["out"]
     (diverged,) = (row for row in find_rows([folder / "grid"]) if row.lr == 1e30)
-    assert "diverged" in diverged.extra
+    assert diverged.status == "diverged"

@@ -19,9 +19,9 @@ def disambiguate(
     """Append to names what their settings do not share with the others on the same panel.
 
     Of three lines, ["vpt", "vpt", "lora-8"] becomes ["vpt (deep=False)", "vpt (deep=True)", "lora-8 (mixup=0.8)"]:
-    fields of methods are named where equal names differ in them, other settings where the value is not that of most
-    lines. Tuned fields, which each method has of its own, are named only where nothing else tells equal names
-    apart.
+    fields of methods are named where equal names differ in them, other settings where the value is neither the default
+    nor that of most lines. Tuned fields, which each method has of its own, are named only where nothing else tells
+    equal names apart.
 
     Args:
         names: of each group of settings.
@@ -48,7 +48,11 @@ def get_panel(row: Row) -> tuple[Any, ...]:
 
 
 def _find_usual(rows: Sequence[Row]) -> dict[str, str | None]:
-    """Find the settings that differ on a panel, with the text of the value that most rows have, if there is one."""
+    """Find the settings that differ on a panel, and the value, as text, that goes without saying.
+
+    It is what more than half of the rows have; None where there is no such value, or where rows that do not name the
+    setting have its default, which goes without saying then.
+    """
     fields = [_drop_tuned(list_settings(row)) for row in rows]
     of_panel: dict[tuple, list[Fields]] = defaultdict(list)
     for row, own in zip(rows, fields, strict=True):
@@ -57,16 +61,17 @@ def _find_usual(rows: Sequence[Row]) -> dict[str, str | None]:
     for key in dict.fromkeys(key for own in fields for key in own):
         if any(_differs(key, beside) for beside in of_panel.values()):
             value, count = Counter(_get_text(own, key) for own in fields).most_common(1)[0]
-            usual[key] = value if 2 * count > len(rows) else None
+            named_by_all = all(key in own for own in fields)
+            usual[key] = value if named_by_all and 2 * count > len(rows) else None
     return usual
 
 
 def _describe_unusual(own: Fields, usual: Mapping[str, str | None]) -> list[str]:
-    """Describe the fields in which a row is not as most are; where there is no most, those that it names."""
+    """Describe the fields that do not go without saying."""
     return [
-        f"{key}={_get_text(own, key)}"
+        f"{key}={format_value(own[key])}"
         for key, value in usual.items()
-        if _get_text(own, key) != value and (key in own or value is not None)
+        if key in own and format_value(own[key]) != value
     ]
 
 

@@ -18,7 +18,7 @@ from vision_peft.protocols import PROTOCOLS
 from vision_peft.results.labels import get_panel
 from vision_peft.results.plot_series import Line, build_references, build_series
 from vision_peft.results.row import Row
-from vision_peft.results.selection import describe_panel, select_measured
+from vision_peft.results.selection import Selection, describe_panel, select_measured
 from vision_peft.results.settings import Metric, Setting
 from vision_peft.results.table import format_count, write_csv
 from vision_peft.safe_files import replacing
@@ -69,7 +69,7 @@ def plot_accuracy(
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # the same picture whatever the reader's matplotlibrc says
         matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "vision_peft"})
-        figure = _make_figure(panels, metric, f"params_{x}", selection.notes)
+        figure = _make_figure(panels, selection, metric, f"params_{x}")
         with replacing(png) as file:
             figure.savefig(file, format="png", dpi=200)
         with replacing(svg) as file:
@@ -78,9 +78,8 @@ def plot_accuracy(
     return [png, svg, csv]
 
 
-def _make_figure(panels: Panels, metric: Metric, x: str, notes: Sequence[str]) -> Figure:
-    everything = [setting for panel in panels.values() for setting in panel]
-    lines = {key: build_series(panel, x, everything) for key, panel in panels.items()}
+def _make_figure(panels: Panels, selection: Selection, metric: Metric, x: str) -> Figure:
+    lines = {key: build_series(panel, x, selection.settings) for key, panel in panels.items()}
     labels = sorted({label for panel in lines.values() for label, _ in panel})
     looks = {label: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(labels)}
     values = [getattr(setting.row, x) for panel in lines.values() for _, points in panel for setting in points]
@@ -97,7 +96,7 @@ def _make_figure(panels: Panels, metric: Metric, x: str, notes: Sequence[str]) -
         _scale_x(axes, values)
         _draw_lines(axes, lines[key], looks, metric, x)
         _label_axes(axes, panel, metric)
-        _draw_references(axes, build_references(panel, x, everything), metric)
+        _draw_references(axes, build_references(panel, x, selection.settings), metric)
         if place % columns == 0:
             axes.set_ylabel(AXES[metric], fontsize=9)
         if values and place + columns >= len(panels):
@@ -112,7 +111,7 @@ def _make_figure(panels: Panels, metric: Metric, x: str, notes: Sequence[str]) -
         ]
         texts = [_escape(textwrap.fill(name, 34)) for name in labels]
         figure.legend(handles, texts, loc="outside right upper", frameon=False, fontsize=8)
-    sentences = [*_describe_runs(panels), *(f"{note}." for note in notes)]
+    sentences = [*_describe_runs(panels), *(f"{note}." for note in selection.notes)]
     if any(count > 1 for panel in lines.values() for count in _list_alone(panel, x).values()):
         sentences.insert(1, "Points side by side have the same number of parameters.")
     note = textwrap.fill(" ".join(sentences), int(inches[0] * 15))

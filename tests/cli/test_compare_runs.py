@@ -1,0 +1,42 @@
+"""Runs that differ in more than their seed, as a user trains and compares them on the command line."""
+
+import csv
+from pathlib import Path
+
+from support.cli import run_module
+from support.tiny_run import TINY
+
+
+def test_settings_stay_apart_and_a_diverged_seed_is_counted_in_table_picture_and_csv(
+    photos: Path, tmp_path: Path
+) -> None:
+    words = [*TINY, "data=folder", f"data.root={photos}", "method=lora", "recipe.epochs=1"]
+    done = run_module(tmp_path, "train", "-m", *words, "seed=0,1", "recipe.augment=none,flip", "recipe.mixup=0,0.8")
+    assert done.returncode == 0, done.stderr
+    done = run_module(tmp_path, "train", *words, "seed=2", "recipe.mixup=0.8", "recipe.optimizer=sgd", "recipe.lr=1e30")
+    assert done.returncode == 2
+    (status,) = tmp_path.glob("runs/**/status.json")
+
+    done = run_module(tmp_path, "report", "runs", "--out", "table.md", COLUMNS="500")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[0] == f"{status.parent.relative_to(tmp_path)} has not finished (diverged): left out"
+    text = (tmp_path / "table.md").read_text()
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:1] == "|"]
+    assert [(line[0], line[1], line[2]) for line in table[2:]] == [
+        ("lora-8", recipe, "2") for recipe in ("", "mixup=0.8", "augment=flip", "mixup=0.8, augment=flip")
+    ]
+    (note,) = [line for line in text.splitlines() if "diverged" in line]
+    assert note.startswith("* lora-8 (")
+    assert "mixup=0.8" in note
+    assert "optimizer=sgd" in note
+    assert "): 1 of 1 seed diverged at update " in note
+
+    done = run_module(tmp_path, "plot", "runs", "--out", "picture")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "picture.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert sorted(line["n_seeds"] for line in lines) == ["0", "2", "2", "2", "2"]
+    assert "1 of 1 seed diverged at update" in next(line["not_finished"] for line in lines if line["n_seeds"] == "0")
+    picture = (tmp_path / "picture.svg").read_text()
+    for label in ("lora-8", "lora-8 (augment=flip)", "lora-8 (mixup=0.8)", "lora-8 (mixup=0.8, augment=flip)"):
+        assert f">{label}</text>" in picture

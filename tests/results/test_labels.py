@@ -1,0 +1,94 @@
+"""Labels say in what settings differ from those beside them, and no two of a panel are the same."""
+
+from collections.abc import Callable, Sequence
+
+from vision_peft.results.labels import disambiguate
+from vision_peft.results.row import Row
+from vision_peft.results.settings import group_by_seed
+
+MakeRow = Callable[..., Row]
+
+
+def make_labels(rows: Sequence[Row]) -> list[str]:
+    settings = group_by_seed(rows)
+    return disambiguate([setting.row.label for setting in settings], [[setting] for setting in settings])
+
+
+def make_settings(make_row: MakeRow, *several: dict[str, object], name: str = "lora") -> list[Row]:
+    """Rows of one method that differ in `settings`."""
+    return [
+        make_row(
+            name,
+            {"rank": 8, "alpha": 8},
+            setting=f"{name} {settings}",
+            settings={f"recipe.{key}": value for key, value in settings.items()},
+        )
+        for settings in several
+    ]
+
+
+def test_five_runs_that_differ_in_their_settings_have_five_labels_that_say_so(make_row: MakeRow) -> None:
+    rows = make_settings(
+        make_row, {}, {"augment": "flip"}, {"label_smoothing": 0.3, "optimizer": "sgd"}, {"mixup": 0.8}
+    )
+    rows += make_settings(make_row, {"schedule": "constant"})
+    rows[-1].precision = "bf16"
+    assert make_labels(rows) == [
+        "lora-8",
+        "lora-8 (augment=flip)",
+        "lora-8 (label_smoothing=0.3, optimizer=sgd)",
+        "lora-8 (mixup=0.8)",
+        "lora-8 (precision=bf16, schedule=constant)",
+    ]
+
+
+def test_methods_that_were_trained_unlike_the_others_of_their_panel_are_marked(make_row: MakeRow) -> None:
+    rows = [make_row(), make_row("lora", {"rank": 8}), make_row("linear", {}, epochs=100, lr=0.5)]
+    assert make_labels(rows) == ["adaptformer-64", "lora-8", "linear (epochs=100)"]
+
+
+def test_where_most_share_no_value_all_are_marked(make_row: MakeRow) -> None:
+    rows = [make_row(epochs=5), make_row("lora", {"rank": 8}, epochs=10)]
+    assert make_labels(rows) == ["adaptformer-64 (epochs=5)", "lora-8 (epochs=10)"]
+
+
+def test_a_default_goes_without_saying_also_where_most_have_another_value(make_row: MakeRow) -> None:
+    rows = make_settings(make_row, {"mixup": 0.8, "lr": 1}, {"mixup": 0.8, "lr": 2}, {}, name="lora")
+    rows[0].lr, rows[1].lr = 1.0, 2.0
+    assert make_labels(rows) == ["lora-8 (mixup=0.8, lr=1.0)", "lora-8 (mixup=0.8, lr=2.0)", "lora-8"]
+
+
+def test_a_label_is_the_same_on_all_panels_and_names_no_difference_between_them(make_row: MakeRow) -> None:
+    rows = [
+        *(make_row(task="a", **of) for of in ({}, {"name": "linear", "fields": {}, "epochs": 100})),
+        *(make_row(name, {"rank": 8}, task="b") for name in ("lora", "dora", "vera")),
+        make_row("linear", {}, task="b", epochs=100),
+    ]
+    assert make_labels(rows) == [
+        "adaptformer-64",
+        "linear (epochs=100)",
+        "lora-8",
+        "dora-8",
+        "vera-8",
+        "linear (epochs=100)",
+    ]
+    rows = [make_row(task="a", epochs=7), make_row(task="b", epochs=5), make_row(img_size=56, batch_size=8)]
+    assert make_labels(rows) == ["adaptformer-64"] * 3
+
+
+def test_other_weights_other_data_and_early_rows_are_told_apart(make_row: MakeRow) -> None:
+    files = [{"checkpoint": name, "sha256": digest} for name, digest in (("a.pth", "1" * 64), ("a.pth", "2" * 64))]
+    rows = [
+        make_row(setting=str(place), settings={f"backbone.{key}": value for key, value in file.items()})
+        for place, file in enumerate(files)
+    ]
+    assert make_labels(rows) == ["adaptformer-64 (sha256=11111111)", "adaptformer-64 (sha256=22222222)"]
+    rows = [make_row(data_digest=digit * 64) for digit in "34"]
+    assert make_labels(rows) == ["adaptformer-64 (data=33333333)", "adaptformer-64 (data=44444444)"]
+    rows = [make_row(), make_row(setting=None, settings=None), make_row("linear", {})]
+    assert make_labels(rows) == ["adaptformer-64", "adaptformer-64 (settings=unknown)", "linear"]
+
+
+def test_settings_of_which_no_field_is_shown_are_told_apart_by_their_digest(make_row: MakeRow) -> None:
+    rows = [make_row(setting=digit * 16, settings={"backbone.name": "vit"}) for digit in "56"]
+    assert make_labels(rows) == [f"adaptformer-64 (setting={digit * 16})" for digit in "56"]
