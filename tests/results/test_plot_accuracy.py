@@ -237,9 +237,9 @@ def test_seeds_that_have_not_finished_are_counted_below_the_figure_and_in_the_cs
     diverged = {"top1": None, "status": "diverged", "updates": 40}
     rows = [make_row(seed=0), make_row(seed=1, **diverged), make_row("lora", {"rank": 8}, **diverged)]
     plot_accuracy(rows, tmp_path / "a", without_row=2)
-    note = " ".join(text for text in texts(tmp_path / "a") if "diverged" in text or "earlier" in text)
+    note = " ".join(text for text in texts(tmp_path / "a") if "diverged" in text or "row" in text)
     assert "adaptformer-64: 1 of 2 seeds diverged at update 40. lora-8: 1 of 1 seed diverged at update 40." in note
-    assert "2 runs of an earlier version left out, unfinished." in note
+    assert "2 runs without a row left out, unfinished." in note
     table = records(tmp_path / "a")
     assert (table["adaptformer-64"]["n_seeds"], table["adaptformer-64"]["mean"]) == ("1", "96.4000")
     assert table["adaptformer-64"]["not_finished"] == "1 of 2 seeds diverged at update 40"

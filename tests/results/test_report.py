@@ -239,7 +239,7 @@ def test_seeds_that_diverged_or_are_unfinished_are_counted_in_notes_table_and_cs
         f"adaptformer-64 (lr=0.001): {words}",
         "adaptformer-64 (lr=1.0): 1 of 1 seed diverged at update 3",
         "1 run without test accuracy left out",
-        "1 run of an earlier version left out, unfinished",
+        "1 run without a row left out, unfinished",
     ):
         assert note in report.notes
         assert f"* {note}" in report.markdown().splitlines()

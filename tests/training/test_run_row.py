@@ -160,7 +160,7 @@ def test_a_run_that_is_killed_is_unfinished_and_one_that_is_stopped_says_so(
     assert "stopped after update 3" in str(read_status(stopped).reason)
     rows = find_rows([killed.output_dir])
     (setting,) = group_by_seed(rows)
-    assert setting.describe_lost() == "1 of 2 seeds unfinished at update 0, 1 of 2 seeds stopped at update 0"
+    assert setting.describe_lost() == "1 of 2 seeds unfinished, 1 of 2 seeds stopped at update 0"
 
 
 def test_a_status_that_cannot_be_written_is_said_and_stops_nothing(

@@ -19,7 +19,7 @@ class Found:
     """What lies below some paths."""
 
     rows: list[Row]  # of every run, those that have not finished among them; of two equal runs one
-    without_row: list[Path]  # runs of earlier versions that have not finished
+    without_row: list[Path]  # unfinished runs, of earlier versions or about to begin
 
 
 def find_rows(paths: Iterable[str | Path]) -> list[Row]:

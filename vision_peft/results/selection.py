@@ -79,7 +79,7 @@ def describe_left_out(rows: Sequence[Row], trials: int = 0, without_row: int = 0
     early = sum(row.setting is None for row in rows)
     counts = {
         "without test accuracy left out": trials,
-        "of an earlier version left out, unfinished": without_row,
+        "without a row left out, unfinished": without_row,
         "of an earlier version, which recorded only some settings: what differs in others is not told apart": early,
     }
     return [f"{count} run{'s' * (count > 1)} {words}" for words, count in counts.items() if count]

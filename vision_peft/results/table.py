@@ -27,7 +27,8 @@ def format_rows(rows: Sequence[Row], mean_over_seeds: bool = False) -> str:
     labels = disambiguate([setting.row.label for setting in settings], [[setting] for setting in settings])
     lines = [{"method": label, **_make_cells(setting)} for label, setting in zip(labels, settings, strict=True)]
     notes = ["* epoch selected on test"] if any(row.protocol == "best_test" for row in rows) else []
-    notes += [*(describe_lost(settings) if mean_over_seeds else []), *describe_left_out(rows), _NOTE]
+    notes += [*describe_lost(settings), *describe_left_out(rows)] if mean_over_seeds else []
+    notes.append(_NOTE)
     if len(lines) == 1:
         facts = {name: lines[0][name] for name in ("method", *PANEL)} | lines[0]
         return "\n".join([*_format_column(facts), "", *notes])

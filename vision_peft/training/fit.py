@@ -22,7 +22,7 @@ from vision_peft.runs.train_state import TrainState
 from vision_peft.training.build import list_class_weights
 from vision_peft.training.evaluation import create_eval_loader, evaluate
 from vision_peft.training.optim import create_schedule, update_average
-from vision_peft.training.progress import WAYS_OUT, Progress, Saver, State, Training
+from vision_peft.training.progress import WAYS_OUT, Diverged, Progress, Saver, State, Training
 from vision_peft.training.step import StepResult, TrainStep, apply_mixup
 
 
@@ -101,7 +101,7 @@ def fit(
             run.share_bad_files()
             counted = updates - progress.skipped
             if not counted:
-                raise FloatingPointError(f"no update of epoch {progress.epoch + 1}/{epochs} was finite: {WAYS_OUT}")
+                raise Diverged(f"no update of epoch {progress.epoch + 1}/{epochs} was finite: {WAYS_OUT}")
             entry = {"phase": phase.name, "epoch": progress.epoch + 1, "train_loss": progress.loss_sum / counted}
             if phase.watched is not None:
                 with _use_average(model, average):
@@ -187,14 +187,14 @@ def _watch(training: Training, model: nn.Module, split: str, when: str) -> dict[
     metrics = evaluate(model, loader, watched.classes, compute)
     if metrics.non_finite:
         wrong = f"{metrics.non_finite} of {metrics.images} answers on {split} are NaN or infinite"
-        raise FloatingPointError(f"{wrong} {when}: {WAYS_OUT}")
+        raise Diverged(f"{wrong} {when}: {WAYS_OUT}")
     if not math.isfinite(metrics.loss):
-        raise FloatingPointError(f"the loss on {split} is {metrics.loss} {when}: {WAYS_OUT}")
+        raise Diverged(f"the loss on {split} is {metrics.loss} {when}: {WAYS_OUT}")
     return {f"{split}_top1": metrics.top1, f"{split}_loss": metrics.loss}
 
 
 def _report_bad_update(training: Training, phase: Phase, result: StepResult, where: str, progress: Progress) -> None:
-    """Say which update was skipped and on what; FloatingPointError, in all processes, after too many in a row."""
+    """Say which update was skipped and on what; Diverged after too many in a row."""
     config, run, train_set = training.config, training.run, training.splits[phase.trained]
     shares = all_gather((result.own_loss, result.samples))
     culprits = [(loss, samples) for loss, samples in shares if not math.isfinite(loss)]
@@ -205,7 +205,7 @@ def _report_bad_update(training: Training, phase: Phase, result: StepResult, whe
     run.record("bad_step", progress.step, {"epoch": progress.epoch + 1, "samples": samples})
     if progress.bad_steps > config.max_bad_steps:
         row = f"; {progress.bad_steps} such updates in a row, max_bad_steps={config.max_bad_steps}"
-        raise FloatingPointError(f"{text}{row if config.max_bad_steps else ''}: {WAYS_OUT}")
+        raise Diverged(f"{text}{row if config.max_bad_steps else ''}: {WAYS_OUT}")
     run.say(f"warning: {text}; this update is skipped ({progress.bad_steps} in a row)")
 
 

@@ -28,6 +28,10 @@ ADDED = ("start", "settings", "tried", "resumed_with", "total_seconds")  # entri
 State = tuple[dict[str, Any], Path]  # the entries of a saved state, and its folder
 
 
+class Diverged(FloatingPointError):
+    """The loss, the gradient or a tuned tensor is not finite and will not be; all processes raise it at once."""
+
+
 @dataclass
 class Timing:
     """Wall-clock seconds of the updates that this process did."""
@@ -177,13 +181,13 @@ class Saver:
         """Write the state; all processes call it.
 
         Raises:
-            FloatingPointError: a tuned tensor is not finite.
+            Diverged: a tuned tensor is not finite.
             SaveError: it could not be written, and `on_save_error` says to stop then.
         """
         training, progress, state = self.training, self.progress, self.train_state
         config, run = training.config, training.run
         if not all_finite(state.tuned.values()):
-            raise FloatingPointError(f"tuned tensors are no longer finite after update {progress.step}: {WAYS_OUT}")
+            raise Diverged(f"tuned tensors are no longer finite after update {progress.step}: {WAYS_OUT}")
         self.count_seconds()
         progress.lines = run.lines
         entries = {

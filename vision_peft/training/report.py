@@ -29,7 +29,7 @@ from vision_peft.results.row import DIVERGED, STATUS, STOPPED, UNFINISHED, Row, 
 from vision_peft.results.table import format_count
 from vision_peft.runs.checkpoint import SaveError
 from vision_peft.training.evaluation import Metrics, to_json
-from vision_peft.training.progress import Progress, Training
+from vision_peft.training.progress import Diverged, Progress, Training
 
 
 @contextlib.contextmanager
@@ -175,10 +175,10 @@ def keep_status(training: Training, model: nn.Module, progress: Progress) -> Ite
     It is gone once the run has its result. That it cannot be written (disk full) is said and stops nothing.
     """
     row = make_row(training, model, progress)
-    _write_status(training, dataclasses.replace(row, status=UNFINISHED))
+    _write_status(training, dataclasses.replace(row, status=UNFINISHED, updates=None))
     try:
         yield
-    except (Interrupted, FloatingPointError) as error:
+    except (Interrupted, Diverged) as error:
         status = STOPPED if isinstance(error, Interrupted) else DIVERGED
         so_far = {**_describe_progress(training, progress), "status": status, "reason": str(error)}
         _write_status(training, dataclasses.replace(row, **so_far))

@@ -25,6 +25,7 @@ from vision_peft.runs.find_run import find_run
 from vision_peft.runs.run_folder import find_diverged_row, find_finished_row
 from vision_peft.suggest import did_you_mean
 from vision_peft.training.build import load_splits
+from vision_peft.training.progress import Diverged
 from vision_peft.training.suite import check_suite, list_tasks
 from vision_peft.training.trained import train
 
@@ -118,7 +119,7 @@ def run_trial(config: Config, values: Values, command: str = "") -> Trial:
         return Trial(values, row)
     try:
         return Trial(values, train(trial, command).row)
-    except FloatingPointError as error:
+    except Diverged as error:
         print_rank0(f"diverged: {error}")
         row = on_rank0(lambda: find_diverged_row(folder))
         if row is None:
