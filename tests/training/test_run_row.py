@@ -177,7 +177,7 @@ def test_a_status_that_cannot_be_written_is_said_and_stops_nothing(
 
 
 def test_files_of_weights_under_one_name_are_two_settings(tiny: Tiny, tmp_path: Path) -> None:
-    sizes = {"depth": 2, "embed_dim": 24, "img_size": 32, "num_classes": 0}
+    sizes: dict[str, Any] = {"depth": 2, "embed_dim": 24, "img_size": 32, "num_classes": 0}
     rows = []
     for seed, name in enumerate(("a", "b", "c")):
         torch.manual_seed(seed % 2)

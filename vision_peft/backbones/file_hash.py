@@ -32,4 +32,4 @@ def hash_weights(name: str, checkpoint: str | Path | None = None) -> str | None:
 def _hash_file(path: Path, size: int, modified_ns: int) -> str:
     """Return the sha256 of a file, read once as long as its size and its time stay what they are."""
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]  # BinaryIO lacks readinto
