@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from vision_peft.cli._errors import REQUEUE
+from vision_peft.cli.main import list_verbs
 from vision_peft.config.command_line import compose_config
 from vision_peft.config.schema import STRATEGIES, Distributed, Settings
 from vision_peft.distributed.stopping import REQUEUE_FILE
@@ -43,11 +44,13 @@ def test_codes_files_and_times_are_those_of_the_code() -> None:
 
 
 def test_the_commands_of_the_page_compose(repository: Path) -> None:
-    commands = [text for text in re.findall(r"`([^`]+)`", TEXT) if "tools/" in text and " " in text]
+    texts = re.findall(r"`([^`]+)`", TEXT)
+    commands = [shlex.split(text) for text in texts if re.search(r"tools/| vision_peft |^vision-peft ", text)]
     assert len(commands) >= 8
-    for command in commands:
-        words = shlex.split(command)
-        (tool,) = (word for word in words if word.startswith("tools/"))
-        assert (repository / tool).is_file()
-        after = words[words.index(tool) + 1 :]
-        compose_config([word for word in after if re.match(r"[a-z][\w.]*=", word)])
+    for words in commands:
+        place = next(i for i, word in enumerate(words) if re.match(r"tools/|vision.peft$", word))
+        if words[place].startswith("tools/"):
+            assert (repository / words[place]).is_file()
+        else:
+            assert words[place + 1] in list_verbs()
+        compose_config([word for word in words[place:] if re.match(r"[a-z][\w.]*=", word)])
