@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vision_peft.suggest import did_you_mean, find_closest
+from vision_peft.suggest import Suggestions, did_you_mean, find_closest
 
 
 def test_the_closest_come_first_and_nothing_comes_for_what_is_far() -> None:
@@ -69,3 +69,12 @@ def test_it_needs_no_torch(repository: Path) -> None:
     code = "import runpy, sys; runpy.run_path('vision_peft/suggest.py'); print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
     assert found.stdout == "False\n"
+
+
+def test_of_many_unknown_names_the_first_get_a_suggestion() -> None:
+    options = [f"class number {i}" for i in range(1000)]
+    suggest, started = Suggestions(options, most=3), time.process_time()
+    found = [suggest(f"clas number {i}") for i in range(100_000)]
+    assert "class number 0" in found[0]
+    assert [bool(text) for text in found] == [True] * 3 + [False] * (len(found) - 3)
+    assert time.process_time() - started < 3

@@ -41,6 +41,21 @@ def did_you_mean(name: str, options: Iterable[str], prefix: str = "", count: int
     return f" (did you mean {', '.join(shown[:-1]) + ' or ' * (len(shown) > 1) + shown[-1]}?)" if shown else ""
 
 
+class Suggestions:
+    """`did_you_mean` for many names against the same options: the first ones get a suggestion, the others nothing.
+
+    A list in which every name is unknown is read as fast as another; its reader shows no more than a few problems.
+    """
+
+    def __init__(self, options: Iterable[str], most: int = 20) -> None:
+        self._options, self._left = list(options), most
+
+    def __call__(self, name: str) -> str:
+        """Return " (did you mean x?)", or nothing."""
+        self._left -= 1
+        return did_you_mean(name, self._options) if self._left >= 0 else ""
+
+
 def _similarity_bound(name: str, option: str) -> float:
     """Return the similarity that `option` would have if its letters stood in the order of `name`."""
     total = len(name) + len(option)

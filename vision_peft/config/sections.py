@@ -1,6 +1,6 @@
 """The sections of a composed config, checked key by key. Nothing here imports torch: a typo is answered at once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -17,6 +17,7 @@ from vision_peft.suggest import find_closest
 METHOD_KEYS = ("method", "method_2", "method_3", "method_4")
 GROUPS = ("backbone", *METHOD_KEYS, "data", "recipe")
 SECTIONS = (*GROUPS, "distributed")
+MOST_DESCRIBED = 20  # unknown keys of a section
 _CLASSES = {"backbone": BackboneConfig, "recipe": Recipe, "distributed": Distributed}
 
 # Builds a method or a data section, whose class its `name` says, or else the file it was chosen from.
@@ -34,7 +35,7 @@ def build_sections(
         build_named: what builds the sections of methods and data.
     """
     known = [*(item.name for item in fields(Settings)), *SECTIONS]
-    problems += [_describe_unknown(key, known, "config") for key in raw if key not in known]
+    problems += _describe_all([key for key in raw if key not in known], known, "config")
     own = {key: raw[key] for key in raw if key in known and key not in SECTIONS}
     settings, parts = build_section(Settings, own, "", problems), {}
     for key in SECTIONS:
@@ -112,12 +113,17 @@ def check_by_file(key: str, section: dict[str, Any], choice: str | None, problem
 def _find_unknown(section: Mapping[str, Any], known: list[str], prefix: str) -> list[str]:
     """Describe the keys that are not known, and the keys and values that have another name by now."""
     where = prefix.rstrip(".") or "config"
-    found = [
-        describe_renamed_key(f"{prefix}{key}", section[key]) or _describe_unknown(key, known, where, prefix)
-        for key in section
-        if key not in known
-    ]
+    others = [key for key in section if key not in known]
+    renamed = {key: text for key in others if (text := describe_renamed_key(f"{prefix}{key}", section[key]))}
+    found = [*renamed.values(), *_describe_all([key for key in others if key not in renamed], known, where, prefix)]
     return [*found, *filter(None, (describe_renamed_value(f"{prefix}{key}", value) for key, value in section.items()))]
+
+
+def _describe_all(keys: Sequence[Any], known: list[str], where: str, prefix: str = "") -> list[str]:
+    """Describe unknown keys: the first ones each, the others by their number."""
+    more = len(keys) - MOST_DESCRIBED
+    found = [_describe_unknown(key, known, where, prefix) for key in keys[:MOST_DESCRIBED]]
+    return [*found, f"{more:,} more unknown keys in {where}"] if more > 0 else found
 
 
 def _describe_unknown(key: Any, known: list[str], where: str, prefix: str = "") -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from vision_peft.protocols import PROTOCOLS
+from vision_peft.results.row_bounds import bound_problems
 from vision_peft.safe_files import read_file, write_file
 from vision_peft.strict_json import parse_json
 from vision_peft.suggest import find_closest
@@ -130,13 +131,14 @@ def write_row(path: str | Path, row: Row) -> None:
 def read_row(path: str | Path) -> Row:
     """Read and check one result.json; ValueError names the file and every missing or mistyped key."""
     path = Path(path)
+    text = read_file(path, MAX_BYTES)
     try:
-        data = parse_json(read_file(path, MAX_BYTES))
+        data = parse_json(text)
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path} must hold one JSON object, a result row, got a {type(data).__name__}")
-    if problems := _problems(data):
+    if problems := bound_problems(data) or _problems(data):
         raise ValueError(f"{path} is not a result row: " + "; ".join(problems))
     extra = {name: data.pop(name) for name in list(data) if name not in _FIELDS}
     if isinstance(extra.get(DIVERGED), str):  # as earlier versions wrote it

@@ -12,6 +12,7 @@ from vision_peft.safe_files import read_file
 
 MAX_CLASSES = 100_000
 MAX_LIST = 2**30  # bytes
+MAX_NAME = 1000  # letters of a class
 _LINE = re.compile(r"(?P<path>.+?)\s+(?P<label>\S+)")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 
@@ -138,6 +139,8 @@ def read_class_names(file: Path, problems: list[str]) -> list[str]:
     for number, name in enumerate(names, start=1):
         if not name:
             problems.append(f"{file}:{number}: empty class name")
+        elif len(name) > MAX_NAME:
+            problems.append(f"{file}:{number}: a class name of {len(name):,} letters, wanted at most {MAX_NAME:,}")
         elif first.setdefault(name, number) != number:
             problems.append(f"{file}:{number}: class name {name!r} is already on line {first[name]}")
     return names

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from vision_peft.data.annotations.draw_split import draw
 from vision_peft.data.annotations.list_files import (
     MAX_CLASSES,
+    MAX_NAME,
     Entry,
     PathCheck,
     find_label_problem,
@@ -20,7 +21,7 @@ from vision_peft.data.annotations.list_files import (
     warn_of_empty_classes,
 )
 from vision_peft.data.problems import raise_problems
-from vision_peft.suggest import did_you_mean
+from vision_peft.suggest import Suggestions, did_you_mean
 
 HEADER = ("path", "label")
 REPEATED = ": list it once; data.balanced=true trains on rare classes as often as on others"
@@ -137,14 +138,16 @@ def _labels(
 
     classes = names or sorted({entry.label for entry in train})
     place = {name: label for label, name in enumerate(classes)}
+    suggest = Suggestions(classes)
 
     def find(name: str) -> int | str:
+        if len(name) > MAX_NAME:
+            return f"class {quote(name)} has {len(name):,} letters, wanted at most {MAX_NAME:,}"
         if not names and is_integer(name):
             return f"label {quote(name)} is a number among class names; data.classes=FILE makes it a name"
         if name in place:
             return place[name]
-        hint = did_you_mean(name, classes)
-        return f"class {quote(name)} is not among the {len(classes)} classes of {source}{hint}"
+        return f"class {quote(name)} is not among the {len(classes)} classes of {source}{suggest(name)}"
 
     return classes, find
 

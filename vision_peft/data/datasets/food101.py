@@ -25,7 +25,7 @@ from vision_peft.data.decoding.images import MAX_PIXELS
 from vision_peft.data.problems import raise_problems
 from vision_peft.safe_files import read_file
 from vision_peft.strict_json import parse_json
-from vision_peft.suggest import did_you_mean
+from vision_peft.suggest import Suggestions
 
 BASE = "food-101"
 NUM_CLASSES = 101
@@ -134,7 +134,7 @@ def _class(entry: _Entry) -> str:
 
 def _check_entries(entries: list[_Entry], classes: list[str], problems: list[str]) -> None:
     """Append what is wrong with the form of entries, their classes, and images that are listed twice."""
-    known = set(classes)
+    known, suggest = set(classes), Suggestions(classes)
     first: dict[str, str] = {}
     for where, path, group in entries:
         name = path.split("/")[0]
@@ -143,7 +143,7 @@ def _check_entries(entries: list[_Entry], classes: list[str], problems: list[str
         elif group is not None and name != group:
             problems.append(f"{where}: image {quote(path)} is one of class {quote(name)}")
         elif name not in known:
-            hint = did_you_mean(name, classes)
-            problems.append(f"{where}: class {quote(name)} is not among the {len(classes)} classes of train{hint}")
+            among = f"is not among the {len(classes)} classes of train{suggest(name)}"
+            problems.append(f"{where}: class {quote(name)} {among}")
         elif first.setdefault(path, where) != where:
             problems.append(f"{where}: image {quote(path)} is listed already: {first[path]}")

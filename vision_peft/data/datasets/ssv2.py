@@ -20,8 +20,9 @@ from vision_peft.data.annotations.video_paths import VIDEO_EXTENSIONS, VideoChec
 from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.video_dataset import VideoFiles
-from vision_peft.data.problems import raise_problems, unknown
+from vision_peft.data.problems import raise_problems
 from vision_peft.strict_json import parse_json
+from vision_peft.suggest import Suggestions
 
 LIST_FOLDERS = ("", "labels", "annotations")
 VIDEO_FOLDERS = ("20bn-something-something-v2", "videos", "")
@@ -105,7 +106,7 @@ def read_list(file: Path, classes: Sequence[str], problems: list[str]) -> list[V
         if content is not None:
             problems.append(f"{file}: wanted a list of objects with id and template, got {quote(str(content))}")
         return []
-    place = {name: label for label, name in enumerate(classes)}
+    place, suggest = {name: label for label, name in enumerate(classes)}, Suggestions(classes)
     videos = []
     for number, entry in enumerate(content, start=1):
         where = f"{file}, entry {number}"
@@ -118,9 +119,8 @@ def read_list(file: Path, classes: Sequence[str], problems: list[str]) -> list[V
         if name in place:
             videos.append(Video(video, place[name], where))
         else:
-            problem = unknown("class", name, classes)
-            text = f"{problem}" if len(classes) < 10 else str(problem).split(": wanted")[0]
-            problems.append(f"{where} (video {quote(video)}): {text}; the labels file does not have it")
+            text = f"unknown class {quote(name)}{suggest(name)}: the labels file does not have it"
+            problems.append(f"{where} (video {quote(video)}): {text}")
     return videos
 
 

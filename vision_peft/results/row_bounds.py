@@ -1,0 +1,49 @@
+"""Bounds on a row that comes from someone else, so that tables and pictures of it take no longer than of a true one."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vision_peft.printable import printable
+
+MAX_KEYS = 1000  # of a row, those of other versions among them
+MAX_TEXT = 10_000  # letters of a name
+MAX_DEPTH = 10
+MAX_METHODS = 32
+# Values in all, by field; elsewhere MAX_KEYS. Class by class there are 100,000 at most, or 400 x 400.
+MAX_VALUES = {"per_class": 10**6, "confusion": 10**6, "curve": 10**6}
+MAX_LETTERS = {"command": 10**6}  # it may hold a weight for each class
+
+
+def bound_problems(data: Mapping[str, Any]) -> list[str]:
+    """Describe what in the fields of a row is longer, deeper or more than in any that a run writes."""
+    if len(data) > MAX_KEYS:
+        return [f"it has {len(data):,} keys, wanted at most {MAX_KEYS:,}"]
+    problems = [f"{printable(name)} {text}" for name, value in data.items() if (text := _problem(name, value))]
+    methods = data.get("methods")
+    if isinstance(methods, list) and len(methods) > MAX_METHODS:
+        problems.append(f"methods lists {len(methods):,} of them, wanted at most {MAX_METHODS}")
+    return problems
+
+
+def _problem(name: str, value: Any) -> str | None:
+    most, letters = MAX_VALUES.get(name, MAX_KEYS), MAX_LETTERS.get(name, MAX_TEXT)
+    for count, (each, depth) in enumerate(_walk([name, value])):
+        if count > most:
+            return f"holds more than {most:,} values"
+        if depth > MAX_DEPTH:
+            return f"is nested more than {MAX_DEPTH} deep"
+        if isinstance(each, str) and len(each) > letters:
+            return f"holds a text of {len(each):,} letters, wanted at most {letters:,}"
+    return None
+
+
+def _walk(value: Any) -> Iterator[tuple[Any, int]]:
+    """Every key and value inside, with its depth."""
+    waiting = [(value, 0)]
+    while waiting:
+        each, depth = waiting.pop()
+        yield each, depth
+        if isinstance(each, dict):
+            waiting += [(item, depth + 1) for pair in each.items() for item in pair]
+        elif isinstance(each, list):
+            waiting += [(item, depth + 1) for item in each]
