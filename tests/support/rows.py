@@ -9,7 +9,7 @@ from vision_peft.results.row import Row
 def sample_row(**changed: Any) -> dict[str, Any]:
     """A row as result.json holds it, every field of it there."""
     hints = get_type_hints(Row)
-    row = {item.name: _sample(hints[item.name]) for item in fields(Row) if item.name != "extra"}
+    row = {item.name: _sample(hints[item.name]) for item in fields(Row) if item.name not in ("extra", "file")}
     methods = [{"name": "lora", "fields": {"rank": 8, "targets": ["q", "v"]}}]
     return row | {"methods": methods, "protocol": "val_select", "top1": 90.0} | changed
 
