@@ -1,4 +1,7 @@
-"""Parts of a list of images drawn class by class from a seed: the validation split of data that come without one."""
+"""Parts of a published list of images drawn class by class from a seed, where the data comes without a val split.
+
+Such lists do not change, and recorded figures belong to these draws. Users' own data is drawn by `split_by_name.py`.
+"""
 
 from collections.abc import Sequence
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from vision_peft.data.annotations.draw_split import draw
 from vision_peft.data.annotations.list_files import (
     MAX_CLASSES,
     MAX_NAME,
@@ -20,6 +19,8 @@ from vision_peft.data.annotations.list_files import (
     read_lines,
     warn_of_empty_classes,
 )
+from vision_peft.data.annotations.split_by_name import SplitByName
+from vision_peft.data.item_names import name_below
 from vision_peft.data.problems import raise_problems
 from vision_peft.suggest import Suggestions, did_you_mean
 
@@ -60,18 +61,22 @@ class SplitLists(NamedTuple):
         parts = _check(root, files, entries, check, find_label, problems)
         raise_problems(f"data={name} data.root={root}", problems)
 
-        if "val" not in parts:
-            drawn = draw([label for _, label in parts["train"]], (self.val_fraction,), self.seed)
-            parts["train"], parts["val"] = ([parts["train"][place] for place in part] for part in drawn)
+        draw = None if "val" in parts else self._draw_val(parts, files["train"], check)
         items = parts["train"] + parts["val"] if split == "trainval" else parts[split]
-        if not items:
-            raise ValueError(
-                f"{files['train']}: the split {split} is empty: every class has too few {check.what}s to divide"
-            )
         labels = [label for _, label in items]
+        if draw is not None:
+            draw.check(split, classes)
         if split in ("train", "trainval"):
             warn_of_empty_classes(files["train"], classes, labels, check.what)
         return [path for path, _ in items], labels, classes
+
+    def _draw_val(self, parts: dict[str, Items], file: Path, check: PathCheck) -> SplitByName:
+        """Divide the items of the training list into train and val by the names of the files."""
+        whole = parts["train"]
+        names = [name_below(check.identity(path), str(self.root)) for path, _ in whole]
+        draw = SplitByName(names, [label for _, label in whole], {"val": self.val_fraction}, self.seed, str(file))
+        parts |= {name: [whole[item] for item in items] for name, items in draw.parts.items()}
+        return draw
 
 
 def _file(root: Path, field: str, text: str) -> Path:

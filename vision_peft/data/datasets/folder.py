@@ -2,16 +2,18 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from vision_peft.data.annotations.draw_split import check_fraction, draw
+from vision_peft.data.annotations.draw_split import check_fraction
+from vision_peft.data.annotations.split_by_name import SplitByName
 from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.image_dataset import ImageFiles
 from vision_peft.data.decoding.images import EXTENSIONS, MAX_PIXELS
+from vision_peft.data.item_names import name_below
 from vision_peft.data.problems import raise_problems
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -23,9 +25,9 @@ class Folder(DataConfig):
     """Images sorted into one folder per class.
 
     The class names are those of the train folder, in the order of `sorted`. Without a val folder `val_fraction` of
-    train is drawn, class by class; without any split folder `test_fraction` and `val_fraction` of all images are. A
-    class with two images or more keeps at least one in train and gives at least one to a drawn part while it can.
-    `seed` draws them. Links are followed; hidden files and files without an image's extension are skipped.
+    train is drawn; without any split folder `test_fraction` and `val_fraction` of all images are. What is drawn depends
+    on the name of each file and on `seed` alone (`SplitByName`), so a file that comes or goes moves no other. Links
+    are followed; hidden files and files without an image's extension are skipped.
     """
 
     name: ClassVar[str] = "folder"
@@ -56,22 +58,29 @@ class Folder(DataConfig):
             problems.append(f"{folders.get('train', root)}: no class folders in it")
         parts = {name: _read(folder, classes, problems) for name, folder in (folders or {"all": root}).items()}
         raise_problems(f"data.root={self.root}", problems)
-        if not folders:
-            parts["train"], parts["test"], parts["val"] = _draw(
-                parts["all"], (self.test_fraction, self.val_fraction), self.seed
-            )
-        elif "val" not in folders:
-            parts["train"], parts["val"] = _draw(parts["train"], (self.val_fraction,), self.seed)
+        draw = self._draw(root, folders, parts)
         if split == "test" and "test" not in parts:
             raise FileNotFoundError(
                 f"{root} has no folder test: name one so (val is then drawn from train where there is none), "
                 f"or put the class folders directly into the root to have train, val and test drawn"
             )
         items = parts["train"] + parts["val"] if split == "trainval" else parts[split]
-        if not items:
-            raise ValueError(f"{root}: the split {split} is empty: every class has too few images to be divided")
         paths, labels = [path for path, _ in items], [label for _, label in items]
+        if draw is not None:
+            draw.check(split, classes)
         return ImageFiles(paths, labels, classes, max_pixels=self.max_pixels, exif_rotation=self.exif_rotation)
+
+    def _draw(self, root: Path, folders: Mapping[str, Path], parts: dict[str, Items]) -> SplitByName | None:
+        """Divide what `parts` holds of the splits without a folder, by the names of the files; None: all have one."""
+        shares = {} if folders else {"test": self.test_fraction}
+        shares |= {} if "val" in folders else {"val": self.val_fraction}
+        if not shares:
+            return None
+        whole = parts["train" if folders else "all"]
+        names, labels = [name_below(str(path), str(root)) for path, _ in whole], [label for _, label in whole]
+        draw = SplitByName(names, labels, shares, self.seed, str(root))
+        parts |= {name: [whole[item] for item in items] for name, items in draw.parts.items()}
+        return draw
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -131,8 +140,3 @@ def _read(folder: Path, classes: Sequence[str], problems: list[str]) -> Items:
             )
         items += images
     return items
-
-
-def _draw(items: Items, fractions: Sequence[float], seed: int) -> list[Items]:
-    parts = draw([label for _, label in items], fractions, seed)
-    return [[items[place] for place in part] for part in parts]

@@ -22,7 +22,7 @@ class ImageLists(DataConfig):
 
     The first label of train says which of the two it is. The classes are the names of the file `classes` or else, for
     integers, 0 to the largest of train and val, for names, those of train in the order of `sorted`. Without a val list
-    `seed` draws `val_fraction` of train, class by class; trainval is train and val together.
+    `seed` draws `val_fraction` of train by the names of the files; trainval is train and val together.
     """
 
     name: ClassVar[str] = "list"
