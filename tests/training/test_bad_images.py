@@ -1,6 +1,7 @@
 """Undecodable images in a run: replaced and listed in training, an error or wrong answers in evaluation."""
 
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.pair import in_two_processes
 from support.tiny_run import tiny_config
 from torch import nn
 
@@ -19,6 +21,7 @@ from vision_peft.data.loading.bad_files import TooManyBadFiles
 from vision_peft.data.loading.loader import eval_loader
 from vision_peft.data.transforms.images import eval_transform
 from vision_peft.distributed.device import choose_compute
+from vision_peft.training import trained as train_module
 from vision_peft.training.evaluate_saved import evaluate_saved
 from vision_peft.training.evaluation import evaluate, format_metrics
 from vision_peft.training.trained import train
@@ -58,7 +61,7 @@ def test_too_many_bad_training_images_stop_the_run_which_goes_on_once_they_are_a
 ) -> None:
     root = broken("train/red/3.png", "train/blue/0.png")
     with pytest.raises(TooManyBadFiles, match=r"of 24 training images cannot be decoded so far.*\n.*\.png: not a") as e:
-        train(tiny_config(root, tmp_path / "runs"))
+        train(tiny_config(root, tmp_path / "runs", "check_files=off"))
     config = tiny_config(root, tmp_path / "runs", "max_bad_fraction=0.1")
     assert str(run_folder(config) / "bad_files.txt") in str(e.value)
     assert train(config).row.top1 is not None
@@ -69,7 +72,7 @@ def test_too_many_bad_training_images_stop_the_run_which_goes_on_once_they_are_a
 def test_a_bad_image_in_evaluation_is_an_error_or_a_wrong_answer(broken: Break, tmp_path: Path, split: str) -> None:
     root = broken(*(f"{split}/{name}/{number}.png" for name in ("red", "green", "blue") for number in (1, 2)))
     with pytest.raises(ImageDecodeError, match=r"1\.png.*count such images as wrong answers with bad_eval=wrong"):
-        train(tiny_config(root, tmp_path / "runs"))
+        train(tiny_config(root, tmp_path / "runs", "check_files=off"))
     config = tiny_config(root, tmp_path / "runs", "bad_eval=wrong", "recipe.lr=0.01")
     row = train(config).row
     assert len((run_folder(config) / "bad_files.txt").read_text().splitlines()) == 6
@@ -89,6 +92,52 @@ def test_a_bad_image_in_evaluation_is_an_error_or_a_wrong_answer(broken: Break, 
     else:
         best = max(entry["val_top1"] for entry in row.curve)
         assert row.val_top1 == best <= 75
+
+
+def cut(*paths: Path) -> None:
+    """Cut images behind their headers."""
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:-60])
+
+
+ALL_BAD = (
+    r"(?s)files cannot be decoded\. Fix or remove them; .*: 4 problems\n  train: .*/blue/0\.png: not a known .*"
+    r"train: .*/red/3\.png: not a known .*val: .*/blue/2\.png: OSError.*test: .*/red/1\.png: OSError: [^\n]*$"
+)
+
+
+@pytest.mark.parametrize("dry_run", ["false", "true"])
+def test_all_files_of_all_splits_are_looked_at_before_anything_is_trained(
+    broken: Break, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dry_run: str
+) -> None:
+    root = broken("train/red/3.png", "train/blue/0.png")
+    cut(root / "val/blue/2.png", root / "test/red/1.png", root / "train/red/5.png")
+    monkeypatch.setattr(train_module, "_train_in", lambda *_: pytest.fail("it trained"))
+    with pytest.raises(ValueError, match=ALL_BAD):
+        train(tiny_config(root, tmp_path / "runs", f"dry_run={dry_run}"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_search_trial_does_not_look_at_test(broken: Break, tmp_path: Path) -> None:
+    root = broken("test/red/3.png")
+    assert train(tiny_config(root, tmp_path / "runs", "read_test=false", "recipe.epochs=1")).row.n_test == 0
+
+
+def look(rank: int, folder: Path) -> str:
+    """What a process of two says of four bad files."""
+    try:
+        train(tiny_config(folder / "photos", folder / "runs"))
+    except ValueError as error:
+        return str(error)
+    return "it trained"
+
+
+def test_processes_share_the_files_and_say_the_same(broken: Break, tmp_path: Path) -> None:
+    root = broken("train/red/3.png", "train/blue/0.png")
+    cut(root / "val/blue/2.png", root / "test/red/1.png")
+    first, second = in_two_processes(look, tmp_path)
+    assert first["given"] == second["given"]
+    assert re.search(ALL_BAD, first["given"])
 
 
 class Brightness(nn.Module):
@@ -132,13 +181,14 @@ def test_a_bad_image_counts_in_every_accuracy(tmp_path: Path) -> None:
 
 def test_the_settings_are_checked_and_make_no_other_run(photos: Path, tmp_path: Path) -> None:
     config = tiny_config(photos, tmp_path)
-    for override in ("cache_mb=7", "max_bad_fraction=0.5", "bad_eval=wrong"):
+    for override in ("cache_mb=7", "max_bad_fraction=0.5", "bad_eval=wrong", "check_files=off"):
         assert run_folder(tiny_config(photos, tmp_path, override)) == run_folder(config)
     for override, message in {
         "cache_mb=some": "cache_mb must be auto or a number of megabytes from 0, got 'some'",
         "cache_mb=-1": "cache_mb must be auto or a number of megabytes from 0, got -1",
         "max_bad_fraction=1.5": "max_bad_fraction must be in 0..1, got 1.5",
         "bad_eval=drop": "bad_eval must be one of error, wrong; got 'drop'",
+        "check_files=all": "check_files must be one of decode, headers, off; got 'all'",
     }.items():
         with pytest.raises(ConfigError) as caught:
             tiny_config(photos, tmp_path, override)

@@ -31,6 +31,7 @@ NOT_IN_RUN_ID = (
     "reuse_features",
     "max_bad_fraction",
     "bad_eval",
+    "check_files",
     "grid",
     "distributed",
     "keep_states",

@@ -175,6 +175,7 @@ class Settings(Checked):
     )
     max_bad_fraction: float = 0.01  # share of undecodable training images that are replaced before the run stops
     bad_eval: str = "error"  # undecodable image in evaluation: error | wrong (counts as a wrong answer)
+    check_files: str = "decode"  # before training: decode (val and test; of train the first bytes) | headers | off
     reuse_features: bool = True  # where only the head learns and no image changes, run the backbone once, not per epoch
     compile: bool = False  # torch.compile the training forward
     grid: dict[str, Any] = field(default_factory=dict)  # values that vision-peft tune tries; train ignores it
@@ -189,6 +190,7 @@ class Settings(Checked):
             at_least("save_every", self.save_every, 1),
             share("max_bad_fraction", self.max_bad_fraction),
             choice("bad_eval", self.bad_eval, BAD_IN_EVALUATION),
+            choice("check_files", self.check_files, ("decode", "headers", "off")),
             at_least("keep_states", self.keep_states, 1),
             *(choice("each of trackers", name, TRACKERS) for name in self.trackers),
             choice("on_save_error", self.on_save_error, ("stop", "warn")),

@@ -44,6 +44,17 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
     def path(self, index: int) -> str:
         """Say where item `index` comes from, for messages."""
 
+    def file(self, index: int) -> str | None:
+        """Return the file, or the folder of frames, that item `index` is decoded from; None: it has none of its own."""
+        return None
+
+    def check(self, index: int, decode: bool) -> None:
+        """Raise `ImageDecodeError` where the file of item `index` is no image by its header or, to `decode`, at all."""
+        if decode:
+            self.image(index)
+        else:
+            self.header(index)
+
     def prepare(self) -> None:
         """Decode ahead, if the dataset does; a loader calls this before it starts processes and reads items."""
 
@@ -144,6 +155,12 @@ class ImageSubset(ImageDataset):
 
     def path(self, index: int) -> str:
         return self.whole.path(self.items[index])
+
+    def file(self, index: int) -> str | None:
+        return self.whole.file(self.items[index])
+
+    def check(self, index: int, decode: bool) -> None:
+        self.whole.check(self.items[index], decode)
 
     def key(self, index: int) -> Hashable:
         return self.whole.key(self.items[index])

@@ -12,10 +12,15 @@ from vision_peft.backbones import input_config
 from vision_peft.config.parse import Config
 from vision_peft.config.schema import BackboneConfig, Recipe
 from vision_peft.data import DataConfig, ImageDataset
+from vision_peft.data.check.contents import ProgressLine
 from vision_peft.data.class_weights import compute_class_weights
+from vision_peft.data.loading.bad_files import is_share
+from vision_peft.data.loading.find_bad_files import find_bad_files
 from vision_peft.data.loading.loader import eval_loader
+from vision_peft.data.problems import raise_problems
 from vision_peft.data.transforms.images import choose_normalisation
-from vision_peft.distributed.device import DTYPES, seed_everything
+from vision_peft.distributed.device import DTYPES, Compute, seed_everything
+from vision_peft.distributed.processes import all_gather
 from vision_peft.protocols import list_splits
 
 
@@ -62,6 +67,30 @@ def check_shares(recipe: Recipe, processes: int, samples: int) -> None:
         )
     if samples // processes < 2:
         raise ValueError(f"mixup and cutmix pair images: {samples} of them are too few for {processes} processes")
+
+
+def check_files(config: Config, splits: Mapping[str, ImageDataset], compute: Compute) -> None:
+    """Look at the files of all splits, shared by the processes, before anything is trained; see `config.check_files`.
+
+    Raises:
+        ValueError: files that would end the run, all of them: any of val and test, of train more than are replaced.
+    """
+    if config.check_files == "off":
+        return
+    decoded = [split for split in ("val", "test") if config.check_files == "decode"]
+    progress = ProgressLine("files looked at") if compute.is_main else None
+    shares = all_gather(find_bad_files(splits, decoded, **compute.share, progress=progress))
+    problems = []
+    for split, dataset in splits.items():
+        bad = sorted((error.path, error.cause) for share in shares for error in share[split])
+        evaluated = split in ("val", "test")
+        allowed = config.bad_eval == "wrong" if evaluated else is_share(len(bad), config.max_bad_fraction, len(dataset))
+        problems += [] if allowed else [f"{split}: {path}: {cause}" for path, cause in bad]
+    raise_problems(
+        f"data={config.data.name}: files cannot be decoded. Fix or remove them; else max_bad_fraction is the share of "
+        "train that may be bad, and bad_eval=wrong counts those of val and test as wrong answers",
+        problems,
+    )
 
 
 def list_class_weights(recipe: Recipe, train_set: ImageDataset) -> list[float] | None:

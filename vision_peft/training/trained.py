@@ -16,7 +16,7 @@ from torch import Tensor
 import vision_peft as vp
 from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder
-from vision_peft.data import ImageDataset
+from vision_peft.data import ImageDataset, ImageDecodeError
 from vision_peft.data.loading.cache import keep_decoded
 from vision_peft.distributed.device import Compute, check_backbone_dtype, choose_compute, set_matmul_precision
 from vision_peft.distributed.parallel import load_tuned
@@ -50,6 +50,7 @@ from vision_peft.training.build import (
     check_shares,
     create_bare_model,
     input_settings,
+    check_files,
     load_splits,
     set_transforms,
 )
@@ -140,6 +141,7 @@ def train(config: Config, command: str = "", tried: Mapping[str, list[Any]] | No
         print_rank0(f"\n{folder}")
         return Trained(row, folder, config)
 
+        check_files(config, splits, compute)
 
 def _train_in(
     folder: Path,
@@ -233,7 +235,13 @@ def _evaluate_and_save(training: Training, model: Any, kept: Mapping[str, Tensor
     metrics: Metrics | None = None
     if config.read_test:
         batches = create_eval_loader(splits["test"], compute, config.workers, config.bad_eval, run.bad_files)
-        metrics = found = evaluate(model, batches, training.classes, compute)
+        try:
+            metrics = found = evaluate(model, batches, training.classes, compute)
+        except ImageDecodeError as error:
+            safe = (
+                f"{error.cause}. The adapter is safe in {run.folder / 'adapter'}: the same command then only evaluates"
+            )
+            raise ImageDecodeError(error.path, safe) from None
         run.say(f"test: {format_metrics(metrics)}")
         run.record("test", progress.step, {"top1": metrics.top1, "mean_per_class": metrics.mean_per_class})
         run.save("confusion.csv", lambda path: write_confusion(path, found))
@@ -261,7 +269,9 @@ def _dry_run(config: Config, compute: Compute) -> Trained:
     changes["trackers"] = tuple(
         name for name in config.trackers if name != "wandb"
     )  # what is there cannot be taken back
-    print_rank0("dry run: one batch of train and val in a temporary folder; test is not read")
+    looked_at = "" if "test" not in splits else "; the files of test are looked at, the model is not"
+    print_rank0(f"dry run: one batch of train and val in a temporary folder{looked_at}")
+    check_files(config, splits, compute)
     output_dir = on_rank0(lambda: tempfile.mkdtemp(prefix="dry-run-", dir=_find_parent(Path(config.output_dir))))
     try:
         small = dataclasses.replace(config, recipe=recipe, output_dir=output_dir, **changes)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from vision_peft.data.decoding.images import EXTENSIONS, ImageDecodeError, decode_image
+from vision_peft.data.decoding.images import EXTENSIONS, ImageDecodeError, check_start, decode_image
 
 RAMP = np.linspace(0, 65535, 64 * 48).reshape(48, 64)
 
@@ -151,6 +151,20 @@ def test_a_file_that_is_no_image_says_so_in_one_line(tmp_path: Path, kind: str) 
         decode_image(tmp_path / "broken.jpg")
     assert str(tmp_path / "broken.jpg") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", sorted(BROKEN))
+def test_the_start_of_a_file_tells_what_is_no_image(tmp_path: Path, kind: str) -> None:
+    content, message = BROKEN[kind]
+    (tmp_path / "broken.jpg").write_bytes(content)
+    with pytest.raises(ImageDecodeError, match=message):
+        check_start(tmp_path / "broken.jpg")
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "gif", "bmp", "webp", "tiff", "ppm", "jp2", "tga"])
+def test_the_start_of_an_image_of_any_format_is_good(tmp_path: Path, extension: str) -> None:
+    Image.new("RGB", (64, 64), (200, 10, 0)).save(tmp_path / f"image.{extension}")
+    check_start(tmp_path / f"image.{extension}")
 
 
 @pytest.mark.parametrize("extension", ["jpg", "png", "gif", "bmp", "webp", "tiff"])

@@ -27,15 +27,16 @@ class Content:
 
 
 class ProgressLine:
-    """Images done, on stderr: one line written over and over on a terminal, else a line every half a minute."""
+    """Things done, on stderr: one line written over and over on a terminal, else a line every half a minute."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "images read") -> None:
+        self.what = what
         self.terminal = sys.stderr.isatty()
         self.pause = 0.5 if self.terminal else 30.0  # seconds
         self.next = time.monotonic() + self.pause
 
     def __call__(self, done: int, total: int) -> None:
-        text = f"{done:,} of {total:,} images read"
+        text = f"{done:,} of {total:,} {self.what}"
         if self.terminal and done == total:
             print(f"\r{' ' * len(text)}\r", end="", file=sys.stderr, flush=True)
         elif time.monotonic() >= self.next:

@@ -7,7 +7,14 @@ from pathlib import Path
 from PIL import Image
 
 from vision_peft.data.dataset import ImageDataset
-from vision_peft.data.decoding.images import MAX_PIXELS, ImageHeader, decode_image, read_header, read_pixel_count
+from vision_peft.data.decoding.images import (
+    MAX_PIXELS,
+    ImageHeader,
+    check_start,
+    decode_image,
+    read_header,
+    read_pixel_count,
+)
 
 
 class ImageFiles(ImageDataset):
@@ -49,6 +56,15 @@ class ImageFiles(ImageDataset):
 
     def path(self, index: int) -> str:
         return self.paths[index]
+
+    def file(self, index: int) -> str:
+        return self.paths[index]
+
+    def check(self, index: int, decode: bool) -> None:
+        if decode:
+            self.image(index)
+        elif type(self) is ImageFiles:  # what inherits from this may find its images elsewhere
+            check_start(self.paths[index], max_pixels=self.max_pixels)
 
     def subset(self, items: Sequence[int]) -> "ImageFiles":
         part = copy.copy(self)

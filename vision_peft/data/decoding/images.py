@@ -30,6 +30,8 @@ _WANTED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000
 Image.init()
 FORMATS = tuple(name for name in _WANTED_FORMATS if name in Image.OPEN)  # a build of PIL may lack AVIF
 EXTENSIONS = frozenset(extension for extension, name in Image.EXTENSION.items() if name in FORMATS)
+_START = 16  # bytes that PIL tells formats by
+_ACCEPTS = tuple(accepts for name in FORMATS if (accepts := Image.OPEN[name][1]) is not None)
 _opening = threading.Lock()  # PIL's limit and the filters of warnings belong to the whole process
 if hasattr(os, "register_at_fork"):  # a thread that held it while the process forked does not exist in the child
     os.register_at_fork(before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_opening.release)
@@ -76,6 +78,19 @@ def read_pixel_count(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> int:
         return image.width * image.height
 
 
+def check_start(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
+    """Raise `ImageDecodeError` unless a file starts as an image does.
+
+    Of a file that does nothing but these bytes is read, and by many threads at a time; of any other the whole header.
+    """
+    with _raise_one_error(path, max_pixels):
+        _refuse_irregular(path)
+        with Path(path).open("rb", buffering=0) as file:
+            start = file.read(_START)
+    if len(start) < _START or not any(accepts(start) is True for accepts in _ACCEPTS):
+        read_pixel_count(path, max_pixels=max_pixels)
+
+
 def read_header(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
     """Read what a file that decodes is, as stored; raises `ImageDecodeError` as `decode_image` does."""
     with _raise_one_error(path, max_pixels), _open_with_limit(path, max_pixels) as image:
@@ -101,10 +116,14 @@ def _raise_one_error(path: str | Path, max_pixels: int) -> Iterator[None]:
 
 def _open_with_limit(path: str | Path, max_pixels: int) -> Image.Image:
     """Open an image and read its header, with PIL's own check of it at our limit, as an error."""
-    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - opening a pipe would wait for ever
-        raise OSError("not a regular file but a folder, a pipe or a device")
+    _refuse_irregular(path)
     with _pixel_limit(max_pixels):
         return Image.open(path, formats=FORMATS)
+
+
+def _refuse_irregular(path: str | Path) -> None:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - opening a pipe would wait for ever
+        raise OSError("not a regular file but a folder, a pipe or a device")
 
 
 @contextmanager

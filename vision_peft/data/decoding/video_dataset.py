@@ -20,6 +20,7 @@ from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.decoding.pixel_store import Store
 from vision_peft.data.decoding.video import Choose, decode_clip
 from vision_peft.data.decoding.video_backends import check_backend, usable_backends
+from vision_peft.data.decoding.video_file import check_video_file
 from vision_peft.data.transforms.clips import eval_clip_transform, train_clip_transform
 from vision_peft.data.transforms.images import select_geometry
 
@@ -133,6 +134,17 @@ class VideoFiles(ImageDataset):
 
     def path(self, index: int) -> str:
         return self.paths[self.source_of(index)]
+
+    def file(self, index: int) -> str:
+        return self.path(index)
+
+    def check(self, index: int, decode: bool) -> None:
+        """Look at the start of a video file; to `decode`, at its first and last frame, whatever lies between."""
+        video = self.source_of(index)
+        if decode:
+            self.frames(video, lambda count: [0, count - 1])
+        elif type(self) is VideoFiles and self.frame_counts is None:  # others may find their frames elsewhere
+            check_video_file(self.paths[video])
 
     def clip(self, index: int) -> Tensor:
         """Return the clip of item `index` as uint8 `T C H W`; raises `ImageDecodeError`."""

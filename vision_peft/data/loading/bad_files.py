@@ -42,7 +42,7 @@ class BadFiles:
     def check(self, paths: Iterable[str], files: int, most: float) -> None:
         """Raise `TooManyBadFiles` if more than the share `most` of `files` are among the undecodable `paths`."""
         bad = list(paths)
-        if len(bad) <= int(most * files + 1e-9):
+        if is_share(len(bad), most, files):
             return
         shown = "".join(f"\n  {path}: {self.causes[path]}" for path in bad[:5])
         more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
@@ -51,3 +51,8 @@ class BadFiles:
             f"{len(bad)} of {files} training images cannot be decoded so far, more than "
             f"max_bad_fraction={most:g} allows{listed}: fix them, or raise max_bad_fraction{shown}{more}"
         )
+
+
+def is_share(number: int, most: float, files: int) -> bool:
+    """Whether `number` is at most the share `most` of so many `files`."""
+    return number <= int(most * files + 1e-9)

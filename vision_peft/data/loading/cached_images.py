@@ -47,6 +47,12 @@ class Cached(ImageDataset):
     def path(self, index: int) -> str:
         return self.dataset.path(index)
 
+    def file(self, index: int) -> str | None:
+        return self.dataset.file(index)
+
+    def check(self, index: int, decode: bool) -> None:
+        self.dataset.check(index, decode)
+
     def __getitem__(self, index: int) -> tuple[Any, int]:
         if not isinstance(self.transform, Transform):
             return super().__getitem__(index)
