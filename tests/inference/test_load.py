@@ -95,6 +95,18 @@ def test_a_run_folder_is_all_it_takes(tiny: Callable[..., Config]) -> None:
     assert torch.equal(again(images(again)), loaded(images(again)))
 
 
+def test_a_run_whose_data_has_other_classes_is_refused(tiny: Callable[..., Config]) -> None:
+    trained = train(tiny("recipe.epochs=1"))
+    data = trained.folder / "data.json"
+    data.write_text(data.read_text().replace('["blue", "green", "red"]', '["blue", "red"]'))
+    with pytest.raises(
+        ValueError, match=r"has the classes 3 \(blue, green, red\), .*data\.json 2 \(blue, red\): one of"
+    ):
+        vp.load(trained.folder, device="cpu")
+    data.unlink()
+    assert vp.load(trained.folder, device="cpu").adapter_info.class_names == ["blue", "green", "red"]
+
+
 def test_pretrained_weights_and_their_licence_come_by_name(offline_hub: Any, tmp_path: Path) -> None:
     name = f"{NAME}.augreg_in21k"
     (tmp_path / "weights").mkdir()

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from vision_peft.data.dataset import ImageDataset
@@ -37,6 +38,15 @@ class DataConfig(Checked, ABC):
             ValueError: an unknown split or bad content, all problems at once.
             FileNotFoundError: a missing folder or list.
         """
+
+    def draws_by_name(self) -> bool:
+        """Whether a split is drawn by the names of the items, which versions without data.json drew otherwise."""
+        return False
+
+    def base(self) -> Path | None:
+        """Return the folder that items are named relative to, wherever it is mounted; None: there is none."""
+        root = getattr(self, "root", None)
+        return Path(root).expanduser().absolute() if root else None
 
 
 def check_split(split: str) -> None:

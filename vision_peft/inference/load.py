@@ -16,9 +16,11 @@ from vision_peft.distributed.device import choose_device
 from vision_peft.formats import load_adapter, read_adapter_info
 from vision_peft.formats.adapter_files import INFO, TENSORS
 from vision_peft.formats.backbone_record import backbone_problems, creation_arguments
+from vision_peft.runs.data_record import DATA
 from vision_peft.runs.run_config import CONFIG as RUN_CONFIG
 from vision_peft.runs.run_config import describe_runs_below, read_config
 from vision_peft.runs.run_files import check_read_folder
+from vision_peft.runs.saved_data import read_saved_data
 
 RUN_ADAPTER = "adapter"  # folder in a run folder
 _CLIP = ("num_frames", "tubelet_size", "inflate", "mean_first")
@@ -66,6 +68,7 @@ def load(
     target = choose_device(device)
     folder = _find_adapter(source)
     info = read_adapter_info(folder)
+    _check_classes(folder, info.class_names)
     given = {**arguments, **({} if backbone is None else {"name": backbone})}
     given |= {} if checkpoint is None else {"checkpoint": checkpoint}
     recorded = info.backbone if info.backbone.get("arguments") is not None else _of_run(folder, info.backbone)
@@ -107,6 +110,16 @@ def _find_adapter(source: str | Path) -> Path:
     raise FileNotFoundError(
         f"{folder} holds neither an adapter ({INFO}, {TENSORS}) nor a run ({RUN_CONFIG}){describe_runs_below(folder)}"
     )
+
+
+def _check_classes(folder: Path, names: list[str] | None) -> None:
+    """Raise ValueError where the data.json of the run that an adapter belongs to has other classes."""
+    path = folder.parent / DATA
+    if folder.name != RUN_ADAPTER or names is None or (saved := read_saved_data(path)) is None:
+        return
+    if saved.classes != names:
+        ours, theirs = (f"{len(some)} ({', '.join(some[:9])})" for some in (names, saved.classes))
+        raise ValueError(f"{folder / INFO} has the classes {ours}, {path} {theirs}: one of the two is of another run")
 
 
 def _of_run(folder: Path, backbone: dict[str, Any]) -> dict[str, Any]:

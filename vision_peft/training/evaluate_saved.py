@@ -5,20 +5,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 import vision_peft as vp
 from vision_peft.backbones import input_config
 from vision_peft.config.data_overrides import fill_data, read_overrides
-from vision_peft.config.parse import parse_backbone, parse_data
+from vision_peft.config.parse import Config, parse_backbone, parse_data
 from vision_peft.config.schema import Distributed
-from vision_peft.data import DataConfig
+from vision_peft.data import DataConfig, ImageDataset
 from vision_peft.data.loading.bad_files import BadFiles
-from vision_peft.distributed.device import choose_compute, set_matmul_precision
-from vision_peft.distributed.processes import join, rank0_first
+from vision_peft.distributed.device import Compute, choose_compute, set_matmul_precision
+from vision_peft.distributed.processes import join, on_rank0, rank0_first
 from vision_peft.formats import read_adapter_info
 from vision_peft.formats.adapter_files import INFO
+from vision_peft.runs.checkpoint import find_newest_state, read_state
+from vision_peft.runs.compare_data import describe_evaluated
+from vision_peft.runs.data_record import DataRecord
 from vision_peft.runs.run_config import CONFIG, describe_runs_below, read_config
 from vision_peft.runs.run_files import check_read_folder
-from vision_peft.training.build import check_items, create_model
+from vision_peft.training.build import attach_methods, check_items, create_bare_model, create_model
 from vision_peft.training.evaluation import Metrics, check_classes, create_eval_loader, evaluate
 
 _RECORDED = {"img_size": "size", "num_frames": "num_frames", "tubelet_size": "tubelet_size"}  # backbone key -> input's
@@ -46,7 +51,8 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = ()) -> Evaluatio
 
     Raises:
         FileNotFoundError: nothing to evaluate at `path`.
-        ValueError: unknown keys, data with other classes than the adapter, another backbone.
+        ValueError: unknown keys, data with other classes than the adapter, test images that it was trained on, another
+            backbone.
     """
     path = Path(path)
     given = read_overrides(overrides)
@@ -75,6 +81,10 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = ()) -> Evaluatio
         if not compute.is_main:
             warnings.simplefilter("ignore")
         check_classes(info.class_names, info.num_classes, dataset.classes, f"data={data.name}")
+        own = bool(raw) and not {"data", "data_config"} & given.keys()
+        record = DataRecord({split: dataset}, data)
+        if words := on_rank0(lambda: describe_evaluated(adapter.parent, record, split, own)):
+            warnings.warn(words, stacklevel=2)
     recorded = info.input or {}
     known = {key: recorded[value] for key, value in _RECORDED.items() if value in recorded}
     backbone = raw.get("backbone", {"name": info.backbone_name, **known})
@@ -91,3 +101,14 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = ()) -> Evaluatio
     reported = BadFiles(report=lambda words: warnings.warn(words, stacklevel=2))
     batches = create_eval_loader(dataset, compute, workers, str(bad), reported)
     return Evaluation(data, split, evaluate(model.to(compute.device), batches, dataset.classes, compute))
+
+
+def check_saved(config: Config, folder: Path, train_set: ImageDataset, compute: Compute) -> None:
+    """Raise RuntimeError unless the state and the adapter in `folder` hold the same, read back."""
+    loaded = vp.tuned_state_dict(vp.load_adapter(create_bare_model(config), folder / "adapter"))
+    path = find_newest_state(folder / "state")
+    trained = attach_methods(create_bare_model(config), config, train_set, compute.holds)
+    vp.load_tuned(trained, read_state(path)["best"] if path else {})
+    kept = {name: tensor.cpu() for name, tensor in vp.tuned_state_dict(vp.bake(trained)).items()}
+    if kept.keys() != loaded.keys() or not all(torch.allclose(kept[name], loaded[name]) for name in kept):
+        raise RuntimeError("what was saved is not what was loaded")

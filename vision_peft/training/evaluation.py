@@ -3,6 +3,7 @@
 With torch.distributed running, each process evaluates its share and all of them get the metrics of the whole.
 """
 
+import contextlib
 import csv
 import io
 import math
@@ -214,6 +215,16 @@ def format_metrics(metrics: Metrics) -> str:
         f"top-1 {metrics.top1:.2f} %{top5}  mean per class {metrics.mean_per_class:.2f} %  "
         f"loss {metrics.loss:.4f}  ({metrics.images} {items}{bad})"
     )
+
+
+@contextlib.contextmanager
+def say_adapter_is_safe(adapter: Path) -> Iterator[None]:
+    """Add to the error of an image that cannot be decoded inside that the training is not lost, and how to go on."""
+    try:
+        yield
+    except ImageDecodeError as error:
+        safe = f"The adapter is safe in {adapter}: the same command then only evaluates"
+        raise ImageDecodeError(error.path, f"{error.cause}. {safe}") from None
 
 
 def check_classes(trained_on: list[str] | None, number: int, given: list[str], where: str) -> None:

@@ -60,6 +60,7 @@ class Training:
     requests: StopRequests
     timing: Timing = field(default_factory=Timing)
     seconds_before: float = 0.0  # of earlier starts
+    data_digest: str | None = None  # of what is read, see `DataRecord.digest`
 
     @property
     def total_seconds(self) -> float:

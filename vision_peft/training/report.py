@@ -144,6 +144,7 @@ def make_row(training: Training, model: nn.Module, progress: Progress, metrics: 
         versions=start["versions"],
         commit=start["commit"],
         command=training.command,
+        data_digest=training.data_digest,
         **_describe_progress(training, progress),
     )
 

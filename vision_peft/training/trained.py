@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 import vision_peft as vp
 from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder
-from vision_peft.data import ImageDataset, ImageDecodeError
+from vision_peft.data import ImageDataset
 from vision_peft.data.loading.cache import keep_decoded
 from vision_peft.distributed.device import Compute, check_backbone_dtype, choose_compute, set_matmul_precision
 from vision_peft.distributed.parallel import load_tuned
@@ -37,29 +36,33 @@ from vision_peft.distributed.stopping import (
     is_restart_after_stop,
     stop_decision,
 )
-from vision_peft.protocols import PHASES
+from vision_peft.protocols import PHASES, list_splits
 from vision_peft.results.row import RESULT, Row, write_row
 from vision_peft.results.table import format_rows
-from vision_peft.runs.checkpoint import find_newest_state, newest_state, read_state
+from vision_peft.runs.checkpoint import newest_state
+from vision_peft.runs.compare_data import describe_since, pin_data
+from vision_peft.runs.data_record import DATA, DataRecord
 from vision_peft.runs.find_run import find_run
 from vision_peft.runs.provenance import describe_start
 from vision_peft.runs.run import Run
 from vision_peft.runs.run_folder import find_finished_row
 from vision_peft.training.build import (
     attach_methods,
+    check_files,
     check_shares,
     create_bare_model,
     input_settings,
-    check_files,
     load_splits,
     set_transforms,
 )
 from vision_peft.training.cached_features import cached_features
+from vision_peft.training.evaluate_saved import check_saved
 from vision_peft.training.evaluation import (
     Metrics,
     create_eval_loader,
     evaluate,
     format_metrics,
+    say_adapter_is_safe,
     write_confusion,
 )
 from vision_peft.training.fit import fit
@@ -128,7 +131,8 @@ def train(config: Config, command: str = "", tried: Mapping[str, list[Any]] | No
     folder = find_run(config)
     row = on_rank0(lambda: find_finished_row(config, folder))
     if row is not None:
-        print_rank0(f"{folder} is finished (overwrite=true starts it over):\n\n{format_rows([row])}")
+        about_data = on_rank0(lambda: describe_since(folder, lambda: DataRecord(load_splits(config), config.data)))
+        print_rank0(f"{folder} is finished (overwrite=true starts it over):{about_data}\n\n{format_rows([row])}")
         return Trained(row, folder, config)
     if on_rank0(lambda: is_restart_after_stop(folder, config.requeue_file)):
         stop = StoppedBefore(folder)
@@ -137,11 +141,11 @@ def train(config: Config, command: str = "", tried: Mapping[str, list[Any]] | No
     with catch_signals(requests, FROM_SCHEDULER), Heartbeat().raise_lost_process():
         with rank0_first():
             splits = load_splits(config)
+        check_files(config, splits, compute)
         row = _train_in(folder, config, splits, compute, requests, command, tried)
         print_rank0(f"\n{folder}")
         return Trained(row, folder, config)
 
-        check_files(config, splits, compute)
 
 def _train_in(
     folder: Path,
@@ -161,8 +165,10 @@ def _train_in(
     phases = PHASES[config.protocol]
     check_shares(config.recipe, compute.world_size, len(splits[phases[0].trained]))
     model = attach_methods(model, config, splits[phases[0].trained], compute.holds)
+    record, used = DataRecord(splits, config.data), list_splits(config.protocol, read_test=False)
     with Run(config, folder) as run:
         state = newest_state(folder / "state")
+        pinned = run.save(DATA, lambda path: pin_data(path, record, state is not None, used))
         progress = Progress.of(state)
         run.start(progress.step, progress.lines)
         try:
@@ -172,15 +178,13 @@ def _train_in(
             if state:
                 left = f"epoch {progress.epoch + 1}" if progress.epoch < config.recipe.epochs else "all epochs are done"
                 others = describe_other_processes(progress.processes, compute)
-                run.say(f"resuming from update {progress.step} ({left}){others}{changed}")
+                run.say(f"resuming from update {progress.step} ({left}){others}{changed}{pinned.words}")
             progress.processes = describe_processes(compute)
-            often = [split for phase in phases for split in (phase.trained, phase.watched) if split]
-            splits, words = keep_decoded(splits, often, config.cache_mb, config.workers, compute.processes_here)
+            splits, words = keep_decoded(splits, used, config.cache_mb, config.workers, compute.processes_here)
             if words:
                 run.say(words)
-            training = Training(
-                config, compute, run, splits, settings, command, requests, seconds_before=progress.total_seconds
-            )
+            known: dict[str, Any] = {"seconds_before": progress.total_seconds, "data_digest": pinned.digest}
+            training = Training(config, compute, run, splits, settings, command, requests, **known)
             with keep_status(training, model, progress):
                 model, kept = _run_phases(training, model, progress, state)
                 if stop := stop_decision(all_reduce_sum(requests.votes()), progress.step):  # since the last update
@@ -235,13 +239,8 @@ def _evaluate_and_save(training: Training, model: Any, kept: Mapping[str, Tensor
     metrics: Metrics | None = None
     if config.read_test:
         batches = create_eval_loader(splits["test"], compute, config.workers, config.bad_eval, run.bad_files)
-        try:
+        with say_adapter_is_safe(run.folder / "adapter"):
             metrics = found = evaluate(model, batches, training.classes, compute)
-        except ImageDecodeError as error:
-            safe = (
-                f"{error.cause}. The adapter is safe in {run.folder / 'adapter'}: the same command then only evaluates"
-            )
-            raise ImageDecodeError(error.path, safe) from None
         run.say(f"test: {format_metrics(metrics)}")
         run.record("test", progress.step, {"top1": metrics.top1, "mean_per_class": metrics.mean_per_class})
         run.save("confusion.csv", lambda path: write_confusion(path, found))
@@ -262,6 +261,7 @@ def _dry_run(config: Config, compute: Compute) -> Trained:
     """Train one batch of train and val, save and load a state and an adapter, in a folder that is gone afterwards."""
     with rank0_first():
         splits = load_splits(config)
+    check_files(config, splits, compute)
     train_set = splits["train" if "train" in splits else "trainval"]
     val_set = splits["val"] if "val" in splits else config.data.load("val")
     recipe = dataclasses.replace(config.recipe, epochs=1)
@@ -269,9 +269,7 @@ def _dry_run(config: Config, compute: Compute) -> Trained:
     changes["trackers"] = tuple(
         name for name in config.trackers if name != "wandb"
     )  # what is there cannot be taken back
-    looked_at = "" if "test" not in splits else "; the files of test are looked at, the model is not"
-    print_rank0(f"dry run: one batch of train and val in a temporary folder{looked_at}")
-    check_files(config, splits, compute)
+    print_rank0("dry run: one batch of train and val in a temporary folder; the model is not tested")
     output_dir = on_rank0(lambda: tempfile.mkdtemp(prefix="dry-run-", dir=_find_parent(Path(config.output_dir))))
     try:
         small = dataclasses.replace(config, recipe=recipe, output_dir=output_dir, **changes)
@@ -279,7 +277,7 @@ def _dry_run(config: Config, compute: Compute) -> Trained:
         parts = {"train": train_set.first(size), "val": val_set.first(val_set.eval_batch_size)}
         folder = run_folder(small)
         row = _train_in(folder, small, parts, compute, StopRequests(None))
-        on_rank0(lambda: _check_saved(small, folder, parts["train"], compute))
+        on_rank0(lambda: check_saved(small, folder, parts["train"], compute))
     finally:
         if compute.is_main:
             shutil.rmtree(output_dir, ignore_errors=True)
@@ -290,14 +288,3 @@ def _dry_run(config: Config, compute: Compute) -> Trained:
 def _find_parent(folder: Path) -> Path:
     """Find `folder`, or the nearest one above it that exists: all processes of a run can see what is in there."""
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
-
-
-def _check_saved(config: Config, folder: Path, train_set: ImageDataset, compute: Compute) -> None:
-    """Raise RuntimeError unless the state and the adapter in `folder` hold the same, read back."""
-    loaded = vp.tuned_state_dict(vp.load_adapter(create_bare_model(config), folder / "adapter"))
-    path = find_newest_state(folder / "state")
-    trained = attach_methods(create_bare_model(config), config, train_set, compute.holds)
-    vp.load_tuned(trained, read_state(path)["best"] if path else {})
-    kept = {name: tensor.cpu() for name, tensor in vp.tuned_state_dict(vp.bake(trained)).items()}
-    if kept.keys() != loaded.keys() or not all(torch.allclose(kept[name], loaded[name]) for name in kept):
-        raise RuntimeError("what was saved is not what was loaded")

@@ -70,6 +70,9 @@ class Folder(DataConfig):
             draw.check(split, classes)
         return ImageFiles(paths, labels, classes, max_pixels=self.max_pixels, exif_rotation=self.exif_rotation)
 
+    def draws_by_name(self) -> bool:
+        return "val" not in _split_folders(find_root(self.root, self.name))
+
     def _draw(self, root: Path, folders: Mapping[str, Path], parts: dict[str, Items]) -> SplitByName | None:
         """Divide what `parts` holds of the splits without a folder, by the names of the files; None: all have one."""
         shares = {} if folders else {"test": self.test_fraction}

@@ -40,6 +40,9 @@ class ImageLists(DataConfig):
     def __post_init__(self) -> None:
         check_fraction("val_fraction", self.val_fraction)
 
+    def draws_by_name(self) -> bool:
+        return not self.val
+
     def load(self, split: str) -> ImageDataset:
         """Load the images of `split`; one ValueError names every problem of all the lists, with file and line."""
         check_split(split)

@@ -83,6 +83,9 @@ class MovingDigits(DataConfig):
         paths, labels = [path for path, _ in items], [label for _, label in items]
         return VideoFiles(paths, labels, list(DIRECTIONS), decoder=self.decoder)
 
+    def base(self) -> Path:
+        return self._folder()
+
     def _folder(self) -> Path:
         """Name the folder of the clips after what they are made of."""
         made_of = (VERSION, self.train_clips, self.val_clips, self.test_clips, self.frames, self.size, self.seed)
