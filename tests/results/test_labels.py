@@ -92,3 +92,9 @@ def test_other_weights_other_data_and_early_rows_are_told_apart(make_row: MakeRo
 def test_settings_of_which_no_field_is_shown_are_told_apart_by_their_digest(make_row: MakeRow) -> None:
     rows = [make_row(setting=digit * 16, settings={"backbone.name": "vit"}) for digit in "56"]
     assert make_labels(rows) == [f"adaptformer-64 (setting={digit * 16})" for digit in "56"]
+
+
+def test_long_values_are_shortened_and_still_told_apart(make_row: MakeRow) -> None:
+    several = [[1.0] * 5000 + [weight] + [1.0] * 5000 for weight in (2.0, 3.0)]
+    rows = [make_row(setting=str(n), settings={"class_weights": weights}) for n, weights in enumerate(several)]
+    assert make_labels(rows) == ["adaptformer-64 (setting=0)", "adaptformer-64 (setting=1)"]

@@ -24,6 +24,7 @@ from vision_peft.runs import provenance
 from vision_peft.training import fit as fit_module
 from vision_peft.training import report as report_module
 from vision_peft.training import trained as train_module
+from vision_peft.training.progress import Diverged
 from vision_peft.training.trained import train
 
 Tiny = Callable[..., Config]
@@ -141,6 +142,20 @@ def test_a_run_that_diverges_leaves_a_row_that_says_so_and_is_not_finished(
     assert (finished.status, finished.updates) == ("finished", 6)
     assert not (run_folder(config) / "status.json").exists()
     assert row.setting == finished.setting
+
+
+def test_the_reason_of_a_divergence_is_short_enough_to_be_read_back(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*_: Any) -> Any:
+        raise Diverged(f"the loss is nan on samples {', '.join(map(str, range(50_000)))}")
+
+    monkeypatch.setattr(train_module, "fit", diverge)
+    with pytest.raises(FloatingPointError):
+        train(tiny())
+    reason = read_status(tiny()).reason or ""
+    assert reason.startswith("the loss is nan on samples 0, 1, ")
+    assert len(reason) == 1000
 
 
 def test_a_run_that_is_killed_is_unfinished_and_one_that_is_stopped_says_so(

@@ -5,11 +5,13 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vision_peft.printable import printable
 from vision_peft.results.row import Row
 from vision_peft.results.settings import PANEL, TUNED, WEIGHTS, Setting, list_method_fields, list_settings
 
 # What may vary along a line besides the size; two points of one size that differ in these split the line.
 TUNED_WITH_SIZE = ("alpha", *TUNED)
+LONGEST_VALUE = 80  # letters in a label
 Fields = Mapping[str, Any]
 
 
@@ -38,8 +40,9 @@ def disambiguate(
 
 
 def format_value(value: Any) -> str:
-    """Format the value of a field: 0.1, True, [q, v]."""
-    return json.dumps(value).replace('"', "") if isinstance(value, (list, tuple, dict)) else str(value)
+    """Format the value of a field: 0.1, True, [q, v]; the middle of a long one is left out."""
+    text = json.dumps(value).replace('"', "") if isinstance(value, (list, tuple, dict)) else str(value)
+    return printable(text, LONGEST_VALUE)
 
 
 def get_panel(row: Row) -> tuple[Any, ...]:

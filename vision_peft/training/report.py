@@ -25,11 +25,14 @@ from vision_peft.data import ImageDataset
 from vision_peft.distributed.device import Compute, describe_device, peak_memory_mb
 from vision_peft.distributed.processes import on_rank0
 from vision_peft.distributed.stopping import Interrupted
+from vision_peft.printable import printable
 from vision_peft.results.row import DIVERGED, STATUS, STOPPED, UNFINISHED, Row, write_row
 from vision_peft.results.table import format_count
 from vision_peft.runs.checkpoint import SaveError
 from vision_peft.training.evaluation import Metrics, to_json
 from vision_peft.training.progress import Diverged, Progress, Training
+
+LONGEST_REASON = 1000  # letters; a message may name every sample of a batch
 
 
 @contextlib.contextmanager
@@ -181,7 +184,11 @@ def keep_status(training: Training, model: nn.Module, progress: Progress) -> Ite
         yield
     except (Interrupted, Diverged) as error:
         status = STOPPED if isinstance(error, Interrupted) else DIVERGED
-        so_far = {**_describe_progress(training, progress), "status": status, "reason": str(error)}
+        so_far = {
+            **_describe_progress(training, progress),
+            "status": status,
+            "reason": printable(error, LONGEST_REASON),
+        }
         _write_status(training, dataclasses.replace(row, **so_far))
         raise
     on_rank0(lambda: (training.run.folder / STATUS).unlink(missing_ok=True))
