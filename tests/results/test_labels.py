@@ -98,3 +98,13 @@ def test_long_values_are_shortened_and_still_told_apart(make_row: MakeRow) -> No
     several = [[1.0] * 5000 + [weight] + [1.0] * 5000 for weight in (2.0, 3.0)]
     rows = [make_row(setting=str(n), settings={"class_weights": weights}) for n, weights in enumerate(several)]
     assert make_labels(rows) == ["adaptformer-64 (setting=0)", "adaptformer-64 (setting=1)"]
+
+
+def test_of_very_many_settings_the_first_are_named_and_labels_still_differ(make_row: MakeRow) -> None:
+    several = [{f"key{n}": value for n in range(500)} for value in (1, 2)]
+    several.append({**several[1], "key499": 3})
+    labels = make_labels([make_row(setting=str(n), settings=settings) for n, settings in enumerate(several)])
+    assert labels[0].startswith("adaptformer-64 (key0=1, key1=1, ")
+    assert labels[0].endswith("key19=1, 480 more)")
+    assert len(set(labels)) == 3
+    assert max(map(len, labels)) < 500

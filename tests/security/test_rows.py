@@ -37,6 +37,10 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda row: row["methods"][0]["fields"].update({str(i): i for i in range(5000)}),
         "methods holds more than 1,000 values",
     ),
+    "many settings": (
+        lambda row: row.update(settings={f"recipe.key{i}": 1 for i in range(100_000)}),
+        "settings has 100,000 keys, wanted at most 1,000",
+    ),
     "many methods": (lambda row: row.update(methods=row["methods"] * 100), "methods lists 100 of them"),
     "many sizes": (lambda row: row.update(img_size=[1] * 10**6), "img_size holds more than 1,000 values"),
     "lists in lists": (lambda row: row["methods"][0]["fields"].update(a=nested(500)), "methods is nested more than 10"),

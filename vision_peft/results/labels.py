@@ -12,6 +12,7 @@ from vision_peft.results.settings import PANEL, TUNED, WEIGHTS, Setting, list_me
 # What may vary along a line besides the size; two points of one size that differ in these split the line.
 TUNED_WITH_SIZE = ("alpha", *TUNED)
 LONGEST_VALUE = 80  # letters in a label
+MOST_WORDS = 20  # that differ, in a label
 Fields = Mapping[str, Any]
 
 
@@ -36,13 +37,19 @@ def disambiguate(
     marks = [_describe_unusual(list_settings(row), usual) for row in rows]
     labels = [_append(label, own) for label, own in zip(labels, marks, strict=True)]
     labels = _tell_apart(labels, rows, [list_method_fields(row) | list_settings(row) for row in rows])
-    return _tell_apart(labels, rows, [{**(row.settings or {}), "setting": row.setting} for row in rows])
+    return _tell_apart(labels, rows, [{"setting": row.setting, **(row.settings or {})} for row in rows])
 
 
 def format_value(value: Any) -> str:
     """Format the value of a field: 0.1, True, [q, v]; the middle of a long one is left out."""
     text = json.dumps(value).replace('"', "") if isinstance(value, (list, tuple, dict)) else str(value)
     return printable(text, LONGEST_VALUE)
+
+
+def cut(words: Sequence[str]) -> list[str]:
+    """Return the words that a reader will want to see of many, and how many more there are."""
+    more = len(words) - MOST_WORDS
+    return [*words[:MOST_WORDS], *([f"{more} more"] if more > 0 else [])]
 
 
 def get_panel(row: Row) -> tuple[Any, ...]:
@@ -93,10 +100,11 @@ def _tell_apart(labels: Sequence[str], rows: Sequence[Row], fields: Sequence[Fie
 
 
 def _append(label: str, words: Sequence[str]) -> str:
-    """Append words in parentheses, or to those that are there."""
+    """Append words in parentheses, or to those that are there; of very many the first."""
     if not words:
         return label
-    return f"{label[:-1]}, {', '.join(words)})" if label.endswith(")") else f"{label} ({', '.join(words)})"
+    text = ", ".join(cut(words))
+    return f"{label[:-1]}, {text})" if label.endswith(")") else f"{label} ({text})"
 
 
 def _drop_tuned(fields: Fields) -> dict[str, Any]:

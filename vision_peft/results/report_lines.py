@@ -1,13 +1,16 @@
 """Join settings on several tasks into the lines of a report, and say in what the lines differ."""
 
+import functools
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from vision_peft.printable import name_some
 from vision_peft.protocols import PROTOCOLS
 from vision_peft.results.averages import Groups, Mean, average_tasks_over_seeds, list_tasks
-from vision_peft.results.labels import format_value
+from vision_peft.results.labels import cut, format_value
 from vision_peft.results.row import Row
 from vision_peft.results.settings import (
     COMPUTED,
@@ -36,6 +39,7 @@ WORDS = {
     "world_size": "{} processes",
     "settings": "only some settings recorded",
 }
+MOST_TRIED = 20  # values of a search that are listed
 # Settings that go without saying where they have this value
 UNSAID = {"views": 1, "world_size": 1, "settings": "known"}
 
@@ -66,9 +70,14 @@ class Line:
         """Give the largest number of seeds of a task, those that have not finished among them."""
         return max(len(setting.rows) + len(setting.lost) for setting in self.settings.values())
 
+    @functools.cached_property
+    def fields(self) -> list[dict[str, Any]]:
+        """List the settings of every run."""
+        return [list_settings(row) for row in self.rows]
+
     def describe(self, name: str) -> str:
         """Describe one of the settings; a range if it was chosen for each task, empty if there is nothing to say."""
-        found = [list_settings(row).get(name) for row in self.rows]
+        found = [fields.get(name) for fields in self.fields]
         values = {json.dumps(value): value for value in found if value not in (None, UNSAID.get(name))}
         if not values:
             return ""
@@ -136,13 +145,13 @@ def describe_lines(lines: Sequence[Line]) -> tuple[dict[str, list[str]], list[st
     for line, recipe in zip(lines, recipes, strict=True):
         recipe += _describe_data(line, lines)
     if any(recipes):
-        columns["recipe"] = [", ".join(recipe) for recipe in recipes]
-    return columns, shared
+        columns["recipe"] = [", ".join(cut(recipe)) for recipe in recipes]
+    return columns, cut(shared)
 
 
 def list_names(lines: Sequence[Line]) -> list[str]:
     """List the names of all settings of the lines, but for their data; first those that every row has."""
-    names = (name for line in lines for row in line.rows for name in list_settings(row))
+    names = (name for line in lines for fields in line.fields for name in fields)
     return [name for name in dict.fromkeys((*RECIPE, *COMPUTED, *names)) if name != "data"]
 
 
@@ -165,7 +174,8 @@ def describe_tried(names: Sequence[str], lines: Sequence[Line]) -> list[str]:
         for row in line.rows:
             for key, values in (row.tried or {}).items():
                 tried[key] |= dict.fromkeys(map(format_value, values))
-        of_text["; ".join(f"{key} out of {', '.join(values)}" for key, values in tried.items())].append(name)
+        texts = [f"{key} out of {name_some(values, MOST_TRIED)}" for key, values in tried.items()]
+        of_text["; ".join(cut(texts))].append(name)
     unsearched = of_text.pop("", [])
     notes = [f"chosen on val: {text}" + f" ({', '.join(of)})" * (len(of) < len(lines)) for text, of in of_text.items()]
     return [*notes, f"no search recorded: {', '.join(unsearched)}"] if notes and unsearched else notes

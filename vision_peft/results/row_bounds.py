@@ -22,6 +22,9 @@ def bound_problems(data: Mapping[str, Any]) -> list[str]:
     methods = data.get("methods")
     if isinstance(methods, list) and len(methods) > MAX_METHODS:
         problems.append(f"methods lists {len(methods):,} of them, wanted at most {MAX_METHODS}")
+    for name in ("settings", "tried"):
+        if isinstance(keys := data.get(name), dict) and len(keys) > MAX_KEYS:
+            problems.append(f"{name} has {len(keys):,} keys, wanted at most {MAX_KEYS:,}")
     return problems
 
 
