@@ -68,8 +68,30 @@ def test_the_same_data_mounted_elsewhere_is_the_same_run(tmp_path: Path, photos:
 
     shutil.copytree(photos, tmp_path / "here" / "photos")
     row = train(config("here")).row
-    shutil.copytree(photos, tmp_path / "there" / "photos")
-    with pytest.raises(ValueError, match=r"data\.root=.*here/photos, which is still there; data\.root=.*there/photos"):
-        train(config("there"))
+    there = shutil.copytree(photos, tmp_path / "there" / "photos")
+    assert train(config("there")).row == row
     shutil.rmtree(tmp_path / "here")
     assert train(config("there")).row == row
+    (there / "train" / "red" / "3.png").unlink()
+    assert train(config("there")).row == row  # changed since, which is said
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_other_data_under_the_same_name_is_refused(tmp_path: Path, photos: Path, known: bool) -> None:
+    def config(place: str, *overrides: str) -> Config:
+        return tiny_config(tmp_path / place / "photos", tmp_path / "runs", "recipe.epochs=1", *overrides)
+
+    shutil.copytree(photos, tmp_path / "here" / "photos")
+    there = shutil.copytree(photos, tmp_path / "there" / "photos")
+    (there / "test" / "red" / "3.png").unlink()
+    folder = train(config("here")).folder
+    if not known:
+        (folder / "data.json").unlink()
+    refused = r"on data\.root=.*here/photos, which is still there and has other data under the same name"
+    with pytest.raises(ValueError, match=refused):
+        train(config("there"))
+    (folder / "result.json").unlink()
+    with pytest.raises(ValueError, match=refused):
+        train(config("there"))
+    train(config("here"))
+    assert train(config("there", "overwrite=true")).row.n_test == 23

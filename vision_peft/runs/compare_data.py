@@ -23,24 +23,30 @@ class Pinned(NamedTuple):
     words: str
 
 
-def pin_data(path: Path, record: DataRecord, resumes: bool, used: Collection[str]) -> Pinned:
+def pin_data(
+    path: Path, record: DataRecord, resumes: bool, used: Collection[str], other_root: str | None = None
+) -> Pinned:
     """Write the data.json of a run, or compare the one there with `record`.
 
     Args:
         resumes: whether the run goes on from a state, which was made of the data that data.json lists.
         used: splits that the state has learnt from or was chosen by; a change in others is said, and training goes on.
+        other_root: see `find_other_root`; then nothing may differ.
 
     Raises:
         ValueError: the data that was used is not what is there now; nothing was changed.
     """
     saved = read_saved_data(path) if resumes else None
+    changes = {} if saved is None else describe_changes(saved, record)
+    if resumes and other_root and (saved is None or changes):
+        raise _on_other_data(path.parent, other_root)
     if resumes and saved is None and record.config.draws_by_name():
         raise ValueError(
             f"{path.parent} {_DRAWN_OTHERWISE}. Nothing was changed: take another output_dir, or start over with "
             "overwrite=true"
         )
     words = f"\nwarning: {_NOT_RECORDED}" if resumes and saved is None else ""
-    if saved is not None and (changes := describe_changes(saved, record)):
+    if saved is not None and changes:
         unread = [split for split in changes if split in record.splits and split not in used]
         if len(unread) < len(changes) or any(list_trained_on(saved, record, split) for split in unread):
             raise ValueError(
@@ -53,15 +59,23 @@ def pin_data(path: Path, record: DataRecord, resumes: bool, used: Collection[str
     return Pinned(record.digest, words)
 
 
-def describe_since(folder: Path, load: Callable[[], DataRecord]) -> str:
-    """Say in a line how the data of a finished run has changed since, or why that cannot be told; "" if it has not."""
+def describe_since(folder: Path, load: Callable[[], DataRecord], other_root: str | None = None) -> str:
+    """Say in a line how the data of a finished run has changed since, or why that cannot be told; "" if it has not.
+
+    Raises:
+        ValueError: there is an `other_root` (see `find_other_root`), and the data is not the same, or may not be.
+    """
+    saved, changes = None, {}
     try:
         saved = read_saved_data(folder / DATA)
-        if saved is None:
-            return f"\nwarning: {_NOT_RECORDED}"
-        changes = describe_changes(saved, load())
+        changes = {} if saved is None else describe_changes(saved, load())
+        words = "" if saved else _NOT_RECORDED
     except (ValueError, OSError) as error:
-        return f"\nwarning: whether its data has changed cannot be told: {str(error).splitlines()[0]}"
+        words = f"whether its data has changed cannot be told: {str(error).splitlines()[0]}"
+    if other_root and (words or changes):
+        raise _on_other_data(folder, other_root)
+    if words:
+        return f"\nwarning: {words}"
     if not changes:
         return ""
     return (
@@ -116,6 +130,13 @@ def list_trained_on(saved: SavedData, record: DataRecord, split: str) -> list[st
     trained = (item for part in parts for item in saved.items(part))
     found = (item.name for item in trained if item.name in items and items[item.name].size == item.size)
     return list(dict.fromkeys(found))
+
+
+def _on_other_data(folder: Path, root: str) -> ValueError:
+    return ValueError(
+        f"{folder} holds the run on data.root={root}, which is still there and has other data under the same name: "
+        "nothing was changed; take another output_dir, or start over with overwrite=true"
+    )
 
 
 def _describe_split(saved: SavedData, record: DataRecord, split: str) -> str:

@@ -29,7 +29,7 @@ def check_same(config: Config, folder: Path) -> None:
     """Compare the config with the one that the run in `folder` was made with.
 
     Raises:
-        ValueError: they differ, and in what; or the data was in another folder, which is still there.
+        ValueError: they differ, and in what.
     """
     raw = read_config(folder)
     try:
@@ -45,12 +45,16 @@ def check_same(config: Config, folder: Path) -> None:
             f"{folder} holds the run of another config ({'; '.join(differing[:10])}): nothing was changed; take "
             "another output_dir, or start over with overwrite=true"
         )
-    before, now = (str(data.get("root") or "") for data in (raw.get("data", {}), asdict(config.data)))
-    if before and now and Path(before).is_dir() and Path(now).is_dir() and not Path(before).samefile(now):
-        raise ValueError(
-            f"{folder} holds the run on data.root={before}, which is still there; data.root={now} is another folder of "
-            "that name: nothing was changed; take another output_dir, or start over with overwrite=true"
-        )
+
+
+def find_other_root(config: Config, folder: Path) -> str | None:
+    """Return the `data.root` that the run in `folder` was started with, where it is another folder that is still there.
+
+    It may hold the same data, or other data under the same name.
+    """
+    before, now = (str(data.get("root") or "") for data in (read_config(folder).get("data", {}), asdict(config.data)))
+    other = before and now and Path(before).is_dir() and Path(now).is_dir() and not Path(before).samefile(now)
+    return before if other else None
 
 
 def _is_same(config: Config, folder: Path) -> bool:

@@ -1,6 +1,7 @@
 """From a checked config to what the loop needs: datasets with transforms, a model with methods and head."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,9 @@ from vision_peft.data.transforms.images import choose_normalisation
 from vision_peft.distributed.device import DTYPES, Compute, seed_everything
 from vision_peft.distributed.processes import all_gather
 from vision_peft.protocols import list_splits
+from vision_peft.runs.compare_data import describe_since
+from vision_peft.runs.data_record import DataRecord
+from vision_peft.runs.find_run import find_other_root
 
 
 def load_splits(config: Config) -> dict[str, ImageDataset]:
@@ -67,6 +71,12 @@ def check_shares(recipe: Recipe, processes: int, samples: int) -> None:
         )
     if samples // processes < 2:
         raise ValueError(f"mixup and cutmix pair images: {samples} of them are too few for {processes} processes")
+
+
+def describe_data_since(config: Config, folder: Path) -> str:
+    """Say in a line how the data has changed since the run in `folder` finished; see `describe_since`."""
+    other_root = find_other_root(config, folder)
+    return describe_since(folder, lambda: DataRecord(load_splits(config), config.data), other_root)
 
 
 def check_files(config: Config, splits: Mapping[str, ImageDataset], compute: Compute) -> None:

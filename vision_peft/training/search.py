@@ -24,7 +24,7 @@ from vision_peft.results.table import format_rows
 from vision_peft.runs.find_run import find_run
 from vision_peft.runs.run_folder import find_diverged_row, find_finished_row
 from vision_peft.suggest import did_you_mean
-from vision_peft.training.build import load_splits
+from vision_peft.training.build import describe_data_since, load_splits
 from vision_peft.training.progress import Diverged
 from vision_peft.training.suite import check_suite, list_tasks
 from vision_peft.training.trained import train
@@ -115,7 +115,8 @@ def run_trial(config: Config, values: Values, command: str = "") -> Trial:
     folder = find_run(trial)
     row = on_rank0(lambda: _find_ended_row(trial, folder))
     if row is not None:
-        print_rank0(f"finished before: {folder}")
+        about_data = on_rank0(lambda: describe_data_since(trial, folder))
+        print_rank0(f"finished before: {folder}{about_data}")
         return Trial(values, row)
     try:
         return Trial(values, train(trial, command).row)

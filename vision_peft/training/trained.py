@@ -40,9 +40,9 @@ from vision_peft.protocols import PHASES, list_splits
 from vision_peft.results.row import RESULT, Row, write_row
 from vision_peft.results.table import format_rows
 from vision_peft.runs.checkpoint import newest_state
-from vision_peft.runs.compare_data import describe_since, pin_data
+from vision_peft.runs.compare_data import pin_data
 from vision_peft.runs.data_record import DATA, DataRecord
-from vision_peft.runs.find_run import find_run
+from vision_peft.runs.find_run import find_other_root, find_run
 from vision_peft.runs.provenance import describe_start
 from vision_peft.runs.run import Run
 from vision_peft.runs.run_folder import find_finished_row
@@ -51,6 +51,7 @@ from vision_peft.training.build import (
     check_files,
     check_shares,
     create_bare_model,
+    describe_data_since,
     input_settings,
     load_splits,
     set_transforms,
@@ -131,7 +132,7 @@ def train(config: Config, command: str = "", tried: Mapping[str, list[Any]] | No
     folder = find_run(config)
     row = on_rank0(lambda: find_finished_row(config, folder))
     if row is not None:
-        about_data = on_rank0(lambda: describe_since(folder, lambda: DataRecord(load_splits(config), config.data)))
+        about_data = on_rank0(lambda: describe_data_since(config, folder))
         print_rank0(f"{folder} is finished (overwrite=true starts it over):{about_data}\n\n{format_rows([row])}")
         return Trained(row, folder, config)
     if on_rank0(lambda: is_restart_after_stop(folder, config.requeue_file)):
@@ -168,7 +169,9 @@ def _train_in(
     record, used = DataRecord(splits, config.data), list_splits(config.protocol, read_test=False)
     with Run(config, folder) as run:
         state = newest_state(folder / "state")
-        pinned = run.save(DATA, lambda path: pin_data(path, record, state is not None, used))
+        pinned = run.save(
+            DATA, lambda path: pin_data(path, record, state is not None, used, find_other_root(config, folder))
+        )
         progress = Progress.of(state)
         run.start(progress.step, progress.lines)
         try:
