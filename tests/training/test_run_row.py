@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from support.killed import killed_at
+from support.tiny_run import tiny_config
 
 from vision_peft.config import run_id
 from vision_peft.config.parse import Config
@@ -205,6 +207,22 @@ def test_files_of_weights_under_one_name_are_two_settings(tiny: Tiny, tmp_path: 
     assert rows[0].settings is not None
     assert rows[0].settings["backbone.checkpoint"] == "vit.safetensors"
     assert len({row.backbone for row in rows}) == 1
+
+
+def test_folders_of_one_name_with_other_photos_are_two_settings_and_a_copy_is_one(photos: Path, tmp_path: Path) -> None:
+    for place in ("a", "b", "c"):
+        shutil.copytree(photos, tmp_path / place / "photos")
+    changed = tmp_path / "b" / "photos" / "train" / "red" / "0.png"
+    changed.rename(changed.with_name("another.png"))
+    rows = [
+        train(
+            tiny_config(tmp_path / place / "photos", tmp_path / "runs" / place, f"seed={seed}", "recipe.epochs=1")
+        ).row
+        for seed, place in enumerate(("a", "b", "c"))
+    ]
+    assert {row.task for row in rows} == {"photos"}
+    assert len({row.setting for row in rows}) == 1
+    assert [[row.seed for row in setting.rows] for setting in group_by_seed(rows)] == [[0, 2], [1]]
 
 
 def test_the_status_file_holds_the_fields_of_a_row(tiny: Tiny) -> None:
