@@ -22,7 +22,7 @@ CORNERS = {
     "submitit": ("cli",),
     "tensorboard": ("runs",),
     "torchcodec": ("data",),
-    "torchmetrics": ("training",),
+    "torchmetrics": (),
 }
 
 # torchvision loads PyAV by itself in some versions, so what the base loads is taken off.

@@ -1,11 +1,13 @@
 """Metrics against counts by hand."""
 
 import math
+import resource
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
 from vision_peft.distributed.device import Compute
 from vision_peft.training.evaluation import check_classes, evaluate, format_metrics, to_json, write_confusion
@@ -45,6 +47,48 @@ def test_top5_counts_labels_among_the_five_highest_and_needs_six_classes() -> No
     assert (metrics.top1, metrics.top5) == (0, 50)
     five = evaluate(Given(), [(logits[:, :5], labels[:1].repeat(2), labels)], list("abcde"), CPU)
     assert five.top5 is None
+
+
+@pytest.mark.parametrize("number", [2, 7, 400, 401])
+def test_the_counts_are_those_of_torchmetrics(number: int) -> None:
+    generator = torch.Generator().manual_seed(number)
+    logits = torch.randn(3000, number, generator=generator)
+    labels = (torch.rand(3000, generator=generator) ** 2 * number).long()
+    parts = zip(logits.split(700), labels.split(700), torch.arange(3000).split(700), strict=True)
+    metrics = evaluate(Given(), parts, [str(name) for name in range(number)], CPU)
+    counts = multiclass_confusion_matrix(logits.argmax(1), labels, number)
+    found = torch.zeros_like(counts)
+    for truth, predicted, count in metrics.pairs:
+        found[truth, predicted] = count
+    assert torch.equal(found, counts)
+    assert metrics.confusion == (counts.tolist() if number <= 400 else None)
+    assert metrics.top1 == 100 * counts.diagonal().sum().item() / 3000
+    each = multiclass_accuracy(logits, labels, number, average=None).double()
+    present = labels.bincount(minlength=number) > 0
+    assert [share for share in metrics.per_class.values() if share is not None] == pytest.approx(
+        (100 * each[present]).tolist(), abs=1e-4
+    )
+    assert metrics.mean_per_class == pytest.approx((100 * each[present]).mean().item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("number", [21_981, 100_000])
+def test_memory_grows_with_the_images_and_not_with_the_square_of_the_classes(number: int, tmp_path: Path) -> None:
+    labels = torch.tensor([0, number - 1, 5, number - 1])
+    logits = torch.zeros(4, number)
+    logits[torch.arange(4), torch.tensor([0, number - 1, 7, 3])] = 1
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    metrics = evaluate(Given(), [(logits, labels, labels)], [f"class {name}" for name in range(number)], CPU)
+    write_confusion(tmp_path / "confusion.csv", metrics)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 200_000  # kB
+    assert (metrics.top1, metrics.mean_per_class, metrics.confusion) == (50, 50, None)
+    last = f"class {number - 1}"
+    lines = ["true,predicted,count", "class 0,class 0,1", "class 5,class 7,1", f"{last},class 3,1", f"{last},{last},1"]
+    assert (tmp_path / "confusion.csv").read_text().splitlines() == lines
+
+
+def test_answers_for_another_number_of_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match="answers with 3 numbers, the data has 2 classes"):
+        evaluate(Given(), [(logits_for([1], 3), torch.tensor([0]), torch.arange(1))], ["x", "y"], CPU)
 
 
 def test_no_image_is_an_error() -> None:

@@ -1,7 +1,7 @@
 """The processes of one training: joined once, asked together, and named when one of them is lost.
 
 torchrun starts them (`torchrun --nproc_per_node=2 -m vision_peft train ...`) and says by RANK, WORLD_SIZE, LOCAL_RANK
-who is who. Numbers and objects that processes agree on travel over gloo on the CPU; gradients on GPUs over NCCL.
+who is who. Numbers and JSON that processes agree on travel over gloo on the CPU; gradients on GPUs over NCCL.
 """
 
 import atexit
@@ -17,9 +17,18 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from vision_peft.distributed.device import Compute
+from vision_peft.distributed.exchange import (
+    broadcast_json,
+    describe_error,
+    gather_json,
+    gather_tensors,
+    make_error,
+    through_json,
+)
 from vision_peft.origins import list_torch_frames
 
 T = TypeVar("T")
@@ -105,29 +114,38 @@ def all_reduce_sum(numbers: Sequence[float]) -> list[float]:
     return summed.tolist()
 
 
-def all_gather(value: T) -> list[T]:
-    """`value` of every process in the order of their ranks; of this one alone where it is alone."""
-    if not is_distributed():
-        return [value]
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
+def all_gather(value: Any) -> list[Any]:
+    """Return `value` of every process in the order of their ranks; of this one alone where it is alone.
+
+    It is made of lists, dicts with text as keys, text, numbers and None; tuples come as lists.
+    """
+    return gather_json(value) if is_distributed() else [through_json(value)]
+
+
+def all_gather_tensors(tensor: Tensor) -> list[Tensor]:
+    """Return a tensor (N ...) on the CPU of every process, of which N may differ, type and other sizes may not."""
+    return gather_tensors(tensor) if is_distributed() else [tensor]
 
 
 def on_rank0(action: Callable[[], T]) -> T:
-    """Run `action` on rank 0 only and return its result on all processes; an error there is raised in all of them."""
+    """Run `action` on rank 0 only and return its result on all processes; an error there is raised in all of them.
+
+    The result is made of lists, dicts with text as keys, text, numbers and None; tuples come as lists.
+    """
     if not is_distributed():
-        return action()
-    outcome: list[Any] = [None, None]
-    if dist.get_rank() == 0:
-        try:
-            outcome[0] = action()
-        except Exception as error:
-            outcome[1] = error
-    dist.broadcast_object_list(outcome, src=0)
-    if outcome[1] is not None:
-        raise outcome[1]
-    return outcome[0]
+        return through_json(action())
+    if dist.get_rank():
+        result, error = broadcast_json()
+        if error is not None:
+            raise make_error(error)
+        return result
+    try:
+        result = through_json(action())
+    except Exception as error:
+        broadcast_json([None, describe_error(error)])
+        raise
+    broadcast_json([result, None])
+    return result
 
 
 @contextlib.contextmanager

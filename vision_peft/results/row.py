@@ -128,6 +128,16 @@ def write_row(path: str | Path, row: Row) -> None:
     write_file(path, text)
 
 
+def to_values(row: Row | None) -> dict[str, Any] | None:
+    """Return the fields of a row as JSON holds them."""
+    return row and {**vars(row), "file": row.file and str(row.file)}
+
+
+def from_values(values: dict[str, Any] | None) -> Row | None:
+    """Return the row that `to_values` took apart."""
+    return None if values is None else Row(**{**values, "file": values["file"] and Path(values["file"])})
+
+
 def read_row(path: str | Path) -> Row:
     """Read and check one result.json; ValueError names the file and every missing or mistyped key."""
     path = Path(path)

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
 
+from vision_peft.distributed.exchange import travels
 from vision_peft.distributed.processes import is_communication_error, on_rank0
 from vision_peft.runs.safe_dcp_reader import ShardReader
 from vision_peft.runs.train_state import SHARDS
@@ -33,6 +34,7 @@ SUMS = "sha256"
 MAX_LINE = 2**24  # bytes of a line of metrics.jsonl
 
 
+@travels
 class SaveError(OSError):
     """What a run leaves could not be written; the state before is still there."""
 
@@ -85,8 +87,8 @@ def newest_state(folder: Path) -> tuple[dict[str, Any], Path] | None:
     Damaged ones are skipped with a warning and what an interrupted save left behind is removed. All processes of a run
     call it and get the same.
     """
-    path = on_rank0(lambda: find_newest_state(folder))
-    return None if path is None else (read_state(path), path)
+    name = on_rank0(lambda: (path := find_newest_state(folder)) and path.name)
+    return None if name is None else (read_state(folder / name), folder / name)
 
 
 def find_newest_state(folder: Path) -> Path | None:

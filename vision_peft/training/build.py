@@ -89,10 +89,11 @@ def check_files(config: Config, splits: Mapping[str, ImageDataset], compute: Com
         return
     decoded = [split for split in ("val", "test") if config.check_files == "decode"]
     progress = ProgressLine("files looked at") if compute.is_main else None
-    shares = all_gather(find_bad_files(splits, decoded, **compute.share, progress=progress))
+    own = find_bad_files(splits, decoded, **compute.share, progress=progress)
+    shares = all_gather({split: [[error.path, error.cause] for error in errors] for split, errors in own.items()})
     problems = []
     for split, dataset in splits.items():
-        bad = sorted((error.path, error.cause) for share in shares for error in share[split])
+        bad = sorted(error for share in shares for error in share[split])
         evaluated = split in ("val", "test")
         allowed = config.bad_eval == "wrong" if evaluated else is_share(len(bad), config.max_bad_fraction, len(dataset))
         problems += [] if allowed else [f"{split}: {path}: {cause}" for path, cause in bad]

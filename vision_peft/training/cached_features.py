@@ -14,7 +14,7 @@ import vision_peft as vp
 from vision_peft.config.parse import Config
 from vision_peft.data import ImageDataset
 from vision_peft.distributed.device import Compute
-from vision_peft.distributed.processes import all_gather
+from vision_peft.distributed.processes import all_gather, all_gather_tensors
 from vision_peft.protocols import Phase
 from vision_peft.training.evaluation import create_eval_loader
 from vision_peft.training.progress import Training
@@ -97,12 +97,18 @@ def _compute_features(model: Any, images: ImageDataset, config: Config, compute:
     """None where an image cannot be decoded: the loop knows what becomes of it."""
     model.eval()
     batches = create_eval_loader(images, compute, config.workers, bad="wrong")
-    found: dict[int, Tensor] = {}
+    found: list[Tensor] = []
+    order: list[Tensor] = []
     for batch, _, indices in batches:
         with compute.autocast():
             tokens = model.forward_features(batch.to(compute.device, non_blocking=True))
             features = model.forward_head(tokens, pre_logits=True).float().cpu()
-        found |= dict(zip(indices.tolist(), features, strict=True))
-    if len(found := {k: v for share in all_gather(found) for k, v in share.items()}) < len(images):
+        found.append(features)
+        order.append(indices)
+    width = max(all_gather(found[0].shape[1] if found else 0))
+    own = torch.cat([*found, torch.empty(0, width)])
+    places = torch.cat(all_gather_tensors(torch.cat([*order, torch.empty(0, dtype=torch.int64)])))
+    if len(places) < len(images):
         return None
-    return Features(images, torch.stack([found[index] for index in range(len(images))]))
+    whole = torch.cat(all_gather_tensors(own))
+    return Features(images, torch.empty_like(whole[: len(images)]).index_copy_(0, places, whole))

@@ -22,7 +22,7 @@ from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.data.loading.loader import EvalLoader, eval_loader
 from vision_peft.data.loading.samples import Batch
 from vision_peft.distributed.device import Compute
-from vision_peft.distributed.processes import all_gather
+from vision_peft.distributed.processes import all_gather, all_gather_tensors
 from vision_peft.safe_files import write_file
 from vision_peft.training.video_logits import VideoLogits
 
@@ -34,7 +34,7 @@ class Metrics:
     """Figures of one split in percent; None is what the split cannot tell.
 
     An undecodable image counts as a wrong answer in every accuracy, and so does one that the model answers with NaN or
-    infinity. Neither has a prediction, so `confusion` and `loss` are those of the others. A video is one item, whose
+    infinity. Neither has a prediction, so `pairs` and `loss` are those of the others. A video is one item, whose
     answer is the mean over its views; it is undecodable where one of them is.
     """
 
@@ -42,12 +42,22 @@ class Metrics:
     top5: float | None  # None with five classes or fewer, where it would say nothing
     mean_per_class: float  # mean over the classes that have images
     per_class: dict[str, float | None]  # by class name; None: no image of it
-    confusion: list[list[int]]  # [truth][prediction] counts
+    pairs: list[tuple[int, int, int]]  # truth, prediction, how often; in this order
     loss: float  # mean cross entropy, without label smoothing
     images: int  # or videos, the undecodable ones among them
     bad: int = 0  # of `images`, undecodable
     non_finite: int = 0  # of `images`, answered with NaN or infinity
     views: int | None = None  # of each video; None: images
+
+    @property
+    def confusion(self) -> list[list[int]] | None:
+        """Counts [truth][prediction]; None above `LARGEST_CONFUSION` classes, where they grow with the square."""
+        if len(self.per_class) > LARGEST_CONFUSION:
+            return None
+        counts = [[0] * len(self.per_class) for _ in self.per_class]
+        for truth, predicted, count in self.pairs:
+            counts[truth][predicted] = count
+        return counts
 
 
 def create_eval_loader(
@@ -81,9 +91,9 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], classes: list[str], com
             tally.bad = batches.unreadable_labels if isinstance(batches, EvalLoader) else []
     except ImageDecodeError as error:
         failure = error
-    for error in all_gather(failure):
-        if error is not None:
-            raise error
+    for undecodable in all_gather(_describe(failure)):
+        if undecodable is not None:
+            raise ImageDecodeError(*undecodable)
     if videos is not None:
         videos = videos.gather()
         _, logits, labels = videos.mean_logits()
@@ -91,7 +101,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], classes: list[str], com
             tally.add(logits, labels)
         tally.bad = list(videos.unreadable.values())
     else:
-        tally = sum(all_gather(tally), start=_Tally(len(classes)))
+        tally = tally.gather()
     views = dataset.views if dataset is not None and dataset.gives_clips else None
     return _metrics(tally, classes, views)
 
@@ -127,45 +137,53 @@ def _in_lockstep(batches: Iterable[Batch]) -> Iterator[Batch]:
             batch = next(iterator, None)
         except ImageDecodeError as error:
             failure = error
-        everyone = all_gather((None if batch is None else tuple(batch[0].shape[1:]), failure))
-        for _, error in everyone:
-            if error is not None:
-                raise error
+        everyone = all_gather([None if batch is None else list(batch[0].shape[1:]), _describe(failure)])
+        for _, undecodable in everyone:
+            if undecodable is not None:
+                raise ImageDecodeError(*undecodable)
         shapes = [shape for shape, _ in everyone if shape is not None]
         if not shapes:
             return
         yield batch or (torch.zeros(1, *shapes[0]), nothing, nothing)
 
 
+def _describe(failure: ImageDecodeError | None) -> list[str] | None:
+    """Return what makes the error again in another process."""
+    return None if failure is None else [failure.path, failure.cause]
+
+
 class _Tally:
-    """Counts over the items of a split."""
+    """Counts over the items of a split. They take as much memory as there are items, however many classes there are."""
 
     def __init__(self, classes: int) -> None:
-        self.confusion = torch.zeros(classes, classes, dtype=torch.int64)
+        self.classes = classes
+        self.pairs: list[Tensor] = [torch.empty(0, dtype=torch.int64)]  # truth x classes + prediction, item by item
         self.loss, self.in_top5, self.items = 0.0, 0, 0
         self.bad: list[int] = []  # labels of the undecodable items
         self.non_finite: list[int] = []  # labels of the items that the model answered with NaN or infinity
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        # torchmetrics takes seconds to import, which a typo on the command line should not wait for
-        from torchmetrics.functional.classification import multiclass_confusion_matrix
-
-        number, finite = len(self.confusion), logits.isfinite().all(1)
+        if logits.shape[1] != self.classes:
+            raise ValueError(f"the model answers with {logits.shape[1]} numbers, the data has {self.classes} classes")
+        finite = logits.isfinite().all(1)
         self.non_finite += labels[~finite].tolist()
         logits, labels = logits[finite], labels[finite]
-        self.confusion += multiclass_confusion_matrix(logits.argmax(1), labels, number)
+        self.pairs.append(labels * self.classes + logits.argmax(1))
         self.loss += F.cross_entropy(logits, labels, reduction="sum").item()
-        if number > 5:
+        if self.classes > 5:
             self.in_top5 += int((logits.topk(5).indices == labels[:, None]).sum())
         self.items += len(labels)
 
-    def __add__(self, other: "_Tally") -> "_Tally":
-        total = _Tally(len(self.confusion))
-        total.confusion = self.confusion + other.confusion
-        total.loss, total.in_top5 = self.loss + other.loss, self.in_top5 + other.in_top5
-        total.items, total.bad = self.items + other.items, self.bad + other.bad
-        total.non_finite = self.non_finite + other.non_finite
-        return total
+    def gather(self) -> "_Tally":
+        """Those of all processes together; every process gets the same."""
+        whole = _Tally(self.classes)
+        whole.pairs = all_gather_tensors(torch.cat(self.pairs))
+        for loss, in_top5, items, bad, non_finite in all_gather(
+            [self.loss, self.in_top5, self.items, self.bad, self.non_finite]
+        ):
+            whole.loss, whole.in_top5, whole.items = whole.loss + loss, whole.in_top5 + in_top5, whole.items + items
+            whole.bad, whole.non_finite = whole.bad + bad, whole.non_finite + non_finite
+        return whole
 
 
 def _metrics(tally: _Tally, classes: list[str], views: int | None) -> Metrics:
@@ -175,8 +193,10 @@ def _metrics(tally: _Tally, classes: list[str], views: int | None) -> Metrics:
         number = len(tally.bad)
         reason = f"none of the {number} {what} can be decoded" if number else f"the split to evaluate holds no {what}"
         raise ValueError(reason)
-    items, confusion = tally.items + len(missed), tally.confusion
-    right, support = confusion.diagonal().double(), confusion.sum(1) + torch.bincount(missed, minlength=number)
+    items, (pairs, times) = tally.items + len(missed), torch.cat(tally.pairs).unique(return_counts=True)
+    truth, predicted = pairs // number, pairs % number
+    right = torch.bincount(truth, times * (truth == predicted), minlength=number)
+    support = torch.bincount(torch.cat([missed, truth.repeat_interleave(times)]), minlength=number)
     present = support > 0
     shares = 100 * right / support
     return Metrics(
@@ -184,7 +204,7 @@ def _metrics(tally: _Tally, classes: list[str], views: int | None) -> Metrics:
         top5=100 * tally.in_top5 / items if number > 5 else None,
         mean_per_class=shares[present].mean().item(),
         per_class={name: shares[i].item() if present[i] else None for i, name in enumerate(classes)},
-        confusion=confusion.tolist(),
+        pairs=[*zip(truth.tolist(), predicted.tolist(), times.tolist(), strict=True)],
         loss=tally.loss / tally.items if tally.items else math.nan,
         images=items,
         bad=len(tally.bad),
@@ -194,12 +214,19 @@ def _metrics(tally: _Tally, classes: list[str], views: int | None) -> Metrics:
 
 
 def write_confusion(path: Path, metrics: Metrics) -> None:
-    """Write the confusion matrix as CSV: a row per true class, a column per predicted one."""
+    """Write the confusion matrix as CSV: a row per true class, a column per predicted one.
+
+    Above `LARGEST_CONFUSION` classes it has a row per pair that occurs: true class, predicted class, count.
+    """
+    names, matrix = [*metrics.per_class], metrics.confusion
     with io.StringIO(newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["true \\ predicted", *metrics.per_class])
-        for name, counts in zip(metrics.per_class, metrics.confusion, strict=True):
-            writer.writerow([name, *counts])
+        if matrix is not None:
+            writer.writerow(["true \\ predicted", *names])
+            writer.writerows([name, *counts] for name, counts in zip(names, matrix, strict=True))
+        else:
+            writer.writerow(["true", "predicted", "count"])
+            writer.writerows([names[truth], names[predicted], count] for truth, predicted, count in metrics.pairs)
         write_file(path, file.getvalue())
 
 
@@ -258,7 +285,7 @@ def to_json(metrics: Metrics) -> Mapping[str, Any]:
         "n_bad": metrics.bad,
         "n_non_finite": metrics.non_finite,
         "per_class": metrics.per_class,
-        "confusion": metrics.confusion if len(metrics.confusion) <= LARGEST_CONFUSION else None,
+        "confusion": metrics.confusion,
     }
 
 

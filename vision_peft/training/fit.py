@@ -196,7 +196,7 @@ def _watch(training: Training, model: nn.Module, split: str, when: str) -> dict[
 def _report_bad_update(training: Training, phase: Phase, result: StepResult, where: str, progress: Progress) -> None:
     """Say which update was skipped and on what; Diverged after too many in a row."""
     config, run, train_set = training.config, training.run, training.splits[phase.trained]
-    shares = all_gather((result.own_loss, result.samples))
+    shares = all_gather([result.own_loss, result.samples])
     culprits = [(loss, samples) for loss, samples in shares if not math.isfinite(loss)]
     what = f"the loss is {culprits[0][0]}" if culprits else "the gradient is not finite"
     samples = [sample for _, ids in culprits or shares for sample in ids]

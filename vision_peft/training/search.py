@@ -19,7 +19,7 @@ from vision_peft.config.renames import describe_renamed_key
 from vision_peft.config.sections import METHOD_KEYS, flatten
 from vision_peft.distributed.device import choose_compute
 from vision_peft.distributed.processes import is_distributed, join, on_rank0, print_rank0, rank0_first
-from vision_peft.results.row import DIVERGED, Row
+from vision_peft.results.row import DIVERGED, Row, from_values, to_values
 from vision_peft.results.table import format_rows
 from vision_peft.runs.find_run import find_run
 from vision_peft.runs.run_folder import find_diverged_row, find_finished_row
@@ -113,7 +113,7 @@ def run_trial(config: Config, values: Values, command: str = "") -> Trial:
     """Train one point, resume it or find it finished; one that diverges leaves a row that says so."""
     trial = trial_config(config, values)
     folder = find_run(trial)
-    row = on_rank0(lambda: _find_ended_row(trial, folder))
+    row = from_values(on_rank0(lambda: to_values(_find_ended_row(trial, folder))))
     if row is not None:
         about_data = on_rank0(lambda: describe_data_since(trial, folder))
         print_rank0(f"finished before: {folder}{about_data}")
@@ -122,7 +122,7 @@ def run_trial(config: Config, values: Values, command: str = "") -> Trial:
         return Trial(values, train(trial, command).row)
     except Diverged as error:
         print_rank0(f"diverged: {error}")
-        row = on_rank0(lambda: find_diverged_row(folder))
+        row = from_values(on_rank0(lambda: to_values(find_diverged_row(folder))))
         if row is None:
             raise
         return Trial(values, row)

@@ -37,10 +37,10 @@ from vision_peft.distributed.stopping import (
     stop_decision,
 )
 from vision_peft.protocols import PHASES, list_splits
-from vision_peft.results.row import RESULT, Row, write_row
+from vision_peft.results.row import RESULT, Row, from_values, to_values, write_row
 from vision_peft.results.table import format_rows
 from vision_peft.runs.checkpoint import newest_state
-from vision_peft.runs.compare_data import pin_data
+from vision_peft.runs.compare_data import Pinned, pin_data
 from vision_peft.runs.data_record import DATA, DataRecord
 from vision_peft.runs.find_run import find_other_root, find_run
 from vision_peft.runs.provenance import describe_start
@@ -130,7 +130,7 @@ def train(config: Config, command: str = "", tried: Mapping[str, list[Any]] | No
     if config.dry_run:
         return _dry_run(config, compute)
     folder = find_run(config)
-    row = on_rank0(lambda: find_finished_row(config, folder))
+    row = from_values(on_rank0(lambda: to_values(find_finished_row(config, folder))))
     if row is not None:
         about_data = on_rank0(lambda: describe_data_since(config, folder))
         print_rank0(f"{folder} is finished (overwrite=true starts it over):{about_data}\n\n{format_rows([row])}")
@@ -169,9 +169,11 @@ def _train_in(
     record, used = DataRecord(splits, config.data), list_splits(config.protocol, read_test=False)
     with Run(config, folder) as run:
         state = newest_state(folder / "state")
-        pinned = run.save(
-            DATA, lambda path: pin_data(path, record, state is not None, used, find_other_root(config, folder))
-        )
+
+        def pin(path: Path) -> Pinned:
+            return pin_data(path, record, state is not None, used, find_other_root(config, folder))
+
+        pinned = Pinned(*run.save(DATA, pin))
         progress = Progress.of(state)
         run.start(progress.step, progress.lines)
         try:
@@ -249,13 +251,14 @@ def _evaluate_and_save(training: Training, model: Any, kept: Mapping[str, Tensor
         run.save("confusion.csv", lambda path: write_confusion(path, found))
     run.flush()
 
-    def save_row(path: Path) -> Row:
+    def save_row(path: Path) -> dict[str, Any] | None:
         flops = count_flops(training, plain)
         row = dataclasses.replace(make_row(training, plain, progress, metrics), flops_forward=flops)
         write_row(path, row)
-        return row
+        return to_values(row)
 
-    row = run.save(RESULT, save_row)
+    row = from_values(run.save(RESULT, save_row))
+    assert row is not None
     run.say(f"\n{format_rows([row])}")
     return row
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from vision_peft.distributed.processes import all_gather
+from vision_peft.distributed.processes import all_gather, all_gather_tensors
 
 
 class VideoLogits:
@@ -40,10 +40,15 @@ class VideoLogits:
     def gather(self) -> "VideoLogits":
         """Those of all processes together; every process gets the same."""
         whole = VideoLogits(self.video_of, self.average)
-        for sums, views, labels, unreadable in all_gather((self.sums, self.views, self.labels, self.unreadable)):
-            for video, own in sums.items():
-                whole._add(video, own, views[video], labels[video])
-            whole.unreadable |= unreadable
+        classes = max(all_gather(max(map(len, self.sums.values()), default=0)))
+        sums = torch.stack([*self.sums.values()]) if self.sums else torch.empty(0, classes, dtype=torch.float64)
+        numbers = torch.tensor([[video, self.views[video], self.labels[video]] for video in self.sums])
+        everyone = zip(all_gather_tensors(numbers.long().view(-1, 3)), all_gather_tensors(sums), strict=True)
+        for theirs, parts in everyone:
+            for (video, views, label), own in zip(theirs.tolist(), parts, strict=True):
+                whole._add(video, own, views, label)
+        for pairs in all_gather([*self.unreadable.items()]):
+            whole.unreadable |= dict(pairs)
         return whole
 
     def mean_logits(self) -> tuple[list[int], Tensor, Tensor]:
