@@ -1,6 +1,7 @@
 """tools/prepare_video.py on clips of a few frames: what comes out, going on after a stop, what is refused."""
 
 import json
+import os
 import runpy
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.video_files import write_audio, write_sizes
 
 from vision_peft.data.decoding.video import decode_clip
 from vision_peft.data.decoding.video_backends import usable_backends
@@ -16,11 +18,11 @@ av = pytest.importorskip("av")
 Prepare = Callable[..., tuple[int, str, str]]
 
 
-def write_video(path: Path, frames: int, height: int = 40, width: int = 64) -> None:
+def write_video(path: Path, frames: int, height: int = 40, width: int = 64, codec: str = "mpeg4") -> None:
     """A bright bar on its way from left to right, a column a frame."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=25)
+        stream = container.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.gop_size = 250
         for number in range(frames):
@@ -123,11 +125,38 @@ def test_damaged_videos_are_reported_and_the_others_are_made(prepare: Prepare, t
     (tree / "videos" / "empty.webm").touch()
     code, said, complaints = prepare(tree, tmp_path / "out")
     assert code == 2
-    assert "videos/broken.mp4: InvalidDataError" in complaints
-    assert "videos/empty.webm: " in complaints
+    assert "videos/broken.mp4: not a video of a known container" in complaints
+    assert "videos/empty.webm: the file is empty" in complaints
     assert "2 videos could not be prepared" in said
     assert len(list((tmp_path / "out").rglob("*.mp4"))) == 3
     assert "Traceback" not in complaints
+
+
+def test_videos_are_known_by_name_or_content_and_what_is_copied_or_left_out_is_counted(
+    prepare: Prepare, tree: Path, tmp_path: Path
+) -> None:
+    for name in ("a.ts", "b.3gp", "c.asf", "d.vob"):
+        write_video(tree / "more" / name, 4, codec="mpeg2video" if name[0] in "ad" else "mpeg4")
+    (tree / "more" / "e.dat").write_bytes((tree / "more" / "d.vob").read_bytes())
+    write_audio(tree / "more" / "f.m4a")
+    (tree / "more" / "g.mxf").write_bytes(b"\6\x0e\x2b\x34" * 9)
+    os.mkfifo(tree / "more" / "h.ts")
+    out = tmp_path / "out"
+    code, said, complaints = prepare(tree, out)
+    assert (code, complaints) == (0, "")
+    assert {path.name: len(read_video(path)[0]) for path in (out / "more").glob("*.mp4")} == {
+        f"{name}.mp4": 4 for name in "abcde"
+    }
+    assert "8 videos, 0 of them are done already" in said
+    kinds = "1 .m4a (more/f.m4a), 1 .mxf (more/g.mxf), 1 .txt (splits/wave.txt)"
+    assert f"copied as they are, not videos: {kinds}\n" in said
+    assert "left out, neither files nor folders: 1 .ts (more/h.ts)\n" in said
+
+
+def test_a_video_whose_size_changes_is_not_made(prepare: Prepare, tmp_path: Path) -> None:
+    write_sizes(tmp_path / "videos" / "two.ts", (64, 48), (32, 24))
+    code, _, complaints = prepare(tmp_path / "videos", tmp_path / "out")
+    assert (code, complaints) == (2, "two.ts: the size changes from 64x48 to 32x24 at frame 6\n")
 
 
 def test_what_cannot_be_right_is_refused_in_one_line(prepare: Prepare, tree: Path, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@
 
 Small frames, many key frames: every video becomes H.264 in mp4 at the same place below OUT, its short side scaled down
 to --short-side (never up), upright, without sound, with a key frame at least every --gop frames and all the frames it
-had; other files, such as split lists, are copied. A clip from the middle of a video is then decoded from a key frame
-close by, and smaller.
+had. A clip from the middle of a video is then decoded from a key frame close by, and smaller. What is a video, its name
+or its first bytes say; other files, such as split lists, are copied, and counted by their extensions at the end.
 
 A video is written to a temporary name, decoded again, and only takes its place with the right number of frames; what is
 in OUT/prepared.jsonl is finished, so the same command goes on where it was stopped. Videos that cannot be decoded are
@@ -29,9 +29,11 @@ from typing import Any
 import numpy as np
 
 from vision_peft.cli._verb import announce_loading, make_parser, suggest_next
+from vision_peft.printable import name_some, printable
 
 MANIFEST = "prepared.jsonl"  # first line: the settings; then one finished video a line
 PART = ".part"
+NAMED = 3  # files of one kind that a line names
 LOWEST_RATE, HIGHEST_RATE = 1, 240  # frames a second; what lies outside is a broken header
 
 
@@ -61,19 +63,23 @@ def prepare(source: Path, out: Path, settings: Settings, workers: int) -> list[s
         raise FileNotFoundError(f"{source} is no folder of videos")
     if out.is_relative_to(source) or source.is_relative_to(out):
         raise ValueError(f"{out} and {source} lie in each other: choose another folder to write to")
-    from vision_peft.data.annotations.video_paths import VIDEO_EXTENSIONS
-
-    files = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
-    videos = [path for path in files if path.suffix.lower() in VIDEO_EXTENSIONS]
+    found = sorted(path.relative_to(source) for path in source.rglob("*") if not path.is_dir())
+    files = [path for path in found if (source / path).is_file()]
+    videos = [path for path in files if _is_video(source / path)]
     if not videos:
-        raise ValueError(f"{source} holds no video ({', '.join(sorted(VIDEO_EXTENSIONS))})")
+        raise ValueError(f"{source} holds no video: {_count_by_extension(files) or 'it is empty'}")
     _check_names(videos, settings)
     out.mkdir(parents=True, exist_ok=True)
     finished = read_manifest(out, settings)
     for left in out.rglob(f"*{PART}"):
         left.unlink()
-    for path in set(files) - set(videos):
+    others = sorted({*files} - {*videos})
+    for path in others:
         _copy(source / path, out / path)
+    if others:
+        print(f"copied as they are, not videos: {_count_by_extension(others)}", flush=True)
+    if left_out := sorted({*found} - {*files}):
+        print(f"left out, neither files nor folders: {_count_by_extension(left_out)}", flush=True)
     todo = [path for path in videos if not _is_done(source, out, path, settings, finished)]
     print(f"{len(videos)} videos, {len(videos) - len(todo)} of them are done already", flush=True)
     failed = []
@@ -100,13 +106,15 @@ def verify(out: Path) -> list[str]:
     lines = _lines(out / MANIFEST)
     if not lines:
         raise FileNotFoundError(f"{out / MANIFEST} is not there: nothing has been prepared in {out}")
+    from vision_peft.data.decoding.video import frame_count
+
     settings, problems = Settings(**lines[0]), []
     for entry in {line["path"]: line for line in lines[1:]}.values():  # a video that was made again has two
         path = out / settings.target(Path(entry["path"]))
         try:
-            if (frames := count_frames(path)) != entry["frames"]:
+            if (frames := frame_count(path, decode=True)) != entry["frames"]:
                 problems.append(f"{path}: {frames} frames, {entry['frames']} were written")
-        except Exception as error:  # PyAV has errors of many kinds
+        except ValueError as error:
             problems.append(f"{path}: {_cause(error)}")
     return problems
 
@@ -115,52 +123,45 @@ def encode(source: Path, target: Path, settings: Settings) -> int:
     """Write all frames of `source` to `target`; returns their number. Raises what PyAV raises, or ValueError."""
     import av
 
-    written = 0
-    with av.open(str(source)) as given, av.open(str(target), "w", format="mp4") as made:
-        if not given.streams.video:
-            raise ValueError("the file holds no video stream")
-        own = given.streams.video[0]
-        own.thread_count = 1
-        rate = Fraction(own.average_rate or own.guessed_rate or 25).limit_denominator(1001)
-        rate = rate if LOWEST_RATE <= rate <= HIGHEST_RATE else Fraction(25)
-        stream: Any = None
-        for frame in given.decode(own):
+    from vision_peft.data.decoding.frame_pictures import PictureMaker, Turn
+    from vision_peft.data.decoding.video_index import read_index
+    from vision_peft.data.decoding.video_readers import read_all
+
+    written, stream, index = 0, None, read_index(source)
+    maker = PictureMaker(index.turn)
+    rate = index.rate.limit_denominator(1001)
+    rate = rate if LOWEST_RATE <= rate <= HIGHEST_RATE else Fraction(25)
+    with av.open(str(target), "w", format="mp4") as made:
+        for frame in read_all(source, index):
             upright: Any = frame
-            if turns := round(frame.rotation / 90) % 4:
-                turned: Any = np.rot90(frame.to_ndarray(format="rgb24"), turns)
-                upright = av.VideoFrame.from_ndarray(np.ascontiguousarray(turned), format="rgb24")
+            if index.turn != Turn():
+                upright = av.VideoFrame.from_ndarray(np.ascontiguousarray(maker.make(frame)), format="rgb24")
             if stream is None:
                 width, height = scaled(upright.width, upright.height, settings.short_side)
-                options = {"crf": str(settings.crf), "preset": "fast"}
-                stream = made.add_stream("libx264", rate=rate, options=options)
-                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-                # without frames that refer to later ones, every decoder finds every frame
-                stream.codec_context.gop_size, stream.codec_context.max_b_frames = settings.gop, 0
-                stream.codec_context.thread_count = 1
+                stream = _add_stream(made, width, height, rate, settings)
             small = upright.reformat(stream.width, stream.height, "yuv420p", interpolation="AREA")
             small.pts, small.time_base = written, 1 / rate  # one frame after the other, whatever the times were
             small.pict_type = 0  # else the key frames of the source stay key frames
             made.mux(stream.encode(small))
             written += 1
-        if stream is None:
-            raise ValueError("the file holds no frames")
+        assert stream is not None  # there is a frame, or an error was raised
         made.mux(stream.encode(None))
     return written
+
+
+def _add_stream(made: Any, width: int, height: int, rate: Fraction, settings: Settings) -> Any:
+    stream = made.add_stream("libx264", rate=rate, options={"crf": str(settings.crf), "preset": "fast"})
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    # without frames that refer to later ones, every decoder finds every frame
+    stream.codec_context.gop_size, stream.codec_context.max_b_frames = settings.gop, 0
+    stream.codec_context.thread_count = 1
+    return stream
 
 
 def scaled(width: int, height: int, short_side: int) -> tuple[int, int]:
     """Compute the even width and height of frames whose short side is at most `short_side`, in the same shape."""
     factor = min(1.0, short_side / min(width, height))
     return max(2, round(width * factor / 2) * 2), max(2, round(height * factor / 2) * 2)
-
-
-def count_frames(path: Path) -> int:
-    """Frames that can be decoded."""
-    import av
-
-    with av.open(str(path)) as container:
-        container.streams.video[0].thread_count = 1
-        return sum(1 for _ in container.decode(video=0))
 
 
 def read_manifest(out: Path, settings: Settings) -> dict[str, dict[str, Any]]:
@@ -180,11 +181,13 @@ def read_manifest(out: Path, settings: Settings) -> dict[str, dict[str, Any]]:
 
 def _attempt(source: Path, target: Path, settings: Settings) -> tuple[int, str]:
     """Return the number of frames and "", or 0 and why there is no `target`."""
+    from vision_peft.data.decoding.video import frame_count
+
     part = target.with_name(target.name + PART)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         frames = encode(source, part, settings)
-        if (found := count_frames(part)) != frames:
+        if (found := frame_count(part, decode=True)) != frames:
             return 0, f"{frames} frames were written, {found} can be read"
         os.replace(part, target)  # noqa: PTH105 - the documented atomic call
     except Exception as error:  # PyAV has errors of many kinds; the other videos do not depend on this one
@@ -202,6 +205,29 @@ def _is_done(source: Path, out: Path, path: Path, settings: Settings, finished: 
 def _stamp(path: Path) -> dict[str, int]:
     status = path.stat()
     return {"source_bytes": status.st_size, "source_mtime": int(status.st_mtime)}
+
+
+def _is_video(path: Path) -> bool:
+    """Whether a file's name or its first bytes say that it is a video, which holds more than sound."""
+    from vision_peft.data.annotations.video_paths import VIDEO_EXTENSIONS
+    from vision_peft.data.decoding.video_file import VideoDecodeError, find_container, is_only_sound
+
+    if path.suffix.lower() in VIDEO_EXTENSIONS:
+        return True
+    try:
+        find_container(path)
+    except VideoDecodeError:
+        return False
+    return not is_only_sound(str(path), path.stat().st_size)
+
+
+def _count_by_extension(paths: Sequence[Path]) -> str:
+    """Write `3 .txt (a.txt, b.txt, c.txt), 1 .mxf (d.mxf)`, the most frequent extension first."""
+    kinds: dict[str, list[Path]] = {}
+    for path in paths:
+        kinds.setdefault(path.suffix.lower() or "without extension", []).append(path)
+    most_first = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
+    return ", ".join(f"{len(files)} {printable(kind)} ({name_some(files, NAMED)})" for kind, files in most_first)
 
 
 def _check_names(videos: list[Path], settings: Settings) -> None:
@@ -238,7 +264,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _cause(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    cause = getattr(error, "cause", None)  # of a video that cannot be decoded, without its path
+    return " ".join((cause or f"{type(error).__name__}: {error}").split())
 
 
 def main(argv: Sequence[str]) -> int:

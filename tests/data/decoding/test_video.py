@@ -6,7 +6,6 @@ import os
 import pickle
 import random
 import sys
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vision_peft.data.decoding import video_backends
 from vision_peft.data.decoding.images import ImageDecodeError
-from vision_peft.data.decoding.video import count_frames, decode_clip
+from vision_peft.data.decoding.video import decode_clip, frame_count
 from vision_peft.data.decoding.video_backends import check_backend, usable_backends
 from vision_peft.data.decoding.video_file import VideoDecodeError
 
@@ -45,7 +44,7 @@ def installed(backend: str) -> str:
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
-    for name, (codec, options) in {**ORDERLY, **DISORDERLY}.items():
+    for name, (codec, options, *_) in {**ORDERLY, **DISORDERLY}.items():
         write_video(folder / name, codec=codec, **options)
     return folder
 
@@ -55,7 +54,8 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_backend_gives_the_very_frames_in_any_order(clips: Path, name: str, backend: str) -> None:
     path, frames = clips / name, reference(clips / name)
     assert len(frames) == 60
-    assert count_frames(path, installed(backend)) == 60
+    installed(backend)
+    assert frame_count(path) == 60
     chosen = random.Random(0)
     asked = [[0], [59], [59, 0, 59], [50, 40, 30], range(13, 16), range(60)]
     asked += [[chosen.randrange(60) for _ in range(8)] for _ in range(5)]
@@ -71,17 +71,17 @@ def test_files_that_decord_would_mix_up_go_to_the_next_backend(clips: Path, name
     for indices in ([0, 5, 10, 15], [20, 24, 28, 32], [50, 40, 30], [59], [13, 14, 15]):
         assert np.array_equal(decode_clip(path, indices), frames[indices])
     if "decord" in usable_backends():
-        with pytest.raises(VideoDecodeError, match="stored in another order than shown") as caught:
+        with pytest.raises(VideoDecodeError, match=f"decord: .*{DISORDERLY[name][2]}") as caught:
             decode_clip(path, [0], "decord")
         assert caught.value.backend == "decord"
 
 
 @pytest.mark.parametrize("name", DISORDERLY)
-def test_torchcodec_sorts_frames_by_their_times_and_does_not_get_files_without(clips: Path, name: str) -> None:
+def test_torchcodec_sorts_frames_by_their_times_where_key_frames_are_new_starts(clips: Path, name: str) -> None:
     path, frames = clips / name, reference(clips / name)
     installed("torchcodec")
-    if name.endswith(".avi"):
-        with pytest.raises(VideoDecodeError, match="does not say when its frames are shown"):
+    if name != "hevc.mp4":
+        with pytest.raises(VideoDecodeError, match=f"torchcodec: .*{DISORDERLY[name][2]}"):
             decode_clip(path, [0], "torchcodec")
         return
     for indices in ([0, 5, 10, 15], [20, 24, 28, 32], [50, 40, 30], [59], [13, 14, 15], [*range(60)]):
@@ -131,7 +131,7 @@ def test_a_gif_falls_through_to_a_backend_that_opens_it(tmp_path: Path) -> None:
 def test_the_sample_files_have_the_right_number_of_frames(shared: Path, name: str) -> None:
     path = shared / "data" / "video_format_samples" / name
     frames = SAMPLES[name]
-    assert count_frames(path) == count_frames(path, "pyav") == frames
+    assert frame_count(path) == frame_count(path, decode=True) == frames
     clip = decode_clip(path, [0, frames // 2, frames - 1])
     assert clip.shape[0] == 3
     if not name.endswith("skeleton.mp4"):  # 1080p takes its time
@@ -152,9 +152,9 @@ def broken_files(folder: Path) -> dict[str, str]:
     return {
         "gone.mp4": "FileNotFoundError",
         "empty.mp4": "the file is empty",
-        "noise.mp4": "Invalid data",
+        "noise.mp4": "not a video of a known container",
         "no_index.mp4": "Invalid data",
-        "page.mp4": "Invalid data",
+        "page.mp4": "not a video of a known container",
         "list.mp4": "playlist",
         "folder.mp4": "not a regular file",
         "pipe.mp4": "not a regular file",
@@ -174,7 +174,7 @@ def test_what_is_no_video_is_one_error_with_path_backend_and_cause_in_one_line(t
         assert ".cc:" not in str(error)
         copy = pickle.loads(pickle.dumps(error))
         assert (str(copy), copy.backend, copy.path) == (str(error), error.backend, error.path)
-        assert error.backend in ("none", ", ".join(usable_backends()))
+        assert error.backend in ("none", "pyav")
 
 
 def test_an_unknown_or_missing_backend_is_named(monkeypatch: pytest.MonkeyPatch, clips: Path) -> None:
@@ -184,7 +184,7 @@ def test_an_unknown_or_missing_backend_is_named(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(video_backends, "explain_absence", missing.get)
     assert usable_backends() == ["pyav"]
     assert np.array_equal(decode_clip(clips / "h264.mp4", [3]), reference(clips / "h264.mp4")[[3]])
-    with pytest.raises(ImportError, match=r"decord: No module .* x86-64 only: take data\.decoder=pyav, or auto"):
+    with pytest.raises(ImportError, match=r"decord: No module .* x86-64 only: take data\.decoder=auto"):
         decode_clip(clips / "h264.mp4", [3], "decord")
     monkeypatch.setattr(video_backends, "explain_absence", {**missing, "pyav": "none"}.get)
     with pytest.raises(ImportError, match="pip install av"):
@@ -200,6 +200,7 @@ def test_torchcodec_without_the_libraries_of_ffmpeg_is_not_usable(monkeypatch: p
     monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace(decoders=decoders))
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)
     monkeypatch.setattr(video_backends, "explain_absence", video_backends.explain_absence.__wrapped__)  # asked anew
+    monkeypatch.setattr(video_backends, "listen_to", lambda _: None)
     assert ("torchcodec" in usable_backends()) == (words == "Invalid data found")
     if words != "Invalid data found":
         with pytest.raises(ImportError, match="torchcodec: ffmpeg's libraries are not installed"):
@@ -238,7 +239,7 @@ def resident_mb() -> float:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("times", "megabytes"), [(200, 10), pytest.param(2000, 20, marks=pytest.mark.slow)])
 def test_many_openings_leak_neither_files_nor_memory(clips: Path, backend: str, times: int, megabytes: int) -> None:
-    path = clips / "mpeg4.avi"
+    path = clips / "h264.mp4"
     installed(backend)
     for _ in range(50):
         decode_clip(path, [0, 10], backend)
@@ -247,47 +248,3 @@ def test_many_openings_leak_neither_files_nor_memory(clips: Path, backend: str, 
         decode_clip(path, [0, 10], backend)
     assert sum(1 for _ in Path("/proc/self/fd").iterdir()) <= files
     assert resident_mb() - before < megabytes
-
-
-def damaged(whole: bytes, number: int) -> bytes:
-    """`whole` cut short, or with some bytes changed; what happens depends on `number` alone."""
-    chosen = random.Random(number)
-    if number % 4 == 0:
-        return whole[: chosen.randrange(1, len(whole))]
-    content = bytearray(whole)
-    for _ in range(chosen.choice((1, 20, len(whole) // 10))):
-        content[chosen.randrange(len(whole))] = chosen.randrange(256)
-    return bytes(content)
-
-
-def decode_all(folder: Path, send: Connection) -> None:
-    for path in sorted(folder.iterdir()):
-        try:
-            decode_clip(path, lambda frames: [0, frames // 2, frames - 1])
-            send.send((path.name, ""))
-        except VideoDecodeError as error:
-            send.send((path.name, str(error)))
-    send.send(None)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="processes do not fork there")
-def test_a_hundred_damaged_files_end_in_frames_or_an_error(clips: Path, tmp_path: Path) -> None:
-    names = ["h264.mp4", "mpeg4.avi", "vp9.webm", "xvid.avi", "b_frames.mkv"]
-    for number in range(100):
-        name = names[number % len(names)]
-        (tmp_path / f"{number:03d}_{name}").write_bytes(damaged((clips / name).read_bytes(), number))
-    receive, send = multiprocessing.Pipe(duplex=False)
-    child = multiprocessing.get_context("fork").Process(target=decode_all, args=(tmp_path, send))
-    child.start()
-    send.close()
-    ends: dict[str, str] = {}
-    try:
-        while receive.poll(60) and (end := receive.recv()) is not None:
-            ends[end[0]] = end[1]
-    finally:
-        child.kill()
-        child.join()
-    assert len(ends) == 100, f"stopped behind {max(ends, default='none')}"
-    errors = [text for text in ends.values() if text]
-    assert 20 <= len(errors) < 100
-    assert all("\n" not in text and text.startswith("cannot decode ") for text in errors)

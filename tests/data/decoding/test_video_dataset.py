@@ -115,7 +115,7 @@ def test_a_damaged_video_is_replaced_in_training_and_all_its_views_are_missing_i
     loader = TrainLoader(dataset, 2, seed=0, workers=0, max_bad_fraction=0.5, bad_files=bad)
     _, labels, indices = next(loader.epoch(0))
     assert (labels.tolist(), indices.tolist()) == ([0, 0], [0, 0])
-    assert "pyav: " in bad.causes[str(folder / "bad.mp4")]
+    assert "not a video of a known container" in bad.causes[str(folder / "bad.mp4")]
 
 
 def test_folders_of_frames_are_videos(tmp_path: Path, make_image: MakeImage) -> None:
@@ -131,7 +131,7 @@ def test_folders_of_frames_are_videos(tmp_path: Path, make_image: MakeImage) -> 
     with pytest.raises(ImageDecodeError, match="12 images, 13 frames were announced"):
         VideoFiles([tmp_path], [0], ["walk"], frame_counts=[13]).clip(0)
     Image.new("RGB", (5, 5)).save(tmp_path / "img_1.png")
-    with pytest.raises(ImageDecodeError, match="same shape"):
+    with pytest.raises(ImageDecodeError, match=r"img_1\.png is 5x5 and img_5\.png 12x10: wanted frames of one size"):
         dataset.clip(0)
 
 

@@ -5,7 +5,10 @@ import os
 from vision_peft.data.annotations.list_files import PathCheck, quote
 from vision_peft.data.decoding.video_file import is_only_sound
 
-VIDEO_EXTENSIONS = frozenset((".avi", ".mp4", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".gif", ".wmv", ".flv"))
+_MP4_AND_MATROSKA = (".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".mkv", ".webm")
+_MPEG = (".mpg", ".mpeg", ".m1v", ".m2v", ".vob", ".ts", ".mts", ".m2ts")
+_OTHERS = (".avi", ".divx", ".asf", ".wmv", ".flv", ".ogv", ".ogm", ".gif")
+VIDEO_EXTENSIONS = frozenset((*_MP4_AND_MATROSKA, *_MPEG, *_OTHERS))
 OPENED = 2000  # files whose header a reader looks into before training, a millisecond each
 
 

@@ -1,13 +1,15 @@
 """Decode videos that are folders with one image per frame."""
 
+import itertools
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from vision_peft.data.decoding.images import EXTENSIONS, decode_image
 from vision_peft.data.decoding.video import Choose
-from vision_peft.data.decoding.video_file import VideoDecodeError
+from vision_peft.data.decoding.video_file import VideoDecodeError, describe_error
 
 
 def decode_frame_folder(folder: str, count: int, choose: Choose) -> np.ndarray:
@@ -21,10 +23,11 @@ def decode_frame_folder(folder: str, count: int, choose: Choose) -> np.ndarray:
         wanted = choose(count)
         if len(names) < count:
             raise ValueError(f"{len(names)} images, {count} frames were announced")
-        frames = {index: np.asarray(decode_image(Path(folder, names[index]))) for index in set(wanted)}
+        frames = {index: np.asarray(decode_image(Path(folder, names[index]))) for index in sorted({*wanted})}
+        _check_sizes(frames, names)
         return np.stack([frames[index] for index in wanted])
     except (OSError, ValueError) as error:
-        raise VideoDecodeError(folder, "frames", f"{type(error).__name__}: {error}") from None
+        raise VideoDecodeError(folder, "frames", describe_error(error)) from None
 
 
 def list_frames(folder: str) -> list[str]:
@@ -32,6 +35,13 @@ def list_frames(folder: str) -> list[str]:
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if Path(entry.name).suffix.lower() in EXTENSIONS]
     return sorted(names, key=lambda name: ([int(digits) for digits in _find_numbers(name)], name))
+
+
+def _check_sizes(frames: Mapping[int, np.ndarray], names: Sequence[str]) -> None:
+    sizes = {names[index]: f"{picture.shape[1]}x{picture.shape[0]}" for index, picture in frames.items()}
+    for (one, size), (other, next_size) in itertools.pairwise(sizes.items()):
+        if size != next_size:
+            raise ValueError(f"{one} is {size} and {other} {next_size}: wanted frames of one size")
 
 
 def _find_numbers(name: str) -> list[str]:

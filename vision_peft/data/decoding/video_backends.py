@@ -1,13 +1,15 @@
 """Choose what decodes videos: decord, torchcodec or PyAV, whichever is installed and asked for.
 
-decord comes first: it is the faster of the two that need no system library. It has wheels for x86-64 only. torchcodec
-(the extra `video`) needs ffmpeg's libraries. Which files each of them gets, `video_readers.py` says.
+PyAV looks at every file and decodes what the others do not get (`video_index.py`), so it has to be there. decord comes
+first of those that jump to a frame; it has wheels for x86-64 only. torchcodec (the extra `video`) needs ffmpeg's
+libraries. Both have to let their ffmpeg's errors be heard (`native_log.py`).
 """
 
 import functools
 import importlib
 from typing import Any
 
+from vision_peft.data.decoding.native_log import listen_to
 from vision_peft.data.problems import unknown
 
 MODULES = {"decord": "decord", "torchcodec": "torchcodec.decoders", "pyav": "av"}  # in the order they are tried
@@ -23,17 +25,17 @@ def choose_backends(backend: str) -> list[str]:
 
     Raises:
         ValueError: an unknown backend.
-        ImportError: it, or with "auto" every one, is not installed.
+        ImportError: it, or PyAV, is not installed.
     """
     if backend != "auto" and backend not in MODULES:
         raise unknown("video decoder", backend, ("auto", *MODULES))
     asked = list(MODULES) if backend == "auto" else [backend]
     usable = [name for name in asked if explain_absence(name) is None]
+    if reason := explain_absence("pyav"):
+        raise ImportError(f"videos need PyAV, which looks at every file first ({reason}): pip install av")
     if not usable:
-        reasons = "; ".join(f"{name}: {explain_absence(name)}" for name in asked)
-        others = usable_backends()
-        hint = f"take data.decoder={others[0]}, or auto" if others else "pip install av"
-        raise ImportError(f"no video decoder ({reasons}). decord has wheels for x86-64 only: {hint}")
+        reason = f"{backend}: {explain_absence(backend)}"
+        raise ImportError(f"no video decoder ({reason}). decord has wheels for x86-64 only: take data.decoder=auto")
     return usable
 
 
@@ -57,4 +59,9 @@ def explain_absence(name: str) -> str | None:
                 return "ffmpeg's libraries are not installed, or in a version that it cannot load"
     if name == "decord":
         loaded.logging.set_level(loaded.logging.QUIET)  # every damaged file is reported by its error, once
+    if name != "pyav":
+        try:
+            listen_to(name)
+        except (AttributeError, OSError):
+            return "its ffmpeg does not say where a file is damaged"
     return None

@@ -20,7 +20,7 @@ from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.decoding.pixel_store import Store
 from vision_peft.data.decoding.video import Choose, decode_clip
 from vision_peft.data.decoding.video_backends import check_backend, usable_backends
-from vision_peft.data.decoding.video_file import check_video_file
+from vision_peft.data.decoding.video_file import find_container
 from vision_peft.data.transforms.clips import eval_clip_transform, train_clip_transform
 from vision_peft.data.transforms.images import select_geometry
 
@@ -144,7 +144,7 @@ class VideoFiles(ImageDataset):
         if decode:
             self.frames(video, lambda count: [0, count - 1])
         elif type(self) is VideoFiles and self.frame_counts is None:  # others may find their frames elsewhere
-            check_video_file(self.paths[video])
+            find_container(self.paths[video])
 
     def clip(self, index: int) -> Tensor:
         """Return the clip of item `index` as uint8 `T C H W`; raises `ImageDecodeError`."""

@@ -1,97 +1,146 @@
-"""Look at a video file before a decoder gets it: what it is, what is in it, in which order its frames are stored."""
+"""Open a video file: the one way in which anything here does, whether it decodes, counts, checks or re-encodes.
 
-import enum
+A file has to be a regular one and to start as one of `CONTAINERS` does. ffmpeg (through PyAV) then reads it as that
+container, without guessing, without following references to other files and from the disk only.
+"""
+
 import functools
-import itertools
+import os
+import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.decoding.video_backends import explain_absence
+from vision_peft.printable import printable
 
-_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD")  # ffmpeg would open whatever other files these name
+CONTAINERS = ("mov", "matroska", "avi", "asf", "flv", "mpeg", "mpegvideo", "mpegts", "ogg", "gif")  # ffmpeg's names
+_STARTS = {
+    b"\x1aE\xdf\xa3": "matroska",
+    b"0&\xb2u\x8ef\xcf\x11": "asf",
+    b"FLV\x01": "flv",
+    b"\0\0\1\xba": "mpeg",
+    b"\0\0\1\xb3": "mpegvideo",
+    b"OggS": "ogg",
+    b"GIF8": "gif",
+}
+_ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")  # of QuickTime and MP4
+_TRANSPORT = ((0, 188), (4, 192), (0, 204))  # place of the first sync byte, bytes from one to the next
+_READ = 4 * 204
+_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD")  # for a better word; the list above refuses them
+_CXX_PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 
 
 class VideoDecodeError(ImageDecodeError):
     """A video file that cannot be decoded; `backend` names what was tried, `cause` the reason of each in one line."""
 
     def __init__(self, path: str | Path, backend: str, cause: str) -> None:
-        super().__init__(path, cause)
+        super().__init__(path, printable(" ".join(cause.split()), 1000))
         self.backend = backend
 
     def __reduce__(self) -> tuple[Any, ...]:
         return VideoDecodeError, (self.path, self.backend, self.cause)
 
 
-class FrameOrder(enum.Enum):
-    """How the frames of a file are stored."""
-
-    SHOWN = "around key frames as they are shown"
-    TIMED = "in another order, with the times at which they are shown"
-    UNTIMED = "in another order, without such times"
+class NoPicturesError(VideoDecodeError):
+    """A file that can be opened and holds sound or other data only."""
 
 
-def check_video_file(path: str | Path) -> None:
-    """Raise `VideoDecodeError` unless `path` is a regular file that is not empty and does not name other files."""
+@contextmanager
+def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
+    """Open a video with PyAV, as `(container, stream)` with its first video stream; one thread decodes it.
+
+    Raises:
+        VideoDecodeError: not a regular file, empty, of an unknown container, damaged, without pictures or of a codec
+            without a decoder; raised in place of what PyAV raises inside the `with` block, too.
+    """
+    import av
+
+    limits = {"format_whitelist": find_container(path), "protocol_whitelist": "file"}
     try:
-        status = Path(path).stat()
-        if not stat.S_ISREG(status.st_mode):
-            cause = "not a regular file but a folder, a pipe or a device"
-        elif not status.st_size:
-            cause = "the file is empty (0 bytes)"
-        else:
-            with Path(path).open("rb") as file:
-                start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
-            if not start.startswith(_PLAYLISTS):
-                return
-            cause = f"not a video but a playlist, which names other files (the file starts with {start[:16]!r})"
+        with av.open(os.path.abspath(path), format=limits["format_whitelist"], container_options=limits) as container:  # noqa: PTH100
+            stream = _find_pictures(container)
+            if stream is None:
+                raise NoPicturesError(path, "pyav", "the file holds no video stream")
+            if stream.codec_context is None:
+                raise ValueError("there is no decoder for what its video stream holds")
+            stream.thread_count = 1
+            yield container, stream
+    except VideoDecodeError:
+        raise
+    except (av.FFmpegError, OSError, ValueError, IndexError) as error:  # IndexError: a stream that appears on the way
+        raise VideoDecodeError(path, "pyav", describe_error(error)) from None
+
+
+def find_container(path: str | Path) -> str:
+    """Return which of `CONTAINERS` a file is, by its first bytes; raises `VideoDecodeError` for anything else."""
+    try:
+        start = _read_start(path)
     except (OSError, ValueError) as error:
-        cause = f"{type(error).__name__}: {error}"
-    raise VideoDecodeError(path, "none", cause)
+        raise VideoDecodeError(path, "none", describe_error(error)) from None
+    if found := _name_container(start):
+        return found
+    playlist = start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_PLAYLISTS)
+    what = "not a video but a playlist, which names other files" if playlist else "not a video of a known container"
+    raise VideoDecodeError(path, "none", f"{what} (the file starts with {start[:16]!r})")
 
 
 @functools.lru_cache(maxsize=65536)
 def is_only_sound(path: str, size: int) -> bool:
     """Whether a file of `size` bytes can be opened and has no video stream; its header alone is read."""
     del size  # another file of the same name is asked anew
-    if explain_absence("pyav") is not None or not Path(path).is_file():
-        return False
-    import av
-
-    try:
-        with av.open(path) as container:
-            return bool(container.streams) and not container.streams.video
-    except (av.FFmpegError, OSError, ValueError):
-        return False
-
-
-def read_frame_order(path: str) -> FrameOrder:
-    """Read how the frames of a file are stored, on which depends who finds the one that is asked for.
-
-    When decord jumps to a key frame, it takes the n-th frame stored for the n-th shown: right if every frame stored
-    before a key frame is shown before it, and every one behind it later. torchcodec sorts frames by their times.
-    """
-    status = Path(path).stat()
-    return _read_frame_order(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=100_000)
-def _read_frame_order(path: str, size: int, changed: int) -> FrameOrder:
-    """Read it once a file; `size` and `changed` distinguish files that replace each other."""
     if explain_absence("pyav") is not None:
-        return FrameOrder.SHOWN
-    import av
+        return False
+    try:
+        with open_video(path):
+            return False
+    except VideoDecodeError as error:
+        return isinstance(error, NoPicturesError)
 
-    with av.open(path) as container:
-        stream = container.streams.video[0]
-        stored = [packet for packet in container.demux(stream) if packet.size]
-        keys = [packet.is_keyframe for packet in stored]
-        times = [packet.pts for packet in stored if packet.pts is not None]
-        if container.format.name == "avi" or len(times) < len(stored):
-            return FrameOrder.UNTIMED if stream.codec_context.has_b_frames else FrameOrder.SHOWN
-    before = [-(2**63), *itertools.accumulate(times, max)][:-1]
-    behind = [*itertools.accumulate(reversed(times), min)][::-1]
-    places = zip(keys, times, before, behind, strict=True)
-    shown = all(latest < time <= earliest for key, time, latest, earliest in places if key)
-    return FrameOrder.SHOWN if shown else FrameOrder.TIMED
+
+def describe_error(error: BaseException) -> str:
+    """Return an error in one line, without the place and the stack that C++ libraries add."""
+    if isinstance(error, OSError) or hasattr(error, "strerror"):
+        return f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
+    return _CXX_PLACE.sub("", str(error).strip().split("\n")[0]) or type(error).__name__
+
+
+def _read_start(path: str | Path) -> bytes:
+    """Read the first bytes of a regular file that is not empty; opening a pipe does not wait."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise ValueError("not a regular file but a folder, a pipe or a device")
+        start = os.read(handle, _READ)
+    finally:
+        os.close(handle)
+    if not start:
+        raise ValueError("the file is empty (0 bytes)")
+    return start
+
+
+def _name_container(start: bytes) -> str | None:
+    if start[4:8] in _ATOMS:
+        return "mov"
+    if start[:4] == b"RIFF" and start[8:11] == b"AVI":
+        return "avi"
+    for magic, name in _STARTS.items():
+        if start.startswith(magic):
+            return name
+    for first, step in _TRANSPORT:
+        syncs = start[first::step]
+        if len(syncs) > 1 and syncs.strip(b"G") == b"":
+            return "mpegts"
+    return None
+
+
+def _find_pictures(container: Any) -> Any:
+    """Return the first video stream that is not a cover, None without one."""
+    from av.stream import Disposition
+
+    return next(
+        (stream for stream in container.streams.video if Disposition.attached_pic not in stream.disposition), None
+    )

@@ -1,98 +1,98 @@
-"""Read frames by number with decord, torchcodec or PyAV, each of which gets only files that it reads rightly.
+"""Read frames of a video by number: from a key frame with decord or torchcodec, from the start with PyAV.
 
-decord cannot open a gif or turn every width of a rotated video, and takes wrong frames in silence where those around a
-key frame are stored in another order than shown (HEVC, MPEG-4 with B-frames such as XviD, H.264 with open groups).
-torchcodec needs the times of such frames, which AVI does not hold. PyAV reads everything, from the start.
+Which files decord and torchcodec get, `video_index.py` says. Neither reports damage inside a file, but the ffmpeg in
+each of them does (`native_log.py`): their frames are then thrown away, and PyAV's taken. These are the frames that come
+out one after another, so that no frame depends on what else is asked for; one that is damaged is an error.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+import contextlib
+import os
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from vision_peft.data.decoding.video_file import FrameOrder, read_frame_order
+from vision_peft.data.decoding.frame_pictures import PictureMaker
+from vision_peft.data.decoding.native_log import listen_to
+from vision_peft.data.decoding.video_file import open_video
+from vision_peft.data.decoding.video_index import VideoIndex
 
 
-class TooFewFrames(Exception):
-    """Fewer frames come out of a file than it announces."""
+def read_by_decord(path: str, index: VideoIndex, wanted: Sequence[int]) -> np.ndarray:
+    """Return the frames `wanted`, at least one, as uint8 `T H W 3`; seeks."""
+    import decord
 
-    def __init__(self, frames: int, announced: int) -> None:
-        super().__init__(f"only {frames} of {announced} frames can be decoded")
-        self.frames = frames
+    def read() -> tuple[int, np.ndarray]:
+        reader = decord.VideoReader(os.path.abspath(path), num_threads=1)  # noqa: PTH100
+        return len(reader), reader.get_batch(list(wanted)).asnumpy()
 
-
-class VideoReader(Protocol):
-    """An open video of `count` frames; it decodes with one thread."""
-
-    count: int
-
-    def __init__(self, path: str) -> None: ...
-
-    def frames(self, indices: Sequence[int]) -> np.ndarray:
-        """Return the frames `indices`, at least one, as uint8 `T H W 3`, turned as the file's rotation says."""
-        ...
+    return _read_without_errors("decord", read, index)
 
 
-class DecordReader:
-    """decord's: seeks."""
+def read_by_torchcodec(path: str, index: VideoIndex, wanted: Sequence[int]) -> np.ndarray:
+    """Return the frames `wanted`, at least one, as uint8 `T H W 3`; seeks."""
+    from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
 
-    def __init__(self, path: str) -> None:
-        import decord
+    def read() -> tuple[int, np.ndarray]:
+        file = os.path.abspath(path)  # noqa: PTH100
+        decoder = VideoDecoder(file, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+        return len(decoder), decoder.get_frames_at(list(wanted)).data.numpy()
 
-        if read_frame_order(path) is not FrameOrder.SHOWN:
-            raise ValueError("frames are stored in another order than shown: decord would take wrong ones")
-        self._reader = decord.VideoReader(path, num_threads=1)
-        self.count = len(self._reader)
-
-    def frames(self, indices: Sequence[int]) -> np.ndarray:
-        return self._reader.get_batch(list(indices)).asnumpy()
+    return _read_without_errors("torchcodec", read, index)
 
 
-class TorchCodecReader:
-    """torchcodec's: seeks."""
+def read_by_pyav(path: str, index: VideoIndex, wanted: Sequence[int]) -> np.ndarray | None:
+    """Return the frames `wanted` as uint8 `T H W 3`, None if they are not all there or none; reads from the start.
 
-    def __init__(self, path: str) -> None:
-        from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
-
-        if read_frame_order(path) is FrameOrder.UNTIMED:
-            raise ValueError("the file does not say when its frames are shown: torchcodec would take wrong ones")
-        self._decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
-        self.count = len(self._decoder)
-
-    def frames(self, indices: Sequence[int]) -> np.ndarray:
-        return self._decoder.get_frames_at(list(indices)).data.numpy()
-
-
-class PyAVReader:
-    """PyAV's: reads from the start to the last frame wanted."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        # the header's own count is a guess in many files, and 0 in webm; packets are counted without decoding
-        self.count = sum(1 for packet in self._read(decode=False) if packet.size and not packet.is_discard)
-
-    def frames(self, indices: Sequence[int]) -> np.ndarray:
-        wanted, last, found = set(indices), max(indices), {}
-        number = -1
-        for number, frame in enumerate(self._read(decode=True)):
-            if number in wanted:
-                # PyAV gives the angle that turns the stored picture upright, counter-clockwise
-                found[number] = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+    It reads to the end where the number of frames is not known yet, after which `index` knows it.
+    """
+    needed, found = set(wanted), dict[int, np.ndarray]()
+    last = max(needed, default=-1) if index.frames is not None else -1
+    maker = PictureMaker(index.turn)
+    with contextlib.closing(read_all(path, index)) as frames:
+        for number, frame in enumerate(frames):
+            if number in needed:
+                found[number] = maker.make(frame)
             if number == last:
                 break
-        if number < last:
-            raise TooFewFrames(number + 1, self.count)
-        return np.stack([found[index] for index in indices])
-
-    def _read(self, decode: bool) -> Iterator[Any]:
-        import av
-
-        with av.open(self._path) as container:
-            if not container.streams.video:
-                raise ValueError("the file holds no video stream")
-            stream = container.streams.video[0]
-            stream.thread_count = 1
-            yield from container.decode(stream) if decode else container.demux(stream)
+    return np.stack([found[number] for number in wanted]) if wanted and needed <= found.keys() else None
 
 
-READERS: dict[str, type[VideoReader]] = {"decord": DecordReader, "torchcodec": TorchCodecReader, "pyav": PyAVReader}
+def read_all(path: str | Path, index: VideoIndex) -> Generator[Any]:
+    """Yield PyAV's frames of a video as they are shown, decoded one after another; `index` learns their number.
+
+    Raises:
+        VideoDecodeError: a frame that is damaged or missing, frames of several sizes, no frames.
+    """
+    with open_video(path) as (container, stream):
+        size, times = None, list[int | None]()
+        for number, frame in enumerate(container.decode(stream)):
+            size = size or (frame.width, frame.height)
+            if size != (frame.width, frame.height):
+                change = f"from {size[0]}x{size[1]} to {frame.width}x{frame.height}"
+                raise ValueError(f"the size changes {change} at frame {number}")
+            if frame.is_corrupt:
+                raise ValueError(f"frame {number} is damaged")
+            if frame.rotation != index.rotation:
+                raise ValueError(f"it is turned another way from frame {number} on")
+            if index.proven and [frame.pts] != [*index.times[number : number + 1]]:
+                raise ValueError(f"frame {number} of {index.frames} is missing: the file is damaged")
+            times.append(frame.pts)
+            yield frame
+        if len(times) < (index.frames or 1):
+            raise ValueError(
+                f"only {len(times)} of {index.frames} frames can be decoded" if times else "it holds no frames"
+            )
+        index.learn(times)
+
+
+def _read_without_errors(name: str, read: Callable[[], tuple[int, np.ndarray]], index: VideoIndex) -> np.ndarray:
+    log = listen_to(name)
+    before = log.errors
+    count, frames = read()
+    if log.errors > before:
+        raise ValueError("it meets errors inside the file")
+    if count != index.frames:
+        raise ValueError(f"it counts {count} frames, the packets are {index.frames}")
+    return frames
