@@ -86,9 +86,7 @@ def _check(file: BinaryIO, size: int) -> None:
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         names = {member.filename: member.file_size for member in members}
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise RefusedFile("has compressed members, which torch does not write.")
-        if archive.comment or sum(names.values()) > size or len({name.lower() for name in names}) < len(members):
+        if not members:
             raise RefusedFile(_NO_FILE)
         root = members[0].filename.partition("/")[0]
         if f"{root}/constants.pkl" in names:
@@ -97,6 +95,10 @@ def _check(file: BinaryIO, size: int) -> None:
                 f"save its tensors and give that file: torch.save(torch.jit.load({archive.filename!r}, "
                 "map_location='cpu').state_dict(), 'clip.pth')"
             )
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise RefusedFile("has compressed members, which torch does not write.")
+        if archive.comment or sum(names.values()) > size or len({name.lower() for name in names}) < len(members):
+            raise RefusedFile(_NO_FILE)
         scan = _Scan(size, lambda key: names.get(f"{root}/data/{key}", -1))
         scan.run(pickletools.genops(archive.read(f"{root}/data.pkl")))
 

@@ -16,6 +16,7 @@ than one token; here it does.
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -51,7 +52,9 @@ class PromptEncoder(nn.Module):
         embedded = as_input(self.embedding.weight)
         if self.lstm is not None:
             # not every CPU has an LSTM in bfloat16, and a few tokens cost nothing in fp32
-            with torch.autocast(embedded.device.type, enabled=False):
+            kind = embedded.device.type
+            mixed = torch.amp.is_autocast_available(kind)
+            with torch.autocast(kind, enabled=False) if mixed else nullcontext():
                 embedded = self.lstm(embedded.unsqueeze(0))[0].squeeze(0)
         return self.mlp(embedded)
 
