@@ -55,7 +55,7 @@ def test_a_config_can_be_built_from_its_dataclasses(tiny: Tiny) -> None:
         ),
         methods=(vp.LoRA(rank=2),),
         data=typed.data,
-        recipe=Recipe(epochs=1, batch_size=8),
+        recipe=Recipe(epochs=1, batch_size=8, lr=vp.LoRA.recommended["lr"]),
         device="cpu",
         workers=0,
         output_dir=typed.output_dir,
