@@ -155,10 +155,11 @@ def test_a_dataset_that_loses_its_connection_is_not_taken_for_a_lost_process(
     (tmp_path / "photos").symlink_to(photos)
     for process in in_two_processes(functools.partial(train_on_a_broken_share, split=split), tmp_path)[:readers]:
         kind, text, trace = process["given"]
-        assert kind == "RuntimeError"
+        # val is looked at before training, and all of its files are named at once
+        assert kind == {"train": "RuntimeError", "val": "DataProblems"}[split]
         assert "ConnectionResetError: [Errno 104] Connection reset by peer" in text
         assert f"/{split}/" in text
-        assert "in image" in trace
+        assert "in image" in trace or split == "val"
 
 
 def test_a_store_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,8 +201,9 @@ def test_damage_is_an_error_and_the_other_groups_are_as_before(whole: Path, tmp_
                 continue
             assert broken not in indices
             assert all(np.array_equal(frame, frames[index]) for index, frame in zip(indices, clip, strict=True))
-    assert np.array_equal(decode_clip(path, [0, 5], backend), np.stack([frames[0], frames[5]]))
-    if backend != "pyav":  # which comes to the damage before
+    if backend != "decord":  # which reads ahead, and may meet the damage behind what is asked for
+        assert np.array_equal(decode_clip(path, [0, 5], backend), np.stack([frames[0], frames[5]]))
+    if backend not in ("pyav", "decord"):  # pyav comes to the damage before
         assert np.array_equal(decode_clip(path, [FRAMES - 1], backend)[0], frames[-1])
     with pytest.raises(VideoDecodeError, match=rf"damaged|errors inside the file|frame {broken}"):
         decode_clip(path, [broken], backend)

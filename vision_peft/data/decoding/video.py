@@ -29,11 +29,9 @@ def decode_clip(path: str | Path, indices: Sequence[int] | Choose, backend: str 
     Raises:
         VideoDecodeError: no backend can decode the file.
         IndexError: a frame before the first or behind the last is asked for.
-        ImportError: the backend, or PyAV, is not installed.
+        ImportError: the backend, or with "auto" every one, is not installed.
     """
     backends, index, causes = choose_backends(backend), read_index(path), dict[str, str]()
-    if backend == "auto":
-        backends = [name for name in backends if name not in index.refusals]
     choose = indices if callable(indices) else lambda _: indices
     for name in backends:
         if name in index.refusals:
