@@ -71,7 +71,7 @@ def test_the_command_line_takes_such_names() -> None:
         ([], r"not a timm model: wanted a timm architecture in its config\.json, got 'None'"),
         ({"architecture": "vit_tiny_patch16_244"}, r"_244' \(did you mean vit_tiny_patch16_224\?\)"),
         ({**CONFIG, "model_args": {"depth": 10**9}}, "the argument depth is 1000000000: wanted a number up to 512"),
-        ({**CONFIG, "model_args": {"embed_dim": 10**400}}, "embed_dim is 1000.*: wanted a number up to 65,536"),
+        ({**CONFIG, "model_args": {"embed_dim": 10**400}}, "has 401 digits, wanted less than"),
         ({**CONFIG, "model_args": {"embed_dim": 30000, "depth": 500}}, "parameters, wanted at most 10,000,000,000"),
         ({**CONFIG, "model_args": {"embed_dim": "wide"}}, "timm cannot build"),
         ({**CONFIG, "model_args": {"act_layer": "x" * 1000}}, "wanted at most 200 letters"),
