@@ -1,6 +1,5 @@
 """Every command and every line of Python that the README shows works."""
 
-import json
 import os
 import re
 import shlex
@@ -9,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.forked import run_tool
 
 import vision_peft as vp
 from vision_peft.data import DATASETS
@@ -28,37 +28,11 @@ TINY = [
     "backbone.img_size=32",
     "backbone.kwargs={embed_dim: 32, depth: 2, num_heads: 2}",
     "recipe.epochs=1",
+    "workers=0",
 ]
 
 
 TRAINING = ("train", "tune", "benchmark")
-
-# Reads JSON lines [[tool, argument, ...], file]; runs each in a fork, its output into the file; answers the exit codes.
-TOOLS = """
-import json, os, runpy, sys
-import vision_peft.training.benchmark, vision_peft.training.evaluate_saved
-import vision_peft.training.suite, vision_peft.training.search
-import torchmetrics.functional.classification, matplotlib.pyplot
-for line in sys.stdin:
-    words, out = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
-        sys.argv, sys.path[0], code = words, os.path.dirname(words[0]), 0
-        try:
-            runpy.run_path(words[0], run_name="__main__")
-        except SystemExit as end:
-            code = end.code or 0
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-            code = 1
-        sys.stdout.flush()
-        os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
 
 
 def run(command: list[str], cwd: Path) -> str:
@@ -90,32 +64,7 @@ def test_python_of_the_readme_runs(tmp_path):
         run([sys.executable, "-c", text], tmp_path)
 
 
-@pytest.fixture
-def tool(tmp_path):
-    """`tool(words)`: the output of a tool in a process forked from one that has imported what all tools import."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-c", TOOLS]
-    with subprocess.Popen(
-        words, cwd=tmp_path, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as server:
-
-        def run_tool(words: list[str]) -> str:
-            assert server.stdin is not None
-            assert server.stdout is not None
-            out = tmp_path / "output.txt"
-            server.stdin.write(json.dumps([words, str(out)]) + "\n")
-            server.stdin.flush()
-            code = server.stdout.readline()
-            text = out.read_text()
-            assert code == "0\n", text
-            return text
-
-        yield run_tool
-        assert server.stdin is not None
-        server.stdin.close()
-
-
-def test_commands_of_the_readme_run_one_after_another(repository, tmp_path, tool):
+def test_commands_of_the_readme_run_one_after_another(tmp_path):
     # As typed, but on a tiny random backbone and miniature data, so that the whole list takes a minute.
     _photos(tmp_path / "photos")
     _vtab(tmp_path / "vtab-1k" / "clothing")
@@ -124,14 +73,17 @@ def test_commands_of_the_readme_run_one_after_another(repository, tmp_path, tool
         if words[0] == "pip":
             continue
         assert words[0] == "vision-peft"
-        verb, script = words[1], repository / "tools" / f"{words[1].replace('-', '_')}.py"
+        verb = words[1]
         if verb == "evaluate":
             (folder,) = tmp_path.glob("runs/digits/vit_tiny*/adaptformer/*seed0")
             words[2] = str(folder)
         extra = TINY if verb in TRAINING and "--help" not in words else []
+        extra = [*extra, "--updates=2", "--seconds=0.1"] if verb == "benchmark" else extra
         extra = [word for word in extra if not any(w.startswith(word.partition("=")[0] + "=") for w in words[2:])]
         words = [word.replace("backbone.img_size=112", "backbone.img_size=32") for word in words]
-        assert tool([str(script), *words[2:], *extra]).strip()
+        done = run_tool(f"{verb.replace('-', '_')}.py", tmp_path, *words[2:], *extra)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.strip()
     assert {p.suffix for p in tmp_path.glob("accuracy.*")} == {".png", ".svg", ".csv"}
 
 

@@ -2,8 +2,9 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
+
+from support.forked import run_tool
 
 TINY = [
     "backbone=timm",
@@ -15,8 +16,7 @@ TINY = [
 
 
 def benchmark(repository: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(repository / "tools" / "benchmark.py"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return run_tool("benchmark.py", folder, *arguments)
 
 
 def test_pipeline_and_settings_are_reported(repository: Path, tmp_path: Path) -> None:

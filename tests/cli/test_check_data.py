@@ -1,7 +1,6 @@
 """`vision-peft check-data` as a user types it: exit code, report, sheet, mistakes."""
 
 import json
-import os
 import runpy
 import subprocess
 import sys
@@ -11,15 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.cli import LOADING
+from support.forked import run_tool
 
 Check = Callable[..., tuple[int | str | None, str, str]]
 
 
 def run(repository: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, str(repository / "tools" / "check_data.py"), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return run_tool("check_data.py", folder, *arguments)
 
 
 @pytest.fixture
@@ -54,7 +51,7 @@ def check_here(
 
 def test_a_sound_set_ends_with_0_a_report_and_a_sheet(repository: Path, tmp_path: Path, photos: Path) -> None:
     done = run(repository, tmp_path, "data=folder", "data.root=photos", "--out", "checked", "--workers", "1")
-    assert (done.returncode, done.stderr) == (0, LOADING)
+    assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         f"folder: 2 classes, 12 images below {photos}",
         "split     images  per class  empty classes  width  height  sizes  formats and modes",
@@ -80,7 +77,7 @@ def test_problems_end_with_1_and_stand_in_the_json(repository: Path, tmp_path: P
     copied.write_bytes((photos / "train" / "cat" / "1.png").read_bytes())
     (photos / "val" / "cat" / "1.png").write_bytes(b"")
     done = run(repository, tmp_path, "--json", "new/report.json", "data=folder", "data.root=photos")
-    assert (done.returncode, done.stderr) == (1, LOADING)
+    assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.splitlines()[6:] == [
         "3 problems",
         "  unreadable: val/cat/1.png: the file is empty (0 bytes)",

@@ -4,7 +4,7 @@ import csv
 import re
 from pathlib import Path
 
-from support.cli import run_module
+from support.forked import run_tool
 from support.tiny_run import TINY
 
 
@@ -12,13 +12,15 @@ def test_settings_stay_apart_and_a_diverged_seed_is_counted_in_table_picture_and
     photos: Path, tmp_path: Path
 ) -> None:
     words = [*TINY, "data=folder", f"data.root={photos}", "method=lora", "recipe.epochs=1"]
-    done = run_module(tmp_path, "train", "-m", *words, "seed=0,1", "recipe.augment=none,flip", "recipe.mixup=0,0.8")
+    done = run_tool("train.py", tmp_path, "-m", *words, "seed=0,1", "recipe.augment=none,flip", "recipe.mixup=0,0.8")
     assert done.returncode == 0, done.stderr
-    done = run_module(tmp_path, "train", *words, "seed=2", "recipe.mixup=0.8", "recipe.optimizer=sgd", "recipe.lr=1e30")
+    done = run_tool(
+        "train.py", tmp_path, *words, "seed=2", "recipe.mixup=0.8", "recipe.optimizer=sgd", "recipe.lr=1e30"
+    )
     assert done.returncode == 2
     (status,) = tmp_path.glob("runs/**/status.json")
 
-    done = run_module(tmp_path, "report", "runs", "--out", "table.md", COLUMNS="500")
+    done = run_tool("report.py", tmp_path, "runs", "--out", "table.md", COLUMNS="500")
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[0] == f"{status.parent.relative_to(tmp_path)} has not finished (diverged): left out"
     text = (tmp_path / "table.md").read_text()
@@ -36,7 +38,7 @@ def test_settings_stay_apart_and_a_diverged_seed_is_counted_in_table_picture_and
     assert "optimizer=sgd" in note
     assert "): 1 of 1 seed diverged at update " in note
 
-    done = run_module(tmp_path, "plot", "runs", "--out", "picture")
+    done = run_tool("plot.py", tmp_path, "runs", "--out", "picture")
     assert done.returncode == 0, done.stderr
     with (tmp_path / "picture.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))

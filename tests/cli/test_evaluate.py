@@ -1,10 +1,10 @@
 """`tools/evaluate.py` gives the figures that training reported."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
+
+from support.forked import run_tool
 
 from vision_peft.results.row import read_row
 
@@ -13,9 +13,7 @@ TINY += ["backbone.kwargs.depth=2", "backbone.kwargs.embed_dim=24", "recipe.epoc
 
 
 def run(repository: Path, folder: Path, tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, str(repository / "tools" / tool), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return run_tool(tool, folder, *arguments)
 
 
 def test_evaluating_a_run_gives_the_same_figures_and_mistakes_are_one_line(repository: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.forked import run_tool
 
 import vision_peft as vp
 from vision_peft.results.find_rows import find_rows
@@ -19,8 +20,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def run(repository: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, str(repository / "tools" / "train.py"), *arguments]
-    return subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    return run_tool("train.py", folder, *arguments)
 
 
 def test_help_tells_a_newcomer_what_to_type(repository: Path, tmp_path: Path) -> None:

@@ -1,12 +1,10 @@
 """`tools/train.py data.task=<group>` as a user starts it."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from support.cli import LOADING
+from support.forked import run_tool
 from support.tiny_run import TINY
 from support.tiny_vtab import write_vtab
 
@@ -20,9 +18,7 @@ SPECIALIZED = list(VTAB1k.suite["specialized"])
 def run(repository: Path, tmp_path: Path):
     def start(*arguments: str) -> subprocess.CompletedProcess[str]:
         tiny = [*TINY, "recipe.epochs=1", "data=vtab1k", "data.root=vtab-1k"]
-        words = [sys.executable, "-W", "ignore", str(repository / "tools" / "train.py"), *tiny, *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        return run_tool("train.py", tmp_path, *tiny, *arguments, PYTHONWARNINGS="ignore")
 
     return start
 
@@ -55,9 +51,7 @@ def test_tasks_by_name_run_with_m_and_cfg_shows_the_group(run, tmp_path: Path) -
     assert {row.task for row in find_rows([tmp_path / "runs"])} == {"eurosat", "gravel"}
     missing = run("method=linear", "data.task=specialized")
     assert missing.returncode == 2
-    assert missing.stderr.removeprefix(LOADING).startswith(
-        "error: data.root=vtab-1k lacks 3 of 4 tasks: patch_camelyon, resisc45, diab"
-    )
+    assert missing.stderr.startswith("error: data.root=vtab-1k lacks 3 of 4 tasks: patch_camelyon, resisc45, diab")
     shown = run("method=linear", "data.task=all", "--cfg", "job")
     assert shown.returncode == 0
     assert "  task: all\n" in shown.stdout

@@ -1,20 +1,16 @@
 """`tools/tune.py` as a user starts it, from another folder than the checkout."""
 
-import os
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from support.cli import LOADING
+from support.forked import run_tool
 from support.tiny_run import TINY
 from support.tiny_vtab import write_vtab
 
 from vision_peft.results.find_rows import find_rows
 from vision_peft.runs.run_config import read_config
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
 @pytest.fixture
@@ -33,8 +29,7 @@ def mend(folder: Path) -> None:
 
 
 def run(repository: Path, folder: Path, tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, str(repository / "tools" / tool), *arguments]
-    return subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    return run_tool(tool, folder, *arguments, PYTHONWARNINGS="ignore")
 
 
 def test_a_published_grid_is_searched_without_test_and_the_printed_command_reads_it(
@@ -83,7 +78,7 @@ def test_a_mistake_is_one_line_before_the_first_trial(
 ) -> None:
     done = run(repository, tmp_path, "tune.py", *TINY, *words)
     assert done.returncode == 2
-    errors = done.stderr.removeprefix(LOADING)
+    errors = done.stderr
     assert errors.startswith("error: ")
     assert len(errors.splitlines()) == 1
     assert expected in done.stderr

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from support.families import FAMILIES
 from support.matrix import (
-    COMPILED_VARIANTS,
+    COMPILED,
     COVER,
     METHODS,
     PER_FAMILY,
@@ -15,12 +15,13 @@ from support.matrix import (
     choose_compiled,
     choose_cover,
     every_case,
+    every_compiled_case,
     every_refusal,
 )
 
 import vision_peft as vp
 
-COMPILED = choose_compiled(COVER)
+COMPILED_CASES = choose_compiled(COVER)
 
 
 def families_of(method, cases):
@@ -42,15 +43,19 @@ def test_every_family_runs_under_six_methods():
         assert len(names_on(family, COVER)) >= PER_FAMILY, family
 
 
-def test_every_default_is_compiled_wherever_it_runs_and_other_settings_on_three_families():
+def test_every_setting_and_every_family_is_compiled_and_all_else_by_the_whole_matrix():
     for method in METHODS:
-        compiled, run = families_of(method, COMPILED), families_of(method, COVER)
-        assert compiled == run if method == type(method)() else len(compiled) == min(COMPILED_VARIANTS, len(run))
+        compiled, run = families_of(method, COMPILED_CASES), families_of(method, COVER)
+        assert len(compiled) >= min(COMPILED if method == type(method)() else 1, len(run)), method
+    for family in FAMILIES:
+        assert sum(other == family for _, other in COMPILED_CASES) >= COMPILED, family
+    assert set(COMPILED_CASES) <= set(COVER)
+    assert {case.values for case in every_compiled_case.args[1]} == set(PRODUCT)
 
 
 def test_every_reason_to_bake_before_compiling_is_met():
     reasons = {(method.name, method.bake_before_compile) for method in METHODS}
-    assert reasons == {(method.name, method.bake_before_compile) for method, _ in COMPILED}
+    assert reasons == {(method.name, method.bake_before_compile) for method, _ in COMPILED_CASES}
     assert ("p_tuning", "LSTM") in reasons
 
 

@@ -18,7 +18,7 @@ import vision_peft as vp
 
 PER_SETTING = 4  # families under which the default suite runs a setting, all where it fits fewer
 PER_FAMILY = 6  # methods that it runs on a family
-COMPILED_VARIANTS = 3  # families on which it compiles settings other than a method's default
+COMPILED = 2  # families on which it compiles a setting that is a method's default, other settings on one
 
 # Settings beyond the defaults, by method name.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -125,11 +125,15 @@ COVER = choose_cover(PRODUCT)
 
 
 def choose_compiled(cover: list[Case]) -> list[Case]:
-    """The cases of ``cover`` that are compiled too: defaults all, other settings on a few families."""
-    chosen = []
+    """The cases of ``cover`` that are compiled too: every setting, defaults ``COMPILED`` times, and so every family."""
+    ranked = sorted(cover, key=_rank)
+    chosen: set[Case] = set()
     for method in METHODS:
-        own = sorted((case for case in cover if case[0] == method), key=_rank)
-        chosen += own if method == type(method)() else own[:COMPILED_VARIANTS]
+        own = [case for case in ranked if case[0] == method]
+        chosen |= set(own[: COMPILED if method == type(method)() else 1])
+    for family in FAMILIES:
+        own = [case for case in ranked if case[1] == family and case not in chosen]
+        chosen |= set(own[: max(0, COMPILED - sum(other == family for _, other in chosen))])
     return [case for case in cover if case in chosen]
 
 

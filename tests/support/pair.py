@@ -3,16 +3,14 @@
 import contextlib
 import os
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
-from torch.multiprocessing.spawn import ProcessException, spawn
+from support.forked import start_pair
+from torch.multiprocessing.spawn import ProcessException
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 Action = Callable[[int, Path], Any]  # rank and folder to something that torch.save can write
 
 
@@ -24,15 +22,13 @@ def in_two_processes(action: Action, folder: Path) -> list[dict[str, Any]]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    # They find the module of a test by its name, which begins at the root of the checkout, however pytest was started.
-    with mock.patch.object(sys, "path", [str(REPOSITORY), *sys.path]):
-        try:
-            spawn(_process, (port, action, folder), nprocs=2)
-        except ProcessException as error:
-            for path in (folder / f"{name}{rank}" for rank in range(2) for name in ("out", "err")):
-                if path.exists() and path.stat().st_size:
-                    error.add_note(f"{path.name}:\n{path.read_text()}")
-            raise
+    try:
+        start_pair(_process, (port, action, folder))
+    except ProcessException as error:
+        for path in (folder / f"{name}{rank}" for rank in range(2) for name in ("out", "err")):
+            if path.exists() and path.stat().st_size:
+                error.add_note(f"{path.name}:\n{path.read_text()}")
+        raise
     found = []
     for rank in range(2):
         printed = {name: (folder / f"{name}{rank}").read_text() for name in ("out", "err")}

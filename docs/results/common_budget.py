@@ -1,0 +1,178 @@
+"""Make the rows of the tables in this folder, every method under one rule. It can be stopped, and goes on where it was.
+
+    python docs/results/common_budget.py digits                       # all methods on the embedded digits
+    python docs/results/common_budget.py clothing --methods lora vpt  # needs vtab-1k/ and fgvc/ in the current folder
+    python docs/results/common_budget.py digits --part 2/2            # every second method, beside another process
+    python docs/results/common_budget.py digits --unpack runs         # result.json files for report and plot
+
+The rule: learning rates are rungs of the ladder 1e-5, 3e-5, 1e-4, ... From the rung nearest to what the method
+recommends, five epochs a rung, seed 0, until val puts a worse rung on either side of the best. With the best, 20 epochs
+too, and 100 where only the head trains, on features that are computed once. val chooses: the highest top-1, at a tie
+the lower loss. The chosen setting is trained with the seeds 0, 1, 2, each of which reads test once. All of it stands in
+rows/<set>/<setting>.jsonl, trials (test not read) and final rows alike.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vision_peft.results.row import to_values
+from vision_peft.training import compose_config, train
+from vision_peft.training.progress import Diverged
+
+ROWS = Path(__file__).parent / "rows"
+LADDER = [digit * 10.0**power for power in range(-5, 0) for digit in (1, 3)]  # 1e-5 to 0.3
+SEEDS = (0, 1, 2)
+METHODS = {  # setting -> what is typed
+    "linear": ["method=linear"],
+    "adaptformer": ["method=adaptformer"],
+    "lora": ["method=lora"],
+    "vpt": ["method=vpt"],
+    "full": ["method=full"],
+    "houlsby": ["method=houlsby"],
+    "prefix_tuning": ["method=prefix_tuning"],
+    "p_tuning_v2": ["method=p_tuning_v2"],
+    "p_tuning": ["method=p_tuning"],
+    "prompt_tuning": ["method=prompt_tuning"],
+    "ia3": ["method=ia3"],
+    "ssf": ["method=ssf"],
+    "repadapter": ["method=repadapter"],
+    "fact": ["method=fact"],
+    "convpass": ["method=convpass"],
+    "adapter_plus": ["method=adapter_plus"],
+    "lst": ["method=lst"],
+    "bitfit": ["method=bitfit"],
+    "norm_tuning": ["method=norm_tuning"],
+    "partial": ["method=partial"],
+    "vpt_shallow": ["method=vpt", "method.deep=false"],
+    "pfeiffer": ["method=houlsby", "method.positions=[mlp]"],
+    "fact_tk": ["method=fact", "method.form=tk", "method.rank=32"],
+}
+VTAB = ["data=vtab1k", "data.root=vtab-1k", "protocol=val_select", "backbone.img_size=56"]
+SETS = {
+    "digits": ["data=digits"],
+    "digits_28px": ["data=digits", "backbone.img_size=28"],
+    "clothing": [*VTAB, "data.task=clothing"],
+    "rsscn7": [*VTAB, "data.task=rsscn7"],
+    "cifar10": [*VTAB, "data.task=cifar10"],
+    "sign_digits": ["data=fgvc", "data.root=fgvc", "data.task=sign_digits", *VTAB[2:]],
+}
+
+
+Line = dict[str, Any]  # of a file of rows: what result.json holds
+
+
+class Book:
+    """The rows of one setting on one data set, in a file to which each finished run adds a line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines = [json.loads(text) for text in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+    @property
+    def trials(self) -> list[Line]:
+        """The runs that did not read test."""
+        return [line for line in self.lines if line["top1"] is None]
+
+    def find(self, lr: float, epochs: int, seed: int, tested: bool) -> Line | None:
+        """Find the line of a run that was done before."""
+        wanted = (lr, epochs, seed, tested)
+        runs = ((line["lr"], line["epochs"], line["seed"], line["top1"] is not None) for line in self.lines)
+        return next((line for line, run in zip(self.lines, runs, strict=True) if run == wanted), None)
+
+    def add(self, line: Line) -> Line:
+        """Keep a line."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.lines.append(line)
+        return line
+
+
+def run(
+    book: Book, typed: list[str], lr: float, epochs: int, seed: int = 0, tried: dict[str, list[Any]] | None = None
+) -> Line:
+    """Train, or find the row; test is read where `tried` says what was compared before."""
+    if (line := book.find(lr, epochs, seed, tried is not None)) is not None:
+        return line
+    words = [*typed, f"recipe.lr={lr:g}", f"recipe.epochs={epochs}", f"seed={seed}"]
+    config = compose_config([*words, "output_dir=runs", *([] if tried else ["read_test=false"])])
+    try:
+        row = train(config, " ".join(["vision-peft train", *words]), tried).row
+    except Diverged as error:
+        print(f"diverged: {error}", flush=True)
+        failed = {"lr": lr, "epochs": epochs, "seed": seed, "top1": None, "val_top1": None, "val_loss": None}
+        return book.add({**failed, "status": "diverged", "reason": str(error)})
+    values = to_values(row)
+    assert values is not None
+    if tried is None:
+        losses = [entry["val_loss"] for entry in row.curve if entry.get("val_top1") == row.val_top1]
+        values = {**values, "curve": [], "val_loss": min(losses, default=None)}
+    return book.add(values)
+
+
+def quality(line: Line) -> tuple[float, float]:
+    """Return what val compares: top-1, then the loss (negative)."""
+    top1, loss = line["val_top1"], line["val_loss"]
+    return (-math.inf if top1 is None else top1, -math.inf if loss is None else -loss)
+
+
+def climb(book: Book, typed: list[str]) -> Line:
+    """Try rungs of the ladder, five epochs each, until the best has a neighbour on either side."""
+    recommended = compose_config(typed).recipe.lr
+    start = min(range(len(LADDER)), key=lambda rung: abs(math.log(LADDER[rung] / recommended)))
+    rungs = {start}
+    while True:
+        trials = {rung: run(book, typed, LADDER[rung], 5) for rung in sorted(rungs)}
+        best = max(trials, key=lambda rung: quality(trials[rung]))
+        missing = {best - 1, best + 1} & set(range(len(LADDER))) - rungs
+        if not missing:
+            return trials[best]
+        rungs |= missing
+
+
+def study(setting: str, name: str) -> Iterator[Line]:
+    """Search, then train the chosen setting with every seed."""
+    typed = [*SETS[name], *METHODS[setting]]
+    book = Book(ROWS / name / f"{setting}.jsonl")
+    best = climb(book, typed)
+    lengths = (20, 100) if setting == "linear" else (20,)
+    best = max([best, *(run(book, typed, best["lr"], epochs) for epochs in lengths)], key=quality)
+    tried = {f"recipe.{key}": sorted({line[key] for line in book.trials}) for key in ("lr", "epochs")}
+    for seed in SEEDS:
+        yield run(book, typed, best["lr"], best["epochs"], seed, tried)
+
+
+def unpack(name: str, folder: Path) -> None:
+    """Write the final rows of a set as result.json files, which report and plot read."""
+    for path in sorted((ROWS / name).glob("*.jsonl")):
+        for line in Book(path).lines:
+            if line["top1"] is not None:
+                target = folder / name / path.stem / f"seed{line['seed']}"
+                target.mkdir(parents=True, exist_ok=True)
+                (target / "result.json").write_text(json.dumps(line), encoding="utf-8")
+
+
+def main() -> None:
+    """Run what is missing, setting by setting."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", choices=list(SETS))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--part", default="1/1", help="which of how many processes this is")
+    parser.add_argument("--unpack", type=Path, metavar="FOLDER")
+    arguments = parser.parse_args()
+    if arguments.unpack:
+        unpack(arguments.set, arguments.unpack)
+        return
+    part, parts = map(int, arguments.part.split("/"))
+    for setting in arguments.methods[part - 1 :: parts]:
+        for line in study(setting, arguments.set):
+            chosen = f"lr {line['lr']:g}, {line['epochs']} epochs"
+            print(f"== {arguments.set} {setting} seed {line['seed']}: {line['top1']:.2f} ({chosen})", flush=True)
+
+
+if __name__ == "__main__":
+    main()
