@@ -27,6 +27,18 @@ def make_image() -> MakeImage:
 
 
 @pytest.fixture
+def fill(make_image: MakeImage) -> Callable[..., None]:
+    """Writes so many images into class folders of `folder`."""
+
+    def make(folder: Path, extension: str = "png", **counts: int) -> None:
+        for name, count in counts.items():
+            for number in range(count):
+                make_image(folder / name / f"{number:03d}.{extension}", value=number)
+
+    return make
+
+
+@pytest.fixture
 def make_task(tmp_path: Path, make_image: MakeImage) -> MakeTask:
     """Writes a VTAB-1k task folder whose splits hold the given labels, and gives its path."""
 

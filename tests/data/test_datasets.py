@@ -22,7 +22,9 @@ def test_the_families_are_found_by_reading_the_folder() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_config_file_holds_the_fields_and_their_defaults(repository: Path, name: str) -> None:
     config = yaml.safe_load((repository / "configs" / "data" / f"{name}.yaml").read_text())
-    assert config == {"name": name, **{field.name: field.default for field in fields(DATASETS[name])}}
+    defaults = {field.name: field.default for field in fields(DATASETS[name])}
+    lists = {key: list(value) for key, value in defaults.items() if isinstance(value, tuple)}
+    assert config == {"name": name, **defaults, **lists}
 
 
 @pytest.mark.parametrize("name", FAMILIES)

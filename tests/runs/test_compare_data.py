@@ -87,7 +87,7 @@ def test_images_of_another_class_and_another_order_are_said(tree: Path) -> None:
     test = data.splits["test"]
     data.splits = {**data.splits, "test": test.subset(range(23, -1, -1))}
     assert describe_changes(saved(tree), data) == {"test": "the same items in another order"}
-    test.labels[0] = 2
+    test.labels = [2, *test.labels[1:]]
     data = DataRecord({"test": test}, data.config)
     assert describe_changes(saved(tree), data) == {"test": "1 of another class (test/blue/0.png: red, blue before)"}
 

@@ -6,15 +6,15 @@ import pytest
 
 from vision_peft.config.parse import Config
 from vision_peft.config.schema import Recipe
-from vision_peft.data.datasets.folder import Folder
+from vision_peft.data.annotations.split_items import SplitItems
 from vision_peft.training.build import check_shares, create_model, input_settings, load_splits
 
 Tiny = Callable[..., Config]
 
 
 def test_a_search_trial_does_not_open_the_test_split(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    load, opened = Folder.load, []
-    monkeypatch.setattr(Folder, "load", lambda self, split: opened.append(split) or load(self, split))
+    take, opened = SplitItems.take, []
+    monkeypatch.setattr(SplitItems, "take", lambda self, split: opened.append(split) or take(self, split))
     assert list(load_splits(tiny("read_test=false"))) == opened == ["train", "val"]
     assert "test" in load_splits(tiny("read_test=false", "protocol=best_test"))
     assert "test" in load_splits(tiny())

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from vision_peft.data.problems import unknown
 
 CLASS_WEIGHTS = ("none", "balanced")
@@ -17,8 +19,6 @@ def compute_class_weights(labels: Sequence[int], classes: int, how: str) -> list
         raise unknown("class weights", how, CLASS_WEIGHTS)
     if how == "none":
         return [1.0] * classes
-    counts = [0] * classes
-    for label in labels:
-        counts[label] += 1
+    counts = np.bincount(np.asarray(labels, dtype=np.int64), minlength=classes).tolist()
     present = sum(count > 0 for count in counts)
     return [len(labels) / (present * count) if count else 0.0 for count in counts]

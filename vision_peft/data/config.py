@@ -1,7 +1,7 @@
 """What every dataset family asks of a user: the config, the four splits, the folder of the data."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -38,6 +38,16 @@ class DataConfig(Checked, ABC):
             ValueError: an unknown split or bad content, all problems at once.
             FileNotFoundError: a missing folder or list.
         """
+
+    def open_splits(self, problems: list[str] | None = None) -> Callable[[str], ImageDataset]:
+        """Return what `load` is, for one split after another.
+
+        Data whose splits lie in one tree or are checked against each other is read here, once.
+
+        Args:
+            problems: of the content; they are appended to the list, and what is sound can be loaded. None: raise them.
+        """
+        return self.load
 
     def draws_by_name(self) -> bool:
         """Whether a split is drawn by the names of the items, which versions without data.json drew otherwise."""

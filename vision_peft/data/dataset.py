@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from vision_peft.data.decoding.images import ImageHeader
 from vision_peft.data.decoding.pixel_store import Store
+from vision_peft.data.flat_arrays import IntArray
 from vision_peft.data.transforms.images import eval_transform, select_geometry, train_transform
 
 
@@ -33,7 +34,7 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
 
     def __init__(self, classes: Sequence[str], labels: Iterable[int]) -> None:
         self.classes = list(classes)
-        self.labels = [int(label) for label in labels]
+        self.labels: Sequence[int] = IntArray(labels)
         self.transform: Callable[[Any], Any] | None = None
 
     @abstractmethod
@@ -147,7 +148,7 @@ class ImageSubset(ImageDataset):
     """Some items of a dataset of images."""
 
     def __init__(self, dataset: ImageDataset, items: Sequence[int]) -> None:
-        super().__init__(dataset.classes, [dataset.labels[item] for item in items])
+        super().__init__(dataset.classes, IntArray(dataset.labels).take(items))
         self.whole, self.items = dataset, items
 
     def image(self, index: int) -> Image.Image:

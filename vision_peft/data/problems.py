@@ -33,3 +33,8 @@ def unknown(what: str, got: str, choices: Iterable[str]) -> ValueError:
     choices = list(choices)
     hint = did_you_mean(str(got), choices)
     return ValueError(f"unknown {what} {got!r}{hint}: wanted one of {', '.join(choices)}")
+
+
+def quote(text: str) -> str:
+    """Quote `text` for a message, without its middle where it is long."""
+    return repr(text if len(text) <= 120 else f"{text[:100]}...{text[-15:]}")

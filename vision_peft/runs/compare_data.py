@@ -1,8 +1,11 @@
 """Compare the data of now with what a run was made of, and decide what that means for the run."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from vision_peft.runs.data_record import DATA, DataRecord, Item
 from vision_peft.runs.saved_data import SavedData, read_saved_data
@@ -125,11 +128,12 @@ def describe_changes(saved: SavedData, record: DataRecord) -> dict[str, str]:
 
 def list_trained_on(saved: SavedData, record: DataRecord, split: str) -> list[str]:
     """List the items of `split` that the run learns from, by name and size."""
-    items = {item.name: item for item in record.items(split)}
+    hashes = {hash((item.name, item.size)) for item in record.items(split)}
     parts = [part for part in TRAINED if part in saved.splits]
     trained = (item for part in parts for item in saved.items(part))
-    found = (item.name for item in trained if item.name in items and items[item.name].size == item.size)
-    return list(dict.fromkeys(found))
+    found = {item.name: item.size for item in trained if hash((item.name, item.size)) in hashes}
+    here = {(item.name, item.size) for item in record.items(split) if item.name in found} if found else set()
+    return [name for name, size in found.items() if (name, size) in here]
 
 
 def _on_other_data(folder: Path, root: str) -> ValueError:
@@ -140,11 +144,11 @@ def _on_other_data(folder: Path, root: str) -> ValueError:
 
 
 def _describe_split(saved: SavedData, record: DataRecord, split: str) -> str:
-    now = {item.name: item for item in record.items(split)}
+    before, now = _select_differing(saved, record, split)
     removed: list[str] = []
     sizes: list[str] = []
     classes: list[str] = []
-    for item in saved.items(split):
+    for item in before:
         there = now.pop(item.name, None)
         if there is None:
             removed.append(item.name)
@@ -158,6 +162,22 @@ def _describe_split(saved: SavedData, record: DataRecord, split: str) -> str:
     for origin, number in _find_origins(saved, split, now):
         words.append(f"{number:,} of the {len(record.sizes[split]):,} now were in {origin}")
     return ", ".join(words) or "the same items in another order"
+
+
+def _select_differing(saved: SavedData, record: DataRecord, split: str) -> tuple[list[Item], dict[str, Item]]:
+    """Return the items of then and, by name, those of now that are not the same on the other side.
+
+    Of a million items nothing is kept but a hash of each.
+    """
+
+    def hash_all(items: Iterator[Item], classes: Sequence[str]) -> np.ndarray:
+        hashes = (hash((item.name, _class(classes, item), item.size)) for item in items)
+        return np.fromiter(hashes, np.int64)
+
+    then, there = hash_all(saved.items(split), saved.classes), hash_all(record.items(split), record.classes)
+    before = list(compress(saved.items(split), (~np.isin(then, there)).tolist()))
+    now = {item.name: item for item in compress(record.items(split), (~np.isin(there, then)).tolist())}
+    return before, now
 
 
 def _find_origins(saved: SavedData, split: str, added: Collection[str]) -> Iterator[tuple[str, int]]:

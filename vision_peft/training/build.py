@@ -1,5 +1,6 @@
 """From a checked config to what the loop needs: datasets with transforms, a model with methods and head."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ def load_splits(config: Config) -> dict[str, ImageDataset]:
             for a backbone of images and the other way round.
     """
     names = list_splits(config.protocol, config.read_test)
-    splits = {name: config.data.load(name) for name in names}
+    load = config.data.open_splits()
+    splits = {name: load(name) for name in names}
     first = splits[names[0]]
     check_items(config.backbone, config.data, first)
     for name, dataset in splits.items():
@@ -46,7 +48,7 @@ def load_splits(config: Config) -> dict[str, ImageDataset]:
                 f"{_some(dataset.classes)} against {_some(first.classes)}"
             )
     if len(set(first.classes)) < len(first.classes):
-        twice = sorted({name for name in first.classes if first.classes.count(name) > 1})
+        twice = sorted(name for name, times in Counter(first.classes).items() if times > 1)
         raise ValueError(f"data={config.data.name}: class names must differ, twice there: {', '.join(twice)}")
     if len(first.classes) < 2:
         raise ValueError(f"data={config.data.name}: there is nothing to learn from {len(first.classes)} class")
@@ -194,10 +196,12 @@ def _store_frozen(layer: nn.Module, dtype: torch.dtype) -> None:
 
 def _load_samples(model: nn.Module, config: Config, dataset: ImageDataset, per_class: int) -> Iterable[Any]:
     """Batches of the first `per_class` images of every class, as evaluation sees them."""
-    of_class: dict[int, list[int]] = {}
+    taken, items = Counter[int](), []
     for item, label in enumerate(dataset.labels):
-        of_class.setdefault(label, []).append(item)
-    part = dataset.subset(sorted(item for items in of_class.values() for item in items[:per_class]))
+        if taken[label] < per_class:
+            taken[label] += 1
+            items.append(item)
+    part = dataset.subset(items)
     part.set_evaluation(input_settings(model, config.recipe))
     # an undecodable image is left out here; training meets it again and reports it
     return eval_loader(part, part.eval_batch_size, config.workers, bad="wrong")

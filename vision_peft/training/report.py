@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import queue
 import statistics
+import warnings
 from collections.abc import Iterator, Mapping
 from logging.handlers import QueueHandler
 from pathlib import Path
@@ -49,6 +50,21 @@ def capture_log(name: str) -> Iterator[list[str]]:
         logger.setLevel(level)
         while not records.empty():
             words.append(records.get().getMessage())
+
+
+@contextlib.contextmanager
+def capture_warnings() -> Iterator[list[str]]:
+    """Collect the warnings issued inside as lines for the run's log, each once; after an error they are shown."""
+    words: list[str] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield words
+    except BaseException:
+        for text in dict.fromkeys(str(warning.message) for warning in caught):
+            warnings.warn(text, stacklevel=3)
+        raise
+    words += dict.fromkeys(f"warning: {warning.message}" for warning in caught)
 
 
 def describe_run(

@@ -5,7 +5,7 @@ import functools
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ from vision_peft.training.fit import fit
 from vision_peft.training.progress import Progress, State, Training
 from vision_peft.training.report import (
     capture_log,
+    capture_warnings,
     count_flops,
     describe_other_processes,
     describe_processes,
@@ -140,10 +141,10 @@ def train(config: Config, command: str = "", tried: Mapping[str, list[Any]] | No
         print_rank0(str(stop))
         raise stop
     with catch_signals(requests, FROM_SCHEDULER), Heartbeat().raise_lost_process():
-        with rank0_first():
+        with capture_warnings() as about_data, rank0_first():
             splits = load_splits(config)
         check_files(config, splits, compute)
-        row = _train_in(folder, config, splits, compute, requests, command, tried)
+        row = _train_in(folder, config, splits, about_data, compute, requests, command, tried)
         print_rank0(f"\n{folder}")
         return Trained(row, folder, config)
 
@@ -152,6 +153,7 @@ def _train_in(
     folder: Path,
     config: Config,
     splits: Mapping[str, ImageDataset],
+    about_data: Sequence[str],
     compute: Compute,
     requests: StopRequests,
     command: str = "",
@@ -177,7 +179,7 @@ def _train_in(
         progress = Progress.of(state)
         run.start(progress.step, progress.lines)
         try:
-            for words in (*about_weights, describe_run(config, model, splits, folder, compute)):
+            for words in (*about_data, *about_weights, describe_run(config, model, splits, folder, compute)):
                 run.say(words)
             changed = note_start(config, start, progress, compute.world_size, tried)
             if state:
@@ -265,7 +267,7 @@ def _evaluate_and_save(training: Training, model: Any, kept: Mapping[str, Tensor
 
 def _dry_run(config: Config, compute: Compute) -> Trained:
     """Train one batch of train and val, save and load a state and an adapter, in a folder that is gone afterwards."""
-    with rank0_first():
+    with capture_warnings() as about_data, rank0_first():
         splits = load_splits(config)
     check_files(config, splits, compute)
     train_set = splits["train" if "train" in splits else "trainval"]
@@ -282,7 +284,7 @@ def _dry_run(config: Config, compute: Compute) -> Trained:
         size = max(recipe.batch_size // recipe.accumulate, compute.world_size) * recipe.accumulate
         parts = {"train": train_set.first(size), "val": val_set.first(val_set.eval_batch_size)}
         folder = run_folder(small)
-        row = _train_in(folder, small, parts, compute, StopRequests(None))
+        row = _train_in(folder, small, parts, about_data, compute, StopRequests(None))
         on_rank0(lambda: check_saved(small, folder, parts["train"], compute))
     finally:
         if compute.is_main:

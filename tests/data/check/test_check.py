@@ -12,11 +12,11 @@ from support.checked import CLASS_NAMES, check, noise
 
 from vision_peft.data.check.check import check_tasks
 from vision_peft.data.check.report import summarise, to_json
-from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.datasets.fgvc import FGVC
 from vision_peft.data.datasets.folder import Folder
 from vision_peft.data.datasets.list import ImageLists
 from vision_peft.data.datasets.vtab1k import VTAB1k
+from vision_peft.data.decoding.image_kinds import MISSING_PLUGINS
 
 
 def found(root: Path, **fields: Any) -> list[tuple[str, str, str]]:
@@ -133,13 +133,12 @@ def test_more_pixels_than_allowed_are_unreadable_and_a_raised_limit_reads_them(t
 def test_a_file_that_goes_away_after_its_list_was_read_is_missing(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tree / "train" / "dog" / "2.png"
 
-    def load_and_lose(self: Folder, split: str, load: Callable[..., ImageDataset] = Folder.load) -> ImageDataset:
-        dataset = load(self, split)
-        if split == "test":
-            gone.unlink()
-        return dataset
+    def open_and_lose(self: Folder, problems: list[str], open_splits: Any = Folder.open_splits) -> Any:
+        opened = open_splits(self, problems)
+        gone.unlink()
+        return opened
 
-    monkeypatch.setattr(Folder, "load", load_and_lose)
+    monkeypatch.setattr(Folder, "open_splits", open_and_lose)
     assert found(tree) == [("problem", "missing", "train/dog/2.png: there is no such file")]
 
 
@@ -187,8 +186,26 @@ def test_every_problem_of_the_readers_is_there_once_with_file_and_line(tmp_path:
     assert len(texts) == len(set(texts)) == 25 + 1 + 2  # and two images that val and test share
     assert {finding.kind for finding in report.findings} == {"reader"}
     assert report.findings[0].splits == ["train", "val", "trainval", "test"]
+    assert {split: len(dataset) for split, dataset in report.datasets.items()} == {"train": 4, "val": 2, "trainval": 6}
+    (tmp_path / "train.txt").write_text("\n".join(lines[4:]))
+    report = check(ImageLists(root=str(tmp_path), train="train.txt", val="test.txt", test="test.txt"))
     assert report.datasets == {}
     assert summarise(report).startswith("list: no split can be read\n")
+
+
+def test_a_folder_in_a_class_folder_is_said_once_and_the_rest_is_checked(tree: Path) -> None:
+    (tree / "train" / "cat" / "kitten").mkdir()
+    (tree / "val" / "cat" / "0.png").write_bytes(b"")
+    (tree / "val" / "dog" / "1.HEIC").write_bytes(b"")
+    (tree / "val" / "dog" / "1.txt").write_bytes(b"")
+    advice = "data.recursive=true reads the images in them, as of the class whose folder they are in"
+    told = [(severity, kind, text.replace(str(tree), "ROOT")) for severity, kind, text in found(tree)]
+    assert told[0] == ("problem", "reader", f"ROOT: 1 folder inside class folders (train/cat/kitten): {advice}")
+    assert ("problem", "unreadable") in {each[:2] for each in told}
+    if MISSING_PLUGINS:
+        assert told[1][:2] == ("problem", "reader")
+        assert "1 .heic cannot be read here: pip install pillow-heif" in told[1][2]
+    assert told[-1] == ("warning", "reader", "ROOT: 1 file left out: 1 .txt")
 
 
 def test_a_split_that_is_not_there_does_not_hide_the_faults_of_the_others(tree: Path) -> None:

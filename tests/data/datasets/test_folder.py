@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,20 +13,10 @@ from vision_peft.data.decoding.image_dataset import ImageFiles
 MakeImage = Callable[..., Path]
 
 
-def load(root: Path, split: str, **fields: float) -> ImageFiles:
-    dataset = Folder(root=str(root), **fields).load(split)  # pyright: ignore[reportArgumentType]
+def load(root: Path, split: str, **fields: Any) -> ImageFiles:
+    dataset = Folder(root=str(root), **fields).load(split)
     assert isinstance(dataset, ImageFiles)
     return dataset
-
-
-@pytest.fixture
-def fill(make_image: MakeImage) -> Callable[..., None]:
-    def make(folder: Path, extension: str = "png", **counts: int) -> None:
-        for name, count in counts.items():
-            for number in range(count):
-                make_image(folder / name / f"{number:03d}.{extension}", value=number)
-
-    return make
 
 
 Fill = Callable[..., None]
@@ -137,14 +128,6 @@ def test_extensions_count_in_any_case(tmp_path: Path, fill: Fill) -> None:
     fill(tmp_path / "train", extension="JPG", cat=2)
     fill(tmp_path / "train", extension="Png", dog=1)
     assert sorted(load(tmp_path, "trainval").labels) == [0, 0, 1]
-
-
-def test_nested_folders_and_broken_links_are_errors(tmp_path: Path, fill: Fill) -> None:
-    fill(tmp_path / "train", cat=2)
-    fill(tmp_path / "train" / "cat", kitten=1)
-    (tmp_path / "train" / "cat" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    with pytest.raises(ValueError, match=r"(?s)gone\.jpg: a broken link.*kitten: a folder inside a class folder"):
-        load(tmp_path, "train")
 
 
 def test_links_to_images_are_followed(tmp_path: Path, fill: Fill, make_image: MakeImage) -> None:

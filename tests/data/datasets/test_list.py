@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from vision_peft.data.annotations.split_lists import REPEATED
+from vision_peft.data.annotations import split_lists
+from vision_peft.data.annotations.join_lists import REPEATED
+from vision_peft.data.annotations.path_check import PathCheck
 from vision_peft.data.datasets.list import ImageLists
 from vision_peft.data.decoding.image_dataset import ImageFiles
 
@@ -68,6 +70,12 @@ def test_three_lists_are_read_in_their_order(root: Path) -> None:
         ("train.csv", ["n,label,path", "7,0,images/a1.png", "8,1,images/with space.png", '9,1,"images/with, comma.png"']),  # noqa: E501
         ("train.csv", ["images/a1.png 0", "images/with space.png 1", "images/with, comma.png 1"]),
         ("train.CSV", ["path,label", "images/a1.png,a", "images/with space.png,b c", '"images/with, comma.png",b c']),
+        ("train.csv", ["filename,class", "images/a1.png,0", "images/with space.png,1", '"images/with, comma.png",1']),
+        ("train.csv", ["Image Path;Category", "images/a1.png;a", "images/with space.png;b", "images/with, comma.png;b"]),  # noqa: E501
+        ("train.tsv", ["\tfile_name\tclass", "0\timages/a1.png\ta", "1\timages/with space.png\tb c", "2\timages/with, comma.png\tb c"]),  # noqa: E501
+        ("train.tsv", ["images/a1.png\ta", "images/with space.png\tb c", "images/with, comma.png\tb c"]),
+        ("train.tsv", ["images/a1.png 0", "images/with space.png 1", "images/with, comma.png 1"]),
+        ("train.txt", ["filename class", "images/a1.png 0", "images/with space.png 1", "images/with, comma.png 1"]),
         ("train", ["images/a1.png ash", "images/with space.png oak", "images/with, comma.png oak"]),
     ],
 )  # fmt: skip
@@ -201,7 +209,7 @@ def test_a_list_that_is_not_there_or_not_given_is_named(root: Path) -> None:
         ("train.csv", b"path,label\r\n", "no line below the header"),
         ("train.csv", b"\xff\xfe\x00,1", "not UTF-8 text"),
         ("train.csv", b"PNG,\x00\n", "not among|missing|cannot be read|line contains NUL"),
-        ("train.csv", b"filename,class\nimages/a1.png,0\n", "'filename' is missing"),
+        ("train.csv", b"picture;breed\nimages/a1.png;0\nimages/a2.png;1\n", r"train\.csv:1: looks like a header"),
         ("train.csv", b'"' + b"x" * 200_000 + b'",1', "field larger than field limit"),
     ],
 )
@@ -210,6 +218,76 @@ def test_a_file_that_is_no_list_is_reported(root: Path, name: str, content: byte
     with pytest.raises(ValueError, match=problem) as caught:
         load(root, "train", train=name)
     assert len(str(caught.value)) < 1000
+
+
+def test_a_first_line_of_unknown_words_is_said_to_look_like_a_header(root: Path) -> None:
+    write(root, "train.csv", "picture,breed", "images/a1.png,3", "images/a2.png,1", "images/gone.png,0")
+    assert problems(root, train="train.csv") == [
+        "train.csv:1: looks like a header ('picture' and 'breed'): name its columns path and label, or remove it",
+        "train.csv:4: image 'images/gone.png' is missing",
+    ]
+    write(root, "train.csv", "gone,3", "gone2,1")
+    assert problems(root, train="train.csv") == [
+        "train.csv:1: image 'gone' is missing",
+        "train.csv:2: image 'gone2' is missing",
+    ]
+
+
+def test_names_are_compared_in_one_spelling_of_unicode(root: Path, make_image: MakeImage) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    make_image(root / decomposed / f"{decomposed}.png")
+    lines = [f"images/a{number}.png {composed if number % 2 else decomposed}" for number in range(10)]
+    write(root, "train.txt", *lines, f"{composed}/{composed}.png tea")
+    write(root, "test.txt", f"images/b0.png {decomposed}")
+    with pytest.warns(UserWarning, match="Unicode") as caught:
+        both = load(root, "trainval", test="test.txt")
+    assert {str(warning.message).replace(f"{root}/", "") for warning in caught} == {
+        f"train.txt: classes whose names differ in their Unicode spelling alone are one: {composed}",
+        f"train.txt: 1 paths are spelt otherwise in Unicode than the files are called, and mean those: "
+        f"'{decomposed}/{decomposed}.png'",
+    }
+    assert both.classes == [composed, "tea"]
+    assert sorted(both.labels) == [0] * 10 + [1]
+    assert both[both.paths.index(f"{root}/{decomposed}/{decomposed}.png")][1] == 1
+    with pytest.warns(UserWarning, match="are one"):
+        assert list(load(root, "test", test="test.txt").labels) == [0]
+    write(root, "classes.txt", composed, decomposed)
+    assert problems(root, classes="classes.txt")[:1] == [f"classes.txt:2: class name '{composed}' is already on line 1"]
+    write(root, "train.txt", f"{composed}/{composed}.png tea", f"{decomposed}/{decomposed}.png tea")
+    with pytest.warns(UserWarning, match="spelt otherwise"):
+        assert problems(root) == [f"train.txt:2: image '{decomposed}/{decomposed}.png' is already on line 1{REPEATED}"]
+
+
+def test_folders_with_many_files_are_listed_and_not_asked_file_by_file(
+    root: Path, tmp_path: Path, make_image: MakeImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "images" / "out.png").symlink_to(make_image(tmp_path / "outside.png"))
+    (root / "images" / "in.png").symlink_to(root / "images" / "c0.png")
+    (root / "images" / "pipe.png").mkdir()
+    lines = [f"images/a{number}.png {number}" for number in range(20)]
+    write(root, "train.txt", *lines, *(f"images/{name}.png 0" for name in ("out", "in", "pipe", "gone", "A1")))
+    real, asked = PathCheck.find_problem, []
+    monkeypatch.setattr(PathCheck, "find_problem", lambda check, path: asked.append(path) or real(check, path))
+    found = problems(root)
+    assert [line.partition(": ")[0] for line in found] == [f"train.txt:{number}" for number in (21, 23, 24, 25)]
+    assert asked == [f"images/{name}.png" for name in ("out", "in", "pipe", "gone", "A1")]
+
+
+def test_the_lists_are_read_once_for_all_splits(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(root, "train.txt", *[f"images/a{i}.png 0" for i in range(20)], *[f"images/b{i}.png 1" for i in range(10)])
+    real, read = split_lists.read_list_lines, []
+    monkeypatch.setattr(split_lists, "read_list_lines", lambda file, found: read.append(file.name) or real(file, found))
+    open_split = ImageLists(root=str(root), train="train.txt").open_splits()
+    assert sum(len(open_split(split)) for split in ("train", "val", "trainval")) == 60
+    assert read == ["train.txt"]
+
+
+def test_what_is_sound_can_be_read_in_spite_of_problems(root: Path) -> None:
+    write(root, "train.txt", *[f"images/a{i}.png 0" for i in range(20)], "images/gone.png 0", "images/b1.png 1")
+    found: list[str] = []
+    open_split = ImageLists(root=str(root), train="train.txt").open_splits(found)
+    assert len(open_split("trainval")) == 21
+    assert len(found) == 1
 
 
 def test_the_fraction_is_a_share() -> None:

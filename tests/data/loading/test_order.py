@@ -10,7 +10,7 @@ from support.counting import Counting, assert_same, flat, indices
 
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.loading.loader import TrainLoader
-from vision_peft.data.loading.order import balance_classes, shuffle
+from vision_peft.data.loading.order import Draw, balance_classes, shuffle
 
 RARE = [0] * 17 + [1] * 2 + [3] * 4  # class 2 has no images
 
@@ -27,19 +27,23 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def draw(draw_places: Draw, seed: int = 0) -> list[tuple[int, int]]:
+    return [(index, times) for index, times in draw_places(generator(seed)).tolist()]
+
+
 def test_every_class_that_occurs_comes_equally_often() -> None:
     for seed in range(5):
-        counts = Counter(RARE[index] for index, _ in balance_classes(RARE)(generator(seed)))
+        counts = Counter(RARE[index] for index, _ in draw(balance_classes(RARE), seed))
         assert sum(counts.values()) == len(RARE)
         assert sorted(counts.values()) == [7, 8, 8]
     left_over = {min(counts, key=counts.__getitem__) for counts in (
-        Counter(RARE[index] for index, _ in balance_classes(RARE)(generator(seed))) for seed in range(20)
+        Counter(RARE[index] for index, _ in draw(balance_classes(RARE), seed)) for seed in range(20)
     )}  # fmt: skip
     assert left_over == {0, 1, 3}
 
 
 def test_rare_samples_come_in_turn_and_each_time_with_another_number() -> None:
-    places = balance_classes(RARE)(generator())
+    places = draw(balance_classes(RARE))
     assert len(set(places)) == len(places)
     times = Counter(index for index, _ in places)
     for label in (0, 1, 3):
@@ -50,14 +54,14 @@ def test_rare_samples_come_in_turn_and_each_time_with_another_number() -> None:
 
 
 def test_a_common_class_is_seen_whole_over_several_epochs() -> None:
-    seen = {index for seed in range(12) for index, _ in balance_classes(RARE)(generator(seed))}
+    seen = {index for seed in range(12) for index, _ in draw(balance_classes(RARE), seed)}
     assert seen == set(range(len(RARE)))
 
 
 def test_balanced_classes_of_one_size_are_a_permutation_as_without() -> None:
     labels = [0, 1, 2] * 5
     once = [(index, 0) for index in range(15)]
-    assert sorted(balance_classes(labels)(generator())) == sorted(shuffle(15)(generator())) == once
+    assert sorted(draw(balance_classes(labels))) == sorted(draw(shuffle(15))) == once
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -91,7 +95,7 @@ def test_a_sample_that_comes_again_is_augmented_anew(repeats: int) -> None:
 
 def test_without_it_the_order_is_the_plain_permutation() -> None:
     expected = torch.randperm(23, generator=generator(5)).tolist()
-    assert shuffle(23)(generator(5)) == [(index, 0) for index in expected]
+    assert draw(shuffle(23), 5) == [(index, 0) for index in expected]
 
 
 class OneColour(ImageDataset):

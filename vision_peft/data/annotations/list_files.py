@@ -8,6 +8,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
+from vision_peft.data.annotations.file_names import to_nfc
+from vision_peft.data.annotations.path_check import PathCheck
+from vision_peft.data.problems import quote
 from vision_peft.safe_files import read_file
 
 MAX_CLASSES = 100_000
@@ -31,7 +36,7 @@ def read_list(
     problems: list[str],
     num_classes: int | None = None,
     check_images: bool = True,
-    check: "PathCheck | None" = None,
+    check: PathCheck | None = None,
 ) -> list[tuple[Path, int]]:
     """Read images and labels of a list file; paths may hold spaces, blank lines are skipped.
 
@@ -120,21 +125,40 @@ def find_label_problem(label: str, num_classes: int) -> str | None:
 
 def read_lines(file: Path, problems: list[str]) -> list[str]:
     """Read the lines of a text file, none of an empty one or one that is not UTF-8, which `problems` then has."""
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}")
-    try:
-        text = read_file(file, MAX_LIST).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").rstrip()
-    except UnicodeDecodeError as error:
-        problems.append(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})")
-        return []
-    if not text:
-        problems.append(f"{file}: the file is empty")
+    text = _read_text(file, problems).rstrip()
     return text.split("\n") if text else []
 
 
+def iterate_lines(file: Path, problems: list[str]) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text file that are not blank with their numbers, as `read_lines` finds them."""
+    text, start, number = _read_text(file, problems), 0, 0
+    while start < len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        line = text[start:end]
+        start, number = end + 1, number + 1
+        if line and not line.isspace():
+            yield number, line
+
+
+def _read_text(file: Path, problems: list[str]) -> str:
+    """Read a text file, whatever ends its lines; "" where it is empty or not UTF-8, which `problems` then has."""
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}")
+    try:
+        text = read_file(file, MAX_LIST).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        problems.append(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})")
+        return ""
+    if not text or text.isspace():
+        problems.append(f"{file}: the file is empty")
+        return ""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
 def read_class_names(file: Path, problems: list[str]) -> list[str]:
-    """Read class names in label order, one a line; an empty or repeated name is appended to `problems`."""
-    names = [line.strip() for line in read_lines(file, problems)]
+    """Read class names in label order, one a line, in NFC; an empty or repeated name is appended to `problems`."""
+    names = [to_nfc(line.strip()) for line in read_lines(file, problems)]
     first: dict[str, int] = {}
     for number, name in enumerate(names, start=1):
         if not name:
@@ -148,60 +172,8 @@ def read_class_names(file: Path, problems: list[str]) -> list[str]:
 
 def warn_of_empty_classes(file: Path, classes: Sequence[str], labels: Sequence[int], what: str = "image") -> None:
     """Warn of the classes that no training label names; `file` is the training list."""
-    present = set(labels)
-    empty = [name for label, name in enumerate(classes) if label not in present]
+    present = np.isin(np.arange(len(classes)), np.asarray(labels)).tolist()
+    empty = [name for name, there in zip(classes, present, strict=True) if not there]
     if empty:
         listed = ", ".join(empty[:10]) + (f" and {len(empty) - 10} more" if len(empty) > 10 else "")
         warnings.warn(f"{file}: {len(empty)} of {len(classes)} classes have no training {what}: {listed}", stacklevel=3)
-
-
-def quote(text: str) -> str:
-    """Quote `text` for a message, without its middle where it is long."""
-    return repr(text if len(text) <= 120 else f"{text[:100]}...{text[-15:]}")
-
-
-class PathCheck:
-    """Checks that images exist below `root`, resolving a folder once: lists name thousands of files in few folders.
-
-    With `confined=False` they may be anywhere; `hint` is added where a path leads out of `root`.
-    """
-
-    what = "image"  # for messages
-
-    def __init__(self, root: Path, confined: bool = True, hint: str = "") -> None:
-        self.root = root
-        self.confined = confined
-        self.hint = hint
-        self.real_root = os.path.realpath(root)
-        self.inside: dict[str, bool] = {}
-
-    def find_problem(self, path: str) -> str | None:
-        """Describe what is wrong with `path`; None if it is an image file where it may be."""
-        if self.confined and os.path.isabs(path):  # noqa: PTH117
-            return f"path {quote(path)} is absolute: wanted a path below {self.root}{self.hint}"
-        full = os.path.join(self.root, path)  # noqa: PTH118  pathlib makes this loop three times slower
-        try:
-            if self.confined and not self.is_inside(full):
-                return f"path {quote(path)} leads out of {self.root}{self.hint}"
-            return self.find_absence(full, path)
-        except (OSError, ValueError) as error:
-            return f"path {quote(path)} cannot be read: {type(error).__name__}"
-
-    def find_absence(self, full: str, path: str) -> str | None:
-        """Describe a path that may be where it is but has no file, by its full path and as it is listed."""
-        return None if os.path.isfile(full) else f"{self.what} {quote(path)} is missing"  # noqa: PTH113
-
-    def identity(self, full: str) -> str:
-        """Return what two spellings of one item have in common."""
-        return os.path.normpath(full)
-
-    def is_inside(self, full: str) -> bool:
-        """Whether a path stays below the root, links followed."""
-        folder = os.path.dirname(full)  # noqa: PTH120
-        if folder not in self.inside:
-            self.inside[folder] = self.is_below(os.path.realpath(folder))
-        return self.inside[folder] and (not os.path.islink(full) or self.is_below(os.path.realpath(full)))  # noqa: PTH114
-
-    def is_below(self, real: str) -> bool:
-        """Whether a resolved path is the resolved root or below it."""
-        return real == self.real_root or real.startswith(self.real_root + os.sep)

@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -28,15 +28,15 @@ class SplitByName:
     where: str  # the data, for messages
 
     @cached_property
-    def parts(self) -> dict[str, list[int]]:
+    def parts(self) -> dict[str, np.ndarray]:
         """Indices into `names`, in rising order, of train and every drawn part."""
-        places = np.fromiter((place(name, self.seed) for name in self.names), float, len(self.names))
+        places = list_places(self.names, self.seed)
         part_of = np.searchsorted(np.cumsum([*self.shares.values()]), places, side="right")
         of_item, train = np.asarray(self.labels, dtype=int), len(self.shares)
-        for label in np.setdiff1d(of_item, of_item[part_of == train]):
-            items = np.flatnonzero(of_item == label)
-            part_of[items[np.argmax(places[items])]] = train
-        return {name: np.flatnonzero(part_of == number).tolist() for number, name in enumerate([*self.shares, "train"])}
+        lost = np.flatnonzero(~np.isin(of_item, of_item[part_of == train]))
+        lost = lost[np.lexsort((places[lost], of_item[lost]))]  # class by class, in each the largest number last
+        part_of[lost[np.diff(of_item[lost], append=-1) != 0]] = train
+        return {name: np.flatnonzero(part_of == number) for number, name in enumerate([*self.shares, "train"])}
 
     def check(self, split: str, classes: Sequence[str]) -> None:
         """Warn of the classes of which a drawn `split` has no item: names know nothing of classes.
@@ -47,13 +47,13 @@ class SplitByName:
         if split not in self.shares:
             return
         items = self.parts[split]
-        if not items:
+        if not len(items):
             raise ValueError(
                 f"{self.where}: the split {split} is empty: it is drawn by name, and none of the {len(self.names)} "
                 f"names fell to it; {self._advise(split)}"
             )
-        present = {self.labels[item] for item in items}
-        missing = [name for label, name in enumerate(classes) if label not in present]
+        present = np.isin(np.arange(len(classes)), np.asarray(self.labels)[items])
+        missing = [name for name, there in zip(classes, present.tolist(), strict=True) if not there]
         if missing:
             more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
             warnings.warn(
@@ -62,15 +62,26 @@ class SplitByName:
                 stacklevel=3,
             )
 
+    def fills_all(self) -> bool:
+        """Whether every part has an item."""
+        return all(map(len, self.parts.values()))
+
     def _advise(self, split: str) -> str:
         """Say how the split gets items."""
         tries = min(_SEEDS_TRIED, _PLACES_TRIED // max(len(self.names), 1))
-        filling = (seed for seed in range(tries) if all(replace(self, seed=seed).parts.values()))
+        filling = (seed for seed in range(tries) if replace(self, seed=seed).fills_all())
         seed = next(filling, None)
         return f"give a {split} split" + ("" if seed is None else f", or data.seed={seed}")
 
 
+def list_places(names: Iterable[str], seed: int) -> np.ndarray:
+    """Return the number of each item, at least 0 and below 1."""
+    start, digests = f"{seed}/".encode(), bytearray()
+    for name in names:
+        digests += hashlib.sha256(start + name.encode(errors="surrogatepass")).digest()[:8]
+    return (np.frombuffer(digests, ">u8") >> 11) / 2**53
+
+
 def place(name: str, seed: int) -> float:
-    """Return the number of an item, at least 0 and below 1."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode(errors="surrogatepass")).digest()
-    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+    """Return the number of one item."""
+    return float(list_places([name], seed)[0])

@@ -1,32 +1,26 @@
 """The list files of one data set, of train and, where they are given, val and test, read and checked together."""
 
-import csv
-import os
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from vision_peft.data.annotations.join_lists import join_lists
 from vision_peft.data.annotations.list_files import (
     MAX_CLASSES,
     MAX_NAME,
-    Entry,
-    PathCheck,
     find_label_problem,
     is_integer,
-    quote,
     read_class_names,
-    read_entries,
-    read_lines,
     warn_of_empty_classes,
 )
-from vision_peft.data.annotations.split_by_name import SplitByName
-from vision_peft.data.item_names import name_below
-from vision_peft.data.problems import raise_problems
+from vision_peft.data.annotations.list_lines import ListLines, read_list_lines
+from vision_peft.data.annotations.path_check import PathCheck
+from vision_peft.data.annotations.split_items import SplitItems
+from vision_peft.data.flat_arrays import IntArray, TextArray
+from vision_peft.data.problems import quote, raise_problems
+from vision_peft.printable import name_some
 from vision_peft.suggest import Suggestions, did_you_mean
-
-HEADER = ("path", "label")
-REPEATED = ": list it once; data.balanced=true trains on rare classes as often as on others"
-Items = list[tuple[str, int]]
 
 
 class SplitLists(NamedTuple):
@@ -41,42 +35,43 @@ class SplitLists(NamedTuple):
     val_fraction: float
     seed: int
 
-    def read(self, split: str, check: PathCheck) -> tuple[list[str], list[int], list[str]]:
-        """Return full paths, labels and class names of `split`.
+    def read(self, check: PathCheck, problems: list[str] | None = None) -> SplitItems:
+        """Return the items of all lists, as the parts train, val and, where there is a list, test.
 
-        One ValueError names every problem of all the lists, with file and line.
+        One ValueError names every problem of all the lists, with file and line; where a list `problems` is given they
+        are appended to that, and what is sound is returned.
         """
         root, name = self.root, self.name
         if not self.train:
             raise ValueError(f"data={name} needs the list of the training {check.what}s: give data.train=FILE")
-        if split == "test" and not self.test:
-            raise FileNotFoundError(f"data={name} has no test {check.what}s: give data.test=FILE")
         given = {"train": self.train, "val": self.val, "test": self.test}
         files = {part: _file(root, part, text) for part, text in given.items() if text}
-        problems: list[str] = []
-        entries = {part: read_list_lines(file, problems) for part, file in files.items()}
+        found: list[str] = []
+        lists = {part: read_list_lines(file, found) for part, file in files.items()}
+        lists = {part: _drop_header(files[part], lines, check, found) for part, lines in lists.items()}
         names_file = _file(root, "classes", self.classes) if self.classes else None
-        names = read_class_names(names_file, problems) if names_file else []
-        classes, find_label = _labels(entries, names, names_file or files["train"])
-        parts = _check(root, files, entries, check, find_label, problems)
-        raise_problems(f"data={name} data.root={root}", problems)
+        names = read_class_names(names_file, found) if names_file else []
+        classes, find_label = _labels(lists, names, names_file or files["train"])
+        items = join_lists(files, lists, check, classes, find_label, found)
+        if problems is None or not len(items.parts["train"]):
+            raise_problems(f"data={name} data.root={root}", found)
+        else:
+            problems += found
+        if respelt := sorted({name for lines in lists.values() for name in lines.respelt}):
+            few = "classes whose names differ in their Unicode spelling alone are one"
+            warnings.warn(f"{files['train']}: {few}: {name_some(respelt)}", stacklevel=3)
+        if "val" not in items.parts:
+            items.draw_parts("train", {"val": self.val_fraction}, self.seed, str(files["train"]))
+        return items
 
-        draw = None if "val" in parts else self._draw_val(parts, files["train"], check)
-        items = parts["train"] + parts["val"] if split == "trainval" else parts[split]
-        labels = [label for _, label in items]
-        if draw is not None:
-            draw.check(split, classes)
+    def take(self, items: SplitItems, split: str, what: str) -> tuple[TextArray, IntArray]:
+        """Return paths and labels of `split`; FileNotFoundError where no list gives it, a warning of empty classes."""
+        if split == "test" and not self.test:
+            raise FileNotFoundError(f"data={self.name} has no test {what}s: give data.test=FILE")
+        paths, labels = items.take(split)
         if split in ("train", "trainval"):
-            warn_of_empty_classes(files["train"], classes, labels, check.what)
-        return [path for path, _ in items], labels, classes
-
-    def _draw_val(self, parts: dict[str, Items], file: Path, check: PathCheck) -> SplitByName:
-        """Divide the items of the training list into train and val by the names of the files."""
-        whole = parts["train"]
-        names = [name_below(check.identity(path), str(self.root)) for path, _ in whole]
-        draw = SplitByName(names, [label for _, label in whole], {"val": self.val_fraction}, self.seed, str(file))
-        parts |= {name: [whole[item] for item in items] for name, items in draw.parts.items()}
-        return draw
+            warn_of_empty_classes(_file(self.root, "train", str(self.train)), items.classes, labels, what)
+        return paths, labels
 
 
 def _file(root: Path, field: str, text: str) -> Path:
@@ -88,60 +83,32 @@ def _file(root: Path, field: str, text: str) -> Path:
     raise FileNotFoundError(f"data.{field}={text}: there is no file {file}{hint}")
 
 
-def read_list_lines(file: Path, problems: list[str]) -> list[Entry]:
-    """Read the lines of a list file, text or csv, unchanged; malformed lines are appended to `problems`."""
-    return list(_read(file, problems))
-
-
-def _read(file: Path, problems: list[str]) -> Iterator[Entry]:
-    if file.suffix.lower() != ".csv":
-        yield from read_entries(file, problems)
-        return
-    lines = read_lines(file, problems)
-    if "," in next((line for line in lines if line.strip()), ""):
-        yield from _read_csv(file, lines, problems)
-    elif lines:
-        yield from read_entries(file, problems)
-
-
-def _read_csv(file: Path, lines: list[str], problems: list[str]) -> Iterator[Entry]:
-    columns: tuple[int, int] | None = None
-    wanted = 2
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            cells = [cell.strip() for cell in next(csv.reader([line], strict=True, skipinitialspace=True))]
-        except csv.Error as error:
-            problems.append(f"{file}:{number}: not a line of a csv file: {error}")
-            continue
-        if columns is None:
-            header = [cell.lower() for cell in cells]
-            columns = (0, 1)
-            if set(HEADER) <= set(header):
-                columns, wanted = (header.index("path"), header.index("label")), len(cells)
-                continue
-        path, label = (cells[place] if place < len(cells) else "" for place in columns)
-        if len(cells) == wanted and path and label:
-            yield Entry(number, path, label)
-        else:
-            hint = "; a header names the columns path and label" if wanted == 2 else ""
-            problems.append(f"{file}:{number}: wanted {wanted} columns with path and label, got {quote(line)}{hint}")
+def _drop_header(file: Path, lines: ListLines, check: PathCheck, problems: list[str]) -> ListLines:
+    """Leave out a first line that is no item but words, where the second one is; `problems` then has it."""
+    if len(lines.paths) < 2 or not {".", "/"}.isdisjoint(lines.paths[0]):
+        return lines
+    if not check.find_problem(lines.paths[0]) or check.find_problem(lines.paths[1]):
+        return lines
+    words = f"{quote(lines.paths[0])} and {quote(lines.texts[0])}"
+    problems.append(
+        f"{file}:{lines.lines[0]}: looks like a header ({words}): name its columns path and label, or remove it"
+    )
+    return lines.without_first()
 
 
 def _labels(
-    entries: Mapping[str, list[Entry]], names: list[str], source: Path
+    lists: Mapping[str, ListLines], names: list[str], source: Path
 ) -> tuple[list[str], Callable[[str], int | str]]:
     """Return the classes, and a function from the text of a class to its label, or to a message if there is none."""
-    train = entries["train"]
-    if train and is_integer(train[0].label):
-        trained = [entry.label for part in ("train", "val") for entry in entries.get(part, [])]
+    train = lists["train"]
+    if len(train.labels) and is_integer(train.texts[train.labels[0]]):
+        trained = [text for part in ("train", "val") if part in lists for text in lists[part].texts]
         largest = max((int(label) for label in trained if not find_label_problem(label, MAX_CLASSES)), default=0)
         count = len(names) or largest + 1
         classes = names or [str(label) for label in range(count)]
         return classes, lambda label: find_label_problem(label, count) or int(label)
 
-    classes = names or sorted({entry.label for entry in train})
+    classes = names or sorted(train.texts)
     place = {name: label for label, name in enumerate(classes)}
     suggest = Suggestions(classes)
 
@@ -155,34 +122,3 @@ def _labels(
         return f"class {quote(name)} is not among the {len(classes)} classes of {source}{suggest(name)}"
 
     return classes, find
-
-
-def _check(
-    root: Path,
-    files: Mapping[str, Path],
-    entries: Mapping[str, list[Entry]],
-    images: PathCheck,
-    find_label: Callable[[str], int | str],
-    problems: list[str],
-) -> dict[str, Items]:
-    """Return full paths and labels of every list; append wrong lines and images listed twice to `problems`."""
-    first: dict[str, tuple[str, int]] = {}
-    parts: dict[str, Items] = {}
-    for part, file in files.items():
-        parts[part] = []
-        for line, path, text in entries[part]:
-            label, trouble = find_label(text), images.find_problem(path)
-            found = [problem for problem in (label, trouble) if isinstance(problem, str)]
-            full = os.path.join(root, path)  # noqa: PTH118  pathlib makes this loop slower
-            key = images.identity(full)
-            if not trouble and first.setdefault(key, (part, line)) != (part, line):
-                other, where = first[key]
-                already = f"is already on line {where}" if other == part else f"is also in {files[other]}:{where}"
-                way_out = REPEATED * (other == part == "train")
-                found.append(f"{images.what} {quote(path)} {already}{way_out}")
-            problems.extend(f"{file}:{line}: {problem}" for problem in found)
-            if not found and isinstance(label, int):
-                parts[part].append((full, label))
-        if not entries[part] and not any(problem.startswith(f"{file}:") for problem in problems):
-            problems.append(f"{file}: no line below the header")
-    return parts

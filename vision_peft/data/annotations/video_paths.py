@@ -2,8 +2,9 @@
 
 import os
 
-from vision_peft.data.annotations.list_files import PathCheck, quote
+from vision_peft.data.annotations.path_check import PathCheck
 from vision_peft.data.decoding.video_file import is_only_sound
+from vision_peft.data.problems import quote
 
 _MP4_AND_MATROSKA = (".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".mkv", ".webm")
 _MPEG = (".mpg", ".mpeg", ".m1v", ".m2v", ".vob", ".ts", ".mts", ".m2ts")
@@ -20,6 +21,9 @@ class VideoCheck(PathCheck):
 
     what = "video"
     opened = 0
+
+    def list_sound(self, folder: str) -> frozenset[str]:
+        return frozenset()  # a listing says nothing of what is in a file
 
     def find_absence(self, full: str, path: str) -> str | None:
         if absent := super().find_absence(full, path):

@@ -1,5 +1,6 @@
 """Everything that can be wrong with a data set on disk, found before a run: lists, files, labels, splits that leak."""
 
+import contextlib
 import dataclasses
 import itertools
 import re
@@ -63,25 +64,35 @@ def _check(config: DataConfig, workers: int, progress: Progress | None) -> TaskR
 def _load(config: DataConfig, datasets: dict[str, ImageDataset]) -> list[Finding]:
     """Fill `datasets` with the splits that can be read; return what the reader says about them, each thing once."""
     said: dict[tuple[str, str], list[str]] = defaultdict(list)
-    refused, errors = False, []
-    for split in SPLITS:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            try:
-                datasets[split] = config.load(split)
-            except DataProblems as error:
-                refused = True
-                for text in error.problems:
-                    said[PROBLEM, text].append(split)
-            except (ValueError, OSError) as error:
-                errors.append(error)
-                said[PROBLEM, str(error)].append(split)
-        for text in dict.fromkeys(str(warning.message) for warning in caught):
-            if not _SAID_HERE.search(text):
-                said[WARNING, text].append(split)
-    if not datasets and not refused:
+    errors: list[Exception] = []
+    load, problems = None, list[str]()
+    with _note(said, errors, list(SPLITS)):
+        load = config.open_splits(problems)
+        for text in problems:
+            said[PROBLEM, text] += SPLITS
+    for split in SPLITS if load else ():
+        with _note(said, errors, [split]):
+            if len(dataset := load(split)) or not problems:  # else all in it is a problem
+                datasets[split] = dataset
+    if not datasets and not any(isinstance(error, DataProblems) for error in errors):
         raise errors[0]
     return [Finding(severity, "reader", text, splits) for (severity, text), splits in said.items()]
+
+
+@contextlib.contextmanager
+def _note(said: dict[tuple[str, str], list[str]], errors: list[Exception], splits: list[str]) -> Iterator[None]:
+    """Note the warnings and the error of a reader in `said`, as being about `splits`."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            errors.append(error)
+            for text in error.problems if isinstance(error, DataProblems) else [str(error)]:
+                said[PROBLEM, text] += splits
+    for text in dict.fromkeys(str(warning.message) for warning in caught):
+        if not _SAID_HERE.search(text):
+            said[WARNING, text] += splits
 
 
 def _check_classes(datasets: Mapping[str, ImageDataset]) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from vision_peft.data.annotations.draw_split import check_fraction, draw
 from vision_peft.data.annotations.fgvc_checks import check_classes, check_repeated, list_gaps, name_classes
 from vision_peft.data.annotations.fgvc_lists import Archive, Sample, read_json, read_lists
 from vision_peft.data.annotations.fgvc_matlab import CAR_FOLDERS, DOG_FOLDERS, read_cars, read_dogs, read_flowers
-from vision_peft.data.annotations.list_files import PathCheck
+from vision_peft.data.annotations.path_check import PathCheck
 from vision_peft.data.annotations.tasks import choose_task, task_as_root_error
 from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset

@@ -16,13 +16,14 @@ from torchvision.datasets import Food101 as TorchvisionFood101
 
 from vision_peft.data.annotations.download import Official
 from vision_peft.data.annotations.draw_split import choose
-from vision_peft.data.annotations.list_files import MAX_LIST, PathCheck, quote, read_lines
+from vision_peft.data.annotations.list_files import MAX_LIST, read_lines
+from vision_peft.data.annotations.path_check import PathCheck
 from vision_peft.data.annotations.train_test import OfficialHalves
 from vision_peft.data.config import check_split, find_root
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.image_dataset import ImageFiles
 from vision_peft.data.decoding.images import MAX_PIXELS
-from vision_peft.data.problems import raise_problems
+from vision_peft.data.problems import quote, raise_problems
 from vision_peft.safe_files import read_file
 from vision_peft.strict_json import parse_json
 from vision_peft.suggest import Suggestions

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from vision_peft.data.annotations.draw_split import check_fraction, choose
-from vision_peft.data.annotations.list_files import Entry, find_repeat, quote, read_entries
+from vision_peft.data.annotations.list_files import Entry, find_repeat, read_entries
 from vision_peft.data.annotations.video_paths import VIDEO_EXTENSIONS, VideoCheck
 from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.video_dataset import VideoFiles
-from vision_peft.data.problems import raise_problems, unknown
+from vision_peft.data.problems import quote, raise_problems, unknown
 
 LIST_FOLDERS = ("splits", "testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030_splits", "annotations")
 VIDEO_FOLDERS = ("videos", "hmdb51_org", "")

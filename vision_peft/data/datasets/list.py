@@ -1,17 +1,18 @@
-"""List files, the users' own: `path label` a line, or csv with the columns path and label.
+"""List files, the users' own: `path label` a line, or cells of a csv or tsv file with or without a header.
 
-Text is read as the lists of VTAB and of AdaptFormer are, but a path may hold spaces. A `.csv` whose first line holds a
-comma is comma-separated, with or without a header; any other (VideoMAE writes such) is read as text.
+Text is read as the lists of VTAB and of AdaptFormer are, but a path may hold spaces; see `list_lines.py`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from vision_peft.data.annotations.draw_split import check_fraction
-from vision_peft.data.annotations.list_files import PathCheck
+from vision_peft.data.annotations.path_check import PathCheck
 from vision_peft.data.annotations.split_lists import SplitLists
 from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.deep_grey import check_value_range, warn_of_deep_grey
 from vision_peft.data.decoding.image_dataset import ImageFiles
 from vision_peft.data.decoding.images import MAX_PIXELS
 
@@ -36,9 +37,11 @@ class ImageLists(DataConfig):
     allow_absolute: bool = False
     max_pixels: int = MAX_PIXELS
     exif_rotation: bool = False
+    value_range: str | tuple[float, float] = "full"
 
     def __post_init__(self) -> None:
         check_fraction("val_fraction", self.val_fraction)
+        check_value_range(self.value_range)
 
     def draws_by_name(self) -> bool:
         return not self.val
@@ -46,8 +49,23 @@ class ImageLists(DataConfig):
     def load(self, split: str) -> ImageDataset:
         """Load the images of `split`; one ValueError names every problem of all the lists, with file and line."""
         check_split(split)
+        return self.open_splits()(split)
+
+    def open_splits(self, problems: list[str] | None = None) -> Callable[[str], ImageDataset]:
         root = find_root(self.root, self.name)
         lists = SplitLists(self.name, root, self.train, self.val, self.test, self.classes, self.val_fraction, self.seed)
         images = PathCheck(root, not self.allow_absolute, " (data.allow_absolute=true lets it)")
-        paths, labels, classes = lists.read(split, images)
-        return ImageFiles(paths, labels, classes, max_pixels=self.max_pixels, exif_rotation=self.exif_rotation)
+        items = lists.read(images, problems)
+        warn_of_deep_grey(items.paths, str(self.root), self.value_range, self.max_pixels)
+
+        def load(split: str) -> ImageDataset:
+            check_split(split)
+            return ImageFiles(
+                *lists.take(items, split, images.what),
+                items.classes,
+                max_pixels=self.max_pixels,
+                exif_rotation=self.exif_rotation,
+                value_range=self.value_range,
+            )
+
+        return load

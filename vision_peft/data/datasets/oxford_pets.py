@@ -18,13 +18,14 @@ from torchvision.datasets import OxfordIIITPet
 
 from vision_peft.data.annotations.download import Official
 from vision_peft.data.annotations.draw_split import choose
-from vision_peft.data.annotations.list_files import PathCheck, is_integer, quote, read_lines
+from vision_peft.data.annotations.list_files import is_integer, read_lines
+from vision_peft.data.annotations.path_check import PathCheck
 from vision_peft.data.annotations.train_test import OfficialHalves
 from vision_peft.data.config import check_split, find_root
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.image_dataset import ImageFiles
 from vision_peft.data.decoding.images import MAX_PIXELS
-from vision_peft.data.problems import raise_problems
+from vision_peft.data.problems import quote, raise_problems
 
 BASE = "oxford-iiit-pet"
 NUM_CLASSES = 37

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from vision_peft.data.annotations.draw_split import check_fraction, choose
-from vision_peft.data.annotations.list_files import quote, read_lines
+from vision_peft.data.annotations.list_files import read_lines
 from vision_peft.data.annotations.video_paths import VIDEO_EXTENSIONS, VideoCheck
 from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.video_dataset import VideoFiles
-from vision_peft.data.problems import raise_problems
+from vision_peft.data.problems import quote, raise_problems
 from vision_peft.strict_json import parse_json
 from vision_peft.suggest import Suggestions
 

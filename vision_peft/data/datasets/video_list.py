@@ -7,17 +7,18 @@ them: a folder with one image per frame, and how many of them the video has.
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from vision_peft.data.annotations.draw_split import check_fraction
-from vision_peft.data.annotations.list_files import quote
 from vision_peft.data.annotations.split_lists import SplitLists
 from vision_peft.data.annotations.video_paths import VideoCheck
 from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.frame_folders import list_frames
 from vision_peft.data.decoding.video_dataset import VideoFiles
+from vision_peft.data.problems import quote
 
 _FOLDER = re.compile(r"(?P<folder>.+?)\s+(?P<frames>[0-9]{1,9})")
 
@@ -50,20 +51,29 @@ class VideoLists(DataConfig):
     def load(self, split: str) -> ImageDataset:
         """Load the videos of `split`; one ValueError names every problem of all the lists, with file and line."""
         check_split(split)
+        return self.open_splits()(split)
+
+    def open_splits(self, problems: list[str] | None = None) -> Callable[[str], ImageDataset]:
         root = find_root(self.root, self.name)
         lists = SplitLists(self.name, root, self.train, self.val, self.test, self.classes, self.val_fraction, self.seed)
         kind = _FrameFolderCheck if self.raw_frames else _ListedVideoCheck
-        paths, labels, classes = lists.read(split, kind(root, not self.allow_absolute, _HINT))
-        if not self.raw_frames:
-            return VideoFiles(paths, labels, classes, decoder=self.decoder)
-        folders = [_split(path) for path in paths]
-        return VideoFiles(
-            [folder for folder, _ in folders],
-            labels,
-            classes,
-            frame_counts=[frames for _, frames in folders],
-            decoder=self.decoder,
-        )
+        items = lists.read(kind(root, not self.allow_absolute, _HINT), problems)
+
+        def load(split: str) -> ImageDataset:
+            check_split(split)
+            paths, labels = lists.take(items, split, kind.what)
+            if not self.raw_frames:
+                return VideoFiles(paths, labels, items.classes, decoder=self.decoder)
+            folders = [_split(path) for path in paths]
+            return VideoFiles(
+                [folder for folder, _ in folders],
+                labels,
+                items.classes,
+                frame_counts=[frames for _, frames in folders],
+                decoder=self.decoder,
+            )
+
+        return load
 
 
 _HINT = " (data.allow_absolute=true lets it)"

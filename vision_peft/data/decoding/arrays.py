@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.flat_arrays import IntArray
 
 
 class ArrayImages(ImageDataset):
@@ -24,7 +25,7 @@ class ArrayImages(ImageDataset):
 
     def subset(self, items: Sequence[int]) -> "ArrayImages":
         chosen = list(items)
-        labels, numbers = [self.labels[item] for item in chosen], [self.numbers[item] for item in chosen]
+        labels, numbers = IntArray(self.labels).take(chosen), [self.numbers[item] for item in chosen]
         return ArrayImages(self.images[chosen], labels, self.classes, numbers, self.source)
 
     def image(self, index: int) -> Image.Image:

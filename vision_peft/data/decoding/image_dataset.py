@@ -4,17 +4,20 @@ import copy
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.images import (
     MAX_PIXELS,
     ImageHeader,
+    ValueRange,
     check_start,
     decode_image,
     read_header,
     read_pixel_count,
 )
+from vision_peft.data.flat_arrays import IntArray, TextArray
 
 
 class ImageFiles(ImageDataset):
@@ -26,6 +29,7 @@ class ImageFiles(ImageDataset):
         classes: their names.
         max_pixels: width x height beyond which a file is refused, by its header.
         exif_rotation: turn images as their EXIF orientation says; the published benchmarks do not.
+        value_range: which values become 0 and 255 where greyscale has more than 8 bits, see `images.py`.
 
     Raises:
         ValueError: not one label an image, or a label that is not the number of a class.
@@ -39,20 +43,28 @@ class ImageFiles(ImageDataset):
         *,
         max_pixels: int = MAX_PIXELS,
         exif_rotation: bool = False,
+        value_range: ValueRange = "full",
     ) -> None:
         super().__init__(classes, labels)
-        self.paths = [str(path) for path in paths]
+        self.paths = TextArray.of(paths if isinstance(paths, TextArray) else map(str, paths))
         if len(self.paths) != len(self.labels):
             raise ValueError(f"wanted a label for each image, got {len(self.labels)} of {len(self.paths)} images")
-        low, high = min(self.labels, default=0), max(self.labels, default=-1)
+        numbers = np.asarray(self.labels)
+        low, high = (int(numbers.min()), int(numbers.max())) if len(numbers) else (0, -1)
         if low < 0 or high >= len(self.classes):
             wrong = low if low < 0 else high
             raise ValueError(f"labels number the {len(self.classes)} classes from 0: {wrong} is not one of them")
         self.max_pixels = max_pixels
         self.exif_rotation = exif_rotation
+        self.value_range: ValueRange = value_range
 
     def image(self, index: int) -> Image.Image:
-        return decode_image(self.paths[index], max_pixels=self.max_pixels, exif_rotation=self.exif_rotation)
+        return decode_image(
+            self.paths[index],
+            max_pixels=self.max_pixels,
+            exif_rotation=self.exif_rotation,
+            value_range=self.value_range,
+        )
 
     def path(self, index: int) -> str:
         return self.paths[index]
@@ -68,7 +80,7 @@ class ImageFiles(ImageDataset):
 
     def subset(self, items: Sequence[int]) -> "ImageFiles":
         part = copy.copy(self)
-        part.paths, part.labels = [self.paths[item] for item in items], [self.labels[item] for item in items]
+        part.paths, part.labels = self.paths.take(items), IntArray(self.labels).take(items)
         part.transform = None
         return part
 

@@ -8,6 +8,9 @@ dropped, not composited. Greyscale of more than 8 bits is scaled, because PIL's 
 * `F` (float): the narrowest of 0..1 and 0..255 that holds all values becomes 0..255, else the image's own
   minimum..maximum.
 
+That is the `value_range` "full". With "image" the image's own minimum..maximum becomes 0..255, with two numbers the
+range between them, and what is outside becomes 0 or 255.
+
 Of an animation the first frame is taken. A file's format is read from its content, never from its extension, and is
 one of `FORMATS`: plugins that start other programs (EPS) or read odd containers stay closed.
 """
@@ -24,14 +27,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from vision_peft.data.decoding.image_kinds import EXTENSIONS as EXTENSIONS
+from vision_peft.data.decoding.image_kinds import FORMATS, START, accepts_start
+
 MAX_PIXELS = 100_000_000
 _PILS_LIMIT = Image.MAX_IMAGE_PIXELS or 0
-_WANTED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA")
-Image.init()
-FORMATS = tuple(name for name in _WANTED_FORMATS if name in Image.OPEN)  # a build of PIL may lack AVIF
-EXTENSIONS = frozenset(extension for extension, name in Image.EXTENSION.items() if name in FORMATS)
-_START = 16  # bytes that PIL tells formats by
-_ACCEPTS = tuple(accepts for name in FORMATS if (accepts := Image.OPEN[name][1]) is not None)
+ValueRange = str | tuple[float, float]  # "full", "image", or which values become 0 and 255
 _opening = threading.Lock()  # PIL's limit and the filters of warnings belong to the whole process
 if hasattr(os, "register_at_fork"):  # a thread that held it while the process forked does not exist in the child
     os.register_at_fork(before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_opening.release)
@@ -57,25 +58,39 @@ class ImageHeader(NamedTuple):
     orientation: int
 
 
-def decode_image(path: str | Path, *, max_pixels: int = MAX_PIXELS, exif_rotation: bool = False) -> Image.Image:
+def decode_image(
+    path: str | Path, *, max_pixels: int = MAX_PIXELS, exif_rotation: bool = False, value_range: ValueRange = "full"
+) -> Image.Image:
     """Decode an image file to an 8-bit RGB PIL image.
 
     `max_pixels` (width x height) is compared with the header before anything is decoded. `exif_rotation` turns the
-    image as its EXIF orientation says; the published benchmarks ignore it, so it is off. Raises `ImageDecodeError`
-    for whatever goes wrong. Threads may decode at the same time.
+    image as its EXIF orientation says; the published benchmarks ignore it, so it is off. `value_range` is of greyscale
+    of more than 8 bits. Raises `ImageDecodeError` for whatever goes wrong. Threads may decode at the same time.
     """
     with _raise_one_error(path, max_pixels), _open_with_limit(path, max_pixels) as image:
         huge = image.width * image.height > _PILS_LIMIT
         with _pixel_limit(max_pixels) if huge else nullcontext():  # PIL checks a TIFF here once more
             image.load()
         upright = ImageOps.exif_transpose(image) if exif_rotation else image
-        return _to_rgb(upright)
+        return _to_rgb(upright, value_range)
 
 
 def read_pixel_count(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> int:
     """Read width x height from the header of an image file; raises `ImageDecodeError` as `decode_image` does."""
     with _raise_one_error(path, max_pixels), _open_with_limit(path, max_pixels) as image:
         return image.width * image.height
+
+
+def read_values(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[str, float, float] | None:
+    """Read PIL's mode, the smallest and the largest value of greyscale of more than 8 bits; None: it is another image.
+
+    Raises `ImageDecodeError` as `decode_image` does.
+    """
+    with _raise_one_error(path, max_pixels), _open_with_limit(path, max_pixels) as image:
+        if not _is_deep(image.mode):
+            return None
+        values = np.asarray(image)
+        return image.mode, float(values.min()), float(values.max())
 
 
 def check_start(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
@@ -86,8 +101,8 @@ def check_start(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
     with _raise_one_error(path, max_pixels):
         _refuse_irregular(path)
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123  a Path takes as long as the rest
-            start = file.read(_START)
-    if len(start) < _START or not any(accepts(start) is True for accepts in _ACCEPTS):
+            start = file.read(START)
+    if not accepts_start(start):
         read_pixel_count(path, max_pixels=max_pixels)
 
 
@@ -144,21 +159,27 @@ def _describe_start(path: Path) -> str:
     return f"not a known image format (the file starts with {start!r})" if start else "the file is empty (0 bytes)"
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        return _scale_to_grey(np.asarray(image).astype(np.float64), 0, 65535)
-    if image.mode in ("I", "F"):
-        values = np.asarray(image).astype(np.float64)
-        if not np.isfinite(values).all():
-            raise ValueError("the image holds NaN or infinite values")
-        low, high = values.min(), values.max()
-        for top in (65535,) if image.mode == "I" else (1, 255):
-            if low >= 0 and high <= top:
-                return _scale_to_grey(values, 0, top)
-        return _scale_to_grey(values, low, high)
-    image.info.pop("transparency", None)  # alpha is dropped; PIL would warn about palettes that carry it
-    return image.convert("RGB")
+def _is_deep(mode: str) -> bool:
+    """Whether an image of this mode is greyscale of more than 8 bits."""
+    return mode.startswith("I;16") or mode in ("I", "F")
+
+
+def _to_rgb(image: Image.Image, value_range: ValueRange) -> Image.Image:
+    if not _is_deep(image.mode):
+        image.info.pop("transparency", None)  # alpha is dropped; PIL would warn about palettes that carry it
+        return image.convert("RGB")
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("the image holds NaN or infinite values")
+    if isinstance(value_range, tuple):
+        return _scale_to_grey(values.clip(*value_range), *value_range)
+    low, high = values.min(), values.max()
+    if value_range == "full":
+        tops = (1, 255) if image.mode == "F" else (65535,)
+        low, high = next(((0, top) for top in tops if low >= 0 and high <= top), (low, high))
+    return _scale_to_grey(values, low, high)
 
 
 def _scale_to_grey(values: np.ndarray, low: float, high: float) -> Image.Image:
-    return Image.fromarray(np.rint((values - low) * (255 / (high - low))).astype(np.uint8)).convert("RGB")
+    factor = 255 / (high - low) if high > low else 0.0
+    return Image.fromarray(np.rint((values - low) * factor).astype(np.uint8)).convert("RGB")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -91,7 +92,7 @@ class _TensorBatches:
     """Batches indexed from a tensor that holds all items: a DataLoader would take longer than the indexing."""
 
     def __init__(self, items: torch.Tensor, labels: Sequence[int], sampler: Iterable[list[Key]]) -> None:
-        self.items, self.labels, self.sampler = items, torch.tensor(labels), sampler
+        self.items, self.labels, self.sampler = items, torch.from_numpy(np.array(labels, dtype=np.int64)), sampler
 
     def __iter__(self) -> Iterator[Result]:
         for keys in self.sampler:

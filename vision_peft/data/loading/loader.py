@@ -154,14 +154,24 @@ def eval_loader(
     if bad not in BAD_IN_EVALUATION:
         raise unknown("bad_eval", bad, BAD_IN_EVALUATION)
     _check_sizes(dataset, batch_size, rank, world_size)
-    shares: list[list[Key]] = []
-    for start in range(0, len(dataset), batch_size):
-        first = start + rank * (batch_size // world_size)
-        last = min(first + batch_size // world_size, len(dataset))
-        if last > first:
-            shares.append([(0, index, 0) for index in range(first, last)])
+    shares = _InOrder(len(dataset), batch_size, rank, world_size)
     loader = read_results(dataset, 0, 0, shares, workers, device)
     return EvalLoader(dataset, loader, len(shares), bad, BadFiles() if bad_files is None else bad_files)
+
+
+class _InOrder:
+    """A batch sampler that yields the share of one process of every batch, in the order of the dataset."""
+
+    def __init__(self, samples: int, batch_size: int, rank: int, world_size: int) -> None:
+        share = batch_size // world_size
+        self.firsts, self.share, self.samples = range(rank * share, samples, batch_size), share, samples
+
+    def __len__(self) -> int:
+        return len(self.firsts)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for first in self.firsts:
+            yield [(0, index, 0) for index in range(first, min(first + self.share, self.samples))]
 
 
 def _check_sizes(dataset: ImageDataset, batch_size: int, rank: int, world_size: int) -> None:

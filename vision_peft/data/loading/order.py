@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 
 from vision_peft.data.loading.samples import Key, hash_seed
 
-Place = tuple[int, int]  # index of a sample, and how often the epoch had it before
-Draw = Callable[[torch.Generator], list[Place]]
+Draw = Callable[[torch.Generator], torch.Tensor]  # places `N 2`: index of a sample, how often the epoch had it before
 
 
 class EpochOrder:
@@ -34,17 +34,20 @@ class EpochOrder:
         epoch, repeats = self.epoch, self.repeats
         places = self.draw(torch.Generator().manual_seed(hash_seed(self.seed, epoch)))
         starts = [(batch * self.world_size + self.rank) * self.share for batch in range(self.start_batch, len(self))]
-        shares = [places[start : start + self.share] for start in starts]
-        return iter([[(epoch, *key) for place in share for key in _repeat(*place, repeats)] for share in shares])
-
-
-def _repeat(index: int, times: int, repeats: int) -> list[Place]:
-    return [(index, times * repeats + again) for again in range(repeats)]
+        return (
+            [(epoch, index, times * repeats + again) for index, times in share.tolist() for again in range(repeats)]
+            for share in (places[start : start + self.share] for start in starts)
+        )
 
 
 def shuffle(samples: int) -> Draw:
     """Return what draws every one of `samples` once, in an order of its own each epoch."""
-    return lambda generator: [(index, 0) for index in torch.randperm(samples, generator=generator).tolist()]
+
+    def draw(generator: torch.Generator) -> torch.Tensor:
+        order = torch.randperm(samples, generator=generator)
+        return torch.stack([order, torch.zeros_like(order)], dim=1)
+
+    return draw
 
 
 def balance_classes(labels: Sequence[int]) -> Draw:
@@ -54,12 +57,10 @@ def balance_classes(labels: Sequence[int]) -> Draw:
     which gets which. A class with fewer samples has all of them in turn before one comes again, under another
     augmentation; of a class with more, others are left out in every epoch.
     """
-    of_class: dict[int, list[int]] = {}
-    for index, label in enumerate(labels):
-        of_class.setdefault(label, []).append(index)
-    groups = [torch.tensor(of_class[label]) for label in sorted(of_class)]
+    by_label = torch.sort(torch.from_numpy(np.array(labels, dtype=np.int64)), stable=True)
+    groups = by_label.indices.split(torch.unique_consecutive(by_label.values, return_counts=True)[1].tolist())
 
-    def draw(generator: torch.Generator) -> list[Place]:
+    def draw(generator: torch.Generator) -> torch.Tensor:
         least, extra = divmod(len(labels), len(groups))
         counts = torch.full((len(groups),), least)
         counts[torch.randperm(len(groups), generator=generator)[:extra]] += 1
@@ -70,6 +71,6 @@ def balance_classes(labels: Sequence[int]) -> Draw:
             indices.append(group[torch.cat(turns)[:count]] if turns else group[:0])
             times.append(torch.arange(count) // len(group))
         order = torch.randperm(len(labels), generator=generator)
-        return list(zip(torch.cat(indices)[order].tolist(), torch.cat(times)[order].tolist(), strict=True))
+        return torch.stack([torch.cat(indices), torch.cat(times)], dim=1)[order]
 
     return draw

@@ -1,0 +1,156 @@
+"""What is in trees of class folders beside plain images: folders, other files, odd names, videos."""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vision_peft.data.datasets import folder as folder_module
+from vision_peft.data.datasets.folder import Folder
+from vision_peft.data.decoding.image_dataset import ImageFiles
+
+MakeImage = Callable[..., Path]
+Fill = Callable[..., None]
+
+
+def load(root: Path, split: str, **fields: Any) -> ImageFiles:
+    dataset = Folder(root=str(root), **fields).load(split)
+    assert isinstance(dataset, ImageFiles)
+    return dataset
+
+
+def test_nested_folders_and_broken_links_are_errors(tmp_path: Path, fill: Fill) -> None:
+    fill(tmp_path / "train", cat=2)
+    fill(tmp_path / "train" / "cat", kitten=1)
+    (tmp_path / "train" / "cat" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "train" / "cat" / "cub" / "deep").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"2 problems") as caught:
+        load(tmp_path, "train")
+    _, broken, nested = str(caught.value).splitlines()
+    assert broken.endswith("gone.jpg: a broken link, or not a regular file")
+    assert "2 folders inside class folders (train/cat/" in nested
+    assert "data.recursive=true reads the images in them, as of the class whose folder they are in" in nested
+
+
+def test_folders_inside_class_folders_are_read_where_that_is_wanted(tmp_path: Path, fill: Fill) -> None:
+    fill(tmp_path / "train", cat=2, dog=1)
+    fill(tmp_path / "train" / "cat", kitten=2)
+    fill(tmp_path / "train" / "cat" / "kitten", tabby=1)
+    (tmp_path / "train" / "cat" / "kitten" / "again").symlink_to(tmp_path / "train" / "dog")
+    train = load(tmp_path, "trainval", recursive=True)
+    names = sorted(str(Path(path).relative_to(tmp_path / "train")) for path in train.paths)
+    kittens = ["000.png", "001.png", "again/000.png", "tabby/000.png"]
+    assert names == ["cat/000.png", "cat/001.png", *(f"cat/kitten/{name}" for name in kittens), "dog/000.png"]
+    assert sorted(train.labels) == [0] * 6 + [1]
+    (tmp_path / "train" / "dog" / "up").symlink_to(tmp_path / "train" / "dog")
+    with pytest.raises(ValueError, match=r"(?s)2 problems.*dog/up: a link to a folder that it is in"):
+        load(tmp_path, "trainval", recursive=True)
+
+
+def test_what_is_left_out_is_counted_by_extension(tmp_path: Path, fill: Fill, make_image: MakeImage) -> None:
+    fill(tmp_path / "train", cat=4, dog=4)
+    for number in range(3):
+        (tmp_path / "train" / "cat" / f"{number}.txt").touch()
+    (tmp_path / "train" / "dog" / ".DS_Store").touch()
+    (tmp_path / "train" / "dog" / "notes").write_text("no picture, but longer than sixteen bytes")
+    make_image(tmp_path / "train" / "stray.png")
+    make_image(tmp_path / "bare.png").rename(tmp_path / "train" / "dog" / "bare")
+    with pytest.warns(UserWarning, match="6 files left out") as caught:
+        train = load(tmp_path, "trainval")
+    text = "left out: 3 .txt, 1 .png beside the class folders, 1 hidden, 1 no extension"
+    assert [str(warning.message).partition(" files ")[2] for warning in caught] == [text]
+    assert "bare" in {Path(path).name for path in train.paths}
+    assert len(train) == 9
+    fill(tmp_path / "train", extension="bmp", cat=1, dog=1)
+    with pytest.warns(UserWarning, match=r"left out: 8 \.png, "):
+        assert len(load(tmp_path, "trainval", leave_out=(".PNG",))) == 3
+
+
+def test_images_that_cannot_be_read_here_are_an_error_unless_they_are_left_out(
+    tmp_path: Path, fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        folder_module,
+        "IMAGES",
+        folder_module.IMAGES._replace(missing={".heic": "pillow-heif", ".jxl": "pillow-jxl-plugin"}),
+    )
+    fill(tmp_path / "train", cat=4, dog=4)
+    for name in ("cat/1.heic", "cat/2.HEIC", "dog/3.jxl"):
+        (tmp_path / "train" / name).touch()
+    with pytest.raises(ValueError, match="1 problem") as caught:
+        load(tmp_path, "trainval")
+    advice = (
+        "pip install pillow-heif pillow-jxl-plugin, convert them, or leave them out with data.leave_out=[.heic,.jxl]"
+    )
+    assert str(caught.value).endswith(f"2 .heic, 1 .jxl cannot be read here: {advice}")
+    with pytest.warns(UserWarning, match=r"3 files left out: 2 \.heic, 1 \.jxl$"):
+        assert len(load(tmp_path, "trainval", leave_out=(".heic", ".jxl"))) == 8
+    with pytest.raises(ValueError, match=r"lists extensions such as \.heic, got 'heic'"):
+        Folder(leave_out=("heic",))
+
+
+def test_two_spellings_of_a_class_are_one_with_a_warning(tmp_path: Path, fill: Fill) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    fill(tmp_path / "train", **{composed: 2, decomposed: 3, "dog": 1})
+    fill(tmp_path / "val", **{decomposed: 1})
+    with pytest.warns(UserWarning, match=f"Unicode spelling alone are one class: {composed}"):
+        train = load(tmp_path, "train")
+    assert (train.classes, list(train.labels)) == ([composed, "dog"], [0] * 5 + [1])
+    with pytest.warns(UserWarning, match="are one class"):
+        assert list(load(tmp_path, "val").labels) == [0]
+
+
+def test_two_spellings_of_a_file_name_are_a_warning(tmp_path: Path, make_image: MakeImage) -> None:
+    for name in ("e\u0301.png", "\u00e9.png", "1.png", "2.png"):
+        make_image(tmp_path / "train" / "cat" / name)
+    with pytest.warns(UserWarning, match="files whose names differ in their Unicode spelling alone: \u00e9.png"):
+        assert len(load(tmp_path, "trainval")) == 4
+
+
+def test_names_that_are_not_utf8_are_refused_with_the_bytes(tmp_path: Path, fill: Fill) -> None:
+    fill(tmp_path / "train", cat=2, dog=2)
+    for name in (b"caf\xe9.png", b"\xff\x1b[31m.png"):
+        Path(os.fsdecode(os.fsencode(tmp_path / "train" / "cat") + b"/" + name)).write_bytes(b"damaged")
+    Path(os.fsdecode(os.fsencode(tmp_path / "train") + b"/\xe9mu")).mkdir()
+    with pytest.raises(ValueError, match="2 problems") as caught:
+        load(tmp_path, "train")
+    text = str(caught.value)
+    assert text.isprintable() or text.replace("\n", "").isprintable()
+    assert r"train: 1 folder name is not UTF-8 ('\xe9mu'): rename it" in text
+    assert (
+        r"cat: 2 file names are not UTF-8 ('caf\xe9.png', '\xff\x1b[31m.png')" in text
+        or r"'\xff\x1b[31m.png', 'caf\xe9.png'" in text
+    )
+
+
+def test_a_tree_of_videos_is_pointed_to_their_reader(tmp_path: Path, fill: Fill) -> None:
+    for name in ("cat/1.mp4", "cat/2.mp4", "dog/3.avi"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="1 problem") as caught:
+        load(tmp_path, "train")
+    assert "no images in the class folders, but 2 .mp4, 1 .avi: data=video_folder backbone.num_frames=8" in str(
+        caught.value
+    )
+
+
+def test_the_tree_is_scanned_once_for_all_splits(tmp_path: Path, fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "train", cat=20, dog=20)
+    fill(tmp_path / "test", cat=2, dog=2)
+    real, scanned = os.scandir, Counter()
+    monkeypatch.setattr(os, "scandir", lambda path: scanned.update([str(path)]) or real(path))
+    open_split = Folder(root=str(tmp_path)).open_splits()
+    splits = {split: open_split(split) for split in ("train", "val", "trainval", "test")}
+    assert len(splits["train"]) + len(splits["val"]) == len(splits["trainval"]) == 40
+    assert {scanned[str(tmp_path / "train" / name)] for name in ("cat", "dog")} == {1}
+
+
+def test_what_is_sound_can_be_read_in_spite_of_problems(tmp_path: Path, fill: Fill) -> None:
+    fill(tmp_path / "train", cat=20)
+    fill(tmp_path / "train" / "cat", kitten=2)
+    problems: list[str] = []
+    assert len(Folder(root=str(tmp_path)).open_splits(problems)("trainval")) == 20
+    assert len(problems) == 1

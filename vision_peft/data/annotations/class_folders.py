@@ -1,0 +1,170 @@
+"""Read a tree of class folders, `ROOT/{train,val,test}/<class>/*` or `ROOT/<class>/*`, in one pass over its folders."""
+
+import os
+import warnings
+from array import array
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vision_peft.data.annotations.file_names import describe_not_utf8, list_respelt, split_utf8, to_nfc
+from vision_peft.data.annotations.scan_folder import FileKind, FolderScan
+from vision_peft.data.annotations.split_items import SplitItems
+from vision_peft.data.flat_arrays import IntArray, TextArray, TextBuilder
+from vision_peft.data.item_names import name_below
+from vision_peft.printable import name_some
+from vision_peft.suggest import Suggestions
+
+SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+WHOLE = "all"  # the part of a tree without split folders
+_NAMED = 3  # files that a message names
+
+
+class OtherKind(NamedTuple):
+    """Files that another family reads, and what to type for it."""
+
+    extensions: frozenset[str]
+    advice: str
+
+
+def read_class_folders(
+    root: Path,
+    kind: FileKind,
+    problems: list[str],
+    *,
+    other: OtherKind,
+    recursive: bool = False,
+    leave_out: Collection[str] = (),
+) -> SplitItems:
+    """Read the files of all class folders below `root`, with parts named as its split folders, or `WHOLE`.
+
+    The class names are those of train, in NFC and sorted; two spellings of a name are one class, with a warning. What
+    is wrong is appended to `problems`; what is left out is counted in a warning.
+
+    Raises:
+        ValueError, FileNotFoundError: split folders that make no sense.
+    """
+    scan = FolderScan(kind, recursive, leave_out)
+    paths, labels, parts = TextBuilder(), array("q"), {}
+    label_of: dict[str, int] = {}
+    empty: list[str] = []
+    suggest = Suggestions([])
+    for split, folder in (find_split_folders(root) or {WHOLE: root}).items():
+        names = _list_class_folders(folder, scan)
+        if not parts:  # train, or all
+            label_of = {name: label for label, name in enumerate(dict.fromkeys(map(to_nfc, names)))}
+            suggest = Suggestions(label_of)
+            if not names:
+                scan.problems.append(f"{folder}: no class folders in it")
+        first = len(paths)
+        for name in names:
+            path = os.path.join(folder, name)  # noqa: PTH118  a Path a class takes longer
+            label = label_of.get(to_nfc(name))
+            if label is None:
+                few = f"is not among the {len(label_of)} classes of train{suggest(to_nfc(name))}"
+                scan.problems.append(f"{path}: class {to_nfc(name)!r} {few}")
+                continue
+            nested = len(scan.nested)
+            files, skipped = scan.list_files(path)
+            paths.add_below(f"{os.path.relpath(folder, root)}/{name}/".removeprefix("./"), files)
+            labels.extend([label] * len(files))
+            if not files and len(scan.nested) == nested:
+                empty.append(f"{path}: no {kind.what}s in this class folder{_list_counts(skipped, ' (skipped: {})')}")
+        parts[split] = range(first, len(paths))
+    problems += _conclude(root, scan, empty, None if len(paths) else other)
+    found = paths.build(prefix=os.path.join(root, ""))  # noqa: PTH118
+    names = found.without_prefix()
+    if not found.data.isascii():
+        names = TextArray.of(name_below(name, None) for name in names)
+    return SplitItems(found, names, IntArray(np.array(labels, dtype=np.int64)), [*label_of], parts)
+
+
+def find_split_folders(root: Path) -> dict[str, Path]:
+    """Find the split folders of `root` by split, train first; none if the class folders are directly in it."""
+    found: dict[str, Path] = {}
+    for split, names in SPLIT_FOLDERS.items():
+        present = [name for name in names if _list_subfolders(root / name)]
+        if len(present) > 1:
+            raise ValueError(f"{root} holds {' and '.join(present)}, all of which mean {split}: keep one")
+        if present:
+            found[split] = root / present[0]
+    if found and "train" not in found:
+        listed = ", ".join(str(path) for path in found.values())
+        raise FileNotFoundError(f"{root} has no folder train with class folders in it, only {listed}")
+    read = [path.name for path in found.values()]
+    ignored = [name for name in _list_subfolders(root) if name not in read] if found else []
+    if ignored:
+        warnings.warn(f"{root}: read {', '.join(read)}; ignored {name_some(ignored)}", stacklevel=4)
+    return found
+
+
+def _list_subfolders(folder: Path) -> list[str]:
+    """List the folders in `folder` that are not hidden, sorted; none where it is not a folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _list_class_folders(folder: Path, scan: FolderScan) -> list[str]:
+    """List the names of the class folders, sorted as their NFC, and count the files that lie beside them."""
+    names: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                names.append(entry.name)
+            elif (extension := os.path.splitext(entry.name)[1].lower()) in scan.kind.extensions:  # noqa: PTH122
+                scan.skipped[f"{extension} beside the class folders"] += 1
+    names, bad = split_utf8(sorted(names, key=lambda name: (to_nfc(name), name)))
+    if bad:
+        scan.problems.append(describe_not_utf8(str(folder), bad, "folder"))
+    if respelt := list_respelt(names):
+        warnings.warn(
+            f"{folder}: folders whose names differ in their Unicode spelling alone are one class: {name_some(respelt)}",
+            stacklevel=4,
+        )
+    return names
+
+
+def _conclude(root: Path, scan: FolderScan, empty: Sequence[str], other: OtherKind | None) -> list[str]:
+    """Warn of what was left out, and list the problems of the whole tree; it may be of the `other` kind if given."""
+    what, problems = scan.kind.what, list(scan.problems)
+    extensions = other.extensions if other else ()
+    others = Counter({extension: count for extension, count in scan.skipped.items() if extension in extensions})
+    if others and other:
+        return [*problems, f"{root}: no {what}s in the class folders, but {_list_counts(others)}: {other.advice}"]
+    problems += empty
+    if scan.nested:
+        some = name_some([os.path.relpath(path, root) for path in scan.nested], _NAMED)
+        problems.append(
+            f"{root}: {len(scan.nested):,} folder{'s' * (len(scan.nested) > 1)} inside class folders ({some}): "
+            f"data.recursive=true reads the {what}s in them, as of the class whose folder they are in"
+        )
+    if missing := scan.unreadable:
+        packages = {scan.kind.missing[extension]: None for extension in missing}
+        problems.append(
+            f"{root}: {_list_counts(missing)} cannot be read here: pip install {' '.join(packages)}, convert them, or "
+            f"leave them out with data.leave_out=[{','.join(missing)}]"
+        )
+    if scan.respelt:
+        warnings.warn(
+            f"{root}: files whose names differ in their Unicode spelling alone: {name_some(scan.respelt)}", stacklevel=4
+        )
+    if scan.skipped:
+        count = sum(scan.skipped.values())
+        listed = _list_counts(scan.skipped, most=20)
+        warnings.warn(f"{root}: {count:,} file{'s' * (count > 1)} left out: {listed}", stacklevel=4)
+    return problems
+
+
+def _list_counts(counts: Counter[str], words: str = "{}", most: int = 5) -> str:
+    """Write the commonest kinds with their numbers into `words`; "" where there are none."""
+    listed = ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common(most))
+    more = f" and {len(counts) - most} more kinds" if len(counts) > most else ""
+    return words.format(listed + more) if counts else ""
