@@ -119,6 +119,19 @@ def test_a_mistake_ends_with_2_and_writes_nothing(check_here: Check, tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
+def test_the_command_line_of_train_is_accepted_and_what_does_not_matter_is_named(check_here: Check, tmp_path: Path):
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    (tmp_path / "mine" / "data" / "pets.yaml").write_text("name: folder\nroot: photos\n")
+    words = ["method=lora", "recipe.lr=1e-3", "backbone.num_frames=8", "data.seed=1", "--config-dir", "mine"]
+    code, shown, errors = check_here("data=pets", *words)
+    assert (code, shown.splitlines()[0]) == (0, f"folder: 2 classes, 12 images below {tmp_path / 'photos'}")
+    said = "ignored here, as it does not change the data: method, recipe.lr, backbone.num_frames"
+    assert errors.splitlines()[0] == said
+    assert shown.splitlines()[-1].endswith("train.py --config-dir=mine data=pets " + " ".join(words[:4]))
+    code, _, errors = check_here("data=pets")
+    assert (code, errors.startswith("error: data=pets: no such config")) == (2, True)
+
+
 def test_a_number_of_threads_starts_at_1(check_here: Check) -> None:
     code, _, errors = check_here("data=digits", "--workers", "0")
     assert (code, "from 1 on, got 0" in errors) == (2, True)

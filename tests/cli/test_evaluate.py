@@ -4,9 +4,13 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
 from support.forked import run_tool
 
+from vision_peft.config.errors import ConfigError
+from vision_peft.data.datasets.digits import Digits
 from vision_peft.results.row import read_row
+from vision_peft.training.evaluate_saved import evaluate_saved
 
 TINY = ["backbone=timm", "backbone.name=vit_tiny_patch16_224", "backbone.pretrained=false", "backbone.img_size=32"]
 TINY += ["backbone.kwargs.depth=2", "backbone.kwargs.embed_dim=24", "recipe.epochs=1", "device=cpu"]
@@ -26,6 +30,15 @@ def test_evaluating_a_run_gives_the_same_figures_and_mistakes_are_one_line(repos
     assert figures == {name: getattr(row, name) for name in figures}
     assert set(figures) == {"top1", "top5", "n_bad", "n_non_finite", "mean_per_class", "per_class", "confusion"}
     assert f"digits test: top-1 {row.top1:.2f} %" in done.stdout
+
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    (tmp_path / "mine" / "data" / "other.yaml").write_text("name: digits\nseed: 1\n")
+    again = evaluate_saved(result.parent, ["data=other", "device=cpu", "split=val"], tmp_path / "mine")
+    assert again.data == Digits(seed=1)
+    with pytest.raises(ConfigError, match=r"data=other: no such config.*; there are cifar100"):
+        evaluate_saved(result.parent, ["data=other"])
+    with pytest.raises(ConfigError, match="--config-dir=nowhere is not a folder"):
+        evaluate_saved(result.parent, ["data=other"], "nowhere")
 
     wrong = run(repository, tmp_path, "evaluate.py", str(result.parent), "splt=val")
     assert wrong.returncode == 2

@@ -19,7 +19,7 @@ SETTINGS |= {"crop_pct": 1.0, "views": 3, "crops": 2}
 
 def test_of_images_items_are_what_is_counted() -> None:
     dataset = Counting(5)
-    assert (dataset.what, dataset.gives_clips, dataset.views, dataset.varies) == ("image", False, 1, False)
+    assert (dataset.what, dataset.gives_clips, dataset.first_item(2), dataset.varies) == ("image", False, 2, False)
     assert dataset.count_sources() == len(dataset) == 5
     assert [dataset.source_of(index) for index in range(5)] == list(range(5))
 

@@ -1,6 +1,7 @@
 """Writers of small videos, for tests; no two frames are the same."""
 
 import struct
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,23 @@ def write_video(
         stream.thread_count = 1
         for number in range(frames):
             frame = av.VideoFrame.from_ndarray(np.roll(picture, 3 * number, axis=1), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def write_timed(path: Path, times: Sequence[int], codec: str = "libx264", size: tuple[int, int] = (64, 48)) -> Path:
+    """A video whose frames are shown at `times`, in milliseconds, each with a grey of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=Fraction(1000))
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        stream.thread_count = 1
+        for number, time in enumerate(times):
+            pixels = np.full((size[1], size[0], 3), 4 * number % 256, np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path

@@ -217,7 +217,7 @@ def by_hand(videos: ColourVideos, model: Any) -> Tensor:
     """Mean logits of every video, one view at a time."""
     with torch.no_grad():
         logits = torch.cat([model(videos[index][0][None]) for index in range(len(videos))])
-    return logits.view(-1, videos.views, 3).mean(1)
+    return logits.view(videos.count_sources(), -1, 3).mean(1)
 
 
 def test_metrics_are_those_of_the_mean_logits_and_an_unreadable_video_is_wrong_and_reported() -> None:

@@ -3,25 +3,40 @@
     vision-peft check-data data=vtab1k data.root=vtab-1k data.task=dtd
     vision-peft check-data data=vtab1k data.root=vtab-1k data.task=all --out checked --workers 8
     vision-peft check-data data=folder data.root=photos --json photos.json
+    vision-peft check-data data=hmdb51 data.root=hmdb51 backbone.num_frames=8 --config-dir mine
 
 Finds what cannot be read, labels out of range, images in two splits or with two labels (by content), and says what
-sizes, formats and counts there are. Exit code 0: no problem (warnings may be), 1: problems, 2: cannot check.
+sizes, formats and counts there are; of videos also frames, rates, seconds, containers and codecs, for which all frames
+are decoded. The command line of train is accepted; what does not concern the data is ignored, which it says.
+Exit code 0: no problem (warnings may be), 1: problems, 2: cannot check.
 """
 
+import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from vision_peft.cli._verb import announce_loading, make_parser, suggest_next, write_output
-from vision_peft.config.data_overrides import name_data, read_overrides
+from vision_peft.cli._verb import (
+    add_config_dir,
+    announce_loading,
+    make_parser,
+    overrides_of,
+    suggest_next,
+    write_output,
+)
+from vision_peft.config.command_line import read_command_line
+from vision_peft.config.find_configs import list_configs
 from vision_peft.data.root import find_root
 
 
 def main(argv: Sequence[str]) -> int:
     """Parse, check, print."""
     parser = make_parser("check-data", __doc__)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="data=<config> data.<key>=...")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="data=<config> data.<key>=..., as for train")
+    add_config_dir(parser)
     parser.add_argument("--out", metavar="DIR", type=Path, help="write report.json and a sheet of samples there")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the report to this file")
     parser.add_argument(
@@ -30,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_intermixed_args(argv)
     if arguments.workers < 1:
         parser.error(f"argument --workers: wanted a number of threads from 1 on, got {arguments.workers}")
-    section = name_data(read_overrides(arguments.overrides, ("data",), ("data",)))
+    section = _read_section(arguments)
     if "root" in section:
         find_root(section["root"], section["name"])
     announce_loading()
@@ -55,5 +70,18 @@ def main(argv: Sequence[str]) -> int:
         write_output(file, json.dumps(result, indent=1) + "\n")
         print(f"report: {file}")
     if not result["problems"]:
-        suggest_next(["train", *arguments.overrides])
+        suggest_next(["train", *overrides_of(arguments)])
     return 1 if result["problems"] else 0
+
+
+def _read_section(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the data section of the config that train would compose, and say which of the words do not matter here."""
+    keys = [word.partition("=")[0].lstrip("+~") for word in arguments.overrides]
+    if not {"data", "experiment"} & {*keys}:
+        options = ", ".join(list_configs("data"))
+        raise ValueError(f"no data set is named: give data=<config> (and data.root=...); there are {options}")
+    (run,) = read_command_line(overrides_of(arguments)).runs
+    ignored = [key for key in keys if key not in ("data", "experiment") and not key.startswith("data.")]
+    if ignored:
+        print(f"ignored here, as it does not change the data: {', '.join(ignored)}", file=sys.stderr)
+    return {"name": run.choices["data"], **run.raw["data"]}

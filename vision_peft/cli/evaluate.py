@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from vision_peft.cli._verb import announce_loading, make_parser, suggest_next, write_output
+from vision_peft.cli._verb import add_config_dir, announce_loading, make_parser, suggest_next, write_output
 from vision_peft.config.data_overrides import read_overrides
 
 
@@ -26,8 +26,9 @@ def main(argv: Sequence[str]) -> int:
         help="data, backbone, split, device, precision, workers, bad_eval",
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures to this file")
+    add_config_dir(parser)
     arguments = parser.parse_intermixed_args(argv)
-    read_overrides(arguments.overrides)
+    read_overrides(arguments.overrides, config_dir=arguments.config_dir)
     if not Path(arguments.folder).is_dir():
         raise FileNotFoundError(f"{arguments.folder} is not a folder: wanted a run folder or an adapter folder")
     announce_loading()
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     from vision_peft.training.evaluate_saved import evaluate_saved
     from vision_peft.training.evaluation import format_metrics, to_json
 
-    done = evaluate_saved(arguments.folder, arguments.overrides)
+    done = evaluate_saved(arguments.folder, arguments.overrides, arguments.config_dir)
     print_rank0(f"{done.data.name} {done.split}: {format_metrics(done.metrics)}")
     if arguments.json:
         text = json.dumps(to_json(done.metrics), indent=2) + "\n"

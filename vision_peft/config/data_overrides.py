@@ -1,11 +1,14 @@
 """The overrides of verbs that read data without training: `data=<config> data.<key>=... split=...`. Free of torch."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from vision_peft.config.errors import ConfigError
 from vision_peft.config.find_configs import find_configs, list_configs
@@ -18,15 +21,24 @@ SECTIONS = ("data", "backbone")
 
 
 def read_overrides(
-    overrides: Sequence[str], values: Sequence[str] = VALUES, sections: Sequence[str] = SECTIONS
+    overrides: Sequence[str],
+    values: Sequence[str] = VALUES,
+    sections: Sequence[str] = SECTIONS,
+    config_dir: str | Path | None = None,
 ) -> dict[str, Any]:
     """Return the overrides as nested dicts, the name of a data config as `data_config`.
+
+    `config_dir` is a folder with more configs, which is recorded under that name.
 
     Raises:
         ConfigError: every override that cannot be read or is not known.
     """
     given: dict[str, Any] = {}
     problems = []
+    if config_dir is not None:
+        given["config_dir"] = str(config_dir)
+        if not Path(config_dir).is_dir():
+            raise ConfigError([f"--config-dir={config_dir} is not a folder: wanted one with data/*.yaml and the like"])
     for text in quote_paths(overrides):
         try:
             override = OverridesParser.create().parse_override(text)
@@ -46,21 +58,13 @@ def read_overrides(
             OmegaConf.update(section := OmegaConf.create(given.get(key, {})), ".".join(rest), override.value())
             given[key] = OmegaConf.to_container(section)
     if not problems and "data_config" in given:
-        section, options = given.get("data", {}), list_configs("data")
+        section, options = given.get("data", {}), list_configs("data", _further_folders(given))
         if (name := given["data_config"]) not in options:
             problems.append(f"data={name}: no such config{did_you_mean(name, options)}; there are {', '.join(options)}")
         check_by_file("data", dict(section), name, problems)
     if problems:
         raise ConfigError(problems)
     return given
-
-
-def name_data(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the data section that `read_overrides` was given, ValueError where none is named."""
-    if "data_config" not in given:
-        options = ", ".join(list_configs("data"))
-        raise ValueError(f"no data set is named: give data=<config> (and data.root=...); there are {options}")
-    return fill_data(given, {})
 
 
 def fill_data(given: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,6 +78,15 @@ def fill_data(given: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str
         raise ValueError("an adapter folder does not say which data it is for: give data=<config> (and data.root=...)")
     section = dict(recorded)
     if name is not None:
-        raw = OmegaConf.to_container(OmegaConf.load(find_configs() / "data" / f"{name}.yaml"))
+        folders = (*_further_folders(given), find_configs())
+        file = next(file for folder in folders if (file := folder / "data" / f"{name}.yaml").is_file())
+        try:
+            raw = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+        except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError([f"{file} cannot be read: {' '.join(str(error).split())}"]) from error
         section = {"name": name, **(raw if isinstance(raw, dict) else {})}
     return {**{str(key): value for key, value in section.items()}, **given.get("data", {})}
+
+
+def _further_folders(given: Mapping[str, Any]) -> tuple[Path, ...]:
+    return (Path(given["config_dir"]),) if "config_dir" in given else ()

@@ -39,7 +39,7 @@ class Config(Settings):
         if recipe.augment not in choices:
             kind = "clips" if clips else "single images (backbone.num_frames=null)"
             problems.append(f"recipe.augment={recipe.augment} is not for {kind}: there are {', '.join(choices)}")
-        if not clips and (recipe.views > 1 or recipe.crops > 1):
+        if not clips and (recipe.views != 1 or recipe.crops > 1):
             values = f"recipe.views={recipe.views} and recipe.crops={recipe.crops}"
             problems.append(f"{values} are for clips: give backbone.num_frames as well")
         raise_all(problems)

@@ -1,16 +1,25 @@
 """What a config file may hold: every key of every group with its type, default and unit."""
 
 import types
+from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from vision_peft.data.choices import AUGMENTS, BAD_IN_EVALUATION, CLIP_AUGMENTS, NORMALISATIONS, RESIZES, VIEW_AVERAGES
+from vision_peft.data.choices import (
+    AUGMENTS,
+    BAD_IN_EVALUATION,
+    CLIP_AUGMENTS,
+    NORMALISATIONS,
+    RESIZES,
+    SAMPLINGS,
+    UNIFORM,
+    VIEW_AVERAGES,
+)
 from vision_peft.fields import Checked, above_zero, at_least, choice, raise_all, share
 from vision_peft.protocols import PROTOCOLS
 from vision_peft.tuning.head_kinds import check_head
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-SAMPLINGS = ("segments", "dense")
 STRATEGIES = ("ddp", "fsdp2")
 TRACKERS = ("tensorboard", "wandb")
 SCHEDULES = ("cosine", "cosine_by_epoch", "constant")
@@ -74,9 +83,10 @@ class Recipe(Checked):
     crop_pct: float = 1.0  # share of the short side that the centre crop of evaluation keeps; shortest only
     interpolation: str = "backbone"  # of the resize; backbone: as in its pretraining | bilinear | bicubic
     normalisation: str = "backbone"  # backbone: mean and std of its pretraining | imagenet | half | none
-    sampling: str = "segments"  # frames of a clip: segments (one of each of num_frames equal parts) | dense (by stride)
+    sampling: str = "segments"  # frames of a clip: segments (one of each equal part) | dense (by stride) | seconds
     frame_stride: int = 4  # frames from one to the next; dense only
-    views: int = 1  # clips of a test video whose answers are averaged, spread over its length; val is read with one
+    clip_seconds: float | None = None  # how long a clip lasts, its frames evenly spread; seconds only
+    views: int | str = 1  # clips of a test video whose answers are averaged; uniform: end to end (seconds only)
     crops: int = 1  # of each of them, spread over the long side; needs resize=shortest
     view_average: str = "logits"  # what is averaged over views and crops: logits | probabilities (after a softmax)
     head: str = "linear"  # linear | batchnorm_linear (AdaptFormer, MAE) | vpt_linear (biases -log 99) | mlp-2 to mlp-9
@@ -100,6 +110,7 @@ class Recipe(Checked):
             choice("frozen_mode", self.frozen_mode, ("eval", "train")),
             choice("normalisation", self.normalisation, NORMALISATIONS),
             *(at_least(name, getattr(self, name), 1) for name in _FROM_ONE),
+            *_clip_times(self.sampling, self.clip_seconds, self.views),
             *(at_least(name, getattr(self, name), 0) for name in _NOT_NEGATIVE),
             *(above_zero(name, getattr(self, name)) for name in ("clip_grad", "early_stopping", "crop_pct")),
             *(share(name, getattr(self, name)) for name in ("label_smoothing", "random_erasing", "drop_path")),
@@ -125,7 +136,7 @@ class Recipe(Checked):
         raise_all(problems)
 
 
-_FROM_ONE = ("epochs", "batch_size", "accumulate", "repeated_augmentation", "frame_stride", "views", "crops")
+_FROM_ONE = ("epochs", "batch_size", "accumulate", "repeated_augmentation", "frame_stride", "crops")
 _NOT_NEGATIVE = ("lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix")
 
 
@@ -247,6 +258,21 @@ def _class_weights(given: str | tuple[float, ...] | None) -> str | None:
     if isinstance(given, tuple) and (not given or min(given) < 0 or not any(given)):
         return f"class_weights must be numbers from 0, not all 0; got {list(given)}"
     return None
+
+
+def _clip_times(sampling: str, seconds: float | None, views: int | str) -> Iterator[str | None]:
+    """Describe what is wrong with the keys of clips by time."""
+    if sampling == "seconds" and seconds is None:
+        yield "sampling=seconds needs clip_seconds, how long a clip lasts: give clip_seconds=2 or so"
+    if sampling != "seconds" and seconds is not None:
+        yield f"clip_seconds={seconds:g} is for sampling=seconds, got sampling={sampling}"
+    yield above_zero("clip_seconds", seconds)
+    if isinstance(views, int):
+        yield at_least("views", views, 1)
+    elif views != UNIFORM:
+        yield f"views must be a number from 1, or uniform; got {views!r}"
+    elif sampling != "seconds":
+        yield f"views={UNIFORM} lays clips end to end, which is for sampling=seconds; got sampling={sampling}"
 
 
 def _head(kind: str) -> str | None:

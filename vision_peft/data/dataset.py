@@ -49,6 +49,14 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
         """Return the file, or the folder of frames, that item `index` is decoded from; None: it has none of its own."""
         return None
 
+    def stored_as(self, index: int) -> str | None:
+        """Name what item `index` is decoded from, a file or a part of one; None: it is held in memory."""
+        return self.file(index)
+
+    def stored_size(self, index: int) -> int | None:
+        """Return the bytes of what has no file of its own, but is stored somewhere; None where that is not known."""
+        return None
+
     def check(self, index: int, decode: bool) -> None:
         """Raise `ImageDecodeError` where the file of item `index` is no image by its header or, to `decode`, at all."""
         if decode:
@@ -84,10 +92,13 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
         """Return the number of the image or video that item `index` shows."""
         return index
 
-    @property
-    def views(self) -> int:
-        """Items that show one source."""
-        return 1
+    def first_item(self, source: int) -> int:
+        """Return the index of the first item that shows image or video `source`."""
+        return source
+
+    def describe_oddities(self) -> str:
+        """Say in a line what is odd about the sources for the items that are made of them; "" where nothing is."""
+        return ""
 
     @property
     def varies(self) -> bool:
@@ -159,6 +170,12 @@ class ImageSubset(ImageDataset):
 
     def file(self, index: int) -> str | None:
         return self.whole.file(self.items[index])
+
+    def stored_as(self, index: int) -> str | None:
+        return self.whole.stored_as(self.items[index])
+
+    def stored_size(self, index: int) -> int | None:
+        return self.whole.stored_size(self.items[index])
 
     def check(self, index: int, decode: bool) -> None:
         self.whole.check(self.items[index], decode)

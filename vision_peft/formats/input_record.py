@@ -39,7 +39,8 @@ _ACCEPTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "num_frames": (_or_none(_whole(1, MAX_FRAMES)), f"1 to {MAX_FRAMES} frames, or null"),
     "tubelet_size": (_or_none(_whole(1, MAX_FRAMES)), f"1 to {MAX_FRAMES} frames, or null"),
     "frame_stride": (_whole(1, MAX_FRAMES), f"1 to {MAX_FRAMES} frames"),
-    "views": (_whole(1, 1000), "a whole number from 1 to 1000"),
+    "clip_seconds": (_or_none(lambda value: _number(value) and 0.001 <= value <= 86400), "0.001 to 86400 seconds"),
+    "views": (lambda value: value == "uniform" or _whole(1, 1000)(value), "a whole number from 1 to 1000, or uniform"),
     "crops": (_whole(1, 100), "a whole number from 1 to 100"),
     "view_average": (lambda value: value in ("logits", "probabilities"), "logits or probabilities"),
 }

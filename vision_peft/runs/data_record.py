@@ -35,7 +35,7 @@ class Item(NamedTuple):
 
     name: str  # path below the root of the data, or what stands for an item without a file of its own
     label: int
-    size: int | None  # bytes; None: no file of its own
+    size: int | None  # bytes; None: it is not stored
 
 
 class DataRecord:
@@ -83,7 +83,7 @@ class DataRecord:
         dataset, base = self.splits[split], self.config.base()
         folder = None if base is None else str(base)
         for source, size in enumerate(self.sizes[split].tolist()):
-            item = source * dataset.views
+            item = dataset.first_item(source)
             name = name_below(dataset.file(item) or dataset.path(item), folder)
             yield Item(name, dataset.labels[item], None if size == _NO_SIZE else size)
 
@@ -127,14 +127,15 @@ def _measure(dataset: ImageDataset, pool: ThreadPoolExecutor) -> np.ndarray:
 
     def measure(start: int) -> np.ndarray:
         sources = range(start, min(start + _AT_ONCE, count))
-        return np.array([_size(dataset.file(source * dataset.views)) for source in sources], dtype=np.int64)
+        return np.array([_size(dataset, dataset.first_item(source)) for source in sources], dtype=np.int64)
 
     return np.concatenate([np.empty(0, np.int64), *pool.map(measure, range(0, count, _AT_ONCE))])
 
 
-def _size(file: str | None) -> int:
-    if file is None:
-        return _NO_SIZE
+def _size(dataset: ImageDataset, item: int) -> int:
+    if (file := dataset.file(item)) is None:
+        size = dataset.stored_size(item)
+        return _NO_SIZE if size is None else size
     try:
         status = os.stat(file)  # noqa: PTH116  a Path a file would take longer than the question
     except OSError:

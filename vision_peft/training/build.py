@@ -215,6 +215,7 @@ def input_settings(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
     if "num_frames" in found:
         clips = {key: found[key] for key in ("num_frames", "tubelet_size")}
         clips |= {key: getattr(recipe, key) for key in ("sampling", "frame_stride", "views", "crops", "view_average")}
+        clips |= {"clip_seconds": recipe.clip_seconds} if recipe.clip_seconds else {}
     return {
         "size": list(found["size"]),
         "mean": list(mean),

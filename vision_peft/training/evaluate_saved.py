@@ -39,7 +39,7 @@ class Evaluation:
     metrics: Metrics
 
 
-def evaluate_saved(path: str | Path, overrides: Sequence[str] = ()) -> Evaluation:
+def evaluate_saved(path: str | Path, overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> Evaluation:
     """Evaluate the adapter in `path`, a run folder or an adapter folder, as training did.
 
     Started by torchrun, the processes share the data and all get the figures of the whole.
@@ -48,6 +48,7 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = ()) -> Evaluatio
         path: a run folder brings its data, backbone and seed along; an adapter folder only its backbone's name.
         overrides: ``data=<config> data.<key>=... backbone.<key>=... split=test device=... precision=... workers=...
             bad_eval=error|wrong views=... crops=...`` (the last two: of every video).
+        config_dir: a folder of configs of your own, for ``data=<config>``.
 
     Raises:
         FileNotFoundError: nothing to evaluate at `path`.
@@ -55,7 +56,7 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = ()) -> Evaluatio
             backbone.
     """
     path = Path(path)
-    given = read_overrides(overrides)
+    given = read_overrides(overrides, config_dir=config_dir)
     if (path / CONFIG).exists():
         check_read_folder(path)
         adapter, raw = path / "adapter", read_config(path)

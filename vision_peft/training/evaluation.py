@@ -47,7 +47,7 @@ class Metrics:
     images: int  # or videos, the undecodable ones among them
     bad: int = 0  # of `images`, undecodable
     non_finite: int = 0  # of `images`, answered with NaN or infinity
-    views: int | None = None  # of each video; None: images
+    views: float | None = None  # of each video, on average; None: images
 
     @property
     def confusion(self) -> list[list[int]] | None:
@@ -102,7 +102,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], classes: list[str], com
         tally.bad = list(videos.unreadable.values())
     else:
         tally = tally.gather()
-    views = dataset.views if dataset is not None and dataset.gives_clips else None
+    views = len(dataset) / dataset.count_sources() if dataset is not None and dataset.gives_clips else None
     return _metrics(tally, classes, views)
 
 
@@ -186,7 +186,7 @@ class _Tally:
         return whole
 
 
-def _metrics(tally: _Tally, classes: list[str], views: int | None) -> Metrics:
+def _metrics(tally: _Tally, classes: list[str], views: float | None) -> Metrics:
     number, missed = len(classes), torch.tensor(tally.bad + tally.non_finite, dtype=torch.int64)
     what = "images" if views is None else "videos"
     if not tally.items and not tally.non_finite:
@@ -233,9 +233,11 @@ def write_confusion(path: Path, metrics: Metrics) -> None:
 def format_metrics(metrics: Metrics) -> str:
     """Write the figures in one line."""
     top5 = "" if metrics.top5 is None else f"  top-5 {metrics.top5:.2f} %"
-    items = (
-        "images" if metrics.views is None else "videos" if metrics.views == 1 else f"videos, {metrics.views} views each"
-    )
+    items = "images" if metrics.views is None else "videos"
+    if metrics.views is not None and metrics.views != 1:
+        items += (
+            f", {metrics.views:g} views each" if metrics.views % 1 == 0 else f", {metrics.views:.2f} views on average"
+        )
     bad = f", {metrics.bad} of them undecodable and counted as wrong" if metrics.bad else ""
     bad += f", {metrics.non_finite} answered with NaN or infinity and counted as wrong" if metrics.non_finite else ""
     return (

@@ -87,6 +87,11 @@ def describe_run(
     )
 
 
+def describe_oddities(splits: Mapping[str, ImageDataset]) -> list[str]:
+    """Say what is odd about the items of each split, a line each."""
+    return [f"{name}: {words}" for name, dataset in splits.items() if (words := dataset.describe_oddities())]
+
+
 def describe_processes(compute: Compute) -> str:
     """Describe the processes of a training as a state remembers them."""
     return f"{compute.world_size} processes ({compute.strategy})" if compute.world_size > 1 else "1 process"
@@ -148,7 +153,7 @@ def make_row(training: Training, model: nn.Module, progress: Progress, metrics: 
         epochs=recipe.epochs,
         img_size=height if height == width else [height, width],
         num_frames=settings.get("num_frames"),
-        views=settings.get("views", 1) * settings.get("crops", 1),
+        views=_count_views(settings, splits),
         normalisation=recipe.normalisation,
         head=recipe.head,
         params_trained=counts.trained,
@@ -247,9 +252,21 @@ def backbone_name(config: Config, model: Any) -> str:
 
 def _describe_clips(config: Config) -> str:
     recipe, frames = config.recipe, config.backbone.num_frames
-    taken = f"1 of {recipe.frame_stride}" if recipe.sampling == "dense" else "spread over the video"
-    views = f", test {recipe.views} views x {recipe.crops} crops" if recipe.views * recipe.crops > 1 else ""
+    taken = {
+        "dense": f"1 of {recipe.frame_stride}",
+        "segments": "spread over the video",
+        "seconds": f"spread over {recipe.clip_seconds or 0:g} s",
+    }[recipe.sampling]
+    views = f", test {recipe.views} views x {recipe.crops} crops" if (recipe.views, recipe.crops) != (1, 1) else ""
     return f"{frames} frames, {taken}{views}"
+
+
+def _count_views(settings: Mapping[str, Any], splits: Mapping[str, ImageDataset]) -> int:
+    """Count the items that are averaged for one of test; where videos have different numbers, on average."""
+    views, crops, test = settings.get("views", 1), settings.get("crops", 1), splits.get("test")
+    if isinstance(views, int):
+        return views * crops
+    return crops if test is None else round(len(test) / test.count_sources())
 
 
 def _fields(method: Any) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def test_the_progress_line_comes_now_and_then_and_not_for_small_sets(capsys: pyt
     line.next = 0.0
     line(1000, 2000)
     line(1001, 2000)
-    assert capsys.readouterr().err == "1,000 of 2,000 images read\n"
+    assert capsys.readouterr().err == "1,000 of 2,000 items read\n"
 
 
 def test_a_header_with_broken_exif_is_upright(tmp_path: Path) -> None:

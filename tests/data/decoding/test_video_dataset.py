@@ -14,6 +14,8 @@ from vision_peft.data.decoding.clip_sampling import ClipSampling
 from vision_peft.data.decoding.frame_folders import list_frames
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.decoding.pixel_store import Store
+from vision_peft.data.decoding.video import decode_all
+from vision_peft.data.decoding.video_backends import check_backend
 from vision_peft.data.decoding.video_dataset import VideoFiles
 from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.data.loading.cache import keep_decoded
@@ -47,7 +49,7 @@ def as_float(clip: torch.Tensor, crop: int) -> torch.Tensor:
 
 def test_a_training_item_is_a_clip_of_one_video(folder: Path) -> None:
     dataset = videos(folder, training=True, clips=ClipSampling(4, 2, views=3, crops=2))
-    assert (len(dataset), dataset.labels, dataset.views) == (3, [1, 0, 1], 1)
+    assert (len(dataset), dataset.labels, dataset.first_item(2)) == (3, [1, 0, 1], 2)
     torch.manual_seed(0)
     drawn = dataset.clips.draw()
     torch.manual_seed(0)
@@ -79,8 +81,8 @@ def test_in_evaluation_every_video_has_its_views_in_time_and_space_one_after_ano
 
 def test_a_video_stands_as_a_picture_of_four_of_its_frames(folder: Path) -> None:
     picture = videos(folder).image(0)
-    assert picture.size == (64, 4 * 48)
-    assert np.array_equal(np.asarray(picture)[48:96], reference(folder / "0.mp4")[7])
+    assert picture.size == (2 * 64, 2 * 48)
+    assert np.array_equal(np.asarray(picture)[:48, 64:], reference(folder / "0.mp4")[7])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -156,8 +158,67 @@ def test_videos_that_fit_are_kept_decoded_and_give_the_same_clips(folder: Path) 
     kept.paths = [*kept.paths]
     assert all(torch.equal(kept.clip(index), plain.clip(index)) for index in range(3))
     for path in kept.paths:
-        assert np.array_equal(kept.store.kept[path], reference(Path(path)))
+        assert np.array_equal(kept.store.kept[None, path], reference(Path(path)))
     assert pickle.loads(pickle.dumps(kept)).store.used == 0
+
+
+@pytest.mark.parametrize("resize", ["squash", "shortest"])
+@pytest.mark.parametrize("training", [True, False])
+def test_kept_videos_are_as_small_as_they_reach_the_model(folder: Path, training: bool, resize: str) -> None:
+    settings = {"size": [16, 12], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize": resize}
+    settings |= {"crop_pct": 0.8, "num_frames": 4, "frame_stride": 2, "sampling": "dense", "views": 2, "crops": 1}
+    plain, kept = videos(folder), videos(folder)
+    for dataset in (plain, kept):
+        if training:
+            dataset.set_training(settings, augment="flip", random_erasing=0.5)
+        else:
+            dataset.set_evaluation(settings)
+    pixels = 16 * 12 if training or resize == "squash" else 20 * 26  # cover: 48x64 scaled to at least 20x15
+    assert kept.decoded_size() == 35 * pixels * 3
+    assert keep_decoded({"train": kept}, ["train"], 1, 0)[1] == "videos are kept decoded: 3 of train, about 1 MB"
+    kept.prepare()
+    assert kept.store is not None
+    assert kept.store.used == 35 * pixels * 3
+    kept.decoder = "none"  # nothing is decoded any more
+    for index in range(len(kept)):
+        torch.manual_seed(index)
+        wanted = plain[index]
+        torch.manual_seed(index)
+        found = kept[index]
+        assert torch.equal(found[0], wanted[0])
+        assert found[1] == wanted[1]
+
+
+def test_with_random_crops_whole_frames_are_kept_and_two_transforms_share_nothing(folder: Path) -> None:
+    settings = {"size": [16, 16], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize": "squash"}
+    settings |= {"crop_pct": 1.0, "num_frames": 4, "frame_stride": 2, "sampling": "dense", "views": 1, "crops": 1}
+    train, val = videos(folder), videos(folder)
+    train.set_training(settings, augment="multi_scale", random_erasing=0.0)
+    val.set_evaluation(settings)
+    splits = {"train": train, "val": val}
+    assert [data.decoded_size() for data in splits.values()] == [35 * 48 * 64 * 3, 35 * 16 * 16 * 3]
+    keep_decoded(splits, splits, 1, 0)
+    for data in splits.values():
+        data.prepare()
+    assert train.store is val.store is not None
+    assert len(train.store.kept) == 6  # pyright: ignore[reportOptionalMemberAccess]
+
+
+@pytest.mark.parametrize("backend", ["auto", "decord"])
+def test_all_frames_in_parts_are_those_of_the_file(folder: Path, backend: str) -> None:
+    check_backend(backend)
+    parts = [*decode_all(folder / "0.mp4", backend, at_once=8)]
+    assert [len(part) for part in parts] == [8, 8, 4]
+    assert np.array_equal(np.concatenate(parts), reference(folder / "0.mp4"))
+
+
+def test_the_picture_of_a_video_is_four_frames_as_near_to_a_square_as_they_can_stand(tmp_path: Path) -> None:
+    for size, shape in (((64, 48), (96, 128)), ((128, 32), (128, 128)), ((32, 128), (128, 128))):
+        path = write_video(tmp_path / f"{size[0]}.mp4", 16, size=size)
+        picture, frames = np.asarray(VideoFiles([path], [0], ["a"]).image(0)), reference(path)[[2, 6, 10, 14]]
+        assert picture.shape == (*shape, 3)
+        assert np.array_equal(picture[: size[1], : size[0]], frames[0])
+        assert np.array_equal(picture[-size[1] :, -size[0] :], frames[3])
 
 
 def test_videos_that_do_not_fit_are_decoded_every_time(folder: Path) -> None:
@@ -171,5 +232,5 @@ def test_videos_that_do_not_fit_are_decoded_every_time(folder: Path) -> None:
     dataset = videos(folder)
     dataset.store = Store(30 * 48 * 64 * 3)  # room for 20 frames and for 3, not for 12 more
     dataset.prepare()
-    assert list(dataset.store.kept) == [str(folder / "0.mp4")]
+    assert list(dataset.store.kept) == [(None, str(folder / "0.mp4"))]
     assert torch.equal(dataset.clip(1), videos(folder).clip(1))

@@ -18,7 +18,7 @@ from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.problems import DataProblems
 
-_SAID_HERE = re.compile(r"\d+ of \d+ classes have no (training )?image")  # readers warn of it too
+_SAID_HERE = re.compile(r"\d+ of \d+ classes have no (training )?(image|video)")  # readers warn of it too
 _NAMED = 5  # things that a text names
 
 
@@ -115,9 +115,10 @@ def _check_classes(datasets: Mapping[str, ImageDataset]) -> Iterator[Finding]:
             text = f"{_count(len(outside), 'label')} of {split} out of range, wanted 0 to {count - 1}: {named}"
             yield Finding(PROBLEM, "label_range", text, [split], outside)
         present = set(dataset.labels)
+        what = dataset.what
         empty = [name for label, name in enumerate(dataset.classes) if label not in present]
         if empty and split in ("train", "test"):
-            text = f"{len(empty)} of {count} classes have no image in {split}: {_name_some(empty)}"
+            text = f"{len(empty)} of {count} classes have no {what} in {split}: {_name_some(empty)}"
             yield Finding(WARNING, "empty_class", text, [split])
 
 
@@ -130,7 +131,8 @@ def _check_files(report: TaskReport) -> Iterator[Finding]:
         content, places = report.contents[path], list(items)
         splits = [split for split in SPLITS if any(item.split == split for item in places)]
         if isinstance(content, ImageDecodeError):
-            kind = "unreadable" if Path(path).exists() else "missing"
+            is_file = report.datasets[places[0].split].file(0) is not None  # else a part of one
+            kind = "missing" if is_file and not Path(path).exists() else "unreadable"
             text = f"{path}: {content.cause if kind == 'unreadable' else 'there is no such file'}"
             yield Finding(PROBLEM, kind, text, splits, places)
         elif header := content.header:
@@ -170,30 +172,30 @@ def _find_copies(report: TaskReport) -> Iterator[Finding]:
             report, [item for item in items if item.split != "trainval"] if parts else items, items
         )
     if {"train", "val", "trainval"} <= report.datasets.keys() and (lacking or beyond):
-        words = [f"lacks {_count(len(lacking), 'image')} of them"] * bool(lacking)
-        words += [f"has {_count(len(beyond), 'image')} that neither has"] * bool(beyond)
+        words = [f"lacks {_count(len(lacking), report.what)} of them"] * bool(lacking)
+        words += [f"has {_count(len(beyond), report.what)} that neither has"] * bool(beyond)
         text = f"trainval is not train and val together: it {' and '.join(words)}"
         yield Finding(WARNING, "trainval", text, ["train", "val", "trainval"], lacking + beyond)
 
 
 def _compare_copies(report: TaskReport, items: list[Item], everywhere: list[Item]) -> Iterator[Finding]:
     in_split = Counter(item.split for item in items)
-    splits = list(in_split)
+    splits, what = list(in_split), "an image" if report.what == "image" else f"a {report.what}"
     files = {content.file for item in items if isinstance(content := report.contents[item.path], Content)}
     same = "the same file" if len(files) == 1 and None not in files else "the same pixels"
     if len(splits) > 1:
-        text = f"{', '.join(splits[:-1])} and {splits[-1]} share an image ({same}): {_name_places(items)}"
+        text = f"{', '.join(splits[:-1])} and {splits[-1]} share {what} ({same}): {_name_places(items)}"
         yield Finding(PROBLEM, "overlap", text, splits, items)
     for split, times in in_split.items():
         if times > 1:
             inside = [item for item in items if item.split == split]
-            text = f"{split} holds an image {times} times ({same}): {_name_places(inside)}"
+            text = f"{split} holds {what} {times} times ({same}): {_name_places(inside)}"
             yield Finding(WARNING, "duplicate", text, [split], inside)
     if len({item.label for item in everywhere}) > 1:
         classes = report.classes
         known = [item for item in everywhere if item.label in range(len(classes))]
         named = dict.fromkeys(f"{item.path} is {classes[item.label]}" for item in known)
-        text = f"one image has several labels ({same}): {_name_some(list(named))}"
+        text = f"one {report.what} has several labels ({same}): {_name_some(list(named))}"
         yield Finding(PROBLEM, "label_conflict", text, list(dict.fromkeys(i.split for i in everywhere)), everywhere)
 
 

@@ -22,8 +22,8 @@ def draw_sheet(datasets: Mapping[str, ImageDataset], title: str, file: str | Pat
     """Write the PNG `file` with samples of the first `CLASSES` classes of `datasets` (by split); gives its path.
 
     The samples of a class are evenly spaced in the order of the split, the same every time. A large image is scaled
-    down to its tile, a small one enlarged by a whole number without smoothing; both keep their shape. Images that
-    cannot be decoded are crossed out. Raises ValueError where there is no split to draw.
+    down to its tile, a small one enlarged by a whole number without smoothing; both keep their shape. A video shows
+    four of its frames. What cannot be decoded is crossed out. Raises ValueError where there is no split to draw.
     """
     shown = {split: datasets[split] for split in SPLITS if split in datasets and split in COLUMNS}
     shown = shown or dict(datasets)
@@ -39,7 +39,7 @@ def draw_sheet(datasets: Mapping[str, ImageDataset], title: str, file: str | Pat
     large, plain, small = _load_font(20), _load_font(15), _load_font(13)
     counts = " / ".join(f"{len(dataset):,} {split}" for split, dataset in shown.items())
     draw.text((_MARGIN, _MARGIN), _cut(printable(title), large, width - 2 * _MARGIN), _INK, large)
-    note = f"{len(classes):,} classes, {counts} images"
+    note = f"{len(classes):,} classes, {counts} {next(iter(shown.values())).what}s"
     note += f"; only the first {rows} classes are shown" if rows < len(classes) else ""
     draw.text((_MARGIN, _MARGIN + 28), _cut(note, small, width - 2 * _MARGIN), _PALE, small)
     for split in shown:

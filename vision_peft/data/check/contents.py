@@ -1,4 +1,4 @@
-"""What the images of a data set hold, read once each by threads; of an image only its hashes and its form are kept."""
+"""What the images or videos of a data set hold, read once each by threads; only hashes and form of each are kept."""
 
 import hashlib
 import sys
@@ -10,26 +10,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.frame_folders import list_frames
 from vision_peft.data.decoding.images import ImageDecodeError, ImageHeader
+from vision_peft.data.decoding.video_dataset import VideoFiles
+from vision_peft.data.decoding.video_form import VideoForm, read_form
 
 Progress = Callable[[int, int], None]
+_FRAMES_AT_ONCE = 8
 _AHEAD = 4  # images a thread that are asked for before the first of them is taken
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Hashes and form of one image; images in memory have no file and no header."""
+    """Hashes and form of one image or video; images in memory have no file and no header, nor have videos."""
 
     pixels: bytes  # SHA-256 of the size and the decoded RGB pixels: the same for a lossless copy in another format
     size: tuple[int, int]  # width, height in pixels, as a model would get it
     file: bytes | None = None  # SHA-256 of the file
     header: ImageHeader | None = None
+    form: VideoForm | None = None  # of a video
 
 
 class ProgressLine:
     """Things done, on stderr: one line written over and over on a terminal, else a line every half a minute."""
 
-    def __init__(self, what: str = "images read") -> None:
+    def __init__(self, what: str = "items read") -> None:
         self.what = what
         self.terminal = sys.stderr.isatty()
         self.pause = 0.5 if self.terminal else 30.0  # seconds
@@ -81,14 +86,34 @@ def _read_in_order(
 def _read(dataset: ImageDataset, index: int) -> Content | ImageDecodeError:
     path = dataset.path(index)
     try:
+        if isinstance(dataset, VideoFiles):
+            return _read_video(dataset, dataset.source_of(index))
         image = dataset.image(index)
         pixels = hashlib.sha256(f"{image.mode} {image.width}x{image.height} ".encode() + image.tobytes()).digest()
         if (header := dataset.header(index)) is None:
             return Content(pixels, image.size)
-        with Path(path).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").digest()
-        return Content(pixels, image.size, digest, header)
+        file = dataset.file(index)
+        return Content(pixels, image.size, None if file is None else _hash_file(file), header)
     except ImageDecodeError as error:
         return ImageDecodeError(error.path, error.cause)  # a new one: the old keeps the frames that raised it
     except OSError as error:
         return ImageDecodeError(path, f"{type(error).__name__}: {error}")
+
+
+def _read_video(dataset: VideoFiles, video: int) -> Content:
+    """Decode every frame of a video, so that damage anywhere is found."""
+    pixels, size, frames = hashlib.sha256(), (0, 0), 0
+    for part in dataset.decode_parts(video, _FRAMES_AT_ONCE):
+        size = part.shape[2], part.shape[1]
+        pixels.update(f"{size[0]}x{size[1]} ".encode() * (not frames) + part.tobytes())
+        frames += len(part)
+    path = dataset.paths[video]
+    if dataset.frame_counts is not None:
+        suffixes = sorted({Path(name).suffix.lower().lstrip(".") for name in list_frames(path)})
+        return Content(pixels.digest(), size, form=VideoForm("folder", ", ".join(suffixes), frames, None, None))
+    return Content(pixels.digest(), size, _hash_file(path), form=read_form(path))
+
+
+def _hash_file(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

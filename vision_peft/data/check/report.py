@@ -10,6 +10,8 @@
         * `images`, `unreadable`: counts; `per_class`: images of every class in label order
         * `images_per_class`, `width`, `height`: `{min, median, max}`, null of nothing; `sizes`: how many differ
         * `formats`, `modes`: counts of what PIL calls the files' formats and modes ("L", "CMYK", "I;16", ...)
+        * of videos, whose number is `images`, also `frames`, `rate` (a second), `seconds`: `{min, median, max}`, and
+          `containers`, `codecs`: counts
     * `findings`: a list of `{severity, kind, text, splits, items}`, an item being `{split, path, label}`
 
 Kinds of the severity "problem": `reader` (what the reader of the family refuses, with file and line), `task` (a task of
@@ -17,7 +19,8 @@ a suite is not there), `classes` (splits disagree, names are repeated, fewer tha
 `unreadable` (files), `overlap` (one image in several splits), `label_conflict` (one image with several labels). Of the
 severity "warning": `reader`, `empty_class` (no image in train or test), `trainval` (not train and val together),
 `duplicate` (one image several times in a split), `exif_rotation` (files that EXIF would turn), `extension` (files of
-another format than their name says). Images are one image where their decoded pixels are the same.
+another format than their name says). Images are one image where their decoded pixels are the same, videos where those
+of all their frames are.
 """
 
 import dataclasses
@@ -34,9 +37,12 @@ from vision_peft.data.config import SPLITS, DataConfig
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.image_dataset import ImageFiles
 from vision_peft.data.decoding.images import ImageDecodeError
+from vision_peft.data.decoding.video_dataset import VideoFiles
 
 VERSION = 1
 PROBLEM, WARNING = "problem", "warning"
+_IMAGE_COLUMNS = ("formats and modes",)
+_VIDEO_COLUMNS = ("frames", "rate", "seconds", "containers and codecs")
 _SHOWN = 10  # findings of one kind that are printed
 
 
@@ -77,9 +83,14 @@ class TaskReport:
     @property
     def folder(self) -> str | None:
         """The folder that all image files are below."""
-        files = [dataset for dataset in self.datasets.values() if isinstance(dataset, ImageFiles)]
+        files = [dataset for dataset in self.datasets.values() if isinstance(dataset, ImageFiles | VideoFiles)]
         folders = {str(Path(path).parent) for dataset in files for path in dataset.paths}
         return os.path.commonpath(folders) if folders else None
+
+    @property
+    def what(self) -> str:
+        """What the items are: image or video."""
+        return next(iter(self.datasets.values())).what if self.datasets else "image"
 
     @property
     def classes(self) -> list[str]:
@@ -100,13 +111,14 @@ def to_json(reports: Iterable[TaskReport]) -> dict[str, Any]:
 
 def summarise(report: TaskReport) -> str:
     """Write the report for a terminal, with the first findings of each kind; paths are shortened by `report.folder`."""
-    lines = [f"{report.title}: {len(report.classes):,} classes, {len(report.contents):,} images"]
+    lines = [f"{report.title}: {len(report.classes):,} classes, {len(report.contents):,} {report.what}s"]
     if not report.datasets:
         lines = [f"{report.title}: no split can be read"]
     if folder := report.folder:
         lines[0] += f" below {folder}"
-    table = [["split", "images", "per class", "empty classes", "width", "height", "sizes", "formats and modes"]]
-    table += [_format_row(split, report) for split in SPLITS]
+    columns = _VIDEO_COLUMNS if report.what == "video" else _IMAGE_COLUMNS
+    table = [["split", f"{report.what}s", "per class", "empty classes", "width", "height", "sizes", *columns]]
+    table += [_format_row(split, report, len(table[0])) for split in SPLITS]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     for severity in (PROBLEM, WARNING):
@@ -140,7 +152,7 @@ def _split_to_json(split: str, report: TaskReport) -> dict[str, Any] | None:
     found = [report.contents[dataset.path(index)] for index in range(len(dataset))]
     contents = [content for content in found if isinstance(content, Content)]
     headers = [content.header for content in contents if content.header]
-    return {
+    facts = {
         "images": len(dataset),
         "unreadable": len(found) - len(contents),
         "per_class": per_class,
@@ -151,21 +163,32 @@ def _split_to_json(split: str, report: TaskReport) -> dict[str, Any] | None:
         "formats": dict(Counter(header.format for header in headers).most_common()),
         "modes": dict(Counter(header.mode for header in headers).most_common()),
     }
+    if dataset.gives_clips:
+        forms = [content.form for content in contents if content.form]
+        facts["frames"] = _measure_spread([form.frames for form in forms])
+        for name in ("rate", "seconds"):
+            known = [value for form in forms if (value := getattr(form, name)) is not None]
+            facts[name] = _measure_spread([round(value, 3) for value in known])
+        facts["containers"] = dict(Counter(form.container for form in forms).most_common())
+        facts["codecs"] = dict(Counter(form.codec for form in forms).most_common())
+    return facts
 
 
-def _measure_spread(values: Sequence[int]) -> dict[str, float] | None:
+def _measure_spread(values: Sequence[float]) -> dict[str, float] | None:
     return {"min": min(values), "median": median(values), "max": max(values)} if values else None
 
 
-def _format_row(split: str, report: TaskReport) -> list[str]:
+def _format_row(split: str, report: TaskReport, columns: int) -> list[str]:
     facts = _split_to_json(split, report)
     if facts is None:
-        return [split, "not read", *("-" for _ in range(6))]
-    counts: dict[str, int] = facts["formats"] | facts["modes"]
+        return [split, "not read", *("-" for _ in range(columns - 2))]
+    video = report.what == "video"
+    counts: dict[str, int] = facts["containers"] | facts["codecs"] if video else facts["formats"] | facts["modes"]
     kinds = [kind if times == facts["images"] else f"{kind} {times:,}" for kind, times in counts.items()]
     spreads = [_format_spread(facts[name]) for name in ("images_per_class", "width", "height")]
     counted = [f"{facts['images']:,}", spreads[0], str(facts["per_class"].count(0))]
-    return [split, *counted, *spreads[1:], f"{facts['sizes']:,}", ", ".join(kinds) or "-"]
+    of_videos = [_format_spread(facts[name]) for name in ("frames", "rate", "seconds") if video]
+    return [split, *counted, *spreads[1:], f"{facts['sizes']:,}", *of_videos, ", ".join(kinds) or "-"]
 
 
 def _format_spread(spread: dict[str, float] | None) -> str:
@@ -173,9 +196,13 @@ def _format_spread(spread: dict[str, float] | None) -> str:
     if spread is None:
         return "-"
     if spread["min"] == spread["max"]:
-        return f"{spread['min']:,}"
-    middle = f"{spread['median']:,.1f}".removesuffix(".0")
-    return f"{spread['min']:,} to {spread['max']:,}, median {middle}"
+        return _format_number(spread["min"])
+    low, high, middle = (_format_number(spread[name]) for name in ("min", "max", "median"))
+    return f"{low} to {high}, median {middle}"
+
+
+def _format_number(value: float) -> str:
+    return f"{value:,.2f}".rstrip("0").rstrip(".") if value < 100 else f"{value:,.1f}".removesuffix(".0")
 
 
 def _shorten(text: str, folder: str | None) -> str:

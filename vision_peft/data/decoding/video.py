@@ -5,12 +5,14 @@ lives within one call. One that outlives a fork deadlocks (decord) or gives wron
 none is ever kept.
 """
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from vision_peft.data.decoding.frame_pictures import PictureMaker
 from vision_peft.data.decoding.video_backends import choose_backends
 from vision_peft.data.decoding.video_file import VideoDecodeError, describe_error
 from vision_peft.data.decoding.video_index import VideoIndex, read_index
@@ -48,6 +50,35 @@ def decode_clip(path: str | Path, indices: Sequence[int] | Choose, backend: str 
     raise VideoDecodeError(path, ", ".join(causes), "; ".join(f"{name}: {cause}" for name, cause in causes.items()))
 
 
+def decode_all(path: str | Path, backend: str = "auto", at_once: int = 8) -> Iterator[np.ndarray]:
+    """Yield all frames of a video file, at most `at_once` at a time as uint8 `T H W 3`: those of `decode_clip`.
+
+    Where `backend` allows it PyAV decodes them one after another, else one part after the other is asked for.
+
+    Raises:
+        VideoDecodeError, ImportError: as `decode_clip`.
+    """
+    if "pyav" not in choose_backends(backend):
+        count = frame_count(path)
+        yield from (
+            decode_clip(path, range(start, min(start + at_once, count)), backend) for start in range(0, count, at_once)
+        )
+        return
+    index, part = read_index(path), list[np.ndarray]()
+    maker = PictureMaker(index.turn)
+    with contextlib.closing(read_all(path, index)) as frames:
+        for frame in frames:
+            try:
+                part.append(maker.make(frame))
+            except ValueError as error:
+                raise VideoDecodeError(path, "pyav", describe_error(error)) from None
+            if len(part) == at_once:
+                yield np.stack(part)
+                part = []
+    if part:
+        yield np.stack(part)
+
+
 def frame_count(path: str | Path, *, decode: bool = False) -> int:
     """Return the number of frames of a video file; with `decode` only after every one has been decoded.
 
@@ -66,7 +97,7 @@ def _decode(path: str | Path, index: VideoIndex, choose: Choose, name: str) -> n
     if index.frames is None:  # only PyAV gets such a file
         wanted = [*choose(index.guess)] if index.guess else []
         frames = read_by_pyav(file, index, wanted)
-        if frames is not None and index.frames == index.guess:
+        if frames is not None and [*choose(index.frames or 0)] == wanted:
             return frames
     count = index.frames or 0
     wanted = [*choose(count)]

@@ -1,39 +1,45 @@
 """Datasets of videos: files, or folders with one image per frame; an item is a clip, or one view of a video."""
 
-import contextlib
+import bisect
 import copy
-import os
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
-from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.clip_sampling import ClipSampling, pick_segments
+from vision_peft.data.decoding.clip_times import (
+    Timeline,
+    count_views,
+    describe_short_videos,
+    read_timeline,
+    spread_over,
+)
 from vision_peft.data.decoding.frame_folders import decode_frame_folder
-from vision_peft.data.decoding.images import ImageDecodeError
-from vision_peft.data.decoding.pixel_store import Store
-from vision_peft.data.decoding.video import Choose, decode_clip
+from vision_peft.data.decoding.kept_videos import KeptVideos, as_clip
+from vision_peft.data.decoding.video import Choose, decode_all, decode_clip
 from vision_peft.data.decoding.video_backends import check_backend, usable_backends
 from vision_peft.data.decoding.video_file import find_container
-from vision_peft.data.transforms.clips import eval_clip_transform, train_clip_transform
+from vision_peft.data.transforms.clips import ClipTransform, eval_clip_transform, train_clip_transform
 from vision_peft.data.transforms.images import select_geometry
 
 _SHOWN_FRAMES = 4  # of the picture that stands for a video
-_MEASURED = 16  # videos whose size stands for that of all
+_LOOKED_AT = 200  # videos that are asked how long they are, where this is only to be said
+_THREADS = 8  # that read packets of videos
 
 
-class VideoFiles(ImageDataset):
+class VideoFiles(KeptVideos):
     """Clips decoded from videos on every access: item `i` is `(transform(clip, crop), label)`, a source is a video.
 
-    In training it has one item a video, a clip from a random place. Else it has V = `clips.views * clips.crops` items a
-    video: item `i` is view `i % V` of video `i // V`, crop `i % clips.crops` in space of view
-    `i % V // clips.crops` in time. `labels` are those of the items. Without a transform an item is the clip.
+    In training it has one item a video, a clip from a random place. Else the items of a video follow each other, in
+    the order of its views in time and, of each, of its crops in space: `clips.views * clips.crops` of them, or with
+    uniform views as many as its length gives. `labels` are those of the items. Without a transform an item is the clip.
 
     `frame_counts` says that the paths are folders with an image per frame, and how many of them (first by name, numbers
     by value) the video has. `decoder` is one of `video_backends.py`, or "auto".
@@ -55,11 +61,12 @@ class VideoFiles(ImageDataset):
         super().__init__(classes, labels)
         check_backend(decoder)
         self.paths = [str(path) for path in paths]
+        self.store = None
         self.video_labels = self.labels
         self.frame_counts = frame_counts
         self.decoder = decoder
-        self.store: Store | None = None  # where whole videos are kept decoded
         self._clips, self._training = ClipSampling(1), False
+        self._starts: Sequence[int] = range(len(self.paths) + 1)  # first item of each video, and their number
 
     @property
     def clips(self) -> ClipSampling:
@@ -68,8 +75,13 @@ class VideoFiles(ImageDataset):
 
     @clips.setter
     def clips(self, clips: ClipSampling) -> None:
+        if clips.mode == "seconds" and self.frame_counts is not None:
+            raise ValueError(
+                "recipe.sampling=seconds needs videos that say when their frames are shown; these are folders with an "
+                "image per frame: take sampling=segments or dense"
+            )
         self._clips = clips
-        self._repeat_labels()
+        self._list_items()
 
     @property
     def training(self) -> bool:
@@ -79,19 +91,11 @@ class VideoFiles(ImageDataset):
     @training.setter
     def training(self, training: bool) -> None:
         self._training = training
-        self._repeat_labels()
-
-    @property
-    def views(self) -> int:
-        return 1 if self.training else self.clips.views * self.clips.crops
+        self._list_items()
 
     @property
     def varies(self) -> bool:
         return self.training
-
-    @property
-    def is_kept(self) -> bool:
-        return self.store is not None
 
     @property
     def decoders(self) -> Sequence[str]:
@@ -102,12 +106,12 @@ class VideoFiles(ImageDataset):
         self.decoder = name
 
     def set_training(self, settings: Mapping[str, Any], augment: str, random_erasing: float) -> None:
-        self.clips, self.training = ClipSampling.read({**settings, "views": 1, "crops": 1}), True
+        self._training, self.clips = True, ClipSampling.read({**settings, "views": 1, "crops": 1})
         geometry = select_geometry(settings)
         self.transform = train_clip_transform(**geometry, augment=augment, random_erasing=random_erasing)
 
     def set_evaluation(self, settings: Mapping[str, Any]) -> None:
-        self.clips, self.training = ClipSampling.read(settings), False
+        self._training, self.clips = False, ClipSampling.read(settings)
         self.view_average = settings.get("view_average", "logits")
         self.transform = eval_clip_transform(**select_geometry(settings), crops=settings["crops"])
 
@@ -119,14 +123,17 @@ class VideoFiles(ImageDataset):
         part.video_labels = [self.video_labels[video] for video in videos]
         if self.frame_counts is not None:
             part.frame_counts = [self.frame_counts[video] for video in videos]
-        part._repeat_labels()
+        part._list_items()
         return part
 
     def count_sources(self) -> int:
         return len(self.paths)
 
     def source_of(self, index: int) -> int:
-        return index // self.views
+        return bisect.bisect_right(self._starts, index) - 1
+
+    def first_item(self, source: int) -> int:
+        return self._starts[source]
 
     def crop(self, index: int) -> int:
         """Return which crop in space item `index` is, from 0."""
@@ -148,71 +155,72 @@ class VideoFiles(ImageDataset):
 
     def clip(self, index: int) -> Tensor:
         """Return the clip of item `index` as uint8 `T C H W`; raises `ImageDecodeError`."""
-        clips = self.clips
-        if self.training:
-            drawn = clips.draw()
-            frames = self.frames(self.source_of(index), lambda count: clips.train(count, drawn))
-        else:
-            view = index % self.views // clips.crops
-            frames = self.frames(self.source_of(index), lambda count: clips.test(count, view))
-        return torch.from_numpy(frames).permute(0, 3, 1, 2)
+        return as_clip(self.frames(self.source_of(index), self._choose(index)))
 
     def image(self, index: int) -> Image.Image:
-        """Return four frames spread over the video, one below another, for tools that look at images."""
+        """Return four frames spread over the video as one picture, in the order of reading, for tools that show it.
+
+        They stand two by two, or in a row or a column where that is nearer to a square.
+        """
         frames = self.frames(self.source_of(index), lambda count: pick_segments(count, _SHOWN_FRAMES))
-        return Image.fromarray(frames.reshape(-1, *frames.shape[2:]))
+        _, height, width, _ = frames.shape
+        grids = ((2, 2), (1, 4), (4, 1))  # rows, columns
+        rows, columns = min(grids, key=lambda grid: abs(math.log(grid[1] * width / (grid[0] * height))))
+        picture = frames.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
+        return Image.fromarray(picture.reshape(rows * height, columns * width, 3))
 
     def frames(self, video: int, choose: Choose) -> np.ndarray:
         """Return the frames of a video that `choose` picks, given their number, as uint8 `T H W 3`."""
         path = self.paths[video]
-        if self.store is not None and (kept := self.store.kept.get(path)) is not None:
-            return kept[list(choose(len(kept)))]
         if self.frame_counts is not None:
             return decode_frame_folder(path, self.frame_counts[video], choose)
         return decode_clip(path, choose, self.decoder)
 
-    def prepare(self) -> None:
-        """Decode whole videos, as many as the store takes, in the order of the dataset."""
-        store = self.store
-        if store is None or store.used >= store.limit:
-            return
-        missing = [video for video, path in enumerate(self.paths) if path not in store.kept]
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        for start in range(0, len(missing), 4 * cores):  # no more than these are decoded for nothing
-            part = missing[start : start + 4 * cores]
-            with ThreadPoolExecutor(cores) as pool:
-                for video, frames in zip(part, pool.map(self._decode_whole, part), strict=True):
-                    if frames is not None and not store.keep(self.paths[video], frames):
-                        return
-
-    def keep_in(self, store: Store) -> None:
-        self.store = store
-
-    def decoded_size(self) -> int:
-        """Estimate the bytes of all videos decoded whole, from the first frames of a few of them."""
-        sizes: list[int] = []
-
-        def first(count: int) -> list[int]:
-            counts.append(count)
-            return [0]
-
-        for video in range(0, len(self.paths), max(1, len(self.paths) // _MEASURED)):
-            counts: list[int] = []
-            with contextlib.suppress(ImageDecodeError):
-                sizes.append(self.frames(video, first).nbytes * counts[-1])
-        return len(self.paths) * sum(sizes) // max(1, len(sizes))
+    def describe_oddities(self) -> str:
+        """Name videos that are shorter than a clip, as far as some are looked at."""
+        if self.clips.mode != "seconds":
+            return ""
+        return describe_short_videos(spread_over(self.paths, _LOOKED_AT), self.clips.length)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        label = self.labels[index]
-        clip = self.clip(index)
+        label, crop, kept = self.labels[index], self.crop(index), self.find_kept(self.source_of(index))
+        if kept is None:
+            clip = self.clip(index)
+        else:
+            clip = as_clip(kept[list(self._choose(index)(len(kept)))])
+            if isinstance(self.transform, ClipTransform):
+                return self.transform.finish(clip, crop), label
         # the transform of a dataset of clips takes the crop too
-        return (clip if self.transform is None else self.transform(clip, self.crop(index))), label  # pyright: ignore[reportCallIssue]
+        return (clip if self.transform is None else self.transform(clip, crop)), label  # pyright: ignore[reportCallIssue]
 
-    def _repeat_labels(self) -> None:
-        self.labels = [label for label in self.video_labels for _ in range(self.views)]
+    def _choose(self, index: int) -> Choose:
+        """Return what picks the frames of item `index`, drawn here where they are random."""
+        clips, video = self.clips, self.source_of(index)
 
-    def _decode_whole(self, video: int) -> np.ndarray | None:
-        try:
-            return self.frames(video, range)
-        except ImageDecodeError:
-            return None  # raised again, and dealt with, where a clip of it is asked for
+        def read(count: int) -> Timeline:
+            return read_timeline(self.paths[video], count)
+
+        if self.training:
+            drawn = clips.draw()
+            return lambda count: clips.train(count, drawn, read)
+        view = (index - self.first_item(video)) // clips.crops
+        return lambda count: clips.test(count, view, read)
+
+    def _list_items(self) -> None:
+        clips, videos = self.clips, len(self.paths)
+        if self.training:
+            self._starts = range(videos + 1)
+        elif isinstance(clips.views, int):
+            each = clips.views * clips.crops
+            self._starts = range(0, each * videos + 1, each)
+        else:
+            with ThreadPoolExecutor(_THREADS) as pool:
+                views = pool.map(lambda path: count_views(path, clips.length), self.paths)
+                self._starts = [0, *itertools.accumulate(clips.crops * number for number in views)]
+        numbers = (behind - first for first, behind in itertools.pairwise(self._starts))
+        self.labels = [label for label, number in zip(self.video_labels, numbers, strict=True) for _ in range(number)]
+
+    def decode_parts(self, video: int, at_once: int) -> Iterator[np.ndarray]:
+        if type(self) is VideoFiles and self.frame_counts is None:  # others may find their frames elsewhere
+            return decode_all(self.paths[video], self.decoder, at_once)
+        return super().decode_parts(video, at_once)

@@ -50,6 +50,12 @@ class Cached(ImageDataset):
     def file(self, index: int) -> str | None:
         return self.dataset.file(index)
 
+    def stored_as(self, index: int) -> str | None:
+        return self.dataset.stored_as(index)
+
+    def stored_size(self, index: int) -> int | None:
+        return self.dataset.stored_size(index)
+
     def check(self, index: int, decode: bool) -> None:
         self.dataset.check(index, decode)
 

@@ -56,9 +56,9 @@ def find_bad_files(
 
 
 def list_files(dataset: ImageDataset) -> Iterator[tuple[int, str]]:
-    """List one item of every image or video that has a file of its own, with that file."""
-    for item in range(0, dataset.count_sources() * dataset.views, dataset.views):
-        if (file := dataset.file(item)) is not None:
+    """List one item of every image or video that is stored, with the name of its file or of its part of one."""
+    for item in map(dataset.first_item, range(dataset.count_sources())):
+        if (file := dataset.stored_as(item)) is not None:
             yield item, file
 
 

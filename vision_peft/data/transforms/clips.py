@@ -4,6 +4,7 @@ The counterpart of `transforms.py`: torchvision.transforms.v2 on `tv_tensors.Vid
 frames of a clip. Nothing flips a clip unless it is asked to: left and right are classes in Something-Something.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,30 +20,65 @@ from vision_peft.data.problems import unknown
 from vision_peft.data.transforms.images import INTERPOLATIONS, Geometry
 
 
+class ClipTransform(ABC):
+    """A clip (uint8 `T C H W`) to float `C T H W` in two halves: `finish(fix(clip), crop)`.
+
+    What `fix` makes of a frame, uint8 again, is the same every time and whatever frames come with it, so that it can be
+    done once and kept (`fixes` says in which way; None: a frame stays as it is). `finish` may be random.
+    """
+
+    @property
+    @abstractmethod
+    def fixes(self) -> tuple[str, Geometry] | None:
+        """What `fix` does; two transforms with the same value do the same."""
+
+    def fix(self, clip: Tensor) -> Tensor:
+        """Return the frames as they are always made, `T C H W`."""
+        if self.fixes is None:
+            return clip
+        way, geometry = self.fixes
+        video = tv_tensors.Video(clip)
+        return (geometry.cover(video) if way == "cover" else geometry(video)).as_subclass(Tensor)
+
+    @abstractmethod
+    def finish(self, clip: Tensor, crop: int = 0) -> Tensor:
+        """Return float `C T H W` of what `fix` returned; `crop` is one of the spatial views."""
+
+    def __call__(self, clip: Tensor, crop: int = 0) -> Tensor:
+        return self.finish(self.fix(clip), crop)
+
+
 @dataclass(frozen=True)
-class EvalClip:
+class EvalClip(ClipTransform):
     """A clip (uint8 `T C H W`) to float `C T H W`, the same every time; `crop` is one of `crops` spatial views."""
 
     geometry: Geometry
     to_float: Callable[[Any], Tensor]
     crops: int = 1
 
-    def __call__(self, clip: Tensor, crop: int = 0) -> Tensor:
-        video = tv_tensors.Video(clip)
-        if self.geometry.resize == "squash":
-            return _put_time_second(self.to_float(self.geometry(video)))
-        return _put_time_second(
-            self.to_float(crop_view(self.geometry.cover(video), self.geometry.size, crop, self.crops))
-        )
+    @property
+    def fixes(self) -> tuple[str, Geometry]:
+        return "resize" if self.geometry.resize == "squash" else "cover", self.geometry
+
+    def finish(self, clip: Tensor, crop: int = 0) -> Tensor:
+        video: Tensor = tv_tensors.Video(clip)
+        if self.geometry.resize != "squash":
+            video = crop_view(video, self.geometry.size, crop, self.crops)
+        return _put_time_second(self.to_float(video))
 
 
 @dataclass(frozen=True)
-class TrainClip:
+class TrainClip(ClipTransform):
     """A clip (uint8 `T C H W`) to float `C T H W`, all frames by the same random draw of torch's generator."""
 
+    geometry: Geometry | None  # None: the random steps start from the whole frame
     steps: Callable[[Any], Tensor]
 
-    def __call__(self, clip: Tensor, crop: int = 0) -> Tensor:
+    @property
+    def fixes(self) -> tuple[str, Geometry] | None:
+        return None if self.geometry is None else ("resize", self.geometry)
+
+    def finish(self, clip: Tensor, crop: int = 0) -> Tensor:
         return _put_time_second(self.steps(tv_tensors.Video(clip)))
 
 
@@ -144,11 +180,9 @@ def train_clip_transform(
     geometry = Geometry(pixels, interpolation, resize, crop_pct)
     kind = augment.removesuffix("flip").removesuffix("_") or "none"
     steps: list[Callable[[Any], Any]] = []
-    if kind == "none":
-        steps.append(geometry)
-    elif kind == "multi_scale":
+    if kind == "multi_scale":
         steps.append(MultiScaleCrop(pixels, INTERPOLATIONS[interpolation]))
-    else:
+    elif kind != "none":
         steps.append(v2.RandomResizedCrop(pixels, scale=crop_scale, interpolation=INTERPOLATIONS[interpolation]))
     if augment.endswith("flip"):
         steps.append(v2.RandomHorizontalFlip())
@@ -157,7 +191,7 @@ def train_clip_transform(
     steps += _to_float(mean, std)
     if random_erasing:
         steps.append(v2.RandomErasing(p=random_erasing))
-    return TrainClip(v2.Compose(steps))
+    return TrainClip(geometry if kind == "none" else None, v2.Compose(steps))
 
 
 def _to_float(mean: Sequence[float], std: Sequence[float]) -> list[torch.nn.Module]:
