@@ -195,10 +195,8 @@ def _format_spread(spread: dict[str, float] | None) -> str:
     """Write smallest to largest and median, or the one value there is."""
     if spread is None:
         return "-"
-    if spread["min"] == spread["max"]:
-        return _format_number(spread["min"])
     low, high, middle = (_format_number(spread[name]) for name in ("min", "max", "median"))
-    return f"{low} to {high}, median {middle}"
+    return low if low == high else f"{low} to {high}, median {middle}"
 
 
 def _format_number(value: float) -> str:
