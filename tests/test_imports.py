@@ -11,6 +11,7 @@ import pytest
 # Package -> the rooms whose files may import it.
 CORNERS = {
     "av": ("cli", "data"),
+    "datasets": ("data/datasets",),
     "decord": ("data",),
     "hydra": ("cli", "config", "training"),
     "matplotlib": ("data/check", "results"),
@@ -23,6 +24,7 @@ CORNERS = {
     "tensorboard": ("runs",),
     "torchcodec": ("data",),
     "torchmetrics": (),
+    "webdataset": (),
 }
 
 # torchvision loads PyAV by itself in some versions, so what the base loads is taken off.

@@ -18,5 +18,7 @@ def check_roots(runs: Sequence[Composed]) -> None:
     for run in runs:
         data = run.raw["data"]
         name = str(data.get("name", run.choices.get("data")))
+        if data.get("hub"):
+            continue  # not a folder
         if name in known and "root" in data and not any(Path(str(run.raw["output_dir"])).glob(f"{name}*")):
             find_root(data["root"], name)

@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.workers < 1:
         parser.error(f"argument --workers: wanted a number of threads from 1 on, got {arguments.workers}")
     section = _read_section(arguments)
-    if "root" in section:
+    if "root" in section and not section.get("hub"):
         find_root(section["root"], section["name"])
     announce_loading()
     from vision_peft.config.parse import parse_data

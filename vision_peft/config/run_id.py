@@ -139,7 +139,7 @@ def task_name(data: DataConfig) -> str | None:
 
 def _task_field(data: DataConfig) -> str | None:
     """Name the field of a data set that says which of its tasks is meant; None where there is only one."""
-    return next((name for name in ("task", "split", "root") if getattr(data, name, None) is not None), None)
+    return next((name for name in ("task", "split", "hub", "root") if getattr(data, name, None) is not None), None)
 
 
 def _without_mounts(raw: dict[str, Any]) -> dict[str, Any]:

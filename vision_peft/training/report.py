@@ -78,18 +78,19 @@ def describe_run(
     data = " ".join(filter(None, (config.data.name, task_name(config.data))))
     items = "images" if config.backbone.num_frames is None else f"videos ({_describe_clips(config)})"
     processes = f", {describe_processes(compute)}" if compute.world_size > 1 else ""
+    oddities = on_rank0(lambda: [f"\n{name}: {words}" for name, words in _list_oddities(splits)])
     return (
         f"{methods} on {backbone_name(config, model)}: {format_count(counts.trained)} parameters and a head of "
         f"{format_count(counts.head)} train, {format_count(counts.backbone)} are the backbone's\n"
         f"{data}: {classes} classes, {items}: {numbers}; {config.protocol}\n"
         f"{describe_recipe(config.recipe, config.methods)}\n"
-        f"{describe_device(compute.device)}, {compute.precision}{processes}; {folder}"
+        f"{describe_device(compute.device)}, {compute.precision}{processes}; {folder}{''.join(oddities)}"
     )
 
 
-def describe_oddities(splits: Mapping[str, ImageDataset]) -> list[str]:
-    """Say what is odd about the items of each split, a line each."""
-    return [f"{name}: {words}" for name, dataset in splits.items() if (words := dataset.describe_oddities())]
+def _list_oddities(splits: Mapping[str, ImageDataset]) -> list[tuple[str, str]]:
+    """List the splits whose items are odd, and in which way."""
+    return [(name, words) for name, dataset in splits.items() if (words := dataset.describe_oddities())]
 
 
 def describe_processes(compute: Compute) -> str:

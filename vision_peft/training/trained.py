@@ -72,7 +72,6 @@ from vision_peft.training.report import (
     capture_log,
     capture_warnings,
     count_flops,
-    describe_oddities,
     describe_other_processes,
     describe_processes,
     describe_run,
@@ -180,9 +179,7 @@ def _train_in(
         progress = Progress.of(state)
         run.start(progress.step, progress.lines)
         try:
-            oddities = on_rank0(lambda: describe_oddities(splits))
-            described = describe_run(config, model, splits, folder, compute)
-            for words in (*about_data, *about_weights, described, *oddities):
+            for words in (*about_data, *about_weights, describe_run(config, model, splits, folder, compute)):
                 run.say(words)
             changed = note_start(config, start, progress, compute.world_size, tried)
             if state:

@@ -15,6 +15,7 @@ Of an animation the first frame is taken. A file's format is read from its conte
 one of `FORMATS`: plugins that start other programs (EPS) or read odd containers stay closed.
 """
 
+import io
 import os
 import stat
 import threading
@@ -59,15 +60,21 @@ class ImageHeader(NamedTuple):
 
 
 def decode_image(
-    path: str | Path, *, max_pixels: int = MAX_PIXELS, exif_rotation: bool = False, value_range: ValueRange = "full"
+    path: str | Path,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    exif_rotation: bool = False,
+    value_range: ValueRange = "full",
+    content: bytes | None = None,
 ) -> Image.Image:
     """Decode an image file to an 8-bit RGB PIL image.
 
     `max_pixels` (width x height) is compared with the header before anything is decoded. `exif_rotation` turns the
     image as its EXIF orientation says; the published benchmarks ignore it, so it is off. `value_range` is of greyscale
-    of more than 8 bits. Raises `ImageDecodeError` for whatever goes wrong. Threads may decode at the same time.
+    of more than 8 bits. `content` is what the file holds where there is none, and `path` then its name in messages.
+    Raises `ImageDecodeError` for whatever goes wrong. Threads may decode at the same time.
     """
-    with _raise_one_error(path, max_pixels), _open_with_limit(path, max_pixels) as image:
+    with _raise_one_error(path, max_pixels, content), _open_with_limit(path, max_pixels, content) as image:
         huge = image.width * image.height > _PILS_LIMIT
         with _pixel_limit(max_pixels) if huge else nullcontext():  # PIL checks a TIFF here once more
             image.load()
@@ -106,9 +113,9 @@ def check_start(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
         read_pixel_count(path, max_pixels=max_pixels)
 
 
-def read_header(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> ImageHeader:
-    """Read what a file that decodes is, as stored; raises `ImageDecodeError` as `decode_image` does."""
-    with _raise_one_error(path, max_pixels), _open_with_limit(path, max_pixels) as image:
+def read_header(path: str | Path, *, max_pixels: int = MAX_PIXELS, content: bytes | None = None) -> ImageHeader:
+    """Read what a file that decodes, or its `content`, is, as stored; raises `ImageDecodeError` as `decode_image`."""
+    with _raise_one_error(path, max_pixels, content), _open_with_limit(path, max_pixels, content) as image:
         try:
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         except Exception:  # broken EXIF data raise as many errors as broken images; the image is good without them
@@ -117,23 +124,24 @@ def read_header(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> ImageHeade
 
 
 @contextmanager
-def _raise_one_error(path: str | Path, max_pixels: int) -> Iterator[None]:
+def _raise_one_error(path: str | Path, max_pixels: int, content: bytes | None = None) -> Iterator[None]:
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         cause = f"more than max_pixels={max_pixels:,} pixels ({error}); raise data.max_pixels if you trust the file"
         raise ImageDecodeError(path, cause) from None
     except UnidentifiedImageError:
-        raise ImageDecodeError(path, _describe_start(Path(path))) from None
+        raise ImageDecodeError(path, _describe_start(Path(path), content)) from None
     except Exception as error:  # on damaged files PIL raises OSError, SyntaxError, struct.error, zlib.error and more
         raise ImageDecodeError(path, f"{type(error).__name__}: {error}") from error
 
 
-def _open_with_limit(path: str | Path, max_pixels: int) -> Image.Image:
+def _open_with_limit(path: str | Path, max_pixels: int, content: bytes | None = None) -> Image.Image:
     """Open an image and read its header, with PIL's own check of it at our limit, as an error."""
-    _refuse_irregular(path)
+    if content is None:
+        _refuse_irregular(path)
     with _pixel_limit(max_pixels):
-        return Image.open(path, formats=FORMATS)
+        return Image.open(path if content is None else io.BytesIO(content), formats=FORMATS)
 
 
 def _refuse_irregular(path: str | Path) -> None:
@@ -153,9 +161,11 @@ def _pixel_limit(max_pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _describe_start(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(24)
+def _describe_start(path: Path, content: bytes | None) -> str:
+    if content is None:
+        with path.open("rb") as file:
+            content = file.read(24)
+    start = content[:24]
     return f"not a known image format (the file starts with {start!r})" if start else "the file is empty (0 bytes)"
 
 

@@ -1,0 +1,245 @@
+"""Data sets of Hugging Face `datasets`: names of the hub, or a folder of parquet, arrow or class folders.
+
+https://huggingface.co/docs/datasets. The library finds and converts the files; images are decoded here, with the limits
+of all other readers, and never by it. No code of a data set runs: versions of the library that could do that are
+refused, and a folder is read as what its files are, whatever script lies in it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from vision_peft.data.annotations.draw_split import check_fraction
+from vision_peft.data.annotations.labelled_parts import LabelledParts, Value, find_classes
+from vision_peft.data.config import DataConfig, check_split, find_root
+from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.deep_grey import check_value_range
+from vision_peft.data.decoding.encoded_images import EncodedImages
+from vision_peft.data.decoding.images import MAX_PIXELS
+from vision_peft.data.problems import unknown
+
+SPLIT_NAMES = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
+LABEL_NAMES = ("label", "labels", "class")
+OLDEST = 4  # version of datasets; older ones can run code of a data set
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFace(DataConfig):
+    """A data set with a column of images and one of labels: a ClassLabel, numbers from 0, or names.
+
+    Without names the classes are numbers, or the names that occur in train in the order of `sorted`. Splits that are
+    not there are drawn by row number and `seed`.
+    """
+
+    name: ClassVar[str] = "hf"
+    root: str | None = None
+    hub: str | None = None
+    subset: str | None = None
+    revision: str | None = None
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    val_fraction: float = 0.1
+    test_fraction: float = 0.2
+    seed: int = 0
+    cache: str | None = None
+    streaming: bool = False
+    max_pixels: int = MAX_PIXELS
+    exif_rotation: bool = False
+    value_range: str | tuple[float, float] = "full"
+
+    def __post_init__(self) -> None:
+        check_value_range(self.value_range)
+        for field in ("val_fraction", "test_fraction"):
+            check_fraction(field, getattr(self, field))
+        if self.root and self.hub:
+            raise ValueError("data.root is a folder here, data.hub a name of the hub: give one of them")
+        if self.streaming:
+            raise ValueError(
+                "data.streaming=true: a stream has no order of all its items that a shuffle could draw from and a "
+                "resumed run continue; give streaming=false, which downloads once to data.cache"
+            )
+
+    def draws_by_name(self) -> bool:
+        return "val" not in self._name_splits([*self._open()])
+
+    def load(self, split: str) -> ImageDataset:
+        """Load the images of `split`; one ValueError names every label that is missing or wrong, with its row."""
+        check_split(split)
+        where, tables = self._source, self._open()
+        given = self._name_splits([*tables])
+        rows = {part: tables[name] for part, name in given.items()}
+        features = rows["train"].features
+        image, label = self._find_image_column(features), self._find_label_column(features)
+        names = {part: [f"{name}[{row}]" for row in range(len(tables[name]))] for part, name in given.items()}
+        values = {part: _read_values(table, label) for part, table in rows.items()}
+        classes, labels = find_classes(values, names, getattr(features[label], "names", None) or [], where)
+        parts = LabelledParts(names, labels, self.val_fraction, self.test_fraction, self.seed, where)
+        halves = [parts.find(half, classes) for half in (("train", "val") if split == "trainval" else (split,))]
+        places = [(part, item) for part, items in halves for item in items]
+        source = self.hub or str(find_root(self.root, self.name))
+        return TableImages(
+            rows,
+            image,
+            places,
+            [f"{source}/{names[part][item]}" for part, item in places],
+            [labels[part][item] for part, item in places],
+            classes,
+            folders=self._list_folders(),
+            max_pixels=self.max_pixels,
+            exif_rotation=self.exif_rotation,
+            value_range=self.value_range,
+        )
+
+    def _open(self) -> Mapping[str, Any]:
+        """Open all splits as tables of datasets, by the names that they have there."""
+        root = None if self.hub else find_root(self.root, self.name)
+        datasets = _import_datasets()
+        options: dict[str, Any] = {"cache_dir": self.cache}
+        try:
+            if root is None:
+                return datasets.load_dataset(self.hub, self.subset, revision=self.revision, **options)
+            if arrows := sorted(root.rglob("*.arrow")):  # before parquet: what save_to_disk leaves
+                files: dict[str, list[Any]] = {}
+                for path in arrows:
+                    folder = path.relative_to(root).parts[0] if path.parent != root else "train"
+                    files.setdefault(folder, []).append(datasets.Dataset.from_file(str(path)))
+                return {name: datasets.concatenate_datasets(parts) for name, parts in files.items()}
+            kind = "parquet" if any(root.rglob("*.parquet")) else "imagefolder"
+            return datasets.load_dataset(kind, data_dir=str(root), **options)
+        except (ValueError, OSError) as error:
+            raise type(error)(f"{self._source}: datasets cannot read it: {error}") from error
+        except Exception as error:  # of any kind: what it converts is other people's
+            raise ValueError(f"{self._source}: datasets cannot read it: {type(error).__name__}: {error}") from error
+
+    @property
+    def _source(self) -> str:
+        return f"data.hub={self.hub}" if self.hub else f"data.root={self.root}"
+
+    def _name_splits(self, there: Sequence[str]) -> dict[str, str]:
+        """Return the name of train, and of val and test where there are such, in the data set."""
+        found = {part: name for part in SPLIT_NAMES if (name := getattr(self, part))}
+        for name in found.values():
+            if name not in there:
+                raise unknown(f"split of {self._source}", name, there)
+        for part, usual in SPLIT_NAMES.items():
+            free = [name for name in usual if name in there and name not in found.values()]
+            if part not in found and free:
+                found[part] = free[0]
+        found = {part: found[part] for part in SPLIT_NAMES if part in found}
+        if "train" not in found:
+            raise ValueError(f"{self._source} has the splits {', '.join(there)}: name one with data.train=")
+        if len({*found.values()}) < len(found):
+            raise ValueError(f"{self._source}: data.train, val and test must be different splits, got {found}")
+        return found
+
+    def _find_image_column(self, features: Mapping[str, Any]) -> str:
+        named = self.image_column
+        if named and named not in features:
+            raise unknown(f"column of {self._source}", named, [*features])
+        found = [named] if named else [name for name, feature in features.items() if _holds_images(feature)]
+        if len(found) != 1 or not _holds_images(features[found[0]]):
+            kinds = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
+            raise ValueError(f"{self._source}: data.image_column must name a column of images; there are {kinds}")
+        return found[0]
+
+    def _find_label_column(self, features: Mapping[str, Any]) -> str:
+        named = self.label_column
+        if named and named not in features:
+            raise unknown(f"column of {self._source}", named, [*features])
+        marked = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
+        usual = [name for name in LABEL_NAMES if name in features]
+        found = named or (marked[0] if len(marked) == 1 else next(iter(usual), None))
+        if found is None or getattr(features[found], "dtype", "") not in _LABEL_TYPES:
+            kinds = ", ".join(f"{name} ({getattr(feature, 'dtype', '-')})" for name, feature in features.items())
+            raise ValueError(
+                f"{self._source}: data.label_column must name a column of numbers or names; there are {kinds}"
+            )
+        return found
+
+    def _list_folders(self) -> list[Path]:
+        """List the folders that rows may name files in."""
+        datasets = _import_datasets()
+        own = [] if self.hub else [self.root]
+        caches = [self.cache or datasets.config.HF_DATASETS_CACHE, datasets.config.HF_CACHE_HOME]
+        return [Path(folder).expanduser().resolve() for folder in (*own, *caches) if folder]
+
+
+_LABEL_TYPES = ("string", "large_string", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
+
+
+class TableImages(EncodedImages):
+    """Images of rows of tables, which hold them encoded or name a file below one of `folders`."""
+
+    def __init__(
+        self,
+        tables: Mapping[str, Any],
+        column: str,
+        places: Sequence[tuple[str, int]],
+        names: Sequence[str],
+        labels: Sequence[int],
+        classes: Sequence[str],
+        *,
+        folders: Sequence[Path],
+        **options: Any,
+    ) -> None:
+        super().__init__(labels, classes, **options)
+        self.tables, self.column = tables, column
+        self.places, self.names, self.folders = places, names, folders
+
+    def path(self, index: int) -> str:
+        return self.names[index]
+
+    def stored_size(self, index: int) -> int | None:
+        try:
+            content, path = self._find(index)
+            return Path(path).stat().st_size if content is None else content.size
+        except (ValueError, OSError):
+            return None  # said where the image is read
+
+    def read(self, index: int, most: int | None = None) -> bytes:
+        content, path = self._find(index)
+        if content is not None:
+            return content.slice(0, min(content.size, most or content.size)).to_pybytes()
+        with Path(path).open("rb") as file:
+            return file.read(-1 if most is None else most)
+
+    def _find(self, index: int) -> tuple[Any, str]:
+        """Return the bytes of an image as a buffer of arrow's, or None and the file that holds them."""
+        part, row = self.places[index]
+        value = self.tables[part].data.column(self.column)[row]
+        content, path = (value["bytes"], value["path"].as_py()) if hasattr(value, "keys") else (value, None)
+        if content.is_valid:
+            return content.as_buffer(), ""
+        if not path:
+            raise ValueError("the row holds no image")
+        file = Path(path).resolve()
+        if not any(file.is_relative_to(folder) for folder in self.folders):
+            raise ValueError(f"the row names a file outside of the data set, {path}")
+        return None, str(file)
+
+
+def _import_datasets() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise ImportError("data=hf needs the package datasets: pip install 'vision_peft[hf]'") from None
+    if int(datasets.__version__.partition(".")[0]) < OLDEST:
+        raise ImportError(
+            f"datasets {datasets.__version__} can run code of a data set: pip install 'datasets>={OLDEST}'"
+        )
+    return datasets
+
+
+def _holds_images(feature: Any) -> bool:
+    """Whether a column is one of images: as such, as bytes with a path, or as bytes."""
+    if isinstance(feature, dict):
+        return {"bytes", "path"} <= feature.keys()
+    return type(feature).__name__ == "Image" or getattr(feature, "dtype", "") in ("binary", "large_binary")
+
+
+def _read_values(table: Any, column: str) -> list[Value]:
+    return table.data.column(column).to_pylist()
