@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from vision_peft.data.annotations.draw_split import check_fraction
 from vision_peft.data.annotations.labelled_parts import LabelledParts, Value, find_classes
 from vision_peft.data.config import DataConfig, check_split, find_root
@@ -17,6 +19,7 @@ from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.deep_grey import check_value_range
 from vision_peft.data.decoding.encoded_images import EncodedImages
 from vision_peft.data.decoding.images import MAX_PIXELS
+from vision_peft.data.flat_arrays import TextArray
 from vision_peft.data.problems import unknown
 
 SPLIT_NAMES = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
@@ -187,8 +190,10 @@ class TableImages(EncodedImages):
         **options: Any,
     ) -> None:
         super().__init__(labels, classes, **options)
-        self.tables, self.column = tables, column
-        self.places, self.names, self.folders = places, names, folders
+        self.tables, self.column, self.folders = [*tables.values()], column, folders
+        number = {part: place for place, part in enumerate(tables)}
+        self.places = np.array([(number[part], row) for part, row in places], np.int64).reshape(-1, 2)
+        self.names = TextArray.of(names)
 
     def path(self, index: int) -> str:
         return self.names[index]
@@ -209,8 +214,8 @@ class TableImages(EncodedImages):
 
     def _find(self, index: int) -> tuple[Any, str]:
         """Return the bytes of an image as a buffer of arrow's, or None and the file that holds them."""
-        part, row = self.places[index]
-        value = self.tables[part].data.column(self.column)[row]
+        table, row = self.places[index].tolist()
+        value = self.tables[table].data.column(self.column)[row]
         content, path = (value["bytes"], value["path"].as_py()) if hasattr(value, "keys") else (value, None)
         if content.is_valid:
             return content.as_buffer(), ""

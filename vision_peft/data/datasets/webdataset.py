@@ -28,6 +28,7 @@ from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.deep_grey import check_value_range
 from vision_peft.data.decoding.encoded_images import EncodedImages
 from vision_peft.data.decoding.images import MAX_PIXELS
+from vision_peft.data.flat_arrays import TextArray
 from vision_peft.data.item_names import name_below
 from vision_peft.data.problems import raise_problems
 from vision_peft.safe_files import open_regular
@@ -136,15 +137,15 @@ class ShardImages(EncodedImages):
     ) -> None:
         super().__init__(labels, classes, **options)
         self.shards = [index.path for part in indices for index in part]
-        self.names: list[str] = []
-        chosen, first = [np.empty((0, 3), np.int64)], 0
+        chosen, named, first = [np.empty((0, 3), np.int64)], list[str](), 0
         for part, wanted in zip(indices, items, strict=True):
             names = [name for index in part for name in index.names]
             rows = [(number, *place) for number, index in enumerate(part, first) for place in index.places]
-            self.names += [names[item] for item in wanted]
+            named += [names[item] for item in wanted]
             chosen.append(np.array(rows, np.int64).reshape(-1, 3)[list(wanted)])
             first += len(part)
         self.places = np.concatenate(chosen)  # N x (shard, offset, size)
+        self.names = TextArray.of(named)
 
     def path(self, index: int) -> str:
         return self.names[index]
