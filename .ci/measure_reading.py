@@ -3,8 +3,9 @@
     python .ci/measure_reading.py FOLDER [--files 1200000] [--classes 1000]
 
 Makes FOLDER/{train,val,test}/<class>/*.jpg of hard links to one small JPEG a class, and lists of them, unless they are
-there; every measurement is a process of its own. Columns: seconds, MB at the peak beyond those before, and of readers
-the MB of 4 loader workers (sum of PSS) after an epoch over paths and labels, beyond those over numbers.
+there; every measurement is a process of its own. Columns: seconds, those of computing, MB at the peak beyond those
+before, and of readers the MB of 4 loader workers (sum of PSS) after an epoch over paths and labels, beyond those over
+numbers.
 """
 
 import argparse
@@ -35,12 +36,13 @@ def main() -> None:
         return
     make_tree(folder, arguments.files, arguments.classes)
     print(f"{arguments.files:,} files in {arguments.classes:,} classes; the first line fills the caches of the disk")
-    print(f"{'':44} {'seconds':>8} {'peak MB':>8} {'workers MB':>10}")
+    print(f"{'':44} {'seconds':>8} {'CPU s':>8} {'peak MB':>8} {'workers MB':>10}")
     for name in ("torchvision", *MEASURED):
         command = [sys.executable, __file__, str(folder), "--only", name]
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         workers = f"{found['workers_mb']:10.0f}" if found["workers_mb"] is not None else ""
-        print(f"{MEASURED[name].__doc__:44} {found['seconds']:8.1f} {found['peak_mb']:8.0f} {workers}", flush=True)
+        figures = f"{found['seconds']:8.1f} {found['cpu_s']:8.1f} {found['peak_mb']:8.0f} {workers}"
+        print(f"{MEASURED[name].__doc__:44} {figures}", flush=True)
 
 
 def make_tree(folder: Path, files: int, classes: int) -> None:
@@ -78,11 +80,12 @@ def measure(read: Callable[[Path], Any], folder: Path) -> dict[str, float | None
 
     prepared = PREPARED.get(read, lambda folder: folder)(folder)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
-    before, start = read_memory("VmRSS"), time.perf_counter()
+    before, start, computed = read_memory("VmRSS"), time.perf_counter(), time.process_time()
     items = read(prepared)
-    seconds, peak = time.perf_counter() - start, read_memory("VmHWM") - before
+    seconds, computed = time.perf_counter() - start, time.process_time() - computed
+    peak = read_memory("VmHWM") - before
     workers = None if items is None else measure_workers(items) - measure_workers(range(len(items)))
-    return {"seconds": seconds, "peak_mb": peak, "workers_mb": workers}
+    return {"seconds": seconds, "cpu_s": computed, "peak_mb": peak, "workers_mb": workers}
 
 
 def read_memory(what: str, file: str = "/proc/self/status") -> float:

@@ -102,6 +102,11 @@ class TextArray(Sequence[str]):
         places = _places(items)
         return TextArray(self.data, self.starts[places], self.ends[places], self.prefix)
 
+    def starts_with(self, letter: str) -> bool:
+        """Whether one of the texts starts with an ASCII letter."""
+        first = np.frombuffer(self.data, np.uint8)[self.starts[self.starts < self.ends]]
+        return self.prefix.startswith(letter) if self.prefix else bool((first == ord(letter)).any())
+
     def without_prefix(self) -> "TextArray":
         """Return the texts without what all of them start with."""
         return TextArray(self.data, self.starts, self.ends)
@@ -142,34 +147,39 @@ class TextBuilder:
 
     def __init__(self) -> None:
         self._data, self._sizes = bytearray(), array("q")
+        self._waiting: list[str] = []
 
     def __len__(self) -> int:
-        return len(self._sizes)
+        return len(self._sizes) + len(self._waiting)
 
     def add(self, text: str) -> None:
         """Append one text."""
-        encoded = text.encode("utf-8", "surrogatepass")
-        self._data += encoded
-        self._sizes.append(len(encoded))
+        self._waiting.append(text)
+        if len(self._waiting) == _AT_ONCE:
+            self._store()
 
-    def add_below(self, folder: str, names: Sequence[str]) -> None:
+    def add_below(self, folder: str, names: Iterable[str]) -> None:
         """Append `folder` + name for each of `names`."""
-        if not names:
-            return
-        start = folder.encode("utf-8", "surrogatepass")
-        joined = "".join(names)
-        if joined.isascii():
-            self._data += start + (folder.join(names)).encode("utf-8", "surrogatepass")
-            self._sizes.extend([len(start) + len(name) for name in names])
-        else:
-            for name in names:
-                self.add(folder + name)
+        self._waiting += [folder + name for name in names]
+        self._store()
 
     def build(self, prefix: str = "") -> TextArray:
         """Return all texts, each with `prefix` in front."""
+        self._store()
         ends = np.cumsum(np.frombuffer(self._sizes, np.int64)) if self._sizes else np.empty(0, np.int64)
         starts = np.concatenate([np.zeros(1, np.int64), ends])[:-1]
         return TextArray(bytes(self._data), starts, ends, prefix)
+
+    def _store(self) -> None:
+        joined = "".join(self._waiting)
+        if joined.isascii():
+            self._data += joined.encode()
+            self._sizes.extend(map(len, self._waiting))
+        else:
+            encoded = [text.encode("utf-8", "surrogatepass") for text in self._waiting]
+            self._data += b"".join(encoded)
+            self._sizes.extend(map(len, encoded))
+        self._waiting.clear()
 
 
 def _decode(data: bytes) -> str:

@@ -12,7 +12,6 @@ from vision_peft.data.annotations.list_lines import ListLines
 from vision_peft.data.annotations.path_check import PathCheck
 from vision_peft.data.annotations.split_items import SplitItems
 from vision_peft.data.flat_arrays import IntArray, TextArray
-from vision_peft.data.item_names import name_below
 from vision_peft.data.problems import quote
 
 REPEATED = ": list it once; data.balanced=true trains on rare classes as often as on others"
@@ -76,7 +75,7 @@ def _check(file: Path, lines: ListLines, check: PathCheck, find_label: Callable[
         listed = f"{len(respelt):,} paths are spelt otherwise in Unicode than the files are called, and mean those"
         warnings.warn(f"{file}: {listed}: {quote(next(iter(respelt.values())))}", stacklevel=4)
     paths = _complete(lines.paths, respelt, str(check.root))
-    names = TextArray.of(name_below(check.identity(path), str(check.root)) for path in paths)
+    names = check.list_names(lines.paths, paths)
     return _Part(file, lines, paths, names, table[lines.labels.values], label_problems, path_problems)
 
 
@@ -88,9 +87,9 @@ def _respell(path: str, check: PathCheck) -> str | None:
 
 
 def _complete(paths: TextArray, respelt: Mapping[int, str], root: str) -> TextArray:
-    """Return paths below `root` as full ones."""
+    """Return paths below `root`, or absolute ones, as full ones."""
     below = os.path.join(root, "")  # noqa: PTH118
-    if not respelt and not any(path.startswith("/") for path in paths):
+    if not respelt and not paths.starts_with("/"):
         return TextArray(paths.data, paths.starts, paths.ends, below)
     full = (os.path.join(root, respelt.get(item, path)) for item, path in enumerate(paths))  # noqa: PTH118
     return TextArray.of(full)

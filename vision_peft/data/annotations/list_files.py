@@ -18,6 +18,7 @@ from vision_peft.safe_files import read_file
 MAX_CLASSES = 100_000
 MAX_LIST = 2**30  # bytes
 MAX_NAME = 1000  # letters of a class
+_AT_ONCE = 2**18  # letters of a list that are divided into lines at a time
 _LINE = re.compile(r"(?P<path>.+?)\s+(?P<label>\S+)")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 
@@ -133,12 +134,13 @@ def iterate_lines(file: Path, problems: list[str]) -> Iterator[tuple[int, str]]:
     """Yield the lines of a text file that are not blank with their numbers, as `read_lines` finds them."""
     text, start, number = _read_text(file, problems), 0, 0
     while start < len(text):
-        end = text.find("\n", start)
+        end = text.find("\n", start + _AT_ONCE)
         end = len(text) if end < 0 else end
-        line = text[start:end]
-        start, number = end + 1, number + 1
-        if line and not line.isspace():
-            yield number, line
+        for line in text[start:end].split("\n"):
+            number += 1
+            if line and not line.isspace():
+                yield number, line
+        start = end + 1
 
 
 def _read_text(file: Path, problems: list[str]) -> str:

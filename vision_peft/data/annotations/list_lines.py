@@ -84,20 +84,22 @@ def _read(file: Path, problems: list[str]) -> Iterator[tuple[int, str, str]]:
     columns = _find_columns(text, delimiter)
     if columns is None:
         columns, lines = _Columns(), itertools.chain([(number, text)], lines)
+    path_column, label_column, count = columns
     for number, text in lines:
         try:
-            cells = _split(text, delimiter)
+            cells = _split(text, delimiter) if delimiter else text.strip().rsplit(None, 1)
         except csv.Error as error:
             problems.append(f"{file}:{number}: not a line of a csv file: {error}")
             continue
-        if len(cells) == columns.count and (path := cells[columns.path]) and (label := cells[columns.label]):
+        if len(cells) == count and (path := cells[path_column]) and (label := cells[label_column]):
             yield number, path, label
         elif not delimiter:
             problems.append(f"{file}:{number}: wanted '<path> <label>', got {quote(text.strip())}")
         else:
             hint = "; a header names the columns path and label" if columns == _Columns() else ""
-            wanted = f"{columns.count} columns with path and label"
-            problems.append(f"{file}:{number}: wanted {wanted}, got {quote(text.strip())}{hint}")
+            problems.append(
+                f"{file}:{number}: wanted {count} columns with path and label, got {quote(text.strip())}{hint}"
+            )
 
 
 def _find_delimiter(file: Path, line: str) -> str:

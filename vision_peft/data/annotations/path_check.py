@@ -1,13 +1,13 @@
 """Check that the files which a list names exist below a folder, whatever the list says."""
 
 import os
-from array import array
 from pathlib import Path
 
 import numpy as np
 
 from vision_peft.data.annotations.file_names import to_nfc
 from vision_peft.data.flat_arrays import TextArray
+from vision_peft.data.item_names import name_below
 from vision_peft.data.problems import quote
 
 _FEW = 8  # files of a folder that are looked at one by one; of more of them the folder is listed
@@ -43,16 +43,16 @@ class PathCheck:
 
     def find_problems(self, paths: TextArray) -> dict[int, str]:
         """Describe what is wrong with some of `paths`, by their places: a folder with many of them is listed once."""
-        names_of: dict[str, int] = {}  # number of a folder
-        numbers = array("l", (names_of.setdefault(path[: path.rfind("/") + 1], len(names_of)) for path in paths))
-        order = np.argsort(np.frombuffer(numbers, np.dtype("l")), kind="stable") if len(paths) else np.empty(0, int)
-        ends = np.cumsum(np.bincount(np.frombuffer(numbers, np.dtype("l")))) if len(paths) else ()
+        number_of: dict[str, int] = {}  # of a folder
+        numbers = np.fromiter(
+            (number_of.setdefault(path[: path.rfind("/") + 1], len(number_of)) for path in paths), np.int64
+        )
+        order, ends = np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))
         found, start = {}, 0
-        for folder, end in zip(names_of, ends, strict=True):
-            items, start = order[start:end].tolist(), int(end)
+        for folder, end in zip(number_of, ends.tolist(), strict=True):
+            items, start = order[start:end], end
             sound = self.list_sound(folder) if len(items) > _FEW else frozenset[str]()
-            for item in items:
-                path = paths[item]
+            for item, path in zip(items.tolist(), paths.take(items), strict=True):
                 if path[len(folder) :] not in sound and (problem := self.find_problem(path)):
                     found[item] = problem
         return dict(sorted(found.items()))
@@ -98,6 +98,17 @@ class PathCheck:
     def identity(self, full: str) -> str:
         """Return what two spellings of one item have in common."""
         return os.path.normpath(full)
+
+    def list_names(self, paths: TextArray, full: TextArray) -> TextArray:
+        """List what two spellings of each item have in common, below the root where they are there.
+
+        Args:
+            paths: as they are listed.
+            full: the same with the root.
+        """
+        if full.prefix and paths.data.isascii() and not any(sign in paths.data for sign in (b"/.", b"./", b"//")):
+            return full.without_prefix()  # nothing is spelt in two ways
+        return TextArray.of(name_below(self.identity(path), str(self.root)) for path in full)
 
     def is_inside(self, full: str) -> bool:
         """Whether a path stays below the root, links followed."""

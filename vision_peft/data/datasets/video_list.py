@@ -18,6 +18,8 @@ from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.frame_folders import list_frames
 from vision_peft.data.decoding.video_dataset import VideoFiles
+from vision_peft.data.flat_arrays import TextArray
+from vision_peft.data.item_names import name_below
 from vision_peft.data.problems import quote
 
 _FOLDER = re.compile(r"(?P<folder>.+?)\s+(?P<frames>[0-9]{1,9})")
@@ -103,6 +105,9 @@ class _FrameFolderCheck(VideoCheck):
 
     def identity(self, full: str) -> str:
         return os.path.normpath(_split(full)[0])
+
+    def list_names(self, paths: TextArray, full: TextArray) -> TextArray:
+        return TextArray.of(name_below(self.identity(path), str(self.root)) for path in full)
 
     def is_inside(self, full: str) -> bool:
         return super().is_inside(full) and self.is_below(os.path.realpath(_split(full)[0]))
