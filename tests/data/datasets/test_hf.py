@@ -1,6 +1,7 @@
 """Data of Hugging Face `datasets`: parquet, arrow, class folders and (without a network) the hub."""
 
 import io
+import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -233,6 +234,10 @@ def test_an_epoch_that_goes_on_in_the_middle_is_the_same(root: Path) -> None:
 
     for one, other in zip(read(0, 0)[1:], read(1, 2), strict=True):
         assert torch.equal(one, other)
+
+
+def test_worker_processes_that_are_started_anew_get_the_tables(root: Path) -> None:
+    assert greys(pickle.loads(pickle.dumps(load(root, "test")))) == [*range(16, 20)]
 
 
 def test_bytes_alone_are_images_too(tmp_path: Path) -> None:
