@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from support.tiny_run import TINY
+from support.killed import killed_at
+from support.tiny_run import TINY, left_behind
 from support.video_files import write_timed, write_video
 
 from vision_peft.config.command_line import compose_config
@@ -40,6 +41,23 @@ def test_a_run_on_clips_by_time_is_evaluated_as_it_was_trained(
     assert evaluate_saved(done.folder, ["views=2"]).metrics.views == 2
     assert done.row.settings is not None
     assert (done.row.settings["recipe.clip_seconds"], done.row.settings["recipe.views"]) == (1, "uniform")
+
+
+def test_a_killed_run_on_clips_by_time_resumes_bit_for_bit(tmp_path: Path) -> None:
+    """One of its videos says only when it is decoded how many frames it has, and when they are shown."""
+    for number, name in enumerate(("0.mp4", "1.avi", "2.mp4", "3.mkv", "4.avi", "5.mp4")):
+        write_video(tmp_path / name, 20 + number, "mpeg4" if name.endswith("avi") else "libx264")
+    write_timed(tmp_path / "2.mp4", [0, 20, 40, 900, 1000, 1900])
+    (tmp_path / "train.txt").write_text("0.mp4 0\n1.avi 1\n2.mp4 0\n3.mkv 1\n")
+    (tmp_path / "test.txt").write_text("4.avi 0\n5.mp4 1\n")
+    lists = ["data.train=train.txt", "data.val=test.txt", f"data.root={tmp_path}", "read_test=false", "save_every=1"]
+    times = ["recipe.sampling=seconds", "recipe.clip_seconds=0.7", "recipe.batch_size=2", "cache_mb=0"]
+    whole, killed = (
+        compose_config([*CLIPS, *lists, *times, f"output_dir={tmp_path / name}"]) for name in ("whole", "killed")
+    )
+    done = train(whole)
+    killed_at((3, 0), killed)
+    assert left_behind(train(killed).folder) == left_behind(done.folder)
 
 
 @pytest.mark.parametrize(
