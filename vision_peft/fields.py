@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from vision_peft.printable import LONGEST_LINE, printable
+
 
 class Checked:
     """Base of a dataclass whose fields are checked against their annotations before its own ``__post_init__`` runs.
@@ -89,7 +91,7 @@ def raise_all(problems: Iterable[str | None]) -> None:
     The functions below give such lines.
     """
     if found := [problem for problem in problems if problem]:
-        raise ValueError("\n".join(found))
+        raise ValueError("\n".join(printable(problem, LONGEST_LINE) for problem in found))
 
 
 def choice(name: str, value: Any, choices: Iterable[Any]) -> str | None:

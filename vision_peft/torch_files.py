@@ -60,6 +60,12 @@ def check_torch_file(path: Path) -> None:
         _check(file, path.stat().st_size)
 
 
+def check_torch_stream(file: BinaryIO, size: int, name: str) -> None:
+    """Check what the `size` bytes of an open file ask for; raises RefusedFile, with `name`, as above."""
+    with _one_error(Path(name)):
+        _check(file, size)
+
+
 @contextlib.contextmanager
 def _one_error(path: Path) -> Iterator[None]:
     try:

@@ -27,7 +27,7 @@ def test_overrides_stand_before_and_behind_flags() -> None:
 @pytest.mark.parametrize(
     ("content", "words", "expected"),
     [
-        (b"a: [1,\nb: }\n", ["data=mine"], r"YAML that cannot be read: .*mine\.yaml\", line 2"),
+        (b"a: [1,\nb: }\n", ["data=mine"], r"YAML that cannot be read: .*mine\.yaml: .*line 2"),
         (b"\xff\xfe\x00", ["data=mine"], r"mine\.yaml is not a text in UTF-8"),
         (b"defaults:\n  - absent\n", ["data=mine"], r"Could not load 'data/absent'\.$"),
         (None, ["data=digits"], r"--config-dir=.* is not a folder"),

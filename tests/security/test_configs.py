@@ -1,19 +1,24 @@
 """Configs of strangers: they choose values; nothing in them is looked up, built or run."""
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from support.adapters import change_info, tuned_model
 from support.hostile_inputs import is_one_line
-from support.tiny_run import TINY
+from support.tiny_run import TINY, tiny_config
 
 import vision_peft as vp
 from vision_peft.config.command_line import prepare
 from vision_peft.config.errors import ConfigError
-from vision_peft.config.parse import parse_backbone, parse_config, parse_data
-from vision_peft.runs.run_config import MAX_CONFIG, read_config
+from vision_peft.config.parse import parse_backbone, parse_config, parse_data, to_dict
+from vision_peft.runs.run_config import read_config
+from vision_peft.strict_yaml import MAX_BYTES
+from vision_peft.training.evaluate_saved import evaluate_saved
 
 TOUCH = "subprocess.check_call"
 
@@ -44,9 +49,12 @@ HOSTILE = {
     "itself": "a: &a [*a]",
     "a list": "[1, 2]",
     "bytes": "seed: !!binary aGVsbG8=",
-    "date": "seed: 2020-01-01",
     "no group": "data: /etc/passwd",
-    "seed as text": "seed: many",
+    "a megabyte of brackets": "a: " + "[" * 2**19,
+    "lists in lists": "a: " + "[" * 21 + "]" * 21,
+    "a number beyond numbers": "seed: 1" + "0" * 400,
+    "a number that is none": "seed: .nan",
+    "keys without end": "a: 1\n" * 150_000,
 }
 
 
@@ -61,8 +69,83 @@ def test_the_config_of_a_run_is_plain_data(name: str, run: Path, mark: Path, mon
     assert not mark.exists()
 
 
+WRONG = {
+    "seed": "many",
+    "precision": "fp7",
+    "device": 3.5,
+    "tf32": "perhaps",
+    "workers": [1],
+    "bad_eval": {"a": 1},
+    "distributed": {"timeout_s": [1]},
+    "backbone": {"name": [1], "num_frames": "x"},
+    "recipe": {"lr": "fast"},
+    "method": {"name": "lora", "rank": "high"},
+    "data": {"name": "folder", "val_fraction": "half"},
+    "unknown": 1,
+}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_the_whole_config_of_a_run_is_checked_before_any_of_it_is_used(key: str, tmp_path: Path, photos: Path) -> None:
+    adapter = {"class_names": ["a", "b", "c", "d", "e"]}
+    vp.save_adapter(tuned_model(), tmp_path / "adapter", **adapter)  # pyright: ignore[reportArgumentType]
+    raw = to_dict(tiny_config(photos, tmp_path))
+    wrong = {**raw[key], **WRONG[key]} if isinstance(raw.get(key), dict) else WRONG[key]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**raw, key: wrong}))
+    with pytest.raises(ValueError, match=key) as refused:
+        evaluate_saved(tmp_path)
+    assert is_one_line(refused.value), str(refused.value)
+
+
+def test_what_is_typed_beside_a_run_is_checked_too(tmp_path: Path, photos: Path) -> None:
+    vp.save_adapter(tuned_model(), tmp_path / "adapter", class_names=["a", "b", "c", "d", "e"])
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_dict(tiny_config(photos, tmp_path))))
+    for typed in ("precision=fp7", "workers=many", "bad_eval=x", "views=0", "crops=many", "device=gpu"):
+        with pytest.raises(ValueError, match=typed.partition("=")[0]):
+            evaluate_saved(tmp_path, [typed])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"depth": 10**9}, "the argument depth of .* is 1000000000: wanted a number up to 512"),
+        ({"depth": 3000, "embed_dim": 3000}, "wanted a number up to 512"),
+        ({"depth": 512, "embed_dim": 6144, "num_heads": 2}, "parameters, wanted at most 10,000,000,000"),
+        ({"embed_dim": 10**6}, "wanted a number up to 65,536"),
+        ({"img_size": 10**7}, "wanted a number up to 65,536"),
+        ({"depth": "deep"}, "timm cannot build"),
+        ({"mlp_ratio": float("inf")}, "wanted a number up to"),
+        ({"num_frames": 10**9, "tubelet_size": 1}, "num_frames must be at most 4096"),
+    ],
+)
+def test_a_backbone_beyond_all_measure_takes_no_memory(arguments: dict[str, Any], reason: str) -> None:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=reason):
+        vp.create_backbone("vit_tiny_patch16_224", **arguments)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 300_000  # kB
+
+
+def test_an_adapter_that_says_its_backbone_is_smaller_than_it_is(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = vp.create_backbone("vit_tiny_patch16_224", img_size=32, depth=2, embed_dim=24)
+    vp.attach(model, vp.LoRA(rank=2))
+    folder = vp.save_adapter(model, tmp_path)
+    assert vp.load(folder, "cpu").embed_dim == 24
+    change_info(folder, lambda info: info["backbone"]["arguments"].update(embed_dim=3072))
+    with pytest.raises(ValueError, match=r"parameters, the adapter records \d"):
+        vp.load(folder, "cpu")
+
+
+def test_files_of_an_own_folder_of_configs_are_bounded(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.yaml").write_text("[" * 10**6)
+    with pytest.raises(ConfigError, match=r"YAML that cannot be read: .*mine\.yaml: .*nest") as refused:
+        prepare([f"--config-dir={tmp_path}", *TINY])
+    assert is_one_line(refused.value)
+
+
 def test_a_config_of_megabytes_is_refused(run: Path) -> None:
-    (run / "config.yaml").write_text("#" * (MAX_CONFIG + 1))
+    (run / "config.yaml").write_text("#" * (MAX_BYTES + 1))
     with pytest.raises(ValueError, match="wanted at most 1,048,576"):
         read_config(run)
 

@@ -1,6 +1,7 @@
 """Pickles of strangers: nothing in them runs, wherever they are put."""
 
 import pickle
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from support.hostile_inputs import Mark, is_one_line
+from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex
 
 from vision_peft.backbones import create_backbone
@@ -168,3 +170,69 @@ def test_checksums_of_files_elsewhere_are_not_computed(state: Path, name: str) -
 def test_damaged_contents_of_shards_are_refused(state: Path, data: bytes) -> None:
     (state / SHARDS / ".metadata").write_bytes(data)
     assert ".metadata is refused" in refused_state(state)
+
+
+def nest(depth: int) -> bytes:
+    """Opcodes of a tuple of twice the same tuple, and so on: small to write, endless to hash or to print."""
+    return b"(I1\ntq\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(depth))
+
+
+BOMBS = {
+    "memo": b"\x80\x02}r\xff\xff\xff\x7f.",
+    "memo of four bytes": b"\x80\x02}r\x00\x00\x00\x10.",
+    "bytes": b"\x80\x05\x96\xff\xff\xff\xff\x0f\x00\x00\x00.",
+    "text": b"\x80\x04\x8d\xff\xff\xff\xff\x0f\x00\x00\x00.",
+    "frame": b"\x80\x04\x95\xff\xff\xff\xff\xff\x0f\x00\x00.",
+    "number": b"\x80\x02\x8b\xff\xff\xff\x7f.",
+    "number as text": b"I" + b"9" * 10**6 + b"\n.",
+    "a key to hash": b"\x80\x02}" + nest(60) + b"K\x01s.",
+    "a set": b"\x80\x04\x8f(" + nest(60) + b"\x90.",
+    "a text to make": b"\x80\x02ctorch.serialization\n_get_layout\n" + nest(60) + b"\x85R.",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_contents_of_shards_ask_for_no_more_than_they_hold(state: Path, name: str) -> None:
+    (state / SHARDS / ".metadata").write_bytes(BOMBS[name])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert ".metadata is refused" in refused_state(state)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100_000  # kB
+
+
+def test_contents_of_gigabytes_are_not_read(state: Path) -> None:
+    with (state / SHARDS / ".metadata").open("r+b") as file:
+        file.truncate(2**33)
+    with pytest.raises(ValueError, match="8,589,934,592 bytes, wanted at most"):
+        ShardReader(state / SHARDS).read_metadata()
+
+
+def load_shards(state: Path) -> str:
+    """Load the shards of a state, and return why that fails."""
+    loaded = {name: torch.zeros_like(tensor) for name, tensor in TENSORS.items()}
+    with pytest.raises(CheckpointException) as failed:
+        dcp.load(loaded, storage_reader=ShardReader(state / SHARDS), no_dist=True)
+    return " ".join(str(error) for error, _ in failed.value.failures.values())
+
+
+def test_a_part_of_the_shards_that_claims_more_than_it_holds_is_refused(state: Path, mark: Path) -> None:
+    (file,) = (state / SHARDS).glob("*.distcp")
+    for content, reason in ((torch.zeros(1).expand(10**6, 10**6), "claims a tensor"), (Mark(mark), "wants to load")):
+        torch.save(content, file)
+        size = file.stat().st_size
+
+        def change(metadata: Metadata, size: int = size) -> None:
+            for place in metadata.storage_data.values():
+                place.offset, place.length = 0, size
+
+        forge(state, change)
+        assert reason in load_shards(state)
+    assert not mark.exists()
+
+
+def test_a_part_behind_the_end_of_its_file_is_refused(state: Path) -> None:
+    def change(metadata: Metadata) -> None:
+        for place in metadata.storage_data.values():
+            place.length = 2**40
+
+    forge(state, change)
+    assert "the table of contents places a tensor there" in load_shards(state)

@@ -66,10 +66,11 @@ class Structure:
 
     @cached_property
     def foundations(self) -> set[str]:
-        """Modules beside the folders that import nothing of the package: every room may import them."""
-        return {self.top_room(name) for name in self.paths if name.count(".") == 1 and not self.imports[name]} - {
-            *self.rooms
-        }
+        """Modules beside the folders that import nothing of the package but each other: every room may import them."""
+        beside = {name for name in self.imports if name.count(".") == 1 and self.top_room(name) not in self.rooms}
+        while resting := {name for name in beside if not self.imports[name] <= beside}:
+            beside -= resting
+        return {self.top_room(name) for name in beside}
 
     def timm_importers(self) -> dict[str, set[str]]:
         """Modules that import model files of timm (``timm.models.vision_transformer``, say), with these files."""

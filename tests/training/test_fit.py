@@ -56,7 +56,7 @@ def test_moments_of_parameters_that_do_not_train_are_named(tiny: Tiny) -> None:
 
 
 def test_a_run_without_a_state_begins_at_nothing() -> None:
-    assert Progress.of(None) == Progress()
+    assert Progress.of(None, 1) == Progress()
 
 
 def unfinished(tiny: Tiny, change: Callable[[State], State]) -> Any:

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
-from vision_peft.backbones.strict import build
+from vision_peft.backbones.strict import UnknownArgument, build
+from vision_peft.fields import raise_all
+from vision_peft.printable import printable
 
 MAX_NUMBER = 2**16  # of channels, tokens, pixels, ...
 MAX_DEPTH = 512  # blocks; each takes time even on the meta device
@@ -28,7 +30,21 @@ def argument_problems(arguments: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def check_size(name: str, **arguments: Any) -> None:
+def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
+    """Bound the numbers among arguments that a user, or the config of a run, gives, then the size of the model.
+
+    Raises:
+        ValueError: a number out of bounds, and what ``check_size`` raises.
+    """
+    raise_all(
+        f"the argument {printable(key)} of {name} is {printable(value, 60)}: {problem}"
+        for key, value in arguments.items()
+        if isinstance(value, int | float | list | tuple | dict) and (problem := _problem(key, value))
+    )
+    check_size(name, **arguments)
+
+
+def check_size(name: str, **arguments: Any) -> int:
     """Build the model on the meta device, where it takes no memory, and count its parameters.
 
     Raises:
@@ -37,12 +53,15 @@ def check_size(name: str, **arguments: Any) -> None:
     try:
         with torch.device("meta"):
             model = build(name, num_classes=0, **arguments)
+    except UnknownArgument:
+        raise
     except Exception as error:  # wrong arguments surface as whatever timm's constructors stumble over
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"timm cannot build {name} with {arguments}: {reason}") from error
     count = sum(parameter.numel() for parameter in model.parameters())
     if count > MAX_PARAMETERS:
         raise ValueError(f"{name} with {arguments} has {count:,} parameters, wanted at most {MAX_PARAMETERS:,}")
+    return count
 
 
 def _problem(key: str, value: Any, nested: int = 0) -> str | None:

@@ -9,7 +9,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from vision_peft.backbones.strict import build
+from vision_peft.printable import printable
 
+MAX_FRAMES = 4096
 INFLATE = ("average", "centre")
 
 
@@ -46,6 +48,8 @@ def check_frames(num_frames: int | None, tubelet_size: int | None, inflate: str 
     for name, value in (("num_frames", num_frames), ("tubelet_size", tubelet_size)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ValueError(f"{name} must be a whole number above 0; got {value!r}")
+        if value is not None and value > MAX_FRAMES:
+            raise ValueError(f"{name} must be at most {MAX_FRAMES}; got {printable(value)}")
     if num_frames is not None and tubelet_size is not None and num_frames % tubelet_size:
         choices = [n for n in (num_frames - num_frames % tubelet_size, num_frames + -num_frames % tubelet_size) if n]
         raise ValueError(

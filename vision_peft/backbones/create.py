@@ -9,7 +9,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from vision_peft.backbones import checkpoints, hub, load, outside, provenance, tubelet
-from vision_peft.backbones.bounds import PAST_THE_CHECKS
+from vision_peft.backbones.bounds import PAST_THE_CHECKS, check_arguments
 from vision_peft.backbones.clips import check_family, check_frames
 from vision_peft.backbones.frames import FrameEmbed, frame_wise
 from vision_peft.backbones.names import PYPI_ARCHITECTURE, check_has_weights, check_name, is_outside, is_pypi_name
@@ -82,6 +82,8 @@ def create_backbone(
     if mean_first and (num_frames is None or tubelet_size is not None):
         raise ValueError("mean_first is for frame-wise models: give num_frames and no tubelet_size.")
     _check_source(name, checkpoint, pretrained, arguments)
+    if (timm_kwargs or img_size is not None) and not is_outside(name):  # outside.py looks at theirs
+        check_arguments(PYPI_ARCHITECTURE if is_pypi_name(name) else name, arguments)
     if num_frames is not None:
         check_family(PYPI_ARCHITECTURE if is_pypi_name(name) else name, arguments, tubelets=tubelet_size is not None)
     tubelets = (num_frames, tubelet_size) if num_frames is not None and tubelet_size is not None else None

@@ -22,14 +22,18 @@ _log = logging.getLogger(__name__)
 _CONVERTER_ERRORS = (RuntimeError, AttributeError, AssertionError, IndexError)  # timm's, on other depths and shapes
 
 
+class UnknownArgument(ValueError):
+    """An argument that a timm model does not take."""
+
+
 def build(name: str, **arguments: Any) -> nn.Module:
-    """``timm.create_model``, with a ValueError for an argument that the model does not take."""
+    """``timm.create_model``, with ``UnknownArgument`` for one that the model does not take."""
     try:
         return timm.create_model(name, **arguments)
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise
-        raise ValueError(f"timm's {name} does not take this argument: {error}") from error
+        raise UnknownArgument(f"timm's {name} does not take this argument: {error}") from error
 
 
 def from_source(name: str, source: Source, origin: str, config: dict[str, Any], arguments: dict[str, Any]) -> nn.Module:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from vision_peft.config.errors import ConfigError
 from vision_peft.distributed.stopping import Interrupted
+from vision_peft.printable import show
 
 USER_ERROR = 2  # exit code where there is something for the user to fix
 BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
@@ -50,7 +51,7 @@ def one_line_errors() -> Iterator[None]:
     except Interrupted as stop:
         raise SystemExit(130 if stop.signal == signal.SIGINT else REQUEUE) from None
     except KeyboardInterrupt:
-        print("stopped; the same command again resumes from the last saved state", file=sys.stderr)
+        show("stopped; the same command again resumes from the last saved state", sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -61,5 +62,8 @@ def _raise_if_asked(error: Exception) -> None:
 
 def _end(text: str, code: int) -> None:
     rank = os.environ.get("RANK", "0")
-    print(f"{'' if rank == '0' else f'process {rank}: '}error: {text}", file=sys.stderr)
+    first, *others = text.split("\n")
+    # what follows is moved in: a name with a line end in it cannot make a line that starts as ours do
+    lines = [first, *(line if line.startswith("  ") else f"  {line}" for line in others)]
+    show(f"{'' if rank == '0' else f'process {rank}: '}error: " + "\n".join(lines), sys.stderr)
     raise SystemExit(code) from None

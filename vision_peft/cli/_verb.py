@@ -2,19 +2,19 @@
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from vision_peft.config.commands import door, through_the_door
+from vision_peft.printable import for_shell, show
 from vision_peft.safe_files import write_file
 
 
 def make_parser(verb: str, text: str | None) -> argparse.ArgumentParser:
     """Return a parser with `text`, the docstring of the verb, as its description."""
     return argparse.ArgumentParser(
-        prog=shlex.join(door(verb)),
+        prog=for_shell(door(verb)),
         description=through_the_door(text or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -34,14 +34,19 @@ def overrides_of(arguments: argparse.Namespace) -> list[str]:
 def announce_loading() -> None:
     """Say that torch is being imported, which takes seconds; once, and of several processes only the first."""
     if "torch" not in sys.modules and is_first_process():
-        print("loading PyTorch and timm ...", file=sys.stderr, flush=True)
+        show("loading PyTorch and timm ...", sys.stderr)
 
 
 def suggest_next(*commands: Sequence[str]) -> None:
     """Print what can be done next: for each command its verb and arguments."""
     if is_first_process():
-        lines = (f"  {shlex.join([*door(verb), *arguments])}" for verb, *arguments in commands)
-        print("\n".join(["", "next:", *lines]), flush=True)
+        lines = (f"  {for_shell([*door(verb), *map(_as_argument, words)])}" for verb, *words in commands)
+        show("\n".join(["", "next:", *lines]))
+
+
+def _as_argument(word: str) -> str:
+    """Have a path that starts with a dash not be taken for a flag."""
+    return f"./{word}" if word.startswith("-") and Path(word).exists() else word
 
 
 def write_output(path: Path, content: str | bytes) -> None:

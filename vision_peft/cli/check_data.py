@@ -30,6 +30,7 @@ from vision_peft.cli._verb import (
 from vision_peft.config.command_line import read_command_line
 from vision_peft.config.find_configs import list_configs
 from vision_peft.data.root import find_root
+from vision_peft.printable import LONGEST_LINE, printable, show
 
 
 def main(argv: Sequence[str]) -> int:
@@ -60,15 +61,16 @@ def main(argv: Sequence[str]) -> int:
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
     for report in check_tasks(data, arguments.workers, ProgressLine()):
-        print(summarise(report), flush=True)
+        show(summarise(report))
         if arguments.out and report.datasets:
             name = report.title.replace(" ", "-").replace("/", "_")
-            print(f"samples: {draw_sheet(report.datasets, report.title, arguments.out / f'{name}.png')}")
+            sheet = draw_sheet(report.datasets, report.title, arguments.out / f"{name}.png")
+            show(f"samples: {printable(sheet, LONGEST_LINE)}")
         reports.append(report)
     result = to_json(reports)
     for file in files:
         write_output(file, json.dumps(result, indent=1) + "\n")
-        print(f"report: {file}")
+        show(f"report: {printable(file, LONGEST_LINE)}")
     if not result["problems"]:
         suggest_next(["train", *overrides_of(arguments)])
     return 1 if result["problems"] else 0
@@ -83,5 +85,5 @@ def _read_section(arguments: argparse.Namespace) -> dict[str, Any]:
     (run,) = read_command_line(overrides_of(arguments)).runs
     ignored = [key for key in keys if key not in ("data", "experiment") and not key.startswith("data.")]
     if ignored:
-        print(f"ignored here, as it does not change the data: {', '.join(ignored)}", file=sys.stderr)
+        show(f"ignored here, as it does not change the data: {', '.join(ignored)}", sys.stderr)
     return {"name": run.choices["data"], **run.raw["data"]}

@@ -1,5 +1,6 @@
 """Find the verb that was typed and run it; what a user can fix ends in one line and exit code 2."""
 
+import io
 import os
 import pkgutil
 import sys
@@ -9,33 +10,40 @@ from importlib import import_module
 from pathlib import Path
 
 from vision_peft.cli._errors import USER_ERROR, one_line_errors
+from vision_peft.printable import GuardedStream, printable, show
 from vision_peft.suggest import did_you_mean
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `vision-peft VERB ...` and return its exit code."""
     verb, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names of files, ± in a table
+    _guard_terminal()
     verbs = list_verbs()
     if verb in ("-h", "--help", "help"):
-        print(_overview(verbs))
+        show(_overview(verbs))
         return 0
     if verb == "--version":
         import vision_peft as vp
 
-        print(f"vision_peft {vp.__version__}")
+        show(f"vision_peft {vp.__version__}")
         return 0
     if problem := _find_two_packages():
-        print(f"error: {problem}", file=sys.stderr)
+        show(f"error: {problem}", sys.stderr)
         return USER_ERROR
     if verb.replace("_", "-") not in verbs:
         hint = did_you_mean(verb, verbs)
-        print(f"error: {verb} is not a verb{hint}: there are {', '.join(verbs)}", file=sys.stderr)
+        show(f"error: {printable(verb)} is not a verb{hint}: there are {', '.join(verbs)}", sys.stderr)
         return USER_ERROR
     with one_line_errors():
         return import_module(verbs[verb.replace("_", "-")]).main(rest)
+
+
+def _guard_terminal() -> None:
+    """Have nothing that is printed control the terminal, whoever prints it."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if type(stream) is io.TextIOWrapper and stream is getattr(sys, f"__{name}__"):
+            setattr(sys, name, GuardedStream.of(stream))
 
 
 def list_verbs() -> dict[str, str]:

@@ -9,6 +9,7 @@ RUNS are folders of runs (searched), single runs, or result.json files. Writes O
 from collections.abc import Sequence
 
 from vision_peft.cli._verb import make_parser, suggest_next
+from vision_peft.printable import LONGEST_LINE, printable, show
 from vision_peft.results.settings import METRICS
 
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
 
     found = find_runs(options.runs)
     files = plot_accuracy(found.rows, options.out, options.metric, options.x, len(found.without_row))
-    print(format_rows(found.rows, mean_over_seeds=True))
-    print("\nwrote " + ", ".join(str(file) for file in files))
+    show(format_rows(found.rows, mean_over_seeds=True))
+    show("\nwrote " + ", ".join(printable(file, LONGEST_LINE) for file in files))
     suggest_next(["report", *options.runs])
     return 0

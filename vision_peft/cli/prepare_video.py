@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from vision_peft.cli._verb import announce_loading, make_parser, suggest_next
-from vision_peft.printable import name_some, printable
+from vision_peft.printable import LONGEST_LINE, name_some, printable, show
 
 MANIFEST = "prepared.jsonl"  # first line: the settings; then one finished video a line
 PART = ".part"
@@ -77,11 +77,11 @@ def prepare(source: Path, out: Path, settings: Settings, workers: int) -> list[s
     for path in others:
         _copy(source / path, out / path)
     if others:
-        print(f"copied as they are, not videos: {_count_by_extension(others)}", flush=True)
+        show(f"copied as they are, not videos: {_count_by_extension(others)}")
     if left_out := sorted({*found} - {*files}):
-        print(f"left out, neither files nor folders: {_count_by_extension(left_out)}", flush=True)
+        show(f"left out, neither files nor folders: {_count_by_extension(left_out)}")
     todo = [path for path in videos if not _is_done(source, out, path, settings, finished)]
-    print(f"{len(videos)} videos, {len(videos) - len(todo)} of them are done already", flush=True)
+    show(f"{len(videos)} videos, {len(videos) - len(todo)} of them are done already")
     failed = []
     with ThreadPoolExecutor(workers) as pool, (out / MANIFEST).open("a", encoding="utf-8") as manifest:
         work = pool.map(lambda path: _attempt(source / path, out / settings.target(path), settings), todo)
@@ -94,7 +94,7 @@ def prepare(source: Path, out: Path, settings: Settings, workers: int) -> list[s
                     manifest.write(json.dumps(entry) + "\n")
                     manifest.flush()
                 if number % max(len(todo) // 100, 1) == 0 or number == len(todo):
-                    print(f"{number}/{len(todo)}  {path}", flush=True)
+                    show(f"{number}/{len(todo)}  {printable(path, LONGEST_LINE)}")
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -289,8 +289,8 @@ def main(argv: Sequence[str]) -> int:
     announce_loading()
     failed = verify(options.out) if options.verify else prepare(options.source, options.out, settings, options.workers)
     for line in failed:
-        print(line, file=sys.stderr)
-    print(f"{len(failed)} videos {what}" if failed else f"{options.out}: every video is whole")
+        show(printable(line, LONGEST_LINE), sys.stderr)
+    show(f"{len(failed)} videos {what}" if failed else f"{printable(options.out, LONGEST_LINE)}: every video is whole")
     if not failed and not options.verify:
         suggest_next(["train", "data=hmdb51", f"data.root={options.out}", "backbone.num_frames=8"])
     return 2 if failed else 0

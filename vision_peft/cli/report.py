@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vision_peft.cli._verb import announce_loading, make_parser, suggest_next, write_output
+from vision_peft.printable import LONGEST_LINE, printable, show
 from vision_peft.results.find_rows import find_runs
 from vision_peft.results.settings import METRICS
 
@@ -35,8 +36,8 @@ def main(argv: Sequence[str]) -> int:
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_output(options.out, report.csv_text() if options.out.suffix == ".csv" else report.markdown())
-    print(report.markdown(width=shutil.get_terminal_size().columns), end="")
+    show(report.markdown(width=shutil.get_terminal_size().columns).removesuffix("\n"))
     if options.out:  # else the output is the report itself, which may go into a file
-        print(f"\nwrote {options.out}")
+        show(f"\nwrote {printable(options.out, LONGEST_LINE)}")
         suggest_next(["plot", *options.runs])
     return 0

@@ -18,6 +18,7 @@ from typing import Any
 
 from vision_peft.cli._verb import announce_loading, make_parser
 from vision_peft.config.command_line import read_command_line
+from vision_peft.printable import show
 
 STOPPED = "stopped, its state is saved: submit the same again"
 
@@ -100,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
     }
     executor.update_parameters(**{name: value for name, value in wanted.items() if value})
     job = executor.submit(Training(processes, options.overrides))
-    print(f"job {job.job_id}: {job.paths.stdout}")
+    show(f"job {job.job_id}: {job.paths.stdout}")
     return 0
 
 

@@ -17,6 +17,7 @@ from vision_peft.config import command_line
 from vision_peft.config.find_configs import find_configs
 from vision_peft.config.flags import parse_flags
 from vision_peft.config.help import format_help
+from vision_peft.printable import show
 
 failed_tasks: list[str] = []  # of suites
 failed_runs: list[str] = []  # of a sweep, as commands
@@ -27,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     """Check the command, then let Hydra start the run, or the runs of a sweep one after another."""
     flags = parse_flags(argv)
     if flags.help:
-        print(format_help(find_configs()))
+        show(format_help(find_configs()))
         return 0
     command = command_line.read_command_line(argv)
     check_roots(command.runs)
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     hydra.main(version_base="1.3", config_path=str(find_configs()), config_name="config")(train_composed)()
     if failed_runs:
         text = "of the runs failed; the same sweep again runs only what is missing, or one by one:"
-        print(f"\n{len(failed_runs)} {text}", *failed_runs, sep="\n  ", file=sys.stderr)
+        show("\n  ".join([f"\n{len(failed_runs)} {text}", *failed_runs]), sys.stderr)
     elif finished and not failed_tasks:
         suggest_next(*finished)
     return USER_ERROR if failed_tasks or failed_runs else 0
@@ -75,5 +76,5 @@ def continue_sweep(failed: list[str]) -> Iterator[None]:
         if stopped or hydra_.mode != RunMode.MULTIRUN or "BasicLauncher" not in hydra_.launcher["_target_"]:
             raise
         if not isinstance(error, SystemExit):
-            traceback.print_exc()
+            show(traceback.format_exc(), sys.stderr)
         failed.append(command_line.command())

@@ -24,12 +24,12 @@ from yaml import YAMLError
 
 from vision_peft.config.commands import command_of, with_values
 from vision_peft.config.errors import ConfigError
-from vision_peft.config.find_configs import find_configs, list_configs
+from vision_peft.config.find_configs import find_configs, find_unbounded_files, list_configs
 from vision_peft.config.flags import parse_flags
 from vision_peft.config.hydra_safety import check_hydra_keys
 from vision_peft.config.registered import registered_names
 from vision_peft.config.sections import GROUPS, METHOD_KEYS, check_keys
-from vision_peft.config.typed_paths import quote_paths, unquote_path
+from vision_peft.config.typed_values import quote_values, unquote_value
 from vision_peft.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -84,9 +84,11 @@ def read_command_line(arguments: Sequence[str]) -> CommandLine:
         raise ConfigError(
             [f"--config-dir={parsed.config_dir} is not a folder: wanted one with data/*.yaml and the like"]
         )
+    if problems := [problem for folder in folders[1:] for problem in find_unbounded_files(folder)]:
+        raise ConfigError(problems)
     parser = OverridesParser.create()
     try:
-        overrides = [parser.parse_override(text) for text in quote_paths(parsed.overrides, parsed.multirun)]
+        overrides = [parser.parse_override(text) for text in quote_values(parsed.overrides, parsed.multirun)]
     except HydraException as error:
         raise ConfigError([f"{' '.join(str(error).split())} (write key=value)"]) from error
     if nameless := [text for text in parsed.overrides if text.lstrip("+~").startswith("=")]:
@@ -244,7 +246,7 @@ def _as_typed(text: str) -> str:
         return text[1:]
     if text.startswith("+method@"):
         return text.replace("+method@method_", "+method_", 1)
-    return unquote_path(text.removeprefix("++"))
+    return unquote_value(text.removeprefix("++"))
 
 
 def _list_runs(overrides: list[Override]) -> Iterator[list[str]]:

@@ -2,13 +2,13 @@
 
 import os
 import re
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vision_peft.config.typed_paths import quote
+from vision_peft.config.typed_values import quote
+from vision_peft.printable import for_shell
 
 
 def door(verb: str) -> list[str]:
@@ -21,7 +21,7 @@ def door(verb: str) -> list[str]:
 
 def through_the_door(text: str) -> str:
     """Return a text with every `vision-peft VERB` in it as the user would type it."""
-    return re.sub(r"\bvision-peft ([a-z][a-z-]*)\b", lambda match: shlex.join(door(match[1])), text)
+    return re.sub(r"\bvision-peft ([a-z][a-z-]*)\b", lambda match: for_shell(door(match[1])), text)
 
 
 def with_values(overrides: list[str], values: Mapping[str, Any]) -> list[str]:
@@ -38,7 +38,7 @@ def command_of(overrides: list[str], flags: Sequence[str] = (), verb: str = "tra
         nodes = [f"--nnodes={size // here}"] if size > here else []
         rest = rest if first == "python" else ["-m", "vision_peft", *rest]
         first, rest = "torchrun", [*nodes, f"--nproc_per_node={here}", *rest]
-    return shlex.join([first, *rest, *flags, *overrides])
+    return for_shell([first, *rest, *flags, *overrides])
 
 
 def _write_value(value: Any) -> str:

@@ -13,7 +13,7 @@ from yaml import YAMLError
 from vision_peft.config.errors import ConfigError
 from vision_peft.config.find_configs import find_configs, list_configs
 from vision_peft.config.sections import check_by_file
-from vision_peft.config.typed_paths import quote_paths
+from vision_peft.config.typed_values import quote_values
 from vision_peft.suggest import did_you_mean
 
 VALUES = ("data", "split", "device", "precision", "workers", "bad_eval", "views", "crops")
@@ -39,7 +39,7 @@ def read_overrides(
         given["config_dir"] = str(config_dir)
         if not Path(config_dir).is_dir():
             raise ConfigError([f"--config-dir={config_dir} is not a folder: wanted one with data/*.yaml and the like"])
-    for text in quote_paths(overrides):
+    for text in quote_values(overrides):
         try:
             override = OverridesParser.create().parse_override(text)
         except HydraException as error:

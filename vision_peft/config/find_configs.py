@@ -5,6 +5,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from vision_peft.config.errors import ConfigError
+from vision_peft.safe_files import read_file
+from vision_peft.strict_yaml import MAX_BYTES, check_yaml
 
 
 @functools.cache
@@ -23,6 +25,20 @@ def find_configs() -> Path:
     raise ConfigError(
         [f"vision_peft in {package} was installed without its configs: build the wheel from a whole clone"]
     )
+
+
+def find_unbounded_files(folder: Path) -> list[str]:
+    """Describe the configs in a user's folder that are longer, deeper or more than any true one; see `check_yaml`."""
+    problems = []
+    for file in sorted([*folder.glob("*.yaml"), *folder.glob("*/*.yaml"), *folder.glob("*/*/*.yaml")]):
+        try:
+            check_yaml(read_file(file, MAX_BYTES).decode(), references=True)
+        except UnicodeDecodeError:  # said where it is read
+            continue
+        except (ValueError, OSError) as error:
+            text = str(error)
+            problems.append(text if text.startswith(str(file)) else f"YAML that cannot be read: {file}: {text}")
+    return problems
 
 
 def list_configs(group: str, folders: tuple[Path, ...] = ()) -> list[str]:

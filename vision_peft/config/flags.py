@@ -1,11 +1,11 @@
 """The flags of Hydra that come beside the overrides, read so that they can be checked before Hydra acts on them."""
 
 import argparse
-import shlex
 from collections.abc import Sequence
 
 from vision_peft.config.commands import door
 from vision_peft.config.errors import ConfigError
+from vision_peft.printable import for_shell
 
 _SWITCHES = (
     "--help -h",
@@ -25,7 +25,7 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         ConfigError: flags of Hydra that read a whole config, or a pickle, past all checks.
     """
-    parser = argparse.ArgumentParser(prog=shlex.join(door("train")), add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog=for_shell(door("train")), add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
     for names in _SWITCHES:
         parser.add_argument(*names.split(), action="store_true")

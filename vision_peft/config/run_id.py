@@ -11,7 +11,7 @@ from typing import Any
 from vision_peft.config.parse import Config, to_dict
 from vision_peft.config.schema import Settings
 from vision_peft.config.sections import METHOD_KEYS, flatten
-from vision_peft.config.typed_paths import DATA_FIELDS
+from vision_peft.config.typed_values import DATA_FIELDS
 from vision_peft.data import DataConfig
 from vision_peft.distributed.device import choose_device, choose_precision
 from vision_peft.tuning.method import Method

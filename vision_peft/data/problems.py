@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from vision_peft.printable import LONGEST_LINE, printable
 from vision_peft.suggest import did_you_mean
 
 
@@ -21,10 +22,11 @@ def raise_problems(summary: str, problems: Sequence[str], shown: int = 20) -> No
     """Raise `DataProblems` that lists the first `shown` of `problems` and counts the rest, unless there are none."""
     if not problems:
         return
-    lines = [f"  {problem}" for problem in problems[:shown]]
+    lines = [f"  {printable(problem, LONGEST_LINE)}" for problem in problems[:shown]]
     if len(problems) > shown:
         lines.append(f"  and {len(problems) - shown} more")
-    text = "\n".join([f"{summary}: {len(problems)} problem{'s' * (len(problems) > 1)}", *lines])
+    summary = f"{printable(summary, LONGEST_LINE)}: {len(problems)} problem{'s' * (len(problems) > 1)}"
+    text = "\n".join([summary, *lines])
     raise DataProblems(text, problems)
 
 
@@ -32,7 +34,7 @@ def unknown(what: str, got: str, choices: Iterable[str]) -> ValueError:
     """Return the error for a name that is not among `choices`, with the closest one as a suggestion."""
     choices = list(choices)
     hint = did_you_mean(str(got), choices)
-    return ValueError(f"unknown {what} {got!r}{hint}: wanted one of {', '.join(choices)}")
+    return ValueError(f"unknown {what} {got!r}{hint}: wanted one of {', '.join(map(printable, choices))}")
 
 
 def quote(text: str) -> str:

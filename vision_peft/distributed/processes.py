@@ -30,6 +30,7 @@ from vision_peft.distributed.exchange import (
     through_json,
 )
 from vision_peft.origins import list_torch_frames
+from vision_peft.printable import show
 
 T = TypeVar("T")
 BACKWARD_TOGETHER_S = 5  # between two processes whose backward pass fails by the same fault of the program
@@ -164,7 +165,7 @@ def rank0_first() -> Iterator[None]:
 def print_rank0(text: str) -> None:
     """Print a line in the process of rank 0 only, also before the processes have met."""
     if os.environ.get("RANK", "0") == "0":
-        print(text, flush=True)
+        show(text)
 
 
 def reached_by_all(event: str, timeout_s: float) -> bool:

@@ -6,7 +6,6 @@ adapter and not a pair that does not fit.
 
 import copy
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +19,7 @@ from vision_peft.backbones.provenance import backbone_name
 from vision_peft.formats.adapter_files import INFO, METADATA, TENSORS, check_sizes, read_info, read_tensors
 from vision_peft.formats.adapter_info import FORMAT_VERSION, AdapterInfo, recorded_method, tensors_sha256, to_text
 from vision_peft.formats.backbone_record import full_name, record_backbone, recorded_size
+from vision_peft.printable import warn
 from vision_peft.safe_files import write_together
 from vision_peft.tuning import record
 from vision_peft.tuning.attach import attach_for_loading, detach, replace_head
@@ -184,7 +184,7 @@ def _check_backbone(model: Any, info: AdapterInfo, folder: Path, where: str, all
     size, own = recorded_size(info.backbone), tuple(got["img_size"])
     if size is not None and own and size != own:
         trained, takes = (f"{height} x {width}" for height, width in (size, own))
-        warnings.warn(
+        warn(
             f"the adapter in {folder} was trained at {trained} pixels, the model takes {takes}: its accuracy will be "
             f"another; create the backbone with img_size={size}, or let vp.load({str(folder)!r}) build all of it",
             stacklevel=3,

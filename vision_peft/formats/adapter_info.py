@@ -14,6 +14,7 @@ from torch import Tensor
 from vision_peft.formats.backbone_record import backbone_problems, full_name
 from vision_peft.formats.input_record import input_problems, with_todays_words
 from vision_peft.methods import METHODS
+from vision_peft.printable import LONGEST_LINE, name_some, printable
 from vision_peft.strict_json import parse_json
 from vision_peft.suggest import did_you_mean
 from vision_peft.tuning.method import Method
@@ -119,7 +120,7 @@ def check(values: dict[str, Any], where: str) -> AdapterInfo:
         problems += [f"class_names: {str(name)[:40]!r} is not text" for name in names if not isinstance(name, str)]
         problems += _impossible(values) + input_problems(values["input"] or {}) + backbone_problems(values["backbone"])
     if problems:
-        raise ValueError(f"{where}: {'; '.join(problems)}")
+        raise ValueError(f"{where}: {printable('; '.join(problems), LONGEST_LINE)}")
     if values["input"]:
         values["input"] = with_todays_words(values["input"])
     return AdapterInfo(**values)
@@ -155,7 +156,7 @@ def recorded_method(entry: Any, where: str) -> Method:
         or not isinstance(entry.get("name"), str)
         or not isinstance(entry.get("fields"), dict)
     ):
-        raise ValueError(f'{where}: wanted methods as {{"name": ..., "fields": {{...}}}}, got {entry!r}')
+        raise ValueError(f'{where}: wanted methods as {{"name": ..., "fields": {{...}}}}, got {printable(repr(entry))}')
     name, fields = entry["name"], entry["fields"]
     if name not in METHODS:
         hint = did_you_mean(name, METHODS)
@@ -165,11 +166,11 @@ def recorded_method(entry: Any, where: str) -> Method:
         )
     known = {field.name for field in dataclasses.fields(METHODS[name])}
     if unknown := sorted(set(fields) - known):
-        raise ValueError(f"{where}: {name} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        raise ValueError(f"{where}: {name} has no field {name_some(unknown)}; it has {', '.join(sorted(known))}")
     try:
         return METHODS[name](**fields)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {name}: {error}") from None
+        raise ValueError(f"{where}: {name}: {printable(error, LONGEST_LINE)}") from None
 
 
 def tensors_sha256(state: Mapping[str, Tensor]) -> str:

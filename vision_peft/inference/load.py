@@ -1,7 +1,6 @@
 """Load a tuned model from nothing but a run folder, an adapter folder, or a repository of the Hugging Face hub."""
 
 import dataclasses
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from vision_peft.distributed.device import choose_device
 from vision_peft.formats import load_adapter, read_adapter_info
 from vision_peft.formats.adapter_files import INFO, TENSORS
 from vision_peft.formats.backbone_record import backbone_problems, creation_arguments
+from vision_peft.printable import warn
 from vision_peft.runs.data_record import DATA
 from vision_peft.runs.run_config import CONFIG as RUN_CONFIG
 from vision_peft.runs.run_config import describe_runs_below, read_config
@@ -73,7 +73,7 @@ def load(
     given |= {} if checkpoint is None else {"checkpoint": checkpoint}
     recorded = info.backbone if info.backbone.get("arguments") is not None else _of_run(folder, info.backbone)
     if recorded.get("arguments") is None and not arguments:
-        warnings.warn(
+        warn(
             f"the adapter in {folder} does not record all arguments its backbone was created with: those beyond name, "
             "size and frames are taken to be the defaults; give them as keywords where they were not",
             stacklevel=2,
@@ -82,8 +82,9 @@ def load(
         creation = creation_arguments(recorded, given)
     except ValueError as error:
         raise ValueError(f"{folder / INFO}: {error}") from None
+    counted = info.counts.get("backbone") if recorded.get("arguments") is not None and not given else None
     with torch.random.fork_rng(devices=[]):  # the user's own random numbers stay as they are
-        model: Any = load_adapter(_create(creation), folder).eval().to(target)
+        model: Any = load_adapter(_create(creation, counted), folder).eval().to(target)
     known = info.license or (model.pretrained_cfg.get("license") if creation.get("pretrained") else None)
     model.adapter_info = dataclasses.replace(info, backbone={**info.backbone, "license": known})
     return model
@@ -136,14 +137,26 @@ def _of_run(folder: Path, backbone: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _create(creation: dict[str, Any]) -> nn.Module:
-    """Create the backbone; of a size within bounds, which the meta device tells before anything takes memory."""
+def _create(creation: dict[str, Any], recorded: int | None) -> nn.Module:
+    """Create the backbone; of a size within bounds, which the meta device tells before anything takes memory.
+
+    Args:
+        creation: arguments of ``create_backbone``, and a seed.
+        recorded: parameters that the adapter says the backbone has, where it also says how to make it; patches of
+            clips add a few.
+    """
     arguments = {key: value for key, value in creation.items() if value is not None}
     name, seed = arguments.pop("name"), arguments.pop("seed", None)
     if not is_outside(name):  # of those create_backbone itself bounds the size
         architecture = PYPI_ARCHITECTURE if is_pypi_name(name) else name
         check_name(architecture)
-        check_size(architecture, **{key: value for key, value in arguments.items() if key not in _NOT_TIMMS})
+        timms = {key: value for key, value in arguments.items() if key not in _NOT_TIMMS}
+        count = check_size(architecture, **timms)
+        if recorded is not None and count > 2 * recorded:
+            raise ValueError(
+                f"{architecture} with {timms} has {count:,} parameters, the adapter records {recorded:,} of its "
+                "backbone"
+            )
     if seed is not None:
         torch.default_generator.manual_seed(seed)
     model: Any = create_backbone(name, **arguments)

@@ -4,6 +4,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from vision_peft.printable import for_shell
 from vision_peft.results.averages import Groups, list_tasks
 from vision_peft.results.row import Row
 
@@ -21,7 +22,7 @@ def collect_commands(rows: Sequence[Row], suites: Mapping[str, Groups]) -> list[
     commands: list[str] = []
     for words, group in alike.items():
         if len(group) == 1 or words[:1] not in (("python",), ("vision-peft",)):
-            commands += [row.command for row in group if row.command]
+            commands += [_show_command(row) for row in group if row.command]
             continue
         seeds_of: dict[str, set[int]] = defaultdict(set)
         for row in group:
@@ -34,7 +35,7 @@ def collect_commands(rows: Sequence[Row], suites: Mapping[str, Groups]) -> list[
             named = _shorten_tasks(tasks, suites.get(group[0].dataset, {}))
             several = len(seeds) > 1 or len(named) > 1
             sweep = [f"{_TASK}{','.join(named)}"] * bool(named[0]) + [f"{_SEED}{','.join(map(str, seeds))}"]
-            commands.append(shlex.join([*words[:2], *["-m"] * several, *words[2:], *sweep]))
+            commands.append(for_shell([*words[:2], *["-m"] * several, *words[2:], *sweep]))
     return commands
 
 
@@ -71,6 +72,13 @@ def _split_command(row: Row) -> list[str]:
         return shlex.split(row.command)
     except ValueError:  # an unclosed quotation mark: the command is shown as it is
         return [row.command]
+
+
+def _show_command(row: Row) -> str:
+    """Quote the command of a row anew: it starts one program of ours, whatever stood in the file, or is a comment."""
+    words = _split_command(row)
+    known = words[0] in ("python", "torchrun", "vision-peft") and len(words) > 1
+    return for_shell(words) if known else f"# {row.command}"
 
 
 def _shorten_tasks(tasks: list[str], groups: Groups) -> list[str]:

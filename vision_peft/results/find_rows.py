@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vision_peft.printable import LONGEST_LINE, printable
 from vision_peft.results.row import FINISHED, RESULT, STATUS, Row, read_row
 from vision_peft.results.settings import drop_repeats
 from vision_peft.safe_files import check_regular
@@ -55,7 +56,7 @@ def find_runs(paths: Iterable[str | Path]) -> Found:
     unfinished = [row for row in rows if row.status != FINISHED]
     notes += [f"{row.file and row.file.parent} has not finished ({row.status})" for row in unfinished]
     for note in notes:
-        log.warning("%s: left out", note)
+        log.warning("%s: left out", printable(note, LONGEST_LINE))
     return Found(rows, list(dict.fromkeys(without_row)))
 
 
@@ -66,7 +67,7 @@ def _read_all(files: Iterable[Path], named: Sequence[Path]) -> list[Row]:
             check_regular(file, follow=file in named)  # a link is followed where the user named it
             rows.append(read_row(file))
         except (ValueError, OSError) as error:
-            problems.append(str(error))
+            problems.append(printable(error, LONGEST_LINE))
     if problems:
         raise ValueError("\n".join(problems))
     return rows

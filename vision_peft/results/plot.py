@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from vision_peft.printable import for_plot
 from vision_peft.protocols import PROTOCOLS
 from vision_peft.results.labels import get_panel
 from vision_peft.results.plot_series import Line, build_references, build_series
@@ -109,13 +110,13 @@ def _make_figure(panels: Panels, selection: Selection, metric: Metric, x: str) -
             Line2D([], [], color=colour, marker=marker, markersize=5, linestyle="-" if label in joined else "")
             for label, (colour, marker) in looks.items()
         ]
-        texts = [_escape(textwrap.fill(name, 34)) for name in labels]
+        texts = [for_plot(textwrap.fill(name, 34)) for name in labels]
         figure.legend(handles, texts, loc="outside right upper", frameon=False, fontsize=8)
     sentences = [*_describe_runs(panels), *(f"{note}." for note in selection.notes)]
     if any(count > 1 for panel in lines.values() for count in _list_alone(panel, x).values()):
         sentences.insert(1, "Points side by side have the same number of parameters.")
     note = textwrap.fill(" ".join(sentences), int(inches[0] * 15))
-    figure.supxlabel(note, x=0.01, ha="left", fontsize=7, color=GREY)
+    figure.supxlabel(for_plot(note), x=0.01, ha="left", fontsize=7, color=GREY)
     return figure
 
 
@@ -139,7 +140,7 @@ def _draw_lines(axes: Axes, lines: list[Line], looks: dict[str, tuple[str, str]]
             if len(points) > 1:
                 size = "+".join(str(part) for part in setting.row.sizes if part is not None)
                 below_right = {"xytext": (4, -4), "textcoords": "offset points", "va": "top", "ha": "left"}
-                axes.annotate(_escape(size), (place, mean), **below_right, fontsize=6.5, color=colour)
+                axes.annotate(for_plot(size), (place, mean), **below_right, fontsize=6.5, color=colour)
 
 
 def _list_alone(lines: list[Line], x: str) -> Counter[int]:
@@ -161,16 +162,16 @@ def _draw_references(axes: Axes, references: list[Line], metric: Metric) -> None
         centre = max((mean - low) / (high - low), free_from + half)
         free_from = centre + half
         where = {"transform": axes.transAxes, "va": "center", "ha": "left"}
-        axes.text(1.015, centre, _escape(text), **where, fontsize=7.5, color=GREY, linespacing=1.0)
+        axes.text(1.015, centre, for_plot(text), **where, fontsize=7.5, color=GREY, linespacing=1.0)
 
 
 def _label_axes(axes: Axes, panel: list[Setting], metric: Metric) -> None:
     row, about = panel[0].row, describe_panel(panel[0].row)
     title = " ".join(about.pop(name) for name in ("dataset", "task") if name in about)
-    axes.set_title(_escape(title) + "\n", fontsize=10, fontweight="bold", loc="left")
+    axes.set_title(for_plot(title) + "\n", fontsize=10, fontweight="bold", loc="left")
     star = "*" if row.protocol == "best_test" else ""
     above = {"xycoords": "axes fraction", "xytext": (0, 5), "textcoords": "offset points"}
-    axes.annotate(_escape(", ".join(about.values()) + star), (0, 1), **above, fontsize=7.5, color=GREY)
+    axes.annotate(for_plot(", ".join(about.values()) + star), (0, 1), **above, fontsize=7.5, color=GREY)
     axes.grid(True, color="#e2e2e2", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -216,8 +217,3 @@ def _order(row: Row) -> tuple[Any, ...]:
     size = (row.img_size,) * 2 if isinstance(row.img_size, int) else tuple(row.img_size)
     named = row.dataset, row.task or "", row.backbone
     return *named, PROTOCOLS.index(row.protocol), size, row.num_frames or 0
-
-
-def _escape(text: str) -> str:
-    """Escape what matplotlib would read as mathematics."""
-    return text.replace("$", r"\$")

@@ -2,10 +2,12 @@
 
 import csv
 import io
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from vision_peft.printable import for_csv, for_markdown, printable
 from vision_peft.results.averages import Groups, Mean, list_tasks
 from vision_peft.results.commands import collect_commands, describe_provenance
 from vision_peft.results.labels import format_value
@@ -52,15 +54,18 @@ class Report:
             table = min(
                 table, _format_table(turned, [False] + [True] * (len(turned[0]) - 1)), key=lambda lines: len(lines[0])
             )
-        notes = "\n".join(f"* {note}" for note in self.notes)
-        blocks = ["\n".join([f"# {name}", *commands]) for name, commands in self.commands if commands]
-        commands = "```bash\n" + "\n\n".join(blocks) + "\n```" if blocks else ""
-        return "\n\n".join(filter(None, [self.title, "\n".join(table), notes, commands])) + "\n"
+        notes = "\n".join(f"* {for_markdown(note, starts=True)}" for note in self.notes)
+        named = [[f"# {name}", *commands] for name, commands in self.commands if commands]
+        code = "\n\n".join("\n".join(printable(line, len(line)) for line in block) for block in named)
+        fence = "`" * (1 + max(map(len, re.findall("`{2,}", code)), default=2))  # nothing in the code ends it
+        commands = f"{fence}bash\n{code}\n{fence}" if code else ""
+        title = for_markdown(self.title, starts=True)
+        return "\n\n".join(filter(None, [title, "\n".join(table), notes, commands])) + "\n"
 
     def csv_text(self) -> str:
         """Format one line per setting and task, or average, with mean and standard deviation (n - 1) over seeds."""
         with io.StringIO(newline="") as file:
-            csv.writer(file).writerows([CSV_COLUMNS, *self.numbers])
+            csv.writer(file).writerows(map(for_csv, cells) for cells in (CSV_COLUMNS, *self.numbers))
             return file.getvalue()
 
 
@@ -203,7 +208,7 @@ def _format_numbers(*numbers: float | None) -> list[str]:
 
 def _format_table(table: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
     """Format a Markdown table, its columns padded to the same width."""
-    cells = [[text.replace("|", r"\|") for text in row] for row in table]
+    cells = [[for_markdown(text) for text in row] for row in table]
     widths = [max(3, *(len(row[place]) for row in cells)) for place in range(len(cells[0]))]
     rule = ["-" * (width - 1) + ":" if flush else "-" * width for width, flush in zip(widths, right, strict=True)]
     aligned = [

@@ -83,7 +83,7 @@ class Line:
             return ""
         texts = [f"{value:g}" if isinstance(value, float) else format_value(value) for value in sorted(values.values())]
         text = texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]} by task"
-        return WORDS.get(name, f"{name}={{}}").format(text)
+        return WORDS[name].format(text) if name in WORDS else f"{format_value(name)}={text}"
 
     def means(self, dataset: str, columns: Sequence[str], groups: Groups, metric: Metric) -> dict[str, Mean]:
         """Average over the tasks of a dataset; over a part of `columns` only if that part is a whole benchmark."""

@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from vision_peft.printable import LONGEST_LINE, printable
 from vision_peft.protocols import PROTOCOLS
 from vision_peft.results.row_bounds import bound_problems
 from vision_peft.safe_files import read_file, write_file
@@ -149,7 +150,7 @@ def read_row(path: str | Path) -> Row:
     if not isinstance(data, dict):
         raise ValueError(f"{path} must hold one JSON object, a result row, got a {type(data).__name__}")
     if problems := bound_problems(data) or _problems(data):
-        raise ValueError(f"{path} is not a result row: " + "; ".join(problems))
+        raise ValueError(printable(f"{path} is not a result row: " + "; ".join(problems), LONGEST_LINE))
     extra = {name: data.pop(name) for name in list(data) if name not in _FIELDS}
     if isinstance(extra.get(DIVERGED), str):  # as earlier versions wrote it
         data |= {"status": DIVERGED, "reason": extra.pop(DIVERGED)}
@@ -204,7 +205,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def _describe_type(hint: Any) -> str:
     names = {"list": "a list", "dict": "an object", "NoneType": "null", "float": "a number", "int": "an integer"}
-    names["str"] = "text"
+    names |= {"str": "text", "bool": "true or false"}
     options = get_args(hint) if get_origin(hint) in (types.UnionType, Union) else (hint,)
     return " or ".join(names[(get_origin(option) or option).__name__] for option in options)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from vision_peft.printable import printable
 from vision_peft.results.row import FINISHED, Row, find_size_field
 
 Metric = Literal["top1", "mean_per_class"]
@@ -92,9 +93,9 @@ def drop_repeats(rows: Iterable[Row]) -> list[Row]:
             other = row if kept[place] is first else first
             where = f"{row.label} on {' '.join(filter(None, (row.dataset, row.task)))}: seed {row.seed} occurs twice"
             if other.file is None:
-                log.warning("%s, the second row is left out", where)
+                log.warning("%s, the second row is left out", printable(where))
             else:
-                log.warning("%s, %s counts, %s is left out", where, kept[place].file, other.file)
+                log.warning("%s, %s counts, %s is left out", *map(printable, (where, kept[place].file, other.file)))
     return list(kept.values())
 
 

@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from vision_peft.printable import LONGEST_LINE, for_csv, printable
 from vision_peft.results.labels import disambiguate, format_value
 from vision_peft.results.row import FINISHED, Row
 from vision_peft.results.selection import describe_left_out, describe_lost, describe_panel
@@ -25,10 +26,11 @@ def format_rows(rows: Sequence[Row], mean_over_seeds: bool = False) -> str:
         return "no runs"
     settings = group_by_seed(rows) if mean_over_seeds else [setting for row in rows for setting in group_by_seed([row])]
     labels = disambiguate([setting.row.label for setting in settings], [[setting] for setting in settings])
-    lines = [{"method": label, **_make_cells(setting)} for label, setting in zip(labels, settings, strict=True)]
+    cells = [{"method": label, **_make_cells(setting)} for label, setting in zip(labels, settings, strict=True)]
+    lines = [{name: printable(cell, LONGEST_LINE) for name, cell in line.items()} for line in cells]
     notes = ["* epoch selected on test"] if any(row.protocol == "best_test" for row in rows) else []
     notes += [*describe_lost(settings), *describe_left_out(rows)] if mean_over_seeds else []
-    notes.append(_NOTE)
+    notes = [*(printable(note, LONGEST_LINE) for note in notes), _NOTE]
     if len(lines) == 1:
         facts = {name: lines[0][name] for name in ("method", *PANEL)} | lines[0]
         return "\n".join([*_format_column(facts), "", *notes])
@@ -56,9 +58,8 @@ def write_csv(path: Path, settings: Sequence[Setting], metric: Metric) -> None:
             where = ["" if (value := getattr(row, name)) is None else value for name in PANEL]
             mean = ["" if value is None else f"{value:.4f}" for value in (setting.mean(metric), setting.std(metric))]
             accuracy = [metric, len(setting.rows), *mean, setting.describe_lost()]
-            writer.writerow(
-                [row.label, "; ".join(settings_text), *where, *accuracy, *(getattr(row, name) for name in counts)]
-            )
+            cells = [row.label, "; ".join(settings_text), *where, *accuracy, *(getattr(row, name) for name in counts)]
+            writer.writerow(map(for_csv, cells))
         write_file(path, file.getvalue())
 
 

@@ -11,7 +11,6 @@ import errno
 import hashlib
 import re
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from torch.distributed.checkpoint import CheckpointException
 
 from vision_peft.distributed.exchange import travels
 from vision_peft.distributed.processes import is_communication_error, on_rank0
+from vision_peft.printable import warn
 from vision_peft.runs.safe_dcp_reader import ShardReader
 from vision_peft.runs.train_state import SHARDS
 from vision_peft.safe_files import open_regular, open_to_append, replacing, sync_folder, write_file
@@ -110,7 +110,7 @@ def find_newest_state(folder: Path) -> Path | None:
             return path
         except Exception as error:  # whatever is wrong with it, an older one may do
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            warnings.warn(f"{path} is damaged ({reason}): trying the one before", stacklevel=2)
+            warn(f"{path} is damaged ({reason}): trying the one before", stacklevel=2)
     return None
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vision_peft.printable import LONGEST_LINE, name_some, printable
 from vision_peft.runs.data_record import DATA, DataRecord, Item
 from vision_peft.runs.saved_data import SavedData, read_saved_data
 
@@ -194,9 +195,9 @@ def _class(classes: Sequence[str], item: Item) -> str:
 
 
 def _join(changes: dict[str, str]) -> str:
-    return "; ".join(f"{what}: {text}" for what, text in changes.items())
+    return "; ".join(f"{what}: {printable(text, LONGEST_LINE)}" for what, text in changes.items())
 
 
 def _some(texts: Sequence[str]) -> str:
     """Name the first of several texts."""
-    return ", ".join(texts[:_NAMED]) + (f" and {len(texts) - _NAMED:,} more" if len(texts) > _NAMED else "")
+    return name_some(texts, _NAMED)

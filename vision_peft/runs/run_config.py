@@ -1,18 +1,20 @@
 """Read the config.yaml of a run, which may come from someone else: nothing in it is looked up or run."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 
 from vision_peft.config.renames import with_todays_names
+from vision_peft.printable import LONGEST_LINE, name_some, printable
 from vision_peft.safe_files import read_file
+from vision_peft.strict_json import LARGEST
+from vision_peft.strict_yaml import MAX_BYTES, check_yaml
 
 CONFIG = "config.yaml"
-MAX_CONFIG = 2**20  # bytes
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -25,28 +27,25 @@ def read_config(folder: Path) -> dict[str, Any]:
         ValueError: it cannot be read, or holds what a resolved config does not: interpolations, references, objects.
     """
     try:
-        text = read_file(folder / CONFIG, MAX_CONFIG).decode()
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise ValueError("it refers to parts of itself (*)")
+        text = read_file(folder / CONFIG, MAX_BYTES).decode()
+        check_yaml(text)
         raw = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except FileNotFoundError:
         raise FileNotFoundError(f"{folder} is not a run folder: it has no {CONFIG}") from None
     except Exception as error:  # YAML and OmegaConf have no error class in common
-        raise ValueError(f"{folder / CONFIG} cannot be read: {' '.join(str(error).split())}") from error
+        reason = printable(" ".join(str(error).split()), LONGEST_LINE)
+        raise ValueError(f"{folder / CONFIG} cannot be read: {reason}") from error
     if not isinstance(raw, dict):
         raise ValueError(f"{folder / CONFIG} must hold keys and values")
     if problems := list(_find_not_plain(raw)):
-        raise ValueError(f"{folder / CONFIG}: {'; '.join(problems[:10])}; the config of a run holds plain values")
+        raise ValueError(f"{folder / CONFIG}: {name_some(problems)}; the config of a run holds plain values")
     return with_todays_names({str(key): value for key, value in raw.items()})
 
 
 def describe_runs_below(folder: Path, named: int = 3, most: int = 1000) -> str:
     """Say for a message which runs are somewhere below a folder that is not one; "" where there are none."""
     found = sorted(str(path.parent) for path in itertools.islice(folder.rglob(CONFIG), most))
-    if not found:
-        return ""
-    further = f" and {len(found) - named} more" if len(found) > named else ""
-    return f"; below it are the runs {', '.join(found[:named])}{further}: name one of them"
+    return f"; below it are the runs {name_some(found, named)}: name one of them" if found else ""
 
 
 def _find_not_plain(value: Any, key: str = "") -> Iterator[str]:
@@ -57,8 +56,6 @@ def _find_not_plain(value: Any, key: str = "") -> Iterator[str]:
         if not key:
             groups = [name for name in ("backbone", "data", "distributed") if not isinstance(value.get(name, {}), dict)]
             yield from (f"{name} is not a group of keys" for name in groups)
-            if type(value.get("seed", 0)) is not int:
-                yield "seed is not a whole number"
     elif isinstance(value, list):
         for number, inner in enumerate(value):
             yield from _find_not_plain(inner, f"{key}[{number}]")
@@ -66,3 +63,7 @@ def _find_not_plain(value: Any, key: str = "") -> Iterator[str]:
         yield f"{key} is an interpolation ({value[:40]!r})"
     elif value is not None and not isinstance(value, str | int | float):
         yield f"{key} is a {type(value).__name__}"
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{key} is {value}"
+    elif isinstance(value, int) and abs(value) >= LARGEST:
+        yield f"{key} is a whole number of 2^64 or more"

@@ -3,12 +3,14 @@
 torch keeps their table of contents, `.metadata`, as a pickle and reads it with `pickle.load`; what a stranger put there
 would run. Here every class in it stands for a record of what was stored, the checkpoint's own objects are built from
 those records, and anything else is refused. Entries that are not tensors are refused too: torch reads them with
-`weights_only=False`.
+`weights_only=False`. Of the files of tensors every part is checked, as `torch_files` does, before torch loads it.
 """
 
+import io
+import os
 import pickle
-from pathlib import PurePath
-from typing import Any
+from pathlib import Path, PurePath
+from typing import IO, Any
 
 import torch
 from torch.distributed.checkpoint import FileSystemReader
@@ -22,9 +24,17 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from vision_peft.safe_files import read_file
+from vision_peft.torch_files import check_torch_stream
+
+MAX_METADATA = 2**26  # bytes
+MISPLACED = "the table of contents places a tensor there"
+
 
 class _Record:
     """What the pickle says of an object of torch; nothing of it is run."""
+
+    state: Any = None
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -58,8 +68,8 @@ _STANDS_FOR: dict[tuple[str, str], Any] = {
     (_FILES, "_StorageInfo"): _Place,
     (_METADATA, "TensorProperties"): _Record,
     (_METADATA, "StorageMeta"): _Record,
-    (_METADATA, "_MEM_FORMAT_ENCODING"): int,
-    ("torch.serialization", "_get_layout"): str,
+    (_METADATA, "_MEM_FORMAT_ENCODING"): _unused,
+    ("torch.serialization", "_get_layout"): _unused,
     ("torch", "Size"): tuple,
 }
 # the folder it was written to
@@ -68,7 +78,40 @@ _STANDS_FOR |= {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+# All that a table of contents is written with: no bytes of a length that is only claimed, no sets, no numbers as text.
+_OPCODES = (
+    *("PROTO", "FRAME", "STOP", "MARK", "MEMOIZE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
+    *("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    *("SHORT_BINUNICODE", "BINUNICODE", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+    *("EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS"),
+    *("GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "BUILD"),
+)
+
+
+_ALL: Any = pickle._Unpickler.dispatch  # pyright: ignore[reportAttributeAccessIssue]
+_READERS = {opcode: _ALL[opcode] for opcode in (getattr(pickle, name)[0] for name in _OPCODES)}
+
+
+class _Unpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
+    """The one in Python: that in C makes room for as many objects as an opcode says there are."""
+
+    dispatch: Any = _READERS
+
+    def _set_items(self, start: int) -> None:
+        """Refuse keys that are no text and no record: to hash tuples in tuples, each shared, takes for ever."""
+        if not all(isinstance(key, str | _Record) for key in self.stack[start::2]):
+            raise pickle.UnpicklingError("it has a key that is no text")
+
+    def _load_setitem(self) -> None:
+        self._set_items(len(self.stack) - 2)
+        pickle._Unpickler.load_setitem(self)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _load_setitems(self) -> None:
+        self._set_items(0)  # what is behind the mark is a stack of its own
+        pickle._Unpickler.load_setitems(self)  # pyright: ignore[reportAttributeAccessIssue]
+
+    dispatch[pickle.SETITEM[0]], dispatch[pickle.SETITEMS[0]] = _load_setitem, _load_setitems
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _STANDS_FOR:
             return _STANDS_FOR[module, name]
@@ -89,8 +132,7 @@ class ShardReader(FileSystemReader):
         """
         path = self._get_metadata_path(*args, **kwargs)
         try:
-            with self.fs.create_stream(path, "rb") as file:
-                metadata = _rebuild(_Unpickler(file).load())
+            metadata = _rebuild(_Unpickler(io.BytesIO(read_file(Path(path), MAX_METADATA))).load())
         except OSError:
             raise
         except Exception as error:  # a damaged pickle raises whatever its opcodes stumble over
@@ -98,10 +140,24 @@ class ShardReader(FileSystemReader):
         metadata.storage_meta = StorageMeta(load_id=self.load_id)
         return metadata
 
+    def _slice_file(self, file: Any, sinfo: _StorageInfo) -> IO[bytes]:
+        """Return a part of a file, which torch loads as a file of its own, once it is known to be a sound one."""
+        start, length, size = sinfo.offset, sinfo.length, os.fstat(file.fileno()).st_size
+        if start + length > size:
+            raise ValueError(f"{file.name} has {size:,} bytes, {MISPLACED} up to {start + length:,}")
+        file.seek(start)
+        part = io.BytesIO(file.read(length))
+        check_torch_stream(part, length, file.name)
+        part.seek(0)
+        return part
+
 
 def _rebuild(contents: Any) -> Metadata:
     """torch's own objects from the records, every field checked."""
     fields = _fields(contents, _Contents)
+    for name in ("state_dict_metadata", "storage_data"):
+        if not isinstance(fields[name], dict):
+            raise ValueError(f"{name} is no table")
     tensors: dict[str, Any] = {
         _text(name): _tensor(name, value) for name, value in dict(fields["state_dict_metadata"]).items()
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from vision_peft.printable import printable
 from vision_peft.runs.data_record import VERSION, Item
 from vision_peft.safe_files import open_regular
 from vision_peft.strict_json import parse_json
@@ -90,7 +91,7 @@ def _open(path: Path) -> TextIO:
 
 
 def _damaged(path: Path, what: str) -> ValueError:
-    return ValueError(f"{path} cannot be read ({what}): remove it, and the data is not compared")
+    return ValueError(f"{path} cannot be read ({printable(what, 1000)}): remove it, and the data is not compared")
 
 
 def _splits(raw: Any) -> dict[str, SavedSplit]:

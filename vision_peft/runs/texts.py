@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Protocol, TextIO
 
+from vision_peft.printable import printable_lines, show, show_over
 from vision_peft.runs.append_log import Journal
 
 
@@ -28,22 +29,19 @@ class Terminal:
     def say(self, text: str) -> None:
         """Print a line."""
         self.close()
-        print(text, file=self._stream, flush=True)
+        show(text, self._stream)
 
     def progress(self, text: str, plain: bool) -> None:
         """Print `text` over the progress before, or as a line."""
         if self._on_terminal:
-            text = text[: shutil.get_terminal_size().columns - 1]
-            print("\r" + text.ljust(self._width), end="", file=self._stream, flush=True)
-            self._width = len(text)
+            self._width = show_over(text[: shutil.get_terminal_size().columns - 1], self._width, self._stream)
         elif plain:
-            print(text, file=self._stream, flush=True)
+            show(text, self._stream)
 
     def close(self) -> None:
         """Clear the line of the progress."""
         if self._width:
-            print("\r" + " " * self._width + "\r", end="", file=self._stream, flush=True)
-            self._width = 0
+            self._width = show_over("", self._width, self._stream)
 
 
 class LogFile:
@@ -53,9 +51,11 @@ class LogFile:
         self._journal = Journal(path)
 
     def say(self, text: str) -> None:
-        """Append every line of `text`."""
+        """Append every line of `text`, of which line ends alone make lines."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        self._journal.add("".join(f"{stamp}  {line}\n" for line in text.splitlines()))
+        self._journal.add(
+            "".join(f"{stamp}  {line}\n" for line in printable_lines(text.removesuffix("\n")).split("\n"))
+        )
 
     def progress(self, text: str, plain: bool) -> None:
         """Append `text` if `plain`."""

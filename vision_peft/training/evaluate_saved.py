@@ -1,23 +1,28 @@
 """Evaluate what is in a run folder or an adapter folder, on its own data or on other data."""
 
+import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import vision_peft as vp
 from vision_peft.backbones import input_config
 from vision_peft.config.data_overrides import fill_data, read_overrides
-from vision_peft.config.parse import Config, parse_backbone, parse_data
-from vision_peft.config.schema import Distributed
+from vision_peft.config.errors import ConfigError
+from vision_peft.config.parse import Config, parse_backbone, parse_config, parse_data
+from vision_peft.config.schema import Distributed, Settings
 from vision_peft.data import DataConfig, ImageDataset
 from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.distributed.device import Compute, choose_compute, set_matmul_precision
 from vision_peft.distributed.processes import join, on_rank0, rank0_first
+from vision_peft.fields import raise_all
 from vision_peft.formats import read_adapter_info
 from vision_peft.formats.adapter_files import INFO
+from vision_peft.printable import warn
 from vision_peft.runs.checkpoint import find_newest_state, read_state
 from vision_peft.runs.compare_data import describe_evaluated
 from vision_peft.runs.data_record import DataRecord
@@ -27,6 +32,8 @@ from vision_peft.training.build import attach_methods, check_items, create_bare_
 from vision_peft.training.evaluation import Metrics, check_classes, create_eval_loader, evaluate
 
 _RECORDED = {"img_size": "size", "num_frames": "num_frames", "tubelet_size": "tubelet_size"}  # backbone key -> input's
+_TYPED = ("device", "precision", "workers", "bad_eval")  # settings that may be others than those of the run
+_VIEWS = ("views", "crops")
 _UNRECORDED = {"resize": "squash", "sampling": "segments", "frame_stride": 1, "views": 1, "crops": 1}
 
 
@@ -71,11 +78,15 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = (), config_dir: 
     if not raw and not (adapter / INFO).exists() and (runs := describe_runs_below(path)):
         raise FileNotFoundError(f"{path} is neither a run folder nor an adapter folder{runs}")
     info = read_adapter_info(adapter)
-    data = parse_data(fill_data(given, raw.get("data", {})))
+    section = fill_data(given, raw.get("data", {}))
+    data = parse_data(section)
     split = str(given.get("split", "test"))
-    compute = choose_compute(*(str(given.get(key, raw.get(key, "auto"))) for key in ("device", "precision")))
-    set_matmul_precision(compute.device, bool(raw.get("tf32", True)))
-    join(compute, int(raw.get("distributed", {}).get("timeout_s", Distributed().timeout_s)))
+    config = _parse_recorded(path, {**raw, "data": {"name": data.name, **section}}) if raw else None
+    settings = _take_over(config or Settings(), given)
+    distributed = config.distributed if config else Distributed()
+    compute = choose_compute(settings.device, settings.precision)
+    set_matmul_precision(compute.device, settings.tf32)
+    join(compute, distributed.timeout_s)
     with rank0_first():
         dataset = data.load(split)
     with warnings.catch_warnings():
@@ -85,23 +96,39 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = (), config_dir: 
         own = bool(raw) and not {"data", "data_config"} & given.keys()
         record = DataRecord({split: dataset}, data)
         if words := on_rank0(lambda: describe_evaluated(adapter.parent, record, split, own)):
-            warnings.warn(words, stacklevel=2)
+            warn(words, stacklevel=2)
     recorded = info.input or {}
     known = {key: recorded[value] for key, value in _RECORDED.items() if value in recorded}
     backbone = raw.get("backbone", {"name": info.backbone_name, **known})
     backbone = parse_backbone({**backbone, **given.get("backbone", {})})
     check_items(backbone, data, dataset)
     with rank0_first():
-        model = create_model(backbone, int(raw.get("seed", 0)))
+        model = create_model(backbone, settings.seed)
     vp.load_adapter(model, adapter)
-    settings = {**input_config(model), **_UNRECORDED, **recorded}
-    settings |= {key: given[key] for key in ("views", "crops") if key in given}
-    dataset.set_evaluation(settings)
-    defaults = {"workers": "auto", "bad_eval": "error"}
-    workers, bad = (given.get(key, raw.get(key, default)) for key, default in defaults.items())
-    reported = BadFiles(report=lambda words: warnings.warn(words, stacklevel=2))
-    batches = create_eval_loader(dataset, compute, workers, str(bad), reported)
+    views = {key: given[key] for key in _VIEWS if key in given}
+    dataset.set_evaluation({**input_config(model), **_UNRECORDED, **recorded, **views})
+    reported = BadFiles(report=lambda words: warn(words, stacklevel=2))
+    batches = create_eval_loader(dataset, compute, settings.workers, settings.bad_eval, reported)
     return Evaluation(data, split, evaluate(model.to(compute.device), batches, dataset.classes, compute))
+
+
+def _parse_recorded(path: Path, raw: Mapping[str, Any]) -> Config:
+    """Check the whole config of a run before anything in it is used."""
+    try:
+        return parse_config(raw)
+    except ConfigError as error:
+        more = f"; and {len(error.problems) - 3} more" if len(error.problems) > 3 else ""
+        raise ValueError(f"{path / CONFIG}: {'; '.join(error.problems[:3])}{more}") from None
+
+
+def _take_over(settings: Settings, given: Mapping[str, Any]) -> Settings:
+    """Return the settings of a run, or those by default, with what was typed in their place."""
+    raise_all(
+        f"{key} must be a whole number from 1; got {given[key]!r}"
+        for key in _VIEWS
+        if key in given and not (type(given[key]) is int and given[key] >= 1)
+    )
+    return dataclasses.replace(settings, **{key: given[key] for key in _TYPED if key in given})
 
 
 def check_saved(config: Config, folder: Path, train_set: ImageDataset, compute: Compute) -> None:

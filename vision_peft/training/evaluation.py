@@ -7,7 +7,6 @@ import contextlib
 import csv
 import io
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from vision_peft.data.loading.loader import EvalLoader, eval_loader
 from vision_peft.data.loading.samples import Batch
 from vision_peft.distributed.device import Compute
 from vision_peft.distributed.processes import all_gather, all_gather_tensors
+from vision_peft.printable import for_csv, printable, warn
 from vision_peft.safe_files import write_file
 from vision_peft.training.video_logits import VideoLogits
 
@@ -218,7 +218,7 @@ def write_confusion(path: Path, metrics: Metrics) -> None:
 
     Above `LARGEST_CONFUSION` classes it has a row per pair that occurs: true class, predicted class, count.
     """
-    names, matrix = [*metrics.per_class], metrics.confusion
+    names, matrix = [for_csv(name) for name in metrics.per_class], metrics.confusion
     with io.StringIO(newline="") as file:
         writer = csv.writer(file)
         if matrix is not None:
@@ -271,7 +271,7 @@ def check_classes(trained_on: list[str] | None, number: int, given: list[str], w
     if trained_on and given != trained_on and sorted(given) == sorted(trained_on):
         raise ValueError(f"{where} has the adapter's classes in another order: {_names(given)} against {_names(ours)}")
     if trained_on and given != trained_on:
-        warnings.warn(
+        warn(
             f"{where} names its classes {_names(given)}, the adapter was trained on {_names(ours)}: they are taken for "
             "the same, in this order",
             stacklevel=2,
@@ -292,4 +292,4 @@ def to_json(metrics: Metrics) -> Mapping[str, Any]:
 
 
 def _names(names: list[str]) -> str:
-    return ", ".join(names) if len(names) <= 12 else ", ".join(names[:12]) + ", ..."
+    return ", ".join(map(printable, names[:12])) + ", ..." * (len(names) > 12)

@@ -16,9 +16,10 @@ from vision_peft.distributed.device import seed_everything
 from vision_peft.distributed.parallel import clip_gradients, full_tensor, gradient_norm, load_tuned
 from vision_peft.distributed.processes import Heartbeat, all_gather, all_reduce_sum
 from vision_peft.distributed.stopping import FROM_KEYBOARD, catch_signals, stop_decision
+from vision_peft.printable import LONGEST_LINE, printable
 from vision_peft.protocols import Phase
 from vision_peft.runs.run import format_time_left
-from vision_peft.runs.train_state import TrainState
+from vision_peft.runs.train_state import TrainState, load_scaler
 from vision_peft.training.build import list_class_weights
 from vision_peft.training.evaluation import create_eval_loader, evaluate
 from vision_peft.training.optim import create_schedule, update_average
@@ -59,7 +60,7 @@ def fit(
     train_state = TrainState(model, tuned, average, step.optimizer)
     if state:
         train_state.load_state_dict(*state)
-        step.scaler.load_state_dict(state[0]["scaler"])
+        load_scaler(step.scaler, state[0]["scaler"], state[1])
     saver = Saver(training, progress, train_state, step.scaler, best=state[0]["best"] if state else {})
     heartbeat = Heartbeat()
 
@@ -200,7 +201,7 @@ def _report_bad_update(training: Training, phase: Phase, result: StepResult, whe
     culprits = [(loss, samples) for loss, samples in shares if not math.isfinite(loss)]
     what = f"the loss is {culprits[0][0]}" if culprits else "the gradient is not finite"
     samples = [sample for _, ids in culprits or shares for sample in ids]
-    named = ", ".join(f"{sample} ({train_set.path(sample)})" for sample in samples[:3])
+    named = ", ".join(f"{sample} ({printable(train_set.path(sample), LONGEST_LINE)})" for sample in samples[:3])
     text = f"{what} at {where}, on samples {', '.join(map(str, samples))}: {named}{', ...' if len(samples) > 3 else ''}"
     run.record("bad_step", progress.step, {"epoch": progress.epoch + 1, "samples": samples})
     if progress.bad_steps > config.max_bad_steps:

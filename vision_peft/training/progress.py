@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
@@ -16,9 +16,11 @@ from vision_peft.data import ImageDataset
 from vision_peft.distributed.device import Compute
 from vision_peft.distributed.parallel import all_finite
 from vision_peft.distributed.stopping import StopRequests
+from vision_peft.printable import name_some
 from vision_peft.runs.checkpoint import SaveError, save_state
 from vision_peft.runs.provenance import describe_changes, find_changes, merge_starts
 from vision_peft.runs.run import Run
+from vision_peft.runs.state_schema import list_problems
 from vision_peft.runs.train_state import TrainState
 
 LONGEST_UNSAVED_SECONDS = 300
@@ -96,8 +98,12 @@ class Progress:
     total_seconds: float = 0.0  # of all starts, from building to the last save
 
     @classmethod
-    def of(cls, state: State | None) -> "Progress":
-        """Return how far the run was that `state` is of; ValueError where another version of this file wrote it."""
+    def of(cls, state: State | None, phases: int) -> "Progress":
+        """Return how far the run was, of so many `phases`, that `state` is of.
+
+        Raises:
+            ValueError: another version of this file wrote it, or an entry is not of its type.
+        """
         if state is None:
             return cls()
         entries, path = state
@@ -110,6 +116,8 @@ class Progress:
                 f"{path} is not a state as this version of vision_peft saves it: end the run with the version that "
                 "began it, or start over with overwrite=true"
             )
+        if problems := list_problems(entries, get_type_hints(cls), phases):
+            raise ValueError(f"{path} is not a state of a run: {name_some(problems, 5)}; remove it to go on without it")
         return cls(**found)
 
     def note_start(self, now: dict[str, Any], settings: dict[str, Any], tried: dict[str, list[Any]] | None) -> str:

@@ -26,7 +26,7 @@ from vision_peft.data import ImageDataset
 from vision_peft.distributed.device import Compute, describe_device, peak_memory_mb
 from vision_peft.distributed.processes import on_rank0
 from vision_peft.distributed.stopping import Interrupted
-from vision_peft.printable import printable
+from vision_peft.printable import printable, warn
 from vision_peft.results.row import DIVERGED, STATUS, STOPPED, UNFINISHED, Row, write_row
 from vision_peft.results.table import format_count
 from vision_peft.runs.checkpoint import SaveError
@@ -62,7 +62,7 @@ def capture_warnings() -> Iterator[list[str]]:
             yield words
     except BaseException:
         for text in dict.fromkeys(str(warning.message) for warning in caught):
-            warnings.warn(text, stacklevel=3)
+            warn(text, stacklevel=3)
         raise
     words += dict.fromkeys(f"warning: {warning.message}" for warning in caught)
 
@@ -101,12 +101,12 @@ def describe_processes(compute: Compute) -> str:
 def describe_other_processes(before: str, compute: Compute) -> str:
     """Describe how the processes that saved a state differ from those that resume it; "" if they do not."""
     now = describe_processes(compute)
-    if before in ("", now):
+    if not before.strip() or before == now:
         return ""
     drawn = "" if before.split()[0] == now.split()[0] else ", and dropout, drop path and mixup draw other numbers"
     return (
-        f"\nthe state was saved by {before}, it goes on in {now}: the samples come in the same order, but the result "
-        f"is not bit for bit that of either, as sums are rounded in another way{drawn}"
+        f"\nthe state was saved by {printable(before)}, it goes on in {now}: the samples come in the same order, but "
+        f"the result is not bit for bit that of either, as sums are rounded in another way{drawn}"
     )
 
 
@@ -125,7 +125,7 @@ def note_start(
     weights = on_rank0(lambda: hash_weights(config.backbone.name, config.backbone.checkpoint))
     settings = setting_fields(config, weights, world_size)
     words = progress.note_start({**start, "weights": weights}, settings, None if tried is None else dict(tried))
-    return f"\nsince its last start this has changed: {words}" if words else ""
+    return f"\nsince its last start this has changed: {printable(words, LONGEST_REASON)}" if words else ""
 
 
 def make_row(training: Training, model: nn.Module, progress: Progress, metrics: Metrics | None = None) -> Row:

@@ -13,6 +13,7 @@ from vision_peft.data.problems import UnknownTask
 from vision_peft.distributed.device import choose_compute
 from vision_peft.distributed.processes import LostProcess, join, print_rank0, rank0_first, reached_by_all
 from vision_peft.distributed.stopping import Interrupted
+from vision_peft.printable import show
 from vision_peft.results.averages import average_tasks
 from vision_peft.results.row import Row
 from vision_peft.results.table import format_rows
@@ -68,15 +69,15 @@ def train_suite(config: Config, tasks: Sequence[str], command: Callable[[str], s
                 raise
             failed[task] = next(iter(str(error).splitlines()), "") or type(error).__name__
             if compute.is_main and (not isinstance(error, FIXABLE) or os.environ.get("HYDRA_FULL_ERROR")):
-                traceback.print_exc()
+                show(traceback.format_exc(), sys.stderr)
             if compute.is_main:
-                print(f"error: data.task={task}: {error}", file=sys.stderr, flush=True)
+                show(f"error: data.task={task}: {error}", sys.stderr)
     if rows and not config.dry_run:
         print_rank0("\n" + "\n".join(_table(config, rows)))
     if failed and compute.is_main:
         lines = [f"  {task}: {text}" for task, text in failed.items()]
         summary = f"{len(failed)} of {len(tasks)} tasks failed, the same command again runs only what is missing:"
-        print("\n".join(["", summary, *lines]), file=sys.stderr, flush=True)
+        show("\n".join(["", summary, *lines]), sys.stderr)
     return list(failed)
 
 

@@ -176,7 +176,7 @@ def _train_in(
             return pin_data(path, record, state is not None, used, find_other_root(config, folder))
 
         pinned = Pinned(*run.save(DATA, pin))
-        progress = Progress.of(state)
+        progress = Progress.of(state, len(phases))
         run.start(progress.step, progress.lines)
         try:
             for words in (*about_data, *about_weights, describe_run(config, model, splits, folder, compute)):

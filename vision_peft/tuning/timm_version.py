@@ -2,7 +2,8 @@
 
 import functools
 import re
-import warnings
+
+from vision_peft.printable import warn
 
 OLDEST, TOO_NEW = "1.0.31", "1.1"  # from the first, up to and without the second
 
@@ -11,7 +12,7 @@ OLDEST, TOO_NEW = "1.0.31", "1.1"  # from the first, up to and without the secon
 def warn_if_untested(version: str) -> None:
     """Warn, once a process and version, where ``version`` of timm is outside the tested range."""
     if not _numbers(OLDEST) <= _numbers(version) < _numbers(TOO_NEW):
-        warnings.warn(
+        warn(
             f"timm {version} is not tested with vision_peft, which reaches into timm's blocks: outputs may be wrong; "
             f'install the tested range by pip install "timm>={OLDEST},<{TOO_NEW}"',
             stacklevel=4,

@@ -198,7 +198,7 @@ def test_a_file_of_the_other_source_is_refused():
 
 def test_blocks_with_a_gap_are_refused():
     state = {name.replace("blocks.1.", "blocks.5."): tensor for name, tensor in official_adaptformer().items()}
-    with pytest.raises(ValueError, match=r"without gaps, got \[0, 5\]"):
+    with pytest.raises(ValueError, match=r"without gaps, got 0, 5"):
         vp.read_foreign(state, "adaptformer")
 
 
@@ -230,7 +230,7 @@ def test_positions_that_are_no_square_need_the_image_size():
 def test_a_backbone_tensor_that_is_missing_is_named_at_build():
     state = official_adaptformer()
     del state["blocks.1.norm2.bias"]
-    with pytest.raises(ValueError, match=r"backbone tensors do not fit: missing \['blocks.1.norm2.bias'\]"):
+    with pytest.raises(ValueError, match=r"backbone tensors do not fit: missing blocks\.1\.norm2\.bias"):
         vp.read_foreign(state, "adaptformer").build(num_heads=2)
 
 
@@ -273,7 +273,7 @@ def test_a_number_of_heads_that_does_not_divide_the_width_is_refused(num_heads):
 
 
 def test_an_image_size_that_does_not_fit_the_positions_is_refused():
-    with pytest.raises(ValueError, match=r"backbone tensors do not fit: .*(\n.*)*pos_embed"):
+    with pytest.raises(ValueError, match="backbone tensors do not fit: of another shape pos_embed is"):
         vp.read_foreign(official_adaptformer(), "adaptformer").build(num_heads=2, img_size=16)
 
 

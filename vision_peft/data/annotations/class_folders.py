@@ -1,7 +1,6 @@
 """Read a tree of class folders, `ROOT/{train,val,test}/<class>/*` or `ROOT/<class>/*`, in one pass over its folders."""
 
 import os
-import warnings
 from array import array
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -15,7 +14,7 @@ from vision_peft.data.annotations.scan_folder import FileKind, FolderScan
 from vision_peft.data.annotations.split_items import SplitItems
 from vision_peft.data.flat_arrays import IntArray, TextArray, TextBuilder
 from vision_peft.data.item_names import name_below
-from vision_peft.printable import name_some
+from vision_peft.printable import name_some, warn
 from vision_peft.suggest import Suggestions
 
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -97,7 +96,7 @@ def find_split_folders(root: Path) -> dict[str, Path]:
     read = [path.name for path in found.values()]
     ignored = [name for name in _list_subfolders(root) if name not in read] if found else []
     if ignored:
-        warnings.warn(f"{root}: read {', '.join(read)}; ignored {name_some(ignored)}", stacklevel=4)
+        warn(f"{root}: read {', '.join(read)}; ignored {name_some(ignored)}", stacklevel=4)
     return found
 
 
@@ -125,7 +124,7 @@ def _list_class_folders(folder: Path, scan: FolderScan) -> list[str]:
     if bad:
         scan.problems.append(describe_not_utf8(str(folder), bad, "folder"))
     if respelt := list_respelt(names):
-        warnings.warn(
+        warn(
             f"{folder}: folders whose names differ in their Unicode spelling alone are one class: {name_some(respelt)}",
             stacklevel=4,
         )
@@ -153,13 +152,13 @@ def _conclude(root: Path, scan: FolderScan, empty: Sequence[str], other: OtherKi
             f"leave them out with data.leave_out=[{','.join(missing)}]"
         )
     if scan.respelt:
-        warnings.warn(
+        warn(
             f"{root}: files whose names differ in their Unicode spelling alone: {name_some(scan.respelt)}", stacklevel=4
         )
     if scan.skipped:
         count = sum(scan.skipped.values())
         listed = _list_counts(scan.skipped, most=20)
-        warnings.warn(f"{root}: {count:,} file{'s' * (count > 1)} left out: {listed}", stacklevel=4)
+        warn(f"{root}: {count:,} file{'s' * (count > 1)} left out: {listed}", stacklevel=4)
     return problems
 
 

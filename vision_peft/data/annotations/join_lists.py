@@ -1,7 +1,6 @@
 """Check the lines of all lists of a data set, and put those that are sound together."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from vision_peft.data.annotations.path_check import PathCheck
 from vision_peft.data.annotations.split_items import SplitItems
 from vision_peft.data.flat_arrays import IntArray, TextArray
 from vision_peft.data.problems import quote
+from vision_peft.printable import warn
 
 REPEATED = ": list it once; data.balanced=true trains on rare classes as often as on others"
 
@@ -73,7 +73,7 @@ def _check(file: Path, lines: ListLines, check: PathCheck, find_label: Callable[
     if respelt:
         path_problems = {item: problem for item, problem in path_problems.items() if item not in respelt}
         listed = f"{len(respelt):,} paths are spelt otherwise in Unicode than the files are called, and mean those"
-        warnings.warn(f"{file}: {listed}: {quote(next(iter(respelt.values())))}", stacklevel=4)
+        warn(f"{file}: {listed}: {quote(next(iter(respelt.values())))}", stacklevel=4)
     paths = _complete(lines.paths, respelt, str(check.root))
     names = check.list_names(lines.paths, paths)
     return _Part(file, lines, paths, names, table[lines.labels.values], label_problems, path_problems)

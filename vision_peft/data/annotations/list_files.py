@@ -3,7 +3,6 @@
 import itertools
 import os
 import re
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ import numpy as np
 from vision_peft.data.annotations.file_names import to_nfc
 from vision_peft.data.annotations.path_check import PathCheck
 from vision_peft.data.problems import quote
+from vision_peft.printable import warn
 from vision_peft.safe_files import read_file
 
 MAX_CLASSES = 100_000
@@ -178,4 +178,4 @@ def warn_of_empty_classes(file: Path, classes: Sequence[str], labels: Sequence[i
     empty = [name for name, there in zip(classes, present, strict=True) if not there]
     if empty:
         listed = ", ".join(empty[:10]) + (f" and {len(empty) - 10} more" if len(empty) > 10 else "")
-        warnings.warn(f"{file}: {len(empty)} of {len(classes)} classes have no training {what}: {listed}", stacklevel=3)
+        warn(f"{file}: {len(empty)} of {len(classes)} classes have no training {what}: {listed}", stacklevel=3)

@@ -1,12 +1,13 @@
 """Parts of users' own data drawn by the names of the items, so that no file decides where another one belongs."""
 
 import hashlib
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+
+from vision_peft.printable import warn
 
 _SEEDS_TRIED, _PLACES_TRIED = 1000, 10**6
 _NAMED = 5  # classes that a message names
@@ -56,7 +57,7 @@ class SplitByName:
         missing = [name for name, there in zip(classes, present.tolist(), strict=True) if not there]
         if missing:
             more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-            warnings.warn(
+            warn(
                 f"{self.where}: {split} is drawn by name and got nothing of {len(missing)} of {len(classes)} classes "
                 f"({', '.join(missing[:_NAMED])}{more}): another data.seed draws another one, or give a {split} split",
                 stacklevel=3,

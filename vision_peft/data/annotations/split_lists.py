@@ -1,6 +1,5 @@
 """The list files of one data set, of train and, where they are given, val and test, read and checked together."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from vision_peft.data.annotations.path_check import PathCheck
 from vision_peft.data.annotations.split_items import SplitItems
 from vision_peft.data.flat_arrays import IntArray, TextArray
 from vision_peft.data.problems import quote, raise_problems
-from vision_peft.printable import name_some
+from vision_peft.printable import name_some, warn
 from vision_peft.suggest import Suggestions, did_you_mean
 
 
@@ -59,7 +58,7 @@ class SplitLists(NamedTuple):
             problems += found
         if respelt := sorted({name for lines in lists.values() for name in lines.respelt}):
             few = "classes whose names differ in their Unicode spelling alone are one"
-            warnings.warn(f"{files['train']}: {few}: {name_some(respelt)}", stacklevel=3)
+            warn(f"{files['train']}: {few}: {name_some(respelt)}", stacklevel=3)
         if "val" not in items.parts:
             items.draw_parts("train", {"val": self.val_fraction}, self.seed, str(files["train"]))
         return items

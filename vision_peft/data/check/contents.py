@@ -14,6 +14,7 @@ from vision_peft.data.decoding.frame_folders import list_frames
 from vision_peft.data.decoding.images import ImageDecodeError, ImageHeader
 from vision_peft.data.decoding.video_dataset import VideoFiles
 from vision_peft.data.decoding.video_form import VideoForm, read_form
+from vision_peft.printable import show, show_over
 
 Progress = Callable[[int, int], None]
 _FRAMES_AT_ONCE = 8
@@ -43,10 +44,13 @@ class ProgressLine:
     def __call__(self, done: int, total: int) -> None:
         text = f"{done:,} of {total:,} {self.what}"
         if self.terminal and done == total:
-            print(f"\r{' ' * len(text)}\r", end="", file=sys.stderr, flush=True)
+            show_over("", len(text), sys.stderr)
         elif time.monotonic() >= self.next:
             self.next = time.monotonic() + self.pause
-            print(f"\r{text}" if self.terminal else f"{text}\n", end="", file=sys.stderr, flush=True)
+            if self.terminal:
+                show_over(text, 0, sys.stderr)
+            else:
+                show(text, sys.stderr)
 
 
 def read_contents(

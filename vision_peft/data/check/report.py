@@ -38,6 +38,7 @@ from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.image_dataset import ImageFiles
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.decoding.video_dataset import VideoFiles
+from vision_peft.printable import LONGEST_LINE, printable
 
 VERSION = 1
 PROBLEM, WARNING = "problem", "warning"
@@ -126,9 +127,9 @@ def summarise(report: TaskReport) -> str:
         lines.append(f"{len(findings) or 'no'} {severity}{'s' * (len(findings) != 1)}")
         for kind in dict.fromkeys(finding.kind for finding in findings):
             texts = [finding.text for finding in findings if finding.kind == kind]
-            lines += [f"  {kind}: {_shorten(text, folder)}" for text in texts[:_SHOWN]]
+            lines += [f"  {kind}: {_shorten(text, folder)}".replace("\n  ", "; ") for text in texts[:_SHOWN]]
             lines += [f"  {kind}: {len(texts) - _SHOWN} more, all in the JSON report"] * (len(texts) > _SHOWN)
-    return "\n".join(lines)
+    return "\n".join(printable(line, LONGEST_LINE) for line in lines)
 
 
 def _task_to_json(report: TaskReport) -> dict[str, Any]:

@@ -9,7 +9,6 @@ Jia et al., "Visual Prompt Tuning", https://arxiv.org/abs/2203.12119, https://gi
 """
 
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -26,6 +25,7 @@ from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.image_dataset import ImageFiles
 from vision_peft.data.decoding.images import MAX_PIXELS
 from vision_peft.data.problems import UnknownTask, raise_problems
+from vision_peft.printable import warn
 
 CLASS_COUNTS = {"cub": 200, "nabirds": 555, "flowers": 102, "dogs": 120, "cars": 196}
 SIZES = {  # images of trainval and of test
@@ -120,7 +120,7 @@ class FGVC(DataConfig):
         classes = name_classes(class_ids, archive)
         _warn_of_empty_classes(f"{folder}, split {split}", classes, labels)
         if self.task not in CLASS_COUNTS and (gaps := list_gaps(archive, class_ids, None)):
-            warnings.warn(f"{folder}: no image of class id {gaps} in train, so there is no such class", stacklevel=2)
+            warn(f"{folder}: no image of class id {gaps} in train, so there is no such class", stacklevel=2)
         paths = [folder / sample.path for sample in samples]
         return ImageFiles(paths, labels, classes, max_pixels=self.max_pixels, exif_rotation=self.exif_rotation)
 
@@ -131,9 +131,7 @@ class FGVC(DataConfig):
         wanted = SIZES[self.task][part == "test"]
         got = len(parts["test"]) if part == "test" else len(parts["train"]) + len(parts.get("val", ()))
         if got != wanted:
-            warnings.warn(
-                f"{folder}: {got:,} images of {part}; {self.task} was published with {wanted:,}", stacklevel=3
-            )
+            warn(f"{folder}: {got:,} images of {part}; {self.task} was published with {wanted:,}", stacklevel=3)
 
 
 def find_task(root: Path, task: str | None) -> tuple[Path, _Format]:
@@ -192,4 +190,4 @@ def _warn_of_empty_classes(where: str, classes: Sequence[str], labels: Sequence[
     empty = [name for label, name in enumerate(classes) if label not in present]
     if empty:
         listed = ", ".join(empty[:10]) + (f" and {len(empty) - 10} more" if len(empty) > 10 else "")
-        warnings.warn(f"{where}: {len(empty)} of {len(classes)} classes have no image: {listed}", stacklevel=3)
+        warn(f"{where}: {len(empty)} of {len(classes)} classes have no image: {listed}", stacklevel=3)

@@ -6,7 +6,6 @@ https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101. The official archive
 `.txt` (`<class>/<id>` a line); the json is read where there is one. The training labels are noisy by intent.
 """
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.image_dataset import ImageFiles
 from vision_peft.data.decoding.images import MAX_PIXELS
 from vision_peft.data.problems import quote, raise_problems
+from vision_peft.printable import warn
 from vision_peft.safe_files import read_file
 from vision_peft.strict_json import parse_json
 from vision_peft.suggest import Suggestions
@@ -72,7 +72,7 @@ class Food101(OfficialHalves):
         found = ((entry.where, images.find_problem(f"{entry.path}.jpg")) for entry in chosen)
         raise_problems(f"{base / 'images'}, split {split}", [f"{where}: {text}" for where, text in found if text])
         if len(labels) != NUM_IMAGES[part]:
-            warnings.warn(f"{files[part]}: {len(labels):,} images, Food-101 has {NUM_IMAGES[part]:,}", stacklevel=2)
+            warn(f"{files[part]}: {len(labels):,} images, Food-101 has {NUM_IMAGES[part]:,}", stacklevel=2)
         return ImageFiles(
             [base / "images" / f"{entry.path}.jpg" for entry in chosen],
             [labels[number] for number in numbers],

@@ -8,7 +8,6 @@ The official trainval is what val is drawn from. The lists are read here and not
 them nor that the images are there; labels and names of classes are torchvision's (label 0 for class 1, "Maine Coon").
 """
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.image_dataset import ImageFiles
 from vision_peft.data.decoding.images import MAX_PIXELS
 from vision_peft.data.problems import quote, raise_problems
+from vision_peft.printable import warn
 
 BASE = "oxford-iiit-pet"
 NUM_CLASSES = 37
@@ -77,9 +77,7 @@ class OxfordPets(OfficialHalves):
         found = ((entry.where, check.find_problem(f"{entry.image}.jpg")) for entry in chosen)
         raise_problems(f"{base / 'images'}, split {split}", [f"{where}: {text}" for where, text in found if text])
         if len(labels) != NUM_IMAGES[half]:
-            warnings.warn(
-                f"{files[half]}: {len(labels):,} images, Oxford-IIIT Pet has {NUM_IMAGES[half]:,}", stacklevel=2
-            )
+            warn(f"{files[half]}: {len(labels):,} images, Oxford-IIIT Pet has {NUM_IMAGES[half]:,}", stacklevel=2)
         return ImageFiles(
             [base / "images" / f"{entry.image}.jpg" for entry in chosen],
             [entry.label for entry in chosen],

@@ -2,10 +2,10 @@
 
 import math
 import os
-import warnings
 from collections.abc import Sequence
 
 from vision_peft.data.decoding.images import ImageDecodeError, ValueRange, read_values
+from vision_peft.printable import warn
 
 VALUE_RANGES = ("full", "image")
 _LOOKED_AT = 16  # images
@@ -57,4 +57,4 @@ def _read(path: str, max_pixels: int) -> tuple[str, float, float] | None:
 
 
 def _warn(where: str, words: str) -> None:
-    warnings.warn(f"{where}: greyscale of more than 8 bits: {words}", stacklevel=5)
+    warn(f"{where}: greyscale of more than 8 bits: {words}", stacklevel=5)

@@ -16,6 +16,7 @@ one of `FORMATS`: plugins that start other programs (EPS) or read odd containers
 """
 
 import io
+import math
 import os
 import stat
 import threading
@@ -28,10 +29,14 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from vision_peft.data.decoding.image_costs import check_cost
 from vision_peft.data.decoding.image_kinds import EXTENSIONS as EXTENSIONS
 from vision_peft.data.decoding.image_kinds import FORMATS, START, accepts_start
+from vision_peft.printable import LONGEST_LINE, printable
 
 MAX_PIXELS = 100_000_000
+LONGEST_CAUSE = 1000  # letters
+_PIXELS_AT_ONCE = 2**20
 _PILS_LIMIT = Image.MAX_IMAGE_PIXELS or 0
 ValueRange = str | tuple[float, float]  # "full", "image", or which values become 0 and 255
 _opening = threading.Lock()  # PIL's limit and the filters of warnings belong to the whole process
@@ -43,11 +48,11 @@ class ImageDecodeError(ValueError):
     """An image file that cannot be decoded; `path` is the file, `cause` the reason in one line."""
 
     def __init__(self, path: str | Path, cause: str) -> None:
-        super().__init__(str(path), " ".join(cause.split()))
+        super().__init__(str(path), printable(" ".join(cause.split()), LONGEST_CAUSE))
         self.path, self.cause = self.args
 
     def __str__(self) -> str:
-        return f"cannot decode {self.path}: {self.cause}"
+        return f"cannot decode {printable(self.path, LONGEST_LINE)}: {self.cause}"
 
 
 class ImageHeader(NamedTuple):
@@ -75,6 +80,7 @@ def decode_image(
     Raises `ImageDecodeError` for whatever goes wrong. Threads may decode at the same time.
     """
     with _raise_one_error(path, max_pixels, content), _open_with_limit(path, max_pixels, content) as image:
+        check_cost(image, path, content)
         huge = image.width * image.height > _PILS_LIMIT
         with _pixel_limit(max_pixels) if huge else nullcontext():  # PIL checks a TIFF here once more
             image.load()
@@ -96,8 +102,8 @@ def read_values(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[str,
     with _raise_one_error(path, max_pixels), _open_with_limit(path, max_pixels) as image:
         if not _is_deep(image.mode):
             return None
-        values = np.asarray(image)
-        return image.mode, float(values.min()), float(values.max())
+        check_cost(image, path)
+        return image.mode, *_find_range(image)
 
 
 def check_start(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
@@ -178,18 +184,36 @@ def _to_rgb(image: Image.Image, value_range: ValueRange) -> Image.Image:
     if not _is_deep(image.mode):
         image.info.pop("transparency", None)  # alpha is dropped; PIL would warn about palettes that carry it
         return image.convert("RGB")
-    values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all():
+    low, high = _find_range(image)
+    if not math.isfinite(high - low):
         raise ValueError("the image holds NaN or infinite values")
     if isinstance(value_range, tuple):
-        return _scale_to_grey(values.clip(*value_range), *value_range)
-    low, high = values.min(), values.max()
-    if value_range == "full":
+        low, high = value_range
+    elif value_range == "full":
         tops = (1, 255) if image.mode == "F" else (65535,)
         low, high = next(((0, top) for top in tops if low >= 0 and high <= top), (low, high))
-    return _scale_to_grey(values, low, high)
+    return _scale_to_grey(image, low, high)
 
 
-def _scale_to_grey(values: np.ndarray, low: float, high: float) -> Image.Image:
+def _find_range(image: Image.Image) -> tuple[float, float]:
+    """Find the smallest and the largest value; NaN where there is one."""
+    ranges = [(values.min(), values.max()) for _, values in _read_rows(image)]
+    lows, highs = np.array(ranges).T
+    return float(lows.min()), float(highs.max())
+
+
+def _scale_to_grey(image: Image.Image, low: float, high: float) -> Image.Image:
+    """Have `low` and what is below become 0, `high` and what is above 255."""
     factor = 255 / (high - low) if high > low else 0.0
-    return Image.fromarray(np.rint((values - low) * factor).astype(np.uint8)).convert("RGB")
+    grey = np.empty((image.height, image.width), np.uint8)
+    for top, values in _read_rows(image):
+        grey[top : top + len(values)] = np.rint((values.clip(low, high) - low) * factor)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _read_rows(image: Image.Image) -> Iterator[tuple[int, np.ndarray]]:
+    """Read some rows at a time, each part with the number of its first one: a whole image of floats takes gigabytes."""
+    step = max(1, _PIXELS_AT_ONCE // image.width)
+    for top in range(0, image.height, step):
+        part = image.crop((0, top, image.width, min(top + step, image.height)))
+        yield top, np.asarray(part).astype(np.float64)

@@ -44,7 +44,7 @@ class BadFiles:
         bad = list(paths)
         if is_share(len(bad), most, files):
             return
-        shown = "".join(f"\n  {path}: {self.causes[path]}" for path in bad[:5])
+        shown = "".join(f"\n  {printable(path, MAX_PATH)}: {self.causes[path]}" for path in bad[:5])
         more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
         listed = f", listed in {self._file}" if self._file is not None else ""
         raise TooManyBadFiles(

@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from timm.layers import LayerNorm
 from torch import Tensor, nn
 
+from vision_peft.backbones.bounds import MAX_DEPTH
 from vision_peft.backbones.frames import frame_wise
 from vision_peft.backbones.plain_vit import build_vit
 from vision_peft.backbones.tubelet import videomae_form
+from vision_peft.printable import name_some
 
 # How a backbone sees clips: not at all; as one sequence of tubelets in VideoMAE's form; frame by frame with the mean
 # over time of the normed features, or with the norm of the mean.
@@ -53,7 +56,7 @@ def build(
         "in_chans": patch.shape[1],
         "num_classes": num_classes,
         "embed_dim": dim,
-        "depth": 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks.")),
+        "depth": _count_blocks(state),
         "num_heads": num_heads,
         "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / dim,
         "init_values": 1.0 if "blocks.0.ls1.gamma" in state else None,
@@ -65,17 +68,40 @@ def build(
         settings |= videomae_form(_frames(num_frames), patch.shape[2])
     elif clips == "none" and num_frames is not None:
         raise ValueError(f"this file holds an image model: build it without num_frames={num_frames}")
+    with torch.device("meta"):  # what does not fit takes no memory
+        _check_fit(build_vit(**{**settings, **arguments}), state)
     model = build_vit(**{**settings, **arguments})
-    try:
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # shapes
-        raise ValueError(f"backbone tensors do not fit: {error}") from None
-    missing = [name for name in missing if not name.startswith("head.")]
-    if missing or unexpected:
-        raise ValueError(f"backbone tensors do not fit: missing {missing}, unexpected {unexpected}")
+    model.load_state_dict(state, strict=False)
     if clips.startswith("frames"):
         frame_wise(model, _frames(num_frames), mean_first=clips == "frames_mean_first")
     return model
+
+
+def _count_blocks(state: Mapping[str, Tensor]) -> int:
+    """Count the blocks that there are tensors of."""
+    numbers = {name.split(".")[1] for name in state if name.startswith("blocks.")}
+    if numbers != {str(number) for number in range(len(numbers))} or len(numbers) > MAX_DEPTH:
+        raise ValueError(
+            f"backbone tensors do not tell the depth: wanted blocks 0, 1, 2, ... without a gap, at most {MAX_DEPTH}; "
+            f"got {name_some(sorted(numbers, key=lambda number: (len(number), number)))}"
+        )
+    return len(numbers)
+
+
+def _check_fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Compare names and shapes of the tensors with those of a model without storage, but for its head."""
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    missing = [name for name in wanted if name not in state and not name.startswith("head.")]
+    unexpected = [name for name in state if name not in wanted]
+    other = [
+        f"{name} is {tuple(tensor.shape)}, wanted {tuple(wanted[name])}"
+        for name, tensor in state.items()
+        if name in wanted and tensor.shape != wanted[name]
+    ]
+    if missing or unexpected or other:
+        found = {"missing": missing, "unexpected": unexpected, "of another shape": other}
+        words = ", ".join(f"{what} {name_some(names)}" for what, names in found.items() if names)
+        raise ValueError(f"backbone tensors do not fit: {words}")
 
 
 def _square(state: Mapping[str, Tensor], patch: int) -> int:

@@ -6,7 +6,7 @@ Its readout takes the mean of the frames' class tokens first and norms it then.
 from vision_peft.formats.foreign import clip_names
 from vision_peft.formats.foreign.clip_names import BLOCKS
 from vision_peft.formats.foreign.read import Foreign
-from vision_peft.formats.foreign.tensors import State, no_leftovers, take
+from vision_peft.formats.foreign.tensors import State, block_number, no_leftovers, take
 from vision_peft.methods.st_adapter import STAdapter
 
 _SITES = {"attn": "adapter_pre_attn", "mlp": "adapter_pre_mlp"}
@@ -27,7 +27,7 @@ def read(state: State) -> Foreign:
     if not adapters:
         raise ValueError("not an ST-Adapter file: no adapter_pre_attn or adapter_pre_mlp in it")
     sites = tuple(site for site, name in _SITES.items() if any(f".{name}." in key for key in adapters))
-    numbers = sorted({int(name.removeprefix(BLOCKS).split(".")[0]) for name in adapters})
+    numbers = sorted({block_number(name, BLOCKS) for name in adapters})
     depth = len({name.split(".")[1] for name in backbone if name.startswith("blocks.")})
     last = depth - 1 if backbone else numbers[-1]
     if numbers != list(range(last - len(numbers) + 1, last + 1)):

@@ -1,7 +1,11 @@
 """Taking the tensors of a foreign file: shapes checked, keys accounted for, separate projections fused."""
 
+import re
+
 import torch
 from torch import Tensor
+
+from vision_peft.printable import name_some, printable
 
 State = dict[str, Tensor]
 
@@ -57,15 +61,21 @@ def block_numbers(state: State, prefix: str) -> range:
     Raises:
         ValueError: there are none, or some are missing.
     """
-    numbers = {int(name.removeprefix(prefix).split(".")[0]) for name in state if name.startswith(prefix)}
+    numbers = {block_number(name, prefix) for name in state if name.startswith(prefix)}
     if not numbers or numbers != set(range(len(numbers))):
-        raise ValueError(f"wanted blocks {prefix}0, {prefix}1, ... without gaps, got {sorted(numbers)}")
+        raise ValueError(f"wanted blocks {prefix}0, {prefix}1, ... without gaps, got {name_some(sorted(numbers))}")
     return range(len(numbers))
+
+
+def block_number(name: str, prefix: str) -> int:
+    """Read the number of a block behind ``prefix``; ValueError where there is none."""
+    number = name.removeprefix(prefix).split(".")[0]
+    if not re.fullmatch(r"[0-9]{1,6}", number):
+        raise ValueError(f"wanted the number of a block behind {prefix}, got {printable(name)}")
+    return int(number)
 
 
 def no_leftovers(state: State, source: str) -> None:
     """Raise ValueError where keys are left that ``source`` does not explain."""
     if state:
-        names = sorted(state)
-        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        raise ValueError(f"not a {source} file: cannot explain {shown}")
+        raise ValueError(f"not a {source} file: cannot explain {name_some(sorted(state), 8)}")
