@@ -43,7 +43,8 @@ SECONDS = 10
 
 def read_data(path: Path) -> None:
     saved = read_saved_data(path)
-    for split in saved.splits if saved else ():
+    assert saved is not None
+    for split in saved.splits:
         list(saved.items(split))
 
 

@@ -95,6 +95,7 @@ _READERS = {opcode: _ALL[opcode] for opcode in (getattr(pickle, name)[0] for nam
 class _Unpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIssue]
     """The one in Python: that in C makes room for as many objects as an opcode says there are."""
 
+    stack: list[Any]
     dispatch: Any = _READERS
 
     def _set_items(self, start: int) -> None:

@@ -83,7 +83,7 @@ def _count_blocks(state: Mapping[str, Tensor]) -> int:
     if numbers != {str(number) for number in range(len(numbers))} or len(numbers) > MAX_DEPTH:
         raise ValueError(
             f"backbone tensors do not tell the depth: wanted blocks 0, 1, 2, ... without a gap, at most {MAX_DEPTH}; "
-            f"got {name_some(sorted(numbers, key=lambda number: (len(number), number)))}"
+            f"got {name_some(sorted(numbers))}"
         )
     return len(numbers)
 
