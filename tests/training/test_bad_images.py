@@ -46,6 +46,7 @@ def broken(photos: Path, tmp_path: Path) -> Break:
 @pytest.mark.parametrize("cache_mb", ["auto", "0"])
 def test_a_bad_training_image_is_replaced_said_and_listed_once(broken: Break, tmp_path: Path, cache_mb: str) -> None:
     root = broken("train/red/3.png")
+    (root / "train/red/notes.txt").touch()
     config = tiny_config(root, tmp_path / "runs", "max_bad_fraction=0.05", f"cache_mb={cache_mb}", "recipe.epochs=3")
     row = train(config).row
     assert row.n_bad == 0
@@ -54,6 +55,7 @@ def test_a_bad_training_image_is_replaced_said_and_listed_once(broken: Break, tm
     log = (run_folder(config) / "log.txt").read_text()
     assert log.count("3.png: not a known image format") == 1
     assert log.count("in training the next image takes its place") == 1
+    assert log.count(f"warning: {root}: 1 file left out: 1 .txt\n") == 1
 
 
 def test_too_many_bad_training_images_stop_the_run_which_goes_on_once_they_are_allowed(

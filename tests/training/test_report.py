@@ -1,6 +1,7 @@
 """What a run says about its processes, and the line with which a command ends that lost one of them."""
 
 import re
+import warnings
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from vision_peft.cli._errors import one_line_errors
 from vision_peft.data.loading.lost_workers import LostWorker
 from vision_peft.distributed.device import Compute
-from vision_peft.training.report import describe_other_processes, describe_processes
+from vision_peft.training.report import capture_warnings, describe_other_processes, describe_processes
 
 CPU = torch.device("cpu")
 ONE, TWO = Compute(CPU, "fp32"), Compute(CPU, "fp32", world_size=2)
@@ -46,3 +47,18 @@ def test_a_lost_loader_process_is_one_line_and_exit_code_1(capsys: pytest.Captur
 def test_any_other_runtime_error_keeps_its_traceback(text: str) -> None:
     with pytest.raises(RuntimeError, match=re.escape(text)), one_line_errors():
         raise RuntimeError(text)
+
+
+def test_warnings_of_the_data_become_lines_each_once_or_are_shown_after_an_error() -> None:
+    with warnings.catch_warnings(record=True) as shown, capture_warnings() as lines:
+        for text in ("3 files left out", "no class fox", "3 files left out"):
+            warnings.warn(text, stacklevel=1)
+    assert (lines, shown) == (["warning: 3 files left out", "warning: no class fox"], [])
+
+    def fail() -> None:
+        with capture_warnings():
+            warnings.warn("3 files left out", stacklevel=1)
+            raise ValueError("nothing to read")
+
+    with pytest.warns(UserWarning, match="3 files left out"), pytest.raises(ValueError, match="nothing"):
+        fail()
