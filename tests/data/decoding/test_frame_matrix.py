@@ -47,6 +47,14 @@ def test_frames_are_those_of_ffmpeg(folder: Path, name: str) -> None:
     check(make_video(folder, name), singles=6)
 
 
+def test_a_missing_key_frame_is_an_error_whichever_decoder_is_asked(folder: Path) -> None:
+    """decord's ffmpeg says so as a remark for developers only, and shows the last frame again for those behind it."""
+    path = make_video(folder, "packets missing.mkv")
+    for backend in ("auto", *usable_backends()):
+        with pytest.raises(VideoDecodeError):
+            decode_clip(path, range, backend)
+
+
 @pytest.mark.frames
 @pytest.mark.parametrize("name", RECIPES)
 def test_all_frames_of_all_videos_are_those_of_ffmpeg(folder: Path, name: str) -> None:

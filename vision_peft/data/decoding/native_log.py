@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_ERROR, _WARNING, _INFO = 16, 24, 32  # levels of ffmpeg's log; smaller is worse
+_ERROR, _WARNING = 16, 24  # levels of ffmpeg's log; smaller is worse
 _HEARD = (
     b"AVCodecContext",
     b"AVFilter",
 )  # whose warnings count: a filter says no more when it changes a picture's size
-_PAINTED_OVER = b"concealing "  # what ffmpeg says, as information, where a part of a picture is missing
+# What ffmpeg says, at lower levels, where a part of a picture is missing, and where a whole one is: a key frame too,
+# behind which it then shows nothing, or the last picture again, up to the next.
+_MISSING = (b"concealing ", b"Frame num gap ")
 _Callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 _Context = ctypes.POINTER(ctypes.POINTER(ctypes.c_char_p))  # -> its class -> the name of the class
 
@@ -26,7 +28,7 @@ _Context = ctypes.POINTER(ctypes.POINTER(ctypes.c_char_p))  # -> its class -> th
 class NativeLog:
     """The log of the ffmpeg that `library` is linked with; `errors` counts what was reported since the start.
 
-    These are all errors, warnings of decoders and filters, and pictures of which a part is painted over.
+    These are all errors, warnings of decoders and filters, and pictures that are missing or painted over in part.
 
     Raises:
         AttributeError: the library hides its ffmpeg.
@@ -46,8 +48,8 @@ class NativeLog:
             self.errors += 1
         elif level <= _WARNING:
             self.errors += _name_class(context) in _HEARD
-        elif level <= _INFO:
-            self.errors += ctypes.string_at(text).startswith(_PAINTED_OVER)
+        else:
+            self.errors += ctypes.string_at(text).startswith(_MISSING)
 
 
 @functools.cache
