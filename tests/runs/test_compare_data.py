@@ -82,6 +82,21 @@ def test_a_class_more_is_said_and_labels_are_compared_by_their_names(tree: Path)
     }
 
 
+def test_classes_of_another_unicode_spelling_are_the_same(tree: Path) -> None:
+    (tree.parent / "run" / "data.json").unlink()
+    data = record(tree)
+    for dataset in data.splits.values():
+        dataset.classes[0] = "cafe\u0301"
+    data.write(tree.parent / "run" / "data.json")
+    for dataset in data.splits.values():
+        dataset.classes[0] = "caf\u00e9"
+    assert describe_changes(saved(tree), data) == {}
+    size = (tree / "test/red/3.png").stat().st_size
+    replace(tree)
+    changes = describe_changes(saved(tree), DataRecord(data.splits, data.config))
+    assert changes == {"test": f"1 of another size (test/red/3.png: 2 bytes, {size} before)"}
+
+
 def test_images_of_another_class_and_another_order_are_said(tree: Path) -> None:
     data = record(tree)
     test = data.splits["test"]

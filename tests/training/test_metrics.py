@@ -2,6 +2,7 @@
 
 import math
 import resource
+import warnings
 from pathlib import Path
 
 import pytest
@@ -128,5 +129,8 @@ def test_data_with_other_classes_is_refused_with_both_lists() -> None:
         check_classes(["cat", "dog"], 2, ["dog", "cat"], "data=folder")
     check_classes(["cat", "dog"], 2, ["cat", "dog"], "data=folder")
     check_classes(None, 2, ["cat", "dog"], "data=folder")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_classes(["cafe\u0301", "dog"], 2, ["caf\u00e9", "dog"], "data=folder")
     with pytest.warns(UserWarning, match="names its classes horse, cow, the adapter was trained on cat, dog"):
         check_classes(["cat", "dog"], 2, ["horse", "cow"], "data=folder")

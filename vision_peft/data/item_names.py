@@ -15,4 +15,9 @@ def name_below(path: str, base: str | None) -> str:
         path = path.removeprefix(base if base.endswith(os.sep) else base + os.sep)
     if os.sep != "/":
         path = path.replace(os.sep, "/")
-    return path if path.isascii() else unicodedata.normalize("NFC", path)
+    return to_nfc(path)
+
+
+def to_nfc(name: str) -> str:
+    """Return a name in Unicode's NFC, in which "é" is one letter however it was typed."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)

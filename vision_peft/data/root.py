@@ -15,6 +15,8 @@ def find_root(root: str | None, family: str) -> Path:
     if not root:
         raise ValueError(f"data={family} needs the folder of the data: give data.root=FOLDER")
     folder = Path(root).expanduser().absolute()
+    if any("\ud800" <= letter <= "\udfff" for letter in str(folder)):
+        raise ValueError(f"data.root={str(folder)!a}: a folder whose name is not UTF-8; rename it")
     if folder.is_dir():
         return folder
     if folder.exists():

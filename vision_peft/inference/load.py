@@ -118,7 +118,7 @@ def _check_classes(folder: Path, names: list[str] | None) -> None:
     path = folder.parent / DATA
     if folder.name != RUN_ADAPTER or names is None or (saved := read_saved_data(path)) is None:
         return
-    if saved.classes != names:
+    if not saved.has_classes(names):
         ours, theirs = (f"{len(some)} ({', '.join(some[:9])})" for some in (names, saved.classes))
         raise ValueError(f"{folder / INFO} has the classes {ours}, {path} {theirs}: one of the two is of another run")
 

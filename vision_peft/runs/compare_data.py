@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vision_peft.data.item_names import to_nfc
 from vision_peft.printable import LONGEST_LINE, name_some, printable
 from vision_peft.runs.data_record import DATA, DataRecord, Item
 from vision_peft.runs.saved_data import SavedData, read_saved_data
@@ -117,7 +118,7 @@ def describe_evaluated(folder: Path, record: DataRecord, split: str, own: bool) 
 def describe_changes(saved: SavedData, record: DataRecord) -> dict[str, str]:
     """Describe how the splits of `record` that the run read as well, and the classes, differ from what they were."""
     changes = {}
-    if saved.classes != record.classes:
+    if not saved.has_classes(record.classes):
         changes["classes"] = f"{len(record.classes)} ({_some(record.classes)}), "
         changes["classes"] += f"before {len(saved.classes)} ({_some(saved.classes)})"
     shared = [split for split in record.splits if split in saved.splits]
@@ -191,7 +192,7 @@ def _find_origins(saved: SavedData, split: str, added: Collection[str]) -> Itera
 
 
 def _class(classes: Sequence[str], item: Item) -> str:
-    return classes[item.label] if item.label in range(len(classes)) else str(item.label)
+    return to_nfc(classes[item.label]) if item.label in range(len(classes)) else str(item.label)
 
 
 def _join(changes: dict[str, str]) -> str:

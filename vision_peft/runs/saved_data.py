@@ -2,11 +2,12 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from vision_peft.data.item_names import to_nfc
 from vision_peft.printable import printable
 from vision_peft.runs.data_record import VERSION, Item
 from vision_peft.safe_files import open_regular
@@ -32,6 +33,10 @@ class SavedData:
     digest: str
     classes: list[str]
     splits: dict[str, SavedSplit]
+
+    def has_classes(self, names: Iterable[str]) -> bool:
+        """Whether these are the names of the classes, however they are spelt in Unicode."""
+        return list(map(to_nfc, names)) == self.classes
 
     def items(self, split: str) -> Iterator[Item]:
         """Read the items of `split` in their order.
@@ -79,7 +84,8 @@ def read_saved_data(path: Path) -> SavedData | None:
             head = parse_json(f"{file.readline(_LONGEST_HEAD).rstrip().rstrip(',')}}}")
         if head["version"] != VERSION:
             raise ValueError(f"version {head['version']!r} where this vision_peft reads {VERSION}")
-        return SavedData(path, _text(head["digest"]), _texts(head["classes"]), _splits(head["splits"]))
+        classes = list(map(to_nfc, _texts(head["classes"])))
+        return SavedData(path, _text(head["digest"]), classes, _splits(head["splits"]))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision_peft.data import ImageDataset, ImageDecodeError
+from vision_peft.data.item_names import to_nfc
 from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.data.loading.loader import EvalLoader, eval_loader
 from vision_peft.data.loading.samples import Batch
@@ -262,6 +263,8 @@ def check_classes(trained_on: list[str] | None, number: int, given: list[str], w
     Raises:
         ValueError: another number of classes, or the same names in another order; both sides are named.
     """
+    trained_on = trained_on and list(map(to_nfc, trained_on))
+    given = list(map(to_nfc, given))
     ours = trained_on or [f"class {index}" for index in range(number)]
     if len(given) != number:
         raise ValueError(

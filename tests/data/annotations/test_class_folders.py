@@ -126,6 +126,13 @@ def test_names_that_are_not_utf8_are_refused_with_the_bytes(tmp_path: Path, fill
     )
 
 
+def test_a_root_that_is_not_utf8_is_refused_with_its_bytes(tmp_path: Path) -> None:
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    root.mkdir()
+    with pytest.raises(ValueError, match=r"/caf\\udce9': a folder whose name is not UTF-8; rename it"):
+        load(root, "train")
+
+
 def test_a_tree_of_videos_is_pointed_to_their_reader(tmp_path: Path, fill: Fill) -> None:
     for name in ("cat/1.mp4", "cat/2.mp4", "dog/3.avi"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vision_peft.data.annotations.file_names import describe_not_utf8, list_respelt, split_utf8, to_nfc
+from vision_peft.data.annotations.file_names import describe_not_utf8, list_respelt, split_utf8
 from vision_peft.data.annotations.scan_folder import FileKind, FolderScan
 from vision_peft.data.annotations.split_items import SplitItems
 from vision_peft.data.flat_arrays import IntArray, TextArray, TextBuilder
-from vision_peft.data.item_names import name_below
+from vision_peft.data.item_names import name_below, to_nfc
 from vision_peft.printable import name_some, warn
 from vision_peft.suggest import Suggestions
 

@@ -1,17 +1,12 @@
 """Names of files and classes in several spellings of Unicode, and names that are not UTF-8."""
 
 import os
-import unicodedata
 from collections.abc import Iterable, Sequence
 
+from vision_peft.data.item_names import to_nfc
 from vision_peft.printable import name_some
 
 _NAMED = 3  # names that a message holds
-
-
-def to_nfc(name: str) -> str:
-    """Return a name in Unicode's NFC, in which "é" is one letter however it was typed."""
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def split_utf8(names: Sequence[str]) -> tuple[list[str], list[str]]:

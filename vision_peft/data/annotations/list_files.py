@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vision_peft.data.annotations.file_names import to_nfc
 from vision_peft.data.annotations.path_check import PathCheck
+from vision_peft.data.item_names import to_nfc
 from vision_peft.data.problems import quote
 from vision_peft.printable import warn
 from vision_peft.safe_files import read_file

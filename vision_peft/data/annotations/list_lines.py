@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vision_peft.data.annotations.file_names import to_nfc
 from vision_peft.data.annotations.list_files import iterate_lines
 from vision_peft.data.flat_arrays import IntArray, TextArray, TextBuilder
+from vision_peft.data.item_names import to_nfc
 from vision_peft.data.problems import quote
 
 # words of a header; of several columns the first of these is meant

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vision_peft.data.annotations.file_names import to_nfc
 from vision_peft.data.flat_arrays import TextArray
-from vision_peft.data.item_names import name_below
+from vision_peft.data.item_names import name_below, to_nfc
 from vision_peft.data.problems import quote
 
 _FEW = 8  # files of a folder that are looked at one by one; of more of them the folder is listed
