@@ -83,15 +83,32 @@ def test_a_folder_of_arrow_files_is_what_save_to_disk_leaves(tmp_path: Path) -> 
     assert sorted(greys(both)) == [*range(9)]
 
 
+def write_photos(root: Path, split: str, number: int) -> None:
+    for label, name in enumerate(("ant", "bee")):
+        folder = root / split / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for count in range(number):
+            (folder / f"{count:02}.png").write_bytes(png(100 * label + count))
+
+
 def test_class_folders_are_read_with_the_paths_of_their_files(tmp_path: Path) -> None:
-    for split, number in (("train", 4), ("test", 2)):
-        for label, name in enumerate(("ant", "bee")):
-            folder = tmp_path / "photos" / split / name
-            folder.mkdir(parents=True)
-            for count in range(number):
-                (folder / f"{count}.png").write_bytes(png(10 * label + count))
+    write_photos(tmp_path / "photos", "train", 4)
+    write_photos(tmp_path / "photos", "test", 2)
     test = load(tmp_path / "photos", "test")
-    assert (test.classes, [*test.labels], greys(test)) == (["ant", "bee"], [0, 0, 1, 1], [0, 1, 10, 11])
+    assert (test.classes, [*test.labels], greys(test)) == (["ant", "bee"], [0, 0, 1, 1], [0, 1, 100, 101])
+    path = str(tmp_path / "photos" / "test" / "bee" / "01.png")
+    assert (test.path(3), test.file(3), test.stored_as(3)) == (path, path, path)
+    record = DataRecord({"test": test}, HuggingFace(root=str(tmp_path / "photos")))
+    assert [*record.items("test")][3] == ("test/bee/01.png", 1, len(png(101)))
+
+
+def test_a_file_that_comes_moves_no_other_to_another_split(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", "train", 20)
+    before = {split: [*map(load(tmp_path / "photos", split).path, range(3))] for split in ("train", "val", "test")}
+    (tmp_path / "photos" / "train" / "ant" / "00a.png").write_bytes(png(50))
+    for split, paths in before.items():
+        dataset = load(tmp_path / "photos", split)
+        assert {*paths} <= {dataset.path(index) for index in range(len(dataset))}
 
 
 def test_labels_are_numbers_or_names_where_there_is_no_class_label(tmp_path: Path) -> None:

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
 from vision_peft.data.annotations.draw_split import check_fraction
 from vision_peft.data.annotations.labelled_parts import LabelledParts, Value, find_classes
 from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.deep_grey import check_value_range
-from vision_peft.data.decoding.encoded_images import EncodedImages
 from vision_peft.data.decoding.images import MAX_PIXELS
-from vision_peft.data.flat_arrays import TextArray
+from vision_peft.data.decoding.table_images import TableImages
+from vision_peft.data.item_names import name_below
 from vision_peft.data.problems import unknown
 
 SPLIT_NAMES = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
@@ -32,7 +30,7 @@ class HuggingFace(DataConfig):
     """A data set with a column of images and one of labels: a ClassLabel, numbers from 0, or names.
 
     Without names the classes are numbers, or the names that occur in train in the order of `sorted`. Splits that are
-    not there are drawn by row number and `seed`.
+    not there are drawn by `seed` and the number of each row, or the name of its file where it is one.
     """
 
     name: ClassVar[str] = "hf"
@@ -77,7 +75,9 @@ class HuggingFace(DataConfig):
         rows = {part: tables[name] for part, name in given.items()}
         features = rows["train"].features
         image, label = self._find_image_column(features), self._find_label_column(features)
-        names = {part: [f"{name}[{row}]" for row in range(len(tables[name]))] for part, name in given.items()}
+        files = {part: self._list_files(table, image) for part, table in rows.items()}
+        numbered = {part: [f"{name}[{row}]" for row in range(len(tables[name]))] for part, name in given.items()}
+        names = {part: files[part] or numbered[part] for part in rows}
         values = {part: _read_values(table, label) for part, table in rows.items()}
         classes, labels = find_classes(values, names, getattr(features[label], "names", None) or [], where)
         parts = LabelledParts(names, labels, self.val_fraction, self.test_fraction, self.seed, where)
@@ -92,6 +92,7 @@ class HuggingFace(DataConfig):
             [labels[part][item] for part, item in places],
             classes,
             folders=self._list_folders(),
+            in_files=[part for part in rows if files[part]],
             max_pixels=self.max_pixels,
             exif_rotation=self.exif_rotation,
             value_range=self.value_range,
@@ -163,6 +164,15 @@ class HuggingFace(DataConfig):
             )
         return found
 
+    def _list_files(self, table: Any, column: str) -> list[str]:
+        """List the files of the images below the root, where each is one, as in class folders; else nothing."""
+        images = table.data.column(column)
+        if self.hub or not len(images) or not hasattr(images[0], "keys"):
+            return []
+        parts = {field.name: values for field, values in zip(images.type, images.flatten(), strict=True)}
+        paths = parts["path"].to_pylist() if parts["bytes"].null_count == len(images) else []
+        return [name_below(path, str(self.base())) for path in paths] if all(paths) else []
+
     def _list_folders(self) -> list[Path]:
         """List the folders that rows may name files in."""
         datasets = _import_datasets()
@@ -172,59 +182,6 @@ class HuggingFace(DataConfig):
 
 
 _LABEL_TYPES = ("string", "large_string", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
-
-
-class TableImages(EncodedImages):
-    """Images of rows of tables, which hold them encoded or name a file below one of `folders`."""
-
-    def __init__(
-        self,
-        tables: Mapping[str, Any],
-        column: str,
-        places: Sequence[tuple[str, int]],
-        names: Sequence[str],
-        labels: Sequence[int],
-        classes: Sequence[str],
-        *,
-        folders: Sequence[Path],
-        **options: Any,
-    ) -> None:
-        super().__init__(labels, classes, **options)
-        self.tables, self.column, self.folders = [*tables.values()], column, folders
-        number = {part: place for place, part in enumerate(tables)}
-        self.places = np.array([(number[part], row) for part, row in places], np.int64).reshape(-1, 2)
-        self.names = TextArray.of(names)
-
-    def path(self, index: int) -> str:
-        return self.names[index]
-
-    def stored_size(self, index: int) -> int | None:
-        try:
-            content, path = self._find(index)
-            return Path(path).stat().st_size if content is None else content.size
-        except (ValueError, OSError):
-            return None  # said where the image is read
-
-    def read(self, index: int, most: int | None = None) -> bytes:
-        content, path = self._find(index)
-        if content is not None:
-            return content.slice(0, min(content.size, most or content.size)).to_pybytes()
-        with Path(path).open("rb") as file:
-            return file.read(-1 if most is None else most)
-
-    def _find(self, index: int) -> tuple[Any, str]:
-        """Return the bytes of an image as a buffer of arrow's, or None and the file that holds them."""
-        table, row = self.places[index].tolist()
-        value = self.tables[table].data.column(self.column)[row]
-        content, path = (value["bytes"], value["path"].as_py()) if hasattr(value, "keys") else (value, None)
-        if content.is_valid:
-            return content.as_buffer(), ""
-        if not path:
-            raise ValueError("the row holds no image")
-        file = Path(path).resolve()
-        if not any(file.is_relative_to(folder) for folder in self.folders):
-            raise ValueError(f"the row names a file outside of the data set, {path}")
-        return None, str(file)
 
 
 def _import_datasets() -> Any:
