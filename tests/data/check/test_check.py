@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from support.checked import CLASS_NAMES, check, noise
 
+from vision_peft.data.check import check as check_module
 from vision_peft.data.check.check import check_tasks
-from vision_peft.data.check.report import summarise, to_json
+from vision_peft.data.check.report import Item, summarise, to_json
 from vision_peft.data.datasets.fgvc import FGVC
 from vision_peft.data.datasets.folder import Folder
 from vision_peft.data.datasets.list import ImageLists
@@ -45,6 +46,16 @@ def test_a_sound_tree_has_no_findings_and_its_counts_are_right(tree: Path) -> No
         "formats": {"PNG": 7},
         "modes": {"RGB": 7},
     }
+
+
+def test_of_images_that_are_sound_no_places_are_listed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a million of them a list would take more memory than what is known of them."""
+    (tree / "test" / "cat" / "same.png").write_bytes((tree / "train" / "cat" / "0.png").read_bytes())
+    (tree / "test" / "cat" / "broken.png").write_bytes(b"")
+    listed: list[str] = []
+    monkeypatch.setattr(check_module, "Item", lambda *fields: listed.append(Path(fields[1]).name) or Item(*fields))
+    assert [kind for _, kind, _ in found(tree)] == ["unreadable", "overlap"]
+    assert sorted(listed) == ["0.png", "0.png", "broken.png", "same.png"]
 
 
 def test_an_image_in_two_splits_is_a_problem_also_as_a_lossless_copy(tree: Path) -> None:

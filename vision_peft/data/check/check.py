@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
-import itertools
+import os
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from vision_peft.data.check.contents import Content, Progress, read_contents
@@ -20,6 +21,7 @@ from vision_peft.data.problems import DataProblems
 
 _SAID_HERE = re.compile(r"\d+ of \d+ classes have no (training )?(image|video)")  # readers warn of it too
 _NAMED = 5  # things that a text names
+_NOT_DECODED = -1
 
 
 def check_tasks(data: DataConfig, workers: int, progress: Progress | None = None) -> Iterator[TaskReport]:
@@ -109,8 +111,9 @@ def _check_classes(datasets: Mapping[str, ImageDataset]) -> Iterator[Finding]:
         yield Finding(PROBLEM, "classes", f"there is nothing to learn from {len(classes)} class", [first])
     for split, dataset in datasets.items():
         count = len(dataset.classes)
-        outside = [item for item in _list_items({split: dataset}) if not 0 <= item.label < count]
-        if outside:
+        labels = np.asarray(dataset.labels)
+        wrong = np.flatnonzero((labels < 0) | (labels >= count)).tolist()
+        if outside := [Item(split, dataset.path(index), dataset.labels[index]) for index in wrong]:
             named = _name_some([f"{item.path} ({item.label})" for item in outside])
             text = f"{_count(len(outside), 'label')} of {split} out of range, wanted 0 to {count - 1}: {named}"
             yield Finding(PROBLEM, "label_range", text, [split], outside)
@@ -125,21 +128,22 @@ def _check_classes(datasets: Mapping[str, ImageDataset]) -> Iterator[Finding]:
 def _check_files(report: TaskReport) -> Iterator[Finding]:
     """List what is wrong with single files."""
     turned, misnamed = [], []
-    for path, items in itertools.groupby(
-        sorted(_list_items(report.datasets), key=lambda item: item.path), lambda i: i.path
-    ):
-        content, places = report.contents[path], list(items)
-        splits = [split for split in SPLITS if any(item.split == split for item in places)]
+    wanting = {path: odd for path, content in report.contents.items() if (odd := _find_odds(path, content))}
+    places_of: dict[str, list[Item]] = {path: [] for path in sorted(wanting)}
+    for item in _list_items(report.datasets, places_of.__contains__):
+        places_of[item.path].append(item)
+    for path, places in places_of.items():
+        content = report.contents[path]
         if isinstance(content, ImageDecodeError):
+            splits = [split for split in SPLITS if any(item.split == split for item in places)]
             is_file = report.datasets[places[0].split].file(0) is not None  # else a part of one
             kind = "missing" if is_file and not Path(path).exists() else "unreadable"
             text = f"{path}: {content.cause if kind == 'unreadable' else 'there is no such file'}"
             yield Finding(PROBLEM, kind, text, splits, places)
         elif header := content.header:
-            if header.orientation > 1:
+            if "turned" in wanting[path]:
                 turned.append((places, f"orientation {header.orientation}"))
-            named = Image.EXTENSION.get(Path(path).suffix.lower(), header.format)
-            if header.format != named and {header.format, named} != {"JPEG", "MPO"}:  # cameras call an MPO .jpg
+            if "misnamed" in wanting[path]:
                 misnamed.append((places, header.format))
     for kind, found, words in (
         ("exif_rotation", turned, "that EXIF would turn (data.exif_rotation=true does)"),
@@ -152,10 +156,22 @@ def _check_files(report: TaskReport) -> Iterator[Finding]:
             yield Finding(WARNING, kind, f"{_count(len(found), 'file')} {words}: {named}", splits, items)
 
 
+def _find_odds(path: str, content: Content | ImageDecodeError) -> tuple[str, ...]:
+    """Say what is odd about one file: nothing about most of them."""
+    if isinstance(content, ImageDecodeError):
+        return ("undecodable",)
+    if not (header := content.header):
+        return ()
+    named = Image.EXTENSION.get(os.path.splitext(path)[1].lower(), header.format)  # noqa: PTH122
+    is_misnamed = header.format != named and {header.format, named} != {"JPEG", "MPO"}  # cameras call an MPO .jpg
+    return ("turned",) * (header.orientation > 1) + ("misnamed",) * is_misnamed
+
+
 def _find_copies(report: TaskReport) -> Iterator[Finding]:
     """Find images that are in several places, and whether trainval is train and val."""
     groups: dict[bytes, list[Item]] = defaultdict(list)
-    for item in _list_items(report.datasets):
+    several = _list_several(report)
+    for item in _list_items(report.datasets, lambda path: _start_of(report.contents[path]) in several):
         content = report.contents[item.path]
         if isinstance(content, Content):
             groups[content.pixels].append(item)
@@ -176,6 +192,33 @@ def _find_copies(report: TaskReport) -> Iterator[Finding]:
         words += [f"has {_count(len(beyond), report.what)} that neither has"] * bool(beyond)
         text = f"trainval is not train and val together: it {' and '.join(words)}"
         yield Finding(WARNING, "trainval", text, ["train", "val", "trainval"], lacking + beyond)
+
+
+def _list_several(report: TaskReport) -> frozenset[int]:
+    """List what the hashes of images start with that more is to be said of than that they are there once.
+
+    Of a million images that are nothing but that, nothing is kept but numbers.
+    """
+    starts, labels = {}, {}
+    for split, dataset in report.datasets.items():
+        found = (_start_of(report.contents[dataset.path(index)]) for index in range(len(dataset)))
+        starts[split], labels[split] = np.fromiter(found, np.int64), np.asarray(dataset.labels)
+    nothing = np.empty(0, np.int64)
+    divided = np.concatenate([nothing, *(part for split, part in starts.items() if split != "trainval")])
+    joined = starts.get("trainval", nothing)
+    trained = np.concatenate([nothing, *(starts[split] for split in ("train", "val") if split in starts)])
+    counted = [np.unique(part, return_counts=True) for part in (divided, joined)]
+    several = [values[counts > 1] for values, counts in counted]
+    if {"train", "val", "trainval"} <= starts.keys():
+        several.append(np.setxor1d(trained, joined))
+    both = np.unique(np.stack([np.concatenate([nothing, *part.values()]) for part in (starts, labels)]), axis=1)
+    several.append(both[0, 1:][both[0, 1:] == both[0, :-1]])  # one image with several labels
+    return frozenset(np.concatenate(several).tolist()) - {_NOT_DECODED}
+
+
+def _start_of(content: Content | ImageDecodeError) -> int:
+    """Return what the hash of an image starts with, as a number."""
+    return int.from_bytes(content.pixels[:7], "big") if isinstance(content, Content) else _NOT_DECODED
 
 
 def _compare_copies(report: TaskReport, items: list[Item], everywhere: list[Item]) -> Iterator[Finding]:
@@ -199,10 +242,14 @@ def _compare_copies(report: TaskReport, items: list[Item], everywhere: list[Item
         yield Finding(PROBLEM, "label_conflict", text, list(dict.fromkeys(i.split for i in everywhere)), everywhere)
 
 
-def _list_items(datasets: Mapping[str, ImageDataset]) -> Iterator[Item]:
+def _list_items(
+    datasets: Mapping[str, ImageDataset], wanted: Callable[[str], bool] = lambda path: True
+) -> Iterator[Item]:
+    """List the places of all images, or of those of the `wanted` paths."""
     for split, dataset in datasets.items():
         for index, label in enumerate(dataset.labels):
-            yield Item(split, dataset.path(index), label)
+            if wanted(path := dataset.path(index)):
+                yield Item(split, path, label)
 
 
 def _name_places(items: Sequence[Item]) -> str:

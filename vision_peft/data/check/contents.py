@@ -4,7 +4,7 @@ import hashlib
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from vision_peft.data.decoding.frame_folders import list_frames
 from vision_peft.data.decoding.images import ImageDecodeError, ImageHeader
 from vision_peft.data.decoding.video_dataset import VideoFiles
 from vision_peft.data.decoding.video_form import VideoForm, read_form
+from vision_peft.data.distinct_items import list_distinct
 from vision_peft.printable import show, show_over
 
 Progress = Callable[[int, int], None]
@@ -61,30 +62,33 @@ def read_contents(
     An image that several of them share is read once. `workers` threads decode, so that as many images are in memory at
     the same time. `progress` is called with the images done and all of them.
     """
-    places = {data.path(index): (data, index) for data in datasets.values() for index in range(len(data))}
+    sets = list(datasets.values())
+    numbers, items = list_distinct(((index, data.path(index)) for index in range(len(data))) for data in sets)
+    places = ((sets[number], item) for number, item in zip(numbers.tolist(), items.tolist(), strict=True))
     found: dict[str, Content | ImageDecodeError] = {}
     pool = ThreadPoolExecutor(workers)
     try:
-        for path, content in zip(places, _read_in_order(pool, places, workers * _AHEAD), strict=True):
+        for path, content in _read_in_order(pool, places, workers * _AHEAD):
             found[path] = content
             if progress is not None:
-                progress(len(found), len(places))
+                progress(len(found), len(items))
     finally:
         pool.shutdown(cancel_futures=True)
     return found
 
 
 def _read_in_order(
-    pool: ThreadPoolExecutor, places: Mapping[str, tuple[ImageDataset, int]], ahead: int
-) -> Iterator[Content | ImageDecodeError]:
-    """Yield the contents in the order of `places`; at most `ahead` are waited for at a time."""
-    waiting: deque[Future[Content | ImageDecodeError]] = deque()
-    for place in places.values():
-        waiting.append(pool.submit(_read, *place))
+    pool: ThreadPoolExecutor, places: Iterable[tuple[ImageDataset, int]], ahead: int
+) -> Iterator[tuple[str, Content | ImageDecodeError]]:
+    """Yield paths and contents in the order of `places`; at most `ahead` are waited for at a time."""
+    waiting: deque[tuple[str, Future[Content | ImageDecodeError]]] = deque()
+    for dataset, index in places:
+        waiting.append((dataset.path(index), pool.submit(_read, dataset, index)))
         if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+            path, content = waiting.popleft()
+            yield path, content.result()
+    for path, content in waiting:
+        yield path, content.result()
 
 
 def _read(dataset: ImageDataset, index: int) -> Content | ImageDecodeError:

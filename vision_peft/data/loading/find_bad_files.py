@@ -1,13 +1,11 @@
 """Look at all files of a run before it starts, so that what is wrong with them is said at once and not hours later."""
 
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.images import ImageDecodeError
+from vision_peft.data.distinct_items import list_distinct
 from vision_peft.data.loading.cached_images import count_cores
 
 Progress = Callable[[int, int], None]
@@ -29,7 +27,7 @@ def find_bad_files(
     """
     deep = {split for split in decoded if split in splits}
     names = sorted(splits, key=lambda split: split not in deep)  # what two splits share is decoded where one is
-    numbers, items = _list_once([splits[name] for name in names])
+    numbers, items = list_distinct(list_files(splits[name]) for name in names)
     numbers, items = numbers[rank::world_size], items[rank::world_size]
 
     def look(start: int) -> list[tuple[str, ImageDecodeError]]:
@@ -60,18 +58,6 @@ def list_files(dataset: ImageDataset) -> Iterator[tuple[int, str]]:
     for item in map(dataset.first_item, range(dataset.count_sources())):
         if (file := dataset.stored_as(item)) is not None:
             yield item, file
-
-
-def _list_once(datasets: Iterable[ImageDataset]) -> tuple[np.ndarray, np.ndarray]:
-    """List number of the dataset and item of every file, once where datasets share it."""
-    numbers, items, hashes = array("q"), array("q"), array("q")
-    for number, dataset in enumerate(datasets):
-        for item, file in list_files(dataset):
-            numbers.append(number)
-            items.append(item)
-            hashes.append(hash(file))  # of a million files, two share one with a chance of 1 in 25 million
-    first = np.sort(np.unique(np.array(hashes, dtype=np.int64), return_index=True)[1])
-    return np.array(numbers, dtype=np.int64)[first], np.array(items, dtype=np.int64)[first]
 
 
 def _look(dataset: ImageDataset, item: int, decode: bool) -> ImageDecodeError | None:
