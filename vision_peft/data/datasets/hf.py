@@ -190,9 +190,7 @@ def _import_datasets() -> Any:
     except ImportError:
         raise ImportError("data=hf needs the package datasets: pip install 'vision_peft[hf]'") from None
     if int(datasets.__version__.partition(".")[0]) < OLDEST:
-        raise ImportError(
-            f"datasets {datasets.__version__} can run code of a data set: pip install 'datasets>={OLDEST}'"
-        )
+        raise ImportError(f"datasets {datasets.__version__} can run code of a data set: pip install 'vision_peft[hf]'")
     return datasets
 
 
