@@ -17,6 +17,7 @@ from vision_peft.data.decoding.pixel_store import Store
 from vision_peft.data.decoding.video import decode_all
 from vision_peft.data.decoding.video_backends import check_backend
 from vision_peft.data.decoding.video_dataset import VideoFiles
+from vision_peft.data.flat_arrays import TextArray
 from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.data.loading.cache import keep_decoded
 from vision_peft.data.loading.loader import TrainLoader, eval_loader
@@ -155,7 +156,7 @@ def test_videos_that_fit_are_kept_decoded_and_give_the_same_clips(folder: Path) 
     kept.prepare()
     assert kept.store is not None
     assert kept.store.used == size
-    kept.paths = [*kept.paths]
+    kept.paths = TextArray.of([*kept.paths])
     assert all(torch.equal(kept.clip(index), plain.clip(index)) for index in range(3))
     for path in kept.paths:
         assert np.array_equal(kept.store.kept[None, path], reference(Path(path)))
@@ -223,7 +224,7 @@ def test_the_picture_of_a_video_is_four_frames_as_near_to_a_square_as_they_can_s
 
 def test_videos_that_do_not_fit_are_decoded_every_time(folder: Path) -> None:
     dataset = videos(folder)
-    dataset.paths = dataset.paths * 20
+    dataset.paths = TextArray.of([*dataset.paths] * 20)
     _, words = keep_decoded({"train": dataset}, ["train"], 1, 0)
     assert words.startswith("videos are decoded in every epoch: 60 of train would take about ")
     assert words.endswith("more than the 1 MB of cache_mb=1")

@@ -18,6 +18,7 @@ from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.decoding.pixel_store import Store
 from vision_peft.data.decoding.video import Choose
+from vision_peft.data.flat_arrays import TextArray
 from vision_peft.data.transforms.clips import ClipTransform
 
 _MEASURED = 16  # videos whose size stands for that of all
@@ -27,7 +28,7 @@ _AT_ONCE = 8  # frames of a video that are there as large as they are stored
 class KeptVideos(ImageDataset):
     """A dataset of the videos `paths` whose frames can be kept in `store`, where there is one."""
 
-    paths: list[str]
+    paths: TextArray
     store: Store | None
 
     @abstractmethod

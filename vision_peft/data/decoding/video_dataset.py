@@ -26,6 +26,7 @@ from vision_peft.data.decoding.kept_videos import KeptVideos, as_clip
 from vision_peft.data.decoding.video import Choose, decode_all, decode_clip
 from vision_peft.data.decoding.video_backends import check_backend, usable_backends
 from vision_peft.data.decoding.video_file import find_container
+from vision_peft.data.flat_arrays import IntArray, TextArray
 from vision_peft.data.transforms.clips import ClipTransform, eval_clip_transform, train_clip_transform
 from vision_peft.data.transforms.images import select_geometry
 
@@ -60,9 +61,9 @@ class VideoFiles(KeptVideos):
     ) -> None:
         super().__init__(classes, labels)
         check_backend(decoder)
-        self.paths = [str(path) for path in paths]
+        self.paths = TextArray.of(paths if isinstance(paths, TextArray) else map(str, paths))
         self.store = None
-        self.video_labels = self.labels
+        self.video_labels = IntArray(self.labels)
         self.frame_counts = frame_counts
         self.decoder = decoder
         self._clips, self._training = ClipSampling(1), False
@@ -119,8 +120,7 @@ class VideoFiles(KeptVideos):
         """Return a dataset of the videos that `items` show, with all views of each."""
         videos = list(dict.fromkeys(self.source_of(item) for item in items))
         part = copy.copy(self)
-        part.paths = [self.paths[video] for video in videos]
-        part.video_labels = [self.video_labels[video] for video in videos]
+        part.paths, part.video_labels = self.paths.take(videos), self.video_labels.take(videos)
         if self.frame_counts is not None:
             part.frame_counts = [self.frame_counts[video] for video in videos]
         part._list_items()
@@ -217,8 +217,7 @@ class VideoFiles(KeptVideos):
             with ThreadPoolExecutor(_THREADS) as pool:
                 views = pool.map(lambda path: count_views(path, clips.length), self.paths)
                 self._starts = [0, *itertools.accumulate(clips.crops * number for number in views)]
-        numbers = (behind - first for first, behind in itertools.pairwise(self._starts))
-        self.labels = [label for label, number in zip(self.video_labels, numbers, strict=True) for _ in range(number)]
+        self.labels = IntArray(np.repeat(self.video_labels.values, np.diff(np.array(self._starts))))
 
     def decode_parts(self, video: int, at_once: int) -> Iterator[np.ndarray]:
         if type(self) is VideoFiles and self.frame_counts is None:  # others may find their frames elsewhere
