@@ -24,7 +24,7 @@ def argument_problems(arguments: Mapping[str, Any]) -> list[str]:
     if len(arguments) > MAX_ENTRIES:
         return [f"{len(arguments)} arguments of the model, wanted at most {MAX_ENTRIES}"]
     return [
-        f"the argument {str(key)[:40]} is {str(value)[:60]}: {problem}"
+        f"the argument {printable(key, 40)} is {printable(value, 60)}: {problem}"
         for key, value in arguments.items()
         if (problem := "not one that a file may give" if key in _OF_THE_USER else _problem(str(key), value))
     ]
@@ -57,10 +57,11 @@ def check_size(name: str, **arguments: Any) -> int:
         raise
     except Exception as error:  # wrong arguments surface as whatever timm's constructors stumble over
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ValueError(f"timm cannot build {name} with {arguments}: {reason}") from error
+        raise ValueError(printable(f"timm cannot build {name} with {arguments}: {reason}", 2000)) from error
     count = sum(parameter.numel() for parameter in model.parameters())
     if count > MAX_PARAMETERS:
-        raise ValueError(f"{name} with {arguments} has {count:,} parameters, wanted at most {MAX_PARAMETERS:,}")
+        words = printable(f"{name} with {arguments}", 1000)
+        raise ValueError(f"{words} has {count:,} parameters, wanted at most {MAX_PARAMETERS:,}")
     return count
 
 

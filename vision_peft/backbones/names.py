@@ -8,6 +8,7 @@ from pathlib import Path
 
 import timm
 
+from vision_peft.printable import printable
 from vision_peft.suggest import did_you_mean
 
 PYPI_NAME = "dinov2_small_pypi"
@@ -51,7 +52,7 @@ def check_name(name: str) -> None:
     else:
         known = [PYPI_NAME, *timm.list_models(), *timm.list_models(include_tags=True)]
         raise ValueError(
-            f"Unknown backbone {name!r}{did_you_mean(name, known, count=3)}. Wanted a timm name such as "
+            f"Unknown backbone {printable(repr(name))}{did_you_mean(name, known, count=3)}. Wanted a timm name such as "
             f"vit_base_patch16_224.augreg_in21k (all: timm.list_models('*vit*', include_tags=True)), {PYPI_NAME}, "
             "hf-hub:OWNER/NAME or local-dir:FOLDER."
         )
@@ -67,14 +68,16 @@ def check_has_weights(name: str) -> None:
         return
     with_weights = timm.list_pretrained(f"{name.partition('.')[0]}.*")
     offer = f" Tags that have some: {', '.join(with_weights)}." if with_weights else ""
-    raise ValueError(f"timm has no pretrained weights for {name}.{offer} Give checkpoint=path/to/file.")
+    raise ValueError(f"timm has no pretrained weights for {printable(name)}.{offer} Give checkpoint=path/to/file.")
 
 
 def _check_tag(architecture: str, tag: str) -> None:
     tags = [full.partition(".")[2] for full in timm.list_models(f"{architecture}.*", include_tags=True)]
     if tag and tag not in tags:
         known = ", ".join(sorted(filter(None, tags))) or "none"
-        raise ValueError(f"{architecture} has no tag {tag!r}{did_you_mean(tag, tags, count=3)}. Its tags: {known}.")
+        raise ValueError(
+            f"{architecture} has no tag {printable(repr(tag))}{did_you_mean(tag, tags, count=3)}. Its tags: {known}."
+        )
 
 
 def _check_alias(alias: str) -> None:

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from vision_peft.config.errors import ConfigError
-from vision_peft.config.find_configs import find_configs, list_configs
+from vision_peft.config.find_configs import find_configs, find_unbounded_files, list_configs
 from vision_peft.config.sections import check_by_file
 from vision_peft.config.typed_values import quote_values
 from vision_peft.suggest import did_you_mean
@@ -39,6 +39,8 @@ def read_overrides(
         given["config_dir"] = str(config_dir)
         if not Path(config_dir).is_dir():
             raise ConfigError([f"--config-dir={config_dir} is not a folder: wanted one with data/*.yaml and the like"])
+        if unbounded := find_unbounded_files(Path(config_dir)):
+            raise ConfigError(unbounded)
     for text in quote_values(overrides):
         try:
             override = OverridesParser.create().parse_override(text)

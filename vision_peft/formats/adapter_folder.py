@@ -19,7 +19,7 @@ from vision_peft.backbones.provenance import backbone_name
 from vision_peft.formats.adapter_files import INFO, METADATA, TENSORS, check_sizes, read_info, read_tensors
 from vision_peft.formats.adapter_info import FORMAT_VERSION, AdapterInfo, recorded_method, tensors_sha256, to_text
 from vision_peft.formats.backbone_record import full_name, record_backbone, recorded_size
-from vision_peft.printable import warn
+from vision_peft.printable import name_some, printable, warn
 from vision_peft.safe_files import write_together
 from vision_peft.tuning import record
 from vision_peft.tuning.attach import attach_for_loading, detach, replace_head
@@ -156,7 +156,7 @@ def _other_head(classes: int, info: AdapterInfo, folder: Path) -> str:
             f"the adapter in {folder} has no head, the model has one of {classes} classes: {keep}, or create the "
             "backbone with num_classes=0 for features"
         )
-    names = f" ({', '.join(info.class_names[:5])}, ...)" if info.class_names else ""
+    names = f" ({', '.join(map(printable, info.class_names[:5]))}, ...)" if info.class_names else ""
     return (
         f"the adapter in {folder} has {info.num_classes} classes{names}, the model has {classes}: create the backbone "
         f"with num_classes={info.num_classes} or 0, or {keep}"
@@ -169,17 +169,17 @@ def _check_backbone(model: Any, info: AdapterInfo, folder: Path, where: str, all
         raise ValueError(f"{where}: backbone.architecture is missing")
     # Another image size is no other backbone: the tuned tensors do not depend on it. What was learned does.
     differing = [key for key in {**got, **wanted} if key != "img_size" and wanted.get(key) != got.get(key)]
-    names = full_name(info.backbone), backbone_name(model)
+    names = printable(full_name(info.backbone)), backbone_name(model)
     if differing:
-        details = "; ".join(f"{key}: adapter {wanted.get(key)}, model {got.get(key)}" for key in differing)
+        details = name_some((f"{key}: adapter {wanted.get(key)}, model {got.get(key)}" for key in differing), 20)
         raise ValueError(f"the adapter in {folder} belongs to another backbone ({names[0]}, not {names[1]}): {details}")
     tuning = record.find(model)
     found = tuning.fingerprint if tuning else record.fingerprint(model)
     if found != info.fingerprint and not allow_mismatch:
         raise ValueError(
             f"the adapter in {folder} was trained on other frozen weights: {names[0]} with fingerprint "
-            f"{info.fingerprint[:12]}, the model is {names[1]} with {found[:12]}. Load the weights it was trained on, "
-            f"or pass allow_backbone_mismatch=True{_precision_hint(model)}"
+            f"{printable(info.fingerprint[:12])}, the model is {names[1]} with {found[:12]}. Load the weights it was "
+            f"trained on, or pass allow_backbone_mismatch=True{_precision_hint(model)}"
         )
     size, own = recorded_size(info.backbone), tuple(got["img_size"])
     if size is not None and own and size != own:

@@ -138,7 +138,7 @@ def _impossible(values: dict[str, Any]) -> list[str]:
     if names is not None and len(names) != values["num_classes"]:
         problems.append(f"class_names has {len(names)} names, num_classes is {values['num_classes']}")
     problems += [
-        f"counts.{name} is {str(count)[:40]}, wanted a whole number from 0"
+        f"counts.{name} is {printable(count, 40)}, wanted a whole number from 0"
         for name, count in values["counts"].items()
         if type(count) is not int or count < 0
     ]

@@ -7,6 +7,7 @@ from vision_peft.backbones.bounds import argument_problems
 from vision_peft.backbones.clips import INFLATE
 from vision_peft.backbones.provenance import backbone_name, created_with
 from vision_peft.formats.input_record import MAX_FRAMES, MAX_SIDE
+from vision_peft.printable import printable
 from vision_peft.tuning.backbone import architecture
 
 MAX_TEXT = 4096  # letters of a name or path
@@ -57,11 +58,13 @@ def backbone_problems(backbone: Mapping[str, Any]) -> list[str]:
         for key in ("name", "tag", "license")
         if backbone.get(key) is not None and not (isinstance(backbone[key], str) and len(backbone[key]) <= MAX_TEXT)
     ]
+    if not isinstance(backbone.get("architecture", {}), dict | None):
+        problems.append(f"backbone.architecture is {printable(backbone['architecture'], 40)}, wanted an object")
     arguments = backbone.get("arguments")
     if arguments is None:
         return problems
     if not isinstance(arguments, dict):
-        return [*problems, f"backbone.arguments is {str(arguments)[:40]}, wanted an object or null"]
+        return [*problems, f"backbone.arguments is {printable(arguments, 40)}, wanted an object or null"]
     accepted = {
         "pretrained": (lambda value: isinstance(value, bool), "true or false"),
         "checkpoint": (lambda value: isinstance(value, str) and len(value) <= MAX_TEXT, "a path"),
@@ -74,7 +77,7 @@ def backbone_problems(backbone: Mapping[str, Any]) -> list[str]:
         "unrecorded": (lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value), "names"),
     }
     problems += [
-        f"backbone.arguments.{key} is {str(arguments[key])[:60]}, wanted {words}"
+        f"backbone.arguments.{key} is {printable(arguments[key], 60)}, wanted {words}"
         for key, (accept, words) in accepted.items()
         if key in arguments and not accept(arguments[key])
     ]
@@ -92,7 +95,7 @@ def recorded_size(backbone: Mapping[str, Any]) -> tuple[int, int] | None:
     if not size:
         return None
     if not (isinstance(size, list) and len(size) == 2 and all(type(n) is int and 0 < n <= MAX_SIDE for n in size)):
-        raise ValueError(f"backbone.architecture.img_size is {str(size)[:60]}, wanted [height, width] in pixels")
+        raise ValueError(f"backbone.architecture.img_size is {printable(size, 60)}, wanted [height, width] in pixels")
     return size[0], size[1]
 
 
@@ -130,7 +133,8 @@ def creation_arguments(backbone: Mapping[str, Any], given: Mapping[str, Any]) ->
     elif recorded is None and found.get("tubelet_size") and "inflate" not in given:
         problems.append("it is not recorded how image weights were inflated: give inflate='average' or 'centre'")
     if problems:
-        raise ValueError(f"cannot make the backbone {name or '(unnamed)'} of this adapter: {'; '.join(problems)}")
+        words = printable("; ".join(problems), 2000)
+        raise ValueError(f"cannot make the backbone {printable(name) or '(unnamed)'} of this adapter: {words}")
     return found
 
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from vision_peft.printable import printable
+
 MAX_SIDE = 4096  # pixels
 MAX_FRAMES = 4096
 
@@ -57,7 +59,7 @@ def with_todays_words(recorded: Mapping[str, Any]) -> dict[str, Any]:
 def input_problems(recorded: Mapping[str, Any]) -> list[str]:
     """Describe what is wrong with the entries that are known; a user's own entries are not checked."""
     return [
-        f"input.{key} is {str(recorded[key])[:60]}, wanted {words}"
+        f"input.{key} is {printable(recorded[key], 60)}, wanted {words}"
         for key, (accepted, words) in _ACCEPTED.items()
         if key in recorded and not accepted(recorded[key])
     ]

@@ -15,7 +15,7 @@ from vision_peft.distributed.device import choose_device
 from vision_peft.formats import load_adapter, read_adapter_info
 from vision_peft.formats.adapter_files import INFO, TENSORS
 from vision_peft.formats.backbone_record import backbone_problems, creation_arguments
-from vision_peft.printable import warn
+from vision_peft.printable import name_some, printable, warn
 from vision_peft.runs.data_record import DATA
 from vision_peft.runs.run_config import CONFIG as RUN_CONFIG
 from vision_peft.runs.run_config import describe_runs_below, read_config
@@ -81,7 +81,7 @@ def load(
     try:
         creation = creation_arguments(recorded, given)
     except ValueError as error:
-        raise ValueError(f"{folder / INFO}: {error}") from None
+        raise ValueError(f"{folder / INFO}: {printable(error, 2000)}") from None
     counted = info.counts.get("backbone") if recorded.get("arguments") is not None and not given else None
     with torch.random.fork_rng(devices=[]):  # the user's own random numbers stay as they are
         model: Any = load_adapter(_create(creation, counted), folder).eval().to(target)
@@ -119,7 +119,7 @@ def _check_classes(folder: Path, names: list[str] | None) -> None:
     if folder.name != RUN_ADAPTER or names is None or (saved := read_saved_data(path)) is None:
         return
     if not saved.has_classes(names):
-        ours, theirs = (f"{len(some)} ({', '.join(some[:9])})" for some in (names, saved.classes))
+        ours, theirs = (f"{len(some)} ({name_some(some, 9)})" for some in (names, saved.classes))
         raise ValueError(f"{folder / INFO} has the classes {ours}, {path} {theirs}: one of the two is of another run")
 
 

@@ -167,7 +167,7 @@ def _problems(data: dict[str, Any]) -> list[str]:
                 close = find_closest(name, unknown, cutoff=0.7)
                 problems.append(f"{name} is missing" + (f" (is it the unknown key {close[0]}?)" if close else ""))
         elif not _fits(data[name], _HINTS[name]):
-            got = "null" if data[name] is None else f"{type(data[name]).__name__} {str(data[name])[:40]}"
+            got = "null" if data[name] is None else f"{type(data[name]).__name__} {printable(data[name], 40)}"
             problems.append(f"{name} must be {_describe_type(_HINTS[name])}, got {got}")
         elif (limit := _limits(name)) and data[name] is not None and not limit[0] <= data[name] <= limit[1]:
             problems.append(f"{name} must be in {limit[0]}..{limit[1]}, got {data[name]}")
