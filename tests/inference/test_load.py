@@ -281,3 +281,11 @@ def test_arguments_that_json_cannot_hold_are_named_in_the_adapter(tmp_path: Path
     model = tuned(norm_layer=torch.nn.LayerNorm)
     loaded = vp.load(folder, device="cpu", norm_layer=torch.nn.LayerNorm)
     assert torch.equal(loaded(images(model)), model(images(model)))
+
+
+@pytest.mark.parametrize("value", [3, "vit", [1]])
+def test_an_architecture_that_is_no_object_is_refused(value: Any, tmp_path: Path) -> None:
+    folder = save(tuned(), tmp_path)
+    change_info(folder, lambda info: info["backbone"].update(architecture=value))
+    with pytest.raises(ValueError, match=r"backbone\.architecture is .*, wanted an object"):
+        vp.load(folder)

@@ -272,3 +272,13 @@ def test_the_train_time_of_a_run_and_what_a_resume_changed_are_told(make_row: Ma
     report = make_report(rows)
     assert table(report)[0]["train time"] == "20 s"
     assert "adaptformer-64, seed 1: resumed after update 12 with precision bf16, torch 2.15.0" in report.notes
+
+
+def test_sizes_and_settings_of_several_types_stand_beside_each_other(make_row: MakeRow) -> None:
+    sizes = [make_row(task=task, img_size=size) for task, size in (("a", 224), ("b", [224, 112]), ("c", [64, 64]))]
+    page = make_report(sizes).markdown()
+    assert "224 px" in page
+    assert "[224, 112] px" in page
+    mixed: list[Any] = [1, "one", True, None, [1], 0.5, "{0}"]
+    rows = [make_row(task=str(number), settings={"{0}": value}) for number, value in enumerate(mixed)]
+    assert make_report(rows).markdown()

@@ -55,7 +55,9 @@ def test_rows_of_any_values_are_shown_or_refused(tmp_path: Path) -> None:
         "per_class": {"a": 50.0, "b": None},
         "confusion": [[1, 2], [3, 4]],
     }
-    row = sample_row(**full, command="vision-peft train method=lora", status="finished", params_trained=10)
+    row = sample_row(
+        **full, command="vision-peft train method=lora", status="finished", params_trained=10, mean_per_class=50.0
+    )
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "result.json").write_text(json.dumps(row | {"seed": 2}))
     plain = read_row(tmp_path / "plain" / "result.json")

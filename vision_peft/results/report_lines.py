@@ -81,7 +81,8 @@ class Line:
         values = {json.dumps(value): value for value in found if value not in (None, UNSAID.get(name))}
         if not values:
             return ""
-        texts = [f"{value:g}" if isinstance(value, float) else format_value(value) for value in sorted(values.values())]
+        in_order = sorted(values.values(), key=_rank)
+        texts = [f"{value:g}" if isinstance(value, float) else format_value(value) for value in in_order]
         text = texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]} by task"
         return WORDS[name].format(text) if name in WORDS else f"{format_value(name)}={text}"
 
@@ -94,6 +95,12 @@ class Line:
         means = average_tasks_over_seeds(tasks, groups, metric) if tasks else {}
         whole = tasks.keys() == set(columns) or tasks.keys() == set(wanted)
         return {label: mean for label, mean in means.items() if whole or not label.startswith("mean of")}
+
+
+def _rank(value: Any) -> tuple[bool, float, str]:
+    """Return what sorts values of any types: numbers first, by size, then all else as text."""
+    is_number = isinstance(value, int | float)
+    return not is_number, value if is_number else 0, format_value(value)
 
 
 def make_lines(settings: Sequence[Setting]) -> list[Line]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vision_peft.printable import LONGEST_LINE, printable
 from vision_peft.results.labels import disambiguate
 from vision_peft.results.row import FINISHED, Row
 from vision_peft.results.settings import METRICS, PANEL, Metric, Setting, drop_repeats, group_by_seed
@@ -43,7 +44,7 @@ def select_measured(rows: Sequence[Row], metric: Metric, verb: str, without_row:
     notes = describe_lost(settings)
     if not any(setting.rows for setting in settings):
         why = f"none of {len(rows)} rows has {metric} (search trials do not read test)"
-        raise ValueError("; ".join([f"nothing to {verb}: {why}", *notes]))
+        raise ValueError(printable("; ".join([f"nothing to {verb}: {why}", *notes]), LONGEST_LINE))
     return Selection(settings, [*notes, *describe_left_out(rows, len(rows) - len(tested), without_row)])
 
 
