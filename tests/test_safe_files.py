@@ -50,6 +50,19 @@ def test_what_lies_in_the_way_is_replaced_and_not_followed(place: Path, kind: st
     assert sorted(path.name for path in Path().iterdir()) == ["file", "other", "precious"]
 
 
+def test_a_link_that_comes_back_while_its_place_is_taken_is_not_followed(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove_in_vain(self: Path, missing_ok: bool = False) -> None:
+        if not self.is_symlink():
+            self.symlink_to("precious")
+
+    monkeypatch.setattr(Path, "unlink", remove_in_vain)
+    with pytest.raises(FileExistsError):
+        write_file(place, "new")
+    assert Path("precious").read_text() == "precious"
+
+
 @pytest.mark.parametrize("kind", TRAPS)
 def test_nothing_is_appended_to_what_is_no_file(place: Path, kind: str) -> None:
     TRAPS[kind](place)
