@@ -124,11 +124,17 @@ class TextArray(Sequence[str]):
         return self.prefix + _decode(self.data[self.starts[index] : self.ends[index]])
 
     def __iter__(self) -> Iterator[str]:
-        data, prefix = self.data, self.prefix
+        prefix = self.prefix
+        for encoded in self.iterate_encoded():
+            yield prefix + _decode(encoded)
+
+    def iterate_encoded(self) -> Iterator[bytes]:
+        """Yield the texts in UTF-8, without what all of them start with."""
+        data = self.data
         for first in range(0, len(self.starts), _AT_ONCE):
             part = slice(first, first + _AT_ONCE)
             for start, end in zip(self.starts[part].tolist(), self.ends[part].tolist(), strict=True):
-                yield prefix + _decode(data[start:end])
+                yield data[start:end]
 
     def __add__(self, other: Iterable[str]) -> "TextArray":
         return TextArray.join([self, TextArray.of(other)])

@@ -99,7 +99,7 @@ def _find_repeats(parts: Mapping[str, _Part], what: str) -> dict[str, dict[int, 
     """Describe the lines whose file an earlier one has, lists in their order."""
     found: dict[str, dict[int, str]] = {name: {} for name in parts}
     starts = np.cumsum([0, *(len(part.names) for part in parts.values())])
-    hashes = np.concatenate([np.fromiter(map(hash, part.names), np.int64) for part in parts.values()])
+    hashes = np.concatenate([np.fromiter(map(hash, part.names.iterate_encoded()), np.int64) for part in parts.values()])
     exists = np.ones(len(hashes), dtype=bool)
     for start, part in zip(starts.tolist(), parts.values(), strict=False):
         exists[[start + item for item in part.path_problems]] = False

@@ -42,25 +42,26 @@ class PathCheck:
 
     def find_problems(self, paths: TextArray) -> dict[int, str]:
         """Describe what is wrong with some of `paths`, by their places: a folder with many of them is listed once."""
-        number_of: dict[str, int] = {}  # of a folder
+        number_of: dict[bytes, int] = {}  # of a folder
+        encoded = paths.iterate_encoded()
         numbers = np.fromiter(
-            (number_of.setdefault(path[: path.rfind("/") + 1], len(number_of)) for path in paths), np.int64
+            (number_of.setdefault(path[: path.rfind(b"/") + 1], len(number_of)) for path in encoded), np.int64
         )
         order, ends = np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))
         found, start = {}, 0
         for folder, end in zip(number_of, ends.tolist(), strict=True):
             items, start = order[start:end], end
-            sound = self.list_sound(folder) if len(items) > _FEW else frozenset[str]()
-            for item, path in zip(items.tolist(), paths.take(items), strict=True):
-                if path[len(folder) :] not in sound and (problem := self.find_problem(path)):
+            sound, length = self.list_sound(folder) if len(items) > _FEW else frozenset[bytes](), len(folder)
+            for item, path in zip(items.tolist(), paths.take(items).iterate_encoded(), strict=True):
+                if path[length:] not in sound and (problem := self.find_problem(paths[item])):
                     found[item] = problem
         return dict(sorted(found.items()))
 
-    def list_sound(self, folder: str) -> frozenset[str]:
+    def list_sound(self, folder: bytes) -> frozenset[bytes]:
         """List the names in a folder, as a list writes it, in which nothing can be wrong; of others nothing is said."""
-        full = os.path.join(self.root, folder)  # noqa: PTH118
+        full = os.path.join(os.fsencode(self.root), folder)  # noqa: PTH118
         try:
-            if self.confined and (os.path.isabs(folder) or not self.is_inside(full)):  # noqa: PTH117
+            if self.confined and (os.path.isabs(folder) or not self.is_inside(os.fsdecode(full))):  # noqa: PTH117
                 return frozenset()
             with os.scandir(full) as entries:
                 return frozenset(entry.name for entry in entries if entry.is_file(follow_symlinks=False))

@@ -22,7 +22,7 @@ class VideoCheck(PathCheck):
     what = "video"
     opened = 0
 
-    def list_sound(self, folder: str) -> frozenset[str]:
+    def list_sound(self, folder: bytes) -> frozenset[bytes]:
         return frozenset()  # a listing says nothing of what is in a file
 
     def find_absence(self, full: str, path: str) -> str | None:
