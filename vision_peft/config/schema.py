@@ -64,7 +64,7 @@ class Recipe(Checked):
     warmup_epochs: float = 0.5  # epochs over which the learning rate rises linearly
     warmup_lr: float | None = None  # learning rate of the first update; null: lr / updates of the warm-up
     schedule: str = "cosine"  # cosine | cosine_by_epoch (one rate for all updates of an epoch) | constant
-    optimizer: str = "adamw"  # adamw | sgd (classical momentum, as torch.optim.SGD)
+    optimizer: str = "adamw"  # adamw | sgd (as torch.optim.SGD) | lbfgs (a linear head only, see recipe=lbfgs)
     weight_decay: float = 1e-4  # on matrices only, not on biases and norms; null: as the method recommends
     momentum: float = 0.9  # sgd only
     betas: tuple[float, float] = (0.9, 0.999)  # adamw only
@@ -99,7 +99,7 @@ class Recipe(Checked):
     def __post_init__(self) -> None:
         problems = [
             choice("schedule", self.schedule, SCHEDULES),
-            choice("optimizer", self.optimizer, ("adamw", "sgd")),
+            choice("optimizer", self.optimizer, ("adamw", "sgd", "lbfgs")),
             _class_weights(self.class_weights),
             choice("augment", self.augment, tuple(dict.fromkeys((*AUGMENTS, *CLIP_AUGMENTS)))),
             choice("sampling", self.sampling, SAMPLINGS),
@@ -129,6 +129,9 @@ class Recipe(Checked):
             problems.append(
                 f"batch_size / accumulate must be a multiple of repeated_augmentation {self.repeated_augmentation}"
             )
+        if self.optimizer == "lbfgs":
+            unused = [name for name in ("ema", "clip_grad", "layer_decay") if getattr(self, name) is not None]
+            problems += [f"optimizer=lbfgs solves for a linear head: it takes no {name}" for name in unused]
         if self.crops > 1 and self.resize != "shortest":
             problems.append(f"{self.crops} crops need resize=shortest: resize=squash leaves nothing to choose from")
         if self.augment == "random_crop_flip" and self.resize != "shortest":

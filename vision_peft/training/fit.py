@@ -22,9 +22,8 @@ from vision_peft.runs.run import format_time_left
 from vision_peft.runs.train_state import TrainState, load_scaler
 from vision_peft.training.build import list_class_weights
 from vision_peft.training.evaluation import create_eval_loader, evaluate
-from vision_peft.training.optim import create_schedule, update_average
 from vision_peft.training.progress import WAYS_OUT, Diverged, Progress, Saver, State, Training
-from vision_peft.training.step import StepResult, TrainStep, apply_mixup
+from vision_peft.training.step import StepResult, TrainStep, apply_mixup, create_schedule, update_average
 
 
 def fit(
@@ -65,7 +64,7 @@ def fit(
     heartbeat = Heartbeat()
 
     with catch_signals(requests, FROM_KEYBOARD), contextlib.closing(step.parallel):
-        while progress.epoch < epochs and not _patience_is_over(recipe.early_stopping, progress):
+        while progress.epoch < epochs and not patience_is_over(recipe.early_stopping, progress):
             vp.train_mode(model, recipe.frozen_mode)
             batches = loader.epoch(progress.epoch, start_batch=progress.update * micro_batches)
             while progress.update < updates:
@@ -106,13 +105,13 @@ def fit(
             entry = {"phase": phase.name, "epoch": progress.epoch + 1, "train_loss": progress.loss_sum / counted}
             if phase.watched is not None:
                 with _use_average(model, average):
-                    entry |= _watch(training, model, phase.watched, f"after epoch {progress.epoch + 1}/{epochs}")
-                    if progress.best is None or _rank_epoch(entry) > _rank_epoch(progress.best):
+                    entry |= watch(training, model, phase.watched, f"after epoch {progress.epoch + 1}/{epochs}")
+                    if is_better(entry, progress.best):
                         progress.best = entry
                         saver.best = _copy(vp.tuned_state_dict(model))
             progress.end_epoch(entry)
             run.record("epoch", progress.step, entry)
-            run.say(_format_epoch(entry, epochs, best=entry is progress.best))
+            run.say(format_epoch(entry, epochs, best=entry is progress.best))
             due, *votes = all_reduce_sum([saver.is_due_after_epoch(), *requests.votes()])
             stop = stop_decision(votes, progress.step)
             if stop or due or progress.epoch == epochs:
@@ -181,19 +180,6 @@ def run_update(
     return StepResult(loss, bool(bad), own_loss, samples, waited, sums)
 
 
-def _watch(training: Training, model: nn.Module, split: str, when: str) -> dict[str, float]:
-    """Evaluate the split that chooses the epoch; what the history says of it."""
-    config, compute, watched = training.config, training.compute, training.splits[split]
-    loader = create_eval_loader(watched, compute, config.workers, config.bad_eval, training.run.bad_files)
-    metrics = evaluate(model, loader, watched.classes, compute)
-    if metrics.non_finite:
-        wrong = f"{metrics.non_finite} of {metrics.images} answers on {split} are NaN or infinite"
-        raise Diverged(f"{wrong} {when}: {WAYS_OUT}")
-    if not math.isfinite(metrics.loss):
-        raise Diverged(f"the loss on {split} is {metrics.loss} {when}: {WAYS_OUT}")
-    return {f"{split}_top1": metrics.top1, f"{split}_loss": metrics.loss}
-
-
 def _report_bad_update(training: Training, phase: Phase, result: StepResult, where: str, progress: Progress) -> None:
     """Say which update was skipped and on what; Diverged after too many in a row."""
     config, run, train_set = training.config, training.run, training.splits[phase.trained]
@@ -224,21 +210,41 @@ def _use_average(model: nn.Module, average: Mapping[str, Tensor] | None) -> Iter
         load_tuned(model, own)
 
 
-def _patience_is_over(patience: int | None, progress: Progress) -> bool:
+def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: full_tensor(tensor).cpu().clone() for name, tensor in tensors.items()}
+
+
+def watch(training: Training, model: nn.Module, split: str, when: str) -> dict[str, float]:
+    """Evaluate the split that chooses the epoch; what the history says of it."""
+    config, compute, watched = training.config, training.compute, training.splits[split]
+    loader = create_eval_loader(watched, compute, config.workers, config.bad_eval, training.run.bad_files)
+    metrics = evaluate(model, loader, watched.classes, compute)
+    if metrics.non_finite:
+        wrong = f"{metrics.non_finite} of {metrics.images} answers on {split} are NaN or infinite"
+        raise Diverged(f"{wrong} {when}: {WAYS_OUT}")
+    if not math.isfinite(metrics.loss):
+        raise Diverged(f"the loss on {split} is {metrics.loss} {when}: {WAYS_OUT}")
+    return {f"{split}_top1": metrics.top1, f"{split}_loss": metrics.loss}
+
+
+def is_better(entry: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
+    """Whether an epoch is better on the watched split than the best so far, None where there is none."""
+    return best is None or _rank(entry) > _rank(best)
+
+
+def patience_is_over(patience: int | None, progress: Progress) -> bool:
+    """Whether so many epochs were no better than the best that the training ends."""
     return bool(patience and progress.best and progress.epoch - progress.best["epoch"] >= patience)
 
 
-def _rank_epoch(entry: Mapping[str, Any]) -> tuple[float, float]:
+def _rank(entry: Mapping[str, Any]) -> tuple[float, float]:
     """Return what makes an epoch better than another on the watched split."""
     split = "val" if "val_top1" in entry else "test"
     return entry[f"{split}_top1"], -entry[f"{split}_loss"]
 
 
-def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: full_tensor(tensor).cpu().clone() for name, tensor in tensors.items()}
-
-
-def _format_epoch(entry: Mapping[str, Any], epochs: int, best: bool) -> str:
+def format_epoch(entry: Mapping[str, Any], epochs: int, best: bool) -> str:
+    """Describe an epoch in a line."""
     watched = [f"{key.split('_')[0]} top-1 {entry[key]:.2f} %" for key in ("val_top1", "test_top1") if key in entry]
     words = [f"epoch {entry['epoch']}/{epochs}", f"train loss {entry['train_loss']:.4f}", *watched]
     return "  ".join(words) + ("  best so far" if best else "")

@@ -79,6 +79,7 @@ from vision_peft.training.report import (
     make_row,
     note_start,
 )
+from vision_peft.training.solve_head import check_solvable, solve_head
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ def _train_in(
     phases = PHASES[config.protocol]
     check_shares(config.recipe, compute.world_size, len(splits[phases[0].trained]))
     model = attach_methods(model, config, splits[phases[0].trained], compute.holds)
+    check_solvable(config, model, splits[phases[0].trained], compute.sharded)
     record, used = DataRecord(splits, config.data), list_splits(config.protocol, read_test=False)
     with Run(config, folder) as run:
         state = newest_state(folder / "state")
@@ -224,7 +226,7 @@ def _run_phases(
             if words:
                 run.say(words)
             progress.seconds += time.perf_counter() - started
-            kept = fit(fed, model, phase, progress, state)
+            kept = (solve_head if config.recipe.optimizer == "lbfgs" else fit)(fed, model, phase, progress, state)
     return model, kept
 
 

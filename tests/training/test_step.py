@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vision_peft.config.schema import Recipe
-from vision_peft.training.optim import create_optimizer, create_schedule, update_average
+from vision_peft.training.step import create_optimizer, create_schedule, update_average
 
 
 def rates(recipe: Recipe, epochs: int, updates: int) -> list[float]:

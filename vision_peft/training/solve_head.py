@@ -1,0 +1,164 @@
+"""A linear head solved on features that are computed once: L-BFGS along a path of L2 penalties, from strong to weak.
+
+The loss is the mean cross entropy plus half the penalty times the squared weights; biases are free. Epoch k of n has
+the penalty `weight_decay * 10 ** ((n - k) / 2)` and starts from the solution of the one before, so that the epoch that
+val chooses is the strength that it chooses, and a second training on train and val stops at the same strength.
+"""
+
+import math
+import time
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import vision_peft as vp
+from vision_peft.config.parse import Config
+from vision_peft.config.schema import Recipe
+from vision_peft.data import ImageDataset
+from vision_peft.distributed.processes import all_gather_tensors, all_reduce_sum
+from vision_peft.distributed.stopping import FROM_KEYBOARD, catch_signals, stop_decision
+from vision_peft.protocols import Phase
+from vision_peft.runs.train_state import TrainState
+from vision_peft.training.build import list_class_weights
+from vision_peft.training.cached_features import Features, features_are_constant
+from vision_peft.training.fit import format_epoch, is_better, patience_is_over, watch
+from vision_peft.training.progress import WAYS_OUT, Diverged, Progress, Saver, State, Training
+from vision_peft.training.step import create_optimizer, mean_cross_entropy
+
+MOST_STEPS = 1000  # of L-BFGS for one penalty
+TOLERANCE = 1e-5  # of the largest entry of the gradient along the scaled axes
+
+
+def check_solvable(config: Config, model: Any, train_set: ImageDataset, sharded: bool) -> None:
+    """Raise ValueError where `recipe.optimizer=lbfgs` cannot solve for what is trained."""
+    if config.recipe.optimizer != "lbfgs":
+        return
+    reasons = []
+    if not features_are_constant(config, model):
+        reasons.append("method=linear (or nothing else that trains) and no augmentation, mixup or random erasing")
+    if not isinstance(model.get_classifier(), nn.Linear):
+        reasons.append("recipe.head=linear or vpt_linear")
+    if train_set.varies or sharded:
+        reasons.append("images rather than videos, and no fsdp2")
+    if not config.reuse_features:
+        reasons.append("reuse_features=true")
+    if config.data.balanced:
+        reasons.append("recipe.class_weights=balanced in place of data.balanced=true")
+    if reasons:
+        raise ValueError(f"recipe.optimizer=lbfgs solves for a head on features: it needs {'; '.join(reasons)}")
+
+
+def penalty_of_epoch(recipe: Recipe, epoch: int) -> float:
+    """Return the penalty of an epoch, counted from 0."""
+    return recipe.weight_decay * 10 ** ((recipe.epochs - 1 - epoch) / 2)
+
+
+def solve_head(
+    training: Training, model: Any, phase: Phase, progress: Progress, state: State | None
+) -> dict[str, Tensor]:
+    """Solve for the head of `model` along what is left of the path of `phase`; as `fit`, whose place it takes.
+
+    Args:
+        model: takes features (B D) and answers with logits, see `cached_features`.
+    """
+    config, compute, run, timing = training.config, training.compute, training.run, training.timing
+    recipe, epochs = config.recipe, progress.count_epochs(config)
+    train_set = training.splits[phase.trained]
+    if not isinstance(train_set, Features):  # an image that cannot be decoded is replaced by others, in every epoch
+        raise ValueError(f"recipe.optimizer=lbfgs needs every image of {phase.trained}, and one cannot be decoded")
+    head: nn.Linear = model.get_classifier()
+    features, labels = train_set.as_tensor().to(compute.device), torch.tensor(train_set.labels, device=compute.device)
+    weights = list_class_weights(recipe, train_set)
+    class_weights = None if weights is None else torch.tensor(weights, device=compute.device, dtype=torch.float64)
+    regression = Regression(features, labels, recipe.label_smoothing, class_weights)
+    tuned = vp.tuned_state_dict(model)
+    train_state = TrainState(model, tuned, None, create_optimizer(model, recipe))
+    if state:
+        train_state.load_state_dict(*state)
+    best = state[0]["best"] if state else {}
+    saver = Saver(training, progress, train_state, torch.amp.GradScaler(compute.device.type, enabled=False), best)
+    with catch_signals(training.requests, FROM_KEYBOARD):
+        while progress.epoch < epochs and not patience_is_over(recipe.early_stopping, progress):
+            started = time.perf_counter()
+            penalty = penalty_of_epoch(recipe, progress.epoch)
+            loss, steps = regression.solve(head, penalty, recipe.lr)
+            if not math.isfinite(loss):
+                raise Diverged(f"the loss is {loss} with a penalty of {penalty:g}: {WAYS_OUT}")
+            timing.updates.append(time.perf_counter() - started)
+            timing.images += steps * len(train_set)
+            progress.end_update(loss, skipped=False)
+            entry = {"phase": phase.name, "epoch": progress.epoch + 1, "train_loss": loss, "penalty": penalty}
+            if phase.watched is not None:
+                entry |= watch(training, model, phase.watched, f"with a penalty of {penalty:g}")
+                if is_better(entry, progress.best):
+                    progress.best = entry
+                    saver.best = {name: tensor.cpu().clone() for name, tensor in tuned.items()}
+            progress.end_epoch(entry)
+            run.record("epoch", progress.step, entry)
+            run.say(
+                f"{format_epoch(entry, epochs, best=entry is progress.best)}  (penalty {penalty:.1e}, {steps} steps)"
+            )
+            due, *votes = all_reduce_sum([saver.is_due_after_epoch(), *training.requests.votes()])
+            stop = stop_decision(votes, progress.step)
+            if stop or due or progress.epoch == epochs:
+                saver.save()
+            if stop:
+                raise stop
+    saver.count_seconds()
+    return saver.best if phase.watched is not None else {name: tensor.cpu().clone() for name, tensor in tuned.items()}
+
+
+class Regression:
+    """Logistic regression on features N D with labels N, in float64 whatever the head has.
+
+    The features are centred and turned to their principal axes, which changes neither what biases can reach nor the
+    sum of squared weights; scaled along these axes as the curvature is, L-BFGS takes far fewer steps.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, smoothing: float, class_weights: Tensor | None) -> None:
+        features = features.double()
+        self.mean = features.mean(0)
+        self.turned = features - self.mean
+        self.variances, self.axes = torch.linalg.eigh(self.turned.T @ self.turned / len(features))
+        self.turned = self.turned @ self.axes
+        self.labels, self.smoothing, self.class_weights = labels, smoothing, class_weights
+
+    def solve(self, head: nn.Linear, penalty: float, lr: float = 1.0) -> tuple[float, int]:
+        """Minimise from where `head` stands, and put the solution there; its cross entropy, and the steps it took.
+
+        All processes hold all features and find the same; that of rank 0 counts where their machines round differently.
+        """
+        scale = (self.variances.clamp_min(0) / head.out_features + penalty).rsqrt()
+        weight = (head.weight.detach().double() @ self.axes / scale).requires_grad_()
+        bias = (head.bias.detach().double() + head.weight.detach().double() @ self.mean).requires_grad_()
+        solver = torch.optim.LBFGS(
+            [weight, bias],
+            lr=lr,
+            max_iter=MOST_STEPS,
+            max_eval=2 * MOST_STEPS,
+            tolerance_grad=TOLERANCE,
+            tolerance_change=1e-10,
+            history_size=20,
+            line_search_fn="strong_wolfe",
+        )
+
+        def entropy() -> Tensor:
+            logits = F.linear(self.turned, weight * scale, bias)
+            return mean_cross_entropy(logits, self.labels, self.smoothing, self.class_weights)
+
+        def closure() -> float:
+            solver.zero_grad()
+            loss = entropy() + penalty / 2 * (weight * scale).square().sum()
+            loss.backward()
+            return float(loss.detach())
+
+        solver.step(closure)
+        with torch.no_grad():
+            solution = (weight * scale) @ self.axes.T
+            found = {"weight": solution, "bias": bias - solution @ self.mean}
+            for name, tensor in found.items():
+                parameter = head.get_parameter(name)
+                parameter.copy_(all_gather_tensors(tensor.cpu())[0].to(parameter))
+            return float(entropy()), solver.state_dict()["state"][0]["n_iter"]
