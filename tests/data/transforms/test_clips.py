@@ -93,6 +93,15 @@ def test_the_crops_of_a_test_clip_lie_at_start_middle_and_end_of_the_long_side()
     ]
 
 
+@pytest.mark.parametrize("room", [(0, 0), (1, 3), (3, 1), (4, 5), (7, 2)])
+def test_the_centre_of_a_clip_is_that_of_an_image(room: tuple[int, int]) -> None:
+    clip = torch.arange(11 * 12).view(1, 1, 11, 12).expand(2, 3, 11, 12)
+    size = 11 - room[0], 12 - room[1]
+    assert torch.equal(crop_view(clip, size, 0, 1), F.center_crop(clip, list(size)))
+    sides = crop_view(clip, size, 1, 3)
+    assert torch.equal(sides, F.center_crop(clip, list(size)))
+
+
 def test_shortest_and_crops_go_together() -> None:
     transform = eval_clip_transform(size=(16, 16), resize="shortest", crops=3, **PLAIN)
     views = [transform(ramp(16, 48), crop)[0, 0, 0] for crop in range(3)]

@@ -124,10 +124,11 @@ PLACES = (
 def crop_view(clip: Tensor, size: tuple[int, int], view: int, views: int) -> Tensor:
     """Crop `view` of `views`, of `size` (height, width), of frames `... H W` that cover it.
 
-    The crops are spread evenly over the side with more room, from its start to its end; a single one is the centre.
+    The crops are spread evenly over the side with more room, from its start to its end; a single one is the centre, at
+    the pixel where torchvision's `center_crop` puts it.
     """
     rooms = [side - kept for side, kept in zip(F.get_size(clip), size, strict=True)]
-    starts = [room // 2 for room in rooms]
+    starts = [round(room / 2) for room in rooms]
     if views > 1:
         longer = int(rooms[1] >= rooms[0])
         starts[longer] = round(rooms[longer] * view / (views - 1))
