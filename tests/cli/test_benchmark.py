@@ -4,6 +4,7 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
 from support.forked import run_tool
 
 TINY = [
@@ -35,6 +36,7 @@ def test_pipeline_and_settings_are_reported(repository: Path, tmp_path: Path) ->
     assert {path.name for path in tmp_path.iterdir()} == {"figures.json"}
 
 
+@pytest.mark.slow
 def test_files_are_measured_with_and_without_processes_and_kept_decoded(repository: Path, tmp_path: Path) -> None:
     from PIL import Image
 
@@ -51,6 +53,7 @@ def test_files_are_measured_with_and_without_processes_and_kept_decoded(reposito
     assert read == [("files", 0), ("files", 1), ("kept decoded", 0)]
 
 
+@pytest.mark.slow
 def test_videos_are_measured_with_every_decoder_that_is_there(repository: Path, tmp_path: Path) -> None:
     from vision_peft.data.decoding.video_backends import usable_backends
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.cli import LOADING, run_module
+from support.forked import run_tool
 
 import vision_peft as vp
 from vision_peft.cli.main import list_verbs
@@ -112,7 +113,7 @@ def test_a_value_that_only_its_class_can_refuse_is_said_after_one_word_about_loa
     done = run_module(tmp_path, "train", "method.scale=big")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"{LOADING}error: method.scale must be one of 'learnable'")
-    second = run_module(tmp_path, "train", "method.scale=big", RANK="1")
+    second = run_tool("train.py", tmp_path, "method.scale=big", RANK="1")
     assert second.stderr.startswith("process 1: error: method.scale")
 
 

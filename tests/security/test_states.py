@@ -16,8 +16,8 @@ from vision_peft.protocols import PHASES
 from vision_peft.runs.checkpoint import _sha256, read_state
 from vision_peft.runs.train_state import TrainState, load_scaler
 from vision_peft.training.build import attach_methods, create_bare_model, load_splits
-from vision_peft.training.optim import create_optimizer
 from vision_peft.training.progress import Progress
+from vision_peft.training.step import create_optimizer
 from vision_peft.training.trained import train
 from vision_peft.tuning.state import tuned_state_dict
 

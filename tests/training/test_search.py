@@ -84,13 +84,18 @@ def test_every_trial_is_a_row_that_has_not_seen_test(tiny: Tiny, tmp_path: Path)
 
 
 def test_a_search_works_where_test_cannot_be_read(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = Folder.load
+    open_splits = Folder.open_splits
 
-    def guarded(self: Folder, split: str) -> Any:
-        assert split != "test"
-        return load(self, split)
+    def guarded(self: Folder, problems: list[str] | None = None) -> Any:
+        load = open_splits(self, problems)
 
-    monkeypatch.setattr(Folder, "load", guarded)
+        def load_but_test(split: str) -> Any:
+            assert split != "test"
+            return load(split)
+
+        return load_but_test
+
+    monkeypatch.setattr(Folder, "open_splits", guarded)
     config = tiny(*QUICK, "grid.recipe.lr=[1e-2,1e30]", "recipe.optimizer=sgd", "recipe.epochs=2")
     tune_and_test(config, [])
     with pytest.raises(AssertionError):

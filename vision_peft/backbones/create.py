@@ -82,8 +82,9 @@ def create_backbone(
     if mean_first and (num_frames is None or tubelet_size is not None):
         raise ValueError("mean_first is for frame-wise models: give num_frames and no tubelet_size.")
     _check_source(name, checkpoint, pretrained, arguments)
-    if (timm_kwargs or img_size is not None) and not is_outside(name):  # outside.py looks at theirs
-        check_arguments(PYPI_ARCHITECTURE if is_pypi_name(name) else name, arguments)
+    shaping = {key: value for key, value in arguments.items() if key not in ("cache_dir", "drop_path_rate")}
+    if shaping and not is_outside(name):  # outside.py looks at theirs
+        check_arguments(PYPI_ARCHITECTURE if is_pypi_name(name) else name, shaping)
     if num_frames is not None:
         check_family(PYPI_ARCHITECTURE if is_pypi_name(name) else name, arguments, tubelets=tubelet_size is not None)
     tubelets = (num_frames, tubelet_size) if num_frames is not None and tubelet_size is not None else None
