@@ -2,7 +2,11 @@
 
 import contextlib
 import gc
+import multiprocessing
+import os
 import re
+import signal
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,9 @@ from support.counting import HALF, Counting, failure, fragile
 
 from vision_peft.data.decoding.image_dataset import ImageFiles
 from vision_peft.data.decoding.images import ImageDecodeError
+from vision_peft.data.loading import lost_workers
 from vision_peft.data.loading.loader import TrainLoader, eval_loader
+from vision_peft.data.loading.lost_workers import LostWorker, report_lost_workers
 from vision_peft.data.transforms.images import eval_transform
 
 
@@ -86,3 +92,20 @@ def test_sizes_that_do_not_fit_are_errors(batch_size: int, rank: int, world_size
         eval_loader(Counting(20), batch_size, workers=0, rank=rank, world_size=world_size)
     with pytest.raises(ValueError, match="empty"):
         eval_loader(Counting(0), 4)
+
+
+def test_a_pipe_that_breaks_before_the_death_is_known_is_a_lost_worker() -> None:
+    batches = eval_loader(Counting(8), 2, workers=1)
+    next(iter(batches))
+    (worker,) = multiprocessing.active_children()
+    killer = threading.Timer(0.2, os.kill, (worker.pid, signal.SIGKILL))
+    killer.start()
+    with pytest.raises(LostWorker, match=rf"pid\(?s?\)? {worker.pid}"), report_lost_workers():
+        raise ConnectionResetError(104, "Connection reset by peer")
+    killer.join()
+
+
+def test_an_error_of_the_system_without_a_loss_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lost_workers, "PATIENCE_S", 0.05)
+    with pytest.raises(OSError, match="too many open files"), report_lost_workers():
+        raise OSError(24, "too many open files")

@@ -8,11 +8,13 @@ a loader raises `LostWorker`, at once where one is waiting for a batch.
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from vision_peft.origins import list_torch_frames
 
+PATIENCE_S = 2.0  # after a broken pipe, for the word that a process was lost
 Handler = Callable[[int, Any], Any]
 
 
@@ -67,5 +69,10 @@ def report_lost_workers() -> Iterator[None]:
         if type(error) is not RuntimeError or list_torch_frames(error)[-1:] != ["torch.utils.data.dataloader"]:
             raise
         raise LostWorker(" ".join(str(error).split())) from error
+    except (OSError, EOFError):  # a pipe may break before the system says that the process at its other end is gone
+        end = time.monotonic() + PATIENCE_S
+        while _Watch.torch_handler is not None and time.monotonic() < end:
+            time.sleep(0.01)  # where the loss becomes known it is raised
+        raise
     finally:
         _Watch.reading = False
