@@ -1,6 +1,7 @@
 """What only one corner of the package needs is imported there and only there."""
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -51,6 +52,7 @@ def test_the_library_loads_no_corner(tmp_path: Path) -> None:
     assert {*CORNERS, "omegaconf"} & set(loaded) == set()
 
 
+@functools.cache
 def imported(path: Path) -> set[str]:
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

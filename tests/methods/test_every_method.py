@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 import torch
 from support.families import FAMILIES, four_sizes, images, randomise_tuned, tiny
-from support.matrix import every_case, every_compiled_case, every_refusal, lacks_bias, merge_refusal, refusal
+from support.matrix import (
+    every_case,
+    every_compiled_case,
+    every_refusal,
+    lacks_bias,
+    merge_refusal,
+    parametrize_stacks,
+    refusal,
+)
 from torch import nn
 from torch._dynamo.exc import Unsupported
 
@@ -166,7 +174,7 @@ def test_a_compiled_model_gives_the_same_outputs_after_bake_where_the_method_ask
     torch.testing.assert_close(compiled(x), expected, rtol=1e-5, atol=1e-5)
 
 
-ORDERS = [
+STACKS = [
     (vp.LoRA(rank=2, targets=("q", "k", "v")), vp.VPT(tokens=3)),
     (vp.VPT(tokens=3), vp.LoRA(rank=2, targets=("q", "k", "v"))),
     (vp.VPT(tokens=3), vp.AdaptFormer(bottleneck=16)),
@@ -176,8 +184,10 @@ ORDERS = [
 ]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("first", "second"), ORDERS, ids=repr)
+every_stack = parametrize_stacks(STACKS)
+
+
+@every_stack
 def test_methods_stack_in_any_order_and_all_learn(first, second, family):
     model = tiny(family)
     x = images(model, batch=4)

@@ -1,8 +1,8 @@
 """The product of method settings and families of backbones, and the part of it that the default suite takes.
 
 A method or a family is in both by existing. ``pytest -m matrix`` runs the product; the default suite runs the cases
-marked ``cover``: of every setting ``PER_SETTING`` families, under every family ``PER_FAMILY`` methods, chosen by hash,
-so that adding one changes nothing about the others.
+marked ``cover``: of every method ``PER_METHOD`` families, of every other setting ``PER_SETTING``, under every family
+``PER_FAMILY`` methods, chosen by hash, so that adding one changes nothing about the others.
 """
 
 import copy
@@ -16,9 +16,10 @@ from support.families import FAMILIES, tiny
 
 import vision_peft as vp
 
-PER_SETTING = 4  # families under which the default suite runs a setting, all where it fits fewer
+PER_METHOD = 4  # families under which the default suite runs a method as it is by default, all where it fits fewer
+PER_SETTING = 2  # families under which it runs another setting
 PER_FAMILY = 6  # methods that it runs on a family
-COMPILED = 2  # families on which it compiles a setting that is a method's default, other settings on one
+COMPILED = 2  # settings that it compiles on a family; every setting on one at least
 
 # Settings beyond the defaults, by method name.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -111,7 +112,8 @@ def choose_cover(product: list[Case]) -> list[Case]:
     ranked = sorted(product, key=_rank)
     chosen: set[Case] = set()
     for method in {method for method, _ in product}:
-        chosen |= set([case for case in ranked if case[0] == method][:PER_SETTING])
+        number = PER_METHOD if method == type(method)() else PER_SETTING
+        chosen |= set([case for case in ranked if case[0] == method][:number])
     for family in {family for _, family in product}:
         names = {method.name for method, other in chosen if other == family}
         for case in ranked:
@@ -125,12 +127,11 @@ COVER = choose_cover(PRODUCT)
 
 
 def choose_compiled(cover: list[Case]) -> list[Case]:
-    """The cases of ``cover`` that are compiled too: every setting, defaults ``COMPILED`` times, and so every family."""
+    """The cases of ``cover`` that are compiled too: every setting once, and on every family ``COMPILED`` settings."""
     ranked = sorted(cover, key=_rank)
     chosen: set[Case] = set()
     for method in METHODS:
-        own = [case for case in ranked if case[0] == method]
-        chosen |= set(own[: COMPILED if method == type(method)() else 1])
+        chosen |= set([case for case in ranked if case[0] == method][:1])
     for family in FAMILIES:
         own = [case for case in ranked if case[1] == family and case not in chosen]
         chosen |= set(own[: max(0, COMPILED - sum(other == family for _, other in chosen))])
@@ -167,3 +168,15 @@ def parametrize_compiled(families: list[str]) -> pytest.MarkDecorator:
         for family in families
     }
     return pytest.mark.parametrize("family", [pytest.param(family, marks=marks[family]) for family in families])
+
+
+def parametrize_stacks(stacks: list[tuple[vp.Method, vp.Method]]) -> pytest.MarkDecorator:
+    """Parameters of a test of two methods on one model; each two run on ``PER_METHOD`` families by default."""
+    parameters = []
+    for stack in stacks:
+        names = {family: hashlib.sha256(f"{stack!r} on {family}".encode()).digest() for family in FAMILIES}
+        ranked = sorted(FAMILIES, key=names.__getitem__)
+        for family in FAMILIES:
+            marks = [pytest.mark.matrix, *([pytest.mark.cover] if family in ranked[:PER_METHOD] else [])]
+            parameters.append(pytest.param(*stack, family, id=f"{stack[0]!r}-{stack[1]!r}-{family}", marks=marks))
+    return pytest.mark.parametrize(("first", "second", "family"), parameters)

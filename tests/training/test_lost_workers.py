@@ -45,6 +45,7 @@ PLACES = {
     "checksums": (checkpoint, "_publish", 2),
     "old states": (checkpoint, "_purge", 2),
 }
+ALWAYS = ("data", "agreement", "evaluation", "state")  # the others are slow tests
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,9 @@ def kill_at(place: Any, real: Callable[..., Any]) -> Callable[..., Any]:
     return kill
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place", [pytest.param(place, marks=() if place in ALWAYS else pytest.mark.slow) for place in PLACES]
+)
 def test_a_lost_worker_is_named_wherever_it_strikes_and_the_run_resumes(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, Any], place: str
 ) -> None:

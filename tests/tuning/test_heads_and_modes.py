@@ -1,6 +1,5 @@
 """Heads that are replaced or folded, and what is in training mode while the backbone is frozen."""
 
-import contextlib
 import copy
 import pickle
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 import torch.distributed as dist
 from support.block_inputs import snapshot
 from support.families import FAMILIES, images, randomise_tuned, tiny
+from support.matrix import every_case
 from timm.layers import DropPath
 from torch import nn
 
@@ -189,12 +189,9 @@ def test_a_mode_of_another_name_is_refused():
         vp.train_mode(tiny("vit"), frozen="off")
 
 
-@every_family
-@pytest.mark.parametrize("method", [kind() for kind in vp.METHODS.values()], ids=lambda m: m.name)
+@every_case
 def test_a_model_in_eval_mode_stays_deterministic_when_attached_to(family, method):
-    model = with_drop_path(tiny(family)).eval()
-    with contextlib.suppress(ValueError):  # which pairs are refused, and why: tests/methods/test_every_method.py
-        vp.attach(model, method)
+    model = vp.attach(with_drop_path(tiny(family)).eval(), method)
     x = images(model)
     assert not any(module.training for module in model.modules())
     assert torch.equal(model(x), model(x))
