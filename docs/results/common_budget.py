@@ -53,14 +53,19 @@ METHODS = {  # setting -> what is typed
     "pfeiffer": ["method=houlsby", "method.positions=[mlp]"],
     "fact_tk": ["method=fact", "method.form=tk", "method.rank=32"],
 }
-VTAB = ["data=vtab1k", "data.root=vtab-1k", "protocol=val_select", "backbone.img_size=56"]
-SETS = {
-    "digits": ["data=digits"],
-    "digits_28px": ["data=digits", "backbone.img_size=28"],
+VTAB = ["data=vtab1k", "data.root=vtab-1k", "protocol=val_select"]
+FGVC = ["data=fgvc", "data.root=fgvc", "protocol=val_select"]
+FILES = {
     "clothing": [*VTAB, "data.task=clothing"],
     "rsscn7": [*VTAB, "data.task=rsscn7"],
     "cifar10": [*VTAB, "data.task=cifar10"],
-    "sign_digits": ["data=fgvc", "data.root=fgvc", "data.task=sign_digits", *VTAB[2:]],
+    "sign_digits": [*FGVC, "data.task=sign_digits"],
+}
+SETS = {
+    "digits": ["data=digits"],
+    "digits_28px": ["data=digits", "backbone.img_size=28"],
+    **{name: [*words, "backbone.img_size=56"] for name, words in FILES.items()},
+    **{f"{name}_112px": [*words, "backbone.img_size=112"] for name, words in FILES.items()},
 }
 
 
