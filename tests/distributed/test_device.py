@@ -1,13 +1,21 @@
 """Devices and precisions: what auto means, and one clear line where something cannot be had."""
 
 import random
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from vision_peft.distributed import device
-from vision_peft.distributed.device import choose_compute, choose_device, choose_precision, seed_everything
+from vision_peft.distributed.device import (
+    choose_compute,
+    choose_device,
+    choose_precision,
+    peak_memory_mb,
+    seed_everything,
+)
 
 CUDA_13 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
 
@@ -68,3 +76,13 @@ def test_the_same_key_gives_the_same_numbers_and_another_key_others() -> None:
 
     assert draw(0, "train", 7) == draw(0, "train", 7)
     assert len({draw(0, "train", 7), draw(0, "train", 8), draw(1, "train", 7), draw(0, "retrain", 7)}) == 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_peak_memory_is_that_of_this_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    peak = peak_memory_mb(torch.device("cpu"))
+    monkeypatch.setattr(resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=10**9))  # of a parent
+    assert peak is not None
+    assert 0 < peak <= (peak_memory_mb(torch.device("cpu")) or 0) < 10**5

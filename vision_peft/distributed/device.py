@@ -6,6 +6,7 @@ import random
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -157,6 +158,11 @@ def peak_memory_mb(device: torch.device) -> float | None:
     """Highest memory so far in 10^6 bytes: what torch allocated on a GPU, else the resident size of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
+    try:  # Linux; its ru_maxrss also counts the process that started this one
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+    except (OSError, IndexError, ValueError):
+        pass
     try:
         import resource  # not on Windows
     except ImportError:
