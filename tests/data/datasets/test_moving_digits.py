@@ -99,7 +99,7 @@ def test_processes_that_start_together_make_the_files_once(tmp_path: Path) -> No
 
 
 def _paths(cache: Path) -> list[str]:
-    return load(cache, val_clips=8).paths
+    return list(load(cache, val_clips=8).paths)
 
 
 def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
