@@ -44,10 +44,15 @@ _ACCEPTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "clip_seconds": (_or_none(lambda value: _number(value) and 0.001 <= value <= 86400), "0.001 to 86400 seconds"),
     "views": (lambda value: value == "uniform" or _whole(1, 1000)(value), "a whole number from 1 to 1000, or uniform"),
     "crops": (_whole(1, 100), "a whole number from 1 to 100"),
+    "value_range": (
+        lambda value: value in ("full", "image") or (_each(_number, (2,))(value) and value[0] < value[1]),
+        "full, image, or the values that become 0 and 255",
+    ),
     "view_average": (lambda value: value in ("logits", "probabilities"), "logits or probabilities"),
 }
 
 
+_UNRECORDED = {"resize": "squash", "sampling": "segments", "frame_stride": 1, "views": 1, "crops": 1}
 _RENAMED = {"resize": {"short_side": "shortest"}}  # words of earlier versions
 
 
@@ -63,3 +68,13 @@ def input_problems(recorded: Mapping[str, Any]) -> list[str]:
         for key, (accepted, words) in _ACCEPTED.items()
         if key in recorded and not accepted(recorded[key])
     ]
+
+
+def complete_input(recorded: Mapping[str, Any] | None, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the input that a dataset's `set_evaluation` takes.
+
+    Args:
+        recorded: what an adapter says, which may be nothing or a part.
+        found: what the model itself says, see `backbones.input_config`.
+    """
+    return {**found, **_UNRECORDED, **(recorded or {})}

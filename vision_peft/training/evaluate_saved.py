@@ -22,6 +22,7 @@ from vision_peft.distributed.processes import join, on_rank0, rank0_first
 from vision_peft.fields import raise_all
 from vision_peft.formats import read_adapter_info
 from vision_peft.formats.adapter_files import INFO
+from vision_peft.formats.input_record import complete_input
 from vision_peft.printable import warn
 from vision_peft.runs.checkpoint import find_newest_state, read_state
 from vision_peft.runs.compare_data import describe_evaluated
@@ -34,7 +35,6 @@ from vision_peft.training.evaluation import Metrics, check_classes, create_eval_
 _RECORDED = {"img_size": "size", "num_frames": "num_frames", "tubelet_size": "tubelet_size"}  # backbone key -> input's
 _TYPED = ("device", "precision", "workers", "bad_eval")  # settings that may be others than those of the run
 _VIEWS = ("views", "crops")
-_UNRECORDED = {"resize": "squash", "sampling": "segments", "frame_stride": 1, "views": 1, "crops": 1}
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = (), config_dir: 
         model = create_model(backbone, settings.seed)
     vp.load_adapter(model, adapter)
     views = {key: given[key] for key in _VIEWS if key in given}
-    dataset.set_evaluation({**input_config(model), **_UNRECORDED, **recorded, **views})
+    dataset.set_evaluation({**complete_input(recorded, input_config(model)), **views})
     reported = BadFiles(report=lambda words: warn(words, stacklevel=2))
     batches = create_eval_loader(dataset, compute, settings.workers, settings.bad_eval, reported)
     return Evaluation(data, split, evaluate(model.to(compute.device), batches, dataset.classes, compute))

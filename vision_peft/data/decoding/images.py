@@ -84,8 +84,21 @@ def decode_image(
         huge = image.width * image.height > _PILS_LIMIT
         with _pixel_limit(max_pixels) if huge else nullcontext():  # PIL checks a TIFF here once more
             image.load()
-        upright = ImageOps.exif_transpose(image) if exif_rotation else image
-        return _to_rgb(upright, value_range)
+        return _to_rgb(ImageOps.exif_transpose(image) if exif_rotation else image, value_range)
+
+
+def convert_image(
+    image: Image.Image, *, max_pixels: int = MAX_PIXELS, exif_rotation: bool = False, value_range: ValueRange = "full"
+) -> Image.Image:
+    """Convert an image that somebody opened, whatever its mode, to what `decode_image` makes of its file.
+
+    Raises `ImageDecodeError`: more than `max_pixels`, or a file that turns out to be damaged when it is read.
+    """
+    name = getattr(image, "filename", "") or "the image"
+    if (pixels := image.width * image.height) > max_pixels:
+        raise ImageDecodeError(name, f"it has {pixels:,} pixels, wanted at most max_pixels={max_pixels:,}")
+    with _raise_one_error(name, max_pixels, b""):
+        return _to_rgb(ImageOps.exif_transpose(image) if exif_rotation else image.copy(), value_range)
 
 
 def read_pixel_count(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> int:
