@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the lines of the metho
     from vision_peft.config.register import register
     from vision_peft.formats import Foreign, load_adapter, read_foreign, save_adapter, write_foreign
     from vision_peft.inference.load import load
+    from vision_peft.inference.predictor import Predictor
     from vision_peft.methods import METHODS
     from vision_peft.methods.adapter_plus import AdapterPlus
     from vision_peft.methods.adaptformer import AdaptFormer
@@ -56,6 +57,7 @@ _MODULES = {  # where a name is imported from when it is first used; method clas
     "Counts": "tuning.state",
     "Foreign": "formats",
     "Method": "tuning.method",
+    "Predictor": "inference.predictor",
     "attach": "tuning.attach",
     "bake": "tuning.bake",
     "count_parameters": "tuning.state",
@@ -100,6 +102,7 @@ __all__ = [
     "PTuning",
     "PTuningV2",
     "PartialFineTune",
+    "Predictor",
     "PrefixTuning",
     "PromptTuning",
     "RepAdapter",

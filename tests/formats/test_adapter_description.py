@@ -114,6 +114,14 @@ def test_a_folder_of_format_1_still_loads(folder, caplog):
     assert caplog.text == ""
 
 
+def test_a_folder_of_format_2_has_no_temperature(folder, tmp_path):
+    change_info(folder, lambda info: [info.update(format_version=2), info.pop("temperature")])
+    assert read_adapter_info(folder).temperature is None
+    model = tuned_model()
+    assert torch.equal(vp.load_adapter(tiny("vit"), folder)(images(model)), model(images(model)))
+    assert read_adapter_info(vp.save_adapter(model, tmp_path / "new", temperature=1.5)).temperature == 1.5
+
+
 def test_a_folder_of_format_1_with_tensors_of_another_save_is_refused(folder):
     to_version_1(folder)
     vp.save_adapter(tuned_model("vit", NEWER), folder.parent / "other")
@@ -185,8 +193,8 @@ def test_the_description_in_the_metadata_is_checked_field_by_field_too(folder):
     rewrite_metadata(folder, json.dumps({**info, "methods": [{"name": "lorra", "fields": {}}]}))
     with pytest.raises(ValueError, match=r"metadata of .*unknown method 'lorra'"):
         vp.load_adapter(tiny("vit"), folder)
-    rewrite_metadata(folder, json.dumps({**info, "format_version": 3}))
-    with pytest.raises(ValueError, match=r"metadata of .*format version 3.*upgrade"):
+    rewrite_metadata(folder, json.dumps({**info, "format_version": 4}))
+    with pytest.raises(ValueError, match=r"metadata of .*format version 4.*upgrade"):
         vp.load_adapter(tiny("vit"), folder)
     for text in ("{", "[]"):
         rewrite_metadata(folder, text)

@@ -51,7 +51,7 @@ def test_the_json_tells_all_that_a_stranger_needs(tmp_path):
         {"name": "lora", "fields": {"rank": 2, "alpha": 8, "dropout": 0.0, "targets": ["q", "v"], **variants}},
         {"name": "vpt", "fields": {"tokens": 3, "deep": True, "dropout": 0.0, "project": None}},
     ]
-    assert written["format_version"] == 2
+    assert written["format_version"] == 3
     assert (written["head"], written["num_classes"], written["class_names"]) == ("batchnorm_linear", 5, names)
     assert written["input"] == {**config, "mean": [0.5] * 3, "std": [0.5] * 3, "size": [28, 28]}
     assert written["counts"] == vp.count_parameters(model)._asdict()

@@ -29,8 +29,13 @@ INPUT: dict[str, Any] = {
 }
 CLIPS: dict[str, Any] = {
     **INPUT,
-    **{"num_frames": 4, "tubelet_size": None, "sampling": "segments", "frame_stride": 3},
-    **{"views": 2, "crops": 3, "view_average": "logits"},
+    "num_frames": 4,
+    "tubelet_size": None,
+    "sampling": "segments",
+    "frame_stride": 3,
+    "views": 2,
+    "crops": 3,
+    "view_average": "logits",
 }
 HOSTILE = ["zero_bytes", "a_pipe", "a_broken_link", "jpeg_cut_in_its_pixels", "png_that_promises_2500_megapixels"]
 

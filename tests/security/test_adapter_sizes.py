@@ -80,6 +80,11 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a thousand methods": (lambda info: info.update(methods=info["methods"] * 1000), "methods lists 1000"),
     "counts below zero": (top(counts={"trained": -1}), "counts.trained is -1"),
     "counts that are text": (top(counts={"trained": "x"}), "counts.trained is x"),
+    "a temperature of zero": (top(temperature=0), "temperature is 0, wanted 0.01 to 100, or null"),
+    "a temperature of 10^400": (top(temperature=10**400), "temperature is 1000|JSON"),
+    "a temperature that is none": (top(temperature=float("nan")), "NaN is no number of JSON"),
+    "a temperature as text": (top(temperature="1"), "temperature has type str"),
+    "a temperature as a truth": (top(temperature=True), "temperature has type bool"),
     "an unknown key": (top(__class__="x"), "__class__ is unknown"),
     "image of 10^9 pixels": (taken(size=[10**9, 10**9]), r"input\.size is \[1000000000, 1000000000\], wanted"),
     "image of no pixels": (taken(size=[0, 32]), r"input\.size"),
@@ -88,6 +93,8 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "frames of 10^9": (taken(num_frames=10**9), r"input\.num_frames"),
     "deviation of zero": (taken(std=[0, 1, 1]), r"input\.std"),
     "mean as text": (taken(mean="x" * 10**6), r"input\.mean is x"),
+    "values from high to low": (taken(value_range=[9, 3]), r"input\.value_range is \[9, 3\], wanted full, image, or"),
+    "values without an end": (taken(value_range=[0]), r"input\.value_range"),
     "interpolation of 10^6 letters": (taken(interpolation="x" * 10**6), r"input\.interpolation"),
 }
 

@@ -35,6 +35,7 @@ def save_adapter(
     *,
     class_names: Sequence[str] | None = None,
     input_config: Mapping[str, Any] | None = None,
+    temperature: float | None = None,
     keep_reparametrization: bool = False,
 ) -> Path:
     """Write what ``model`` learned to ``folder``; files of an older adapter there are replaced together.
@@ -44,6 +45,7 @@ def save_adapter(
         folder: made where it is absent; other files in it are left alone.
         class_names: one per class, stored for whoever loads the adapter.
         input_config: mean, std, size, interpolation, ... of the input, stored likewise.
+        temperature: what logits are divided by before they become probabilities, see ``vision_peft.calibration``.
         keep_reparametrization: store what trains (prefix MLP, prompt encoder) to train on later, not its constant.
 
     Returns:
@@ -76,6 +78,7 @@ def save_adapter(
         input=None if input_config is None else dict(input_config),
         counts=count_parameters(model)._asdict(),
         toolkit_version=version("vision_peft"),
+        temperature=temperature,
     )
     text = to_text(info)
     contents = {TENSORS: safetensors.torch.save(state, {METADATA: text}), INFO: text.encode()}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vision_peft.calibration import COLDEST, HOTTEST
 from vision_peft.formats.backbone_record import backbone_problems, full_name
 from vision_peft.formats.input_record import input_problems, with_todays_words
 from vision_peft.methods import METHODS
@@ -21,7 +22,9 @@ from vision_peft.tuning.method import Method
 
 MAX_TEXT = 16 * 2**20  # bytes of a description; ImageNet-21k's class names take one
 MAX_METHODS = 32
-FORMAT_VERSION = 2  # 1: the description is in adapter.json only, and its checksum is that of the tensors' file
+FORMAT_VERSION = (
+    3  # 1: the description is in adapter.json only, its checksum that of the tensors' file; 2: no temperature
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class AdapterInfo:
     input: dict[str, Any] | None  # mean, std, size (pixels), interpolation, ... of the images it was trained on
     counts: dict[str, int]
     toolkit_version: str
+    temperature: float | None = None  # of the probabilities, fitted on val; None: val was not there, or formats 1 and 2
 
     @property
     def license(self) -> str | None:
@@ -63,7 +67,9 @@ _TYPES: dict[str, Any] = {
     "input": dict | None,
     "counts": dict,
     "toolkit_version": str,
+    "temperature": float | int | None,
 }
+_ADDED = ("temperature",)  # that earlier formats lack
 
 
 def to_text(info: AdapterInfo) -> str:
@@ -111,7 +117,7 @@ def check(values: dict[str, Any], where: str) -> AdapterInfo:
     problems = []
     for field, wanted in _TYPES.items():
         if field not in values:
-            problems.append(f"{field} is missing")
+            problems += [] if field in _ADDED else [f"{field} is missing"]
         elif not isinstance(values[field], wanted) or isinstance(values[field], bool):
             problems.append(f"{field} has type {type(values[field]).__name__}")
     problems += [f"{field} is unknown" for field in values if field not in _TYPES]
@@ -137,6 +143,9 @@ def _impossible(values: dict[str, Any]) -> list[str]:
     names = values["class_names"]
     if names is not None and len(names) != values["num_classes"]:
         problems.append(f"class_names has {len(names)} names, num_classes is {values['num_classes']}")
+    temperature = values.get("temperature")
+    if temperature is not None and not COLDEST <= temperature <= HOTTEST:
+        problems.append(f"temperature is {printable(temperature, 40)}, wanted {COLDEST:g} to {HOTTEST:g}, or null")
     problems += [
         f"counts.{name} is {printable(count, 40)}, wanted a whole number from 0"
         for name, count in values["counts"].items()

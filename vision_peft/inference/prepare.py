@@ -5,7 +5,7 @@ not theirs: photographs are turned upright as their EXIF data say, which the pub
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +82,18 @@ class Preparation:
             return self.transform(self.read_image(item))
         return self._open_video(item, views=1, crops=1)[0][0]
 
-    def list_views(self, item: Item) -> Tensor:
-        """Return all that is shown of an item and averaged then, as recorded: views 3 T H W; of an image 1 3 H W."""
+    def iterate_views(self, item: Item) -> Iterator[Tensor]:
+        """Yield all that is shown of an item and averaged then: as many clips as recorded, of an image itself."""
         if not self.gives_clips:
-            return self(item)[None]
+            yield self(item)
+            return
         videos = self._open_video(item)
-        return torch.stack([videos[index][0] for index in range(len(videos))])
+        for index in range(len(videos)):
+            yield videos[index][0]
+
+    def list_views(self, item: Item) -> Tensor:
+        """Return the views of `iterate_views` in one tensor: views 3 T H W; of an image 1 3 H W."""
+        return torch.stack([*self.iterate_views(item)])
 
     def average(self, logits: Tensor) -> Tensor:
         """Return the logits (classes) that the logits of an item's views (views x classes) amount to.

@@ -1,0 +1,216 @@
+"""Say what is on images and clips: labels with probabilities, logits, or the features before the head."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vision_peft.calibration import find_probabilities
+from vision_peft.distributed.device import Compute, choose_device, choose_precision
+from vision_peft.formats.adapter_info import AdapterInfo
+from vision_peft.inference.load import load
+from vision_peft.inference.prepare import Item, Preparation
+from vision_peft.tuning.backbone import classifier_names
+
+BATCH_IMAGES, BATCH_CLIPS = 64, 16  # those of evaluation, so that no figure moves
+_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
+Guess = tuple[str, float]  # label, probability
+
+
+class Outputs(NamedTuple):
+    """What a model says of some items, on the CPU in fp32."""
+
+    logits: Tensor  # N classes
+    features: Tensor  # N D, as they enter the head
+
+
+class Predictor:
+    """A tuned model that takes what shows something and says what it is.
+
+        predict = vp.Predictor("runs/digits/...")
+        predict("photo.jpg")  # [("7", 0.98), ("1", 0.01), ...]
+        predict(["a.jpg", "b.jpg"], top=1)  # a list for each
+        predict.features(["a.jpg", "b.jpg"])  # N D
+
+    An item is what `inference.prepare` takes: a path, a PIL image, an array, the bytes of a file; a video or an array
+    T H W 3 for a model of clips, whose answer is the mean over the views that evaluation takes.
+
+    Args:
+        source: a run folder, an adapter folder, `hf-hub:OWNER/NAME`, or a model with an `adapter_info`, as `vp.load`
+            makes it.
+        device: as `vp.load` takes it; a model that is given stays where it is unless one is named.
+        batch_size: images, or clips, at a time. None: those of evaluation, 64 or 16. It is halved where they do not fit
+            into the memory, and stays so.
+        raw: leave the temperature of the adapter out, with which its probabilities are those that val bore out.
+        precision: as in training; `auto` is what a run on this device computes in.
+        classes: names in label order, where the adapter has none, or others.
+        exif_rotation: turn photographs upright as their EXIF data say.
+        options: further arguments of `vp.load`: `backbone`, `checkpoint`, ...
+
+    Raises:
+        ValueError, FileNotFoundError, ConnectionError: as `vp.load`; another number of names than classes.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | nn.Module,
+        device: str = "auto",
+        batch_size: int | None = None,
+        *,
+        raw: bool = False,
+        precision: str = "auto",
+        classes: Sequence[str] | None = None,
+        exif_rotation: bool = True,
+        **options: Any,
+    ) -> None:
+        self.model: Any = _as_model(source, device, options)
+        info: AdapterInfo | None = getattr(self.model, "adapter_info", None)
+        self.prepare = Preparation.of(self.model, exif_rotation=exif_rotation)
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size is a number of images from 1 on, got {batch_size}")
+        self.batch_size = batch_size or (BATCH_CLIPS if self.prepare.gives_clips else BATCH_IMAGES)
+        self.temperature = None if raw or info is None else info.temperature
+        target = next(self.model.parameters()).device
+        self.compute = Compute(target, choose_precision(precision, target))
+        named = classes or (info and info.class_names)
+        self.classes_are_named = bool(named)
+        self.classes = list(named or map(str, range(self.model.num_classes)))
+        if len(self.classes) != self.model.num_classes:
+            raise ValueError(f"got {len(self.classes)} class names for a head of {self.model.num_classes} classes")
+
+    def __call__(self, items: Any, top: int = 5) -> Any:
+        """Return the most likely labels with their probabilities, the most likely first.
+
+        Args:
+            items: one item, or a list of them.
+            top: how many, or as many as there are classes.
+
+        Returns:
+            A list of (label, probability); of a list a list of those.
+
+        Raises:
+            ImageDecodeError: an item that cannot be decoded.
+            MemoryError: a single image does not fit into the memory of the device.
+        """
+        guesses = self.name(self.probabilities(_as_list(items)), top)
+        return guesses if isinstance(items, list | tuple) else guesses[0]
+
+    def logits(self, items: Any) -> Tensor:
+        """Return the logits of a list of items as N classes, of one item as classes."""
+        self._check_head()
+        return _unwrap(self.run(_as_list(items)).logits, items)
+
+    def probabilities(self, items: Any) -> Tensor:
+        """Return the probabilities of all classes: N classes of a list, classes of one item."""
+        return find_probabilities(self.logits(items), self.temperature)
+
+    def features(self, items: Any) -> Tensor:
+        """Return the embeddings before the head: N D of a list, D of one item; of clips the mean over their views."""
+        return _unwrap(self.run(_as_list(items)).features, items)
+
+    def name(self, probabilities: Tensor, top: int = 5) -> list[list[Guess]]:
+        """Return the labels of the `top` largest probabilities of each row (N classes), the largest first."""
+        if top < 1:
+            raise ValueError(f"top is a number of labels from 1 on, got {top}")
+        values, places = probabilities.topk(min(top, len(self.classes)), dim=-1)
+        return [
+            [(self.classes[place], value) for place, value in zip(*row, strict=True)]
+            for row in zip(places.tolist(), values.tolist(), strict=True)
+        ]
+
+    def run(self, items: Sequence[Item]) -> Outputs:
+        """Return what the model says of each item, of clips averaged over their views."""
+        found: list[Outputs] = []
+        views: list[int] = []
+
+        def list_views() -> Iterator[Tensor]:
+            for item in items:
+                views.append(0)
+                for view in self.prepare.iterate_views(item):
+                    views[-1] += 1
+                    yield view
+
+        batch: list[Tensor] = []
+        for view in list_views():
+            batch.append(view)
+            if len(batch) >= self.batch_size:
+                found.append(self.forward(torch.stack(batch)))
+                batch = []
+        if batch:
+            found.append(self.forward(torch.stack(batch)))
+        if not found:
+            return Outputs(torch.empty(0, len(self.classes)), torch.empty(0, self.model.num_features))
+        whole = Outputs(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        if not self.prepare.gives_clips:
+            return whole
+        logits, features = (part.split(views) for part in whole)
+        means = [self.prepare.average(part) for part in logits], [part.double().mean(0).float() for part in features]
+        return Outputs(*map(torch.stack, means))
+
+    def forward(self, inputs: Tensor) -> Outputs:
+        """Return what the model says of prepared images B 3 H W or clips B 3 T H W, of as many at a time as fit.
+
+        Raises:
+            MemoryError: a single one does not fit.
+        """
+        while True:
+            try:
+                parts = [self._forward(part) for part in inputs.split(self.batch_size)]
+                return Outputs(*(torch.cat(part) for part in zip(*parts, strict=True)))
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                words = str(error).split("\n")[0]
+            # outside of the except, where the frames of the failed forward pass would keep its tensors
+            fitting = min(self.batch_size, len(inputs))
+            if fitting == 1:
+                one = "clip" if self.prepare.gives_clips else "image"
+                raise MemoryError(f"a single {one} does not fit into the memory of {self.compute.device}: {words}")
+            self.batch_size = fitting // 2
+            if self.compute.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    @torch.no_grad()
+    def _forward(self, inputs: Tensor) -> Outputs:
+        entered: list[Tensor] = []
+        heads = [self.model.get_submodule(name) for name in classifier_names(self.model)]
+        hooks = [head.register_forward_pre_hook(lambda _, given: entered.append(given[0])) for head in heads]
+        try:
+            with self.compute.autocast():
+                logits = self.model(inputs.to(self.compute.device, non_blocking=True)).float().cpu()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        features = torch.stack([each.float().cpu() for each in entered]).mean(0)  # a distilled model has two heads
+        if len(features) > len(inputs):  # an ensemble of prompts has features of each, member by member
+            features = features.unflatten(0, (-1, len(inputs))).mean(0)
+        return Outputs(logits, features)
+
+    def _check_head(self) -> None:
+        if not self.model.num_classes:
+            raise ValueError("this adapter has no head, so that it names no classes: there are only its features")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whatever device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def _as_model(source: str | Path | nn.Module, device: str, options: dict[str, Any]) -> nn.Module:
+    if not isinstance(source, nn.Module):
+        return load(source, device, **options)
+    if options:
+        raise TypeError(f"a model that is there takes no {', '.join(options)}")
+    return (source if device == "auto" else source.to(choose_device(device))).eval()
+
+
+def _as_list(items: Any) -> Sequence[Any]:
+    return items if isinstance(items, list | tuple) else [items]
+
+
+def _unwrap(rows: Tensor, items: Any) -> Tensor:
+    return rows if isinstance(items, list | tuple) else rows[0]
