@@ -14,7 +14,14 @@ INPUT = {"mean": [0.5, 0.4, 0.3], "std": [0.5, 0.6, 0.7], "interpolation": "bicu
 CLASSES = ["a", "b", "ü c"]
 
 
-def save_tuned(folder: Path, *methods: vp.Method, head: str = "linear", settings: Any = None, **arguments: Any) -> Path:
+def save_tuned(
+    folder: Path,
+    *methods: vp.Method,
+    head: str = "linear",
+    settings: Any = None,
+    temperature: float | None = None,
+    **arguments: Any,
+) -> Path:
     """Write the adapter of a tiny tuned model of three classes; `settings` are of the input, beyond INPUT."""
     torch.manual_seed(7)
     model: Any = vp.create_backbone(NAME, **{**SMALL, **arguments})
@@ -25,4 +32,5 @@ def save_tuned(folder: Path, *methods: vp.Method, head: str = "linear", settings
     size = list(model.patch_embed.img_size)
     clips = {key: arguments[key] for key in ("num_frames", "tubelet_size") if key in arguments}
     settings = {"size": size, **INPUT, "crop_pct": 1.0, **clips, **(settings or {})}
-    return vp.save_adapter(model.eval(), folder, class_names=CLASSES, input_config=settings)
+    options: dict[str, Any] = {"class_names": CLASSES, "input_config": settings, "temperature": temperature}
+    return vp.save_adapter(model.eval(), folder, **options)

@@ -20,9 +20,8 @@ import torch
 from timm.models import get_model_args, save_for_hf
 from torch import Tensor, nn
 
-from vision_peft.backbones import input_config
 from vision_peft.inference.make_files import make_files
-from vision_peft.inference.noise import draw_inputs
+from vision_peft.inference.pixels import complete_settings, draw_noise
 from vision_peft.tuning.merge import merge
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -54,18 +53,18 @@ def write_merged(model: Any, folder: Path, name: str = WEIGHTS, *, overwrite: bo
         ValueError: a method that does not fold into weights, a model of clips, or logits that differ.
         FileExistsError: one of the files is there, and `overwrite` is False.
     """
-    inputs = draw_inputs(model, 2)
+    settings = complete_settings(model)
+    inputs = draw_noise(model, 2) / 127.5 - 1
     before = _logits(model, inputs)
     try:
-        if "num_frames" in input_config(model):
+        if settings.get("num_frames"):
             raise ValueError("cannot merge a model of clips: timm has none to load it into")
         merge(model)
     except ValueError as error:
         reason = re.split("[;:] keep the adapter", str(error))[0]
         raise ValueError(f"{reason}; vision-peft export writes any method (onnx, torch_export, torchscript)") from None
-    info, settings = model.adapter_info, _input_settings(model)
     pretrained: dict[str, Any] = {"label_names": None}  # the backbone's own, which may have as many classes
-    config = {"label_names": info.class_names, "pretrained_cfg": pretrained}
+    config = {"label_names": model.adapter_info.class_names, "pretrained_cfg": pretrained}
     with make_files(folder, (CONFIG, name), overwrite) as made:
         save_for_hf(model, str(made), model_config=config, safe_serialization=True, data_config=_for_timm(settings))
         again = timm.create_model(f"local-dir:{made}", pretrained=True).eval()
@@ -84,10 +83,6 @@ def write_merged(model: Any, folder: Path, name: str = WEIGHTS, *, overwrite: bo
 def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
     with torch.inference_mode():
         return model(inputs.to(next(model.parameters()).device)).float().cpu()
-
-
-def _input_settings(model: Any) -> dict[str, Any]:
-    return {**input_config(model), "resize": "squash", **(model.adapter_info.input or {})}
 
 
 def _for_timm(settings: Mapping[str, Any]) -> dict[str, Any]:

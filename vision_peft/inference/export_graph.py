@@ -1,0 +1,70 @@
+"""The function that an exported file computes: the tuned model, perhaps in fp16, or from pixels to probabilities."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_LEAST = 1e-30  # probabilities below are as good as none
+
+
+class ExportGraph(nn.Module):
+    """A model of images or clips as one function of one input, whose first axis is the batch.
+
+    Without preprocessing it maps the normalised float32 input of the model, B 3 H W or B 3 T H W, to logits (B
+    classes); with it uint8 pixels as image files hold them, B H W 3 or B T H W 3, of the model's size (scaling is left
+    to whoever opens the image: that of Pillow is no operation of ONNX), to the softmax of logits / `temperature`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: Mapping[str, Any],
+        *,
+        preprocessing: bool = False,
+        fp16: bool = False,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.preprocessing, self.fp16, self.temperature = preprocessing, fp16, temperature
+        self.model = copy.deepcopy(model).half() if fp16 else model
+        channels = (-1, *(1,) * (3 if settings.get("num_frames") else 2))
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(settings[name], dtype=torch.float32).view(channels))
+        self.eval()
+
+    @property
+    def input_name(self) -> str:
+        """Name of the input in files that name it."""
+        return "pixels" if self.preprocessing else "input"
+
+    @property
+    def output_name(self) -> str:
+        """Name of the output in files that name it."""
+        return "probabilities" if self.preprocessing else "logits"
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Return uint8 pixels, channels first, as the model takes them in float32."""
+        return (pixels.float() / 255 - self.mean) / self.std
+
+    def prepare(self, pixels: Tensor) -> Tensor:
+        """Return uint8 pixels, channels first, as this function takes them."""
+        return pixels.movedim(1, -1).contiguous() if self.preprocessing else self.normalise(pixels)
+
+    def to_logits(self, outputs: Tensor) -> Tensor:
+        """Return the logits of outputs, of probabilities up to a constant for each image."""
+        return outputs.clamp_min(_LEAST).log() * self.temperature if self.preprocessing else outputs
+
+    def to_outputs(self, logits: Tensor) -> Tensor:
+        """Return what this function gives where the model gives `logits`."""
+        return (logits / self.temperature).softmax(-1) if self.preprocessing else logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.preprocessing:
+            images = self.normalise(images.movedim(-1, 1))
+        return self.to_outputs(self.model(images.half() if self.fp16 else images).float())

@@ -1,0 +1,70 @@
+"""Pixels to show a model: of its own run, of files, or seeded noise. uint8, as they are before they are normalised."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vision_peft.backbones import input_config
+from vision_peft.config.parse import parse_data
+from vision_peft.formats.input_record import complete_input
+from vision_peft.inference.prepare import Item, Preparation
+from vision_peft.printable import printable
+from vision_peft.runs.run_config import CONFIG, read_config
+from vision_peft.runs.run_files import check_read_folder
+
+SEED = 0
+_AS_THEY_ARE = {"mean": [0.0] * 3, "std": [1.0] * 3, "views": 1, "crops": 1}
+
+
+def complete_settings(model: Any) -> dict[str, Any]:
+    """Return how an image becomes the input of a model of `vp.load`: size, mean, std, interpolation, resize, ..."""
+    info = getattr(model, "adapter_info", None)
+    return complete_input(None if info is None else info.input, input_config(model))
+
+
+def draw_noise(model: Any, number: int) -> Tensor:
+    """Draw `number` images of noise, the same every time: N 3 H W, of clips N 3 T H W."""
+    settings = complete_settings(model)
+    frames = [settings["num_frames"]] if settings.get("num_frames") else []
+    generator = torch.Generator().manual_seed(SEED)
+    return torch.randint(0, 256, (number, 3, *frames, *settings["size"]), dtype=torch.uint8, generator=generator)
+
+
+def read_pixels(model: Any, items: Sequence[Item]) -> Tensor:
+    """Return files of images (of clips: of videos) as `draw_noise` returns its images, scaled and cropped.
+
+    Raises:
+        ImageDecodeError: one cannot be read.
+    """
+    prepare = Preparation({**complete_settings(model), **_AS_THEY_ARE})
+    return _to_bytes([prepare(item) for item in items])
+
+
+def read_own(model: Any, source: str | Path, number: int) -> tuple[Tensor, str]:
+    """Return pixels of the test split of the run that `source` is, or is the adapter of, and words for them.
+
+    Where there is no such run, or its data is not there any more, the pixels are noise and the words say so.
+    """
+    folder = Path(source).expanduser()
+    run = next((place for place in (folder, folder.absolute().parent) if (place / CONFIG).is_file()), None)
+    if run is None:
+        return draw_noise(model, number), f"{number} images of noise (seed {SEED}; there is no run to take images of)"
+    try:
+        check_read_folder(run)
+        section = {key: value for key, value in read_config(run)["data"].items() if key != "download"}
+        data = parse_data(section)
+        dataset = data.load("test")
+        dataset.set_evaluation({**complete_settings(model), **_AS_THEY_ARE})
+        step = max(1, len(dataset) // number)
+        found = [dataset[index][0] for index in range(0, len(dataset), step)][:number]
+        return _to_bytes(found), f"{len(found)} of the run's test split (data={data.name})"
+    except (ValueError, OSError, ImportError, KeyError, AttributeError) as error:
+        reason = printable(" ".join(str(error).split()), 200)
+        return draw_noise(model, number), f"{number} images of noise (seed {SEED}; the run's data: {reason})"
+
+
+def _to_bytes(images: Sequence[Tensor]) -> Tensor:
+    return (torch.stack([*images]) * 255).round().to(torch.uint8)
