@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the lines of the metho
     from vision_peft.backbones import create_backbone
     from vision_peft.config.register import register
     from vision_peft.formats import Foreign, load_adapter, read_foreign, save_adapter, write_foreign
+    from vision_peft.inference.bank.bank import Bank
     from vision_peft.inference.load import load
     from vision_peft.inference.predictor import Predictor
     from vision_peft.methods import METHODS
@@ -54,6 +55,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the lines of the metho
 
 _MODULES = {  # where a name is imported from when it is first used; method classes are found by listing methods/
     "METHODS": "methods",
+    "Bank": "inference.bank.bank",
     "Counts": "tuning.state",
     "Foreign": "formats",
     "Method": "tuning.method",
@@ -88,6 +90,7 @@ __all__ = [
     "VPT",
     "AdaptFormer",
     "AdapterPlus",
+    "Bank",
     "BitFit",
     "Convpass",
     "Counts",

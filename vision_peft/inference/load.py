@@ -14,6 +14,7 @@ from vision_peft.backbones.names import PYPI_ARCHITECTURE, check_name, hub_repos
 from vision_peft.distributed.device import choose_device
 from vision_peft.formats import load_adapter, read_adapter_info
 from vision_peft.formats.adapter_files import INFO, TENSORS
+from vision_peft.formats.adapter_info import AdapterInfo
 from vision_peft.formats.backbone_record import backbone_problems, creation_arguments
 from vision_peft.printable import name_some, printable, warn
 from vision_peft.runs.data_record import DATA
@@ -66,23 +67,10 @@ def load(
             weights other than those the adapter was trained on.
     """
     target = choose_device(device)
-    folder = _find_adapter(source)
+    folder = find_adapter(source)
     info = read_adapter_info(folder)
     _check_classes(folder, info.class_names)
-    given = {**arguments, **({} if backbone is None else {"name": backbone})}
-    given |= {} if checkpoint is None else {"checkpoint": checkpoint}
-    recorded = info.backbone if info.backbone.get("arguments") is not None else _of_run(folder, info.backbone)
-    if recorded.get("arguments") is None and not arguments:
-        warn(
-            f"the adapter in {folder} does not record all arguments its backbone was created with: those beyond name, "
-            "size and frames are taken to be the defaults; give them as keywords where they were not",
-            stacklevel=2,
-        )
-    try:
-        creation = creation_arguments(recorded, given)
-    except ValueError as error:
-        raise ValueError(f"{folder / INFO}: {printable(error, 2000)}") from None
-    counted = info.counts.get("backbone") if recorded.get("arguments") is not None and not given else None
+    creation, counted = _plan_creation(folder, info, backbone, checkpoint, arguments)
     with torch.random.fork_rng(devices=[]):  # the user's own random numbers stay as they are
         model: Any = load_adapter(_create(creation, counted), folder).eval().to(target)
     known = info.license or (model.pretrained_cfg.get("license") if creation.get("pretrained") else None)
@@ -90,7 +78,46 @@ def load(
     return model
 
 
-def _find_adapter(source: str | Path) -> Path:
+def load_backbone(
+    source: str | Path,
+    device: str = "auto",
+    *,
+    backbone: str | None = None,
+    checkpoint: str | Path | None = None,
+    **arguments: Any,
+) -> Any:
+    """Build the plain backbone that an adapter records, with its weights, in eval mode and without a head.
+
+    Arguments and errors are those of `load`; nothing of the adapter is attached.
+    """
+    target = choose_device(device)
+    folder = find_adapter(source)
+    creation, counted = _plan_creation(folder, read_adapter_info(folder), backbone, checkpoint, arguments)
+    with torch.random.fork_rng(devices=[]):
+        return _create(creation, counted).eval().to(target)
+
+
+def _plan_creation(
+    folder: Path, info: AdapterInfo, backbone: str | None, checkpoint: str | Path | None, arguments: dict[str, Any]
+) -> tuple[dict[str, Any], int | None]:
+    """Return the arguments that make the backbone of an adapter again, and how many parameters it records, if any."""
+    given = {**arguments, **({} if backbone is None else {"name": backbone})}
+    given |= {} if checkpoint is None else {"checkpoint": checkpoint}
+    recorded = info.backbone if info.backbone.get("arguments") is not None else _of_run(folder, info.backbone)
+    if recorded.get("arguments") is None and not arguments:
+        warn(
+            f"the adapter in {folder} does not record all arguments its backbone was created with: those beyond name, "
+            "size and frames are taken to be the defaults; give them as keywords where they were not",
+            stacklevel=3,
+        )
+    try:
+        creation = creation_arguments(recorded, given)
+    except ValueError as error:
+        raise ValueError(f"{folder / INFO}: {printable(error, 2000)}") from None
+    return creation, info.counts.get("backbone") if recorded.get("arguments") is not None and not given else None
+
+
+def find_adapter(source: str | Path) -> Path:
     """Find the folder with the two files of an adapter; files of the hub are fetched into its cache."""
     if (repository := hub_repository(str(source))) is not None:
         found = fetch_file(repository, INFO)

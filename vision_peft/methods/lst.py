@@ -132,6 +132,9 @@ class LSTNorm(Graft):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(self.lst([*self.lst_taps.features, x]))
 
+    def forget(self) -> None:
+        self.lst_taps.features = []
+
 
 @dataclass(frozen=True)
 class LST(Method):

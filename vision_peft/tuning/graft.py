@@ -37,6 +37,9 @@ class Graft(nn.Module):
         """
         return {}
 
+    def forget(self) -> None:
+        """Drop what the last forward left on this graft; most leave nothing."""
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # A generated class cannot be found by name: pickle and deepcopy get the importable classes it is made of.
         base, kinds = _chain(type(self))

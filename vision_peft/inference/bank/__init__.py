@@ -1,0 +1,1 @@
+"""Many adapters on one frozen backbone: a mixed batch is answered in one forward."""
