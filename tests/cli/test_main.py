@@ -84,6 +84,7 @@ def test_a_misspelt_verb_is_one_line_with_exit_code_2(tmp_path: Path) -> None:
         (["plot", "nowhere"], 2, "no such file or folder: nowhere"),
         (["report", "nowhere"], 2, "no such file or folder: nowhere"),
         (["merge", "nowhere", "-o", "out"], 2, "nowhere is not a folder"),
+        (["convert", "tests", "out", "sorce=vpt"], 2, "did you mean source?"),
         (["export", "nowhere", "-o", "x.onnx", "--format", "onx"], 2, "did you mean onnx?"),
     ],
 )

@@ -3,13 +3,17 @@
 vision-peft evaluate runs/digits/dinov2_small_pypi-56px/adaptformer/...      the figures that training reported
 vision-peft evaluate RUN split=val                                           another split
 vision-peft evaluate ADAPTER data=folder data.root=photos device=cuda        an adapter folder, on other data
+vision-peft evaluate FILE source=ssf num_heads=12 data=folder data.root=photos   a file of official code (see convert)
 torchrun --nproc_per_node=4 -m vision_peft evaluate RUN                      four processes share the data
 """
 
+import contextlib
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from vision_peft.cli._foreign import list_arguments, read_given, split_given
 from vision_peft.cli._verb import add_config_dir, announce_loading, make_parser, suggest_next, write_output
 from vision_peft.config.data_overrides import read_overrides
 
@@ -17,26 +21,42 @@ from vision_peft.config.data_overrides import read_overrides
 def main(argv: Sequence[str]) -> int:
     """Parse, evaluate, print."""
     parser = make_parser("evaluate", __doc__)
-    parser.add_argument("folder", help="a run folder, or an adapter folder (then data=... is needed)")
+    parser.add_argument(
+        "folder", help="a run folder, or an adapter folder or a file with source=... (then data=... is needed)"
+    )
     parser.add_argument(
         "overrides",
         nargs="*",
         default=[],  # else argparse calls it required where the folder is missing
         metavar="key=value",
-        help="data, backbone, split, device, precision, workers, bad_eval",
+        help="data, backbone, split, device, precision, workers, bad_eval; source and what convert takes",
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures to this file")
     add_config_dir(parser)
     arguments = parser.parse_intermixed_args(argv)
-    read_overrides(arguments.overrides, config_dir=arguments.config_dir)
-    if not Path(arguments.folder).is_dir():
-        raise FileNotFoundError(f"{arguments.folder} is not a folder: wanted a run folder or an adapter folder")
+    overrides, of_file = split_given(arguments.overrides)
+    given = read_given(of_file)
+    read_overrides(overrides, config_dir=arguments.config_dir)
+    if of_file:
+        if not Path(arguments.folder).exists():
+            raise FileNotFoundError(f"{arguments.folder}: there is no such file or folder")
+    elif not Path(arguments.folder).is_dir():
+        raise FileNotFoundError(
+            f"{arguments.folder} is not a folder: wanted a run folder or an adapter folder; a file needs source=..."
+        )
     announce_loading()
     from vision_peft.distributed.processes import on_rank0, print_rank0
     from vision_peft.training.evaluate_saved import evaluate_saved
     from vision_peft.training.evaluation import format_metrics, to_json
 
-    done = evaluate_saved(arguments.folder, arguments.overrides, arguments.config_dir)
+    with contextlib.ExitStack() as until_done:
+        folder = arguments.folder
+        if of_file:
+            from vision_peft.inference.convert import convert_foreign
+
+            folder = Path(until_done.enter_context(tempfile.TemporaryDirectory())) / "adapter"
+            convert_foreign(arguments.folder, folder, str(given["source"]), **list_arguments(given))
+        done = evaluate_saved(folder, overrides, arguments.config_dir)
     print_rank0(f"{done.data.name} {done.split}: {format_metrics(done.metrics)}")
     if arguments.json:
         text = json.dumps(to_json(done.metrics), indent=2) + "\n"

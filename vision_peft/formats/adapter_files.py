@@ -37,7 +37,7 @@ def read_info(folder: Path) -> tuple[AdapterInfo, str]:
     """Read the description, and say where it stands for messages; raises as ``read_adapter_info`` does."""
     path, inner = folder / INFO, f"the metadata of {folder / TENSORS}"
     for name in (INFO, TENSORS):
-        check_regular(folder / name, follow=_leads_to_cache(folder / name))
+        check_regular(folder / name, follow=leads_to_cache(folder / name))
     absent = [name for name in (INFO, TENSORS) if not (folder / name).is_file()]
     text = None if TENSORS in absent else _metadata(folder / TENSORS)
     if absent and (text is None or TENSORS in absent):
@@ -59,7 +59,7 @@ def read_info(folder: Path) -> tuple[AdapterInfo, str]:
     return check(values or {}, str(path)), str(path)
 
 
-def _leads_to_cache(path: Path) -> bool:
+def leads_to_cache(path: Path) -> bool:
     """Whether `path` is a link of the hub's cache, whose folders `snapshots/COMMIT` lead to files in `blobs`."""
     blobs = path.resolve().parent
     return path.parent.parent.name == "snapshots" and blobs == path.parent.parent.resolve().parent / "blobs"

@@ -10,6 +10,7 @@ from vision_peft.formats.input_record import MAX_FRAMES, MAX_SIDE
 from vision_peft.printable import printable
 from vision_peft.tuning.backbone import architecture
 
+BACKBONE = "backbone.safetensors"  # weights of a backbone that lie beside its adapter, recorded by this name alone
 MAX_TEXT = 4096  # letters of a name or path
 MAX_CLASSES = 2**16
 _OWN = (

@@ -13,15 +13,16 @@ from vision_peft.backbones.hub import fetch_file
 from vision_peft.backbones.names import PYPI_ARCHITECTURE, check_name, hub_repository, is_outside, is_pypi_name
 from vision_peft.distributed.device import choose_device
 from vision_peft.formats import load_adapter, read_adapter_info
-from vision_peft.formats.adapter_files import INFO, TENSORS
+from vision_peft.formats.adapter_files import INFO, TENSORS, leads_to_cache
 from vision_peft.formats.adapter_info import AdapterInfo
-from vision_peft.formats.backbone_record import backbone_problems, creation_arguments
+from vision_peft.formats.backbone_record import BACKBONE, backbone_problems, creation_arguments
 from vision_peft.printable import name_some, printable, warn
 from vision_peft.runs.data_record import DATA
 from vision_peft.runs.run_config import CONFIG as RUN_CONFIG
 from vision_peft.runs.run_config import describe_runs_below, read_config
 from vision_peft.runs.run_files import check_read_folder
 from vision_peft.runs.saved_data import read_saved_data
+from vision_peft.safe_files import check_regular
 
 RUN_ADAPTER = "adapter"  # folder in a run folder
 _CLIP = ("num_frames", "tubelet_size", "inflate", "mean_first")
@@ -51,7 +52,7 @@ def load(
         backbone: name of ``create_backbone`` to take in place of the recorded one, for the same frozen weights
             elsewhere: ``local-dir:FOLDER``, say.
         checkpoint: file of the backbone's weights; needed where they came from a file, whose recorded path is not
-            opened.
+            opened, unless they lie beside the adapter as ``backbone.safetensors``.
         arguments: further arguments of ``create_backbone`` that stand before the recorded ones; needed of adapters that
             do not record them (written by an older vision_peft, or on a model of ``timm.create_model``).
 
@@ -103,6 +104,9 @@ def _plan_creation(
     """Return the arguments that make the backbone of an adapter again, and how many parameters it records, if any."""
     given = {**arguments, **({} if backbone is None else {"name": backbone})}
     given |= {} if checkpoint is None else {"checkpoint": checkpoint}
+    as_recorded = not given
+    if backbone is None and checkpoint is None and _is_beside(folder, info):
+        given["checkpoint"] = folder / BACKBONE
     recorded = info.backbone if info.backbone.get("arguments") is not None else _of_run(folder, info.backbone)
     if recorded.get("arguments") is None and not arguments:
         warn(
@@ -114,7 +118,7 @@ def _plan_creation(
         creation = creation_arguments(recorded, given)
     except ValueError as error:
         raise ValueError(f"{folder / INFO}: {printable(error, 2000)}") from None
-    return creation, info.counts.get("backbone") if recorded.get("arguments") is not None and not given else None
+    return creation, info.counts.get("backbone") if recorded.get("arguments") is not None and as_recorded else None
 
 
 def find_adapter(source: str | Path) -> Path:
@@ -122,7 +126,11 @@ def find_adapter(source: str | Path) -> Path:
     if (repository := hub_repository(str(source))) is not None:
         found = fetch_file(repository, INFO)
         # the tensors of the same commit: the folder of the cache is named after it
-        return fetch_file(f"{repository.partition('@')[0]}@{found.parent.name}", TENSORS).parent
+        same = f"{repository.partition('@')[0]}@{found.parent.name}"
+        folder = fetch_file(same, TENSORS).parent
+        if _records_beside(read_adapter_info(folder)):
+            fetch_file(same, BACKBONE)
+        return folder
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -138,6 +146,18 @@ def find_adapter(source: str | Path) -> Path:
     raise FileNotFoundError(
         f"{folder} holds neither an adapter ({INFO}, {TENSORS}) nor a run ({RUN_CONFIG}){describe_runs_below(folder)}"
     )
+
+
+def _is_beside(folder: Path, info: AdapterInfo) -> bool:
+    """Whether the weights of the backbone lie beside the adapter, which records them by that name."""
+    if not _records_beside(info):
+        return False
+    check_regular(folder / BACKBONE, follow=leads_to_cache(folder / BACKBONE))
+    return (folder / BACKBONE).is_file()
+
+
+def _records_beside(info: AdapterInfo) -> bool:
+    return (info.backbone.get("arguments") or {}).get("checkpoint") == BACKBONE
 
 
 def _check_classes(folder: Path, names: list[str] | None) -> None:

@@ -14,7 +14,7 @@ from vision_peft.backbones import input_config
 from vision_peft.config.data_overrides import fill_data, read_overrides
 from vision_peft.config.errors import ConfigError
 from vision_peft.config.parse import Config, parse_backbone, parse_config, parse_data
-from vision_peft.config.schema import Distributed, Settings
+from vision_peft.config.schema import BackboneConfig, Distributed, Settings
 from vision_peft.data import DataConfig, ImageDataset
 from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.distributed.device import Compute, choose_compute, set_matmul_precision
@@ -22,6 +22,8 @@ from vision_peft.distributed.processes import join, on_rank0, rank0_first
 from vision_peft.fields import raise_all
 from vision_peft.formats import read_adapter_info
 from vision_peft.formats.adapter_files import INFO
+from vision_peft.formats.adapter_info import AdapterInfo
+from vision_peft.formats.backbone_record import BACKBONE
 from vision_peft.formats.input_record import complete_input
 from vision_peft.printable import warn
 from vision_peft.runs.checkpoint import find_newest_state, read_state
@@ -34,6 +36,7 @@ from vision_peft.training.evaluation import Metrics, check_classes, create_eval_
 
 _RECORDED = {"img_size": "size", "num_frames": "num_frames", "tubelet_size": "tubelet_size"}  # backbone key -> input's
 _TYPED = ("device", "precision", "workers", "bad_eval")  # settings that may be others than those of the run
+_OF_MAKING = ("seed", "num_classes", "unrecorded")  # recorded arguments of a backbone that are of no config
 _VIEWS = ("views", "crops")
 
 
@@ -99,7 +102,7 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = (), config_dir: 
             warn(words, stacklevel=2)
     recorded = info.input or {}
     known = {key: recorded[value] for key, value in _RECORDED.items() if value in recorded}
-    backbone = raw.get("backbone", {"name": info.backbone_name, **known})
+    backbone = raw.get("backbone") or {**_list_recorded(info, adapter), **known}
     backbone = parse_backbone({**backbone, **given.get("backbone", {})})
     check_items(backbone, data, dataset)
     with rank0_first():
@@ -110,6 +113,20 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = (), config_dir: 
     reported = BadFiles(report=lambda words: warn(words, stacklevel=2))
     batches = create_eval_loader(dataset, compute, settings.workers, settings.bad_eval, reported)
     return Evaluation(data, split, evaluate(model.to(compute.device), batches, dataset.classes, compute))
+
+
+def _list_recorded(info: AdapterInfo, adapter: Path) -> dict[str, Any]:
+    """Return the backbone section of a config for the backbone that an adapter records.
+
+    A recorded checkpoint is opened only where it lies beside the adapter.
+    """
+    recorded = {key: value for key, value in (info.backbone.get("arguments") or {}).items() if key not in _OF_MAKING}
+    if recorded.pop("checkpoint", None) == BACKBONE:
+        recorded["checkpoint"] = str(adapter / BACKBONE)
+    own = {field.name for field in dataclasses.fields(BackboneConfig)}
+    kwargs = {key: value for key, value in recorded.items() if key not in own}
+    section = {key: value for key, value in recorded.items() if key in own}
+    return {"name": info.backbone_name, **section, "kwargs": kwargs}
 
 
 def _parse_recorded(path: Path, raw: Mapping[str, Any]) -> Config:

@@ -43,29 +43,10 @@ def build(
     Raises:
         ValueError: the tensors do not fit together or what is given here.
     """
-    needed = {"patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"} | ({"pos_embed"} if clips != "tubelets" else set())
-    if absent := needed - state.keys():
-        raise ValueError(f"backbone tensors do not tell the architecture: missing {sorted(absent)}")
-    patch = state["patch_embed.proj.weight"]
-    dim = patch.shape[0]
-    if num_heads < 1 or dim % num_heads:
-        raise ValueError(f"num_heads must divide the width {dim} of the backbone; got {num_heads}")
-    settings: dict[str, Any] = {
-        "img_size": img_size or _square(state, patch.shape[-1]),
-        "patch_size": (patch.shape[-2], patch.shape[-1]),
-        "in_chans": patch.shape[1],
-        "num_classes": num_classes,
-        "embed_dim": dim,
-        "depth": _count_blocks(state),
-        "num_heads": num_heads,
-        "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / dim,
-        "init_values": 1.0 if "blocks.0.ls1.gamma" in state else None,
-        "pre_norm": "norm_pre.weight" in state,
-        "global_pool": "avg" if "fc_norm.weight" in state else "token",
-        "norm_layer": partial(LayerNorm, eps=1e-6),
-    }
+    settings = describe(state, clips=clips, num_heads=num_heads, img_size=img_size)
+    settings |= {"num_classes": num_classes, "norm_layer": partial(LayerNorm, eps=1e-6)}
     if clips == "tubelets":
-        settings |= videomae_form(_frames(num_frames), patch.shape[2])
+        settings |= videomae_form(_frames(num_frames), state["patch_embed.proj.weight"].shape[2])
     elif clips == "none" and num_frames is not None:
         raise ValueError(f"this file holds an image model: build it without num_frames={num_frames}")
     with torch.device("meta"):  # what does not fit takes no memory
@@ -75,6 +56,31 @@ def build(
     if clips.startswith("frames"):
         frame_wise(model, _frames(num_frames), mean_first=clips == "frames_mean_first")
     return model
+
+
+def describe(
+    state: Mapping[str, Tensor], *, clips: str, num_heads: int, img_size: int | tuple[int, int] | None
+) -> dict[str, Any]:
+    """Return the arguments of timm's VisionTransformer that the tensors tell, and what is given here; see ``build``."""
+    needed = {"patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"} | ({"pos_embed"} if clips != "tubelets" else set())
+    if absent := needed - state.keys():
+        raise ValueError(f"backbone tensors do not tell the architecture: missing {sorted(absent)}")
+    patch = state["patch_embed.proj.weight"]
+    dim = patch.shape[0]
+    if num_heads < 1 or dim % num_heads:
+        raise ValueError(f"num_heads must divide the width {dim} of the backbone; got {num_heads}")
+    return {
+        "img_size": img_size or _square(state, patch.shape[-1]),
+        "patch_size": (patch.shape[-2], patch.shape[-1]),
+        "in_chans": patch.shape[1],
+        "embed_dim": dim,
+        "depth": _count_blocks(state),
+        "num_heads": num_heads,
+        "mlp_ratio": state["blocks.0.mlp.fc1.weight"].shape[0] / dim,
+        "init_values": 1.0 if "blocks.0.ls1.gamma" in state else None,
+        "pre_norm": "norm_pre.weight" in state,
+        "global_pool": "avg" if "fc_norm.weight" in state else "token",
+    }
 
 
 def _count_blocks(state: Mapping[str, Tensor]) -> int:

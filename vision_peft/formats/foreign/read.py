@@ -100,6 +100,28 @@ def read_foreign(path_or_state: str | Path | Mapping[str, Any], source: str, **k
         ValueError: unknown source, a keyword that it does not take or needs, a file that is not readable as plain
             tensors, or keys that are not of this source.
     """
+    return open_foreign(path_or_state, source, keywords).read()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The tensors of a file by their official names, and what reads them."""
+
+    reader: Any  # a module of this folder
+    tensors: State
+    keywords: Mapping[str, Any]
+    source: str
+
+    def read(self, tensors: State | None = None) -> Foreign:
+        """Map the tensors, or others of the same names; ValueError where one is missing or nothing explains it."""
+        try:
+            return self.reader.read(self.tensors if tensors is None else tensors, **self.keywords)
+        except KeyError as error:
+            raise ValueError(f"not a complete {self.source} file: {error.args[0]} is missing") from None
+
+
+def open_foreign(path_or_state: str | Path | Mapping[str, Any], source: str, keywords: Mapping[str, Any]) -> Opened:
+    """Take the tensors out of their file, container and prefix; arguments and errors are those of ``read_foreign``."""
     module = _module("source", source, having="read")
     data: Any = path_or_state
     if not isinstance(data, Mapping):
@@ -118,10 +140,7 @@ def read_foreign(path_or_state: str | Path | Mapping[str, Any], source: str, **k
         for name, value in data.items()
         if isinstance(value, Tensor | np.ndarray)
     }
-    try:
-        return module.read(tensors, **keywords)
-    except KeyError as error:
-        raise ValueError(f"not a complete {source} file: {error.args[0]} is missing") from None
+    return Opened(module, tensors, keywords, source)
 
 
 def write_foreign(model: nn.Module, folder: str | Path, target: str = "hf_peft") -> Path:
@@ -167,17 +186,26 @@ def _count(state: State) -> int:
     return sum(tensor.numel() for tensor in state.values())
 
 
+def list_sources() -> list[str]:
+    """List what ``read_foreign`` takes as ``source``."""
+    return sorted(_modules("read"))
+
+
 def _module(what: str, name: str, having: str) -> Any:
+    known = _modules(having)
+    if name not in known:
+        raise ValueError(f"unknown {what} {name!r}{did_you_mean(name, known)}: known are {', '.join(sorted(known))}")
+    return known[name]
+
+
+def _modules(having: str) -> dict[str, Any]:
     package = importlib.import_module("vision_peft.formats.foreign")
     modules = {
         info.name: importlib.import_module(f"{package.__name__}.{info.name}")
         for info in pkgutil.iter_modules(package.__path__)
         if info.name != "read"
     }
-    known = {name: module for name, module in modules.items() if callable(vars(module).get(having))}
-    if name not in known:
-        raise ValueError(f"unknown {what} {name!r}{did_you_mean(name, known)}: known are {', '.join(sorted(known))}")
-    return known[name]
+    return {name: module for name, module in modules.items() if callable(vars(module).get(having))}
 
 
 def _check_keywords(read: Any, source: str, keywords: Mapping[str, Any]) -> None:

@@ -1,0 +1,72 @@
+"""What verbs take that read files of official code: `source=`, what such a file cannot tell, and its backbone."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vision_peft.config.data_overrides import read_overrides
+from vision_peft.printable import printable
+from vision_peft.safe_files import read_file
+
+OF_BUILD = ("num_heads", "img_size", "num_frames")  # of a backbone that the file holds
+OF_READERS = ("scale", "scaling", "form", "position", "init", "dropout", "drop_path")  # keywords of read_foreign
+VALUES = ("source", *OF_BUILD, *OF_READERS)
+_MOST = 2**26  # bytes of a list of class names
+
+
+def split_given(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Divide the words of a verb into its own and, where `source=` is among them, those that read the file.
+
+    Words about the backbone are of both.
+    """
+    if not any(word.startswith("source=") for word in overrides):
+        return list(overrides), []
+    keys = {word: word.partition("=")[0] for word in overrides}
+    of_file = [word for word, key in keys.items() if key in VALUES or key.startswith(("input.", "backbone."))]
+    return [word for word, key in keys.items() if word not in of_file or key.startswith("backbone.")], of_file
+
+
+def read_given(overrides: Sequence[str], further: Sequence[str] = ()) -> dict[str, Any]:
+    """Parse `key=value` words: VALUES, `further` ones, `backbone.<key>` as for train, `input.<key>` of adapter.json.
+
+    Raises:
+        ConfigError: every word that cannot be read or is not known.
+    """
+    return read_overrides(overrides, values=(*VALUES, *further), sections=("backbone", "input"))
+
+
+def read_classes(path: Path | None) -> list[str] | None:
+    """Read class names, one a line.
+
+    Raises:
+        ValueError: not UTF-8.
+    """
+    if path is None:
+        return None
+    try:
+        return read_file(path, _MOST).decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{printable(path)} is not a list of class names in UTF-8: {error}") from None
+
+
+def list_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments of `inference.convert.convert_foreign` for what `read_given` returned."""
+    found = {key: given[key] for key in (*OF_BUILD, *OF_READERS) if key in given}
+    if isinstance(found.get("img_size"), list):
+        found["img_size"] = tuple(found["img_size"])
+    return {**found, "backbone": _list_backbone(given.get("backbone")), "input_config": given.get("input")}
+
+
+def _list_backbone(section: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if not section:
+        return None
+    from vision_peft.config.parse import parse_backbone
+
+    if "name" not in section:
+        raise ValueError(f"backbone.{next(iter(section))}=... is of a backbone: give backbone.name=NAME as well")
+    config = vars(parse_backbone(section))
+    kwargs = config["kwargs"]
+    plain = {key: value for key, value in config.items() if key != "kwargs" and value is not None}
+    if "pretrained" not in section:
+        plain["pretrained"] = plain.get("checkpoint") is None
+    return {**plain, **kwargs}

@@ -1,0 +1,60 @@
+"""Convert what official code or HF peft saved into an adapter folder, and an adapter into a folder of HF peft.
+
+    vision-peft convert checkpoint.pth flowers source=adaptformer num_heads=2
+    vision-peft convert PEFT cars source=hf_peft backbone.name=vit_base_patch16_224.augreg_in21k
+    vision-peft convert ADAPTER peft target=hf_peft
+
+Sources: adaptformer, vpt, ssf, convpass, fact, repadapter, adapter_plus, st_adapter, aim, videomae, hf_peft. A file
+with its backbone in it gives backbone.safetensors beside the adapter; num_heads=, and for some img_size= and
+num_frames=, say what its tensors do not. One without needs backbone.name= (and backbone.checkpoint=,
+backbone.img_size=, ...), the backbone that it was trained on. What a source needs besides (scale=0.1) is asked for by
+name. input.<key>= records how its images were prepared: input.mean=[0.5,0.5,0.5] input.resize=shortest.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vision_peft.cli._foreign import list_arguments, read_classes, read_given
+from vision_peft.cli._verb import announce_loading, make_parser, suggest_next
+from vision_peft.printable import LONGEST_LINE, name_some, printable, show
+
+_SHOWN = 100  # lines of the key map
+
+
+def main(argv: Sequence[str]) -> int:
+    """Read, write, and show what became of every tensor."""
+    parser = make_parser("convert", __doc__)
+    parser.add_argument("file", metavar="SOURCE", help="file or folder to read; with target= an adapter or a run")
+    parser.add_argument("folder", metavar="TARGET", type=Path, help="folder to write into")
+    parser.add_argument("given", nargs="*", default=[], metavar="key=value", help="source=, target= and what they need")
+    parser.add_argument("--classes", metavar="FILE", type=Path, help="class names, one a line in order of the labels")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    options = parser.parse_intermixed_args(argv)
+    given = read_given(options.given, ("target",))
+    if ("source" in given) == ("target" in given):
+        raise ValueError("give either source=NAME, whose code wrote SOURCE, or target=hf_peft")
+    if not Path(options.file).exists() and not options.file.startswith("hf-hub:"):
+        raise FileNotFoundError(f"{options.file}: there is no such file or folder")
+    names = read_classes(options.classes)
+    announce_loading()
+    from vision_peft.inference.convert import convert_foreign, convert_to
+    from vision_peft.inference.load import load
+
+    if "target" in given:
+        model = load(options.file, device="cpu")
+        done = convert_to(model, options.folder, str(given["target"]), overwrite=options.overwrite)
+    else:
+        arguments = {**list_arguments(given), "class_names": names, "overwrite": options.overwrite}
+        done = convert_foreign(options.file, options.folder, str(given["source"]), **arguments)
+    lines = done.keys.lines()
+    show("tensors of the file -> of the model, numbers as *:" if "source" in given else "tensors of HF peft -> ours:")
+    show("\n".join(f"  {printable(line, LONGEST_LINE)}" for line in lines[:_SHOWN]))
+    if len(lines) > _SHOWN:
+        show(f"  and {len(lines) - _SHOWN:,} more lines")
+    dropped = done.keys.dropped
+    show(f"dropped: {name_some(dropped, 20)} ({len(dropped):,} tensors)" if dropped else "dropped: none")
+    show(f"methods: {', '.join(map(repr, done.methods))}; {done.num_classes} classes")
+    show(f"wrote {', '.join(done.files)} in {printable(done.folder, LONGEST_LINE)}")
+    if "source" in given:
+        suggest_next(["merge", str(done.folder), "-o", f"{done.folder}-merged"])
+    return 0
