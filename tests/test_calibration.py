@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from vision_peft.calibration import calibration_error, find_probabilities, fit_temperature, mean_loss
+from vision_peft.calibration import Reliability, calibration_error, find_probabilities, fit_temperature, mean_loss
 
 
 def drawn(temperature: float, number: int = 4000) -> tuple[torch.Tensor, torch.Tensor]:
@@ -26,7 +26,7 @@ def test_the_temperature_that_was_put_in_is_found(temperature: float) -> None:
     for other in (0.999 * found, 1.001 * found):
         assert mean_loss(logits, labels, other) > best
     assert fit_temperature(logits, labels) == found
-    assert calibration_error(find_probabilities(logits, found), labels) < 2.5
+    assert (calibration_error(find_probabilities(logits, found), labels) or 0) < 2.5
 
 
 def test_answers_keep_their_order_and_only_become_less_sure() -> None:
@@ -62,3 +62,12 @@ def test_the_calibration_error_is_the_sum_over_fifteen_bins() -> None:
     # a probability on the edge of two bins belongs to the lower one; 1 to the last
     edge = torch.tensor([[1.0, 0.0], [0.6, 0.4], [0.601, 0.399]], dtype=torch.float64)
     assert calibration_error(edge, torch.tensor([0, 0, 1])) == pytest.approx(100 * (0.4 + 0.601) / 3)
+
+
+def test_answers_may_come_in_parts() -> None:
+    logits, labels = drawn(2.0, number=100)
+    parts = Reliability()
+    assert parts.error is None
+    for logit, label in zip(logits.split(30), labels.split(30), strict=True):
+        parts.add(find_probabilities(logit), label)
+    assert parts.error == pytest.approx(calibration_error(find_probabilities(logits), labels))

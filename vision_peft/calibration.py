@@ -7,6 +7,7 @@ trained on. It moves no answer, only how sure each one is.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -51,21 +52,43 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float | None:
     return 1 / math.sqrt(low * high)
 
 
-def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
-    """Return the expected calibration error in percent.
+class Reliability:
+    """Sums over answers, from which the expected calibration error follows.
 
     Answers are sorted into `BINS` bins of equal width by the probability of the class they name; the error is the mean
     over all answers of the distance between accuracy and mean probability of their bin.
-
-    Args:
-        probabilities: N C.
-        labels: N, from 0.
     """
-    sure, predicted = probabilities.double().max(1)
-    right = (predicted == labels).double()
-    places = (sure * BINS).ceil().long().sub(1).clamp(0, BINS - 1)  # (0, 1/15], (1/15, 2/15], ...
-    gaps = torch.zeros(BINS, dtype=torch.float64).index_add_(0, places, right - sure)
-    return 100 * float(gaps.abs().sum()) / len(labels)
+
+    def __init__(self) -> None:
+        self.gaps = torch.zeros(BINS, dtype=torch.float64)  # right answers minus probabilities, by bin
+        self.answers = 0
+
+    def add(self, probabilities: Tensor, labels: Tensor) -> None:
+        """Take in probabilities N C and labels N, from 0, on the CPU."""
+        sure, predicted = probabilities.double().max(1)
+        right = (predicted == labels).double()
+        places = (sure * BINS).ceil().long().sub(1).clamp(0, BINS - 1)  # (0, 1/15], (1/15, 2/15], ...
+        self.gaps.index_add_(0, places, right - sure)
+        self.answers += len(labels)
+
+    def gather(self, sum_over: Callable[[list[float]], list[float]]) -> "Reliability":
+        """Return that of all processes, by a function that sums numbers over them."""
+        whole = Reliability()
+        *gaps, answers = sum_over([*self.gaps.tolist(), self.answers])
+        whole.gaps, whole.answers = torch.tensor(gaps, dtype=torch.float64), round(answers)
+        return whole
+
+    @property
+    def error(self) -> float | None:
+        """The expected calibration error in percent; None without answers."""
+        return 100 * float(self.gaps.abs().sum()) / self.answers if self.answers else None
+
+
+def calibration_error(probabilities: Tensor, labels: Tensor) -> float | None:
+    """Return the expected calibration error in percent of probabilities N C for labels N, see `Reliability`."""
+    reliability = Reliability()
+    reliability.add(probabilities, labels)
+    return reliability.error
 
 
 def mean_loss(logits: Tensor, labels: Tensor, temperature: float | None = None) -> float:

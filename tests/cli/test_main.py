@@ -14,7 +14,18 @@ from support.forked import run_tool
 import vision_peft as vp
 from vision_peft.cli.main import list_verbs
 
-VERBS = ["benchmark", "check-data", "evaluate", "plot", "prepare-video", "prepare-vtab", "report", "submit", "train"]
+VERBS = [
+    "benchmark",
+    "check-data",
+    "evaluate",
+    "plot",
+    "predict",
+    "prepare-video",
+    "prepare-vtab",
+    "report",
+    "submit",
+    "train",
+]
 
 # Runs a verb in this process and says at the end whether torch was imported.
 WATCHED = """
@@ -78,6 +89,9 @@ def test_a_misspelt_verb_is_one_line_with_exit_code_2(tmp_path: Path) -> None:
         (["benchmark", "--against", "method=lroa"], 2, "did you mean lora?"),
         (["evaluate", "runs", "splt=val"], 2, "did you mean split?"),
         (["evaluate", "nowhere"], 2, "nowhere is not a folder"),
+        (["predict", "--help"], 0, "vision-peft predict RUN photo.jpg photos"),
+        (["predict", "nowhere", "x.png"], 2, "nowhere is not a folder"),
+        (["predict", ".", "x.png"], 2, "there is no such file or folder: x.png"),
         (["check-data", "data=foldr"], 2, "did you mean folder?"),
         (["check-data", "data=folder", "data.rot=x"], 2, "did you mean data.root?"),
         (["check-data", "data=folder", "data.root=nowhere"], 2, "nowhere is not a folder"),

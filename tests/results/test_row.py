@@ -32,7 +32,7 @@ WRITTEN = """
     batch_size epochs img_size num_frames views normalisation head params_trained params_stored params_head
     params_backbone adapter_bytes step_ms images_per_s data_wait_share peak_memory_mb train_seconds flops_forward
     world_size precision device versions commit command curve per_class confusion n_bad
-    n_non_finite reused_features setting settings data_digest
+    n_non_finite ece ece_raw temperature reused_features setting settings data_digest
     status reason updates chosen_epoch total_seconds resumed_with tried
 """
 

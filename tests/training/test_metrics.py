@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
 from vision_peft.distributed.device import Compute
-from vision_peft.training.evaluation import check_classes, evaluate, format_metrics, to_json, write_confusion
+from vision_peft.training.evaluate_saved import check_classes
+from vision_peft.training.evaluation import evaluate, format_metrics, to_json, write_confusion
 
 CPU = Compute(torch.device("cpu"), "fp32")
 

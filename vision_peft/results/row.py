@@ -72,6 +72,9 @@ class Row:
     confusion: list[list[int]] | None = None  # [truth][prediction] counts; None above 400 classes
     n_bad: int = 0  # of n_test: images that could not be decoded; they count as wrong answers
     n_non_finite: int = 0  # of n_test: answered with NaN or infinity; they count as wrong answers
+    ece: float | None = None  # % on test, expected calibration error of 15 bins, with the temperature if any
+    ece_raw: float | None = None  # % on test, the same without the temperature
+    temperature: float | None = None  # of the adapter's probabilities, fitted on val
     reused_features: bool = False  # step_ms and images_per_s are those of the head on features computed once
     setting: str | None = None  # digest of `settings`; None: a row of an earlier version
     settings: dict[str, Any] | None = None  # what makes the experiment besides task and seed, where not as by default
@@ -182,9 +185,11 @@ def _problems(data: dict[str, Any]) -> list[str]:
 
 
 def _limits(name: str) -> tuple[float, float] | None:
-    if name in ("top1", "top5", "mean_per_class", "val_top1"):
+    if name in ("top1", "top5", "mean_per_class", "val_top1", "ece", "ece_raw"):
         return 0, 100
-    return (0, math.inf) if name.startswith("params_") or name.endswith(("_bytes", "_seconds")) else None
+    return (
+        (0, math.inf) if name.startswith(("params_", "temperature")) or name.endswith(("_bytes", "_seconds")) else None
+    )
 
 
 def _fits(value: Any, hint: Any) -> bool:

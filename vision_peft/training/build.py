@@ -207,8 +207,11 @@ def _load_samples(model: nn.Module, config: Config, dataset: ImageDataset, per_c
     return eval_loader(part, part.eval_batch_size, config.workers, bad="wrong")
 
 
-def input_settings(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
-    """Say how an image or a video becomes the model's input: what adapter.json records and `set_evaluation` takes."""
+def input_settings(model: nn.Module, recipe: Recipe, data: DataConfig | None = None) -> dict[str, Any]:
+    """Say how an image or a video becomes the model's input: what adapter.json records and `set_evaluation` takes.
+
+    `data` adds how it decodes greyscale of more than 8 bits, where that is not as by default.
+    """
     found = input_config(model)
     mean, std = choose_normalisation(recipe.normalisation, found["mean"], found["std"])
     clips: dict[str, Any] = {}
@@ -216,6 +219,8 @@ def input_settings(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
         clips = {key: found[key] for key in ("num_frames", "tubelet_size")}
         clips |= {key: getattr(recipe, key) for key in ("sampling", "frame_stride", "views", "crops", "view_average")}
         clips |= {"clip_seconds": recipe.clip_seconds} if recipe.clip_seconds else {}
+    value_range = getattr(data, "value_range", "full")  # which not all data sets have
+    deep = {} if value_range == "full" else {"value_range": [*value_range] if value_range != "image" else value_range}
     return {
         "size": list(found["size"]),
         "mean": list(mean),
@@ -224,6 +229,7 @@ def input_settings(model: nn.Module, recipe: Recipe) -> dict[str, Any]:
         "resize": recipe.resize,
         "crop_pct": recipe.crop_pct,
         **clips,
+        **deep,
     }
 
 

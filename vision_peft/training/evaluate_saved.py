@@ -16,6 +16,7 @@ from vision_peft.config.errors import ConfigError
 from vision_peft.config.parse import Config, parse_backbone, parse_config, parse_data
 from vision_peft.config.schema import BackboneConfig, Distributed, Settings
 from vision_peft.data import DataConfig, ImageDataset
+from vision_peft.data.item_names import to_nfc
 from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.distributed.device import Compute, choose_compute, set_matmul_precision
 from vision_peft.distributed.processes import join, on_rank0, rank0_first
@@ -25,14 +26,14 @@ from vision_peft.formats.adapter_files import INFO
 from vision_peft.formats.adapter_info import AdapterInfo
 from vision_peft.formats.backbone_record import BACKBONE
 from vision_peft.formats.input_record import complete_input
-from vision_peft.printable import warn
+from vision_peft.printable import printable, warn
 from vision_peft.runs.checkpoint import find_newest_state, read_state
 from vision_peft.runs.compare_data import describe_evaluated
 from vision_peft.runs.data_record import DataRecord
 from vision_peft.runs.run_config import CONFIG, describe_runs_below, read_config
 from vision_peft.runs.run_files import check_read_folder
 from vision_peft.training.build import attach_methods, check_items, create_bare_model, create_model
-from vision_peft.training.evaluation import Metrics, check_classes, create_eval_loader, evaluate
+from vision_peft.training.evaluation import Metrics, create_eval_loader, evaluate
 
 _RECORDED = {"img_size": "size", "num_frames": "num_frames", "tubelet_size": "tubelet_size"}  # backbone key -> input's
 _TYPED = ("device", "precision", "workers", "bad_eval")  # settings that may be others than those of the run
@@ -112,7 +113,36 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = (), config_dir: 
     dataset.set_evaluation({**complete_input(recorded, input_config(model)), **views})
     reported = BadFiles(report=lambda words: warn(words, stacklevel=2))
     batches = create_eval_loader(dataset, compute, settings.workers, settings.bad_eval, reported)
-    return Evaluation(data, split, evaluate(model.to(compute.device), batches, dataset.classes, compute))
+    metrics = evaluate(model.to(compute.device), batches, dataset.classes, compute, info.temperature)
+    return Evaluation(data, split, metrics)
+
+
+def check_classes(trained_on: list[str] | None, number: int, given: list[str], where: str) -> None:
+    """Refuse data whose classes are not those of an adapter with `number` classes.
+
+    Raises:
+        ValueError: another number of classes, or the same names in another order; both sides are named.
+    """
+    trained_on = trained_on and list(map(to_nfc, trained_on))
+    given = list(map(to_nfc, given))
+    ours = trained_on or [f"class {index}" for index in range(number)]
+    if len(given) != number:
+        raise ValueError(
+            f"the adapter has {number} classes ({_names(ours)}), {where} has {len(given)} ({_names(given)}): "
+            "give the data that it was trained on"
+        )
+    if trained_on and given != trained_on and sorted(given) == sorted(trained_on):
+        raise ValueError(f"{where} has the adapter's classes in another order: {_names(given)} against {_names(ours)}")
+    if trained_on and given != trained_on:
+        warn(
+            f"{where} names its classes {_names(given)}, the adapter was trained on {_names(ours)}: they are taken for "
+            "the same, in this order",
+            stacklevel=2,
+        )
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(map(printable, names[:12])) + ", ..." * (len(names) > 12)
 
 
 def _list_recorded(info: AdapterInfo, adapter: Path) -> dict[str, Any]:

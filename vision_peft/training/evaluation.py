@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision_peft.calibration import Reliability, find_probabilities
 from vision_peft.data import ImageDataset, ImageDecodeError
-from vision_peft.data.item_names import to_nfc
 from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.data.loading.loader import EvalLoader, eval_loader
 from vision_peft.data.loading.samples import Batch
 from vision_peft.distributed.device import Compute
-from vision_peft.distributed.processes import all_gather, all_gather_tensors
-from vision_peft.printable import for_csv, printable, warn
+from vision_peft.distributed.processes import all_gather, all_gather_tensors, all_reduce_sum
+from vision_peft.printable import for_csv
 from vision_peft.safe_files import write_file
 from vision_peft.training.video_logits import VideoLogits
 
@@ -49,6 +49,8 @@ class Metrics:
     bad: int = 0  # of `images`, undecodable
     non_finite: int = 0  # of `images`, answered with NaN or infinity
     views: float | None = None  # of each video, on average; None: images
+    ece: float | None = None  # expected calibration error in percent, 15 bins; of the answers that have a prediction
+    ece_raw: float | None = None  # the same without the temperature; equal to `ece` where there is none
 
     @property
     def confusion(self) -> list[list[int]] | None:
@@ -73,14 +75,20 @@ def create_eval_loader(
     return eval_loader(dataset, size, workers, **compute.share, device=compute.device, bad=bad, bad_files=bad_files)
 
 
-def evaluate(model: nn.Module, batches: Iterable[Batch], classes: list[str], compute: Compute) -> Metrics:
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    classes: list[str],
+    compute: Compute,
+    temperature: float | None = None,
+) -> Metrics:
     """Evaluate `model` (left in eval mode) on `batches` of images B C H W or clips B C T H W, labels B, indices B.
 
     What an `EvalLoader` had to leave out (`unreadable`) counts as wrong. The clips of an `EvalLoader` over videos are
     put together, video by video. All processes get the metrics of the whole; an image that cannot be decoded in one
     of them, where that is an error, is an error in all.
     """
-    tally = _Tally(len(classes))
+    tally = _Tally(len(classes), temperature)
     dataset = batches.dataset if isinstance(batches, EvalLoader) else None
     videos, failure = None, None
     try:
@@ -108,7 +116,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], classes: list[str], com
 
 
 def collect_video_logits(model: nn.Module, batches: EvalLoader, compute: Compute) -> VideoLogits:
-    """Compute what `model` answers to the views of videos that this process got, averaged by video."""
+    """Compute what `model` answers to the images, or views of videos, that this process got, averaged by video."""
     videos = VideoLogits(batches.dataset.source_of, batches.dataset.view_average)
     for logits, labels, indices in _predict(model, batches, compute):
         videos.add(logits, labels, indices)
@@ -156,8 +164,9 @@ def _describe(failure: ImageDecodeError | None) -> list[str] | None:
 class _Tally:
     """Counts over the items of a split. They take as much memory as there are items, however many classes there are."""
 
-    def __init__(self, classes: int) -> None:
-        self.classes = classes
+    def __init__(self, classes: int, temperature: float | None) -> None:
+        self.classes, self.temperature = classes, temperature
+        self.calibrated, self.raw = Reliability(), Reliability()
         self.pairs: list[Tensor] = [torch.empty(0, dtype=torch.int64)]  # truth x classes + prediction, item by item
         self.loss, self.in_top5, self.items = 0.0, 0, 0
         self.bad: list[int] = []  # labels of the undecodable items
@@ -174,16 +183,19 @@ class _Tally:
         if self.classes > 5:
             self.in_top5 += int((logits.topk(5).indices == labels[:, None]).sum())
         self.items += len(labels)
+        self.calibrated.add(find_probabilities(logits, self.temperature), labels)
+        self.raw.add(find_probabilities(logits), labels)
 
     def gather(self) -> "_Tally":
         """Those of all processes together; every process gets the same."""
-        whole = _Tally(self.classes)
+        whole = _Tally(self.classes, self.temperature)
         whole.pairs = all_gather_tensors(torch.cat(self.pairs))
         for loss, in_top5, items, bad, non_finite in all_gather(
             [self.loss, self.in_top5, self.items, self.bad, self.non_finite]
         ):
             whole.loss, whole.in_top5, whole.items = whole.loss + loss, whole.in_top5 + in_top5, whole.items + items
             whole.bad, whole.non_finite = whole.bad + bad, whole.non_finite + non_finite
+        whole.calibrated, whole.raw = self.calibrated.gather(all_reduce_sum), self.raw.gather(all_reduce_sum)
         return whole
 
 
@@ -211,6 +223,8 @@ def _metrics(tally: _Tally, classes: list[str], views: float | None) -> Metrics:
         bad=len(tally.bad),
         non_finite=len(tally.non_finite),
         views=views,
+        ece=tally.calibrated.error,
+        ece_raw=tally.raw.error,
     )
 
 
@@ -257,42 +271,16 @@ def say_adapter_is_safe(adapter: Path) -> Iterator[None]:
         raise ImageDecodeError(error.path, f"{error.cause}. {safe}") from None
 
 
-def check_classes(trained_on: list[str] | None, number: int, given: list[str], where: str) -> None:
-    """Refuse data whose classes are not those of an adapter with `number` classes.
-
-    Raises:
-        ValueError: another number of classes, or the same names in another order; both sides are named.
-    """
-    trained_on = trained_on and list(map(to_nfc, trained_on))
-    given = list(map(to_nfc, given))
-    ours = trained_on or [f"class {index}" for index in range(number)]
-    if len(given) != number:
-        raise ValueError(
-            f"the adapter has {number} classes ({_names(ours)}), {where} has {len(given)} ({_names(given)}): "
-            "give the data that it was trained on"
-        )
-    if trained_on and given != trained_on and sorted(given) == sorted(trained_on):
-        raise ValueError(f"{where} has the adapter's classes in another order: {_names(given)} against {_names(ours)}")
-    if trained_on and given != trained_on:
-        warn(
-            f"{where} names its classes {_names(given)}, the adapter was trained on {_names(ours)}: they are taken for "
-            "the same, in this order",
-            stacklevel=2,
-        )
-
-
 def to_json(metrics: Metrics) -> Mapping[str, Any]:
     """Return the metrics as result.json names them."""
     return {
         "top1": metrics.top1,
         "top5": metrics.top5,
         "mean_per_class": metrics.mean_per_class,
+        "ece": metrics.ece,
+        "ece_raw": metrics.ece_raw,
         "n_bad": metrics.bad,
         "n_non_finite": metrics.non_finite,
         "per_class": metrics.per_class,
         "confusion": metrics.confusion,
     }
-
-
-def _names(names: list[str]) -> str:
-    return ", ".join(map(printable, names[:12])) + ", ..." * (len(names) > 12)

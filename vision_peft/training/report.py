@@ -128,7 +128,13 @@ def note_start(
     return f"\nsince its last start this has changed: {printable(words, LONGEST_REASON)}" if words else ""
 
 
-def make_row(training: Training, model: nn.Module, progress: Progress, metrics: Metrics | None = None) -> Row:
+def make_row(
+    training: Training,
+    model: nn.Module,
+    progress: Progress,
+    metrics: Metrics | None = None,
+    temperature: float | None = None,
+) -> Row:
     """Make the row of a run: without `metrics` that of a search trial, and before its end that of an unfinished run."""
     config, splits, settings = training.config, training.splits, training.settings
     recipe, counts, start = config.recipe, vp.count_parameters(model), progress.start
@@ -144,6 +150,7 @@ def make_row(training: Training, model: nn.Module, progress: Progress, metrics: 
         protocol=config.protocol,
         setting=digest_setting(progress.settings),
         settings=progress.settings,
+        temperature=temperature,
         **(nothing if metrics is None else to_json(metrics)),
         n_train=trained_on.count_sources(),
         n_val=splits["val"].count_sources() if "val" in splits else 0,

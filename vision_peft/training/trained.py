@@ -57,6 +57,7 @@ from vision_peft.training.build import (
     set_transforms,
 )
 from vision_peft.training.cached_features import cached_features
+from vision_peft.training.calibrate import calibrate, describe_calibration
 from vision_peft.training.evaluate_saved import check_saved
 from vision_peft.training.evaluation import (
     Metrics,
@@ -164,7 +165,7 @@ def _train_in(
     start = on_rank0(lambda: describe_start(compute))
     with capture_log("vision_peft.backbones") as about_weights, rank0_first():
         model = create_bare_model(config)
-    settings = input_settings(model, config.recipe)
+    settings = input_settings(model, config.recipe, config.data)
     set_transforms(splits, settings, config.recipe)
     phases = PHASES[config.protocol]
     check_shares(config.recipe, compute.world_size, len(splits[phases[0].trained]))
@@ -241,23 +242,23 @@ def _evaluate_and_save(training: Training, model: Any, kept: Mapping[str, Tensor
         )
         vp.load_tuned(plain, kept)
 
-    def save_adapter(path: Path) -> None:
-        vp.save_adapter(plain, path, class_names=training.classes, input_config=training.settings)
-
-    run.save("adapter", save_adapter)
+    temperature = calibrate(training, model)
+    described = {"class_names": training.classes, "input_config": training.settings, "temperature": temperature}
+    run.save("adapter", lambda path: str(vp.save_adapter(plain, path, **described)))
     metrics: Metrics | None = None
     if config.read_test:
         batches = create_eval_loader(splits["test"], compute, config.workers, config.bad_eval, run.bad_files)
         with say_adapter_is_safe(run.folder / "adapter"):
-            metrics = found = evaluate(model, batches, training.classes, compute)
-        run.say(f"test: {format_metrics(metrics)}")
+            metrics = found = evaluate(model, batches, training.classes, compute, temperature)
+        run.say(f"test: {format_metrics(metrics)}{describe_calibration(metrics, temperature)}")
         run.record("test", progress.step, {"top1": metrics.top1, "mean_per_class": metrics.mean_per_class})
         run.save("confusion.csv", lambda path: write_confusion(path, found))
     run.flush()
 
     def save_row(path: Path) -> dict[str, Any] | None:
         flops = count_flops(training, plain)
-        row = dataclasses.replace(make_row(training, plain, progress, metrics), flops_forward=flops)
+        made = make_row(training, plain, progress, metrics, temperature)
+        row = dataclasses.replace(made, flops_forward=flops)
         write_row(path, row)
         return to_values(row)
 
@@ -276,9 +277,8 @@ def _dry_run(config: Config, compute: Compute) -> Trained:
     val_set = splits["val"] if "val" in splits else config.data.load("val")
     recipe = dataclasses.replace(config.recipe, epochs=1)
     changes: dict[str, Any] = {"protocol": "val_select", "read_test": False, "save_every": None, "dry_run": False}
-    changes["trackers"] = tuple(
-        name for name in config.trackers if name != "wandb"
-    )  # what is there cannot be taken back
+    # what is there cannot be taken back
+    changes["trackers"] = tuple(name for name in config.trackers if name != "wandb")
     print_rank0("dry run: one batch of train and val in a temporary folder; the model is not tested")
     output_dir = on_rank0(lambda: tempfile.mkdtemp(prefix="dry-run-", dir=_find_parent(Path(config.output_dir))))
     try:

@@ -1,0 +1,8 @@
+"""`vision-peft predict`, started from a clone."""
+
+import sys
+
+from vision_peft.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["predict", *sys.argv[1:]]))

@@ -1,0 +1,261 @@
+"""Say what is on images or videos, with a run or an adapter.
+
+vision-peft predict RUN photo.jpg photos                                     files and folders; folders at any depth
+vision-peft predict ADAPTER "photos/**/*.jpg" --csv answers.csv              patterns; a table with a row a file
+vision-peft predict hf-hub:OWNER/NAME test.txt --montage wrong.png           a list; where it has labels, accuracy
+find . -name "*.png" | vision-peft predict RUN - --jsonl answers.jsonl --resume   paths on stdin; goes on where it was
+
+INPUT is a file, a folder, a pattern in quotes, a list (.txt, .csv, .tsv, .lst: a path, or a path and a label, a line;
+paths below the folder of the list or from here), or - for paths on stdin. Where a list has labels, or files lie in
+folders named as classes, the accuracy is printed. Photographs are turned upright as their EXIF data say; evaluate, as
+the published benchmarks, does not: --no-exif. Probabilities are calibrated where val was there when training ended;
+--raw leaves that out. Files that cannot be read are listed at the end, and the exit code is then 1.
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vision_peft.cli._progress import Countdown
+from vision_peft.cli._verb import announce_loading, make_parser
+from vision_peft.printable import LONGEST_LINE, name_some, printable, show
+
+if TYPE_CHECKING:
+    from vision_peft.inference.answer_inputs import Score
+    from vision_peft.inference.find_inputs import Inputs
+    from vision_peft.inference.predictor import Predictor
+    from vision_peft.inference.write_answers import Answer
+
+UNREAD = 1  # exit code where some inputs could not be read
+STREAM = "-"  # a file of this name is stdout, an input stdin
+_LISTED = 20  # files that cannot be read
+_FILES = {"csv": ".csv", "jsonl": ".jsonl", "features": ".npz", "montage": ".png"}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse, predict, write, print."""
+    options = _parse(argv)
+    _check(options)
+    announce_loading()
+    from vision_peft.data.annotations.list_files import read_class_names
+    from vision_peft.data.problems import raise_problems
+    from vision_peft.inference.find_inputs import find_inputs
+    from vision_peft.inference.predictor import Predictor
+
+    problems = list[str]()
+    classes = read_class_names(Path(options.classes), problems) if options.classes else None
+    raise_problems("--classes", problems)
+    given = {key: value for key in ("backbone", "checkpoint") if (value := getattr(options, key)) is not None}
+    predictor = Predictor(
+        options.source,
+        options.device,
+        options.batch_size,
+        raw=options.raw,
+        precision=options.precision,
+        classes=classes,
+        exif_rotation=not options.no_exif,
+        **given,
+    )
+    if not predictor.model.num_classes:
+        raise ValueError(
+            "this adapter has no head, so that it names no classes: vp.Predictor(...).features has its features"
+        )
+    if not predictor.classes_are_named:
+        show("the adapter has no names of classes: they are numbers; --classes FILE names them", sys.stderr)
+    inputs = find_inputs(options.inputs, predictor.prepare.gives_clips, predictor.classes, sys.stdin)
+    what = "videos" if predictor.prepare.gives_clips else "images"
+    if inputs.left_out:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in inputs.left_out.most_common(10))
+        show(f"left out in folders: {printable(kinds)}", sys.stderr)
+    if not inputs.paths:
+        _list_unread(inputs.absent)
+        raise ValueError(f"there is nothing to predict: no {what} among {name_some(options.inputs, 5)}")
+    failures = _predict(options, predictor, inputs, what)
+    _list_unread({**inputs.absent, **failures})
+    return UNREAD if inputs.absent or failures else 0
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = make_parser("predict", __doc__)
+    parser.add_argument("source", metavar="RUN_OR_ADAPTER", help="run folder, adapter folder or hf-hub:OWNER/NAME")
+    parser.add_argument("inputs", metavar="INPUT", nargs="+", help="files, folders, patterns, lists; - for stdin")
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="likeliest labels of each (default: 5)")
+    parser.add_argument("--csv", metavar="FILE", help="write a table, a row a file")
+    parser.add_argument("--jsonl", metavar="FILE", help="append one JSON object a line as answers come; - for stdout")
+    parser.add_argument("--resume", action="store_true", help="skip what the file of --jsonl holds already")
+    parser.add_argument("--probabilities", action="store_true", help="of all classes, in --csv and --jsonl")
+    parser.add_argument("--features", metavar="FILE", help="write the embeddings before the head, .npz")
+    parser.add_argument("--montage", metavar="FILE", help="write a picture of up to 60 inputs with answers, .png")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    parser.add_argument("--raw", action="store_true", help="probabilities without the temperature of the adapter")
+    parser.add_argument("--no-exif", action="store_true", help="leave photographs as they are stored")
+    parser.add_argument("--classes", metavar="FILE", help="names of the classes, one a line, in label order")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="halved where it does not fit (64; 16 clips)")
+    parser.add_argument("--workers", default="auto", help="processes that decode (default: one a core, at most 8)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
+    parser.add_argument("--backbone", metavar="NAME", help="frozen weights by another name, as vp.load takes it")
+    parser.add_argument("--checkpoint", metavar="FILE", help="frozen weights, where they came from a file")
+    return parser.parse_args(argv)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise what can be said before torch is imported."""
+    if options.top < 1:
+        raise ValueError(f"--top is a number of labels from 1 on, got {options.top}")
+    if options.resume and not options.jsonl:
+        raise ValueError("--resume goes on with a file of --jsonl: name it")
+    others = [f"--{name}" for name in ("csv", "features", "montage") if getattr(options, name)]
+    if options.resume and others:
+        raise ValueError(f"--resume goes with --jsonl alone: {', '.join(others)} would hold only what is left to do")
+    if options.probabilities and not (options.csv or options.jsonl):
+        raise ValueError("--probabilities are written by --csv or --jsonl: name a file")
+    if options.classes and not Path(options.classes).is_file():
+        raise FileNotFoundError(f"--classes {options.classes}: there is no such file")
+    targets = {name: Path(path) for name in _FILES if (path := getattr(options, name)) and path != STREAM}
+    for name, path in targets.items():
+        _check_output(name, path, keep=options.resume or options.overwrite)
+    if len({path.resolve() for path in targets.values()}) < len(targets):
+        raise ValueError(f"{', '.join(f'--{name}' for name in targets)} must be different files")
+    if wrong := [f"--{name} -" for name in ("csv", "features", "montage") if getattr(options, name) == STREAM]:
+        raise ValueError(f"{wrong[0]}: only --jsonl writes to stdout")
+    if not options.source.startswith("hf-hub:") and not Path(options.source).expanduser().is_dir():
+        raise FileNotFoundError(
+            f"{options.source} is not a folder: wanted a run folder, an adapter folder or hf-hub:OWNER/NAME"
+        )
+    if not any(_may_be_there(word) for word in options.inputs):
+        raise FileNotFoundError(f"there is no such file or folder: {name_some(options.inputs, 5)}")
+
+
+def _check_output(name: str, path: Path, keep: bool) -> None:
+    if path.suffix.lower() != _FILES[name] and name in ("features", "montage"):
+        raise ValueError(f"--{name} must end in {_FILES[name]}, got {path}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"--{name} {path}: there is no folder {path.parent}")
+    if os.path.lexists(path) and not path.is_file():
+        raise ValueError(f"--{name} {path} is not a file" + (", - is stdout" if name == "jsonl" else ""))
+    if path.exists() and not keep:
+        resume = "--resume goes on with it, " if name == "jsonl" else ""
+        raise FileExistsError(f"--{name} {path} is there already: {resume}--overwrite replaces it")
+
+
+def _may_be_there(word: str) -> bool:
+    import glob
+
+    return word == STREAM or glob.has_magic(word) or os.path.lexists(Path(word).expanduser())
+
+
+def _predict(options: argparse.Namespace, predictor: "Predictor", inputs: "Inputs", what: str) -> dict[str, str]:
+    """Predict and write; why files could not be read, by their paths."""
+    from vision_peft.inference.answer_inputs import Score, Wanted, answer_inputs
+    from vision_peft.inference.montage import choose_places, draw_montage
+    from vision_peft.inference.predict_files import make_dataset
+    from vision_peft.inference.write_answers import FeatureFile, JsonLines, open_csv, resume_lines
+
+    score, skipped = Score(), 0
+    if options.jsonl not in (None, STREAM) and Path(options.jsonl).exists():
+        if options.resume:
+            written = resume_lines(Path(options.jsonl))
+            for done in written:
+                if done.truth is not None:
+                    score.count(done.label, done.truth)
+            skipped = inputs.leave_out(done.path for done in written)
+            show(f"{skipped:,} of {len(inputs.paths) + skipped:,} {what} are in {options.jsonl} already", sys.stderr)
+        else:
+            Path(options.jsonl).unlink()
+    if not inputs.paths:
+        show(f"nothing is left to do: {options.jsonl} has all {skipped:,} {what}{_describe(score)}")
+        return {}
+    dataset = make_dataset(predictor.prepare, inputs.paths)
+    shown = choose_places(len(inputs.paths)) if options.montage else []
+    wanted = Wanted(options.top, options.probabilities, bool(options.features), frozenset(shown))
+    top, names = min(options.top, len(predictor.classes)), predictor.classes if options.probabilities else None
+    quiet = options.csv or options.jsonl
+    countdown = Countdown(len(inputs.paths), what, silent=not quiet and sys.stdout.isatty())
+    with contextlib.ExitStack() as stack:
+        writers: list[Any] = []
+        features = None
+        if options.jsonl:
+            path = None if options.jsonl == STREAM else Path(options.jsonl)
+            writers.append(stack.enter_context(contextlib.closing(JsonLines(path, sys.stdout, predictor.classes))))
+        if options.csv:
+            writers.append(stack.enter_context(open_csv(Path(options.csv), top, names)))
+        if options.features:
+            opened = FeatureFile(Path(options.features), predictor.classes)
+            features = stack.enter_context(contextlib.closing(opened))
+            writers.append(features)
+        writes = [writer.write for writer in writers] + ([] if quiet else [_Table(inputs.paths, predictor).write])
+        tiles, failures = answer_inputs(
+            predictor,
+            dataset,
+            inputs.labels,
+            wanted,
+            writes,
+            score,
+            workers=options.workers,
+            report=countdown.show,
+        )
+        countdown.clear()
+        if features is not None:
+            features.save()
+    read = len(inputs.paths) - len(failures)
+    summary = f"{read:,} {what}{_describe(score)}"
+    if options.montage:
+        more = "" if len(shown) == len(inputs.paths) else f"; {len(tiles)} of them, evenly spread"
+        draw_montage(dataset, tiles, str(options.source), f"{summary}{more}", Path(options.montage))
+    for name in _FILES:
+        if getattr(options, name) not in (None, STREAM):
+            show(f"wrote {printable(getattr(options, name), LONGEST_LINE)}", sys.stderr)
+    show(summary, sys.stderr if options.jsonl == STREAM else sys.stdout)
+    return failures
+
+
+class _Table:
+    """Answers as lines of a table, as wide as the terminal."""
+
+    def __init__(self, paths: Sequence[str], predictor: "Predictor") -> None:
+        columns = shutil.get_terminal_size((160, 24)).columns
+        self.label = min(max(map(len, predictor.classes)), 24)
+        self.path = min(max(map(len, paths)), max(20, columns // 2))
+        self.columns = columns if sys.stdout.isatty() else 10_000
+
+    def write(self, answers: Sequence["Answer"]) -> None:
+        lines = []
+        for answer in answers:
+            cells = [f"{printable(name, self.label):<{self.label}} {100 * p:5.1f} %" for name, p in answer.guesses]
+            wrong = answer.truth is not None and answer.truth != answer.label
+            cells[0] += f"  (true: {printable(answer.truth, self.label)})" if wrong else ""
+            line = f"{printable(answer.path, self.path):<{self.path}}  "
+            for number, cell in enumerate(cells):  # the first answer stands there however narrow it is
+                if number and len(line) + len(cell) > self.columns:
+                    break
+                line += f"{cell}   "
+            lines.append(line.rstrip())
+        if lines:
+            show("\n".join(lines))
+
+
+def _describe(score: "Score") -> str:
+    """Say how good the answers are, where something is known."""
+    if not score.known:
+        return ""
+    error = score.reliability.error
+    sure = "" if error is None else f", expected calibration error {error:.2f} %"
+    return (
+        f"; {score.right.total():,} right of {score.known:,} whose class is known: top-1 {score.top1:.2f} %, "
+        f"mean per class {score.mean_per_class:.2f} %{sure}"
+    )
+
+
+def _list_unread(causes: dict[str, str]) -> None:
+    if not causes:
+        return
+    lines = [f"{len(causes):,} input{'s' * (len(causes) > 1)} could not be read:"]
+    lines += [f"  {printable(path, LONGEST_LINE)}: {cause}" for path, cause in [*causes.items()][:_LISTED]]
+    lines += [f"  and {len(causes) - _LISTED:,} more"] if len(causes) > _LISTED else []
+    show("\n".join(lines), sys.stderr)

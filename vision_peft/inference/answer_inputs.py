@@ -1,0 +1,132 @@
+"""One pass over many files: predict them, hand the answers to what writes them, and keep the score."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from vision_peft.calibration import Reliability, find_probabilities
+from vision_peft.data.dataset import ImageDataset
+from vision_peft.inference.montage import Tile
+from vision_peft.inference.predict_files import predict_files
+from vision_peft.inference.predictor import Predictor
+from vision_peft.inference.write_answers import Answer
+
+Write = Callable[[Sequence[Answer]], None]
+
+
+@dataclass
+class Score:
+    """How good answers are where the truth is known."""
+
+    support: Counter[str] = field(default_factory=Counter)  # files, by true label
+    right: Counter[str] = field(default_factory=Counter)
+    reliability: Reliability = field(default_factory=Reliability)
+
+    def count(self, label: str, truth: str) -> None:
+        """Take in one answer."""
+        self.support[truth] += 1
+        self.right[truth] += label == truth
+
+    @property
+    def known(self) -> int:
+        """Files whose truth is known."""
+        return self.support.total()
+
+    @property
+    def top1(self) -> float:
+        """Share of right answers in percent."""
+        return 100 * self.right.total() / self.known
+
+    @property
+    def mean_per_class(self) -> float:
+        """Mean over the classes that occur of their shares of right answers, in percent."""
+        return sum(100 * self.right[name] / count for name, count in self.support.items()) / len(self.support)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of each file.
+
+    Attributes:
+        top: likeliest labels.
+        probabilities: of all classes, too.
+        features: too.
+        shown: places of the files whose answers are kept for a picture.
+    """
+
+    top: int = 5
+    probabilities: bool = False
+    features: bool = False
+    shown: frozenset[int] = frozenset()
+
+
+def answer_inputs(
+    predictor: Predictor,
+    dataset: ImageDataset,
+    labels: Sequence[int | None],
+    wanted: Wanted,
+    writers: Sequence[Write],
+    score: Score,
+    *,
+    workers: int | str = "auto",
+    report: Callable[[int], None] = lambda done: None,
+) -> tuple[list[Tile], dict[str, str]]:
+    """Predict all files of a data set, in order.
+
+    Args:
+        predictor: of the model.
+        dataset: of `make_dataset`.
+        labels: of the files, where they are known.
+        wanted: of each.
+        writers: get the answers, batch by batch.
+        score: counts them.
+        workers: as in evaluation.
+        report: is told how many files are done.
+
+    Returns:
+        The answers to be shown, and why files could not be predicted, by their paths.
+    """
+    tiles, failures, done = list[Tile](), dict[str, str](), 0
+    for places, outputs, failed in predict_files(predictor, dataset, workers):
+        causes = dict(failed)
+        finite = outputs.logits.isfinite().all(1).tolist()
+        causes |= {
+            place: "the model answers with NaN or infinity"
+            for place, good in zip(places, finite, strict=True)
+            if not good
+        }
+        failures |= {dataset.path(dataset.first_item(place)): causes[place] for place in sorted(causes)}
+        kept = [row for row, good in enumerate(finite) if good]
+        probabilities = find_probabilities(outputs.logits[kept], predictor.temperature)
+        guesses = predictor.name(probabilities, wanted.top)
+        answers = []
+        for row, (place, named) in enumerate(zip([places[row] for row in kept], guesses, strict=True)):
+            label = labels[place]
+            truth = None if label is None else predictor.classes[label]
+            answer = Answer(
+                dataset.path(dataset.first_item(place)),
+                named,
+                truth,
+                probabilities[row].tolist() if wanted.probabilities else None,
+                outputs.features[kept[row]].numpy() if wanted.features else None,
+            )
+            answers.append(answer)
+            if truth is not None:
+                score.count(answer.label, truth)
+            if place in wanted.shown:
+                tiles.append(Tile(place, *named[0], truth))
+        score.reliability.add(*_with_truth(probabilities, [labels[places[row]] for row in kept]))
+        for write in writers:
+            write(answers)
+        done += len(places) + len(failed)
+        report(done)
+    return tiles, failures
+
+
+def _with_truth(probabilities: Tensor, labels: Sequence[int | None]) -> tuple[Tensor, Tensor]:
+    """Return the probabilities and labels of the answers whose truth is known."""
+    known = [row for row, label in enumerate(labels) if label is not None]
+    return probabilities[known], torch.tensor([labels[row] for row in known], dtype=torch.int64)

@@ -1,0 +1,189 @@
+"""Find what a user wants to have predicted: files, folders, patterns, lists, and what class each is known to be of."""
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vision_peft.data.annotations.list_files import is_integer, iterate_lines
+from vision_peft.data.annotations.list_lines import PATH_WORDS, ListLines, read_list_lines
+from vision_peft.data.annotations.scan_folder import FileKind, FolderScan
+from vision_peft.data.annotations.video_paths import VIDEO_EXTENSIONS
+from vision_peft.data.decoding.image_kinds import EXTENSIONS, MISSING_PLUGINS, starts_as_image
+from vision_peft.data.decoding.video_file import VideoDecodeError, find_container
+from vision_peft.data.item_names import to_nfc
+from vision_peft.data.problems import raise_problems
+from vision_peft.suggest import Suggestions
+
+LIST_EXTENSIONS = (".txt", ".csv", ".tsv", ".lst")
+FROM_STDIN = "-"
+
+
+@dataclass
+class Inputs:
+    """What there is to predict: `labels[i]` is the number of the class that `paths[i]` is known to be of, else None."""
+
+    paths: list[str] = field(default_factory=list)
+    labels: list[int | None] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)  # paths that were named and are not there, and why
+    left_out: Counter[str] = field(default_factory=Counter)  # files in folders that are of another kind, by extension
+
+    def add(self, path: str, label: int | None) -> None:
+        """Add one file."""
+        self.paths.append(path)
+        self.labels.append(label)
+
+    def leave_out(self, paths: Iterable[str]) -> int:
+        """Take out files that are done already, and return how many that are."""
+        done = set(paths)
+        kept = [place for place, path in enumerate(self.paths) if path not in done]
+        gone = len(self.paths) - len(kept)
+        self.paths = [self.paths[place] for place in kept]
+        self.labels = [self.labels[place] for place in kept]
+        return gone
+
+
+def find_inputs(words: Iterable[str], clips: bool, classes: Sequence[str], stdin: Iterable[str] = ()) -> Inputs:
+    """Find the images, or for a model of clips the videos, that the words of a command line mean, in their order.
+
+    A word is a file; a folder, of which all files are taken, at any depth; a pattern such as `photos/**/*.jpg`; a list
+    (`LIST_EXTENSIONS`) with a path, or a path and a label, a line; or `-` for paths on `stdin`, one a line. The class
+    of a file is known from a labelled list, or from the name of a folder it lies in. For a model of clips a folder with
+    images in it is a video, frame by frame.
+
+    Args:
+        words: as typed.
+        clips: whether the model takes videos.
+        classes: names in label order.
+        stdin: lines.
+
+    Raises:
+        ValueError: lists with lines that make no sense or labels that are no class; all of them are named.
+    """
+    found, problems = Inputs(), list[str]()
+    finder = _Finder(found, clips, classes, problems)
+    for word in words:
+        if word == FROM_STDIN:
+            for line in stdin:
+                if path := line.rstrip("\r\n"):
+                    finder.add_file(path)
+        else:
+            finder.add_word(word)
+    raise_problems("lists of inputs", [*dict.fromkeys(problems)])
+    return found
+
+
+class _Finder:
+    def __init__(self, found: Inputs, clips: bool, classes: Sequence[str], problems: list[str]) -> None:
+        self.found, self.clips, self.classes, self.problems = found, clips, classes, problems
+        self.label_of: Mapping[str, int] = {to_nfc(name): label for label, name in enumerate(classes)}
+        self.kind = (
+            FileKind("video", VIDEO_EXTENSIONS, {}, _starts_as_video)
+            if clips
+            else FileKind("image", EXTENSIONS, MISSING_PLUGINS, starts_as_image)
+        )
+
+    def add_word(self, word: str) -> None:
+        path = Path(word).expanduser()
+        if path.is_dir():
+            self.add_folder(str(path))
+        elif path.suffix.lower() in LIST_EXTENSIONS and path.is_file():
+            self.add_list(path)
+        elif glob.has_magic(word) and not os.path.lexists(path):
+            matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
+            for match in matches:
+                self.add_word(match)
+            if not matches:
+                self.found.absent[word] = "nothing has a name of this pattern"
+        else:
+            self.add_file(str(path))
+
+    def add_file(self, path: str) -> None:
+        if not os.path.lexists(path):
+            self.found.absent[path] = "there is no such file"
+            return
+        self.found.add(path, self.label_of.get(to_nfc(Path(path).absolute().parent.name)))
+
+    def add_folder(self, folder: str) -> None:
+        """Add all files of a folder, or for a model of clips the folder itself and those in it that hold frames."""
+        scan = FolderScan(self.kind, recursive=True, leave_out=())
+        names, left_out = scan.list_files(folder)
+        if self.clips:
+            frames = _find_frame_folders(folder)
+            for below in frames:
+                self.found.add(below, self._label_in(folder, os.path.relpath(below, folder)))
+            kept = {kind: count for kind, count in left_out.items() if not frames or kind not in EXTENSIONS}
+            left_out = Counter(kept)
+        for name in names:
+            self.found.add(os.path.join(folder, name), self._label_in(folder, name))  # noqa: PTH118
+        self.found.left_out += left_out
+        for problem in scan.problems:
+            path, _, why = problem.partition(": ")
+            self.found.absent[path] = why
+
+    def _label_in(self, folder: str, name: str) -> int | None:
+        """Return the class of the innermost folder on the way from `folder`, itself included, to a file in it."""
+        above = [Path(folder).absolute().name, *Path(name).parts[:-1]]
+        return next((self.label_of[to_nfc(each)] for each in reversed(above) if to_nfc(each) in self.label_of), None)
+
+    def add_list(self, file: Path) -> None:
+        """Add what a list names: a path a line, or a path and a label."""
+        if self._is_plain(file):
+            lines = [line.strip() for _, line in iterate_lines(file, self.problems)]
+            for path in lines[1 if lines[0].lower() in PATH_WORDS else 0 :]:
+                self.add_file(_find_listed(file, path))
+            return
+        lines = read_list_lines(file, self.problems)
+        labels = self._find_labels(file, lines)
+        for path, text in zip(lines.paths, lines.labels, strict=True):
+            full = _find_listed(file, path)
+            if os.path.lexists(full):
+                self.found.add(full, labels.get(text))
+            else:
+                self.found.absent[full] = f"there is no such file, {file} names it"
+
+    def _is_plain(self, file: Path) -> bool:
+        """Whether a list holds paths and nothing else, by its first lines."""
+        lines = [line.strip() for (_, line), _ in zip(iterate_lines(file, self.problems), range(2), strict=False)]
+        if not lines:
+            return True
+        if lines[0].lower() in PATH_WORDS or os.path.lexists(_find_listed(file, lines[-1])):
+            return True
+        return not any(mark in lines[0] for mark in " \t,;")
+
+    def _find_labels(self, file: Path, lines: ListLines) -> dict[int, int]:
+        """Return the class of each text in the place of a label: its number where all are numbers, else its name."""
+        texts, classes = lines.texts, len(self.classes)
+        if all(is_integer(text) and 0 <= int(text) < classes for text in texts):
+            return {place: int(text) for place, text in enumerate(texts)}
+        suggest = Suggestions(self.label_of)
+        unknown = [text for text in texts if to_nfc(text) not in self.label_of]
+        self.problems += [f"{file}: {text!r} is not one of the {classes} classes{suggest(text)}" for text in unknown]
+        return {place: self.label_of.get(to_nfc(text), -1) for place, text in enumerate(texts)}
+
+
+def _find_listed(file: Path, path: str) -> str:
+    """Return where a path of a list leads: below the folder of the list, else from here."""
+    beside = str(file.parent / path)
+    return path if not os.path.lexists(beside) and os.path.lexists(path) else beside
+
+
+def _starts_as_video(path: str) -> bool:
+    try:
+        return bool(find_container(path))
+    except VideoDecodeError:
+        return False
+
+
+def _find_frame_folders(folder: str) -> list[str]:
+    """List the folders, `folder` itself or below it, that hold images directly and no video."""
+    pictures = EXTENSIONS - VIDEO_EXTENSIONS
+    found = []
+    for below, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        kinds = {Path(name).suffix.lower() for name in names if not name.startswith(".")}
+        if kinds & pictures and not kinds & VIDEO_EXTENSIONS:
+            found.append(below)
+    return found

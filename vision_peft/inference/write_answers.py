@@ -1,0 +1,208 @@
+"""Write predictions to files: lines of JSON that a later start goes on with, a table as CSV, features as npz."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from vision_peft.printable import for_csv, printable
+from vision_peft.safe_files import open_regular, open_to_append, replacing
+from vision_peft.strict_json import parse_json
+
+MAX_LINE = 2**24  # bytes of one answer; 100,000 classes with their probabilities take 3 million
+
+
+class Answer(NamedTuple):
+    """What the model says of one file."""
+
+    path: str
+    guesses: list[tuple[str, float]]  # label, probability; the likeliest first
+    truth: str | None  # the label, where it is known
+    probabilities: list[float] | None  # of all classes, where they are asked for
+    features: np.ndarray | None
+
+    @property
+    def label(self) -> str:
+        """The likeliest label."""
+        return self.guesses[0][0]
+
+
+class JsonLines:
+    """A file of one JSON object a line, appended to as answers come: whatever ends the program, whole lines are there.
+
+    A line holds `path`, `label`, `probability`, `top` (pairs, the likeliest first), `true` where it is known and
+    `probabilities` (by class) where they are asked for.
+
+    Args:
+        file: to append to; None writes to `stream`.
+        stream: of text.
+        classes: names, for `probabilities`.
+    """
+
+    def __init__(self, file: Path | None, stream: IO[str], classes: Sequence[str]) -> None:
+        self.classes, self._stream = classes, stream
+        self._file = None if file is None else open_to_append(file)
+
+    def write(self, answers: Sequence[Answer]) -> None:
+        """Append answers."""
+        text = "".join(_dump(self._describe(answer)) + "\n" for answer in answers)
+        if self._file is None:
+            self._stream.write(text)
+            self._stream.flush()
+            return
+        left = memoryview(text.encode())
+        while left:
+            left = left[self._file.write(left) :]
+
+    def close(self) -> None:
+        """Bring the lines to the disk."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def _describe(self, answer: Answer) -> dict[str, Any]:
+        label, probability = answer.guesses[0]
+        found: dict[str, Any] = {"path": answer.path, "label": label, "probability": probability}
+        found |= {} if answer.truth is None else {"true": answer.truth}
+        found["top"] = [[name, value] for name, value in answer.guesses]
+        if answer.probabilities is not None:
+            found["probabilities"] = dict(zip(self.classes, answer.probabilities, strict=True))
+        return found
+
+
+def _dump(entry: dict[str, Any]) -> str:
+    text = json.dumps(entry, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a name of a file that is not UTF-8
+        text = json.dumps(entry)
+    return text
+
+
+class Written(NamedTuple):
+    """One answer that an earlier start wrote."""
+
+    path: str
+    label: str
+    truth: str | None
+
+
+def resume_lines(file: Path) -> list[Written]:
+    """Return what a file of answers holds already; a last line without its end is cut off.
+
+    Raises:
+        ValueError: a line that is no answer, by its number.
+    """
+    found, length = list[Written](), 0
+    with open_regular(file) as opened:
+        for number, line in enumerate(iter(lambda: opened.readline(MAX_LINE), b""), start=1):
+            if not line.endswith(b"\n"):
+                if len(line) == MAX_LINE:
+                    raise ValueError(f"{file}:{number}: a line of more than {MAX_LINE:,} bytes is no answer of predict")
+                break
+            found.append(_read_line(line, f"{file}:{number}"))
+            length += len(line)
+    if length < file.stat().st_size:
+        os.truncate(file, length)
+    return found
+
+
+def _read_line(line: bytes, where: str) -> Written:
+    try:
+        values = parse_json(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: not a line of JSON: {error}") from None
+    known = values if isinstance(values, dict) else {}
+    path, label, truth = (known.get(key) for key in ("path", "label", "true"))
+    if not isinstance(path, str) or not isinstance(label, str) or not isinstance(truth, str | None):
+        raise ValueError(f"{where}: not an answer of predict (path, label, ...): {printable(values, 60)}")
+    return Written(path, label, truth)
+
+
+class CsvTable:
+    """A table with a row a file: path, likeliest label, its probability, the others of the top, all probabilities.
+
+    Args:
+        file: the open file.
+        top: how many labels.
+        classes: names for the columns of all probabilities; None leaves them out.
+    """
+
+    def __init__(self, file: IO[bytes], top: int, classes: Sequence[str] | None) -> None:
+        self._file, self._text = file, io.StringIO(newline="")
+        self._writer = csv.writer(self._text)
+        others = [name for rank in range(2, top + 1) for name in (f"label_{rank}", f"probability_{rank}")]
+        named = [for_csv(f"p({name})") for name in classes or ()]
+        self._row(["path", "label", "probability", "true", *others, *named])
+
+    def write(self, answers: Sequence[Answer]) -> None:
+        """Append a row for each answer."""
+        for answer in answers:
+            (label, probability), *others = answer.guesses
+            rest = [cell for name, value in others for cell in (for_csv(name), value)]
+            first = [for_csv(answer.path), for_csv(label), probability, for_csv(answer.truth)]
+            self._row([*first, *rest, *(answer.probabilities or ())])
+
+    def _row(self, cells: Sequence[object]) -> None:
+        self._writer.writerow(cells)
+        self._file.write(self._text.getvalue().encode("utf-8", "backslashreplace"))
+        self._text.seek(0)
+        self._text.truncate()
+
+
+@contextlib.contextmanager
+def open_csv(file: Path, top: int, classes: Sequence[str] | None) -> Iterator[CsvTable]:
+    """Give a table that takes the place of `file` at the end, whole or not at all."""
+    with replacing(file) as opened:
+        yield CsvTable(opened, top, classes)
+
+
+class FeatureFile:
+    """Embeddings of files as an npz of `features` (N D, float32), `paths`, `labels` (-1: unknown) and `classes`.
+
+    The rows wait in a temporary file, so that a million of them take no memory. `numpy.load` reads the result without
+    pickle.
+    """
+
+    def __init__(self, file: Path, classes: Sequence[str]) -> None:
+        self.file, self.classes = file, list(classes)
+        self._rows = tempfile.TemporaryFile(dir=file.parent)  # noqa: SIM115
+        self._width = 0
+        self._paths, self._labels = list[str](), list[int]()
+
+    def write(self, answers: Sequence[Answer]) -> None:
+        """Append a row for each answer."""
+        for answer in answers:
+            if answer.features is None:
+                raise ValueError("an answer without features cannot be written to a file of features")
+            row = answer.features.astype(np.float32)
+            self._width = len(row)
+            self._rows.write(row.tobytes())
+            self._paths.append(answer.path)
+            self._labels.append(self.classes.index(answer.truth) if answer.truth in self.classes else -1)
+
+    def save(self) -> None:
+        """Write the file."""
+        self._rows.flush()
+        shape = len(self._paths), self._width
+        features = np.memmap(self._rows, np.float32, "r", shape=shape) if all(shape) else np.empty(shape, np.float32)
+        texts = [text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for text in self._paths]
+        with replacing(self.file) as opened:
+            np.savez(
+                opened,
+                features=features,
+                paths=np.array(texts, dtype=np.str_),
+                labels=np.array(self._labels, dtype=np.int64),
+                classes=np.array(self.classes, dtype=np.str_),
+            )
+
+    def close(self) -> None:
+        """Let go of the rows."""
+        self._rows.close()
