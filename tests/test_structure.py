@@ -18,7 +18,7 @@ ALLOWED = {
     "distributed": {"tuning"},
     "config": {"methods", "tuning", "data", "distributed"},
     "runs": {"config", "data", "distributed", "results"},
-    "inference": {"runs", "config", "data", "distributed", "formats", "methods", "tuning", "backbones"},
+    "inference": {"runs", "config", "data", "results", "distributed", "formats", "methods", "tuning", "backbones"},
     "cli": {"training", "inference", "runs", "config", "distributed", "data", "results"},
     "training": {"runs", "config", "distributed", "formats", "methods", "tuning", "backbones", "data", "results"},
 }

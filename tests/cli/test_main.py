@@ -99,6 +99,7 @@ def test_a_misspelt_verb_is_one_line_with_exit_code_2(tmp_path: Path) -> None:
         (["report", "nowhere"], 2, "no such file or folder: nowhere"),
         (["merge", "nowhere", "-o", "out"], 2, "nowhere is not a folder"),
         (["convert", "tests", "out", "sorce=vpt"], 2, "did you mean source?"),
+        (["share", ".", "flowers"], 2, "flowers is not a name of the hub: wanted OWNER/NAME"),
         (["export", "nowhere", "-o", "x.onnx", "--format", "onx"], 2, "did you mean onnx?"),
     ],
 )
