@@ -14,7 +14,7 @@ from support.tuned_folders import save_tuned
 
 import vision_peft as vp
 from vision_peft.cli import convert
-from vision_peft.cli._foreign import OF_READERS
+from vision_peft.cli._foreign import OF_READERS, list_checkpoint
 from vision_peft.cli.main import main
 from vision_peft.formats.foreign.read import _module, list_sources
 
@@ -67,6 +67,24 @@ def test_evaluate_takes_the_file_itself(place: Path, capsys: pytest.CaptureFixtu
     assert main(["evaluate", "out", *data, "--json", "converted.json"]) == 0
     assert json.loads((place / "direct.json").read_text()) == json.loads((place / "converted.json").read_text())
     assert capsys.readouterr().out.count("folder test: top-1 ") == 2
+
+
+def test_predict_takes_the_file_itself(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (20, 10), (80, 30, 99)).save(place / "a.png")
+    given = ["source=adaptformer", "num_heads=2"]
+    common = ["a.png", "--device", "cpu", "--workers", "0", "--jsonl", "-"]
+    assert main(["predict", "checkpoint.pth", *given, *common]) == 0
+    direct = capsys.readouterr().out
+    assert main(["convert", "checkpoint.pth", "out", *given]) == 0
+    capsys.readouterr()
+    assert main(["predict", "out", *common]) == 0
+    assert (capsys.readouterr().out, '"a.png"' in direct) == (direct, True)
+    weights = ["source=hf_peft", f"backbone.name={NAME}", "backbone.checkpoint=vit.safetensors"]
+    assert list_checkpoint(weights) == {"checkpoint": "vit.safetensors"}
+    for verb in ("predict", "evaluate"):
+        with pytest.raises(SystemExit):
+            main([verb, "checkpoint.pth", "a.png"] if verb == "predict" else [verb, "checkpoint.pth"])
+        assert "hf-hub:OWNER/NAME; a file of official code needs source=NAME" in capsys.readouterr().err
 
 
 def test_every_keyword_of_a_reader_can_be_typed() -> None:

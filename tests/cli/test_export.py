@@ -54,6 +54,9 @@ def test_images_of_the_run_itself_are_taken_where_there_is_one(
     (place / "run" / "config.yaml").write_text("data: {name: folder, root: gone}\n")
     assert main(["export", "run", "-o", "x.pt", "--overwrite"]) == 0
     assert "8 images of noise (seed 0; the run's data: data.root=gone is not a folder" in capsys.readouterr().out
+    (place / "run" / "config.yaml").write_text("data: {name: hf, hub: someone/photos}\n")
+    assert main(["export", "run", "-o", "x.pt", "--overwrite"]) == 0
+    assert "8 images of noise (seed 0; the run's data: it is on the hub, and nothing is" in capsys.readouterr().out
 
 
 def test_what_is_shown_to_both_are_the_pixels_of_evaluation(place: Path) -> None:

@@ -1,6 +1,8 @@
 """What verbs take that read files of official code: `source=`, what such a file cannot tell, and its backbone."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,42 @@ def read_given(overrides: Sequence[str], further: Sequence[str] = ()) -> dict[st
         ConfigError: every word that cannot be read or is not known.
     """
     return read_overrides(overrides, values=(*VALUES, *further), sections=("backbone", "input"))
+
+
+@contextlib.contextmanager
+def convert_first(path: str | Path, of_file: Sequence[str]) -> Iterator[str | Path]:
+    """Give the run or adapter folder at `path`; where `of_file` has words, the adapter that the file there becomes.
+
+    That adapter is gone at the end. Torch has been imported.
+    """
+    if not of_file:
+        yield path
+        return
+    from vision_peft.inference.convert import convert_foreign
+
+    given = read_given(of_file)
+    with tempfile.TemporaryDirectory() as place:
+        convert_foreign(path, Path(place) / "adapter", str(given["source"]), **list_arguments(given))
+        yield Path(place) / "adapter"
+
+
+def list_checkpoint(of_file: Sequence[str]) -> dict[str, Any]:
+    """Return the file of the backbone's weights that the words name, as an argument of `vp.load`, if there is one."""
+    backbone = read_given(of_file).get("backbone") or {}
+    return {key: backbone[key] for key in ("checkpoint",) if key in backbone}
+
+
+def check_source(path: str, of_file: Sequence[str]) -> None:
+    """Raise, before torch is imported, where `path` is no folder, or of a file where it or a word is not known."""
+    if of_file:
+        read_given(of_file)
+        if not Path(path).exists():
+            raise FileNotFoundError(f"{path}: there is no such file or folder")
+    elif not path.startswith(("hf-hub:", "hf_hub:")) and not Path(path).expanduser().is_dir():
+        raise FileNotFoundError(
+            f"{path} is not a folder: wanted a run folder, an adapter folder or hf-hub:OWNER/NAME; a file of official "
+            "code needs source=NAME"
+        )
 
 
 def read_classes(path: Path | None) -> list[str] | None:

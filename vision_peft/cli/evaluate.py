@@ -7,13 +7,11 @@ vision-peft evaluate FILE source=ssf num_heads=12 data=folder data.root=photos  
 torchrun --nproc_per_node=4 -m vision_peft evaluate RUN                      four processes share the data
 """
 
-import contextlib
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from vision_peft.cli._foreign import list_arguments, read_given, split_given
+from vision_peft.cli._foreign import check_source, convert_first, split_given
 from vision_peft.cli._verb import add_config_dir, announce_loading, make_parser, suggest_next, write_output
 from vision_peft.config.data_overrides import read_overrides
 
@@ -35,27 +33,14 @@ def main(argv: Sequence[str]) -> int:
     add_config_dir(parser)
     arguments = parser.parse_intermixed_args(argv)
     overrides, of_file = split_given(arguments.overrides)
-    given = read_given(of_file)
     read_overrides(overrides, config_dir=arguments.config_dir)
-    if of_file:
-        if not Path(arguments.folder).exists():
-            raise FileNotFoundError(f"{arguments.folder}: there is no such file or folder")
-    elif not Path(arguments.folder).is_dir():
-        raise FileNotFoundError(
-            f"{arguments.folder} is not a folder: wanted a run folder or an adapter folder; a file needs source=..."
-        )
+    check_source(arguments.folder, of_file)
     announce_loading()
     from vision_peft.distributed.processes import on_rank0, print_rank0
     from vision_peft.training.evaluate_saved import evaluate_saved
     from vision_peft.training.evaluation import format_metrics, to_json
 
-    with contextlib.ExitStack() as until_done:
-        folder = arguments.folder
-        if of_file:
-            from vision_peft.inference.convert import convert_foreign
-
-            folder = Path(until_done.enter_context(tempfile.TemporaryDirectory())) / "adapter"
-            convert_foreign(arguments.folder, folder, str(given["source"]), **list_arguments(given))
+    with convert_first(arguments.folder, of_file) as folder:
         done = evaluate_saved(folder, overrides, arguments.config_dir)
     print_rank0(f"{done.data.name} {done.split}: {format_metrics(done.metrics)}")
     if arguments.json:

@@ -9,7 +9,8 @@ INPUT is a file, a folder, a pattern in quotes, a list (.txt, .csv, .tsv, .lst: 
 paths below the folder of the list or from here), or - for paths on stdin. Where a list has labels, or files lie in
 folders named as classes, the accuracy is printed. Photographs are turned upright as their EXIF data say; evaluate, as
 the published benchmarks, does not: --no-exif. Probabilities are calibrated where val was there when training ended;
---raw leaves that out. Files that cannot be read are listed at the end, and the exit code is then 1.
+--raw leaves that out. Files that cannot be read are listed at the end, and the exit code is then 1. In place of a run a
+file of official code is taken with what vision-peft convert takes: FILE photos source=ssf num_heads=12.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vision_peft.cli._foreign import check_source, convert_first, list_checkpoint, split_given
 from vision_peft.cli._progress import Countdown
 from vision_peft.cli._verb import announce_loading, make_parser
 from vision_peft.printable import LONGEST_LINE, name_some, printable, show
@@ -40,7 +42,8 @@ _FILES = {"csv": ".csv", "jsonl": ".jsonl", "features": ".npz", "montage": ".png
 def main(argv: Sequence[str]) -> int:
     """Parse, predict, write, print."""
     options = _parse(argv)
-    _check(options)
+    options.inputs, of_file = split_given(options.inputs)
+    _check(options, of_file)
     announce_loading()
     from vision_peft.data.annotations.list_files import read_class_names
     from vision_peft.data.problems import raise_problems
@@ -51,16 +54,18 @@ def main(argv: Sequence[str]) -> int:
     classes = read_class_names(Path(options.classes), problems) if options.classes else None
     raise_problems("--classes", problems)
     given = {key: value for key in ("backbone", "checkpoint") if (value := getattr(options, key)) is not None}
-    predictor = Predictor(
-        options.source,
-        options.device,
-        options.batch_size,
-        raw=options.raw,
-        precision=options.precision,
-        classes=classes,
-        exif_rotation=not options.no_exif,
-        **given,
-    )
+    given |= list_checkpoint(of_file)
+    with convert_first(options.source, of_file) as source:
+        predictor = Predictor(
+            source,
+            options.device,
+            options.batch_size,
+            raw=options.raw,
+            precision=options.precision,
+            classes=classes,
+            exif_rotation=not options.no_exif,
+            **given,
+        )
     if not predictor.model.num_classes:
         raise ValueError(
             "this adapter has no head, so that it names no classes: vp.Predictor(...).features has its features"
@@ -104,7 +109,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: argparse.Namespace, of_file: Sequence[str]) -> None:
     """Raise what can be said before torch is imported."""
     if options.top < 1:
         raise ValueError(f"--top is a number of labels from 1 on, got {options.top}")
@@ -124,10 +129,7 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"{', '.join(f'--{name}' for name in targets)} must be different files")
     if wrong := [f"--{name} -" for name in ("csv", "features", "montage") if getattr(options, name) == STREAM]:
         raise ValueError(f"{wrong[0]}: only --jsonl writes to stdout")
-    if not options.source.startswith("hf-hub:") and not Path(options.source).expanduser().is_dir():
-        raise FileNotFoundError(
-            f"{options.source} is not a folder: wanted a run folder, an adapter folder or hf-hub:OWNER/NAME"
-        )
+    check_source(options.source, of_file)
     if not any(_may_be_there(word) for word in options.inputs):
         raise FileNotFoundError(f"there is no such file or folder: {name_some(options.inputs, 5)}")
 

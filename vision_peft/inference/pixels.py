@@ -54,8 +54,10 @@ def read_own(model: Any, source: str | Path, number: int) -> tuple[Tensor, str]:
         return draw_noise(model, number), f"{number} images of noise (seed {SEED}; there is no run to take images of)"
     try:
         check_read_folder(run)
-        section = {key: value for key, value in read_config(run)["data"].items() if key != "download"}
-        data = parse_data(section)
+        section = read_config(run)["data"]
+        if section.get("hub"):
+            raise ValueError("it is on the hub, and nothing is fetched for this")
+        data = parse_data({key: value for key, value in section.items() if key != "download"})
         dataset = data.load("test")
         dataset.set_evaluation({**complete_settings(model), **_AS_THEY_ARE})
         step = max(1, len(dataset) // number)
