@@ -14,7 +14,7 @@ from vision_peft.backbones.names import check_has_weights, is_pypi_name
 from vision_peft.config.command_line import compose_config, prepare
 from vision_peft.config.errors import ConfigError
 from vision_peft.config.parse import parse_config, to_dict
-from vision_peft.training.search import expand_grid
+from vision_peft.search.trials import expand_grid
 from vision_peft.training.trained import train
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "experiment"

@@ -19,7 +19,8 @@ ALLOWED = {
     "config": {"methods", "tuning", "data", "distributed"},
     "runs": {"config", "data", "distributed", "results"},
     "inference": {"runs", "config", "data", "results", "distributed", "formats", "methods", "tuning", "backbones"},
-    "cli": {"training", "inference", "runs", "config", "distributed", "data", "results"},
+    "cli": {"search", "training", "inference", "runs", "config", "distributed", "data", "results"},
+    "search": {"training", "runs", "config", "distributed", "data", "results"},
     "training": {"runs", "config", "distributed", "formats", "methods", "tuning", "backbones", "data", "results"},
 }
 PUBLIC_API = {"cli", "config", "distributed", "runs", "training"}  # may say `import vision_peft`; all below may not
@@ -35,7 +36,7 @@ ALLOWED_IN_DATA = {
 }
 
 # Room -> at most so many files, at most so long a chain of imports inside.
-SIZES = {"training": (16, 8)}
+SIZES = {"training": (15, 8)}
 
 # What may import a model file of timm.
 KNOWS_TIMM = ("vision_peft.tuning.families.", "vision_peft.backbones.")

@@ -11,7 +11,7 @@ from vision_peft.config.parse import parse_config, to_dict
 from vision_peft.config.renames import KEYS, VALUES, with_todays_names
 from vision_peft.formats.input_record import _RENAMED
 from vision_peft.runs.run_config import read_config
-from vision_peft.training.search import expand_grid
+from vision_peft.search.trials import expand_grid
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ PRELOADED = [  # what the tools import, and what torch imports late
     "torchmetrics.functional.classification",
     "vision_peft.training.benchmark",
     "vision_peft.training.evaluate_saved",
-    "vision_peft.training.search",
+    "vision_peft.search.trials",
     "vision_peft.training.suite",
 ]
 TIMEOUT_S = 300

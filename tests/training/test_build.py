@@ -1,12 +1,16 @@
 """What the loop gets: splits of a protocol and the way from an image to the model's input."""
 
+import gc
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from vision_peft.config.parse import Config
 from vision_peft.config.schema import Recipe
 from vision_peft.data.annotations.split_items import SplitItems
+from vision_peft.training import trained as train_module
 from vision_peft.training.build import check_shares, create_model, input_settings, load_splits
 
 Tiny = Callable[..., Config]
@@ -45,3 +49,23 @@ def test_a_share_in_which_images_cannot_be_paired_is_refused(
 def test_shares_that_can_be_paired_and_recipes_that_pair_nothing_pass() -> None:
     check_shares(Recipe(batch_size=8, mixup=0.8, accumulate=2), 2, 60)
     check_shares(Recipe(batch_size=6), 2, 3)
+
+
+@pytest.mark.parametrize("protocol", ["val_select", "val_select_retrain"])
+def test_a_run_that_has_ended_keeps_no_model(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, protocol: str) -> None:
+    models: list[weakref.ref] = []
+    real = train_module.attach_methods
+
+    def attach(*arguments: Any) -> Any:
+        models.append(weakref.ref(model := real(*arguments)))
+        return model
+
+    monkeypatch.setattr(train_module, "attach_methods", attach)
+    usual = gc.get_threshold()
+    gc.set_threshold(0)  # Python looks for what refers to itself only now and then; here never
+    try:
+        train_module.train(tiny("recipe.epochs=1", f"protocol={protocol}"))
+        alive = [model() is not None for model in models]
+    finally:
+        gc.set_threshold(*usual)
+    assert alive == [False] * {"val_select": 1, "val_select_retrain": 2}[protocol]

@@ -19,10 +19,10 @@ from vision_peft.config.run_id import run_folder
 from vision_peft.data import DATASETS
 from vision_peft.data.datasets.vtab1k import VTAB1k
 from vision_peft.results.find_rows import find_rows
+from vision_peft.search.optuna_search import search_optuna
+from vision_peft.search.trials import tune_and_test
 from vision_peft.training import suite
 from vision_peft.training.evaluate_saved import evaluate_saved
-from vision_peft.training.search import tune_and_test
-from vision_peft.training.search_optuna import search_optuna
 from vision_peft.training.suite import list_tasks, train_suite
 from vision_peft.training.trained import Trained, train
 

@@ -33,8 +33,8 @@ def main(argv: Sequence[str]) -> int:
     (run,) = read_command_line(overrides).runs
     check_roots([run])
     announce_loading()
-    from vision_peft.training.search import search_grid, tune_and_test
-    from vision_peft.training.search_optuna import search_optuna
+    from vision_peft.search.optuna_search import search_optuna
+    from vision_peft.search.trials import search_grid, tune_and_test
 
     search = functools.partial(search_optuna, number=arguments.optuna) if arguments.optuna else search_grid
     config = run.parse()

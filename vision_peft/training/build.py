@@ -27,6 +27,7 @@ from vision_peft.protocols import list_splits
 from vision_peft.runs.compare_data import describe_since
 from vision_peft.runs.data_record import DataRecord
 from vision_peft.runs.find_run import find_other_root
+from vision_peft.tuning.record import clear_record
 
 
 def load_splits(config: Config) -> dict[str, ImageDataset]:
@@ -182,6 +183,15 @@ def attach_methods(model: Any, config: Config, train_set: ImageDataset, device: 
         if isinstance(layer, nn.Conv2d) and config.channels_last:
             layer.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return model.to(device)
+
+
+def forget_tuning(*models: nn.Module) -> None:
+    """Take off `models`, which nothing needs any more, what refers back to them, so that their memory is free at once.
+
+    Python would look for it only now and then, and a search would hold the models of many trials.
+    """
+    for model in models:
+        clear_record(model)
 
 
 def _store_frozen(layer: nn.Module, dtype: torch.dtype) -> None:

@@ -52,6 +52,7 @@ from vision_peft.training.build import (
     check_shares,
     create_bare_model,
     describe_data_since,
+    forget_tuning,
     input_settings,
     load_splits,
     set_transforms,
@@ -218,10 +219,10 @@ def _run_phases(
             progress.start_phase(number)
             state = None
         if number:
-            epochs = progress.count_epochs(config)
-            run.say(f"val chose {epochs} epochs: training a new model on {phase.trained} for as many")
-            bare = create_bare_model(config)
-            model = attach_methods(bare, config, training.splits[phase.trained], training.compute.holds)
+            run.say(f"val chose {progress.count_epochs(config)} epochs: a new model trains for as many")
+            forget_tuning(model)
+            train_set, device = training.splits[phase.trained], training.compute.holds
+            model = attach_methods(create_bare_model(config), config, train_set, device)
         started = time.perf_counter()
         with cached_features(training, model, phase) as (fed, words):
             if words:
@@ -237,9 +238,8 @@ def _evaluate_and_save(training: Training, model: Any, kept: Mapping[str, Tensor
     load_tuned(model, kept)
     plain = model
     if compute.sharded:  # an adapter belongs to a model, not to shards of one
-        plain = attach_methods(
-            create_bare_model(config), config, splits[PHASES[config.protocol][0].trained], compute.holds
-        )
+        train_set = splits[PHASES[config.protocol][0].trained]
+        plain = attach_methods(create_bare_model(config), config, train_set, compute.holds)
         vp.load_tuned(plain, kept)
 
     temperature = calibrate(training, model)
@@ -257,14 +257,14 @@ def _evaluate_and_save(training: Training, model: Any, kept: Mapping[str, Tensor
 
     def save_row(path: Path) -> dict[str, Any] | None:
         flops = count_flops(training, plain)
-        made = make_row(training, plain, progress, metrics, temperature)
-        row = dataclasses.replace(made, flops_forward=flops)
+        row = dataclasses.replace(make_row(training, plain, progress, metrics, temperature), flops_forward=flops)
         write_row(path, row)
         return to_values(row)
 
     row = from_values(run.save(RESULT, save_row))
     assert row is not None
     run.say(f"\n{format_rows([row])}")
+    forget_tuning(model, plain)
     return row
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_id_fields, task_name
 from vision_peft.distributed.processes import on_rank0, print_rank0
-from vision_peft.training.search import Trial, Values, format_values, read_grid, replace_values, run_trial
+from vision_peft.search.trials import Trial, Values, format_values, read_grid, replace_values, run_trial
 
 FILE = "search.sqlite3"  # in output_dir: what was sampled so far, of all searches there
 

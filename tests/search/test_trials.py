@@ -16,8 +16,9 @@ from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder
 from vision_peft.data.datasets.folder import Folder
 from vision_peft.results.find_rows import find_rows
-from vision_peft.training import search as tuning
-from vision_peft.training.search import (
+from vision_peft.search import trials as tuning
+from vision_peft.search.optuna_search import _decode_values, _suggest, search_optuna
+from vision_peft.search.trials import (
     Trial,
     expand_grid,
     format_trials,
@@ -29,7 +30,6 @@ from vision_peft.training.search import (
     trial_config,
     tune_and_test,
 )
-from vision_peft.training.search_optuna import _decode_values, _suggest, search_optuna
 from vision_peft.training.trained import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no training image")
