@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,20 @@ def normalised(model: Any, pixels: torch.Tensor) -> torch.Tensor:
     mean, std = (torch.tensor(model.adapter_info.input[key]) for key in ("mean", "std"))
     axes = (-1, *[1] * (pixels.ndim - 2))
     return (pixels / 255 - mean.view(axes)) / std.view(axes)
+
+
+def read_whole(path: Path) -> bytes:
+    """All that is in a file, and in the files in it."""
+    if not zipfile.is_zipfile(path):
+        return path.read_bytes()
+    with zipfile.ZipFile(path) as whole:
+        return b"".join(map(whole.read, whole.namelist()))
+
+
+def tells_of_this_machine(path: Path) -> bool:
+    """Whether a file holds a path of the code that made it."""
+    places = (Path(str(vp.__file__)).parents[1], Path(torch.__file__).parents[1])
+    return any(str(place).encode() in read_whole(path) for place in places)
 
 
 def write_pictures(folder: Path, number: int) -> list[Path]:
@@ -88,6 +103,7 @@ def test_onnx_comes_with_a_runner_that_needs_no_torch(settings: Any, preprocessi
         inputs = {"input": normalised(model, pixels).numpy()}
     assert np.abs(session.run(None, inputs)[0] - wanted.numpy()).max() < 1e-5
 
+    assert not tells_of_this_machine(tmp_path / "x.onnx")
     pictures = write_pictures(tmp_path / "pictures", 5)
     assert len((tmp_path / "run_x.py").read_text().splitlines()) <= 18
     assert {opset.version for opset in onnx.load(tmp_path / "x.onnx").opset_import if not opset.domain} >= {opset or 20}
@@ -104,6 +120,7 @@ def test_torch_export_holds_its_metadata(tmp_path: Path) -> None:
     done = export_model(model, tmp_path / "x.pt2", "torch_export")
     extra = {ABOUT: ""}
     program = torch.export.load(tmp_path / "x.pt2", extra_files=extra)
+    assert not tells_of_this_machine(tmp_path / "x.pt2")
     assert json.loads(extra[ABOUT]) == done.metadata
     pixels = draw_noise(model, 3)
     assert (program.module()(normalised(model, pixels)) - model(normalised(model, pixels))).abs().max() < 1e-5
@@ -111,7 +128,11 @@ def test_torch_export_holds_its_metadata(tmp_path: Path) -> None:
 
 def test_torchscript_in_fp16_takes_pixels(tmp_path: Path) -> None:
     model = tuned(tmp_path, vp.Houlsby(bottleneck=4))
-    done = export_model(model, tmp_path / "x.pt", "torchscript", fp16=True, preprocessing=True)
+    shown = torch.full((3, 3, 32, 32), 77, dtype=torch.uint8)
+    given: Any = {"fp16": True, "preprocessing": True, "images": (shown, "photographs of a user")}
+    done = export_model(model, tmp_path / "x.pt", "torchscript", **given)
+    assert not tells_of_this_machine(tmp_path / "x.pt")
+    assert bytes([77] * 100) not in read_whole(tmp_path / "x.pt")
     extra = {ABOUT: ""}
     program = torch.jit.load(tmp_path / "x.pt", _extra_files=extra)
     assert json.loads(extra[ABOUT]) == done.metadata

@@ -87,7 +87,7 @@ def export_model(
         names += [name_runner(path.name), *([f"{path.name}.data"] if count_bytes(graph) > LARGEST else [])]
     with quiet_exporters(), make_files(path.parent, names, overwrite) as made:
         try:
-            traced.trace(graph, graph.prepare(pixels[:1].repeat(2, *[1] * (pixels.ndim - 1))), opset)
+            traced.trace(graph, graph.prepare(draw_noise(model, 2)), opset)  # torch's files keep this input
         except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
             raise ValueError(
                 f"torch cannot write this model as {name}: {printable(_first_line(error), 400)}"

@@ -2,9 +2,11 @@
 
 import contextlib
 import importlib
+import io
 import json
 import logging
 import warnings
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -58,7 +60,9 @@ class Onnx(Format):
         self.program: Any = torch.onnx.export(graph, (example,), **names, **options)
         found = self.program.model.opset_imports.get("")
         if opset is not None and found != opset:
-            raise ValueError(f"--opset {opset} cannot be written, torch's exporter comes as far as {found}")
+            raise ValueError(f"--opset {opset} cannot be written: torch's exporter gave {found} in its place")
+        for part in (self.program.model.graph, *self.program.model.graph.all_nodes()):
+            part.metadata_props.clear()  # traces of this machine's source files
         self.is_large = count_bytes(graph) > LARGEST  # weights then go into FILE.data
 
     def write(self, path: Path, metadata: Metadata) -> None:
@@ -82,6 +86,9 @@ class TorchExport(Format):
 
     def trace(self, graph: ExportGraph, example: Tensor, opset: int | None) -> None:
         self.program = torch.export.export(graph, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        for module in self.program.graph_module.modules():
+            for node in getattr(module, "graph", torch.fx.Graph()).nodes:
+                node.meta.pop("stack_trace", None)  # paths of this machine
 
     def write(self, path: Path, metadata: Metadata) -> None:
         torch.export.save(self.program, path, extra_files={ABOUT: json.dumps(dict(metadata))})
@@ -99,7 +106,12 @@ class TorchScript(Format):
         self.program: Any = torch.jit.trace(graph, (example,), check_trace=False)
 
     def write(self, path: Path, metadata: Metadata) -> None:
-        torch.jit.save(self.program, path, _extra_files={ABOUT: json.dumps(dict(metadata))})
+        content = io.BytesIO()
+        torch.jit.save(self.program, content, _extra_files={ABOUT: json.dumps(dict(metadata))})
+        with zipfile.ZipFile(content) as whole, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as kept:
+            for entry in whole.infolist():
+                if not entry.filename.endswith(".debug_pkl"):  # paths of this machine
+                    kept.writestr(entry, whole.read(entry))
 
     def open(self, path: Path) -> Run:
         return torch.jit.load(path, map_location="cpu")
