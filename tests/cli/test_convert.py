@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 from support.examples import list_examples
@@ -67,6 +68,19 @@ def test_evaluate_takes_the_file_itself(place: Path, capsys: pytest.CaptureFixtu
     assert main(["evaluate", "out", *data, "--json", "converted.json"]) == 0
     assert json.loads((place / "direct.json").read_text()) == json.loads((place / "converted.json").read_text())
     assert capsys.readouterr().out.count("folder test: top-1 ") == 2
+
+
+def test_the_weights_of_an_adapter_that_goes_to_hf_peft_may_come_from_a_file(place: Path) -> None:
+    torch.manual_seed(0)
+    backbone = vp.create_backbone(NAME, **{**TINY, "patch_size": 8, "img_size": 32})
+    safetensors.torch.save_file(backbone.state_dict(), place / "vit.safetensors")
+    save_tuned(place / "adapter", checkpoint=place / "vit.safetensors")
+    words = ["convert", "adapter", "peft", "target=hf_peft"]
+    with pytest.raises(SystemExit):
+        main(words)
+    assert not (place / "peft").exists()
+    assert main([*words, "backbone.checkpoint=vit.safetensors"]) == 0
+    assert (place / "peft" / "adapter_config.json").is_file()
 
 
 def test_predict_takes_the_file_itself(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

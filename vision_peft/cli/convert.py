@@ -41,7 +41,8 @@ def main(argv: Sequence[str]) -> int:
     from vision_peft.inference.load import load
 
     if "target" in given:
-        model = load(options.file, device="cpu")
+        backbone = given.get("backbone") or {}
+        model = load(options.file, device="cpu", backbone=backbone.get("name"), checkpoint=backbone.get("checkpoint"))
         done = convert_to(model, options.folder, str(given["target"]), overwrite=options.overwrite)
     else:
         arguments = {**list_arguments(given), "class_names": names, "overwrite": options.overwrite}
