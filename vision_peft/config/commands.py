@@ -10,12 +10,14 @@ from typing import Any
 from vision_peft.config.typed_values import quote
 from vision_peft.printable import for_shell
 
+DOORS = {"inspect": "inspect_adapter"}  # verbs whose file in tools would hide a module of Python from the others
+
 
 def door(verb: str) -> list[str]:
     """Return the words that start a verb: `vision-peft VERB`, or `python tools/VERB.py` for who started such a file."""
     script = Path(sys.argv[0])
     if script.suffix == ".py" and script.parent.name == "tools":
-        return ["python", str(script.with_name(f"{verb.replace('-', '_')}.py"))]
+        return ["python", str(script.with_name(f"{DOORS.get(verb, verb).replace('-', '_')}.py"))]
     return ["vision-peft", verb]
 
 
