@@ -17,12 +17,17 @@ from vision_peft.cli.main import list_verbs
 VERBS = [
     "benchmark",
     "check-data",
+    "convert",
     "evaluate",
+    "export",
+    "inspect",
+    "merge",
     "plot",
     "predict",
     "prepare-video",
     "prepare-vtab",
     "report",
+    "share",
     "submit",
     "train",
 ]
@@ -43,6 +48,7 @@ def test_a_file_in_the_folder_is_a_verb_with_a_door_in_tools(repository: Path) -
     verbs = list_verbs()
     assert {*VERBS, "tune"} == set(verbs)
     doors = {path.stem.replace("_", "-"): path.read_text(encoding="utf-8") for path in repository.glob("tools/*.py")}
+    doors["inspect"] = doors.pop("inspect-adapter")  # Python itself imports a module that is called inspect
     assert set(doors) == set(verbs)
     for verb, text in doors.items():
         code = [node for node in ast.parse(text).body if not isinstance(node, ast.Expr)]
@@ -91,6 +97,8 @@ def test_a_misspelt_verb_is_one_line_with_exit_code_2(tmp_path: Path) -> None:
         (["evaluate", "nowhere"], 2, "nowhere is not a folder"),
         (["predict", "--help"], 0, "vision-peft predict RUN photo.jpg photos"),
         (["predict", "nowhere", "x.png"], 2, "nowhere is not a folder"),
+        (["inspect", "--help"], 0, "vision-peft inspect ADAPTER"),
+        (["inspect", "nowhere"], 2, "nowhere is not a folder"),
         (["predict", ".", "x.png"], 2, "there is no such file or folder: x.png"),
         (["check-data", "data=foldr"], 2, "did you mean folder?"),
         (["check-data", "data=folder", "data.rot=x"], 2, "did you mean data.root?"),
