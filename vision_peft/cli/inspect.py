@@ -12,39 +12,32 @@ the frozen weights cannot be had, what the two files say is shown alone.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vision_peft.cli._verb import announce_loading, make_parser, suggest_next
-from vision_peft.printable import LONGEST_LINE, for_shell, name_some, printable, show
-
-if TYPE_CHECKING:
-    from vision_peft.formats.adapter_info import AdapterInfo
-    from vision_peft.inference.measure_updates import Update
-
-_MOST_CLASSES = 8  # that are named
-_MOST_TENSORS = 200
+from vision_peft.printable import LONGEST_LINE, for_shell, printable, show
 
 
 def main(argv: Sequence[str]) -> int:
     """Parse, load, print, draw."""
     options = _parse(argv)
     announce_loading()
-    from vision_peft.formats import read_adapter_info
+    from vision_peft.inference.describe_adapter import describe_adapter, describe_tensors, describe_updates
     from vision_peft.inference.load import find_adapter, load
     from vision_peft.inference.measure_updates import measure_updates
 
     folder = find_adapter(options.source)
-    lines = _describe(folder, read_adapter_info(folder))
+    lines = describe_adapter(folder, _describe_run(folder))
     given = {key: value for key in ("backbone", "checkpoint") if (value := getattr(options, key)) is not None}
     try:
         model: Any = load(options.source, options.device, **given)
     except (ConnectionError, ValueError) as error:
         if options.attention:
             raise
-        show("\n".join([*lines, *_describe_tensors(folder)]))
+        show("\n".join([*lines, *describe_tensors(folder)]))
         show(f"\nthe model cannot be built here, so that updates cannot be compared with its weights: {error}")
         return 0
-    show("\n".join([*lines, "", *_describe_updates(measure_updates(model))]))
+    show("\n".join([*lines, "", *describe_updates(measure_updates(model))]))
     if options.attention:
         _draw(options, model)
     if options.source == str(folder.parent):
@@ -82,35 +75,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _describe(folder: Path, info: "AdapterInfo") -> list[str]:
-    """Describe what the files of an adapter say, and the row of the run it is of."""
-    from vision_peft.formats.adapter_info import recorded_method
-
-    sizes = ", ".join(f"{path.name} {path.stat().st_size:,} bytes" for path in sorted(folder.glob("adapter.*")))
-    methods = [recorded_method(entry, str(folder)) for entry in info.methods]
-    found = info.backbone.get("architecture") or {}
-    arguments = info.backbone.get("arguments") or {}
-    names = info.class_names
-    classes = f": {name_some(names, _MOST_CLASSES)}" if names else ", without names"
-    sure = "not calibrated" if info.temperature is None else f"calibrated on val, temperature {info.temperature:.3g}"
-    rows = {
-        "adapter": f"{folder}: {sizes}",
-        "written by": f"vision_peft {info.toolkit_version}, format {info.format_version}",
-        **{f"method {number}": str(method) for number, method in enumerate(methods, start=1)},
-        "head": f"{info.head}, {info.num_classes:,} classes{classes}",
-        "parameters": ", ".join(f"{name} {count:,}" for name, count in info.counts.items()),
-        "backbone": f"{info.backbone_name} ({info.license or 'licence not known'})",
-        "built as": ", ".join(f"{key} {value}" for key, value in found.items()),
-        "created with": ", ".join(f"{key}={value}" for key, value in arguments.items()) or "not recorded",
-        "fingerprint": info.fingerprint[:16],
-        "input": ", ".join(f"{key} {value}" for key, value in (info.input or {}).items()) or "not recorded",
-        "answers": sure,
-        **_describe_run(folder),
-    }
-    width = max(map(len, rows)) + 2
-    return [f"{name:<{width}}{printable(text, LONGEST_LINE)}" for name, text in rows.items()]
-
-
 def _describe_run(folder: Path) -> dict[str, str]:
     """Describe what trained an adapter that lies in a run folder."""
     from vision_peft.results.row import RESULT, read_row
@@ -128,64 +92,8 @@ def _describe_run(folder: Path) -> dict[str, str]:
     }
 
 
-def _describe_updates(updates: Sequence["Update"]) -> list[str]:
-    heads = ("block", "parameters", "norm", "update", "of weights", "what")
-    rows: list[tuple[str, ...]] = [heads]
-    for update in updates:
-        change = "" if update.change is None else f"{update.change:.4g}"
-        share = "" if update.relative is None else f"{100 * update.relative:.2f} %"
-        rows.append(
-            (update.place, f"{update.parameters:,}", f"{update.norm:.4g}", change, share, _join_parts(update.parts))
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heads) - 1)]
-    lines = []
-    for first, *others, last in rows:
-        cells = [f"{first:<{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(others, widths[1:], strict=True))]
-        lines.append(f"{'  '.join(cells)}  {printable(last, 400)}")
-    legend = "norm: of the tuned tensors; update: of the weights that they amount to, and its share of these weights"
-    return [*lines, "", legend]
-
-
-def _join_parts(parts: Sequence[str]) -> str:
-    return name_some(parts, 8)
-
-
-def _describe_tensors(folder: Path) -> list[str]:
-    """List the tensors of an adapter whose backbone is not here."""
-    from vision_peft.formats.adapter_files import read_info, read_tensors
-
-    info, where = read_info(folder)
-    tensors = read_tensors(folder, info, where)
-    lines = [
-        f"  {printable(name)} {list(tensor.shape)}, norm {float(tensor.float().norm()):.4g}"
-        for name, tensor in tensors.items()
-    ]
-    return [
-        "",
-        f"{len(tensors):,} tensors:",
-        *lines[:200],
-        *([f"  and {len(lines) - 200:,} more"] * (len(lines) > 200)),
-    ]
-
-
 def _draw(options: argparse.Namespace, model: Any) -> None:
-    import torch
+    from vision_peft.inference.attention_picture import draw_looks
 
-    from vision_peft.inference.attention_maps import check_class_token, read_attention
-    from vision_peft.inference.attention_picture import draw_attention
-    from vision_peft.inference.predictor import Predictor
-    from vision_peft.tuning.blocks import blocks
-
-    check_class_token(model)
-    predictor = Predictor(model)
-    images = torch.stack([predictor.prepare(image) for image in options.images])
-    looks = read_attention(model, images, options.block)
-    said = [""] * len(images)
-    if model.num_classes:
-        guesses = predictor.name(predictor.probabilities(options.images), 1)
-        said = [f"{printable(label, 40)} {100 * value:.0f} %" for ((label, value),) in guesses]
-    mean, std = (torch.tensor(predictor.prepare.settings[key]).view(-1, 1, 1) for key in ("mean", "std"))
-    count = len(blocks(model))
-    note = f"attention of the class token in block {options.block % count} of 0 to {count - 1}, mean over heads"
-    draw_attention(images * std + mean, looks, options.images, said, str(options.source), note, Path(options.attention))
+    draw_looks(model, options.images, options.block, str(options.source), Path(options.attention))
     show(f"\nwrote {printable(for_shell([options.attention]), LONGEST_LINE)}")

@@ -11,12 +11,37 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from vision_peft.data.check.tiles import INK, PALE, PAPER, cut, load_font
-from vision_peft.inference.attention_maps import Look, Looks
+from vision_peft.inference.attention_maps import Look, Looks, check_class_token, read_attention
+from vision_peft.inference.predictor import Predictor
+from vision_peft.inference.prepare import Item
 from vision_peft.printable import printable
 from vision_peft.safe_files import replacing
+from vision_peft.tuning.blocks import blocks
 
 _SIDE, _GAP, _MARGIN, _HEAD, _CAPTION = 224, 14, 24, 96, 58
 _STRENGTH = 0.72  # of the colours over the grey image
+
+
+def draw_looks(model: Any, images: Sequence[Item], block: int, title: str, file: Path) -> Path:
+    """Write the PNG `file` with the attention of a tuned model in a block on images; gives its path.
+
+    Raises:
+        ValueError: as `read_attention`; ImageDecodeError for an image.
+    """
+    check_class_token(model)
+    predictor = Predictor(model)
+    prepare = predictor.prepare
+    inputs = torch.stack([prepare(image) for image in images])
+    looks = read_attention(model, inputs, block)
+    said = [""] * len(images)
+    if model.num_classes:
+        named = predictor.name(predictor.probabilities([*images]), 1)
+        said = [f"{printable(label, 40)} {100 * value:.0f} %" for ((label, value),) in named]
+    mean, std = (torch.tensor(prepare.settings[key]).view(-1, 1, 1) for key in ("mean", "std"))
+    count = len(blocks(model))
+    note = f"attention of the class token in block {block % count} of 0 to {count - 1}, mean over heads"
+    names = [str(image) if isinstance(image, str | Path) else "" for image in images]
+    return draw_attention(inputs * std + mean, looks, names, said, title, note, file)
 
 
 def draw_attention(
