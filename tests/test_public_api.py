@@ -1,45 +1,12 @@
-"""The public names: written out for editors, imported when used, and nothing heavy before."""
+"""The public names: written out for editors. That they are imported when used is in test_imports.py."""
 
 import ast
 import json
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import vision_peft as vp
-
-HEAVY = (
-    *("torch", "torchvision", "timm", "hydra", "omegaconf", "matplotlib", "tensorboard", "sklearn", "onnx"),
-    *("decord", "av", "torchcodec", "pytorchvideo", "torchmetrics", "numpy", "PIL"),
-)
-
-
-def run(text: str) -> str:
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(text)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_importing_the_package_imports_nothing_heavy() -> None:
-    shown = run(f"import sys, vision_peft as vp; vp.__version__; print([m for m in {HEAVY!r} if m in sys.modules])")
-    assert shown == "[]\n"
-
-
-def test_importing_the_package_and_a_method_imports_no_part_of_the_program() -> None:
-    programs = ("hydra", "matplotlib", "tensorboard", "sklearn", "onnx", "decord", "av", "torchcodec", "pytorchvideo")
-    shown = run(
-        f"import sys, vision_peft as vp; vp.LoRA; vp.attach; vp.save_adapter; vp.create_backbone; vp.read_foreign\n"
-        f"print([m for m in {programs!r} if m in sys.modules])"
-    )
-    assert shown == "[]\n"
-
-
-def test_a_folder_of_the_package_is_imported_when_it_is_named() -> None:
-    assert run("import vision_peft as vp; print(vp.data.DATASETS['digits'].name, vp.formats.__name__)").split() == [
-        "digits",
-        "vision_peft.formats",
-    ]
 
 
 def written_imports() -> dict[str, str]:

@@ -28,6 +28,7 @@ TINY = [
     "backbone.img_size=32",
     "backbone.kwargs={embed_dim: 32, depth: 2, num_heads: 2}",
     "recipe.epochs=1",
+    "recipe.batch_size=200",
     "workers=0",
 ]
 

@@ -1,5 +1,6 @@
 """What a config file may hold: every key of every group with its type, default and unit."""
 
+import functools
 import types
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields, make_dataclass
@@ -219,6 +220,7 @@ class Settings(Checked):
         raise_all(problems)
 
 
+@functools.cache
 def omegaconf_schema(cls: type) -> type:
     """Make a non-frozen dataclass with the fields and defaults of ``cls`` in types that OmegaConf can hold.
 
