@@ -15,7 +15,7 @@ CORNERS = {
     "datasets": ("data/datasets",),
     "decord": ("data",),
     "hydra": ("cli", "config", "training"),
-    "matplotlib": ("data/check", "results"),
+    "matplotlib": ("data/check", "inference", "results"),
     "onnx": ("backbones",),
     "optuna": ("search",),
     "pytorchvideo": ("data",),

@@ -265,3 +265,23 @@ def test_bytes_alone_are_images_too(tmp_path: Path) -> None:
     assert greys(dataset) == [3, 4] * 3
     with Image.open(io.BytesIO(png(3))) as picture:
         assert dataset.image(0).tobytes() == picture.tobytes()
+
+
+def test_tables_are_opened_once_for_all_splits(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, real = [], HuggingFace._open
+    monkeypatch.setattr(HuggingFace, "_open", lambda self: opened.append(self) or real(self))
+    config = HuggingFace(root=str(root), cache=str(root.parent / "cache"))
+    take = config.open_splits()
+    assert [greys(take(split)) for split in SPLITS] == [greys(config.load(split)) for split in SPLITS]
+    assert len(opened) == 1 + len(SPLITS)
+    with pytest.raises(ValueError, match="split"):
+        take("vall")
+
+
+def test_deep_grey_is_warned_of(tmp_path: Path) -> None:
+    grey = io.BytesIO()
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save(grey, "PNG")
+    columns = {"image": [grey.getvalue()] * 4, "label": [0, 1, 0, 1]}
+    datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "table" / "train.parquet")
+    with pytest.warns(UserWarning, match=r"greyscale of more than 8 bits: .* data.value_range=\[0,4095\] uses all"):
+        HuggingFace(root=str(tmp_path / "table"), cache=str(tmp_path / "cache"), val_fraction=0.5).open_splits()

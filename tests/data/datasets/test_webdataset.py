@@ -14,6 +14,7 @@ from PIL import Image
 from support.shards import png, write_shard, write_shards
 
 from vision_peft.data.config import SPLITS
+from vision_peft.data.datasets import webdataset
 from vision_peft.data.datasets.webdataset import ShardImages, WebDataset
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.loading.find_bad_files import find_bad_files
@@ -242,3 +243,20 @@ def test_pictures_are_made_as_they_say(tmp_path: Path) -> None:
         assert (picture.size, picture.getpixel((0, 0))) == ((12, 10), (7, 7, 7))
     write_shards(tmp_path)
     assert [path.name for path in sorted(tmp_path.glob("*.tar"))][:2] == ["test-000.tar", "train-000.tar"]
+
+
+def test_shards_are_indexed_once_for_all_splits(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    indexed, real = [], webdataset.index_shard
+    monkeypatch.setattr(webdataset, "index_shard", lambda path, **named: indexed.append(path) or real(path, **named))
+    take = WebDataset(root=str(root)).open_splits()
+    found = [greys(take(split)) for split in SPLITS]  # pyright: ignore[reportArgumentType]
+    assert len(indexed) == 5
+    assert found == [greys(load(root, split)) for split in SPLITS]
+
+
+def test_deep_grey_is_warned_of(tmp_path: Path) -> None:
+    grey = io.BytesIO()
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save(grey, "PNG")
+    write_shard(tmp_path / "train-0.tar", range(8), files=lambda _: {"png": grey.getvalue(), "cls": b"0"})
+    with pytest.warns(UserWarning, match=r"greyscale of more than 8 bits: .* data.value_range=\[0,4095\] uses all"):
+        WebDataset(root=str(tmp_path)).open_splits()

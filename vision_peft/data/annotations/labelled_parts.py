@@ -1,5 +1,6 @@
 """Data that comes in parts with a label for each item, numbers or names: its classes, and the splits that are drawn."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from vision_peft.data.annotations.list_files import MAX_CLASSES, MAX_NAME, quote
 from vision_peft.data.annotations.split_by_name import SplitByName
+from vision_peft.data.config import check_split
 from vision_peft.data.problems import DataProblems
 
 Value = int | str | None  # of a label; None: there is none
@@ -28,22 +30,33 @@ class LabelledParts:
     seed: int
     where: str  # the data, for messages
 
-    def find(self, split: str, classes: Sequence[str]) -> tuple[str, list[int]]:
-        """Return the part that holds `split` and the indices of its items there; "trainval" is found with two calls.
+    def find(self, split: str, classes: Sequence[str]) -> list[tuple[str, list[int]]]:
+        """Return the parts that hold `split` and the indices of its items there: of "trainval" two, else one.
 
         Raises:
             FileNotFoundError: there is no test split, nor is one drawn.
-            ValueError: what is drawn is empty.
+            ValueError: what is drawn is empty, or `split` is not one of the four.
         """
-        shares = {"val": self.val_fraction} if "val" not in self.names else {}
-        shares = {"test": self.test_fraction, **shares} if [*self.names] == ["train"] else shares
-        if split in self.names and (split != "train" or not shares):
+        check_split(split)
+        return [self._find(half, classes) for half in (("train", "val") if split == "trainval" else (split,))]
+
+    def _find(self, split: str, classes: Sequence[str]) -> tuple[str, list[int]]:
+        if split in self.names and (split != "train" or not self._shares):
             return split, [*range(len(self.names[split]))]
-        if split == "test" and "test" not in shares:
+        if split == "test" and "test" not in self._shares:
             raise FileNotFoundError(f"{self.where}: {NO_TEST}")
-        draw = SplitByName(self.names["train"], self.labels["train"], shares, self.seed, self.where)
-        draw.check(split, classes)
-        return "train", np.asarray(draw.parts[split], dtype=int).tolist()
+        self._drawn.check(split, classes)
+        return "train", np.asarray(self._drawn.parts[split], dtype=int).tolist()
+
+    @functools.cached_property
+    def _shares(self) -> dict[str, float]:
+        """What of train is drawn for each split that is not there."""
+        shares = {"val": self.val_fraction} if "val" not in self.names else {}
+        return {"test": self.test_fraction, **shares} if [*self.names] == ["train"] else shares
+
+    @functools.cached_property
+    def _drawn(self) -> SplitByName:
+        return SplitByName(self.names["train"], self.labels["train"], self._shares, self.seed, self.where)
 
 
 def find_classes(

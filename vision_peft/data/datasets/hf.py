@@ -5,7 +5,7 @@ of all other readers, and never by it. No code of a data set runs: versions of t
 refused, and a folder is read as what its files are, whatever script lies in it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from vision_peft.data.annotations.draw_split import check_fraction
 from vision_peft.data.annotations.labelled_parts import LabelledParts, Value, find_classes
 from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
-from vision_peft.data.decoding.deep_grey import check_value_range
+from vision_peft.data.decoding.deep_grey import check_value_range, choose_few, warn_of_deep_grey_in
 from vision_peft.data.decoding.images import MAX_PIXELS
 from vision_peft.data.decoding.table_images import TableImages
 from vision_peft.data.item_names import name_below
@@ -70,6 +70,10 @@ class HuggingFace(DataConfig):
     def load(self, split: str) -> ImageDataset:
         """Load the images of `split`; one ValueError names every label that is missing or wrong, with its row."""
         check_split(split)
+        return self.open_splits()(split)
+
+    def open_splits(self, problems: list[str] | None = None) -> Callable[[str], ImageDataset]:
+        """Open the tables and read the labels once for all splits; errors are those of `load`."""
         where, tables = self._source, self._open()
         given = self._name_splits([*tables])
         rows = {part: tables[name] for part, name in given.items()}
@@ -81,22 +85,28 @@ class HuggingFace(DataConfig):
         values = {part: _read_values(table, label) for part, table in rows.items()}
         classes, labels = find_classes(values, names, getattr(features[label], "names", None) or [], where)
         parts = LabelledParts(names, labels, self.val_fraction, self.test_fraction, self.seed, where)
-        halves = [parts.find(half, classes) for half in (("train", "val") if split == "trainval" else (split,))]
-        places = [(part, item) for part, items in halves for item in items]
         source = self.hub or str(find_root(self.root, self.name))
-        return TableImages(
-            rows,
-            image,
-            places,
-            [f"{source}/{names[part][item]}" for part, item in places],
-            [labels[part][item] for part, item in places],
-            classes,
-            folders=self._list_folders(),
-            in_files=[part for part in rows if files[part]],
-            max_pixels=self.max_pixels,
-            exif_rotation=self.exif_rotation,
-            value_range=self.value_range,
-        )
+        in_files, folders = [part for part in rows if files[part]], self._list_folders()
+
+        def take(halves: Sequence[tuple[str, Sequence[int]]]) -> TableImages:
+            places = [(part, item) for part, items in halves for item in items]
+            return TableImages(
+                rows,
+                image,
+                places,
+                [f"{source}/{names[part][item]}" for part, item in places],
+                [labels[part][item] for part, item in places],
+                classes,
+                folders=folders,
+                in_files=in_files,
+                max_pixels=self.max_pixels,
+                exif_rotation=self.exif_rotation,
+                value_range=self.value_range,
+            )
+
+        few = take([("train", choose_few(len(rows["train"])))])
+        warn_of_deep_grey_in(few.yield_few(), where, self.value_range, self.max_pixels)
+        return lambda split: take(parts.find(split, classes))
 
     def _open(self) -> Mapping[str, Any]:
         """Open all splits as tables of datasets, by the names that they have there."""

@@ -10,7 +10,7 @@ import functools
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -25,7 +25,7 @@ from vision_peft.data.annotations.list_files import read_class_names
 from vision_peft.data.annotations.shard_index import ShardIndex, index_shard
 from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
-from vision_peft.data.decoding.deep_grey import check_value_range
+from vision_peft.data.decoding.deep_grey import check_value_range, choose_few, warn_of_deep_grey_in
 from vision_peft.data.decoding.encoded_images import EncodedImages
 from vision_peft.data.decoding.images import MAX_PIXELS
 from vision_peft.data.flat_arrays import TextArray
@@ -77,6 +77,10 @@ class WebDataset(DataConfig):
     def load(self, split: str) -> ImageDataset:
         """Load the images of `split`; one ValueError names every problem of all shards, with shard and key."""
         check_split(split)
+        return self.open_splits()(split)
+
+    def open_splits(self, problems: list[str] | None = None) -> Callable[[str], ImageDataset]:
+        """Index the shards once for all splits; errors are those of `load`."""
         root, problems = find_root(self.root, self.name), list[str]()
         shards = self._list_shards(root)
         read = functools.partial(index_shard, image=self.image, label=self.label, json_field=self.json_field)
@@ -92,16 +96,21 @@ class WebDataset(DataConfig):
         classes, labels = find_classes(values, names, given, str(root))
         drawn = {part: [name_below(name, str(root)) for name in found] for part, found in names.items()}
         parts = LabelledParts(drawn, labels, self.val_fraction, self.test_fraction, self.seed, str(root))
-        halves = [parts.find(half, classes) for half in (("train", "val") if split == "trainval" else (split,))]
-        return ShardImages(
-            [indices[part] for part, _ in halves],
-            [items for _, items in halves],
-            [labels[part][item] for part, items in halves for item in items],
-            classes,
-            max_pixels=self.max_pixels,
-            exif_rotation=self.exif_rotation,
-            value_range=self.value_range,
-        )
+
+        def take(halves: Sequence[tuple[str, Sequence[int]]]) -> ShardImages:
+            return ShardImages(
+                [indices[part] for part, _ in halves],
+                [items for _, items in halves],
+                [labels[part][item] for part, items in halves for item in items],
+                classes,
+                max_pixels=self.max_pixels,
+                exif_rotation=self.exif_rotation,
+                value_range=self.value_range,
+            )
+
+        few = take([("train", choose_few(len(names["train"])))])
+        warn_of_deep_grey_in(few.yield_few(), f"data.root={self.root}", self.value_range, self.max_pixels)
+        return lambda split: take(parts.find(split, classes))
 
     def _list_shards(self, root: Path) -> dict[str, list[str]]:
         """List the shards of every split that has some."""

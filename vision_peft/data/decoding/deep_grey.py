@@ -2,13 +2,13 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from vision_peft.data.decoding.images import ImageDecodeError, ValueRange, read_values
 from vision_peft.printable import warn
 
 VALUE_RANGES = ("full", "image")
-_LOOKED_AT = 16  # images
+LOOKED_AT = 16  # images
 _ALWAYS_8_BITS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".gif", ".bmp"))
 
 
@@ -19,14 +19,29 @@ def check_value_range(given: ValueRange) -> None:
         raise ValueError(f"data.value_range is full, image or two numbers such as [0,4095]; got {got}")
 
 
+def choose_few(number: int) -> list[int]:
+    """Choose which of so many images are looked at: a few from all over."""
+    return [*dict.fromkeys(number * place // LOOKED_AT for place in range(LOOKED_AT))] if number else []
+
+
 def warn_of_deep_grey(paths: Sequence[str], where: str, value_range: ValueRange, max_pixels: int) -> None:
     """Decode a few of `paths` and warn where they are greyscale of more than 8 bits, of the range that is used.
 
     Args:
         where: the data, for the message.
     """
-    few = dict.fromkeys(len(paths) * number // _LOOKED_AT for number in range(_LOOKED_AT)) if len(paths) else ()
-    found = [values for number in few if (values := _read(paths[number], max_pixels))]
+    few = [paths[number] for number in choose_few(len(paths))]
+    few = [path for path in few if os.path.splitext(path)[1].lower() not in _ALWAYS_8_BITS]  # noqa: PTH122
+    _warn_of([_read(path, max_pixels) for path in few], where, value_range)
+
+
+def warn_of_deep_grey_in(contents: Iterable[bytes], where: str, value_range: ValueRange, max_pixels: int) -> None:
+    """Do the same with a few images as they are stored in tables or archives."""
+    _warn_of([_read(where, max_pixels, content) for content in contents], where, value_range)
+
+
+def _warn_of(values: Sequence[tuple[str, float, float] | None], where: str, value_range: ValueRange) -> None:
+    found = [each for each in values if each]
     lows, highs = [low for _, low, _ in found], [high for *_, high in found]
     if not found or value_range == "image":
         return
@@ -46,15 +61,13 @@ def warn_of_deep_grey(paths: Sequence[str], where: str, value_range: ValueRange,
     _warn(where, f"0 to 65,535 becomes 0 to 255; {hold}{advice}")
 
 
-def _read(path: str, max_pixels: int) -> tuple[str, float, float] | None:
-    if os.path.splitext(path)[1].lower() in _ALWAYS_8_BITS:  # noqa: PTH122
-        return None
+def _read(path: str, max_pixels: int, content: bytes | None = None) -> tuple[str, float, float] | None:
     try:
-        values = read_values(path, max_pixels=max_pixels)
+        values = read_values(path, max_pixels=max_pixels, content=content)
     except ImageDecodeError:  # whoever decodes all of them says so
         return None
     return values if values and all(map(math.isfinite, values[1:])) else None
 
 
 def _warn(where: str, words: str) -> None:
-    warn(f"{where}: greyscale of more than 8 bits: {words}", stacklevel=5)
+    warn(f"{where}: greyscale of more than 8 bits: {words}", stacklevel=6)

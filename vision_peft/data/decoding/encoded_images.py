@@ -1,11 +1,13 @@
 """Datasets of images that are no files of their own: parts of tables and of archives, which hold them encoded."""
 
+import contextlib
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from PIL import Image
 
 from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.deep_grey import choose_few
 from vision_peft.data.decoding.image_kinds import START, accepts_start
 from vision_peft.data.decoding.images import (
     MAX_PIXELS,
@@ -70,6 +72,12 @@ class EncodedImages(ImageDataset):
     def count_pixels(self, index: int) -> int:
         width, height = self.header(index).size
         return width * height
+
+    def yield_few(self) -> Iterator[bytes]:
+        """Yield a few images from all over as they are stored, of those that can be read."""
+        for index in choose_few(len(self)):
+            with contextlib.suppress(ImageDecodeError):
+                yield self._read(index)
 
     def _read(self, index: int, most: int | None = None) -> bytes:
         try:

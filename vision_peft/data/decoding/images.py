@@ -107,12 +107,14 @@ def read_pixel_count(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> int:
         return image.width * image.height
 
 
-def read_values(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[str, float, float] | None:
+def read_values(
+    path: str | Path, *, max_pixels: int = MAX_PIXELS, content: bytes | None = None
+) -> tuple[str, float, float] | None:
     """Read PIL's mode, the smallest and the largest value of greyscale of more than 8 bits; None: it is another image.
 
     Raises `ImageDecodeError` as `decode_image` does.
     """
-    with _raise_one_error(path, max_pixels), _open_with_limit(path, max_pixels) as image:
+    with _raise_one_error(path, max_pixels, content), _open_with_limit(path, max_pixels, content) as image:
         if not _is_deep(image.mode):
             return None
         check_cost(image, path)
