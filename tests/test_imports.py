@@ -18,13 +18,16 @@ CORNERS = {
     "matplotlib": ("data/check", "inference", "results"),
     "onnx": ("backbones",),
     "optuna": ("search",),
+    "python_multipart": ("inference/serve",),
     "pytorchvideo": ("data",),
     "scipy": (),
     "sklearn": ("data/datasets",),
+    "starlette": ("inference/serve",),
     "submitit": ("cli",),
     "tensorboard": ("runs",),
     "torchcodec": ("data",),
     "torchmetrics": (),
+    "uvicorn": ("inference/serve",),
     "webdataset": (),
 }
 

@@ -18,7 +18,8 @@ class Graft(nn.Module):
     """First base of every graft.
 
     A graft is final, has no ``__init__`` and overrides ``forward`` (block grafts: one of the halves, see
-    ``blocks.BlockGraft``), calling ``super()`` once so that grafts on one module add up in any order.
+    ``blocks.BlockGraft``), calling ``super()`` once so that grafts on one module add up in any order. It may keep what
+    it was called on (and drops it in ``forget``), not what ``super()`` returned: a bank writes over that.
     """
 
     def fold(self) -> None:

@@ -67,7 +67,7 @@ class Bank:
         self.most, self.bits = most, bits
         self._size = tuple(architecture(model)["img_size"])
         self._loader = Loader(model)
-        self._tasks: dict[str, BankTask] = {}
+        self._tasks: dict[str, BankTask] = {}  # never changed, but put in place anew: it is read without the lock
         self._loaded: dict[str, tuple[BankTask, Adapter]] = {}  # least recently used first
         self._trees: dict[Hashable, Tree] = {}
         self._versions = count(1)
@@ -88,15 +88,18 @@ class Bank:
 
     @property
     def tasks(self) -> dict[str, BankTask]:
-        """The tasks by name, in order of adding."""
-        with self._lock:
-            return dict(self._tasks)
+        """The tasks by name, in order of adding; nobody waits for a forward to know them."""
+        return dict(self._tasks)
 
     @property
     def loaded(self) -> list[str]:
         """Names of the tasks whose adapters are in memory, the least recently used first."""
-        with self._lock:
-            return list(self._loaded)
+        return list(self._loaded)
+
+    @property
+    def backbone(self) -> Any:
+        """The frozen model without a head, whose tensors are shared; not for change."""
+        return self._loader.backbone
 
     @property
     def device(self) -> torch.device:
@@ -138,8 +141,7 @@ class Bank:
             KeyError: no task of this name.
             FileNotFoundError, ValueError: as of ``add``; the old adapter stays.
         """
-        with self._lock:
-            self._find(name)
+        self._find(name)
         return self._put(name, source, replaced=True)
 
     def drop(self, name: str) -> None:
@@ -151,7 +153,7 @@ class Bank:
         with self._lock:
             self._find(name)
             self._unload(name)
-            del self._tasks[name]
+            self._tasks = {other: task for other, task in self._tasks.items() if other != name}
 
     def __call__(self, images: Tensor, tasks: str | Sequence[str]) -> list[Tensor]:
         """Compute the logits of every image under its task.
@@ -214,8 +216,11 @@ class Bank:
         return self._trees[first.sequence].run(images, segments)
 
     def _order(self, name: str) -> tuple[Any, ...]:
-        """Tasks of like grafts stand next to each other, so that what they leave to the frozen modules is one part."""
-        return tuple(self._tasks[name].methods), self._tasks[name].version
+        """Tasks that run layers of their own stand at the end, so that the others' rows are one part of the batch."""
+        task, adapter = self._loaded[name]
+        views = adapter.views.values()
+        own, away = sum(view.shortcut is None for view in views), sum(not view.joined for view in views)
+        return own, away, task.methods, task.version
 
     def _put(self, name: str, source: str | Path, *, replaced: bool) -> BankTask:
         check_name(name)
@@ -233,7 +238,7 @@ class Bank:
             elif name in self:
                 raise ValueError(f"the bank has a task {name} already: take bank.replace, or another name")
             task = BankTask(name, folder, info, next(self._versions), adapter.nbytes, error)
-            self._tasks[name] = task
+            self._tasks = {**self._tasks, name: task}
             self._install(task, adapter)
         return task
 

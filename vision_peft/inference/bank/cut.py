@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -73,6 +74,11 @@ class View:
     module: nn.Module
     shortcut: Shortcut | None  # None: weights or attributes are the task's own, the frozen module tells nothing
     joins: dict[str, bool] = field(default_factory=dict)  # by half: whether its grafts ask the frozen module as it is
+
+    @property
+    def joined(self) -> bool:
+        """Whether the frozen module works for it in some half."""
+        return any(self.joins.values())
 
 
 class Plan:
@@ -147,27 +153,34 @@ def _cut(
     if not any(task in views for task, _ in segments):
         return frozen(x)
     half, context = call
-    joint = [_joins(views.get(task), half) for task, _ in segments]
     parts = _split(x, segments)
+    made: list[Tensor | None] = []
     whole: Tensor | None = None
-    made: list[Tensor | None] = [None] * len(segments)
-    if all(joint):
-        whole = frozen(x)
-        made = [*_split(whole, segments)]
-    elif any(joint):
-        chosen = [index for index, joins in enumerate(joint) if joins]
-        rest = [segments[index] for index in chosen]
-        with plan.only(rest):
-            rows = _gather(x, parts, chosen)
-            for index, part in zip(chosen, _split(frozen(rows), rest), strict=True):
-                made[index] = part
-    outputs = []
+    for joins, run in _runs(segments, views, half):
+        if joins:
+            with plan.only(run):
+                start = sum(len(part) for part in parts[: len(made)])
+                rows = sum(len(part) for part in parts[len(made) : len(made) + len(run)])
+                found = frozen(x if rows == len(x) else x[start : start + rows])
+            made += _split(found, run)
+            whole = found if rows == len(x) else None
+        else:
+            made += [None] * len(run)
+    outputs: list[Any] = []
     for (task, _), part, ready in zip(segments, parts, made, strict=True):
         view = views.get(task)
         outputs.append(ready if view is None else _run(view, part, ready, own(view.module), half, context))
-    if whole is not None and all(output is ready for output, ready in zip(outputs, made, strict=True)):
+    if whole is not None and _overwrite(whole, x, made, outputs):
         return whole
     return _join(plan, segments, outputs)
+
+
+def _runs(
+    segments: Sequence[tuple[Task, int]], views: Mapping[Task, View], half: str
+) -> Iterator[tuple[bool, list[tuple[Task, int]]]]:
+    """Cut the segments into runs of those that take what the frozen module makes, and of those that do not."""
+    for joins, run in groupby(segments, key=lambda segment: _joins(views.get(segment[0]), half)):
+        yield joins, list(run)
 
 
 def _joins(view: View | None, half: str) -> bool:
@@ -192,12 +205,16 @@ def _split(x: Tensor, segments: Sequence[tuple[Task, int]]) -> Sequence[Tensor]:
     return x.split([images * rows for _, images in segments])
 
 
-def _gather(x: Tensor, parts: Sequence[Tensor], chosen: list[int]) -> Tensor:
-    first, last = chosen[0], chosen[-1]
-    if last - first + 1 != len(chosen):
-        return torch.cat([parts[index] for index in chosen])
-    start = sum(len(part) for part in parts[:first])
-    return x[start : start + sum(len(parts[index]) for index in chosen)]
+def _overwrite(whole: Tensor, x: Tensor, made: Sequence[Any], outputs: Sequence[Any]) -> bool:
+    """Write the tasks' outputs over what the frozen module made of all rows; whether that can be done."""
+    changed = [(ready, output) for ready, output in zip(made, outputs, strict=True) if output is not ready]
+    if changed and whole.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
+        return False  # an Identity: others may read the input still
+    if not all(ready.shape == output.shape and ready.dtype == output.dtype for ready, output in changed):
+        return False
+    for ready, output in changed:
+        ready.copy_(output)
+    return True
 
 
 def _join(plan: Plan, segments: Sequence[tuple[Task, int]], outputs: list[Any]) -> Tensor:
