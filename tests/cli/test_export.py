@@ -37,7 +37,7 @@ def test_the_examples_of_the_help_run(capsys: pytest.CaptureFixture[str], monkey
     assert (
         "compared on 8 images of noise (seed 0; there is no run to take images of): logits differ by at most" in shown
     )
-    assert "compared on 2 given images: logits differ by at most " in shown
+    assert "compared on 2 given files: logits differ by at most " in shown
     assert "wrote flowers.pt (" in shown
 
 
@@ -50,7 +50,7 @@ def test_images_of_the_run_itself_are_taken_where_there_is_one(
     (place / "run" / "config.yaml").write_text("data: {name: digits}\n")
     for source in ("run", "run/adapter"):
         assert main(["export", source, "-o", "x.pt", "--overwrite"]) == 0
-        assert "compared on 8 of the run's test split (data=digits)" in capsys.readouterr().out
+        assert "compared on 8 images of the run's test split (data=digits)" in capsys.readouterr().out
     (place / "run" / "config.yaml").write_text("data: {name: folder, root: gone}\n")
     assert main(["export", "run", "-o", "x.pt", "--overwrite"]) == 0
     assert "8 images of noise (seed 0; the run's data: data.root=gone is not a folder" in capsys.readouterr().out

@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         nargs="+",
         metavar="PATH",
         type=Path,
-        help="images or folders (clips: videos) to compare on; default: 8 of the run's test split, else noise",
+        help="images, folders of them or videos to compare on (default: 8 of the run's test split, else noise)",
     )
     parser.add_argument("--tolerance", type=float, metavar="X", help="largest accepted difference of logits")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
@@ -105,5 +105,5 @@ def _take_images(model: Any, source: str, files: Sequence[Path]) -> tuple[Any, s
     from vision_peft.inference.pixels import read_own, read_pixels
 
     if files:
-        return read_pixels(model, files), f"{len(files)} given images"
+        return read_pixels(model, files), f"{len(files)} given files"
     return read_own(model, source, 8)

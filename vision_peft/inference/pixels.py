@@ -48,10 +48,11 @@ def read_own(model: Any, source: str | Path, number: int) -> tuple[Tensor, str]:
 
     Where there is no such run, or its data is not there any more, the pixels are noise and the words say so.
     """
+    what = "clips" if complete_settings(model).get("num_frames") else "images"
     folder = Path(source).expanduser()
     run = next((place for place in (folder, folder.absolute().parent) if (place / CONFIG).is_file()), None)
     if run is None:
-        return draw_noise(model, number), f"{number} images of noise (seed {SEED}; there is no run to take images of)"
+        return draw_noise(model, number), f"{number} {what} of noise (seed {SEED}; there is no run to take {what} of)"
     try:
         check_read_folder(run)
         section = read_config(run)["data"]
@@ -62,10 +63,10 @@ def read_own(model: Any, source: str | Path, number: int) -> tuple[Tensor, str]:
         dataset.set_evaluation({**complete_settings(model), **_AS_THEY_ARE})
         step = max(1, len(dataset) // number)
         found = [dataset[index][0] for index in range(0, len(dataset), step)][:number]
-        return _to_bytes(found), f"{len(found)} of the run's test split (data={data.name})"
+        return _to_bytes(found), f"{len(found)} {what} of the run's test split (data={data.name})"
     except (ValueError, OSError, ImportError, KeyError, AttributeError) as error:
         reason = printable(" ".join(str(error).split()), 200)
-        return draw_noise(model, number), f"{number} images of noise (seed {SEED}; the run's data: {reason})"
+        return draw_noise(model, number), f"{number} {what} of noise (seed {SEED}; the run's data: {reason})"
 
 
 def _to_bytes(images: Sequence[Tensor]) -> Tensor:
