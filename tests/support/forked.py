@@ -37,7 +37,10 @@ _context.set_forkserver_preload(PRELOADED)
 
 
 def run_tool(tool: str, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `python tools/TOOL ...` in `folder` with one thread, `environment` beside that of this process."""
+    """Run `python tools/TOOL ...` in `folder` with one thread, `environment` beside that of this process.
+
+    A script anywhere else is named by its whole path.
+    """
     script = REPOSITORY / "tools" / tool
     settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     printed = [folder.parent / f"{folder.name}.{name}" for name in ("stdout", "stderr")]
