@@ -218,6 +218,43 @@ def test_metrics_count_what_happened(bank):
     assert values["vision_peft_tasks"] == "3"
 
 
+def test_clients_get_right_answers_while_tasks_come_change_and_go(bank, folders, expected):
+    images = [picture(seed) for seed in range(4)]
+    known = {name: [close_to(expected(name, image)) for image in images] for name in ("a", "darker")}
+    wrong, left, replaced = [], list(range(120)), []
+    bank.add("changing", folders["a"])
+
+    def ask():
+        while left:
+            number = left.pop() % 4
+            asked = {"image": as_text(images[number]), "tasks": ["a", "changing"]}
+            status, answer = server.ask("/predict", asked)
+            first, second = (labels(each) for each in answer["answers"])
+            if status != 200 or first != known["a"][number] or second not in [known[name][number] for name in known]:
+                wrong.append((status, answer))
+
+    def change():
+        while left:
+            for path, name in (("changing", "darker"), ("changing", "a"), ("passing", "b")):
+                body, headers = {"source": str(folders[name])}, {"authorization": f"Bearer {TOKEN}"}
+                replaced.append(server.ask(f"/tasks/{path}", body, "PUT", **headers)[0])
+            replaced.append(server.ask("/tasks/passing", None, "DELETE", **headers)[0])
+
+    try:
+        with running(bank, token=TOKEN) as server:
+            threads = [threading.Thread(target=work) for work in (*[ask] * 6, change)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    finally:
+        bank.drop("changing")
+    assert wrong == []
+    assert set(replaced) == {200}
+    assert server.service.batch_images.sum >= 240  # more where a picture had to be prepared anew
+    assert sum(server.service.batch_images.counts) < 200
+
+
 def test_a_stop_under_load_answers_what_was_accepted(bank, expected):
     image, results, resets = picture(5), [], []
     known = close_to(expected("a", image))

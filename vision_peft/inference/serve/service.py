@@ -25,7 +25,7 @@ from vision_peft.inference.serve.metrics import SECONDS, Counter, Gauge, Histogr
 from vision_peft.inference.serve.query import Query
 from vision_peft.printable import name_some, printable
 
-_TRIES = 3  # of a picture whose task is replaced while it waits by one that is prepared otherwise
+_TRIES = 10  # of a picture whose task is replaced while it waits by one that is prepared otherwise
 _log = logging.getLogger(__name__)
 
 
@@ -199,7 +199,7 @@ class Service:
         for _ in range(_TRIES):
             task = self.bank.tasks.get(name)
             if task is None:
-                break
+                raise _dropped(name)
             served = self.describe(task)
             if (index, served.key) not in pictures:
                 loop = asyncio.get_running_loop()
@@ -210,13 +210,13 @@ class Service:
             try:
                 answer = await asyncio.wrap_future(self._batcher.submit(name, picture))
             except UnknownTask:
-                break
+                raise _dropped(name) from None
             except Exception:
                 raise Refusal(500, f"the task {printable(name)} cannot be answered: see the server's log") from None
             if self.describe(answer.task).key == served.key:
                 self.images.add(name)
                 return answer
-        raise Refusal(404, f"the task {printable(name)} was dropped or replaced while the picture waited")
+        raise Refusal(503, f"the task {printable(name)} is being replaced all the time: try again in a moment")
 
     def _format(self, answer: Answer, top: int) -> dict[str, Any]:
         info = answer.task.info
@@ -233,6 +233,10 @@ class Service:
         self.batch_images.observe(images)
         self.batch_tasks.observe(tasks)
         self.forward.observe(seconds)
+
+
+def _dropped(name: str) -> Refusal:
+    return Refusal(404, f"the task {printable(name)} was dropped while the picture waited")
 
 
 def _prepare(served: Served, content: bytes) -> Tensor:
