@@ -67,7 +67,7 @@ def test_commands_of_the_readme_run_one_after_another(tmp_path):
             continue
         assert words[0] == "vision-peft"
         verb = words[1]
-        if verb == "evaluate":
+        if verb in ("evaluate", "predict"):
             (folder,) = tmp_path.glob("runs/digits/vit_tiny*/adaptformer/*seed0")
             words[2] = str(folder)
         extra = TINY if verb in TRAINING and "--help" not in words else []
