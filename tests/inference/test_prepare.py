@@ -84,7 +84,8 @@ def test_photographs_are_turned_upright(photo: Path, tmp_path: Path) -> None:
 def test_a_user_keeps_the_image_that_was_given(photo: Path) -> None:
     image = Image.open(photo).convert("P")
     image.info["transparency"] = 3
-    Preparation(INPUT)(image)
+    for exif_rotation in (True, False):
+        Preparation(INPUT, exif_rotation=exif_rotation)(image)
     assert (image.mode, image.info["transparency"]) == ("P", 3)
 
 
