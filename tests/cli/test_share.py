@@ -42,7 +42,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    save_tuned(folder / "run" / "adapter", vp.AdaptFormer(bottleneck=2))
+    save_tuned(folder / "run" / "adapter", vp.AdaptFormer(bottleneck=2), seeded=True)
     return folder
 
 
@@ -91,7 +91,7 @@ def test_a_backbone_that_came_from_a_file_is_asked_for(place: Path) -> None:
 def test_an_adapter_that_is_there_is_kept(place: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["share", "run", "owner/flowers"]) == 0
     before = dict(hub.repositories["owner/flowers"])
-    save_tuned(place / "run" / "adapter", vp.LoRA(rank=2))
+    save_tuned(place / "run" / "adapter", vp.LoRA(rank=2), seeded=True)
     with pytest.raises(SystemExit):
         main(["share", "run", "owner/flowers"])
     assert "error: owner/flowers holds an adapter already and is kept: --overwrite" in capsys.readouterr().err

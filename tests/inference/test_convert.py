@@ -123,7 +123,7 @@ def test_heads_that_the_file_does_not_tell_are_asked_for(tmp_path: Path) -> None
 
 
 def test_what_is_written_for_hf_peft_comes_back_the_same(tmp_path: Path) -> None:
-    adapter = save_tuned(tmp_path / "adapter", vp.LoRA(rank=2, targets=("qkv", "fc1")))
+    adapter = save_tuned(tmp_path / "adapter", vp.LoRA(rank=2, targets=("qkv", "fc1")), seeded=True)
     model = vp.load(adapter, device="cpu")
     done = convert_to(model, tmp_path / "peft", "hf_peft")
     assert {path.name for path in (tmp_path / "peft").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
