@@ -24,7 +24,6 @@ PRELOADED = [  # what the tools import, and what torch imports late
     "torch._dynamo",
     "torch.utils.flop_counter",
     "torch.utils.tensorboard",
-    "torchmetrics.functional.classification",
     "vision_peft.training.benchmark",
     "vision_peft.training.evaluate_saved",
     "vision_peft.search.trials",

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
 from vision_peft.distributed.device import Compute
 from vision_peft.training.evaluate_saved import check_classes
@@ -53,6 +52,11 @@ def test_top5_counts_labels_among_the_five_highest_and_needs_six_classes() -> No
 
 @pytest.mark.parametrize("number", [2, 7, 400, 401])
 def test_the_counts_are_those_of_torchmetrics(number: int) -> None:
+    from torchmetrics.functional.classification import (  # seconds to import
+        multiclass_accuracy,
+        multiclass_confusion_matrix,
+    )
+
     generator = torch.Generator().manual_seed(number)
     logits = torch.randn(3000, number, generator=generator)
     labels = (torch.rand(3000, generator=generator) ** 2 * number).long()
