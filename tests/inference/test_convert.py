@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from support.adapters import change_info
 from support.official_tuned import official_adaptformer
 from support.tuned_folders import save_tuned
 from torch import Tensor
@@ -150,4 +151,11 @@ def test_a_link_in_the_place_of_the_weights_beside_is_not_followed(tmp_path: Pat
         vp.load(tmp_path / "out", device="cpu")
     weights.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="is a link, wanted a file"):
+        vp.load(tmp_path / "out", device="cpu")
+
+
+def test_weights_beside_lift_no_bound(tmp_path: Path) -> None:
+    convert_foreign(_save(official_adaptformer(), tmp_path), tmp_path / "out", "adaptformer", num_heads=2)
+    change_info(tmp_path / "out", lambda info: info["backbone"]["arguments"].update(embed_dim=2048))
+    with pytest.raises(ValueError, match=r"has [\d,]+ parameters, the adapter records 2,\d\d\d of its backbone"):
         vp.load(tmp_path / "out", device="cpu")
