@@ -7,7 +7,7 @@ from support.matrix import COVER, PRODUCT
 
 import vision_peft as vp
 
-DEFAULT = ["vit", "eva02_tiny", "beit_shared_bias", "frames", "swin_v2_cr"]  # that the default suite runs
+DEFAULT = ["vit", "beit", "beit_shared_bias", "frames", "swin_v2_cr"]  # that the default suite runs
 STACKS = [
     (vp.LoRA(rank=2, targets=("q", "k", "v")), vp.VPT(tokens=3)),
     (vp.VPT(tokens=3), vp.AdaptFormer(bottleneck=4), vp.NormTuning()),
