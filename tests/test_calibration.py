@@ -62,6 +62,9 @@ def test_the_calibration_error_is_the_sum_over_fifteen_bins() -> None:
     # a probability on the edge of two bins belongs to the lower one; 1 to the last
     edge = torch.tensor([[1.0, 0.0], [0.6, 0.4], [0.601, 0.399]], dtype=torch.float64)
     assert calibration_error(edge, torch.tensor([0, 0, 1])) == pytest.approx(100 * (0.4 + 0.601) / 3)
+    # the last two bins are two
+    last = torch.tensor([[0.9, 0.1], [0.95, 0.05]], dtype=torch.float64)
+    assert calibration_error(last, torch.tensor([0, 1])) == pytest.approx(100 * (0.1 + 0.95) / 2)
 
 
 def test_answers_may_come_in_parts() -> None:
