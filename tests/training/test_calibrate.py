@@ -17,6 +17,7 @@ import vision_peft as vp
 from vision_peft.calibration import calibration_error, fit_temperature
 from vision_peft.config.parse import Config
 from vision_peft.config.schema import Recipe
+from vision_peft.data.datasets.folder import Folder
 from vision_peft.data.flat_arrays import IntArray
 from vision_peft.distributed.device import choose_compute
 from vision_peft.distributed.processes import join
@@ -128,9 +129,19 @@ def test_of_a_large_val_the_first_images_are_taken(monkeypatch: pytest.MonkeyPat
     assert found != whole
 
 
-def test_the_adapter_says_how_deep_greyscale_is_read() -> None:
-    from vision_peft.data.datasets.folder import Folder
+def test_so_are_those_of_a_large_val_of_image_files(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = vp.create_backbone("vit_tiny_patch16_224", img_size=32, num_classes=3, depth=1, embed_dim=24).eval()
+    val = Folder(root=str(photos)).load("val")
+    val.set_evaluation(input_settings(model, Recipe()))
+    seen = list[int]()
+    model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    monkeypatch.setattr(calibrate, "MOST_LOGITS", 5 * 3)
+    calibrate.find_temperature(model, val, CPU, 0)
+    assert seen == [5]
 
+
+def test_the_adapter_says_how_deep_greyscale_is_read() -> None:
     model: Any = tiny_video_model()
     for given, recorded in (("full", None), ("image", "image"), ((0, 4095), [0, 4095])):
         settings = input_settings(model, Recipe(), Folder(root="x", value_range=given))

@@ -98,11 +98,13 @@ def draw_attention(
 
 
 def _describe(look: Look) -> list[str]:
-    shares = [f"patches {100 * float(look.patches.sum()):.0f} %", f"class token {100 * look.on_itself:.0f} %"]
-    shares += [f"prompts {100 * look.on_prompts:.0f} %"] if look.on_prompts > 1e-6 else []
+    patches, itself, prompts = (100 * share for share in (float(look.patches.sum()), look.on_itself, look.on_prompts))
+    shares = f"patches {patches:.0f} %, class token {itself:.0f} %"
+    if prompts > 1e-4:
+        shares = f"patches {patches:.0f}, class {itself:.0f}, prompts {prompts:.0f} %"
     tokens = look.patches / look.patches.sum()
     focus = float((-tokens * tokens.clamp_min(1e-12).log()).sum().exp())
-    return [", ".join(shares), f"spread over {focus:.0f} of {tokens.numel()} patches"]
+    return [shares, f"spread over {focus:.0f} of {tokens.numel()} patches"]
 
 
 def _describe_change(looks: Looks) -> list[str]:
