@@ -25,7 +25,7 @@ from vision_peft.training import compose_config, train
 from vision_peft.training.progress import Diverged
 
 ROWS = Path(__file__).parent / "rows"
-LADDER = [digit * 10.0**power for power in range(-5, 0) for digit in (1, 3)]  # 1e-5 to 0.3
+LADDER = [float(f"{digit}e{power}") for power in range(-5, 0) for digit in (1, 3)]  # 1e-5 to 0.3
 SEEDS = (0, 1, 2)
 METHODS = {  # setting -> what is typed
     "linear": ["method=linear", "recipe=lbfgs"],
