@@ -37,6 +37,7 @@ def test_the_examples_of_the_help_run(place: Path, capsys: pytest.CaptureFixture
     assert "dropped: none" in shown
     assert "methods: AdaptFormer(bottleneck=2, " in shown
     assert "wrote adapter.json, adapter.safetensors, backbone.safetensors in flowers" in shown
+    assert shown.endswith("next:\n  vision-peft export flowers -o flowers.pt2\n")
     assert vp.load("flowers", device="cpu").num_classes == 3
     assert main(["convert", *third]) == 0
     # without the hub: random weights

@@ -57,5 +57,5 @@ def main(argv: Sequence[str]) -> int:
     show(f"methods: {', '.join(map(repr, done.methods))}; {done.num_classes} classes")
     show(f"wrote {', '.join(done.files)} in {printable(done.folder, LONGEST_LINE)}")
     if "source" in given:
-        suggest_next(["merge", str(done.folder), "-o", f"{done.folder}-merged"])
+        suggest_next(["export", str(done.folder), "-o", f"{done.folder}.pt2"])
     return 0
