@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from support.families import FAMILIES, images, randomise_tuned, tiny
 
@@ -72,6 +73,24 @@ def test_it_is_the_softmax_of_the_block_that_is_asked_for() -> None:
             assert looks.tuned.on_itself == pytest.approx(float(row[0]), abs=1e-5)
     with pytest.raises(ValueError, match="there are 2 blocks, 0 to 1; got 2"):
         read_attention(model, x, 2)
+
+
+def test_prompts_of_a_block_stand_in_front_of_the_class_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tuned("vit", vp.VPT(tokens=3))
+    x, seen = images(model), list[torch.Tensor]()
+    real = F.scaled_dot_product_attention
+
+    def watched(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **given: Any) -> torch.Tensor:
+        seen.append((q @ k.transpose(-2, -1) * given["scale"]).softmax(-1).mean(1)[:, 0])
+        return real(q, k, v, **given)
+
+    with monkeypatch.context() as patched, torch.no_grad():
+        patched.setattr(F, "scaled_dot_product_attention", watched)
+        model(x)
+    for looks, row in zip(read_attention(model, x), seen[-1], strict=True):
+        assert looks.tuned.on_prompts == pytest.approx(float(row[:3].sum()), abs=1e-5)
+        assert looks.tuned.on_itself == pytest.approx(float(row[3]), abs=1e-5)
+        torch.testing.assert_close(looks.tuned.patches.flatten(), row[4:])
 
 
 @pytest.mark.parametrize("family", ["vit", "eva02_base", "beit"])
