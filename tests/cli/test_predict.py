@@ -241,6 +241,25 @@ def test_an_adapter_that_is_none_or_has_no_head_is_one_line(here: Path, capsys: 
     assert "this adapter has no head, so that it names no classes" in stop(capsys, "headless", "photos")
 
 
+def test_ctrl_c_and_a_lack_of_memory_are_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(error: BaseException) -> None:
+        def raise_it(*_: Any, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr("vision_peft.inference.answer_inputs.answer_inputs", raise_it)
+
+    fail(MemoryError("a single image does not fit into the memory of cpu: x"))
+    assert stop(capsys, "ADAPTER", "photos") == "error: a single image does not fit into the memory of cpu: x"
+    fail(KeyboardInterrupt())
+    for words, said in ((["--jsonl", "a.jsonl"], "stopped; the same command with --resume goes on"), ([], "stopped")):
+        with pytest.raises(SystemExit) as end:
+            run("ADAPTER", "photos", *words)
+        assert end.value.code == predict.STOPPED
+        assert capsys.readouterr().err.splitlines()[-1] == said
+
+
 def test_classes_are_numbers_without_names_and_can_be_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = vp.load("ADAPTER", device="cpu")
     vp.save_adapter(model, here / "nameless", input_config=INPUT)

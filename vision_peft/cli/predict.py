@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from vision_peft.inference.write_answers import Answer
 
 UNREAD = 1  # exit code where some inputs could not be read
+STOPPED = 130  # exit code after Ctrl-C
 STREAM = "-"  # a file of this name is stdout, an input stdin
 _LISTED = 20  # files that cannot be read
 _FILES = {"csv": ".csv", "jsonl": ".jsonl", "features": ".npz", "montage": ".png"}
@@ -80,7 +81,14 @@ def main(argv: Sequence[str]) -> int:
     if not inputs.paths:
         _list_unread(inputs.absent)
         raise ValueError(f"there is nothing to predict: no {what} among {name_some(options.inputs, 5)}")
-    failures = _predict(options, predictor, inputs, what)
+    try:
+        failures = _predict(options, predictor, inputs, what)
+    except MemoryError as error:
+        raise ValueError(str(error)) from None
+    except KeyboardInterrupt:
+        more = "; the same command with --resume goes on" if options.jsonl not in (None, STREAM) else ""
+        show(f"stopped{more}", sys.stderr)
+        raise SystemExit(STOPPED) from None
     _list_unread({**inputs.absent, **failures})
     return UNREAD if inputs.absent or failures else 0
 
