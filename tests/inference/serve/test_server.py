@@ -10,30 +10,11 @@ import time
 import pytest
 from support.hostile_requests import bomb, deep_bomb, hostile_bodies
 from support.servers import as_text, form, picture, post, running
-from support.tuned_folders import save_tuned
 
 import vision_peft as vp
 from vision_peft.inference.serve.page import PAGE, POLICY
 
 TOKEN = "a token of 32 letters, and more ."
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("adapters")
-    return {
-        "a": save_tuned(folder / "lora"),
-        "b": save_tuned(folder / "adaptformer", vp.AdaptFormer(bottleneck=4)),
-        "darker": save_tuned(folder / "darker", vp.VPT(tokens=3), settings={"mean": [0.9, 0.9, 0.9]}),
-    }
-
-
-@pytest.fixture(scope="module")
-def bank(folders):
-    bank = vp.Bank.load(folders["a"], "cpu")
-    for name, folder in folders.items():
-        bank.add(name, folder)
-    return bank
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +72,13 @@ def test_a_bomb_is_refused_by_its_header_or_by_what_it_would_inflate_to(server, 
     assert status == 400
     assert answer["error"].startswith("the image cannot be decoded: ")
     assert "data.max_pixels" not in answer["error"]
+
+
+def test_a_picture_of_too_many_pixels_is_refused_by_its_header(bank):
+    with running(bank, max_pixels=1000) as server:
+        status, answer = server.ask("/predict", {"image": as_text(picture(size=(40, 30))), "task": "a"})
+        assert (status, "more than max_pixels=1,000 pixels" in answer["error"]) == (400, True)
+        assert server.ask("/predict", {"image": as_text(picture(size=(40, 25))), "task": "a"})[0] == 200
 
 
 def test_slow_headers_and_slow_bodies_are_given_up(server, bank):
