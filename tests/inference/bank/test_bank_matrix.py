@@ -3,11 +3,12 @@
 import pytest
 from support.banks import fill, mix, tune, worst_difference
 from support.families import FAMILIES, tiny
-from support.matrix import COVER, PRODUCT
+from support.matrix import COVER, PRODUCT, fits
 
 import vision_peft as vp
 
 DEFAULT = ["vit", "beit", "beit_shared_bias", "frames", "swin_v2_cr"]  # that the default suite runs
+PROMPTS = [vp.VPT(tokens=3, deep=False), vp.PromptTuning(tokens=3)]  # of one length: answered together
 STACKS = [
     (vp.LoRA(rank=2, targets=("q", "k", "v")), vp.VPT(tokens=3)),
     (vp.VPT(tokens=3), vp.AdaptFormer(bottleneck=4), vp.NormTuning()),
@@ -31,7 +32,9 @@ def sharing(cases):
     "family", [pytest.param(family, marks=[] if family in DEFAULT else pytest.mark.matrix) for family in FAMILIES]
 )
 def test_methods_answer_side_by_side_as_they_do_alone(family, tmp_path):
-    compare(family, [(method,) for method, other in sharing(COVER) if other == family] + STACKS, tmp_path)
+    methods = [method for method, other in sharing(COVER) if other == family]
+    methods += [method for method in PROMPTS if fits(method, family)]
+    compare(family, [(method,) for method in methods] + STACKS, tmp_path)
 
 
 @pytest.mark.matrix
