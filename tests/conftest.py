@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,13 @@ __all__ = ["photos", "repository", "shared", "tiny"]
 torch.set_num_threads(1)  # the tests run as parallel processes; more threads would only fight for the cores
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_finish() -> None:
+    """Leave what imports and collection made, a million objects, out of the garbage collections to come."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.fixture(scope="session")

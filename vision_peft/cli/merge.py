@@ -1,4 +1,4 @@
-"""Fold an adapter into its backbone: a plain timm checkpoint that needs nothing of this package.
+"""Fold an adapter into its backbone: a plain timm checkpoint that needs only timm.
 
     vision-peft merge RUN -o flowers                 flowers/model.safetensors and flowers/config.json
     vision-peft merge ADAPTER -o flowers.safetensors   a file of that name, config.json beside it
