@@ -1,4 +1,4 @@
-"""Convert what official code or HF peft saved into an adapter folder, or one into HF peft's.
+"""Convert what official code or HF peft saved into an adapter folder, or the other way.
 
     vision-peft convert checkpoint.pth flowers source=adaptformer num_heads=2
     vision-peft convert PEFT cars source=hf_peft backbone.name=vit_base_patch16_224.augreg_in21k
