@@ -87,3 +87,9 @@ def test_the_issue_forms_have_names_and_required_fields() -> None:
         ids = [part["id"] for part in form["body"]]
         assert len(ids) == len(set(ids))
         assert any(part.get("validations", {}).get("required") for part in form["body"])
+
+
+@pytest.mark.parametrize("extra", ["export", "hf", "serve", "sweep", "slurm", "wandb"])
+def test_an_extra_that_tests_need_comes_with_them(setup, extra: str) -> None:
+    extras = {name: {*text.split("\n")} for name, text in setup["options.extras_require"].items()}
+    assert extras[extra] <= extras["test"] | {*setup["options"]["install_requires"].split("\n")}
