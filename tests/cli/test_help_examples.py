@@ -1,5 +1,8 @@
 """The commands that a verb shows in its help can be typed; those of newer verbs are run by the tests of each verb."""
 
+import hashlib
+import json
+import os
 import re
 import shlex
 import shutil
@@ -11,6 +14,7 @@ from support.tiny_run import TINY, write_photos
 from support.tiny_vtab import write_vtab
 from support.video_files import write_video
 
+from vision_peft.cli import prepare_vtab
 from vision_peft.cli.main import list_verbs, main
 from vision_peft.config.find_configs import find_configs
 from vision_peft.config.help import format_help
@@ -90,3 +94,32 @@ def test_examples_that_make_videos_anew_run(here: Path, capsys: pytest.CaptureFi
         write_video(source / "wave.mp4", 3)
         assert main(["prepare-video", *words]) == 0, words
         assert (here / words[1] / "wave.mp4").stat().st_size
+
+
+def test_the_example_that_verifies_vtab_runs(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for task in prepare_vtab.TASKS:
+        folder = here / "vtab-1k" / task
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        (folder / "test.txt").write_text(task)
+        digest = hashlib.sha256(task.encode()).hexdigest()
+        (folder / "manifest.json").write_text(json.dumps({"files_sha256": {"test.txt": digest}}))
+    (words,) = [words for words in list_examples("prepare-vtab", capsys) if "--verify" in words]
+    assert main(["prepare-vtab", *words]) == 0
+    assert capsys.readouterr().out.count("every file is as it was written") == 19
+
+
+def test_the_example_that_submits_runs(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    for name in ("sbatch", "srun"):
+        (here / "bin").mkdir(exist_ok=True)
+        (here / "bin" / name).write_text("#!/bin/sh\necho Submitted batch job 7\n")
+        (here / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(here / "bin"), prepend=os.pathsep)
+    (words,) = list_examples("submit", capsys)
+    assert main(["submit", *words]) == 0
+    assert "job 7:" in capsys.readouterr().out
+    (script,) = here.glob("jobs/*.sh")
+    assert "#SBATCH --nodes=2" in script.read_text()
