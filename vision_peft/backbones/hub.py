@@ -88,7 +88,9 @@ def fetch_file(repository: str, file: str, cache_dir: str | Path | None = None) 
         return Path(huggingface_hub.hf_hub_download(place, file, revision=revision or None, cache_dir=cache_dir))
     except HFValidationError as error:
         raise ValueError(f"hf-hub:{repository} is not a name of the hub: wanted hf-hub:OWNER/NAME ({error})") from None
-    except (huggingface_hub.errors.RepositoryNotFoundError, huggingface_hub.errors.RemoteEntryNotFoundError) as error:
+    except (huggingface_hub.errors.LocalEntryNotFoundError, huggingface_hub.errors.OfflineModeIsEnabled) as error:
+        raise _unreachable(what, error, _FOLDER) from error
+    except (huggingface_hub.errors.RepositoryNotFoundError, huggingface_hub.errors.EntryNotFoundError) as error:
         reason = " ".join(str(error).split())[:300]
         raise FileNotFoundError(
             f"hf-hub:{repository} has no {file} ({reason}); a private or gated repository needs `hf auth login` first"
