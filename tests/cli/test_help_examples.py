@@ -112,7 +112,7 @@ def test_the_example_that_verifies_vtab_runs(here: Path, capsys: pytest.CaptureF
 def test_the_example_that_submits_runs(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("submitit")
+    pytest.importorskip("submitit", reason="needs submitit: pip install 'vision_peft[slurm]'")
     for name in ("sbatch", "srun"):
         (here / "bin").mkdir(exist_ok=True)
         (here / "bin" / name).write_text("#!/bin/sh\necho Submitted batch job 7\n")

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from support.families import FAMILIES, images, randomise_tuned, tiny
+from support.families import FAMILIES, images, tiny, tuned
 
 import vision_peft as vp
 from vision_peft.inference.attention_maps import Looks, check_class_token, read_attention
@@ -19,14 +19,6 @@ REFUSED = {
     **dict.fromkeys(("tubelet", "frames"), "of models of images, this one takes clips"),
 }
 WITH_CLASS_TOKEN = [name for name in FAMILIES if name not in REFUSED]
-
-
-def tuned(family: str, *methods: vp.Method) -> Any:
-    model = tiny(family)
-    for method in methods:
-        vp.attach(model, method)
-    randomise_tuned(model)
-    return model.eval()
 
 
 def total(looks: Looks) -> list[float]:

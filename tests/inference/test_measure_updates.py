@@ -1,23 +1,14 @@
 """Norms of what was learned, block by block, against the weights written out."""
 
 import copy
-from typing import Any
 
 import pytest
 import torch
-from support.families import FAMILIES, images, randomise_tuned, tiny
+from support.families import FAMILIES, images, tiny, tuned
 
 import vision_peft as vp
 from vision_peft.inference.measure_updates import measure_updates
 from vision_peft.tuning.blocks import blocks
-
-
-def tuned(family: str, *methods: vp.Method) -> Any:
-    model = tiny(family)
-    for method in methods:
-        vp.attach(model, method)
-    randomise_tuned(model)
-    return model.eval()
 
 
 @pytest.mark.parametrize("family", ["vit", "eva02_base", "swin"])

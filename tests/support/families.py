@@ -109,6 +109,17 @@ def four_sizes(x: Tensor) -> Tensor:
     return x.flatten(1, 2) if x.ndim == 5 else x
 
 
+def tuned(family: str, *methods: Any) -> Any:
+    """A tiny model of a family with methods attached and random values in every tuned tensor, in eval mode."""
+    import vision_peft as vp
+
+    model = tiny(family)
+    for method in methods:
+        vp.attach(model, method)
+    randomise_tuned(model)
+    return model.eval()
+
+
 def randomise_tuned(model: nn.Module, seed: int = 2) -> None:
     """Give every tuned tensor a random value, so that zero-initialised factors pass gradients on."""
     import vision_peft as vp
