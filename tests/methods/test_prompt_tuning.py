@@ -103,7 +103,7 @@ def test_samples_that_are_no_batches_are_refused_and_leave_the_model_alone(sampl
 
 
 def test_class_prompts_without_samples_are_refused_at_attach():
-    with pytest.raises(ValueError, match="initialises itself from images: pass"):
+    with pytest.raises(ValueError, match="needs images to start its prompts from: pass"):
         vp.attach(tiny("vit"), vp.PromptTuning(init="class_labels"))
 
 

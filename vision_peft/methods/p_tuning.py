@@ -31,6 +31,7 @@ from vision_peft.tuning.input_tokens import INPUT_TOKENS, PositionEmbeddings, ad
 from vision_peft.tuning.method import Method, one_of, positive
 from vision_peft.tuning.module_input import as_input
 from vision_peft.tuning.needs import Need
+from vision_peft.tuning.samples import SamplesNeeded
 from vision_peft.tuning.token_positions import TokenPositions
 
 
@@ -126,8 +127,8 @@ class PTuning(Method):
         return "LSTM" if self.encoder == "lstm" else None
 
     @property
-    def samples_per_class(self) -> int:
-        return 1 if self.init == "patches" else 0
+    def samples_needed(self) -> SamplesNeeded | None:
+        return SamplesNeeded("to start its tokens from", per_class=1) if self.init == "patches" else None
 
     @classmethod
     def as_published(cls, few_shot: bool = False, **fields: Any) -> "PTuning":
@@ -162,7 +163,7 @@ class PTuning(Method):
         if samples is None:
             return
         with_positions = self.positions == "start"  # others get those of the patches that they take
-        drawn = embed_samples(model, samples, self.samples_per_class, with_positions=with_positions).patches
+        drawn = embed_samples(model, samples, 1, with_positions=with_positions).patches
         drawn = drawn[torch.randperm(len(drawn))[torch.arange(self.tokens) % len(drawn)]]
         tokens: Any = prompt_insertion_module(model).pseudo_tokens
         (tokens.embedding.weight if isinstance(tokens, PromptEncoder) else tokens).copy_(drawn)

@@ -31,6 +31,7 @@ from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.input_tokens import INPUT_TOKENS, add_prefix_tokens, prompt_insertion_module
 from vision_peft.tuning.method import Method, one_of, positive
 from vision_peft.tuning.needs import Need
+from vision_peft.tuning.samples import SamplesNeeded
 
 
 class PromptTuningInput(Graft):
@@ -128,8 +129,10 @@ class PromptTuning(Method):
         return (INPUT_TOKENS,)
 
     @property
-    def samples_per_class(self) -> int:
-        return self.images_per_class * self.ensemble if self.init == "class_labels" else 0
+    def samples_needed(self) -> SamplesNeeded | None:
+        if self.init != "class_labels":
+            return None
+        return SamplesNeeded("to start its prompts from", per_class=self.images_per_class * self.ensemble)
 
     def attach(self, model: nn.Module) -> None:
         at = add_prefix_tokens(model, self.tokens)
@@ -146,7 +149,7 @@ class PromptTuning(Method):
             prompts[0, : len(rows)] = rows.to(prompts)
         if samples is None:
             return
-        found = embed_samples(model, samples, self.samples_per_class)
+        found = embed_samples(model, samples, self.images_per_class * self.ensemble)
         for member, prompt in enumerate(prompts):
             own = [means[member :: self.ensemble] for means in found.means.values()]
             rows = [means.mean(0) for means in own if len(means)]

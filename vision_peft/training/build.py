@@ -28,6 +28,7 @@ from vision_peft.runs.compare_data import describe_since
 from vision_peft.runs.data_record import DataRecord
 from vision_peft.runs.find_run import find_other_root
 from vision_peft.tuning.record import clear_record
+from vision_peft.tuning.samples import SamplesNeeded
 
 
 def load_splits(config: Config) -> dict[str, ImageDataset]:
@@ -160,7 +161,7 @@ def create_bare_model(config: Config) -> Any:
 def attach_methods(model: Any, config: Config, train_set: ImageDataset, device: torch.device) -> nn.Module:
     """Attach the methods and a fresh head for the classes of `train_set`, ready to train on `device`.
 
-    Methods that start from images get some of `train_set`, without augmentation.
+    Methods that need images (`samples_needed`) get those of `train_set` that they ask for.
 
     Raises:
         ValueError: a method that does not fit the backbone, or a `drop_path` that would never act.
@@ -168,8 +169,8 @@ def attach_methods(model: Any, config: Config, train_set: ImageDataset, device: 
     seed_everything(config.seed, "methods")
     for method in config.methods:
         samples = None
-        if method.samples_per_class:
-            samples = _load_samples(model.to(device), config, train_set, method.samples_per_class)
+        if method.samples_needed is not None:
+            samples = _load_samples(model.to(device), config, train_set, method.samples_needed)
         vp.attach(model, method, samples=samples)
     vp.replace_head(model, config.recipe.head, len(train_set.classes))
     if config.recipe.grad_checkpointing:
@@ -204,15 +205,14 @@ def _store_frozen(layer: nn.Module, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def _load_samples(model: nn.Module, config: Config, dataset: ImageDataset, per_class: int) -> Iterable[Any]:
-    """Batches of the first `per_class` images of every class, as evaluation sees them."""
-    taken, items = Counter[int](), []
-    for item, label in enumerate(dataset.labels):
-        if taken[label] < per_class:
-            taken[label] += 1
-            items.append(item)
-    part = dataset.subset(items)
-    part.set_evaluation(input_settings(model, config.recipe))
+def _load_samples(model: nn.Module, config: Config, dataset: ImageDataset, needed: SamplesNeeded) -> Iterable[Any]:
+    """Batches of the images that a method needs, in the order of `dataset`; every pass over them is the same."""
+    part = dataset.subset(needed.choose(dataset.labels))
+    settings, recipe = input_settings(model, config.recipe), config.recipe
+    if needed.augmented:
+        part.set_training(settings, augment=recipe.augment, random_erasing=recipe.random_erasing)
+    else:
+        part.set_evaluation(settings)
     # an undecodable image is left out here; training meets it again and reports it
     return eval_loader(part, part.eval_batch_size, config.workers, bad="wrong")
 

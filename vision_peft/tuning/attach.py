@@ -31,7 +31,8 @@ def attach(model: nn.Module, method: Method, *, samples: Iterable[Any] | None = 
     Args:
         model: a timm vision transformer (see ``families``).
         method: for instance ``AdaptFormer(bottleneck=64)``.
-        samples: batches of (images B C H W, labels B), for methods that initialise themselves from data.
+        samples: batches of (images B C H W, labels B), for a method with ``samples_needed``; further entries of a batch
+            are ignored.
 
     Returns:
         The same model.
@@ -42,11 +43,12 @@ def attach(model: nn.Module, method: Method, *, samples: Iterable[Any] | None = 
             missing, or given to a method that takes none.
     """
     _check_method(method)
-    if samples is not None and not method.samples_per_class:
+    needed = method.samples_needed
+    if samples is not None and needed is None:
         raise ValueError(f"{type(method).__name__} takes no samples")
-    if samples is None and method.samples_per_class:
+    if samples is None and needed is not None:
         raise ValueError(
-            f"{method!r} initialises itself from images: pass attach(model, method, samples=loader) with batches of "
+            f"{method!r} needs images {needed.purpose}: pass attach(model, method, samples=loader) with batches of "
             "(images, labels)"
         )
     return _attach(model, method, samples, initialise=True)
@@ -83,7 +85,7 @@ def _attach(model: nn.Module, method: Method, samples: Iterable[Any] | None, *, 
                 parameter.requires_grad_(True)
         _join_backbone(model, depths)
         if initialise:
-            method.initialise(model, samples)
+            method = method.initialise(model, samples) or method
     except Exception:
         for module in list(model.modules()):
             graft.ungraft(module, keep=depths.get(module, 0))

@@ -9,6 +9,7 @@ from torch import nn
 
 from vision_peft.fields import Checked
 from vision_peft.tuning.needs import Need
+from vision_peft.tuning.samples import SamplesNeeded
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,20 @@ class Method(Checked, ABC):
         return True
 
     @property
-    def samples_per_class(self) -> int:
-        """Images of every class from which the method initialises itself; 0: it takes none."""
-        return 0
+    def samples_needed(self) -> SamplesNeeded | None:
+        """Images that ``initialise`` must get; None: the method takes none."""
+        return None
 
     def baked(self) -> "Method":
         """Return the method that the model has after ``bake``: without training-time re-parametrisation."""
         return self
 
-    def initialise(self, model: nn.Module, samples: Iterable[Any] | None) -> None:
+    def initialise(self, model: nn.Module, samples: Iterable[Any] | None) -> "Method | None":
         """Set start values that come from data, after ``attach``; ``samples`` as given to ``vp.attach``.
+
+        Returns:
+            The method that is attached now, where the data decided about its fields (ranks, say): the model and its
+            adapters record that one, and it attaches without data what this call made. None: it is the same.
 
         Raises:
             ValueError: the data does not fit, with the reason. Nothing has to be undone.
