@@ -13,7 +13,7 @@ from timm.models import vision_transformer
 from torch import nn
 
 from vision_peft.tuning.backbone import architecture, classifier_names, patch_area
-from vision_peft.tuning.blocks import attn_half, block_end, blocks, linears, mlp_half, separate_biases, stages, width
+from vision_peft.tuning.blocks import blocks, branches, linears, run_in_halves, separate_biases, stages, width
 from vision_peft.tuning.families import family_of, family_of_block
 from vision_peft.tuning.graft import ungraft
 
@@ -27,9 +27,9 @@ def test_the_two_halves_and_the_end_are_exactly_timms_own_block(family):
     with torch.no_grad(), recorded_calls(all_blocks) as calls:
         model(images(model))
     assert [call[0] for call in calls] == all_blocks
-    for block, (x,), kwargs, expected in calls:
+    for block, args, kwargs, expected in calls:
         with torch.no_grad():
-            y = block_end(block, mlp_half(block, attn_half(block, x, **kwargs)))
+            y = run_in_halves(block, *args, **kwargs)
         assert (y - expected).abs().max() == 0.0
 
 
@@ -39,22 +39,29 @@ def test_the_two_halves_draw_the_same_drop_path_masks_as_timm(family):
     all_blocks = blocks(model)
     with torch.no_grad(), recorded_calls(all_blocks) as calls:
         model(images(model, batch=8))
-    for block, (x,), kwargs, _ in calls:
+    for block, args, kwargs, _ in calls:
         with torch.no_grad():
             torch.manual_seed(0)
-            expected = block(x, **kwargs)
+            expected = block(*args, **kwargs)
             torch.manual_seed(0)
-            y = block_end(block, mlp_half(block, attn_half(block, x, **kwargs)))
+            y = run_in_halves(block, *args, **kwargs)
             torch.manual_seed(1)
-            other = block(x, **kwargs)
+            other = block(*args, **kwargs)
         assert (y - expected).abs().max() == 0.0
         assert (other - expected).abs().max() > 0, "drop path does nothing: this test tests nothing"
 
 
 def _with_drop_path(model: nn.Module) -> nn.Module:
     for block in blocks(model):
-        block.drop_path1, block.drop_path2 = DropPath(0.5), DropPath(0.5)
+        for branch in branches(block, "attn") + branches(block, "mlp"):
+            _put(block, branch.drop_path, DropPath(0.5))
     return model
+
+
+def _put(block: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Replace a module within ``block``."""
+    (name,) = (name for name, module in block.named_modules() if module is old)
+    block.set_submodule(name, new)
 
 
 def test_halves_get_real_rope_shared_bias_and_shifted_windows():

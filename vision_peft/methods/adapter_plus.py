@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from vision_peft.tuning.blocks import BlockGraft, blocks, width
+from vision_peft.tuning.blocks import BlockGraft, blocks, branches, width
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import Method, one_of, positive, probability
 
@@ -175,5 +175,7 @@ class AdapterPlus(Method):
             if self.position in _BLOCK_KINDS:
                 graft(block, _BLOCK_KINDS[self.position], adapter_plus=ScaledBottleneck(width(block), self))
                 continue
-            for path in (block.drop_path1, block.drop_path2) if self.position == "houlsby" else (block.drop_path2,):
+            halves = ("attn", "mlp") if self.position == "houlsby" else ("mlp",)
+            paths = [branch.drop_path for half in halves for branch in branches(block, half)]
+            for path in dict.fromkeys(paths):
                 graft(path, AdapterPlusSequential, adapter_plus=ScaledBottleneck(width(block), self))

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vision_peft.tuning.blocks import BlockGraft, blocks, mlp_input, width
+from vision_peft.tuning.blocks import BlockGraft, blocks, branches, mlp_input, width
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import Method, one_of, positive, probability
 
@@ -114,8 +114,9 @@ class AdaptFormer(Method):
 
     def attach(self, model: nn.Module) -> None:
         for block in blocks(model):
-            branch = AdaptMLP(width(block), self)
             if self.form == "parallel":
-                graft(block, AdaptFormerBlock, adaptmlp=branch, block_norm=self.input == "block_norm")
+                block_norm = self.input == "block_norm"
+                graft(block, AdaptFormerBlock, adaptmlp=AdaptMLP(width(block), self), block_norm=block_norm)
             else:
-                graft(block.drop_path2, AdaptFormerSequential, adaptmlp=branch)
+                for mlp in branches(block, "mlp"):
+                    graft(mlp.drop_path, AdaptFormerSequential, adaptmlp=AdaptMLP(width(block), self))

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision_peft.tuning.blocks import BlockGraft, attn_input, blocks, mlp_input, width
+from vision_peft.tuning.blocks import BlockGraft, attn_input, blocks, branches, mlp_input, width
 from vision_peft.tuning.graft import graft
 from vision_peft.tuning.method import Method, one_of, positive, probability, some_of
 from vision_peft.tuning.patch_grid import drop_path, patch_grid, time_steps
@@ -73,19 +73,17 @@ class ConvpassBlock(BlockGraft):
     """Adds a bypass to one or both halves of a block; every bypass draws a drop-path mask of its own."""
 
     convpass: nn.ModuleDict
-    drop_path1: nn.Module
-    drop_path2: nn.Module
 
     def attn_half(self, x: Tensor, **kwargs: Any) -> Tensor:
         y = super().attn_half(x, **kwargs)
         if "attn" in self.convpass:
-            y = y + drop_path(self.drop_path1, self.convpass["attn"](attn_input(self, x)))
+            y = y + drop_path(branches(self, "attn")[0].drop_path, self.convpass["attn"](attn_input(self, x)))
         return y
 
     def mlp_half(self, x: Tensor) -> Tensor:
         y = super().mlp_half(x)
         if "mlp" in self.convpass:
-            y = y + drop_path(self.drop_path2, self.convpass["mlp"](mlp_input(self, x)))
+            y = y + drop_path(branches(self, "mlp")[0].drop_path, self.convpass["mlp"](mlp_input(self, x)))
         return y
 
 

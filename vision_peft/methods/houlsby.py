@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision_peft.tuning.blocks import blocks, width
+from vision_peft.tuning.blocks import blocks, branches, width
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import Method, positive, some_of
 from vision_peft.tuning.norms import norm_layers
@@ -82,9 +82,9 @@ class Houlsby(Method):
 
     def attach(self, model: nn.Module) -> None:
         for block in blocks(model):
-            seats = {"attn": block.drop_path1, "mlp": block.drop_path2}
-            for position in self.positions:
-                graft(seats[position], HoulsbyAdapter, houlsby=Bottleneck(width(block), self.bottleneck, self.sigma))
+            seats = [branch.drop_path for position in self.positions for branch in branches(block, position)]
+            for seat in dict.fromkeys(seats):  # one where attention and MLP join as one
+                graft(seat, HoulsbyAdapter, houlsby=Bottleneck(width(block), self.bottleneck, self.sigma))
         if self.train_norms:
             for norm in norm_layers(model):
                 norm.requires_grad_(True)

@@ -160,7 +160,7 @@ class LST(Method):
         family, by_stage = family_of(model), stages(model)
         all_blocks = [block for members in by_stage for block in members]
         for block in (members[0] for members in by_stage):
-            dim, heads = width(block), block.attn.num_heads
+            dim, heads = width(block), family.heads(block)
             if dim % self.reduction or dim // self.reduction % heads:
                 raise ValueError(
                     f"reduction must make the width {dim} a multiple of {heads} heads; got {self.reduction}, a side "

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from vision_peft.tuning.attention import KeyValueAttention, project
 from vision_peft.tuning.backbone import patch_area
-from vision_peft.tuning.blocks import attn_norm, blocks, width
+from vision_peft.tuning.blocks import blocks, branches, width
 from vision_peft.tuning.families import family_of_attention
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.input_tokens import INPUT_TOKENS, add_prefix_tokens, prompt_insertion_module
@@ -51,11 +51,13 @@ class VPTAttention(KeyValueAttention):
     """Adds the keys and values of this block's prompts; one set a batch, one an image under dropout."""
 
     prompts: nn.Parameter
+    prompt_source: tuple[Any, ...]  # the attention beside this one in the block that has the prompts; empty: this one
     prompt_dropout: nn.Dropout
     prompt_path: tuple[nn.Module, ...]  # what a prompt passes before this attention; modules that live elsewhere
 
     def extra_keys_values(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-        prompts = as_input(self.prompts).unsqueeze(0)
+        source = self.prompt_source[0] if self.prompt_source else self
+        prompts = as_input(source.prompts).unsqueeze(0)
         to_width, norm = self.prompt_path
         prompts = to_width(prompts)
         if self.prompt_dropout.training and self.prompt_dropout.p > 0:
@@ -117,12 +119,15 @@ class VPT(Method):
         for dim, group in groupby(all_blocks, key=width):  # one group, but for Swin's stages
             projection = self._projection(dim)
             for number, block in enumerate(group):
-                family_of_attention(block.attn)  # else keys and values cannot join
-                graft(
-                    block.attn,
-                    VPTAttention,
-                    prompts=self._prompts(model, dim),
-                    prompt_dropout=nn.Dropout(self.dropout),
-                    prompt_path=(projection, attn_norm(block)),
-                    **({"prompt_project": projection} if number == 0 and self.project else {}),
-                )
+                found = branches(block, "attn")
+                for branch in found:
+                    family_of_attention(branch.layer)  # else keys and values cannot join
+                    graft(
+                        branch.layer,
+                        VPTAttention,
+                        prompt_source=() if branch is found[0] else (found[0].layer,),
+                        prompt_dropout=nn.Dropout(self.dropout),
+                        prompt_path=(projection, branch.norm),
+                        **({"prompts": self._prompts(model, dim)} if branch is found[0] else {}),
+                        **({"prompt_project": projection} if number == 0 and self.project else {}),
+                    )

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from vision_peft.tuning.blocks import blocks, width
-from vision_peft.tuning.families import family_of
+from vision_peft.tuning.families import family_of, family_of_block
 
 
 def classifier_names(model: Any) -> tuple[str, ...]:
@@ -42,7 +42,7 @@ def architecture(model: Any) -> dict[str, Any]:
         "class": _plain_class(model),
         "depth": len(all_blocks),
         "width": sorted({width(block) for block in all_blocks}),
-        "num_heads": sorted({block.attn.num_heads for block in all_blocks}),
+        "num_heads": sorted({family_of_block(block).heads(block) for block in all_blocks}),
         "patch_size": list(embed.patch_size),
         "img_size": list(embed.img_size or ()),
         **(clip if clip["num_frames"] is not None else {}),

@@ -1,10 +1,12 @@
 """The transformer blocks of a timm model: their order, width and layers, and the graft that splits one in halves."""
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from vision_peft.tuning.families import family_of, family_of_block
+from vision_peft.tuning.families.family import Branch
 from vision_peft.tuning.graft import Graft
 
 
@@ -32,7 +34,16 @@ def stages(model: Any) -> list[list[Any]]:
 
 def width(block: Any) -> int:
     """Return the channels of the residual stream at ``block`` (they grow over Swin's stages)."""
-    return block.attn.proj.out_features
+    return family_of_block(block).width(block)
+
+
+def branches(block: Any, half: str) -> list[Branch]:
+    """List the branches of the half ``attn`` or ``mlp`` of ``block``: norm in front, layer, drop-path behind.
+
+    One in most blocks; every layer's output joins the residual stream behind the drop-path of its branch. Where
+    attention and MLP stand side by side and join as one, both halves name one drop-path.
+    """
+    return family_of_block(block).branches(block, half)
 
 
 def linears(block: Any, target: str) -> list[nn.Linear]:
@@ -63,8 +74,8 @@ def separate_biases(block: Any) -> dict[str, Tensor]:
 def attn_half(block: Any, x: Tensor, **kwargs: Any) -> Tensor:
     """Compute the half of ``block`` with attention; ``x`` is B N C (Swin: B H W C), as for ``mlp_half``.
 
-    Both halves and ``block_end`` together differ from timm's own forward by exactly 0, which the tests hold for every
-    family, so that a timm that moves the seam fails there.
+    ``run_in_halves`` differs from timm's own forward by exactly 0, which the tests hold for every family, so that a
+    timm that moves the seam fails there.
     """
     return family_of_block(block).attn_half(block, x, **kwargs)
 
@@ -74,9 +85,9 @@ def mlp_half(block: Any, x: Tensor) -> Tensor:
     return family_of_block(block).mlp_half(block, x)
 
 
-def block_end(block: Any, x: Tensor) -> Tensor:
+def block_end(block: Any, x: Tensor, **kwargs: Any) -> Any:
     """Pass what both halves of ``block`` made through a norm that ends it; most blocks have none and give ``x``."""
-    return family_of_block(block).block_end(block, x)
+    return family_of_block(block).block_end(block, x, **kwargs)
 
 
 def attn_input(block: Any, x: Tensor) -> Tensor:
@@ -89,9 +100,17 @@ def mlp_input(block: Any, x: Tensor) -> Tensor:
     return family_of_block(block).mlp_input(block, x)
 
 
-def attn_norm(block: Any) -> nn.Module:
-    """Return the norm that tokens pass in front of attention, an Identity in a post-norm block."""
-    return block.norm1 if family_of_block(block).has_input_norms else nn.Identity()
+def run_in_halves(block: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run ``block`` on what timm gives it: its halves, the grafts on them included, and what stands around them."""
+    family = family_of_block(block)
+    x, given = family.enter(*args, **kwargs)
+    attend, transform = (
+        (block.attn_half, block.mlp_half)
+        if isinstance(block, BlockGraft)
+        else (partial(attn_half, block), partial(mlp_half, block))
+    )
+    x = family.between_halves(block, attend(x, **given), **given)
+    return family.block_end(block, transform(x), **given)
 
 
 class BlockGraft(Graft):
@@ -107,5 +126,5 @@ class BlockGraft(Graft):
     def mlp_half(self, x: Tensor) -> Tensor:
         return mlp_half(self, x)
 
-    def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
-        return block_end(self, self.mlp_half(self.attn_half(x, **kwargs)))
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return run_in_halves(self, *args, **kwargs)

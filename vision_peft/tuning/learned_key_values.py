@@ -5,14 +5,13 @@ A prefix key enters attention as it is: it is not rotated (rotary embeddings) an
 """
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision_peft.tuning.attention import KeyValueAttention
-from vision_peft.tuning.blocks import blocks
+from vision_peft.tuning.blocks import blocks, branches, width
 from vision_peft.tuning.families import family_of_attention
 from vision_peft.tuning.graft import graft
 from vision_peft.tuning.module_input import as_input
@@ -85,16 +84,16 @@ def attach_prefixes(
     Raises:
         ValueError: keys and values cannot join the attention of this backbone, or it has prefixes already.
     """
-    all_blocks: list[Any] = blocks(model)
-    sizes = [math.prod(family_of_attention(block.attn).key_value_heads(block.attn)) for block in all_blocks]
-    first = all_blocks[0].attn
-    mlp = None if hidden is None else PrefixMLP(tokens, embedding or first.proj.out_features, hidden, sizes, deep)
-    for index, (block, size) in enumerate(zip(all_blocks, sizes, strict=True)):
+    found = [branch.layer for block in blocks(model) for branch in branches(block, "attn")]
+    sizes = [math.prod(family_of_attention(attn).key_value_heads(attn)) for attn in found]
+    first, dim = found[0], width(blocks(model)[0])
+    mlp = None if hidden is None else PrefixMLP(tokens, embedding or dim, hidden, sizes, deep)
+    for index, (attn, size) in enumerate(zip(found, sizes, strict=True)):
         graft(
-            block.attn,
+            attn,
             PrefixAttention,
             prefix=None if mlp else nn.Parameter(torch.randn(2, tokens, size) * std),
             prefix_source=(mlp, index) if mlp else None,
             prefix_dropout=nn.Dropout(dropout),
-            prefix_mlp=mlp if block.attn is first else None,
+            prefix_mlp=mlp if attn is first else None,
         )

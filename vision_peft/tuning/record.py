@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 from vision_peft.tuning import graft
 from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.blocks import blocks
+from vision_peft.tuning.families import family_of_block
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.modes import set_modes
 
@@ -149,7 +150,7 @@ def fingerprint(model: nn.Module) -> str:
         return ""
     digest = hashlib.sha256()
     for block in blocks(model):
-        for layer in (block.norm1, block.norm2, block.attn.proj):
+        for layer in family_of_block(block).landmarks(block):
             weight = layer.weight
             if weight is not None:
                 digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())

@@ -6,6 +6,7 @@ names are used as they are. Whatever differs from family to family is asked here
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -16,11 +17,20 @@ from torch import Tensor, nn
 from vision_peft.tuning.graft import override
 
 
+@dataclass(frozen=True)
+class Branch:
+    """One of the ways beside the residual stream of a block: what it passes, in order."""
+
+    norm: nn.Module  # in front of the layer, an Identity in a post-norm block
+    layer: Any  # attention or an MLP
+    drop_path: Any  # the last module before it joins the stream
+
+
 class Family(ABC):
     """One timm architecture, without state: models, blocks and attention layers are handed in.
 
     The defaults are those of a pre-norm block with softmax attention whose queries, keys and values come from one
-    ``qkv`` layer. A concrete family is final.
+    ``qkv`` layer. A concrete family is final, or the base of one that differs from it in the blocks alone.
     """
 
     examples: ClassVar[str]  # models that users know, for messages
@@ -65,6 +75,33 @@ class Family(ABC):
 
     # A block
 
+    def width(self, block: Any) -> int:
+        """Return the channels of the residual stream at ``block``."""
+        return block.attn.proj.out_features
+
+    def heads(self, block: Any) -> int:
+        """Return the number of heads of queries in ``block``."""
+        return block.attn.num_heads
+
+    def branches(self, block: Any, half: str) -> list[Branch]:
+        """List the branches of the half ``attn`` or ``mlp`` of a block: one, or several side by side."""
+        first = half == "attn"
+        norm = block.norm1 if first else block.norm2
+        layer, drop_path = (block.attn, block.drop_path1) if first else (block.mlp, block.drop_path2)
+        return [Branch(norm if self.has_input_norms else nn.Identity(), layer, drop_path)]
+
+    def landmarks(self, block: Any) -> list[Any]:
+        """List the layers of a block whose weights tell this backbone from another (``record.fingerprint``)."""
+        return [block.norm1, block.norm2, block.attn.proj]
+
+    def enter(self, x: Tensor, **kwargs: Any) -> tuple[Tensor, dict[str, Any]]:
+        """Return the residual stream, and by name what else a block is given, out of the arguments of its forward."""
+        return x, kwargs
+
+    def between_halves(self, block: Any, x: Tensor, **kwargs: Any) -> Tensor:
+        """Pass the residual stream ``x`` through what stands between attention and MLP, in most blocks nothing."""
+        return x
+
     def attn_half(self, block: Any, x: Tensor, **kwargs: Any) -> Tensor:
         """Compute the first half of a block: ``x + drop_path1(after_attn(attn(attn_input(x))))``."""
         return x + block.drop_path1(self.after_attn(block, block.attn(self.attn_input(block, x), **kwargs)))
@@ -73,8 +110,8 @@ class Family(ABC):
         """Compute the second half of a block: ``x + drop_path2(after_mlp(mlp(mlp_input(x))))``."""
         return x + block.drop_path2(self.after_mlp(block, block.mlp(self.mlp_input(block, x))))
 
-    def block_end(self, block: Any, x: Tensor) -> Tensor:
-        """Pass the residual stream ``x`` behind both halves through what ends the block, a norm of it if anything."""
+    def block_end(self, block: Any, x: Tensor, **kwargs: Any) -> Any:
+        """Return what the block gives for the residual stream ``x`` behind both halves: ``x``, or a norm of it."""
         return x
 
     def attn_input(self, block: Any, x: Tensor) -> Tensor:

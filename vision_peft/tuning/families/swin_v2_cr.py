@@ -64,7 +64,7 @@ class SwinV2Cr(WindowedFamily):
     def attend_in_windows(self, block: Any, x: Tensor) -> Tensor:
         return block._shifted_window_attn(x)
 
-    def block_end(self, block: Any, x: Tensor) -> Tensor:
+    def block_end(self, block: Any, x: Tensor, **kwargs: Any) -> Tensor:
         return block.norm3(x)
 
     def norms(self, block: Any) -> list[Any]:
