@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.families import FAMILIES, four_sizes, images, randomise_tuned, tiny
+from support.families import FAMILIES, OTHERS, four_sizes, images, randomise_tuned, tiny
 from support.matrix import (
     every_case,
     every_compiled_case,
@@ -73,7 +73,7 @@ def _silent_in_timm(family: str) -> set[str]:
 def _silent(parameters: dict[str, nn.Parameter], family: str) -> set[str]:
     # Where outputs depend on a parameter by rounding only, its gradient may be zero or not.
     silent = {n for n, p in parameters.items() if p.grad is None or not p.grad.abs().max() > 0}
-    return {name for name in silent if not name.endswith(FAMILIES[family].felt_by_rounding)}
+    return {name for name in silent if not name.endswith({**FAMILIES, **OTHERS}[family].felt_by_rounding)}
 
 
 @every_case

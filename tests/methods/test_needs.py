@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.families import FAMILIES, images, tiny
+from support.families import FAMILIES, OTHERS, images, tiny
 from support.matrix import METHODS, every_refusal, refusal
 
 import vision_peft as vp
@@ -26,8 +26,14 @@ def create(name: str) -> tuple[Any, torch.Tensor]:
     return model, x
 
 
+def holds_blocks(model: Any, x: torch.Tensor) -> bool:
+    return any(hasattr(module, "attn") and hasattr(module, "mlp") for module in model.modules())
+
+
 def watch_block(model: Any, x: torch.Tensor) -> torch.Tensor:
-    """What enters the first block."""
+    """What enters the first block; of a model without blocks its images."""
+    if not holds_blocks(model, x):
+        return x
     seen: list[torch.Tensor] = []
     hook = blocks(model)[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     model(x)
@@ -44,6 +50,8 @@ def sees_single_frames(model: Any, x: torch.Tensor) -> bool:
 
 
 def attends_over_any_length(model: Any, x: torch.Tensor) -> bool:
+    if not holds_blocks(model, x):
+        return False
     attention, tokens, given = blocks(model)[0].attn, watch_block(model, x), []
     hook = attention.register_forward_pre_hook(lambda *call: given.extend(call[2].items()), with_kwargs=True)
     model(x)
@@ -58,6 +66,8 @@ def attends_over_any_length(model: Any, x: torch.Tensor) -> bool:
 
 def norms_come_first(model: Any, x: torch.Tensor) -> bool:
     """Whether what enters the first block is what its first norm reads."""
+    if not holds_blocks(model, x):
+        return False
     tokens, read = watch_block(model, x), []
     hook = blocks(model)[0].norm1.register_forward_pre_hook(lambda _, args: read.append(args[0]))
     model(x)
@@ -67,6 +77,7 @@ def norms_come_first(model: Any, x: torch.Tensor) -> bool:
 
 # Need -> what can be seen from outside of a backbone that has it.
 SEEN: dict[str, Callable[[Any, torch.Tensor], bool]] = {
+    "transformer blocks": holds_blocks,
     "a sequence that input prompts can join": sees_a_sequence,
     "one grid of patches in the sequence": sees_a_sequence,
     "frames of clips, one by one": sees_single_frames,
@@ -80,7 +91,7 @@ def test_every_need_is_looked_at_here():
     assert set(NEEDS) == set(SEEN)
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *(f"{family} on clips" for family in ON_CLIPS)])
+@pytest.mark.parametrize("name", [*FAMILIES, *OTHERS, *(f"{family} on clips" for family in ON_CLIPS)])
 @pytest.mark.parametrize("need", NEEDS.values(), ids=str)
 def test_a_need_is_missing_exactly_where_the_backbone_is_seen_to_lack_it(need, name):
     model, x = create(name)

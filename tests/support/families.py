@@ -1,5 +1,6 @@
 """Tiny models of every timm family that methods attach to, with weights that leave no term at zero."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -80,6 +81,17 @@ FAMILIES: dict[str, TinyFamily] = {
     ),
 }
 
+# Models without transformer blocks, for the methods that need none.
+OTHERS: dict[str, TinyFamily] = {
+    "convnext": TinyFamily(
+        partial(timm.create_model, "convnext_atto", depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), num_classes=5)
+    ),
+    "resnet": TinyFamily(
+        partial(timm.create_model, "resnet18", layers=(1, 1, 1, 1), channels=(8, 8, 16, 16), num_classes=5)
+    ),
+    "efficientnet": TinyFamily(partial(timm.create_model, "test_efficientnet", num_classes=5)),
+}
+
 FLAT = [name for name, family in FAMILIES.items() if not family.windowed]
 WINDOWED = [name for name, family in FAMILIES.items() if family.windowed]
 BYPASSED = [name for name, family in FAMILIES.items() if family.bypassed]
@@ -88,19 +100,24 @@ BYPASSED = [name for name, family in FAMILIES.items() if family.bypassed]
 def tiny(family: str, seed: int = 0) -> Any:
     """A model of ``family`` in eval mode; every parameter is random, so that biases and scales are felt."""
     torch.manual_seed(seed)
-    model = FAMILIES[family].make()
+    model = {**FAMILIES, **OTHERS}[family].make()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn_like(parameter)
-            is_scale = ("norm" in name and name.endswith("weight")) or "gamma" in name or ".ls" in name
+            is_scale = (
+                (re.search(r"norm|bn\d|downsample\.1", name) and name.endswith("weight"))
+                or "gamma" in name
+                or ".ls" in name
+            )
             parameter.copy_(1 + 0.1 * noise if is_scale else noise * (0.2 if parameter.ndim > 1 else 0.1))
     return model.eval()
 
 
 def images(model: Any, batch: int = 2, seed: int = 1) -> Tensor:
     """A random batch (B C H W, of clips B C T H W) that fits ``model``."""
-    frames = getattr(model.patch_embed, "num_frames", None)
-    size = model.patch_embed.img_size if frames is None else (frames, *model.patch_embed.img_size)
+    embed = getattr(model, "patch_embed", None)
+    frames, size = getattr(embed, "num_frames", None), getattr(embed, "img_size", (64, 64))
+    size = size if frames is None else (frames, *size)
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 

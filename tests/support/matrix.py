@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 import pytest
-from support.families import FAMILIES, tiny
+from support.families import FAMILIES, OTHERS, tiny
 
 import vision_peft as vp
 
@@ -66,6 +66,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 
 METHODS = [method(**fields) for name, method in vp.METHODS.items() for fields in [{}, *VARIANTS.get(name, [])]]
 
+BACKBONES = [*FAMILIES, *OTHERS]
+
 Case = tuple[vp.Method, str]
 
 
@@ -99,8 +101,8 @@ def lacks_bias(tuned: Any, reason: str) -> bool:
     return bool(named) and all(getattr(tuned.get_submodule(name), "bias", None) is None for name in named)
 
 
-PRODUCT: list[Case] = [(method, family) for method in METHODS for family in FAMILIES if fits(method, family)]
-REFUSED: list[Case] = [(method, family) for method in METHODS for family in FAMILIES if not fits(method, family)]
+PRODUCT: list[Case] = [(method, family) for method in METHODS for family in BACKBONES if fits(method, family)]
+REFUSED: list[Case] = [(method, family) for method in METHODS for family in BACKBONES if not fits(method, family)]
 
 
 def _rank(case: Case) -> bytes:
@@ -132,7 +134,7 @@ def choose_compiled(cover: list[Case]) -> list[Case]:
     chosen: set[Case] = set()
     for method in METHODS:
         chosen |= set([case for case in ranked if case[0] == method][:1])
-    for family in FAMILIES:
+    for family in BACKBONES:
         own = [case for case in ranked if case[1] == family and case not in chosen]
         chosen |= set(own[: max(0, COMPILED - sum(other == family for _, other in chosen))])
     return [case for case in cover if case in chosen]

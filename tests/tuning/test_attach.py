@@ -104,7 +104,7 @@ def test_samples_are_refused_by_methods_that_do_not_look_at_data(method):
 def test_a_model_of_another_kind_is_refused_and_left_alone():
     model = timm.create_model("resnet18", num_classes=2)
     before = snapshot(model)
-    with pytest.raises(ValueError, match="cannot attach to ResNet"):
+    with pytest.raises(ValueError, match="ResNet has no transformer blocks"):
         vp.attach(model, vp.LoRA())
     assert snapshot(model) == before
 

@@ -77,23 +77,34 @@ def test_halves_get_real_rope_shared_bias_and_shifted_windows():
 
 
 REFUSED = {
-    "convnext_atto": ({}, "cannot attach to ConvNeXt: wanted a timm ViT"),
-    "mvitv2_tiny": ({}, "cannot attach to MultiScaleVit: wanted"),
-    "naflexvit_base_patch16_gap": ({"embed_dim": 32, "depth": 1, "num_heads": 2}, "cannot attach to NaFlexVit: wanted"),
+    "convnext_atto": ({}, "ConvNeXt has no transformer blocks that methods could split into attention and MLP: take"),
+    "mvitv2_tiny": ({}, "MultiScaleVit has no transformer blocks"),
+    "naflexvit_base_patch16_gap": (
+        {"embed_dim": 32, "depth": 1, "num_heads": 2},
+        "NaFlexVit has no transformer blocks",
+    ),
     "vit_relpos_small_patch16_224": (
         {"embed_dim": 32, "depth": 1, "num_heads": 2},
-        "cannot attach to VisionTransformerRelPos: wanted",
+        "VisionTransformerRelPos has no transformer blocks",
     ),
-    "resnet18": ({}, "cannot attach to ResNet: wanted"),
+    "resnet18": ({}, "ResNet has no transformer blocks"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_another_architecture_is_refused_with_the_classes_that_would_do(name):
+def test_another_architecture_has_no_blocks_and_says_what_fits_all_the_same(name):
     arguments, reason = REFUSED[name]
     model = timm.create_model(name, num_classes=5, **arguments)
     with pytest.raises(ValueError, match=reason):
         blocks(model)
+
+
+@pytest.mark.parametrize("model", [nn.Linear(3, 3), nn.Sequential(nn.Conv2d(3, 3, 1))], ids=["Linear", "Sequential"])
+def test_what_is_no_model_of_timm_is_refused_with_examples_of_what_would_do(model):
+    with pytest.raises(
+        ValueError, match=rf"cannot attach to {type(model).__name__}: wanted a model of timm .*ResNet\)"
+    ):
+        family_of(model)
 
 
 @pytest.mark.parametrize("kind", ["ResPostBlock", "ParallelScalingBlock", "ParallelThingsBlock"])

@@ -11,6 +11,7 @@ from typing import ClassVar
 from torch import nn
 
 from vision_peft.tuning.method import Method
+from vision_peft.tuning.needs import Need
 from vision_peft.tuning.record import backbone_parameters
 
 
@@ -20,6 +21,10 @@ class BitFit(Method):
 
     name: ClassVar[str] = "bitfit"
     recommended: ClassVar[Mapping[str, float]] = {"lr": 4e-3}
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return ()
 
     @property
     def starts_as_identity(self) -> bool:

@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import nn
 
 from vision_peft.tuning.method import Method
+from vision_peft.tuning.needs import Need
 from vision_peft.tuning.record import backbone_parameters
 
 
@@ -16,6 +17,10 @@ class FullFineTune(Method):
 
     name: ClassVar[str] = "full"
     recommended: ClassVar[Mapping[str, float]] = {"lr": 5e-5}
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return ()
 
     @property
     def starts_as_identity(self) -> bool:

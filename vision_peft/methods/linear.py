@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import nn
 
 from vision_peft.tuning.method import Method
+from vision_peft.tuning.needs import Need
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,10 @@ class LinearProbe(Method):
 
     name: ClassVar[str] = "linear"
     recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-2, "epochs": 100}
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return ()
 
     @property
     def starts_as_identity(self) -> bool:

@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import nn
 
 from vision_peft.tuning.method import Method, one_of
+from vision_peft.tuning.needs import Need
 from vision_peft.tuning.norms import final_norms, norm_layers
 
 
@@ -25,6 +26,10 @@ class NormTuning(Method):
 
     def __post_init__(self) -> None:
         one_of("norms", self.norms, ("all", "final"))
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return ()
 
     @property
     def starts_as_identity(self) -> bool:

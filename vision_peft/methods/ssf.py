@@ -17,6 +17,10 @@ operation, and folds; ``as_published`` gives the code's place (the same where th
 their qkv bias b behind the layer, so that γ scales W x alone there; β makes up for the missing γ ⊙ b, and the same
 functions are reached. On BEiT, whose keys have no bias, their β is the same for every key and folds into nothing. Both
 first layers of a SwiGLU get a pair.
+
+A model without transformer blocks (ConvNeXt, ResNet) gets a pair behind every norm, in front of its activation, and
+behind every linear and ungrouped convolutional layer with a bias, as the official code has them in ConvNeXt; a layer
+without a bias has a norm behind it, whose pair does for both.
 """
 
 from collections.abc import Mapping
@@ -27,12 +31,15 @@ import torch
 from timm.layers import RmsNorm
 from torch import Tensor, nn
 
+from vision_peft.tuning.backbone import has_blocks
 from vision_peft.tuning.blocks import blocks, linears, width
 from vision_peft.tuning.families import family_of
 from vision_peft.tuning.graft import Graft, graft
+from vision_peft.tuning.layers import body_layers, check_plain
 from vision_peft.tuning.method import Method, one_of
+from vision_peft.tuning.needs import Need
 from vision_peft.tuning.norm_readers import add_to_output
-from vision_peft.tuning.norms import final_norm, token_norm
+from vision_peft.tuning.norms import final_norm, makes_maps, norm_layers, token_norm
 
 
 class SSFLast(Graft):
@@ -81,7 +88,28 @@ class SSFMap(Graft):
         _fold(self)
 
 
+class SSFNorm(Graft):
+    """γ ⊙ y + β of a norm that holds its activation: on the dropout (mostly none) between the two (B C H W)."""
+
+    ssf_scale: nn.Parameter
+    ssf_shift: nn.Parameter
+    ssf_norm: tuple[Any]  # the norm, in a tuple so as to be no child of its own part
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (-1, *[1] * (x.ndim - 2)) if makes_maps(self.ssf_norm[0]) else (-1,)
+        return super().forward(x * self.ssf_scale.view(shape) + self.ssf_shift.view(shape))
+
+    def fold(self) -> None:
+        norm = self.ssf_norm[0]
+        if getattr(norm, "bias", None) is None:
+            raise ValueError(f"a shift behind a {type(norm).__name__} without a bias has nowhere to go")
+        norm.weight *= self.ssf_scale
+        norm.bias *= self.ssf_scale
+        norm.bias += self.ssf_shift
+
+
 def _fold(layer: Any) -> None:
+    check_plain(layer)
     base = next(cls.__name__ for cls in type(layer).__mro__ if cls.__module__.startswith(("timm.", "torch.")))
     if isinstance(layer, nn.Identity):
         raise ValueError(
@@ -111,7 +139,14 @@ class SSF(Method):
     def __post_init__(self) -> None:
         one_of("last", self.last, ("final_norm", "before_pooling"))
 
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return ()
+
     def attach(self, model: Any) -> None:
+        if not has_blocks(model):
+            _attach_everywhere(model)
+            return
         family = family_of(model)
         last = final_norm(model) if self.last == "final_norm" else token_norm(model)
         for block in blocks(model):
@@ -135,6 +170,19 @@ class SSF(Method):
         for merging in family.token_mergings(model):
             _scale_and_shift(merging.norm, merging.norm.weight.numel())
         _scale_and_shift(last, model.num_features)
+
+
+def _attach_everywhere(model: nn.Module) -> None:
+    """Give a pair to every norm, and to every layer whose bias can take its shift."""
+    norms: list[Any] = norm_layers(model)
+    for norm in norms:
+        if isinstance(getattr(norm, "act", None), nn.Module):  # timm's norms with an activation in them
+            graft(norm.drop, SSFNorm, ssf_norm=(norm,), **_pair(norm.weight.numel()))
+        else:
+            graft(norm, SSFMap if makes_maps(norm) else SSFLast, **_pair(norm.weight.numel()))
+    for layer in body_layers(model).values():
+        if layer.bias is not None:
+            graft(layer, SSFMap if isinstance(layer, nn.Conv2d) else SSFLast, **_pair(len(layer.bias)))
 
 
 def _scale_and_shift(layer: nn.Module, channels: int) -> None:

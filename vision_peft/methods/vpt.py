@@ -88,7 +88,7 @@ class VPT(Method):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        return () if self.deep else (INPUT_TOKENS,)
+        return super().needs if self.deep else (INPUT_TOKENS,)
 
     def _prompts(self, model: nn.Module, dim: int) -> nn.Parameter:
         dim = self.project or dim

@@ -8,7 +8,7 @@ from torch import nn
 
 from vision_peft.tuning import graft, record
 from vision_peft.tuning.backbone import classifier_names, trained_with_methods
-from vision_peft.tuning.blocks import blocks
+from vision_peft.tuning.families import family_of
 from vision_peft.tuning.heads import replace_head
 from vision_peft.tuning.method import Method, one_of
 from vision_peft.tuning.modes import set_modes
@@ -29,7 +29,8 @@ def attach(model: nn.Module, method: Method, *, samples: Iterable[Any] | None = 
     model) trains with every method but a linear probe, and is counted and stored with it.
 
     Args:
-        model: a timm vision transformer (see ``families``).
+        model: a timm model; a vision transformer (see ``families``) takes every method, any other those that need no
+            blocks.
         method: for instance ``AdaptFormer(bottleneck=64)``.
         samples: batches of (images B C H W, labels B), for a method with ``samples_needed``; further entries of a batch
             are ignored.
@@ -68,7 +69,7 @@ def _check_method(method: Any) -> None:
 def _attach(model: nn.Module, method: Method, samples: Iterable[Any] | None, *, initialise: bool) -> nn.Module:
     warn_if_untested(timm.__version__)
     known = record.find(model) is not None
-    blocks(model)
+    family_of(model)
     for need in method.needs:
         need.check(model)
     tuning = record.get_or_create_record(model)

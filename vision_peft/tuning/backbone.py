@@ -4,8 +4,9 @@ from typing import Any
 
 from torch import nn
 
-from vision_peft.tuning.blocks import blocks, width
+from vision_peft.tuning.blocks import BLOCKS, blocks, width
 from vision_peft.tuning.families import family_of, family_of_block
+from vision_peft.tuning.layers import body_layers
 
 
 def classifier_names(model: Any) -> tuple[str, ...]:
@@ -35,6 +36,8 @@ def architecture(model: Any) -> dict[str, Any]:
     Class, depth, widths, heads, patch and image size (pixels); of clips also the frames of a clip and of a patch (None:
     frame by frame), and whether their mean is taken before the norm.
     """
+    if not has_blocks(model):
+        return _describe_layers(model)
     all_blocks = blocks(model)
     embed = model.patch_embed
     clip = {key: getattr(embed, key, None) for key in ("num_frames", "tubelet_size")}  # timm's own have neither
@@ -50,6 +53,35 @@ def architecture(model: Any) -> dict[str, Any]:
     }
 
 
+def has_blocks(model: Any) -> bool:
+    """Tell whether ``model`` is made of transformer blocks that split in two halves.
+
+    Raises:
+        ValueError: not a family that methods can attach to.
+    """
+    family_of(model)
+    return BLOCKS.missing(model) is None
+
+
+def _describe_layers(model: Any) -> dict[str, Any]:
+    """Describe a model without blocks: ``depth`` counts its layers, ``width`` lists the channels they make."""
+    layers = body_layers(model)
+    return {
+        "class": _plain_class(model),
+        "depth": len(layers),
+        "width": sorted({layer.weight.shape[0] for layer in layers.values()}),
+        "num_heads": [],
+        "patch_size": [],
+        "img_size": _image_size(model),
+    }
+
+
+def _image_size(model: Any) -> list[int]:
+    """Return height and width that a model without blocks is built for, nothing where it takes any image."""
+    size = getattr(model, "img_size", None) or getattr(getattr(model, "patch_embed", None), "img_size", None) or ()
+    return [size, size] if isinstance(size, int) else list(size)
+
+
 def frames_in_batch(model: Any) -> int:
     """Return the number of frames that the patch embedding folds into the batch; 1 for images and for tubelets."""
     clip = architecture(model)
@@ -61,7 +93,7 @@ def trained_with_methods(model: Any) -> list[nn.Parameter]:
 
     Its patch embedding names them (a tubelet embedding its ``temporal_embed``); timm's own names none.
     """
-    names: tuple[str, ...] = getattr(model.patch_embed, "trained_with_methods", ())
+    names: tuple[str, ...] = getattr(getattr(model, "patch_embed", None), "trained_with_methods", ())
     return [getattr(model.patch_embed, name) for name in names]
 
 

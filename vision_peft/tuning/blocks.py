@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from vision_peft.tuning.families import family_of, family_of_block
 from vision_peft.tuning.families.family import Branch
 from vision_peft.tuning.graft import Graft
+from vision_peft.tuning.needs import Need
 
 
 def blocks(model: Any) -> list[Any]:
@@ -30,6 +31,9 @@ def stages(model: Any) -> list[list[Any]]:
         for block in stage:
             family_of_block(block)
     return found
+
+
+BLOCKS = Need("transformer blocks", blocks)
 
 
 def width(block: Any) -> int:

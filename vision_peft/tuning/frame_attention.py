@@ -14,7 +14,7 @@ def frames(model: Any) -> int:
     Raises:
         ValueError: the model takes single images, or its tokens span frames and positions of the whole clip.
     """
-    embed: Any = model.patch_embed
+    embed: Any = getattr(model, "patch_embed", None)
     count, tubelet = getattr(embed, "num_frames", None), getattr(embed, "tubelet_size", None)
     name = type(model).__name__
     if count is None:

@@ -5,6 +5,7 @@ from typing import Any
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.families import flat_family_of
 from vision_peft.tuning.graft import original, override
 from vision_peft.tuning.needs import Need
@@ -54,6 +55,7 @@ def check_input_tokens(model: Any) -> None:
     Raises:
         ValueError: the family has no such sequence, its pooling would average them, or it would count them as patches.
     """
+    blocks(model)
     flat_family_of(model).check_input_tokens(model)
 
 

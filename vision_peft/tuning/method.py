@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from vision_peft.fields import Checked
+from vision_peft.tuning.blocks import BLOCKS
 from vision_peft.tuning.needs import Need
 from vision_peft.tuning.samples import SamplesNeeded
 
@@ -27,11 +28,11 @@ class Method(Checked, ABC):
     def needs(self) -> tuple[Need, ...]:
         """What the backbone must have; ``vp.attach`` refuses a backbone without it before anything changes.
 
-        A method that fits every family needs nothing. List a need here and ``attach`` can rely on it; the matrix of
-        the tests then expects the refusal, and checks that it is true of the family and that the method cannot do
-        without.
+        The default is transformer blocks; a method that does without them, on any model of timm, returns nothing. List
+        a need here and ``attach`` can rely on it; the matrix of the tests then expects the refusal, and checks that it
+        is true of the family and that the method cannot do without.
         """
-        return ()
+        return (BLOCKS,)
 
     @property
     def bake_before_compile(self) -> str | None:

@@ -5,6 +5,7 @@ from typing import Any
 from timm.layers import RmsNorm
 from torch import Tensor, nn
 
+from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.families import family_of, family_of_block
 from vision_peft.tuning.needs import Need
 
@@ -15,6 +16,7 @@ def check_input_norms(model: Any) -> None:
     Raises:
         ValueError: they stand behind them, and nothing of the block reads them.
     """
+    blocks(model)
     if not family_of(model).has_input_norms:
         raise ValueError(
             f"the norms of {type(model).__name__} stand behind attention and MLP, and the method changes what layers "

@@ -2,14 +2,25 @@
 
 from typing import Any
 
-from timm.layers import RmsNorm
+from timm.layers import RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from vision_peft.tuning.backbone import classifier_names
-from vision_peft.tuning.blocks import blocks
+from vision_peft.tuning.backbone import has_blocks
 from vision_peft.tuning.families import family_of
+from vision_peft.tuning.layers import outside_of_body
 
-NORMS = (nn.LayerNorm, RmsNorm)  # timm's LayerNorm classes derive from torch's
+# timm's classes of LayerNorm, GroupNorm and BatchNorm derive from torch's
+NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d)
+
+
+def makes_maps(norm: nn.Module) -> bool:
+    """Tell whether the channels of what ``norm`` gives are its second axis (B C ...), not its last."""
+    return isinstance(norm, nn.GroupNorm | _BatchNorm | RmsNorm2d | SimpleNorm2d) or "2d" in _timm_class(norm)
+
+
+def _timm_class(norm: nn.Module) -> str:
+    return next(cls.__name__ for cls in type(norm).__mro__ if cls.__module__.startswith(("timm.", "torch.")))
 
 
 def norm_layers(model: nn.Module) -> list[nn.Module]:
@@ -21,12 +32,11 @@ def norm_layers(model: nn.Module) -> list[nn.Module]:
     Raises:
         ValueError: not a family that methods can attach to.
     """
-    blocks(model)
-    heads = tuple(f"{name}." for name in classifier_names(model))
+    outside = outside_of_body(model)
     return [
         module
         for name, module in model.named_modules()
-        if isinstance(module, NORMS) and module.weight is not None and not f"{name}.".startswith(heads)
+        if isinstance(module, NORMS) and module.weight is not None and not f"{name}.".startswith(outside)
     ]
 
 
@@ -42,6 +52,9 @@ def final_norm(model: Any) -> nn.Module:
 
 
 def final_norms(model: Any) -> list[nn.Module]:
-    """List the norms with parameters behind the last block: of all tokens, or of the pooled ones."""
-    found = family_of(model).final_norms(model)
+    """List the norms with parameters behind the last block: of all tokens, or of the pooled ones.
+
+    Of a model without blocks: its last norm.
+    """
+    found = family_of(model).final_norms(model) if has_blocks(model) else norm_layers(model)[-1:]
     return [norm for norm in found if isinstance(norm, NORMS) and norm.weight is not None]

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from vision_peft.tuning import graft
-from vision_peft.tuning.backbone import classifier_names
+from vision_peft.tuning.backbone import classifier_names, has_blocks
 from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.families import family_of_block
+from vision_peft.tuning.layers import body_layers
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.modes import set_modes
 
@@ -143,17 +144,21 @@ def clear_merged(model: nn.Module) -> None:
 def fingerprint(model: nn.Module) -> str:
     """sha256 over the float32 bytes of ``norm1.weight``, ``norm2.weight`` and ``attn.proj.weight`` of every block.
 
-    Positions and head are left out, so that another image size or class count keeps the fingerprint. Empty on the meta
-    device, where there are no weights yet.
+    Of a model without blocks: of the weights of all layers (``layers.body_layers``). Positions and head are left out,
+    so that another image size or class count keeps the fingerprint. Empty on the meta device, where there are no
+    weights yet.
     """
     if any(parameter.is_meta for parameter in model.parameters()):
         return ""
     digest = hashlib.sha256()
-    for block in blocks(model):
-        for layer in family_of_block(block).landmarks(block):
-            weight = layer.weight
-            if weight is not None:
-                digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+    if has_blocks(model):
+        layers = [layer for block in blocks(model) for layer in family_of_block(block).landmarks(block)]
+    else:
+        layers = list(body_layers(model).values())
+    for layer in layers:
+        weight = layer.weight
+        if weight is not None:
+            digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -16,7 +16,7 @@ def _find() -> tuple[Family, ...]:
         for _, value in inspect.getmembers(module, inspect.isclass):
             if issubclass(value, Family) and value.__module__ == module.__name__ and not inspect.isabstract(value):
                 found.append(value())
-    return tuple(found)
+    return tuple(sorted(found, key=lambda family: family.covers_the_rest))
 
 
 FAMILIES: tuple[Family, ...] = _find()
@@ -29,12 +29,11 @@ def family_of(model: Any) -> Family:
         ValueError: not a family that methods can attach to.
     """
     for family in FAMILIES:
-        if isinstance(model, family.model_classes):
+        if family.covers(model):
             return family
-    classes = [kind.__name__ for family in FAMILIES for kind in family.model_classes]
     raise ValueError(
-        f"cannot attach to {type(model).__name__}: wanted a timm ViT of class {', '.join(classes[:-1])} or "
-        f"{classes[-1]} ({', '.join(family.examples for family in FAMILIES)})"
+        f"cannot attach to {type(model).__name__}: wanted a model of timm with a classification layer and layers in "
+        f"front of it ({', '.join(family.examples for family in FAMILIES)})"
     )
 
 

@@ -40,8 +40,13 @@ class Family(ABC):
     has_input_norms: ClassVar[bool] = True  # norm1 and norm2 stand in front of attention and MLP, else behind them
     bias_without_position: ClassVar[float] = 0.0  # of the scores of keys that stand nowhere in the image
     attention_takes_frames: ClassVar[bool]  # no position bias of the image: attention can also run over frames
+    covers_the_rest: ClassVar[bool] = False  # of models that no other family covers
 
     # The model
+
+    def covers(self, model: Any) -> bool:
+        """Tell whether ``model`` is of this family."""
+        return isinstance(model, self.model_classes)
 
     @abstractmethod
     def stages(self, model: Any) -> list[list[Any]]:

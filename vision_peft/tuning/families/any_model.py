@@ -1,0 +1,60 @@
+"""Every other model of timm: convolutional networks, MetaFormers, and transformers without a family of their own.
+
+There are no blocks here that split in attention and MLP. What only asks for layers, norms or biases works all the same:
+``layers.body_layers``, ``norms.norm_layers``.
+"""
+
+from typing import Any, NoReturn
+
+from torch import Tensor, nn
+
+from vision_peft.tuning.families.family import Family
+
+
+class AnyModel(Family):
+    """A model whose class timm defines, and which tells its classification layer."""
+
+    examples = "ConvNeXt, ResNet"
+    model_classes = ()
+    block_classes = ()
+    attention_classes = ()
+    attention_takes_frames = False
+    covers_the_rest = True
+
+    def covers(self, model: Any) -> bool:
+        of_timm = any(cls.__module__.startswith("timm.models.") for cls in type(model).__mro__)
+        return of_timm and hasattr(model, "reset_classifier") and bool(self._named(model))
+
+    def _named(self, model: Any) -> tuple[str, ...]:
+        known = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+        return (known,) if isinstance(known, str) else tuple(known)
+
+    def classifier_names(self, model: Any) -> tuple[str, ...]:
+        """Name them as timm's configuration does; without classes a part of the head stands in their place."""
+        return tuple(_innermost(model, name) for name in self._named(model))
+
+    def stages(self, model: Any) -> NoReturn:
+        raise ValueError(
+            f"{type(model).__name__} has no transformer blocks that methods could split into attention and MLP: take a "
+            'method that needs layers, norms or biases alone (LoRA(targets="all-linear"), SSF, BitFit, NormTuning)'
+        )
+
+    def final_norms(self, model: Any) -> list[nn.Module]:
+        return []
+
+    def reads_class_token_only(self, model: Any) -> bool:
+        return False
+
+    def side_block(self, block: Any, dim: int) -> NoReturn:
+        raise AssertionError("there are no blocks")
+
+    def attention_bias(self, attn: Any, q: Tensor, **kwargs: Any) -> NoReturn:
+        raise AssertionError("there are no blocks")
+
+
+def _innermost(model: nn.Module, name: str) -> str:
+    """Return ``name`` without the parts that ``model`` lacks: of "head.fc" there may be "head" alone."""
+    known = {name for name, _ in model.named_modules()}
+    while name not in known:
+        name = name.rpartition(".")[0]
+    return name
