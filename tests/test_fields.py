@@ -109,7 +109,7 @@ def test_a_long_value_is_cut() -> None:
         (lambda: vp.STAdapter(sites="attn"), lambda: vp.STAdapter(sites=("attn",))),
         (lambda: vp.Houlsby(positions="mlp"), lambda: vp.Houlsby(positions=("mlp",))),
         (lambda: vp.LoRA(targets="qkv"), lambda: vp.LoRA(targets=("qkv",))),
-        (lambda: vp.LST(layers=1), lambda: vp.LST(layers=(1,))),
+        (lambda: vp.LST(blocks=1), lambda: vp.LST(blocks=(1,))),
     ],
 )
 def test_one_value_stands_for_a_tuple_of_it(single: Any, several: Any) -> None:

@@ -12,7 +12,7 @@ from support.families import WINDOWED, images, randomise_tuned, tiny
 from torch import Tensor, nn
 
 import vision_peft as vp
-from vision_peft.tuning.blocks import blocks, stages
+from vision_peft.tuning import blocks as tuned_blocks
 from vision_peft.tuning.norms import final_norm
 
 
@@ -52,23 +52,23 @@ def swin(img_size: int = 56, depths: Any = (2, 2)) -> Any:
 
 
 def check_swin(
-    model: Any, plain: Any, x: Tensor, gate: str = "learned", mix: str = "before", layers: Any = None
+    model: Any, plain: Any, x: Tensor, gate: str = "learned", mix: str = "before", blocks: Any = None
 ) -> None:
     norm, end = final_norm(plain), final_norm(model)
-    with torch.no_grad(), recorded_calls([*blocks(plain), norm, end]) as calls:
+    with torch.no_grad(), recorded_calls([*tuned_blocks.blocks(plain), norm, end]) as calls:
         plain(x)
         model.eval()(x)
         came = {module: args[0] for module, args, _, _ in calls}
         left = {module: y for module, _, _, y in calls}
-        features = [[came[stage[0]], *[left[block] for block in stage]] for stage in stages(plain)]
+        features = [[came[stage[0]], *[left[block] for block in stage]] for stage in tuned_blocks.stages(plain)]
         features[-1][-1] = came[norm].view_as(features[-1][-1])  # the norm may be the end of the last block
-        layers = range(len(blocks(plain))) if layers is None else layers
-        expected = norm(climbed_by_stage(end.lst, features, gate, mix, layers))
+        chosen = range(len(tuned_blocks.blocks(plain))) if blocks is None else blocks
+        expected = norm(climbed_by_stage(end.lst, features, gate, mix, chosen))
         torch.testing.assert_close(left[end], expected, rtol=1e-5, atol=5e-5)
 
 
 @pytest.mark.parametrize("family", WINDOWED)
-@pytest.mark.parametrize("setting", [*SETTINGS, {"layers": (1, 2)}, {"layers": (2, 3), "mix": "after"}], ids=str)
+@pytest.mark.parametrize("setting", [*SETTINGS, {"blocks": (1, 2)}, {"blocks": (2, 3), "mix": "after"}], ids=str)
 def test_the_ladder_merges_neighbours_where_the_tokens_merge(setting, family):
     plain = tiny(family)
     model: Any = vp.attach(tiny(family), vp.LST(reduction=4, **setting))
@@ -110,7 +110,7 @@ def test_counts_are_those_of_the_closed_form():
     ("fields", "reason"),
     [
         ({"reduction": 16}, "reduction must make the width 16 a multiple of 2 heads; got 16, a side width of 1"),
-        ({"layers": (0, 4)}, r"layers must be below the depth 4 of the backbone; got \(0, 4\)"),
+        ({"blocks": (0, 4)}, r"blocks=\[0, 4\], but this backbone has 4 blocks \(0 to 3\)"),
     ],
 )
 def test_a_ladder_that_does_not_fit_swin_is_refused(fields, reason):

@@ -70,7 +70,7 @@ def test_a_block_is_that_of_the_official_code(shared):
         (vp.STAdapter(), 7_110_144 - 592_512),
         (vp.STAdapter(sites=("attn", "mlp")), 14_220_288 - 592_512),
         (vp.STAdapter(kernel=(3, 3, 3), sites=("attn",)), 12 * (592_512 + 24 * 384)),
-        (vp.STAdapter(layers=4), 3 * 592_512),
+        (vp.STAdapter(blocks="last 4"), 3 * 592_512),
     ],
     ids=repr,
 )
@@ -128,8 +128,8 @@ def test_a_mean_of_frames_needs_frames():
             vp.create_backbone("vit_tiny_patch16_224", mean_first=True, **frames)
 
 
-def test_layers_are_counted_from_the_last():
-    model = vp.attach(frame_wise(depth=3), vp.STAdapter(width=4, sites=("attn",), layers=2))
+def test_blocks_are_counted_from_the_last():
+    model = vp.attach(frame_wise(depth=3), vp.STAdapter(width=4, sites=("attn",), blocks="last 2"))
     assert ["st_adapter" in dict(block.named_children()) for block in blocks(model)] == [False, True, True]
 
 
@@ -182,7 +182,6 @@ def test_models_of_images_and_of_tubelets_are_refused_with_the_way_out():
         ({"kernel": (3, -1, 1)}, "three odd numbers"),
         ({"sites": ("norm",)}, "sites must be one of 'attn', 'mlp'"),
         ({"sites": ()}, "sites must be distinct and at least one"),
-        ({"layers": 0}, "layers must be a number above 0"),
     ],
 )
 def test_wrong_settings_are_refused(fields, message):
@@ -190,12 +189,12 @@ def test_wrong_settings_are_refused(fields, message):
         vp.STAdapter(**fields)
 
 
-def test_layers_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="at most the depth 2 of the backbone; got 3"):
-        vp.attach(frame_wise(), vp.STAdapter(layers=3))
+def test_blocks_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="but this backbone has 2 blocks"):
+        vp.attach(frame_wise(), vp.STAdapter(blocks="last 3"))
     with pytest.raises(ValueError, match="cannot learn where only the class token is read"):
-        vp.attach(frame_wise(), vp.STAdapter(layers=1))
-    vp.attach(frame_wise(global_pool="avg"), vp.STAdapter(width=4, layers=1))
+        vp.attach(frame_wise(), vp.STAdapter(blocks="last 1"))
+    vp.attach(frame_wise(global_pool="avg"), vp.STAdapter(width=4, blocks="last 1"))
 
 
 def test_a_config_may_hand_over_lists():

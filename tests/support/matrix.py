@@ -46,7 +46,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"rank": 2, "dora": True, "targets": ("qkv",)},
         {"rank": 2, "targets": ("q", "proj", "proj_output")},
     ],
-    "lst": [{"reduction": 4, "gate": "none", "mix": "after", "layers": (1,)}],
+    "lst": [{"reduction": 4, "gate": "none", "mix": "after", "blocks": (1,)}],
     "norm_tuning": [{"norms": "final"}],
     "prefix_tuning": [{"tokens": 3, "hidden": 8, "deep": True, "embedding": 6}, {"tokens": 3, "hidden": None}],
     "p_tuning": [
@@ -58,7 +58,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "repadapter": [{"bottleneck": 4, "groups": 1, "sites": ("attn",), "scale": 2.0}],
     "st_adapter": [
         {"width": 6, "kernel": (3, 3, 3), "sites": ("attn", "mlp")},
-        {"width": 6, "sites": ("attn",), "layers": 1},
+        {"width": 6, "sites": ("attn",), "blocks": "last 1"},
     ],
     "ssf": [{"last": "before_pooling"}],
     "vpt": [{"tokens": 3, "deep": False}, {"tokens": 3, "project": 8}, {"tokens": 3, "deep": False, "project": 8}],

@@ -99,7 +99,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def method_entry(method: Method) -> dict[str, Any]:
     """Name and fields of a method, flat."""
-    return {"name": method.name, **{item.name: getattr(method, item.name) for item in fields(method)}}
+    return {"name": method.name, **method.recorded_fields()}
 
 
 def _build_named(key: str, section: dict[str, Any], choice: str | None, problems: list[str]) -> Any:
@@ -109,7 +109,10 @@ def _build_named(key: str, section: dict[str, Any], choice: str | None, problems
         hint = did_you_mean(str(name), list(classes))
         problems.append(f"{key}.name must be one of {', '.join(classes)}; got {name!r}{hint}")
         return None
-    return build_section(classes[name], section, f"{key}.", problems)
+    kind = classes[name]
+    return build_section(
+        kind, kind.read_fields(section) if issubclass(kind, vp.Method) else section, f"{key}.", problems
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -161,8 +161,9 @@ def _default(item: Any) -> Any:
 
 def _method_words(method: Method) -> str:
     """Name a method with the fields that differ from its defaults: ``lora-rank4-targets_q_k``."""
-    changed = [item for item in fields(method) if getattr(method, item.name) != item.default]
-    return "-".join([method.name, *(f"{item.name}{_word(getattr(method, item.name))}" for item in changed)])
+    defaults = {item.name: item.default for item in fields(method)}
+    changed = {name: value for name, value in method.recorded_fields().items() if value != defaults[name]}
+    return "-".join([method.name, *(f"{name}{_word(value)}" for name, value in changed.items())])
 
 
 def _word(value: Any) -> str:

@@ -68,7 +68,7 @@ def save_adapter(
     methods = [method if keep_reparametrization else method.baked() for method in tuning.methods]
     info = AdapterInfo(
         format_version=FORMAT_VERSION,
-        methods=[{"name": method.name, "fields": dataclasses.asdict(method)} for method in methods],
+        methods=[{"name": method.name, "fields": method.recorded_fields()} for method in methods],
         head=record.head_kind(model),
         num_classes=model.num_classes,
         backbone=record_backbone(model),

@@ -173,6 +173,7 @@ def recorded_method(entry: Any, where: str) -> Method:
             f"{where}: unknown method {name!r}{hint}: this vision_peft has {', '.join(METHODS)}; one of your own has "
             "to be registered first, vp.register(MyMethod)"
         )
+    fields = METHODS[name].read_fields(fields)
     known = {field.name for field in dataclasses.fields(METHODS[name])}
     if unknown := sorted(set(fields) - known):
         raise ValueError(f"{where}: {name} has no field {name_some(unknown)}; it has {', '.join(sorted(known))}")

@@ -30,9 +30,10 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from vision_peft.tuning.blocks import BlockGraft, blocks, branches, width
+from vision_peft.tuning.block_method import BlockMethod
+from vision_peft.tuning.blocks import BlockGraft, branches, width
 from vision_peft.tuning.graft import Graft, graft
-from vision_peft.tuning.method import Method, one_of, positive, probability
+from vision_peft.tuning.method import one_of, positive, probability
 
 POSITIONS = ("post", "pre", "parallel", "intermediate", "houlsby", "pfeiffer")
 
@@ -128,7 +129,7 @@ _PUBLISHED: dict[str, dict[str, Any]] = {  # conf/adapter, beyond the defaults
 
 
 @dataclass(frozen=True)
-class AdapterPlus(Method):
+class AdapterPlus(BlockMethod):
     """Bottlenecks with a learned scale per channel, one behind every block."""
 
     name: ClassVar[str] = "adapter_plus"
@@ -144,6 +145,7 @@ class AdapterPlus(Method):
     init: str = "houlsby"  # "houlsby": σ = 0.01 cut at 2 σ; "bert": σ = 0.02; "lora": W_up = 0, identity at start
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(bottleneck=self.bottleneck)
         one_of("position", self.position, POSITIONS)
         if isinstance(self.scaling, str):
@@ -171,7 +173,7 @@ class AdapterPlus(Method):
         return self.init == "lora"
 
     def attach(self, model: nn.Module) -> None:
-        for block in blocks(model):
+        for block in self.chosen_blocks(model):
             if self.position in _BLOCK_KINDS:
                 graft(block, _BLOCK_KINDS[self.position], adapter_plus=ScaledBottleneck(width(block), self))
                 continue

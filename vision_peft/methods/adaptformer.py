@@ -16,9 +16,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vision_peft.tuning.blocks import BlockGraft, blocks, branches, mlp_input, width
+from vision_peft.tuning.block_method import BlockMethod
+from vision_peft.tuning.blocks import BlockGraft, branches, mlp_input, width
 from vision_peft.tuning.graft import Graft, graft
-from vision_peft.tuning.method import Method, one_of, positive, probability
+from vision_peft.tuning.method import one_of, positive, probability
 
 
 class AdaptMLP(nn.Module):
@@ -65,7 +66,7 @@ class AdaptFormerSequential(Graft):
 
 
 @dataclass(frozen=True)
-class AdaptFormer(Method):
+class AdaptFormer(BlockMethod):
     """AdaptMLP in every block.
 
     The default is the released image code: the branch reads the residual stream as it is. We recommend it because the
@@ -83,6 +84,7 @@ class AdaptFormer(Method):
     init: str = "lora"  # "lora": W_up = 0, identity at start; "trunc_normal": σ = 0.02 for both weights
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(bottleneck=self.bottleneck)
         probability(dropout=self.dropout)
         one_of("input", self.input, ("raw", "block_norm", "own_norm"))
@@ -113,7 +115,7 @@ class AdaptFormer(Method):
         return self.init == "lora"
 
     def attach(self, model: nn.Module) -> None:
-        for block in blocks(model):
+        for block in self.chosen_blocks(model):
             if self.form == "parallel":
                 block_norm = self.input == "block_norm"
                 graft(block, AdaptFormerBlock, adaptmlp=AdaptMLP(width(block), self), block_norm=block_norm)

@@ -25,11 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.blocks import BlockGraft, blocks, width
 from vision_peft.tuning.frame_attention import ATTENTION_OVER_TIME, FRAMES, attend_over_time, frames
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.input_tokens import prompt_insertion_module
-from vision_peft.tuning.method import Method, one_of, positive
+from vision_peft.tuning.method import one_of, positive
 from vision_peft.tuning.needs import Need
 from vision_peft.tuning.norms import final_norms
 from vision_peft.tuning.patch_grid import drop_path
@@ -99,7 +100,7 @@ class AIMPositions(Graft):
 
 
 @dataclass(frozen=True)
-class AIM(Method):
+class AIM(BlockMethod):
     """The image model's own attention over time, with adapters behind it, behind attention and beside the MLP."""
 
     name: ClassVar[str] = "aim"
@@ -109,6 +110,7 @@ class AIM(Method):
     scale: float = 0.5  # s of the adapter beside the MLP
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(ratio=self.ratio, scale=self.scale)
         one_of("temporal", self.temporal, (1, 2))
 
@@ -128,7 +130,8 @@ class AIM(Method):
 
     def attach(self, model: Any) -> None:
         num_frames = frames(model)
-        for block in blocks(model):
+        chosen, first = self.chosen_modules(model), blocks(model)[0]
+        for block in self.chosen_blocks(model):
             dim = width(block)
             if hidden_channels(dim, self.ratio) < 1:
                 raise ValueError(f"ratio {self.ratio} leaves no hidden channel of the width {dim}")
@@ -136,7 +139,8 @@ class AIM(Method):
             adapters = nn.ModuleDict({place: Adapter(dim, self.ratio) for place in places})
             graft(block, AIMBlock, aim=adapters, aim_frames=num_frames, aim_scale=self.scale)
             graft(block.drop_path1, AIMSpatial, aim_spatial=Adapter(dim, self.ratio))
-        embedding = nn.Parameter(torch.zeros(1, num_frames, width(blocks(model)[0])))
-        graft(prompt_insertion_module(model), AIMPositions, temporal_embed=embedding)
-        for norm in final_norms(model):
+        if first in chosen:
+            embedding = nn.Parameter(torch.zeros(1, num_frames, width(first)))
+            graft(prompt_insertion_module(model), AIMPositions, temporal_embed=embedding)
+        for norm in chosen.intersection(final_norms(model)):
             norm.requires_grad_(True)

@@ -10,14 +10,14 @@ from typing import ClassVar
 
 from torch import nn
 
-from vision_peft.tuning.method import Method
+from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.needs import Need
 from vision_peft.tuning.record import backbone_parameters
 
 
 @dataclass(frozen=True)
-class BitFit(Method):
-    """Every additive bias of the backbone trains."""
+class BitFit(BlockMethod):
+    """Every additive bias of the backbone trains, or of some ``blocks``."""
 
     name: ClassVar[str] = "bitfit"
     recommended: ClassVar[Mapping[str, float]] = {"lr": 4e-3}
@@ -31,7 +31,12 @@ class BitFit(Method):
         return True
 
     def attach(self, model: nn.Module) -> None:
-        biases = [parameter for name, parameter in backbone_parameters(model) if name.endswith("bias")]
+        chosen = self.chosen_modules(model)
+        biases = [
+            parameter
+            for name, parameter in backbone_parameters(model)
+            if name.endswith("bias") and model.get_submodule(name.rpartition(".")[0]) in chosen
+        ]
         if not biases:
             raise ValueError(f"this {type(model).__name__} has no biases to train")
         for bias in biases:

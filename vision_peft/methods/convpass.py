@@ -23,9 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision_peft.tuning.blocks import BlockGraft, attn_input, blocks, branches, mlp_input, width
+from vision_peft.tuning.block_method import BlockMethod
+from vision_peft.tuning.blocks import BlockGraft, attn_input, branches, mlp_input, width
 from vision_peft.tuning.graft import graft
-from vision_peft.tuning.method import Method, one_of, positive, probability, some_of
+from vision_peft.tuning.method import one_of, positive, probability, some_of
 from vision_peft.tuning.patch_grid import drop_path, patch_grid, time_steps
 
 
@@ -88,7 +89,7 @@ class ConvpassBlock(BlockGraft):
 
 
 @dataclass(frozen=True)
-class Convpass(Method):
+class Convpass(BlockMethod):
     """Convolutional bypasses beside attention and MLP of every block."""
 
     name: ClassVar[str] = "convpass"
@@ -101,6 +102,7 @@ class Convpass(Method):
     init: str = "xavier"  # of the convolution: "xavier" or "identity"; W_up starts from zero
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(bottleneck=self.bottleneck, scale=self.scale)
         probability(dropout=self.dropout)
         one_of("init", self.init, ("xavier", "identity"))
@@ -113,6 +115,6 @@ class Convpass(Method):
     def attach(self, model: nn.Module) -> None:
         grid = patch_grid(model)
         steps = 1 if grid is None else time_steps(model)
-        for block in blocks(model):
+        for block in self.chosen_blocks(model):
             bypasses = {site: Bypass(width(block), grid, steps, self) for site in self.sites}
             graft(block, ConvpassBlock, convpass=nn.ModuleDict(bypasses))

@@ -26,9 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision_peft.tuning.blocks import blocks, linears, width
+from vision_peft.tuning.block_method import BlockMethod
+from vision_peft.tuning.blocks import linears, width
 from vision_peft.tuning.graft import Graft, graft
-from vision_peft.tuning.method import Method, one_of, positive, probability
+from vision_peft.tuning.method import one_of, positive, probability
 
 
 class Factors(nn.Module):
@@ -101,7 +102,7 @@ class FacTInput(_FacTWeight):
 
 
 @dataclass(frozen=True)
-class FacT(Method):
+class FacT(BlockMethod):
     """Low-rank updates that share their factors over all weights; folds into the weights (``merge``)."""
 
     name: ClassVar[str] = "fact"
@@ -114,6 +115,7 @@ class FacT(Method):
     dropout: float = 0.1  # rate between core and V
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(rank=self.rank, scale=self.scale)
         probability(dropout=self.dropout)
         one_of("form", self.form, ("tt", "tk"))
@@ -134,7 +136,7 @@ class FacT(Method):
         return True
 
     def attach(self, model: nn.Module) -> None:
-        for dim, group in groupby(blocks(model), key=width):  # one group, but for Swin's stages
+        for dim, group in groupby(self.chosen_blocks(model), key=width):  # one group, but for Swin's stages
             if self.rank > dim:
                 raise ValueError(f"rank must be at most the width {dim} of the backbone; got {self.rank}")
             self._attach_to([weight for block in group for weight in _weights(block, dim)], dim)

@@ -20,9 +20,10 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision_peft.tuning.blocks import blocks, branches, width
+from vision_peft.tuning.block_method import BlockMethod
+from vision_peft.tuning.blocks import branches, width
 from vision_peft.tuning.graft import Graft, graft
-from vision_peft.tuning.method import Method, positive, some_of
+from vision_peft.tuning.method import positive, some_of
 from vision_peft.tuning.norms import norm_layers
 
 
@@ -51,7 +52,7 @@ class HoulsbyAdapter(Graft):
 
 
 @dataclass(frozen=True)
-class Houlsby(Method):
+class Houlsby(BlockMethod):
     """Sequential adapters behind attention and MLP of every block.
 
     The default leaves the norms frozen, unlike paper and code: that is what vision papers compare as "Adapter", and
@@ -67,6 +68,7 @@ class Houlsby(Method):
     sigma: float = 1e-3  # of both weights at the start
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(bottleneck=self.bottleneck, sigma=self.sigma)
         some_of("positions", self.positions, ("attn", "mlp"))
 
@@ -81,10 +83,10 @@ class Houlsby(Method):
         return cls(**{"train_norms": True, "sigma": 1e-2, **fields})
 
     def attach(self, model: nn.Module) -> None:
-        for block in blocks(model):
+        for block in self.chosen_blocks(model):
             seats = [branch.drop_path for position in self.positions for branch in branches(block, position)]
             for seat in dict.fromkeys(seats):  # one where attention and MLP join as one
                 graft(seat, HoulsbyAdapter, houlsby=Bottleneck(width(block), self.bottleneck, self.sigma))
         if self.train_norms:
-            for norm in norm_layers(model):
+            for norm in self.chosen_modules(model).intersection(norm_layers(model)):
                 norm.requires_grad_(True)

@@ -23,9 +23,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vision_peft.tuning.blocks import blocks, is_fused, linears, separate_biases
+from vision_peft.tuning.block_method import BlockMethod
+from vision_peft.tuning.blocks import is_fused, linears, separate_biases
 from vision_peft.tuning.graft import Graft, graft, kinds
-from vision_peft.tuning.method import Method, some_of
+from vision_peft.tuning.method import some_of
 
 TARGETS = ("k", "v", "fc2")
 
@@ -94,7 +95,7 @@ class IA3QKV(Graft):
 
 
 @dataclass(frozen=True)
-class IA3(Method):
+class IA3(BlockMethod):
     """One scale per channel of keys, values and the MLP's hidden layer; folds into the weights (``merge``)."""
 
     name: ClassVar[str] = "ia3"
@@ -102,6 +103,7 @@ class IA3(Method):
     targets: tuple[str, ...] = TARGETS  # out of k, v and fc2 (what it reads: the MLP's hidden channels)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         some_of("targets", self.targets, TARGETS)
 
     @property
@@ -109,7 +111,7 @@ class IA3(Method):
         return True
 
     def attach(self, model: nn.Module) -> None:
-        for block in blocks(model):
+        for block in self.chosen_blocks(model):
             slices = [target for target in self.targets if target != "fc2" and is_fused(block)]
             if slices:
                 (qkv,) = linears(block, "qkv")

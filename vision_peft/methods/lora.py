@@ -41,9 +41,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision_peft.tuning.blocks import blocks, is_fused, linears
+from vision_peft.tuning.block_method import BlockMethod
+from vision_peft.tuning.blocks import is_fused, linears
 from vision_peft.tuning.graft import Graft, graft, kinds
-from vision_peft.tuning.method import Method, one_of, positive, probability, some_of
+from vision_peft.tuning.method import one_of, positive, probability, some_of
 
 TARGETS = ("q", "k", "v", "qkv", "proj", "proj_output", "fc1", "fc2")
 
@@ -151,7 +152,7 @@ class LoRAQKV(Graft):
 
 
 @dataclass(frozen=True)
-class LoRA(Method):
+class LoRA(BlockMethod):
     """Low-rank updates of chosen linear layers in every block; folds into the weights (``merge``).
 
     The default adapts q and v as the paper does and starts A as the released code does.
@@ -169,6 +170,7 @@ class LoRA(Method):
     init: str = "kaiming"  # of A; "kaiming": uniform within ±1/√in; "gaussian": normal with σ = 1 / r
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(rank=self.rank, alpha=self.alpha)
         probability(dropout=self.dropout)
         one_of("init", self.init, ("kaiming", "gaussian"))
@@ -201,7 +203,7 @@ class LoRA(Method):
         return True
 
     def attach(self, model: nn.Module) -> None:
-        for block in blocks(model):
+        for block in self.chosen_blocks(model):
             slices = [t for t in self.targets if t in ("q", "k", "v") and is_fused(block)]
             if slices:
                 (qkv,) = linears(block, "qkv")

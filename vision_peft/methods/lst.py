@@ -30,10 +30,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.blocks import BlockGraft, stages, width
 from vision_peft.tuning.families import family_of, family_of_block
 from vision_peft.tuning.graft import Graft, graft
-from vision_peft.tuning.method import Method, one_of, positive
+from vision_peft.tuning.method import one_of, positive
 from vision_peft.tuning.norms import token_norm
 
 TEMPERATURE = 0.1  # of the gates, gate_T in the code
@@ -137,7 +138,7 @@ class LSTNorm(Graft):
 
 
 @dataclass(frozen=True)
-class LST(Method):
+class LST(BlockMethod):
     """A narrow side network that reads the backbone's features; nothing is trained inside the backbone."""
 
     name: ClassVar[str] = "lst"
@@ -146,15 +147,18 @@ class LST(Method):
     reduction: int = 8  # r: the side network is r times narrower; divides the width
     gate: str = "learned"  # "learned": g per layer; "none": the two are added
     mix: str = "before"  # "before" or "after" the side block (add_residual_after in the code)
-    layers: tuple[int, ...] | None = None  # numbers of the layers with a side block, from 0 over all stages; null: all
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(reduction=self.reduction)
         one_of("gate", self.gate, ("learned", "none"))
         one_of("mix", self.mix, ("before", "after"))
-        layers = self.layers
-        if layers is not None and (not layers or list(layers) != sorted(set(layers)) or layers[0] < 0):
-            raise ValueError(f"layers must be rising numbers from 0, at least one; got {layers}")
+
+    @classmethod
+    def read_fields(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        fields = dict(recorded)
+        layers = fields.pop("layers", None)  # what ``blocks`` was called
+        return fields if layers is None else {"blocks": layers, **fields}
 
     def attach(self, model: Any) -> None:
         family, by_stage = family_of(model), stages(model)
@@ -166,10 +170,7 @@ class LST(Method):
                     f"reduction must make the width {dim} a multiple of {heads} heads; got {self.reduction}, a side "
                     f"width of {dim / self.reduction:g}"
                 )
-        depth = len(all_blocks)
-        layers = tuple(range(depth)) if self.layers is None else self.layers
-        if layers[-1] >= depth:
-            raise ValueError(f"layers must be below the depth {depth} of the backbone; got {layers}")
+        layers = tuple(all_blocks.index(block) for block in self.chosen_blocks(model))
         taps = Taps()
         for block in all_blocks:
             graft(block, LSTTap, lst_taps=taps, lst_first=block is all_blocks[0])

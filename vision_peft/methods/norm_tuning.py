@@ -6,13 +6,14 @@ from typing import ClassVar
 
 from torch import nn
 
-from vision_peft.tuning.method import Method, one_of
+from vision_peft.tuning.block_method import BlockMethod
+from vision_peft.tuning.method import one_of
 from vision_peft.tuning.needs import Need
 from vision_peft.tuning.norms import final_norms, norm_layers
 
 
 @dataclass(frozen=True)
-class NormTuning(Method):
+class NormTuning(BlockMethod):
     """Scale and shift of every layer norm of the backbone train; 25 of them on ViT-B.
 
     ``norms="final"`` trains the one behind the last block alone (``norm``, or ``fc_norm`` after average pooling), which
@@ -25,7 +26,10 @@ class NormTuning(Method):
     norms: str = "all"  # "all", or "final": the one behind the last block
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         one_of("norms", self.norms, ("all", "final"))
+        if self.norms == "final" and self.blocks != "all":
+            raise ValueError(f'norms="final" trains no norm of a block: it takes no blocks; got {self.blocks!r}')
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -36,5 +40,6 @@ class NormTuning(Method):
         return True
 
     def attach(self, model: nn.Module) -> None:
-        for norm in norm_layers(model) if self.norms == "all" else final_norms(model):
+        norms = norm_layers(model) if self.norms == "all" else final_norms(model)
+        for norm in self.chosen_modules(model).intersection(norms):
             norm.requires_grad_(True)

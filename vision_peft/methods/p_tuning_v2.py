@@ -18,12 +18,13 @@ from typing import ClassVar
 
 from torch import nn
 
+from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.learned_key_values import attach_prefixes
-from vision_peft.tuning.method import Method, positive, probability
+from vision_peft.tuning.method import positive, probability
 
 
 @dataclass(frozen=True)
-class PTuningV2(Method):
+class PTuningV2(BlockMethod):
     """Learned keys and values in every block, trained directly."""
 
     name: ClassVar[str] = "p_tuning_v2"
@@ -35,6 +36,7 @@ class PTuningV2(Method):
     std: float = 1.0  # of the normal distribution that direct keys and values start from
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(tokens=self.tokens, std=self.std)
         probability(dropout=self.dropout)
         if self.hidden is not None:
@@ -44,4 +46,5 @@ class PTuningV2(Method):
         return replace(self, hidden=None)
 
     def attach(self, model: nn.Module) -> None:
-        attach_prefixes(model, self.tokens, hidden=self.hidden, dropout=self.dropout, std=self.std)
+        chosen = self.chosen_blocks(model)
+        attach_prefixes(chosen, self.tokens, hidden=self.hidden, dropout=self.dropout, std=self.std)

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from vision_peft.tuning.block_method import check_blocks, choose_blocks
 from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.method import Method, positive
 from vision_peft.tuning.norms import final_norms
@@ -13,15 +14,18 @@ from vision_peft.tuning.norms import final_norms
 
 @dataclass(frozen=True)
 class PartialFineTune(Method):
-    """The last ``blocks`` transformer blocks and the norm behind them train."""
+    """The last ``blocks`` transformer blocks, or chosen ones, and the norm behind them train."""
 
     name: ClassVar[str] = "partial"
     recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-4}
 
-    blocks: int = 1  # how many, counted from the last
+    blocks: int | str | tuple[int, ...] = 1  # how many, counted from the last, or which: "first 4", "2-5", [0, 3]
 
     def __post_init__(self) -> None:
-        positive(blocks=self.blocks)
+        if isinstance(self.blocks, int):
+            positive(blocks=self.blocks)
+        else:
+            check_blocks(self.blocks)
 
     @property
     def starts_as_identity(self) -> bool:
@@ -29,7 +33,8 @@ class PartialFineTune(Method):
 
     def attach(self, model: nn.Module) -> None:
         all_blocks = blocks(model)
-        if self.blocks > len(all_blocks):
+        if isinstance(self.blocks, int) and self.blocks > len(all_blocks):
             raise ValueError(f"blocks={self.blocks}, but this backbone has {len(all_blocks)}: use FullFineTune")
-        for module in [*all_blocks[-self.blocks :], *final_norms(model)]:
+        chosen = f"last {self.blocks}" if isinstance(self.blocks, int) else self.blocks
+        for module in [*choose_blocks(chosen, all_blocks), *final_norms(model)]:
             module.requires_grad_(True)

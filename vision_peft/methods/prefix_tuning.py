@@ -18,12 +18,13 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.learned_key_values import attach_prefixes
-from vision_peft.tuning.method import Method, positive, probability
+from vision_peft.tuning.method import positive, probability
 
 
 @dataclass(frozen=True)
-class PrefixTuning(Method):
+class PrefixTuning(BlockMethod):
     """Learned keys and values in every block, trained through a Tanh MLP.
 
     At P = 10 on ViT-B the default trains 9,857,024 parameters and stores 184,320.
@@ -39,6 +40,7 @@ class PrefixTuning(Method):
     dropout: float = 0.0  # rate on keys and values, drawn per image
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(tokens=self.tokens)
         probability(dropout=self.dropout)
         if self.hidden is not None:
@@ -68,6 +70,7 @@ class PrefixTuning(Method):
         return replace(self, hidden=None, deep=False, embedding=None)
 
     def attach(self, model: nn.Module) -> None:
+        chosen = self.chosen_blocks(model)
         attach_prefixes(
-            model, self.tokens, hidden=self.hidden, embedding=self.embedding, deep=self.deep, dropout=self.dropout
+            chosen, self.tokens, hidden=self.hidden, embedding=self.embedding, deep=self.deep, dropout=self.dropout
         )

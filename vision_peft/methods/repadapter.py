@@ -25,10 +25,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vision_peft.tuning.blocks import blocks, width
+from vision_peft.tuning.block_method import BlockMethod
+from vision_peft.tuning.blocks import width
 from vision_peft.tuning.families import family_of_block
 from vision_peft.tuning.graft import Graft, graft, kinds
-from vision_peft.tuning.method import Method, positive, probability, some_of
+from vision_peft.tuning.method import positive, probability, some_of
 from vision_peft.tuning.needs import Need
 from vision_peft.tuning.norm_readers import INPUT_NORMS, add_to_norm, add_to_output, norm_readers, takes_shift
 
@@ -94,7 +95,7 @@ def _in_front(matrix: Tensor, shift: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class RepAdapter(Method):
+class RepAdapter(BlockMethod):
     """Linear adapters in front of attention and MLP of every block; folds into the weights (``merge``)."""
 
     name: ClassVar[str] = "repadapter"
@@ -107,6 +108,7 @@ class RepAdapter(Method):
     dropout: float = 0.1  # rate between A and B
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(bottleneck=self.bottleneck, groups=self.groups, scale=self.scale)
         probability(dropout=self.dropout)
         some_of("sites", self.sites, ("attn", "mlp"))
@@ -122,7 +124,7 @@ class RepAdapter(Method):
         return True
 
     def attach(self, model: nn.Module) -> None:
-        for block in blocks(model):
+        for block in self.chosen_blocks(model):
             if width(block) % self.groups:
                 raise ValueError(f"groups must divide the width {width(block)} of the block; got {self.groups}")
             for site, norm in {"attn": block.norm1, "mlp": block.norm2}.items():

@@ -32,11 +32,12 @@ from timm.layers import RmsNorm
 from torch import Tensor, nn
 
 from vision_peft.tuning.backbone import has_blocks
-from vision_peft.tuning.blocks import blocks, linears, width
+from vision_peft.tuning.block_method import BlockMethod
+from vision_peft.tuning.blocks import linears, width
 from vision_peft.tuning.families import family_of
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.layers import body_layers, check_plain
-from vision_peft.tuning.method import Method, one_of
+from vision_peft.tuning.method import one_of
 from vision_peft.tuning.needs import Need
 from vision_peft.tuning.norm_readers import add_to_output
 from vision_peft.tuning.norms import final_norm, makes_maps, norm_layers, token_norm
@@ -123,7 +124,7 @@ def _fold(layer: Any) -> None:
 
 
 @dataclass(frozen=True)
-class SSF(Method):
+class SSF(BlockMethod):
     """A scale and a shift of the output channels of every layer; folds into the weights (``merge``)."""
 
     name: ClassVar[str] = "ssf"
@@ -137,6 +138,7 @@ class SSF(Method):
         return cls(last="before_pooling")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         one_of("last", self.last, ("final_norm", "before_pooling"))
 
     @property
@@ -144,12 +146,13 @@ class SSF(Method):
         return ()
 
     def attach(self, model: Any) -> None:
+        chosen = self.chosen_modules(model)
         if not has_blocks(model):
             _attach_everywhere(model)
             return
         family = family_of(model)
         last = final_norm(model) if self.last == "final_norm" else token_norm(model)
-        for block in blocks(model):
+        for block in self.chosen_blocks(model):
             for norm in family.norms(block):
                 if norm is not last:
                     _scale_and_shift(norm, width(block))
@@ -159,17 +162,20 @@ class SSF(Method):
                 for linear in linears(block, target):
                     _scale_and_shift(linear, linear.out_features)
         patches = family.patch_projection(model)
-        if patches is None:
+        if patches is None and model.patch_embed in chosen:
             raise ValueError(
                 f"cannot scale and shift the patches of a {type(model.patch_embed).__name__}: wanted one convolution "
                 "(timm's PatchEmbed)"
             )
-        graft(patches, SSFMap, **_pair(patches.out_channels))
-        if isinstance(model.patch_embed.norm, nn.LayerNorm):
-            _scale_and_shift(model.patch_embed.norm, patches.out_channels)
+        if patches in chosen:
+            graft(patches, SSFMap, **_pair(patches.out_channels))
+            if isinstance(model.patch_embed.norm, nn.LayerNorm):
+                _scale_and_shift(model.patch_embed.norm, patches.out_channels)
         for merging in family.token_mergings(model):
-            _scale_and_shift(merging.norm, merging.norm.weight.numel())
-        _scale_and_shift(last, model.num_features)
+            if merging in chosen:
+                _scale_and_shift(merging.norm, merging.norm.weight.numel())
+        if last in chosen:
+            _scale_and_shift(last, model.num_features)
 
 
 def _attach_everywhere(model: nn.Module) -> None:

@@ -16,16 +16,18 @@ it is left out here; ``as_published`` keeps it. The official readout is LN of th
 the backbone's affair (``create_backbone``), not the method's.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.blocks import BlockGraft, blocks, width
 from vision_peft.tuning.families import family_of
 from vision_peft.tuning.frame_attention import FRAMES, frames
 from vision_peft.tuning.graft import graft
-from vision_peft.tuning.method import Method, positive, some_of
+from vision_peft.tuning.method import positive, some_of
 from vision_peft.tuning.needs import Need
 from vision_peft.tuning.patch_grid import PATCH_SEQUENCE, patch_grid
 
@@ -72,7 +74,7 @@ class STAdapterBlock(BlockGraft):
 
 
 @dataclass(frozen=True)
-class STAdapter(Method):
+class STAdapter(BlockMethod):
     """Bottlenecks with a depthwise convolution over space and time, for image backbones on clips.
 
     The default is the published 12×384 without the adapter that cannot learn under a class-token readout.
@@ -83,21 +85,25 @@ class STAdapter(Method):
     width: int = 384  # channels of the convolution
     kernel: tuple[int, ...] = (3, 1, 1)  # its odd size in frames, rows and columns of patches
     sites: tuple[str, ...] = ("mlp",)  # halves of the block with an adapter in front; ("attn", "mlp"): 24×384
-    layers: int | None = None  # blocks with adapters, counted from the last; null: all
     keep_dead: bool = False  # keep the adapter before the last MLP where only the class token is read
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(width=self.width)
         some_of("sites", self.sites, ("attn", "mlp"))
         if len(self.kernel) != 3 or any(size < 1 or size % 2 == 0 for size in self.kernel):
             raise ValueError(f"kernel must be three odd numbers (frames, rows, columns); got {self.kernel}")
-        if self.layers is not None:
-            positive(layers=self.layers)
 
     @classmethod
     def as_published(cls, **fields: Any) -> "STAdapter":
         """Give the released code, with the adapter before the last MLP that never gets a gradient."""
         return cls(**{"keep_dead": True, **fields})
+
+    @classmethod
+    def read_fields(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        fields = dict(recorded)
+        layers = fields.pop("layers", None)  # how many of the last, before ``blocks``
+        return fields if layers is None else {"blocks": f"last {layers}", **fields}
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -111,16 +117,14 @@ class STAdapter(Method):
         num_frames, grid = frames(model), patch_grid(model)
         assert grid is not None, "PATCH_SEQUENCE"
         all_blocks = blocks(model)
-        count = len(all_blocks) if self.layers is None else self.layers
-        if count > len(all_blocks):
-            raise ValueError(f"layers must be at most the depth {len(all_blocks)} of the backbone; got {count}")
+        chosen = self.chosen_blocks(model)
         drop_last = not self.keep_dead and family_of(model).reads_class_token_only(model)
-        if drop_last and self.sites == ("mlp",) and count == 1:
+        if drop_last and self.sites == ("mlp",) and chosen == all_blocks[-1:]:
             raise ValueError(
                 "an adapter before the last MLP alone cannot learn where only the class token is read: take more "
-                "layers, sites=('attn',), or a backbone with global_pool='avg'"
+                "blocks, sites=('attn',), or a backbone with global_pool='avg'"
             )
-        for block in all_blocks[-count:]:
+        for block in chosen:
             last = block is all_blocks[-1]
             sites = [site for site in self.sites if not (site == "mlp" and last and drop_last)]
             adapters = {site: TemporalBottleneck(width(block), num_frames, grid, self) for site in sites}

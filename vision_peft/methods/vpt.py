@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 from vision_peft.tuning.attention import KeyValueAttention, project
 from vision_peft.tuning.backbone import patch_area
+from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.blocks import blocks, branches, width
 from vision_peft.tuning.families import family_of_attention
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.input_tokens import INPUT_TOKENS, add_prefix_tokens, prompt_insertion_module
-from vision_peft.tuning.method import Method, positive, probability
+from vision_peft.tuning.method import positive, probability
 from vision_peft.tuning.module_input import as_input
 from vision_peft.tuning.needs import Need
 
@@ -67,7 +68,7 @@ class VPTAttention(KeyValueAttention):
 
 
 @dataclass(frozen=True)
-class VPT(Method):
+class VPT(BlockMethod):
     """Prompts at the input (shallow) or in every block (deep)."""
 
     name: ClassVar[str] = "vpt"
@@ -81,7 +82,12 @@ class VPT(Method):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(tokens=self.tokens)
+        if not self.deep and self.blocks != "all":
+            raise ValueError(
+                f"prompts at the input (deep=False) belong to no block: they take no blocks; got {self.blocks!r}"
+            )
         probability(dropout=self.dropout)
         if self.project is not None:
             positive(project=self.project)
@@ -103,9 +109,8 @@ class VPT(Method):
         return linear
 
     def attach(self, model: Any) -> None:
-        all_blocks = blocks(model)
         if not self.deep:
-            dim = width(all_blocks[0])
+            dim = width(blocks(model)[0])
             at = add_prefix_tokens(model, self.tokens)
             graft(
                 prompt_insertion_module(model),
@@ -116,7 +121,7 @@ class VPT(Method):
                 prompt_at=at,
             )
             return
-        for dim, group in groupby(all_blocks, key=width):  # one group, but for Swin's stages
+        for dim, group in groupby(self.chosen_blocks(model), key=width):  # one group, but for Swin's stages
             projection = self._projection(dim)
             for number, block in enumerate(group):
                 found = branches(block, "attn")

@@ -278,6 +278,4 @@ def _count_views(settings: Mapping[str, Any], splits: Mapping[str, ImageDataset]
 
 
 def _fields(method: Any) -> dict[str, Any]:
-    return {
-        key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(method).items()
-    }
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in method.recorded_fields().items()}

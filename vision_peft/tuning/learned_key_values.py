@@ -5,13 +5,14 @@ A prefix key enters attention as it is: it is not rotated (rotary embeddings) an
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision_peft.tuning.attention import KeyValueAttention
-from vision_peft.tuning.blocks import blocks, branches, width
+from vision_peft.tuning.blocks import branches, width
 from vision_peft.tuning.families import family_of_attention
 from vision_peft.tuning.graft import graft
 from vision_peft.tuning.module_input import as_input
@@ -68,7 +69,7 @@ class PrefixAttention(KeyValueAttention):
 
 
 def attach_prefixes(
-    model: nn.Module,
+    blocks: list[Any],
     tokens: int,
     *,
     hidden: int | None,
@@ -77,16 +78,16 @@ def attach_prefixes(
     dropout: float = 0.0,
     std: float = 1.0,
 ) -> None:
-    """Give every block ``tokens`` prefixes, from one MLP with ``hidden`` units or, with None, directly from N(0, std²).
+    """Give each of ``blocks`` ``tokens`` prefixes: from one MLP with ``hidden`` units, with None directly, N(0, std²).
 
     What the MLP reads has ``embedding`` channels, with None as many as the first block.
 
     Raises:
         ValueError: keys and values cannot join the attention of this backbone, or it has prefixes already.
     """
-    found = [branch.layer for block in blocks(model) for branch in branches(block, "attn")]
+    found = [branch.layer for block in blocks for branch in branches(block, "attn")]
     sizes = [math.prod(family_of_attention(attn).key_value_heads(attn)) for attn in found]
-    first, dim = found[0], width(blocks(model)[0])
+    first, dim = found[0], width(blocks[0])
     mlp = None if hidden is None else PrefixMLP(tokens, embedding or dim, hidden, sizes, deep)
     for index, (attn, size) in enumerate(zip(found, sizes, strict=True)):
         graft(

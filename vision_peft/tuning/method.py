@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from torch import nn
@@ -23,6 +23,29 @@ class Method(Checked, ABC):
 
     name: ClassVar[str]
     recommended: ClassVar[Mapping[str, float]] = {}  # recipe.lr, epochs, weight_decay where the user gives none
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        cls.__repr__ = Method.__repr__  # a dataclass would write its own, in which fields of a base come first
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.recorded_fields().items())
+        return f"{type(self).__name__}({shown})"
+
+    @classmethod
+    def read_fields(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        """Return recorded fields under the names of today; a method whose fields had other names says so here."""
+        return dict(recorded)
+
+    def recorded_fields(self) -> dict[str, Any]:
+        """Return what files and messages hold of the fields: keyword-only ones at their default are left out.
+
+        So a keyword-only field that a later version adds changes neither names nor rows of what was run before.
+        """
+        ordered = [
+            (item, getattr(self, item.name)) for item in sorted(fields(self), key=lambda item: bool(item.kw_only))
+        ]
+        return {item.name: value for item, value in ordered if not item.kw_only or value != item.default}
 
     @property
     def needs(self) -> tuple[Need, ...]:

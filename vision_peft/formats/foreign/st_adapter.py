@@ -43,5 +43,6 @@ def read(state: State) -> Foreign:
             weight = tuned[f"blocks.{i}.st_adapter.{site}.conv.weight"]
             width, kernel = len(weight), tuple(weight.shape[2:])
     no_leftovers(adapters, "ST-Adapter")
-    method = STAdapter.as_published(width=width, kernel=kernel, sites=sites, layers=len(numbers))
+    chosen = "all" if len(numbers) == last + 1 else f"last {len(numbers)}"
+    method = STAdapter.as_published(width=width, kernel=kernel, sites=sites, blocks=chosen)
     return Foreign(backbone or None, method, tuned, clips="frames_mean_first", arguments=clip_names.ARGUMENTS)
