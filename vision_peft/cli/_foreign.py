@@ -11,7 +11,19 @@ from vision_peft.printable import printable
 from vision_peft.safe_files import read_file
 
 OF_BUILD = ("num_heads", "img_size", "num_frames")  # of a backbone that the file holds
-OF_READERS = ("scale", "scaling", "form", "position", "init", "dropout", "drop_path")  # keywords of read_foreign
+OF_READERS = (
+    "scale",
+    "scaling",
+    "form",
+    "position",
+    "init",
+    "dropout",
+    "drop_path",
+    "tokens",
+    "norm",
+    "heads",
+    "classifier",
+)  # keywords of read_foreign
 VALUES = ("source", *OF_BUILD, *OF_READERS)
 _MOST = 2**26  # bytes of a list of class names
 

@@ -32,6 +32,7 @@ from vision_peft.results.table import format_count
 from vision_peft.runs.checkpoint import SaveError
 from vision_peft.training.evaluation import Metrics, to_json
 from vision_peft.training.progress import Diverged, Progress, Training
+from vision_peft.tuning.head_kinds import head_text, read_head
 
 LONGEST_REASON = 1000  # letters; a message may name every sample of a batch
 
@@ -163,7 +164,7 @@ def make_row(
         num_frames=settings.get("num_frames"),
         views=_count_views(settings, splits),
         normalisation=recipe.normalisation,
-        head=recipe.head,
+        head=head_text(read_head(recipe.head, recipe.head_options)),
         params_trained=counts.trained,
         params_stored=counts.stored,
         params_head=counts.head,
