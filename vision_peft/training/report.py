@@ -80,9 +80,10 @@ def describe_run(
     items = "images" if config.backbone.num_frames is None else f"videos ({_describe_clips(config)})"
     processes = f", {describe_processes(compute)}" if compute.world_size > 1 else ""
     oddities = on_rank0(lambda: [f"\n{name}: {words}" for name, words in _list_oddities(splits)])
+    remarks = [f"{method.name}: {method.remark}\n" for method in config.methods if method.remark]
     return (
         f"{methods} on {backbone_name(config, model)}: {format_count(counts.trained)} parameters and a head of "
-        f"{format_count(counts.head)} train, {format_count(counts.backbone)} are the backbone's\n"
+        f"{format_count(counts.head)} train, {format_count(counts.backbone)} are the backbone's\n{''.join(remarks)}"
         f"{data}: {classes} classes, {items}: {numbers}; {config.protocol}\n"
         f"{describe_recipe(config.recipe, config.methods)}\n"
         f"{describe_device(compute.device)}, {compute.precision}{processes}; {folder}{''.join(oddities)}"
