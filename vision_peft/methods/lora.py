@@ -16,7 +16,8 @@ W ← (I + s · B A) W and b ← (I + s · B A) b. Beside ``proj``, o is the upd
 
 rsLoRA (https://arxiv.org/abs/2312.03732): s = α / √r, so that the update keeps its size as r grows.
 DoRA (https://arxiv.org/abs/2402.09353): length and direction of every row of the weight learn apart,
-y = g ⊙ (W x + s · B A dropout(x)) + b with g = m / ‖W + s · B A‖, the norm being that of each row (one output channel) and a constant to the gradient, m starting at ‖W‖.
+y = g ⊙ (W x + s · B A dropout(x)) + b with g = m / ‖W + s · B A‖, the norm being that of each row (one output channel)
+and a constant to the gradient, m starting at ‖W‖.
 ``init``: see ``tuning/low_rank_starts.py`` (PiSSA, OLoRA, ...) and ``tuning/input_directions.py`` (EVA).
 ``expert_dropout`` is MLAE's (https://arxiv.org/abs/2405.18897): each of the r rank-1 updates is left out whole.
 
@@ -26,8 +27,6 @@ under dropout HF's DoRA feeds the dropped x to (g - 1) ⊙ W x as well, here W s
 B at random, here B starts at 0. Under PiSSA and OLoRA HF writes W - s · B₀ A₀ over W; here W stays and s · B₀ A₀ x is
 subtracted beside it, so that ``detach``, ``disabled`` and fingerprints see W. MLAE trains a factor for each rank-1
 update, here it is s.
-
-``merge(model, reversible=True)`` remembers W for ``unmerge``: W + s · B A - s · B A is not W in floating point.
 """
 
 import math
