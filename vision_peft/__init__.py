@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the lines of the metho
     from vision_peft.methods.aim import AIM
     from vision_peft.methods.bitfit import BitFit
     from vision_peft.methods.convpass import Convpass
+    from vision_peft.methods.dtl import DTL
     from vision_peft.methods.fact import FacT
     from vision_peft.methods.full import FullFineTune
     from vision_peft.methods.houlsby import Houlsby
@@ -83,6 +84,7 @@ _MODULES = {  # where a name is imported from when it is first used; method clas
 
 __all__ = [
     "AIM",
+    "DTL",
     "IA3",
     "LST",
     "METHODS",

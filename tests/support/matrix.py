@@ -34,6 +34,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"bottleneck": 4, "init": "trunc_normal", "dropout": 0.0},
     ],
     "convpass": [{"bottleneck": 4, "sites": ("attn",), "init": "identity", "scale": 0.5}],
+    "dtl": [{"rank": 3, "kernel": 4, "beta": 2.0}, {"added": "last 1"}],
     "fact": [{"rank": 4, "form": "tk", "scale": 2.0}, {"rank": 4, "form": "tk", "columns": "own"}],
     "houlsby": [
         {"bottleneck": 4, "sigma": 0.1, "train_norms": True},

@@ -23,6 +23,8 @@ OF_READERS = (
     "norm",
     "heads",
     "classifier",
+    "added",
+    "beta",
 )  # keywords of read_foreign
 VALUES = ("source", *OF_BUILD, *OF_READERS)
 _MOST = 2**26  # bytes of a list of class names

@@ -1,13 +1,11 @@
 """Files of Convpass, FacT, RepAdapter and adapter_plus, which hold tuned tensors only: golden parity, errors."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors
-import safetensors.torch
 import torch
+from support.golden_file import Golden
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -60,27 +58,6 @@ GOLDEN: dict[str, tuple[str, dict[str, Any], vp.Method]] = {
     ),
     "adapter_plus_vpt": ("adapter_plus", {}, vp.VPT(tokens=5)),
 }
-
-
-class Golden:
-    """One golden file: the frozen backbone, official tuned state, input, target, logits and gradients."""
-
-    def __init__(self, path: Path) -> None:
-        with safetensors.safe_open(path, "pt") as file:
-            self.config = json.loads(file.metadata()["config"])
-        tensors = safetensors.torch.load_file(path)
-        parts = {"state": {}, "base": {}, "grad": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition("/")
-            if rest:
-                parts[part][rest] = tensor
-        self.state, self.base, self.gradients = parts["state"], parts["base"], parts["grad"]
-        self.input, self.target, self.logits = tensors["input"], tensors["target"], tensors["logits"]
-
-    def backbone(self) -> VisionTransformer:
-        model = VisionTransformer(**self.config["arch"], num_classes=self.config["num_classes"])
-        model.load_state_dict(self.base, strict=True)
-        return model.eval()
 
 
 @pytest.fixture
