@@ -42,7 +42,7 @@ def depthwise(taps: Tensor, maps: Tensor) -> Tensor:
     return y
 
 
-def side_output(h: Tensor, beta: float, conv: Any, grid: tuple[int, int], steps: int = 1) -> Tensor:
+def side_output(h: Tensor, beta: float, conv: Any, grid: tuple[int, ...], steps: int = 1) -> Tensor:
     g = h / (1 + (-beta * h).exp())
     if conv is None:
         return g
@@ -59,7 +59,8 @@ def side_output(h: Tensor, beta: float, conv: Any, grid: tuple[int, int], steps:
     "family", ["vit", "deit_distilled", "dinov2_reg4", "eva02_base", "beit", "tubelet", "frames", "swin", "swin_v2_cr"]
 )
 def test_every_block_adds_what_the_running_sum_of_its_stage_gives(family, kernel):
-    plain, model = tiny(family), vp.attach(tiny(family), vp.DTL(rank=3, kernel=kernel, beta=3.0))
+    plain: Any = tiny(family)
+    model: Any = vp.attach(tiny(family), vp.DTL(rank=3, kernel=kernel, beta=3.0))
     randomise_tuned(model)
     stage_of = {block: members for members in stages(model) for block in members}
     halves = dict(zip(blocks(model), blocks(plain), strict=True))
@@ -79,7 +80,7 @@ def test_every_block_adds_what_the_running_sum_of_its_stage_gives(family, kernel
 
 
 def test_fed_and_added_choose_blocks_and_what_no_added_block_stands_behind_learns_nothing():
-    model = vp.attach(deep_vit(), vp.DTL(kernel=3, fed=(1, 3, 6), added=(3, 5)))
+    model: Any = vp.attach(deep_vit(), vp.DTL(kernel=3, fed=(1, 3, 6), added=(3, 5)))
     names = {name.rsplit(".", 2)[0] for name, _ in vp.tuned_parameters(model) if "dtl" in name}
     assert names == {"blocks.1", "blocks.3", "blocks.1.dtl_output"}
     randomise_tuned(model)

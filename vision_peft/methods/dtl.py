@@ -85,7 +85,7 @@ class SideState:
 
     def __init__(self) -> None:
         self.terms: dict[int, Term] = {}
-        self._before = WeakIdKeyDictionary()  # input of a block -> terms of the blocks in front of it
+        self._before: Any = WeakIdKeyDictionary()  # input of a block -> terms of the blocks in front of it
 
     def __deepcopy__(self, memo: Any) -> "SideState":
         return SideState()
