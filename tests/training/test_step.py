@@ -2,14 +2,18 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
 from vision_peft.config.schema import Recipe
 from vision_peft.training.step import create_optimizer, create_schedule, update_average
+from vision_peft.tuning.attentive import AttentiveHead
+from vision_peft.tuning.head_kinds import Attentive
 
 
 def rates(recipe: Recipe, epochs: int, updates: int) -> list[float]:
@@ -88,3 +92,51 @@ def test_the_average_follows_floats_and_copies_counters() -> None:
     update_average(average, {"weight": torch.tensor([3.0, 0.0]), "counter": torch.tensor(9)}, decay=0.75)
     assert average["weight"].tolist() == [0.75 * 1 + 0.25 * 3, 0.75 * 2]
     assert average["counter"] == 9
+
+
+def test_lars_takes_its_trust_ratio_before_momentum_and_leaves_vectors_alone() -> None:
+    torch.manual_seed(0)
+    matrix, vector = nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(4))
+    recipe = Recipe(optimizer="lars", lr=0.5, momentum=0.8, weight_decay=0.1)
+    model = nn.ParameterDict({"matrix": matrix, "vector": vector})
+    optimizer = create_optimizer(model, recipe)
+    w, v = matrix.detach().clone(), vector.detach().clone()
+    m, n = torch.zeros_like(w), torch.zeros_like(v)
+    for _ in range(3):
+        matrix.grad, vector.grad = torch.randn(3, 4), torch.randn(4)
+        g = matrix.grad + 0.1 * w
+        m = 0.8 * m + 0.001 * w.norm() / g.norm() * g
+        n = 0.8 * n + vector.grad
+        w, v = w - 0.5 * m, v - 0.5 * n
+        optimizer.step()
+    torch.testing.assert_close(matrix.detach(), w)
+    torch.testing.assert_close(vector.detach(), v)
+
+
+def test_lars_steps_from_zero_weights_and_over_zero_gradients() -> None:
+    zero, still = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.ones(2, 2))
+    optimizer = create_optimizer(nn.ParameterDict({"a": zero, "b": still}), Recipe(optimizer="lars", weight_decay=0.0))
+    zero.grad, still.grad = torch.ones(2, 2), torch.zeros(2, 2)
+    optimizer.step()
+    torch.testing.assert_close(zero.detach(), torch.full((2, 2), -Recipe().lr))
+    assert torch.equal(still.detach(), torch.ones(2, 2))
+
+
+def test_lars_is_that_of_efficient_probing(shared: Path) -> None:
+    file = safetensors.torch.load_file(shared / "golden" / "ep_lars3.safetensors")
+    names = {"0.cls_token": "pool.queries", "0.v.weight": "pool.value.weight"}
+    names |= {f"{place}.{name}": f"classifier.{place - 1}.{name}" for place in (1, 2) for name in _OF_LAYER[place]}
+    head = AttentiveHead(48, 5, Attentive(queries=8))
+    head.load_state_dict({ours: file[f"state/{name}"].squeeze(0) for name, ours in names.items()}, strict=True)
+    optimizer = create_optimizer(head, Recipe(optimizer="lars", lr=4.8, momentum=0.9, weight_decay=0.0))
+    for step in range(3):
+        loss = nn.functional.cross_entropy(head(file["features"]), file["target"])
+        torch.testing.assert_close(loss.detach(), file[f"loss{step}"][0], atol=1e-5, rtol=1e-5)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for name, ours in names.items():
+        torch.testing.assert_close(head.state_dict()[ours], file[f"after/{name}"].squeeze(0), atol=1e-5, rtol=1e-5)
+
+
+_OF_LAYER = {1: ("running_mean", "running_var", "num_batches_tracked"), 2: ("weight", "bias")}

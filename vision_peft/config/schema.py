@@ -65,9 +65,9 @@ class Recipe(Checked):
     warmup_epochs: float = 0.5  # epochs over which the learning rate rises linearly
     warmup_lr: float | None = None  # learning rate of the first update; null: lr / updates of the warm-up
     schedule: str = "cosine"  # cosine | cosine_by_epoch (one rate for all updates of an epoch) | constant
-    optimizer: str = "adamw"  # adamw | sgd (as torch.optim.SGD) | lbfgs (a linear head only, see recipe=lbfgs)
+    optimizer: str = "adamw"  # adamw | sgd (as torch.optim.SGD) | lars | lbfgs (a linear head only, see recipe=lbfgs)
     weight_decay: float = 1e-4  # on matrices only, not on biases and norms; null: as the method recommends
-    momentum: float = 0.9  # sgd only
+    momentum: float = 0.9  # sgd and lars only
     betas: tuple[float, float] = (0.9, 0.999)  # adamw only
     layer_decay: float | None = None  # factor on the rate per layer below the top, e.g. 0.75; shared tensors: block 0's
     batch_size: int = 32  # images per update, over all processes and accumulation steps
@@ -101,7 +101,7 @@ class Recipe(Checked):
     def __post_init__(self) -> None:
         problems = [
             choice("schedule", self.schedule, SCHEDULES),
-            choice("optimizer", self.optimizer, ("adamw", "sgd", "lbfgs")),
+            choice("optimizer", self.optimizer, ("adamw", "sgd", "lars", "lbfgs")),
             _class_weights(self.class_weights),
             choice("augment", self.augment, tuple(dict.fromkeys((*AUGMENTS, *CLIP_AUGMENTS)))),
             choice("sampling", self.sampling, SAMPLINGS),

@@ -22,7 +22,7 @@ from vision_peft.printable import name_some, printable
 from vision_peft.runs.safe_dcp_reader import ShardReader
 
 # of torch's optimisers, for each parameter
-_MOMENTS = {"AdamW": {"step", "exp_avg", "exp_avg_sq"}, "SGD": {"momentum_buffer"}}
+_MOMENTS = {"AdamW": {"step", "exp_avg", "exp_avg_sq"}, "SGD": {"momentum_buffer"}, "LARS": {"momentum_buffer"}}
 SHARDS = "shards"  # the folder of distributed tensors inside that of a state
 
 

@@ -22,8 +22,9 @@ from vision_peft.distributed.device import Compute
 from vision_peft.distributed.parallel import Parallel
 
 # timm's "sgd" has Nesterov momentum, its "momentum" is torch.optim.SGD as the papers used it.
-# "lbfgs" has no state between two solutions; see solve_head.py.
-_TIMM_NAMES = {"adamw": "adamw", "sgd": "momentum", "lbfgs": "momentum"}
+# "lbfgs" has no state between two solutions; see solve_head.py. "lars" takes the groups of parameters.
+_TIMM_NAMES = {"adamw": "adamw", "sgd": "momentum", "lbfgs": "momentum", "lars": "momentum"}
+TRUST = 0.001
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,37 @@ def apply_mixup(mix: Mixup, images: Tensor, labels: Tensor) -> tuple[Tensor, Ten
     return flat.view(even, *images.shape[1:]), targets
 
 
+class LARS(torch.optim.Optimizer):
+    """SGD whose steps are as long as the parameters, layer by layer (You et al., https://arxiv.org/abs/1708.03888).
+
+        g <- g + decay · w        g <- trust · |w| / |g| · g        m <- momentum · m + g        w <- w - lr · m
+
+    As MAE's and efficient probing's code has it (util/lars.py): the ratio stands before momentum, and neither it nor
+    the decay touches parameters of one axis. A weight or gradient of norm 0 leaves the gradient as it is.
+    """
+
+    def __init__(self, groups: Any, lr: float, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # the scaler of fp16 calls it without one
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                step = parameter.grad
+                if parameter.ndim > 1:
+                    step = step.add(parameter, alpha=group["weight_decay"])
+                    size, length = parameter.norm(), step.norm()
+                    step = step * torch.where((size > 0) & (length > 0), TRUST * size / length, 1.0)
+                buffer = self.state[parameter].get("momentum_buffer")
+                if buffer is None:
+                    buffer = self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+                buffer.mul_(group["momentum"]).add_(step)
+                parameter.sub_(buffer, alpha=group["lr"])
+
+
 def create_optimizer(model: nn.Module, recipe: Recipe, fused: bool = False) -> torch.optim.Optimizer:
     """Optimiser over what requires a gradient; biases and other vectors get no weight decay.
 
@@ -118,7 +150,7 @@ def create_optimizer(model: nn.Module, recipe: Recipe, fused: bool = False) -> t
         fused: one kernel for the whole update; the same figures but for rounding.
     """
     further: dict[str, Any] = {"betas": tuple(recipe.betas)} if recipe.optimizer == "adamw" else {}
-    further |= {"fused": True} if fused else {}
+    further |= {"fused": True} if fused and recipe.optimizer != "lars" else {}
     optimizer = create_optimizer_v2(
         model,
         opt=_TIMM_NAMES[recipe.optimizer],
@@ -128,6 +160,10 @@ def create_optimizer(model: nn.Module, recipe: Recipe, fused: bool = False) -> t
         layer_decay=recipe.layer_decay,
         **further,
     )
+    if recipe.optimizer == "lars":
+        kept = ("params", "lr", "momentum", "weight_decay", "lr_scale")
+        groups = [{key: group[key] for key in kept if key in group} for group in optimizer.param_groups]
+        optimizer = LARS(groups, recipe.lr)
     for group in list(optimizer.param_groups):
         sharded = [parameter for parameter in group["params"] if isinstance(parameter, DTensor)]
         if sharded and len(sharded) < len(group["params"]):
