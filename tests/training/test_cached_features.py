@@ -154,3 +154,48 @@ def test_with_an_undecodable_image_the_loop_decides_as_ever(tiny: Tiny) -> None:
     log = (run_folder(config) / "log.txt").read_text()
     assert "features are computed in every epoch: an image cannot be decoded" in log
     assert str(victim) in (run_folder(config) / "bad_files.txt").read_text()
+
+
+ATTENTIVE = ["method=linear", "recipe.head=attentive", "recipe.head_options.queries=4", "recipe.lr=1e-2"]
+
+
+def test_an_attentive_head_learns_from_kept_tokens_what_it_learns_from_images(tiny: Tiny, forwards: list[int]) -> None:
+    reused, plain = tiny(*ATTENTIVE), tiny(*ATTENTIVE, "reuse_features=false", folder="plain")
+    row = train(reused).row
+    assert sum(forwards) == 24 + 24 + 24 + 24 + 1
+    assert (row.reused_features, row.head, row.params_trained) == (True, "attentive queries=4", 0)
+    train(plain)
+    ours, theirs = (load_file(run_folder(c) / "adapter" / "adapter.safetensors") for c in (reused, plain))
+    assert ours.keys() == theirs.keys()
+    for name in ours:  # tokens are rounded to bf16
+        assert (ours[name] - theirs[name]).float().norm() <= 0.03 * theirs[name].float().norm(), name
+
+
+def test_tokens_are_kept_in_bf16_and_pooled_features_in_fp32(tiny: Tiny) -> None:
+    for settings, shape, dtype in (
+        (ATTENTIVE, (24, 4, 24), torch.bfloat16),
+        ([*ATTENTIVE, "recipe.head_options.tokens=all"], (24, 5, 24), torch.bfloat16),
+        (["method=linear"], (24, 24), torch.float32),
+    ):
+        config = tiny(*settings)
+        model, splits = prepared(config)
+        with torch.no_grad(), cached_features(training(config, splits), model, PHASE) as (given, _):
+            kept = given.splits["train"].as_tensor()
+            assert kept is not None
+            assert (kept.shape, kept.dtype) == (shape, dtype)
+            logits = torch.cat([model(features) for features, _, _ in eval_loader(given.splits["val"], 7, 0)])
+        with torch.no_grad():
+            expected = torch.cat([model.eval()(images) for images, _, _ in eval_loader(splits["val"], 7, 0)])
+        torch.testing.assert_close(logits, expected, atol=0.02 if dtype == torch.bfloat16 else 1e-5, rtol=0.02)
+
+
+def test_tokens_that_do_not_fit_are_computed_in_every_epoch(tiny: Tiny, forwards: list[int]) -> None:
+    row = train(tiny(*ATTENTIVE, "cache_mb=0")).row
+    assert sum(forwards) == 2 * (24 + 24) + 24 + 24 + 24 + 1  # and a first batch that told how much they take
+    assert not row.reused_features
+    log = (run_folder(tiny(*ATTENTIVE, "cache_mb=0")) / "log.txt").read_text()
+    assert (
+        "features are computed in every epoch: the tokens of 48 images take 0 MB, more than the 0 MB of cache_mb=0"
+        in log
+    )
+    assert train(tiny("method=linear", "cache_mb=0", folder="pooled")).row.reused_features

@@ -1,4 +1,8 @@
-"""Features of a frozen backbone, computed once where only the head learns: all epochs then cost one forward pass."""
+"""Features of a frozen backbone, computed once where only the head learns: all epochs then cost one forward pass.
+
+They are what enters the head: pooled features (N D), or for an attentive head tokens (N tokens D). Those are kept in
+bf16, half of what they take, and within the memory of `cache_mb`.
+"""
 
 import contextlib
 import dataclasses
@@ -13,6 +17,7 @@ from torch import Tensor, nn
 import vision_peft as vp
 from vision_peft.config.parse import Config
 from vision_peft.data import ImageDataset
+from vision_peft.data.loading.cache import limit_bytes
 from vision_peft.distributed.device import Compute
 from vision_peft.distributed.processes import all_gather, all_gather_tensors
 from vision_peft.protocols import Phase
@@ -22,7 +27,7 @@ from vision_peft.tuning.graft import Graft, depth, graft, ungraft
 
 
 class Features(ImageDataset):
-    """The features (N D) of a dataset's images in place of the images."""
+    """The features (N D), or tokens (N tokens D), of a dataset's images in place of the images."""
 
     in_memory = True
 
@@ -41,12 +46,16 @@ class Features(ImageDataset):
 
 
 class HeadOnly(Graft):
-    """A timm model that is given features (B D), as they enter its head, and answers with logits (B classes)."""
+    """A timm model that is given features (B D) or tokens, as they enter its head, and answers with logits."""
 
     get_classifier: Any
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.get_classifier()(features)
+        return self.get_classifier()(features.float())
+
+
+class TooLarge(Exception):
+    """Features would take more memory than they may."""
 
 
 def features_are_constant(config: Config, model: Any) -> bool:
@@ -71,12 +80,17 @@ def cached_features(training: Training, model: nn.Module, phase: Phase) -> Itera
         return
     started = time.perf_counter()
     found: dict[str, Features] = {}
-    for name in (phase.trained, phase.watched):
-        if name and (features := _compute_features(model, splits[name], config, compute)):
+    names = [name for name in (phase.trained, phase.watched) if name]
+    room = Room(limit_bytes(config.cache_mb) // compute.processes_here, sum(len(splits[name]) for name in names))
+    try:
+        for name in names:
+            if (features := _compute_features(model, splits[name], config, compute, room)) is None:
+                yield training, "features are computed in every epoch: an image cannot be decoded"
+                return
             found[name] = features
-        elif name:
-            yield training, "features are computed in every epoch: an image cannot be decoded"
-            return
+    except TooLarge as reason:
+        yield training, f"features are computed in every epoch: {reason} of cache_mb={config.cache_mb}"
+        return
     tensors = [features.features for features in found.values()]
     megabytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6
     layers = depth(model)
@@ -92,23 +106,52 @@ def cached_features(training: Training, model: nn.Module, phase: Phase) -> Itera
         ungraft(model, keep=layers)
 
 
+@dataclasses.dataclass
+class Room:
+    """The memory for tokens."""
+
+    limit: int  # bytes
+    items: int  # of all splits that are kept
+
+    def check(self, features: Tensor) -> None:
+        """Raise TooLarge where those of all items, as large as these (B ...), do not fit; pooled ones always do."""
+        size = features[0].numel() * features.element_size() * self.items if features.ndim > 2 and len(features) else 0
+        if size > self.limit:
+            raise TooLarge(
+                f"the tokens of {self.items:,} images take {size / 1e6:,.0f} MB, more than the "
+                f"{self.limit / 1e6:,.0f} MB"
+            )
+
+
 @torch.no_grad()
-def _compute_features(model: Any, images: ImageDataset, config: Config, compute: Compute) -> Features | None:
+def _compute_features(
+    model: Any, images: ImageDataset, config: Config, compute: Compute, room: Room
+) -> Features | None:
     """None where an image cannot be decoded: the loop knows what becomes of it."""
     model.eval()
     batches = create_eval_loader(images, compute, config.workers, bad="wrong")
-    found: list[Tensor] = []
-    order: list[Tensor] = []
+    whole, own = torch.empty(0), [torch.empty(0, dtype=torch.int64)]
     for batch, _, indices in batches:
         with compute.autocast():
             tokens = model.forward_features(batch.to(compute.device, non_blocking=True))
             features = model.forward_head(tokens, pre_logits=True).float().cpu()
-        found.append(features)
-        order.append(indices)
-    width = max(all_gather(found[0].shape[1] if found else 0))
-    own = torch.cat([*found, torch.empty(0, width)])
-    places = torch.cat(all_gather_tensors(torch.cat([*order, torch.empty(0, dtype=torch.int64)])))
-    if len(places) < len(images):
+        features = features.to(_type_of([*features.shape[1:]]))
+        if not len(whole):
+            room.check(features)
+            whole = features.new_empty(len(images), *features.shape[1:])
+        whole[indices] = features
+        own.append(indices)
+    places = all_gather_tensors(torch.cat(own))
+    if sum(map(len, places)) < len(images):
         return None
-    whole = torch.cat(all_gather_tensors(own))
-    return Features(images, torch.empty_like(whole[: len(images)]).index_copy_(0, places, whole))
+    if compute.world_size > 1:
+        shape = max(all_gather(list(whole.shape[1:])))
+        rows = whole[places[compute.rank]] if len(whole) else torch.empty(0, *shape, dtype=_type_of(shape))
+        whole = rows.new_empty(len(images), *shape)
+        for indices, part in zip(places, all_gather_tensors(rows), strict=True):
+            whole[indices] = part
+    return Features(images, whole)
+
+
+def _type_of(shape: list[int]) -> torch.dtype:
+    return torch.bfloat16 if len(shape) > 1 else torch.float32

@@ -37,8 +37,7 @@ def keep_decoded(
     names = [name for name in dict.fromkeys(read_often) if not splits[name].in_memory]
     if not names:
         return dict(splits), ""
-    limit = min(measure_free_memory() // 4, LARGEST_AUTO_MB * _MB) if cache_mb == "auto" else int(cache_mb) * _MB
-    store, what = Store(limit // processes), f"{splits[names[0]].what}s"
+    store, what = Store(limit_bytes(cache_mb) // processes), f"{splits[names[0]].what}s"
     if not store.limit:
         return dict(splits), f"{what} are decoded in every epoch: cache_mb={cache_mb}"
     sizes = [size for name in names if (size := splits[name].decoded_size()) is not None]
@@ -59,6 +58,11 @@ def keep_decoded(
         for name in names:
             splits[name].keep_in(store)
     return {**splits, **cached}, f"{what} are kept decoded: {sources}, {about}"
+
+
+def limit_bytes(cache_mb: int | str) -> int:
+    """Return the bytes that `cache_mb` comes to on this machine."""
+    return min(measure_free_memory() // 4, LARGEST_AUTO_MB * _MB) if cache_mb == "auto" else int(cache_mb) * _MB
 
 
 def _estimate(datasets: Iterable[Cached]) -> tuple[int, int, bool]:
