@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the lines of the metho
     from vision_peft.methods.dtl import DTL
     from vision_peft.methods.fact import FacT
     from vision_peft.methods.full import FullFineTune
+    from vision_peft.methods.gps import GPS
     from vision_peft.methods.houlsby import Houlsby
     from vision_peft.methods.ia3 import IA3
     from vision_peft.methods.linear import LinearProbe
@@ -85,6 +86,7 @@ _MODULES = {  # where a name is imported from when it is first used; method clas
 __all__ = [
     "AIM",
     "DTL",
+    "GPS",
     "IA3",
     "LST",
     "METHODS",

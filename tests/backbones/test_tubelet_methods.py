@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from support.families import attach
 from support.tiny_states import NAME
 from support.tubelet_models import CLIP, SMALL, clip, inflated, video
 
@@ -32,8 +33,8 @@ def test_the_temporal_embedding_trains_is_counted_and_stored_with_every_method_b
         return create_backbone(NAME, **{**SMALL, "embed_dim": 32}, **CLIP, inflate="average", num_classes=3)
 
     trains = method is not vp.LinearProbe
-    plain = vp.attach(timm.create_model(NAME, **{**SMALL, "embed_dim": 32, "num_classes": 3}), small(method))
-    model: Any = vp.attach(wide(), small(method))
+    plain = attach(timm.create_model(NAME, **{**SMALL, "embed_dim": 32, "num_classes": 3}), small(method))
+    model: Any = attach(wide(), small(method))
     positions = 6 * 32 if method is vp.FullFineTune else 0  # the second time step's
     tubelets = 3 * 64 * 32 if method is vp.FullFineTune else 0  # the second frame of the convolution
     more = vp.count_parameters(model).trained - vp.count_parameters(plain).trained

@@ -14,7 +14,7 @@ from support.pair import in_two_processes
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.distributed.device import choose_compute
 from vision_peft.distributed.exchange import describe_error, make_error
-from vision_peft.distributed.processes import all_gather, all_gather_tensors, join, on_rank0
+from vision_peft.distributed.processes import all_gather, all_gather_tensors, join, on_rank0, take_from_rank0
 from vision_peft.runs.checkpoint import SaveError
 
 
@@ -35,6 +35,8 @@ def exchange(rank: int, _: Path) -> dict[str, Any]:
             "of rank 0": on_rank0(lambda: {"from": rank, "far": [0.1 + 0.2]}),
             "nothing": on_rank0(lambda: None),
         }
+        take_from_rank0(taken := [torch.full((2,), rank + 0.5), torch.tensor([[rank]], dtype=torch.int32)])
+        found["taken"] = [tensor.tolist() for tensor in taken]
         for kind, error in ERRORS.items():
             try:
                 on_rank0(lambda error=error: throw(error))
@@ -71,6 +73,7 @@ def test_two_processes_exchange_json_and_tensors(tmp_path: Path) -> None:
         assert [part.tolist() for part in found["numbers"]] == [[2**40] * 3, [2**40 + 1] * 2]
         assert found["of rank 0"] == {"from": 0, "far": [0.1 + 0.2]}
         assert found["nothing"] is None
+        assert found["taken"] == [[0.5, 0.5], [[0]]]
         assert found["plain"] == ["ValueError", "two\nlines", None]
         assert found["of a file"] == ["FileNotFoundError", "[Errno 2] No such file: 'a/b'", errno.ENOENT]
         assert found["full"] == ["SaveError", "could not write state: the disk is full", None]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.families import FAMILIES, OTHERS, four_sizes, images, randomise_tuned, tiny
+from support.families import FAMILIES, OTHERS, attach, four_sizes, images, randomise_tuned, tiny
 from support.matrix import (
     every_case,
     every_compiled_case,
@@ -30,7 +30,7 @@ def test_a_pair_that_does_not_fit_is_refused_at_attach_and_leaves_the_model_alon
     x, before = images(model), dict(model.state_dict())
     expected, flags = model(x), [p.requires_grad for p in model.parameters()]
     with pytest.raises(ValueError, match=re.escape(refusal(method, tiny(family)) or "fits")):
-        vp.attach(model, method)
+        attach(model, method)
     assert list(model.state_dict()) == list(before)
     assert not list(graft.grafts(model))
     assert [p.requires_grad for p in model.parameters()] == flags
@@ -42,7 +42,7 @@ def test_identity_at_start_where_promised(method, family):
     model = tiny(family)
     x = images(model)
     expected = model(x)
-    vp.attach(model, method)
+    attach(model, method)
     difference = (model.eval()(x) - expected).abs().max()
     if method.starts_as_identity:
         assert difference < 1e-5
@@ -52,7 +52,7 @@ def test_identity_at_start_where_promised(method, family):
 
 @every_case
 def test_every_tuned_tensor_gets_a_gradient_and_no_frozen_one(method, family):
-    model = vp.attach(tiny(family), method)
+    model = attach(tiny(family), method)
     randomise_tuned(model)
     vp.train_mode(model)
     torch.manual_seed(0)
@@ -83,7 +83,7 @@ def test_pretrained_keys_stay_and_detach_is_exact(method, family):
     classes = {name: type(module) for name, module in modules.items()}
     attributes = {name: set(vars(module)) for name, module in modules.items()}
     expected = model(x)
-    vp.attach(model, method)
+    attach(model, method)
     assert set(before) <= set(model.state_dict())
     model(x)
     vp.detach(model)
@@ -97,7 +97,7 @@ def test_pretrained_keys_stay_and_detach_is_exact(method, family):
 
 @every_case
 def test_a_saved_adapter_gives_the_same_outputs_on_a_fresh_backbone(method, family, tmp_path):
-    model = vp.attach(tiny(family), method)
+    model = attach(tiny(family), method)
     randomise_tuned(model)
     vp.save_adapter(model, tmp_path)
     fresh = vp.load_adapter(tiny(family), tmp_path)
@@ -108,7 +108,7 @@ def test_a_saved_adapter_gives_the_same_outputs_on_a_fresh_backbone(method, fami
 
 @every_case
 def test_merge_gives_a_plain_model_with_the_same_outputs_and_a_way_back_or_says_why_not(method, family):
-    model = vp.attach(tiny(family), method)
+    model = attach(tiny(family), method)
     randomise_tuned(model)
     x = images(model)
     expected = model.eval()(x)
@@ -137,7 +137,7 @@ def _same(state: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> boo
 
 @every_case
 def test_copies_checkpointing_and_intermediates_agree(method, family):
-    model: Any = vp.attach(tiny(family), method)
+    model: Any = attach(tiny(family), method)
     randomise_tuned(model)
     x = images(model)
     expected = model.eval()(x)
@@ -161,7 +161,7 @@ def _gradients(model: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
 
 @every_compiled_case
 def test_a_compiled_model_gives_the_same_outputs_after_bake_where_the_method_asks_for_it(method, family):
-    model: Any = vp.attach(tiny(family), method)
+    model: Any = attach(tiny(family), method)
     randomise_tuned(model)
     x = images(model)
     expected = model.eval()(x)
@@ -192,12 +192,12 @@ def test_methods_stack_in_any_order_and_all_learn(first, second, family):
     model = tiny(family)
     x = images(model, batch=4)
     expected = model(x)
-    vp.attach(vp.attach(model, first), second)
+    attach(attach(model, first), second)
     randomise_tuned(model)
     model(x).square().sum().backward()
     silent = [n for n, p in vp.tuned_parameters(model) if p.grad is None or not p.grad.abs().max() > 0]
     assert silent == []
-    swapped = vp.attach(vp.attach(tiny(family), second), first)
+    swapped = attach(attach(tiny(family), second), first)
     vp.load_tuned(swapped, vp.tuned_state_dict(model))
     torch.testing.assert_close(swapped(x), model(x), rtol=1e-5, atol=1e-5)
     vp.detach(model)

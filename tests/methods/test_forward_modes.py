@@ -5,12 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from support.families import images, tiny
+from support.families import attach, images, tiny
 from support.matrix import METHODS, fits
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-
-import vision_peft as vp
 
 FAMILIES = ("vit", "swin", "frames")
 FITTING = {method: [family for family in FAMILIES if fits(method, family)] for method in METHODS}
@@ -32,7 +30,7 @@ def count_flops(model: Any, x: torch.Tensor, mode: AbstractContextManager[Any]) 
 
 @every_case
 def test_operations_are_counted_and_outputs_equal_in_every_gradient_mode(method, family):
-    model = vp.attach(tiny(family), method).eval()
+    model = attach(tiny(family), method).eval()
     x = images(model)
     flops, expected = count_flops(model, x, nullcontext())
     assert flops > 0
@@ -50,4 +48,4 @@ def test_an_empty_batch_gives_no_logits_as_in_timm_which_takes_one_but_for_swin(
     plain = tiny(family).train(training)
     nothing = images(plain)[:0]
     assert plain(nothing).shape == (0, 5)
-    assert vp.attach(tiny(family), method).train(training)(nothing).shape == (0, 5)
+    assert attach(tiny(family), method).train(training)(nothing).shape == (0, 5)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from support.families import FAMILIES, randomise_tuned, tiny
+from support.families import FAMILIES, attach, randomise_tuned, tiny
 from support.matrix import METHODS, fits, lacks_bias, merge_refusal, refusal
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -106,7 +106,7 @@ def test_what_attach_refuses_is_in_the_table_and_nothing_else(family):
 @pytest.mark.parametrize("name", sorted({name for row in REFUSALS if row[3] == "merge" for name in quoted(row[0])}))
 def test_what_merge_refuses_is_in_the_table_and_nothing_else(name, family):
     for method in [method for method in METHODS if method.name == name and fits(method, family)]:
-        model = vp.attach(tiny(family), method)
+        model = attach(tiny(family), method)
         randomise_tuned(model)
         reason = merge_refusal(model)
         assert (reason is None) == (not rows("merge", method, family))

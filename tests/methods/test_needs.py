@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.families import FAMILIES, OTHERS, images, tiny
+from support.families import FAMILIES, OTHERS, attach, images, tiny
 from support.matrix import METHODS, every_refusal, refusal
 
 import vision_peft as vp
@@ -118,6 +118,6 @@ def test_a_method_is_refused_only_where_it_cannot_work(method, family):
 def test_on_clips_too(method, family):
     model, x = create(f"{family} on clips")
     if refusal(method, model) is None:
-        vp.attach(model, method)(x)
+        attach(model, method)(x)
     else:
         check_that_it_cannot_work(method, model, x)

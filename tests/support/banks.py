@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from support.families import images, randomise_tuned, tiny
+from support.families import attach, images, randomise_tuned, tiny
 
 import vision_peft as vp
 
@@ -18,7 +18,7 @@ def tune(family: str, methods: Sequence[vp.Method], classes: int, seed: int = 2)
     else:
         model.reset_classifier(0)
     for method in methods:
-        vp.attach(model, method)
+        attach(model, method)
     randomise_tuned(model, seed)
     return model.eval()
 

@@ -126,13 +126,21 @@ def four_sizes(x: Tensor) -> Tensor:
     return x.flatten(1, 2) if x.ndim == 5 else x
 
 
-def tuned(family: str, *methods: Any) -> Any:
-    """A tiny model of a family with methods attached and random values in every tuned tensor, in eval mode."""
+def attach(model: Any, method: Any) -> Any:
+    """``vp.attach``, with samples where the method needs some."""
     import vision_peft as vp
 
+    samples = None
+    if method.samples_needed is not None:
+        samples = [(images(model, batch=4, seed=seed), torch.tensor([0, 1, 0, 1])) for seed in (5, 6)]
+    return vp.attach(model, method, samples=samples)
+
+
+def tuned(family: str, *methods: Any) -> Any:
+    """A tiny model of a family with methods attached and random values in every tuned tensor, in eval mode."""
     model = tiny(family)
     for method in methods:
-        vp.attach(model, method)
+        attach(model, method)
     randomise_tuned(model)
     return model.eval()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from support.families import attach
 from support.killed import Place, killed_at
 from support.pair import in_two_processes
 from support.tiny_run import TINY, left_behind, tiny_config
@@ -60,7 +61,7 @@ def updated(name: str, strategy: str) -> dict[str, Any]:
     seed_everything(0)
     model: Any = create_model(config.backbone, 0)
     for method in config.methods:
-        vp.attach(model, method)
+        attach(model, method)
     vp.train_mode(vp.replace_head(model, "linear", 4))
     train_step, found = TrainStep(config, model, 4, compute), []
     labels = torch.arange(8) % 4

@@ -36,6 +36,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "convpass": [{"bottleneck": 4, "sites": ("attn",), "init": "identity", "scale": 0.5}],
     "dtl": [{"rank": 3, "kernel": 4, "beta": 2.0}, {"added": "last 1"}],
     "fact": [{"rank": 4, "form": "tk", "scale": 2.0}, {"rank": 4, "form": "tk", "columns": "own"}],
+    "gps": [{"per_neuron": 2}],
     "houlsby": [
         {"bottleneck": 4, "sigma": 0.1, "train_norms": True},
         {"bottleneck": 4, "sigma": 0.1, "positions": ("mlp",)},
@@ -46,10 +47,6 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"rank": 2, "dora": True, "rslora": True, "targets": ("q", "v", "proj", "fc1")},
         {"rank": 2, "dora": True, "targets": ("qkv",)},
         {"rank": 2, "targets": ("q", "proj", "proj_output")},
-        {"rank": 2, "targets": ("all-linear",)},
-        {"rank": 2, "init": "pissa", "targets": ("q", "v", "patch_embed"), "rank_pattern": {"v": 3}},
-        {"rank": 2, "init": "olora", "targets": ("qkv", "fc2"), "lora_bias": True, "alpha_pattern": {"qkv": 4}},
-        {"rank": 4, "init": "orthogonal", "targets": ("v", "proj"), "dora": True, "expert_dropout": 0.2},
     ],
     "lst": [{"reduction": 4, "gate": "none", "mix": "after", "blocks": (1,)}],
     "norm_tuning": [{"norms": "final"}],

@@ -10,7 +10,7 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import save_file
-from support.families import randomise_tuned
+from support.families import attach, randomise_tuned
 from support.tiny_states import NAME, TINY
 from torch import Tensor
 
@@ -48,7 +48,7 @@ def save_tuned(
     if beside:
         provenance.note_arguments(model, {**(provenance.created_with(model) or {}), "checkpoint": BACKBONE})
     for method in methods or (vp.LoRA(rank=2),):
-        vp.attach(model, method)
+        attach(model, method)
     vp.replace_head(model, head, 3)
     randomise_tuned(model)
     if not seeded:

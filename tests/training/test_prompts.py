@@ -49,6 +49,43 @@ def test_an_ensemble_trains_on_mixed_targets(tiny) -> None:
     train(tiny("method=prompt_tuning", "method.ensemble=2", "recipe.mixup=0.2", "recipe.epochs=1"))
 
 
+def test_images_behind_gradients_come_twice_in_a_batch_augmented_apart_and_shuffled(tiny, monkeypatch) -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    real = vp.attach
+
+    def attach(model: Any, method: vp.Method, *, samples: Any = None) -> Any:
+        seen.extend((x, labels) for x, labels, *_ in samples)
+        return real(model, method, samples=seen)
+
+    monkeypatch.setattr(vp, "attach", attach)
+    config = tiny("method=gps", "recipe.augment=crop_flip", "method.images_per_class=4", "recipe.epochs=1")
+    train(config)
+    ((x, labels),) = seen
+    assert labels.bincount().tolist() == [8, 8, 8]
+    assert torch.equal(labels[::2], labels[1::2])
+    assert labels.tolist() != labels.sort().values.tolist()
+    assert not torch.equal(x[::2], x[1::2])
+    assert vp.tuned_state_dict(_load(config))["blocks.0.mlp.fc1.gps.index"].unique().numel() > 1
+
+
+def _load(config: Any) -> Any:
+    return vp.load_adapter(create_model(config.backbone, config.seed), run_folder(config) / "adapter")
+
+
+def test_gradients_of_logits_are_those_of_the_head_that_trains(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    heads: list[torch.Tensor] = []
+    real = vp.attach
+
+    def attach(model: Any, method: vp.Method, *, samples: Any = None) -> Any:
+        heads.append(model.head.weight.detach().clone())
+        return real(model, method, samples=samples)
+
+    monkeypatch.setattr(vp, "attach", attach)
+    config = tiny("method=gps", "method.loss=cross_entropy", "recipe.lr=1e-9", "recipe.epochs=1")
+    assert train(config).row.top1 is not None
+    torch.testing.assert_close(vp.tuned_state_dict(_load(config))["head.weight"], heads[0], rtol=0, atol=1e-6)
+
+
 def test_prompts_from_classes_start_from_training_images_alone(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.Tensor] = []
     real = vp.attach

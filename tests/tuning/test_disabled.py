@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.families import images, randomise_tuned, tiny
+from support.families import attach, images, randomise_tuned, tiny
 from torch import Tensor, nn
 
 import vision_peft as vp
@@ -25,7 +25,7 @@ MANY_IN_PLACE = (
 def tuned(family: str, *methods: vp.Method) -> Any:
     model = tiny(family)
     for method in methods:
-        vp.attach(model, method)
+        attach(model, method)
     randomise_tuned(model)
     return model
 

@@ -25,6 +25,7 @@ OF_READERS = (
     "classifier",
     "added",
     "beta",
+    "mask",
 )  # keywords of read_foreign
 VALUES = ("source", *OF_BUILD, *OF_READERS)
 _MOST = 2**26  # bytes of a list of class names

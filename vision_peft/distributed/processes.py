@@ -12,7 +12,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -126,6 +126,12 @@ def all_gather(value: Any) -> list[Any]:
 def all_gather_tensors(tensor: Tensor) -> list[Tensor]:
     """Return a tensor (N ...) on the CPU of every process, of which N may differ, type and other sizes may not."""
     return gather_tensors(tensor) if is_distributed() else [tensor]
+
+
+def take_from_rank0(tensors: Iterable[Tensor]) -> None:
+    """Write what ``tensors`` are on rank 0 over those of every process: what each computed may differ by rounding."""
+    for tensor in tensors if is_distributed() else ():
+        dist.broadcast(tensor, src=0)
 
 
 def on_rank0(action: Callable[[], T]) -> T:

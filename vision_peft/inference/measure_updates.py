@@ -88,6 +88,8 @@ def _fold(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         folded = copy.deepcopy(model)
         added = record.graft_tensors(folded)
         before = {name: tensor.clone() for name, tensor in folded.state_dict().items() if name not in added}
+        for kind, module in _list_foldable(folded, stuck):
+            kind.prepare_fold(module)
         failed = next((kind for kind, module in _list_foldable(folded, stuck) if not _try_fold(kind, module)), None)
         if failed is None:
             after = folded.state_dict()

@@ -18,16 +18,15 @@ from vision_peft.data.check.contents import ProgressLine
 from vision_peft.data.class_weights import compute_class_weights
 from vision_peft.data.loading.bad_files import is_share
 from vision_peft.data.loading.find_bad_files import find_bad_files
-from vision_peft.data.loading.loader import eval_loader
+from vision_peft.data.loading.loader import TrainLoader, eval_loader
 from vision_peft.data.problems import raise_problems
 from vision_peft.data.transforms.images import choose_normalisation
 from vision_peft.distributed.device import DTYPES, Compute, seed_everything
-from vision_peft.distributed.processes import all_gather
+from vision_peft.distributed.processes import all_gather, take_from_rank0
 from vision_peft.protocols import list_splits
 from vision_peft.runs.compare_data import describe_since
 from vision_peft.runs.data_record import DataRecord
 from vision_peft.runs.find_run import find_other_root
-from vision_peft.tuning.head_kinds import TokenHead, read_head
 from vision_peft.tuning.record import clear_record
 from vision_peft.tuning.samples import SamplesNeeded
 
@@ -167,18 +166,18 @@ def attach_methods(model: Any, config: Config, train_set: ImageDataset, device: 
     Raises:
         ValueError: a method that does not fit the backbone, or a `drop_path` that would never act.
     """
-    recipe = config.recipe
-    reads_tokens = isinstance(read_head(recipe.head), TokenHead)  # first: methods ask whether the head reads patches
     seed_everything(config.seed, "methods")
-    if reads_tokens:
-        vp.replace_head(model, recipe.head, len(train_set.classes), **recipe.head_options)
+    if any(method.samples_needed is not None and method.samples_needed.logits for method in config.methods):
+        vp.replace_head(model, config.recipe.head, len(train_set.classes))
     for method in config.methods:
         samples = None
         if method.samples_needed is not None:
             samples = _load_samples(model.to(device), config, train_set, method.samples_needed)
         vp.attach(model, method, samples=samples)
-    if not reads_tokens:
-        vp.replace_head(model, recipe.head, len(train_set.classes))
+        if samples is not None:
+            take_from_rank0(vp.tuned_state_dict(model).values())
+    if not model.num_classes:
+        vp.replace_head(model, config.recipe.head, len(train_set.classes))
     if config.recipe.grad_checkpointing:
         model.set_grad_checkpointing(True)
     vp.train_mode(model, config.recipe.frozen_mode)
@@ -219,6 +218,17 @@ def _load_samples(model: nn.Module, config: Config, dataset: ImageDataset, neede
         part.set_training(settings, augment=recipe.augment, random_erasing=recipe.random_erasing)
     else:
         part.set_evaluation(settings)
+    if needed.views > 1:
+        batch_size = needed.views * part.eval_batch_size
+        loader = TrainLoader(
+            part,
+            batch_size,
+            config.seed,
+            config.workers,
+            max_bad_fraction=config.max_bad_fraction,
+            repeated_augmentation=needed.views,
+        )
+        return loader.epoch(0)
     # an undecodable image is left out here; training meets it again and reports it
     return eval_loader(part, part.eval_batch_size, config.workers, bad="wrong")
 

@@ -33,7 +33,7 @@ def attach(model: nn.Module, method: Method, *, samples: Iterable[Any] | None = 
             blocks.
         method: for instance ``AdaptFormer(bottleneck=64)``.
         samples: batches of (images B C H W, labels B), for a method with ``samples_needed``; further entries of a batch
-            are ignored.
+            are ignored. A model on torch's meta device, where nothing is computed, does without.
 
     Returns:
         The same model.
@@ -47,12 +47,13 @@ def attach(model: nn.Module, method: Method, *, samples: Iterable[Any] | None = 
     needed = method.samples_needed
     if samples is not None and needed is None:
         raise ValueError(f"{type(method).__name__} takes no samples")
-    if samples is None and needed is not None:
+    is_meta = any(parameter.is_meta for parameter in model.parameters())
+    if samples is None and needed is not None and not is_meta:
         raise ValueError(
             f"{method!r} needs images {needed.purpose}: pass attach(model, method, samples=loader) with batches of "
             "(images, labels)"
         )
-    return _attach(model, method, samples, initialise=True)
+    return _attach(model, method, samples, initialise=needed is None or samples is not None)
 
 
 def attach_for_loading(model: nn.Module, method: Method) -> nn.Module:

@@ -22,6 +22,9 @@ class Graft(nn.Module):
     it was called on (and drops it in ``forget``), not what ``super()`` returned: a bank writes over that.
     """
 
+    def prepare_fold(self) -> None:
+        """Note what ``fold`` needs of weights as they are before anything of the model folds; most need nothing."""
+
     def fold(self) -> None:
         """Add this graft's term to the weights of the module it sits on.
 
@@ -45,13 +48,6 @@ class Graft(nn.Module):
         # A generated class cannot be found by name: pickle and deepcopy get the importable classes it is made of.
         base, kinds = _chain(type(self))
         return _rebuild, (base, *kinds), self.__getstate__()
-
-
-class HeadGraft(Graft):
-    """A graft that belongs to the classification head and not to a method: it brings the head what that reads.
-
-    It is the innermost one of its module, adds nothing to the weights and stays while methods are disabled.
-    """
 
 
 @dataclass
@@ -181,19 +177,6 @@ def push_grafts(module: nn.Module, popped: PoppedGrafts) -> None:
             override(module, **attributes)
         else:
             graft(module, kind, **attributes)
-
-
-def graft_innermost(module: nn.Module, kind: type[Graft], **children: Any) -> None:
-    """Do as ``graft``, in front of all that is grafted onto ``module`` already."""
-    popped = pop_grafts(module)
-    graft(module, kind, **children)
-    push_grafts(module, popped)
-
-
-def split_head_grafts(popped: PoppedGrafts) -> tuple[PoppedGrafts, PoppedGrafts]:
-    """Split what was popped into the grafts of the head and those of methods, each innermost first."""
-    of_head = [entry for entry in popped if entry[0] is not None and issubclass(entry[0], HeadGraft)]
-    return of_head, [entry for entry in popped if entry not in of_head]
 
 
 def depth(module: nn.Module) -> int:

@@ -60,7 +60,7 @@ def _check_kinds(model: nn.Module, names: str) -> None:
         kind.__name__
         for _, module in graft.grafts(model)
         for kind in graft.kinds(module)
-        if kind.fold is graft.Graft.fold and not issubclass(kind, graft.HeadGraft)  # of the head, see plain_head
+        if kind.fold is graft.Graft.fold
     }
     if stuck:
         raise ValueError(
@@ -72,6 +72,9 @@ def _check_kinds(model: nn.Module, names: str) -> None:
 def _fold_all(model: nn.Module, names: str, before: dict[str, Tensor]) -> None:
     refusals: dict[str, str] = {}  # reason -> a module that gives it
     grafted = list(graft.grafts(model))
+    for _, module in grafted:
+        for kind in graft.kinds(module):
+            kind.prepare_fold(module)
     for name, module in reversed(grafted):  # layers before the norm they read, which may fold into them
         for kind in graft.kinds(module):
             try:

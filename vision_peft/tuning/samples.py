@@ -16,6 +16,8 @@ class SamplesNeeded:
     per_class: int | None = None  # the first so many of every class
     total: int | None = None  # so many in all, the classes in turn
     augmented: bool = False  # as training sees them, with the recipe's augmentation, instead of as evaluation does
+    views: int = 1  # of augmented ones, how often every image comes in its batch; with more than 1 they are shuffled
+    logits: bool = False  # the head is on the model when they come
 
     def choose(self, labels: Sequence[int]) -> list[int]:
         """Choose items, in the order of the data, from the label of every item."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vision_peft.tuning import record
 from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.bake import baked_graft_tensors
+from vision_peft.tuning.checked_tensors import CheckedTensors
 from vision_peft.tuning.method import one_of
 
 
@@ -81,8 +82,20 @@ def load_tuned(model: nn.Module, state: Mapping[str, Tensor], head: str = "load"
         for name, tensor in given.items()
         if name in wanted and tensor.shape != wanted[name].shape
     ]
+    problems = problems or _problems_inside(model, given)
     if problems:
         shown = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
         raise ValueError(f"tuned tensors do not fit the model:\n  {shown}")
     for name, tensor in given.items():
         wanted[name].copy_(tensor)
+
+
+def _problems_inside(model: nn.Module, given: Mapping[str, Tensor]) -> list[str]:
+    """Say what modules that check their tensors cannot work with."""
+    found = []
+    for module_name, module in model.named_modules():
+        if isinstance(module, CheckedTensors):
+            own = {name: f"{module_name}.{name}" for name in module.state_dict()}
+            problems = {key: module.problem(name, given[key]) for name, key in own.items() if key in given}
+            found += [f"{key}: {problem}" for key, problem in problems.items() if problem]
+    return found

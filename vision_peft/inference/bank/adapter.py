@@ -105,7 +105,8 @@ class Loader:
             load_adapter(model, folder)
         model.eval().requires_grad_(False)
         tensors = record.tuned_tensors(model)
-        matrices = tuple(name for name, tensor in record.graft_tensors(model).items() if tensor.ndim > 1)
+        added = record.graft_tensors(model).items()
+        matrices = tuple(name for name, tensor in added if tensor.ndim > 1 and tensor.is_floating_point())
         record.clear_record(model)
         traces = tuple(
             partial(kind.forget, module)
