@@ -51,7 +51,7 @@ def test_everything_promised_by_the_package_is_there():
 def test_every_method_has_a_config_file_with_its_fields_and_defaults(name, repository):
     values = yaml.safe_load((repository / "configs" / "method" / f"{name}.yaml").read_text(encoding="utf-8"))
     assert values.pop("name") == name
-    defaults = {field.name: field.default for field in dataclasses.fields(vp.METHODS[name])}
+    defaults = {field.name: getattr(vp.METHODS[name](), field.name) for field in dataclasses.fields(vp.METHODS[name])}
     assert {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()} == defaults
 
 
@@ -63,4 +63,5 @@ def test_every_config_file_is_of_a_method(repository):
 def test_fields_are_typed_as_a_config_schema_can_hold_them(name):
     for field in dataclasses.fields(vp.METHODS[name]):
         assert "Literal" not in str(field.type), "OmegaConf has no Literal: use str and check in __post_init__"
-        assert field.default is not dataclasses.MISSING, f"{field.name} needs a default"
+        missing = field.default is field.default_factory is dataclasses.MISSING
+        assert not missing, f"{field.name} needs a default"

@@ -141,7 +141,7 @@ def test_dropout_acts_on_the_input_of_a_only():
         ({"rank": "8"}, "rank must"),
         ({"alpha": -1}, "alpha must"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
-        ({"init": "normal"}, "init must be one of 'kaiming', 'gaussian'; got 'normal'"),
+        ({"init": "normal"}, "init must be one of 'kaiming', 'gaussian', .*; got 'normal'"),
         ({"dora": "yes"}, "dora must be true or false"),
     ],
 )
@@ -156,15 +156,15 @@ def test_targets_may_come_as_a_list_from_a_config():
 
 
 def test_a_rank_above_the_width_is_refused_at_attach():
-    with pytest.raises(ValueError, match="rank=33 is above the full rank of a layer from 32 to 96 channels"):
+    with pytest.raises(ValueError, match=r"rank=33 is above .* a layer from 32 to 32 channels \(blocks.0.attn.qkv.q\)"):
         vp.attach(tiny("vit"), vp.LoRA(rank=33))
     with pytest.raises(ValueError, match="rank=33 is above the full rank of a layer from 32 to 32 channels"):
         vp.attach(tiny("vit"), vp.LoRA(rank=33, targets=("proj_output",)))
 
 
 def test_rank_stabilised_scaling_divides_by_the_root_of_the_rank():
-    assert vp.LoRA(rank=16, alpha=8).scaling == 8 / 16
-    assert vp.LoRA(rank=16, alpha=8, rslora=True).scaling == 8 / 4
+    assert vp.LoRA().scaling_of(16, 8) == 8 / 16
+    assert vp.LoRA(rslora=True).scaling_of(16, 8) == 8 / 4
     one, other = (
         vp.attach(tiny("vit"), vp.LoRA(rank=4, alpha=alpha, rslora=rslora))
         for alpha, rslora in ((6, True), (12, False))

@@ -10,14 +10,15 @@ from support.vit_base import count_on_vit_base
 from torch import nn
 
 import vision_peft as vp
-from vision_peft.methods.lora import LowRank
+from vision_peft.tuning.low_rank import LowRank
+from vision_peft.tuning.low_rank_starts import draw_start
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_dora_equals_its_equation_in_outputs_and_gradients(bias):
     torch.manual_seed(0)
     linear, x = nn.Linear(6, 4, bias=bias), torch.randn(5, 6)
-    update: Any = LowRank(linear.weight, vp.LoRA(rank=2, alpha=3, dora=True))
+    update: Any = LowRank(linear.weight, draw_start("kaiming", linear.weight, 2, 1.5), 1.5, dora=True)
     for parameter in update.parameters():
         nn.init.normal_(parameter)
     A, B, m = (t.detach().clone().requires_grad_() for t in (update.A, update.B, update.magnitude))
@@ -58,7 +59,7 @@ def test_dora_adds_one_number_per_output_channel():
 def test_a_row_of_zeros_stays_finite_under_dora():
     linear = nn.Linear(6, 4)
     nn.init.zeros_(linear.weight[1].detach())
-    update = LowRank(linear.weight, vp.LoRA(rank=2, dora=True))
+    update = LowRank(linear.weight, draw_start("kaiming", linear.weight, 2, 4.0), 4.0, dora=True)
     y = update(torch.randn(5, 6), torch.randn(5, 4), linear.weight, linear.bias)
     assert y.isfinite().all()
 

@@ -155,18 +155,23 @@ def _without_mounts(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _default(item: Any) -> Any:
     """Return the default of a field as config.yaml would hold it; MISSING where there is none."""
-    value = item.default if item.default_factory is MISSING else item.default_factory()
+    return _listed(item.default if item.default_factory is MISSING else item.default_factory())
+
+
+def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
 def _method_words(method: Method) -> str:
     """Name a method with the fields that differ from its defaults: ``lora-rank4-targets_q_k``."""
-    defaults = {item.name: item.default for item in fields(method)}
-    changed = {name: value for name, value in method.recorded_fields().items() if value != defaults[name]}
+    defaults = {item.name: _default(item) for item in fields(method)}
+    changed = {name: value for name, value in method.recorded_fields().items() if _listed(value) != defaults[name]}
     return "-".join([method.name, *(f"{name}{_word(value)}" for name, value in changed.items())])
 
 
 def _word(value: Any) -> str:
+    if isinstance(value, dict):
+        return "".join(f"_{key}{item}" for key, item in value.items())
     if isinstance(value, tuple | list):
         return "".join(f"_{item}" for item in value)
     return f"_{value}" if isinstance(value, str) else str(value).lower()

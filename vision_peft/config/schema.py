@@ -90,7 +90,8 @@ class Recipe(Checked):
     views: int | str = 1  # clips of a test video whose answers are averaged; uniform: end to end (seconds only)
     crops: int = 1  # of each of them, spread over the long side; needs resize=shortest
     view_average: str = "logits"  # what is averaged over views and crops: logits | probabilities (after a softmax)
-    head: str = "linear"  # linear | batchnorm_linear (AdaptFormer, MAE) | vpt_linear (biases -log 99) | mlp-2 to mlp-9
+    head: str = "linear"  # linear batchnorm_linear (AdaptFormer, MAE) vpt_linear mlp-2..9 attentive attentive_pooler
+    head_options: dict[str, Any] = field(default_factory=dict)  # of attentive: queries, reduce, tokens, norm, time; ...
     frozen_mode: str = "eval"  # mode of the frozen modules while training: eval | train (drop_path then acts in them)
     drop_path: float = 0.0  # stochastic depth rate of the last block; acts where modules are in training mode
     grad_checkpointing: bool = False  # recompute activations in the backward pass: less memory, more time
@@ -107,7 +108,7 @@ class Recipe(Checked):
             choice("resize", self.resize, RESIZES),
             choice("view_average", self.view_average, VIEW_AVERAGES),
             choice("interpolation", self.interpolation, ("backbone", "bilinear", "bicubic")),
-            _head(self.head),
+            _head(self.head, self.head_options),
             choice("frozen_mode", self.frozen_mode, ("eval", "train")),
             choice("normalisation", self.normalisation, NORMALISATIONS),
             *(at_least(name, getattr(self, name), 1) for name in _FROM_ONE),
@@ -280,9 +281,9 @@ def _clip_times(sampling: str, seconds: float | None, views: int | str) -> Itera
         yield f"views={UNIFORM} lays clips end to end, which is for sampling=seconds; got sampling={sampling}"
 
 
-def _head(kind: str) -> str | None:
+def _head(kind: str, options: dict[str, Any]) -> str | None:
     try:
-        check_head(kind)
+        check_head(kind, options)
     except ValueError as error:
         return str(error)
     return None

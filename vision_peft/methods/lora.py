@@ -5,150 +5,51 @@ A low-rank update beside frozen linear layers:
     y = W x + b + s · B A dropout(x),  s = α / r
 
 ``targets=("q", "v")`` is the paper's: one A, B pair per slice, also on timm's fused ``qkv``. ``targets=("qkv",)`` is
-what NOAH and HF peft do on fused layers: one A shared by q, k and v. At r = 8 both have 294,912 parameters on ViT-B,
-but they are different functions. Where q, k and v are layers of their own (EVA-02 base, grouped heads) they share one
-A in the same way, with a B for each: the function is that of the fused layer.
+what NOAH and HF peft do on fused layers: one A shared by q, k and v, which is another function of as many parameters.
+Where q, k and v are layers of their own (EVA-02 base, grouped heads) they share one A in the same way, a B for each.
 
-``targets=("proj_output",)`` is what adapter_plus calls the location ``o``: a map of what attention's projection puts
-out, its bias included,
-
-    y = o + s · B A dropout(o),  o = W x + b,
-
-which folds as W ← (I + s · B A) W and b ← (I + s · B A) b. Beside ``proj``, o is the updated output.
+``targets="all-linear"`` is every linear layer of the backbone, each with a pair of its own, without the head, which
+trains whole (HF peft adapts it on timm models); layers too narrow for the rank (two coordinates in Swin v2) are left
+out. ``patch_embed`` is the convolution in front. ``targets=("proj_output",)`` is what adapter_plus calls ``o``: a map
+of what attention's projection puts out, its bias included, y = o + s · B A dropout(o) with o = W x + b, which folds as
+W ← (I + s · B A) W and b ← (I + s · B A) b. Beside ``proj``, o is the updated output.
 
 rsLoRA (https://arxiv.org/abs/2312.03732): s = α / √r, so that the update keeps its size as r grows.
 DoRA (https://arxiv.org/abs/2402.09353): length and direction of every row of the weight learn apart,
+y = g ⊙ (W x + s · B A dropout(x)) + b with g = m / ‖W + s · B A‖, the norm being that of each row (one output channel)
+and a constant to the gradient, m starting at ‖W‖.
+``init``: see ``tuning/low_rank_starts.py`` (PiSSA, OLoRA, ...) and ``tuning/input_directions.py`` (EVA).
+``expert_dropout`` is MLAE's (https://arxiv.org/abs/2405.18897): each of the r rank-1 updates is left out whole.
 
-    y = g ⊙ (W x + s · B A dropout(x)) + b,  g = m / ‖W + s · B A‖,
-
-the norm being that of each row (one output channel) and a constant to the gradient, m starting at ‖W‖.
-
-Source: microsoft/LoRA loralib/layers.py; HF peft tuners/lora/dora.py; visinf/adapter_plus@191c4ab
+Source: microsoft/LoRA loralib/layers.py; HF peft 0.21 tuners/lora; visinf/adapter_plus@191c4ab
 adapter_plus/vit_adapter.py. Deviations: every B draws its own dropout mask in front of A, also where layers share A;
 under dropout HF's DoRA feeds the dropped x to (g - 1) ⊙ W x as well, here W sees the whole x; adapter_plus starts A and
-B at random, here B starts at 0.
-
-W + s · B A - s · B A is not W in floating point: ``merge(model, reversible=True)`` remembers W, and ``unmerge`` puts it
-back exactly.
+B at random, here B starts at 0. Under PiSSA and OLoRA HF writes W - s · B₀ A₀ over W; here W stays and s · B₀ A₀ x is
+subtracted beside it, so that ``detach``, ``disabled`` and fingerprints see W. MLAE trains a factor for each rank-1
+update, here it is s.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from vision_peft.tuning.block_method import BlockMethod
-from vision_peft.tuning.blocks import is_fused, linears
-from vision_peft.tuning.graft import Graft, graft, kinds
+from vision_peft.tuning.graft import kinds
+from vision_peft.tuning.input_directions import choose_directions
+from vision_peft.tuning.layer_patterns import check_names, check_positive, check_ranks, value_at
+from vision_peft.tuning.linear_sites import ALL_LINEAR, PATCH_EMBED, PROJ_OUTPUT, Site, find_sites
+from vision_peft.tuning.low_rank import LowRank
+from vision_peft.tuning.low_rank_layers import graft_updates, restart_updates
+from vision_peft.tuning.low_rank_starts import draw_start
 from vision_peft.tuning.method import one_of, positive, probability, some_of
+from vision_peft.tuning.samples import SamplesNeeded
 
-TARGETS = ("q", "k", "v", "qkv", "proj", "proj_output", "fc1", "fc2")
-
-
-class LowRank(nn.Module):
-    """The update of one weight (out, in), or of a slice of its rows; ``first`` is another one, whose A it shares."""
-
-    def __init__(self, weight: Tensor, method: "LoRA", first: "LowRank | None" = None) -> None:
-        super().__init__()
-        out_features, in_features = weight.shape
-        self.first = () if first is None else (first,)  # in a tuple, so that it is not registered a second time
-        if first is None:
-            self.A = nn.Parameter(torch.empty(method.rank, in_features))
-        self.B = nn.Parameter(torch.zeros(out_features, method.rank))
-        self.magnitude = nn.Parameter(weight.detach().norm(dim=1)) if method.dora else None
-        self.dropout = nn.Dropout(method.dropout)
-        self.scaling = method.scaling
-        if first is None and method.init == "kaiming":
-            nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
-        elif first is None:
-            nn.init.normal_(self.A, std=1 / method.rank)
-
-    def forward(self, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Update the output ``y`` (..., out) of the frozen layer, given its input ``x`` (..., in)."""
-        update = F.linear(F.linear(self.dropout(x), self.down()), self.B) * self.scaling
-        if self.magnitude is None:
-            return y + update
-        gain = self._gain(self.magnitude, weight)
-        without_bias = y if bias is None else y - bias
-        return y + (gain - 1) * without_bias + gain * update
-
-    def down(self) -> Tensor:
-        """Return A (rank, in), whichever module holds it."""
-        return self.first[0].A if self.first else self.A
-
-    def dense(self) -> Tensor:
-        """s · B A as a dense matrix (out, in)."""
-        return self.B @ self.down() * self.scaling
-
-    def fold_into(self, weight: Tensor) -> None:
-        """Write the updated weight into ``weight`` (out, in)."""
-        gain = None if self.magnitude is None else self._gain(self.magnitude, weight)
-        weight += self.dense()
-        if gain is not None:
-            weight *= gain.unsqueeze(1)
-
-    def _gain(self, magnitude: Tensor, weight: Tensor) -> Tensor:
-        with torch.no_grad():
-            length = (weight + self.dense()).norm(dim=1)
-        return magnitude / length.clamp_min(torch.finfo(length.dtype).tiny)  # a row of zeros stays one
-
-
-class LoRALinear(Graft):
-    """A linear layer with one update."""
-
-    lora: LowRank
-    weight: Tensor
-    bias: Tensor | None
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lora(x, super().forward(x), self.weight, self.bias)
-
-    def fold(self) -> None:
-        self.lora.fold_into(self.weight)
-
-
-class LoRAOutput(Graft):
-    """A linear layer with a low-rank map of its output beside the output."""
-
-    lora_output: LowRank
-    weight: Tensor
-    bias: Tensor | None
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)
-        return self.lora_output(y, y, self.weight, self.bias)
-
-    def fold(self) -> None:
-        dense = self.lora_output.dense()
-        self.weight += dense @ self.weight
-        if self.bias is not None:
-            self.bias += dense @ self.bias
-
-
-class LoRAQKV(Graft):
-    """A fused qkv layer with an update of its own for each chosen slice."""
-
-    lora: Any  # nn.ModuleDict of LowRank by slice name
-    weight: Tensor
-    bias: Tensor | None
-
-    def forward(self, x: Tensor) -> Tensor:
-        slices = list(super().forward(x).chunk(3, dim=-1))
-        weights = self.weight.chunk(3)
-        biases = (None, None, None) if self.bias is None else self.bias.chunk(3)
-        for name, update in self.lora.items():
-            i = "qkv".index(name)
-            slices[i] = update(x, slices[i], weights[i], biases[i])
-        return torch.cat(slices, dim=-1)
-
-    def fold(self) -> None:
-        slices = self.weight.chunk(3)
-        for name, update in self.lora.items():
-            update.fold_into(slices["qkv".index(name)])
+TARGETS = ("q", "k", "v", "qkv", "proj", PROJ_OUTPUT, "fc1", "fc2", PATCH_EMBED, ALL_LINEAR)
+OF_WEIGHT = ("pissa", "olora")  # starts that are parts of the frozen weight
 
 
 @dataclass(frozen=True)
@@ -164,23 +65,58 @@ class LoRA(BlockMethod):
     rank: int = 8  # r
     alpha: float = 8  # α; the update is scaled by α / r
     dropout: float = 0.0  # rate on the input of A
-    targets: tuple[str, ...] = ("q", "v")  # out of q, k, v, qkv, proj, proj_output, fc1, fc2
+    # Out of q, k, v, qkv, proj, proj_output, fc1, fc2, patch_embed; or "all-linear", which leaves the head out.
+    targets: tuple[str, ...] = ("q", "v")
     rslora: bool = False  # scale by α / √r instead
     dora: bool = False  # learn the length of every weight row apart from its direction
-    init: str = "kaiming"  # of A; "kaiming": uniform within ±1/√in; "gaussian": normal with σ = 1 / r
+    # Of A: "kaiming": uniform within ±1/√in; "gaussian": normal with σ = 1 / r; "eva": from ``samples``, with ranks.
+    # Of A and B: "orthogonal"; "pissa", "olora": parts of the frozen weight, which are taken off it.
+    init: str = "kaiming"
+    _: KW_ONLY
+    rank_pattern: dict[str, int] = field(default_factory=dict, hash=False)  # layer or end of its name -> r; 0: left out
+    alpha_pattern: dict[str, float] = field(default_factory=dict, hash=False)  # layer or end of its name -> α
+    lora_bias: bool = False  # learn a bias behind B
+    expert_dropout: float = 0.0  # rate at which rank-1 updates are left out, one draw for a forward
+    eva_images: int = 128  # images behind init="eva"
+    eva_rho: float = 2.0  # init="eva" gives a layer at most this many times its rank; 1: ranks stay
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(rank=self.rank, alpha=self.alpha)
-        probability(dropout=self.dropout)
-        one_of("init", self.init, ("kaiming", "gaussian"))
+        positive(rank=self.rank, alpha=self.alpha, eva_images=self.eva_images)
+        probability(dropout=self.dropout, expert_dropout=self.expert_dropout)
+        one_of("init", self.init, ("kaiming", "gaussian", "orthogonal", "pissa", "olora", "eva"))
         some_of("targets", self.targets, TARGETS)
+        self._check_targets()
+        check_ranks("rank_pattern", self.rank_pattern)
+        check_positive("alpha_pattern", self.alpha_pattern)
+        odd = [rank for rank in (self.rank, *self.rank_pattern.values()) if rank % 2]
+        if self.init == "orthogonal" and odd:
+            raise ValueError(f'init="orthogonal" shares the rank between A and B: wanted an even rank, got {odd[0]}')
+        if self.eva_rho < 1:
+            raise ValueError(f"eva_rho must be at least 1; got {self.eva_rho}")
+        if self.dora and self.lora_bias:
+            raise ValueError("DoRA rescales what the weight gives, a bias behind B is no part of it: lora_bias=False")
+
+    def _check_targets(self) -> None:
         if "qkv" in self.targets and set("qkv") & set(self.targets):
             raise ValueError(f"targets name qkv and single slices of it; got {self.targets}: take either")
-        if self.dora and "proj_output" in self.targets:
+        if ALL_LINEAR in self.targets and (others := set(self.targets) - {ALL_LINEAR, PATCH_EMBED}):
+            raise ValueError(
+                f"targets name all-linear and {', '.join(sorted(others))}, which is part of it: take either"
+            )
+        if self.dora and PROJ_OUTPUT in self.targets:
             raise ValueError(
                 "DoRA learns the length of the rows of a weight, proj_output is a map of an output and has no weight: "
                 "take targets without proj_output, or dora=False"
+            )
+        if PROJ_OUTPUT in self.targets and self.init in (*OF_WEIGHT, "eva"):
+            raise ValueError(
+                f"init={self.init!r} starts from a weight or its input, proj_output has neither: take targets without "
+                "proj_output, or another init"
+            )
+        if PATCH_EMBED in self.targets and self.init == "eva":
+            raise ValueError(
+                'init="eva" reads tokens, which the patch embedding makes: take targets without patch_embed'
             )
 
     @classmethod
@@ -194,58 +130,71 @@ class LoRA(BlockMethod):
         return cls(**{"init": "gaussian", **fields})
 
     @property
-    def scaling(self) -> float:
-        """s, the factor on B A."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
-
-    @property
     def starts_as_identity(self) -> bool:
         return True
 
+    @property
+    def samples_needed(self) -> SamplesNeeded | None:
+        return SamplesNeeded("to see what its layers read", total=self.eva_images) if self.init == "eva" else None
+
+    @property
+    def remark(self) -> str | None:
+        return "all-linear leaves the head out, which trains whole" if ALL_LINEAR in self.targets else None
+
+    def scaling_of(self, rank: int, alpha: float) -> float:
+        """Return s at another rank and α."""
+        return alpha / (math.sqrt(rank) if self.rslora else rank)
+
+    def size_of(self, site: str) -> tuple[int, float]:
+        """Return rank and α of a layer by its name."""
+        return value_at(self.rank_pattern, site, self.rank), value_at(self.alpha_pattern, site, self.alpha)
+
     def attach(self, model: nn.Module) -> None:
-        for block in self.chosen_blocks(model):
-            slices = [t for t in self.targets if t in ("q", "k", "v") and is_fused(block)]
-            if slices:
-                (qkv,) = linears(block, "qkv")
-                self._check_rank(qkv.in_features, qkv.out_features)
-                rows = dict(zip("qkv", self._weight(qkv).chunk(3), strict=True))
-                updates = {name: LowRank(rows[name], self) for name in rows if name in slices}
-                graft(qkv, LoRAQKV, lora=nn.ModuleDict(updates))
-            for target in self.targets:
-                if target not in (*slices, "proj_output"):
-                    layers = linears(block, target)
-                    for sharing in [layers] if target == "qkv" else [[layer] for layer in layers]:
-                        self._attach_to(sharing)
-            if "proj_output" in self.targets:  # after proj, whose update is part of the output
-                (proj,) = linears(block, "proj")
-                graft(proj, LoRAOutput, lora_output=LowRank(self._output_map(proj), self))
+        graft_updates(self._sites(model), self._updates)
 
-    def _attach_to(self, layers: list[nn.Linear]) -> None:
-        """Graft layers that share their A, which lives on the first."""
-        self._check_rank(layers[0].in_features, sum(layer.out_features for layer in layers))
-        first = None
-        for layer in layers:
-            update = LowRank(self._weight(layer), self, first)
-            graft(layer, LoRALinear, lora=update)
-            first = first or update
+    def initialise(self, model: nn.Module, samples: Iterable[Any] | None) -> "LoRA | None":
+        if self.init != "eva" or samples is None:
+            return None
+        ranks = {site: self.size_of(site.name)[0] for site in self._sites(model)}
+        chosen = choose_directions(model, ranks, self.eva_rho, samples)
+        alphas: dict[str, float] = {}
+        for site, A in chosen.items():
+            if rank := len(A):  # s stays what it was
+                alphas[site.name] = self.scaling_of(*self.size_of(site.name)) * (
+                    math.sqrt(rank) if self.rslora else rank
+                )
+            restart_updates(site, A, self.scaling_of(rank, alphas[site.name]) if rank else 0.0)
+        return replace(self, rank_pattern={site.name: len(A) for site, A in chosen.items()}, alpha_pattern=alphas)
 
-    def _weight(self, linear: nn.Linear) -> Tensor:
-        if self.dora and (others := kinds(linear)):
+    def _sites(self, model: nn.Module) -> list[Site]:
+        sites = find_sites(model, self.chosen_blocks(model), self.targets, self.chosen_modules(model))
+        patterns = {"rank_pattern": self.rank_pattern, "alpha_pattern": self.alpha_pattern}
+        check_names(patterns, [site.name for site in sites])
+        ranks = {site: self.size_of(site.name)[0] for site in sites}
+        kept = [site for site in sites if ranks[site] and not (site.optional and site.full_rank < ranks[site])]
+        for site in kept:
+            site.check_rank(ranks[site])
+        if not kept:
+            raise ValueError("rank_pattern leaves no layer to adapt: give one of them a rank above 0")
+        return kept
+
+    def _updates(self, site: Site) -> list[LowRank]:
+        """Make one update for each layer of ``site``; they share the A of the first."""
+        rank, alpha = self.size_of(site.name)
+        scaling = self.scaling_of(rank, alpha)
+        weights = site.weights
+        if site.target == PROJ_OUTPUT:
+            weights = [torch.empty(len(weights[0]), len(weights[0]), device="meta")]  # only its shape is of use
+        if self.dora and (others := [kind for layer in site.layers for kind in kinds(layer)]):
             raise ValueError(
                 f"DoRA normalises the weight of a plain linear layer, this one carries {others[-1].__name__}: "
                 "attach LoRA(dora=True) first"
             )
-        return linear.weight
-
-    def _output_map(self, linear: nn.Linear) -> Tensor:
-        channels = linear.out_features
-        self._check_rank(channels, channels)
-        return torch.empty(channels, channels, device="meta")  # only its shape is of use
-
-    def _check_rank(self, in_features: int, out_features: int) -> None:
-        full = min(in_features, out_features)
-        if self.rank > full:
-            raise ValueError(
-                f"rank={self.rank} is above the full rank of a layer from {in_features} to {out_features} channels: "
-                f"choose at most {full}"
-            )
+        whole = weights[0] if len(weights) == 1 else torch.cat(weights)
+        settings: dict[str, Any] = {"dropout": self.dropout, "expert_dropout": self.expert_dropout}
+        settings |= {"dora": self.dora, "bias": self.lora_bias}
+        updates: list[LowRank] = []
+        starts = draw_start(self.init, whole, rank, scaling).split([len(weight) for weight in weights])
+        for weight, start in zip(weights, starts, strict=True):
+            updates.append(LowRank(weight, start, scaling, updates[0] if updates else None, **settings))
+        return updates

@@ -27,6 +27,7 @@ from vision_peft.protocols import list_splits
 from vision_peft.runs.compare_data import describe_since
 from vision_peft.runs.data_record import DataRecord
 from vision_peft.runs.find_run import find_other_root
+from vision_peft.tuning.head_kinds import TokenHead, read_head
 from vision_peft.tuning.record import clear_record
 from vision_peft.tuning.samples import SamplesNeeded
 
@@ -166,9 +167,13 @@ def attach_methods(model: Any, config: Config, train_set: ImageDataset, device: 
     Raises:
         ValueError: a method that does not fit the backbone, or a `drop_path` that would never act.
     """
+    recipe = config.recipe
+    reads_tokens = isinstance(read_head(recipe.head), TokenHead)  # first: methods ask whether the head reads patches
     seed_everything(config.seed, "methods")
-    if any(method.samples_needed is not None and method.samples_needed.logits for method in config.methods):
-        vp.replace_head(model, config.recipe.head, len(train_set.classes))
+    needed = [method.samples_needed for method in config.methods]
+    head_first = reads_tokens or any(each is not None and each.logits for each in needed)
+    if head_first:
+        vp.replace_head(model, recipe.head, len(train_set.classes), **(recipe.head_options if reads_tokens else {}))
     for method in config.methods:
         samples = None
         if method.samples_needed is not None:
@@ -176,8 +181,8 @@ def attach_methods(model: Any, config: Config, train_set: ImageDataset, device: 
         vp.attach(model, method, samples=samples)
         if samples is not None:
             take_from_rank0(vp.tuned_state_dict(model).values())
-    if not model.num_classes:
-        vp.replace_head(model, config.recipe.head, len(train_set.classes))
+    if not head_first:
+        vp.replace_head(model, recipe.head, len(train_set.classes))
     if config.recipe.grad_checkpointing:
         model.set_grad_checkpointing(True)
     vp.train_mode(model, config.recipe.frozen_mode)

@@ -32,6 +32,7 @@ from vision_peft.results.table import format_count
 from vision_peft.runs.checkpoint import SaveError
 from vision_peft.training.evaluation import Metrics, to_json
 from vision_peft.training.progress import Diverged, Progress, Training
+from vision_peft.tuning.head_kinds import head_text, read_head
 
 LONGEST_REASON = 1000  # letters; a message may name every sample of a batch
 
@@ -79,9 +80,10 @@ def describe_run(
     items = "images" if config.backbone.num_frames is None else f"videos ({_describe_clips(config)})"
     processes = f", {describe_processes(compute)}" if compute.world_size > 1 else ""
     oddities = on_rank0(lambda: [f"\n{name}: {words}" for name, words in _list_oddities(splits)])
+    remarks = [f"{method.name}: {method.remark}\n" for method in config.methods if method.remark]
     return (
         f"{methods} on {backbone_name(config, model)}: {format_count(counts.trained)} parameters and a head of "
-        f"{format_count(counts.head)} train, {format_count(counts.backbone)} are the backbone's\n"
+        f"{format_count(counts.head)} train, {format_count(counts.backbone)} are the backbone's\n{''.join(remarks)}"
         f"{data}: {classes} classes, {items}: {numbers}; {config.protocol}\n"
         f"{describe_recipe(config.recipe, config.methods)}\n"
         f"{describe_device(compute.device)}, {compute.precision}{processes}; {folder}{''.join(oddities)}"
@@ -163,7 +165,7 @@ def make_row(
         num_frames=settings.get("num_frames"),
         views=_count_views(settings, splits),
         normalisation=recipe.normalisation,
-        head=recipe.head,
+        head=head_text(read_head(recipe.head, recipe.head_options)),
         params_trained=counts.trained,
         params_stored=counts.stored,
         params_head=counts.head,

@@ -43,6 +43,8 @@ def disabled(model: nn.Module, *, original: Mapping[str, Tensor] | None = None) 
     modes = {module: module.training for module in model.modules()}
     device = next(model.parameters()).device
     popped = {module: graft.pop_grafts(module) for module in list(model.modules()) if graft.depth(module)}
+    for module, grafts in popped.items():
+        graft.push_grafts(module, graft.split_head_grafts(grafts)[0])
     tuned = _swap(model, values)
     record.clear_record(model)
     record.DISABLED.add(model)
@@ -52,6 +54,7 @@ def disabled(model: nn.Module, *, original: Mapping[str, Tensor] | None = None) 
         record.DISABLED.discard(model)
         _swap(model, tuned)
         for module, grafts in popped.items():
+            graft.ungraft(module)
             graft.push_grafts(module, grafts)
         record.set_record(model, tuning)
         if next(model.parameters()).device != device:  # moved inside the block, where the grafts were not on it

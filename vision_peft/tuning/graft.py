@@ -50,6 +50,13 @@ class Graft(nn.Module):
         return _rebuild, (base, *kinds), self.__getstate__()
 
 
+class HeadGraft(Graft):
+    """A graft that belongs to the classification head and not to a method: it brings the head what that reads.
+
+    It is the innermost one of its module, adds nothing to the weights and stays while methods are disabled.
+    """
+
+
 @dataclass
 class _Layer:
     """What one graft or override added to a module, so that it can be taken away exactly."""
@@ -177,6 +184,19 @@ def push_grafts(module: nn.Module, popped: PoppedGrafts) -> None:
             override(module, **attributes)
         else:
             graft(module, kind, **attributes)
+
+
+def graft_innermost(module: nn.Module, kind: type[Graft], **children: Any) -> None:
+    """Do as ``graft``, in front of all that is grafted onto ``module`` already."""
+    popped = pop_grafts(module)
+    graft(module, kind, **children)
+    push_grafts(module, popped)
+
+
+def split_head_grafts(popped: PoppedGrafts) -> tuple[PoppedGrafts, PoppedGrafts]:
+    """Split what was popped into the grafts of the head and those of methods, each innermost first."""
+    of_head = [entry for entry in popped if entry[0] is not None and issubclass(entry[0], HeadGraft)]
+    return of_head, [entry for entry in popped if entry not in of_head]
 
 
 def depth(module: nn.Module) -> int:

@@ -1,14 +1,116 @@
-"""The names of classification heads. Nothing here imports torch, so that a wrong name is answered at once."""
+"""The kinds of classification heads and their options. Nothing here imports torch: a wrong one is answered at once."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, get_type_hints
 
-KINDS = ("linear", "batchnorm_linear", "vpt_linear")  # and mlp-2 to mlp-9
+from vision_peft.fields import Checked, at_least, choice, raise_all
+from vision_peft.suggest import did_you_mean
+
+KINDS = ("linear", "batchnorm_linear", "vpt_linear")  # of pooled features; and mlp-2 to mlp-9
+TOKENS = ("patch", "all")  # what an attentive head reads: patch tokens, or prefix tokens and prompts as well
+TIMES = ("none", "sinusoid")  # what it adds to tokens by their place in time
 
 
-def check_head(kind: str) -> None:
-    """Raise ValueError where ``kind`` is not a kind of head (see ``replace_head``)."""
-    if kind not in KINDS and not count_mlp_layers(kind):
-        raise ValueError(f"head must be one of {', '.join(map(repr, KINDS))} or 'mlp-2' to 'mlp-9'; got {kind!r}")
+@dataclass(frozen=True, kw_only=True)
+class TokenHead(Checked):
+    """What the heads have in common that read tokens in place of pooled features."""
+
+    tokens: str = "patch"  # patch | all (class token, registers and prompts too)
+    norm: bool = (
+        True  # read tokens behind the backbone's final norm; false: the residual stream as the last block left it
+    )
+    time: str = (
+        "none"  # clips: none | sinusoid (a fixed table over time joins the tokens, which frame-wise models lack)
+    )
+
+    def __post_init__(self) -> None:
+        raise_all([choice("tokens", self.tokens, TOKENS), choice("time", self.time, TIMES)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attentive(TokenHead):
+    """Efficient probing: `queries` learned queries attend to raw tokens, see `attentive.EfficientPool`."""
+
+    queries: int = 32  # each owns width / (reduce * queries) channels of the pooled features
+    reduce: int = 1  # the pooled features have width / reduce channels
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        raise_all([at_least(name, getattr(self, name), 1) for name in ("queries", "reduce")])
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentivePooler(TokenHead):
+    """V-JEPA 2's attentive classifier: one query and a cross-attention block, see `attentive.AttentivePool`."""
+
+    depth: int = 1  # blocks: depth - 1 of self-attention over the tokens, then the cross-attention
+    heads: int = 16  # of attention
+    mlp_ratio: float = 4.0  # hidden channels of the MLPs by the width
+    complete: bool = True  # norms, residual and MLP around the cross-attention; false: the cross-attention alone
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        raise_all([at_least(name, getattr(self, name), 1) for name in ("depth", "heads")])
+        if self.mlp_ratio <= 0 or self.depth > 12:
+            raise ValueError(f"mlp_ratio must be above 0 and depth at most 12; got {self.mlp_ratio} and {self.depth}")
+
+
+TOKEN_KINDS: dict[str, type[TokenHead]] = {"attentive": Attentive, "attentive_pooler": AttentivePooler}
+
+
+def read_head(text: str, options: Mapping[str, Any] | None = None) -> str | TokenHead:
+    """Read a kind of head: ``attentive``, or as `head_text` writes it, ``attentive queries=8``; and further options.
+
+    Returns:
+        The name of a head of pooled features, or a head of tokens.
+
+    Raises:
+        ValueError: another kind, or options that it does not have.
+    """
+    name, *written = text.split() or [""]
+    if name not in TOKEN_KINDS:
+        if text not in KINDS and not count_mlp_layers(text):
+            kinds = ", ".join(map(repr, [*TOKEN_KINDS, *KINDS]))
+            raise ValueError(f"head must be one of {kinds} or 'mlp-2' to 'mlp-9'; got {text!r}")
+        if options:
+            raise ValueError(
+                f"a head of kind {text} has no options, those of {', '.join(TOKEN_KINDS)} have; got {options}"
+            )
+        return text
+    kind = TOKEN_KINDS[name]
+    found = {**dict(_read_option(kind, word) for word in written), **(options or {})}
+    known = [field.name for field in fields(kind)]
+    for option in found:
+        if option not in known:
+            hint = did_you_mean(option, known)
+            raise ValueError(f"a head of kind {name} has no option {option!r}{hint}; it has {', '.join(known)}")
+    return kind(**found)
+
+
+def head_text(head: str | TokenHead) -> str:
+    """Write a head in one line, with the options that are not as by default."""
+    if isinstance(head, str):
+        return head
+    name = next(name for name, kind in TOKEN_KINDS.items() if type(head) is kind)
+    changed = [(f.name, getattr(head, f.name)) for f in fields(head) if getattr(head, f.name) != f.default]
+    return " ".join([name, *(f"{option}={str(value).lower()}" for option, value in changed)])
+
+
+def _read_option(kind: type[TokenHead], word: str) -> tuple[str, Any]:
+    name, _, value = word.partition("=")
+    hint = get_type_hints(kind).get(name)
+    if hint is bool:
+        return name, {"true": True, "false": False}.get(value, value)
+    if hint in (int, float) and re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value):
+        return name, float(value) if "." in value else int(value)
+    return name, value
+
+
+def check_head(kind: str, options: Mapping[str, Any] | None = None) -> None:
+    """Raise ValueError where ``kind`` is not a kind of head, or has no such options (see ``replace_head``)."""
+    read_head(kind, options)
 
 
 def count_mlp_layers(kind: str) -> int:

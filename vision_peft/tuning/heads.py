@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 from vision_peft.tuning import record
+from vision_peft.tuning.attentive import AttentiveHead
 from vision_peft.tuning.backbone import classifier_names
-from vision_peft.tuning.head_kinds import check_head, count_mlp_layers
+from vision_peft.tuning.head_kinds import TokenHead, count_mlp_layers, read_head
+from vision_peft.tuning.head_tokens import check_tokens, give_tokens, take_tokens_back
 
 
-def replace_head(model: Any, kind: str, num_classes: int) -> nn.Module:
+def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.Module:
     """Give ``model`` a new head of ``kind`` for ``num_classes``; ``detach`` puts the old one back.
 
     Args:
@@ -20,8 +22,12 @@ def replace_head(model: Any, kind: str, num_classes: int) -> nn.Module:
         kind: ``linear``; ``batchnorm_linear`` for BatchNorm without affine parameters before it (the head of MAE's
             and AdaptFormer's main_image.py); ``vpt_linear`` for the linear layer of VPT's code, whose biases start at
             -log 99, so that with a sigmoid every class would start at 1 %; ``mlp-k`` for VPT's MLP-k: k linear layers,
-            the k - 1 hidden ones as wide as the features and each followed by ReLU.
+            the k - 1 hidden ones as wide as the features and each followed by ReLU. ``attentive`` for efficient probing
+            and ``attentive_pooler`` for V-JEPA 2's classifier read tokens in place of pooled features, see
+            ``attentive``; both also as ``adapter.json`` records them, with options: ``attentive queries=8``.
         num_classes: number of classes, at least 1.
+        **options: of the two: ``tokens``, ``norm``, ``time`` and those of ``head_kinds.Attentive`` or
+            ``AttentivePooler``.
 
     ``linear`` and ``batchnorm_linear`` start from weights of σ = 0.01 and zero biases, as linear probes of MAE and
     DINOv2 do: with small logits at the start the parts before the head learn sooner than with torch's default, which
@@ -30,18 +36,25 @@ def replace_head(model: Any, kind: str, num_classes: int) -> nn.Module:
     between the layers is left out. ``vpt_linear`` starts from kaiming_normal(fan_out) weights as VPT's code does.
 
     Raises:
-        ValueError: another kind, or no classes.
+        ValueError: another kind or option, no classes, or a width that the head does not divide.
     """
-    check_head(kind)
+    head = read_head(kind, options)
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1; got {num_classes}")
+    if isinstance(head, TokenHead):
+        check_tokens(model, head)
     tuning = record.get_or_create_record(model)
     old = {name: model.get_submodule(name) for name in classifier_names(model)}
     if not tuning.replaced_head:
         tuning.replaced_head, tuning.num_classes = old, model.num_classes
+    take_tokens_back(model)
     model.reset_classifier(num_classes)
     for name in classifier_names(model):
         linear = model.get_submodule(name)
+        if isinstance(head, TokenHead):
+            attentive = AttentiveHead(model.num_features, num_classes, head)
+            model.set_submodule(name, attentive.to(next(model.parameters())).train(model.training))
+            continue
         if kind == "vpt_linear":
             nn.init.kaiming_normal_(linear.weight, mode="fan_out")
             nn.init.constant_(linear.bias, -math.log(99))
@@ -51,6 +64,8 @@ def replace_head(model: Any, kind: str, num_classes: int) -> nn.Module:
         before = _before(kind, linear.in_features)
         if before:
             model.set_submodule(name, nn.Sequential(*before, linear).to(linear.weight).train(model.training))
+    if isinstance(head, TokenHead):
+        give_tokens(model, head)
     return model
 
 
@@ -65,8 +80,13 @@ def plain_head(head: Any) -> nn.Module:
     """``head`` as what timm has in its place: BatchNorm is folded into a copy of the linear layer behind it.
 
     Raises:
-        ValueError: an MLP, which no linear layer equals.
+        ValueError: an MLP or an attentive head, which no linear layer equals.
     """
+    if isinstance(head, AttentiveHead):
+        raise ValueError(
+            "cannot merge an attentive head, which reads tokens, into the one linear layer of a plain timm model: keep "
+            "the adapter and use save_adapter / load_adapter"
+        )
     if not isinstance(head, nn.Sequential):
         return head
     batchnorm, *_, last = head

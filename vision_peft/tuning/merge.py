@@ -60,7 +60,7 @@ def _check_kinds(model: nn.Module, names: str) -> None:
         kind.__name__
         for _, module in graft.grafts(model)
         for kind in graft.kinds(module)
-        if kind.fold is graft.Graft.fold
+        if kind.fold is graft.Graft.fold and not issubclass(kind, graft.HeadGraft)  # of the head, see plain_head
     }
     if stuck:
         raise ValueError(

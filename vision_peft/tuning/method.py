@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, ClassVar
 
 from torch import nn
@@ -45,7 +45,7 @@ class Method(Checked, ABC):
         ordered = [
             (item, getattr(self, item.name)) for item in sorted(fields(self), key=lambda item: bool(item.kw_only))
         ]
-        return {item.name: value for item, value in ordered if not item.kw_only or value != item.default}
+        return {item.name: value for item, value in ordered if not item.kw_only or value != default_of(item)}
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -77,6 +77,11 @@ class Method(Checked, ABC):
         """Images that ``initialise`` must get; None: the method takes none."""
         return None
 
+    @property
+    def remark(self) -> str | None:
+        """What the log of a training says about these fields, where they might be taken for something else."""
+        return None
+
     def baked(self) -> "Method":
         """Return the method that the model has after ``bake``: without training-time re-parametrisation."""
         return self
@@ -99,6 +104,11 @@ class Method(Checked, ABC):
         Raises:
             ValueError: these fields do not fit this backbone, with the reason. Nothing has to be undone.
         """
+
+
+def default_of(item: Field[Any]) -> Any:
+    """Return the default of a field of a dataclass, MISSING where it has none."""
+    return item.default if item.default_factory is MISSING else item.default_factory()
 
 
 def one_of(field: str, value: Any, choices: tuple[Any, ...]) -> None:

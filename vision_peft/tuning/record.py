@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from vision_peft.tuning import graft
+from vision_peft.tuning.attentive import AttentiveHead
 from vision_peft.tuning.backbone import classifier_names, has_blocks
 from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.families import family_of_block
+from vision_peft.tuning.head_kinds import head_text
 from vision_peft.tuning.layers import body_layers
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.modes import set_modes
@@ -165,6 +167,8 @@ def fingerprint(model: nn.Module) -> str:
 def head_kind(model: nn.Module) -> str:
     """Describe what the classification layer is now, whoever put it there: see ``heads.replace_head``."""
     layer = model.get_submodule(classifier_names(model)[0])
+    if isinstance(layer, AttentiveHead):
+        return head_text(layer.kind)
     if not isinstance(layer, nn.Sequential):
         return "linear"
     if isinstance(layer[0], nn.BatchNorm1d):

@@ -19,7 +19,7 @@ from torch import nn
 from vision_peft.formats.foreign.joined_slices import cut, join, slices_in
 from vision_peft.formats.foreign.read import Foreign, read_tensors
 from vision_peft.formats.foreign.tensors import State, no_leftovers, split_head, take
-from vision_peft.methods.lora import TARGETS, LoRA, LoRAQKV
+from vision_peft.methods.lora import TARGETS, LoRA
 from vision_peft.safe_files import read_file, write_together
 from vision_peft.strict_json import parse_json
 from vision_peft.tuning import graft, record
@@ -27,6 +27,7 @@ from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.families import family_of
 from vision_peft.tuning.heads import plain_head
+from vision_peft.tuning.low_rank_layers import LoRAQKV
 
 CONFIG, TENSORS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 MAX_CONFIG = 2**24  # bytes
@@ -104,7 +105,7 @@ def read(state: State, *, config: Any = None) -> Foreign:
     state = {name: tensor for name, tensor in state.items() if name not in tuned}
     layers = _pairs(state)
     sized = {layer: _sized(config, fields, layer, parts) for layer, parts in layers.items()}
-    _same("scaling", {layer: lora.scaling for layer, lora in sized.items()})
+    _same("scaling", {layer: lora.scaling_of(lora.rank, lora.alpha) for layer, lora in sized.items()})
     fused = {layer: parts for layer, parts in layers.items() if _short(layer) == "attn.qkv"}
     slices = slices_in(list(fused.values()), {lora.rank for layer, lora in sized.items() if layer not in fused})
     pairs: dict[str, State] = {}  # where they sit in our model

@@ -9,7 +9,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from vision_peft.methods.lora import LoRAQKV
+from vision_peft.tuning.low_rank_layers import LoRAQKV
 
 Pair = dict[str, Tensor]  # A (rank, in), B (out, rank) and, under DoRA, magnitude (out)
 

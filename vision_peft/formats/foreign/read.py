@@ -21,6 +21,8 @@ from vision_peft.tuning.attach import attach_for_loading, replace_head
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.state import load_tuned
 
+_HEAD_BIASES = ("head.bias", "head.1.bias", "head.fc.bias", "head.classifier.bias", "head.classifier.1.bias")
+
 
 @dataclass(frozen=True, repr=False)
 class Foreign:
@@ -49,7 +51,7 @@ class Foreign:
     @property
     def num_classes(self) -> int:
         """Give the classes of the head in the file, 0 without one."""
-        biases = [name for name in ("head.bias", "head.1.bias", "head.fc.bias") if name in self.tuned]
+        biases = [name for name in _HEAD_BIASES if name in self.tuned]
         return self.tuned[biases[0]].shape[0] if biases else 0
 
     def build(
@@ -132,6 +134,7 @@ def open_foreign(path_or_state: str | Path | Mapping[str, Any], source: str, key
         else:
             data = read_tensors(Path(data))
     _check_keywords(module.read, source, keywords)
+    data = vars(module).get("unpack", lambda found: found)(data)
     for container in ("model", "state_dict"):
         if isinstance(data.get(container), Mapping):
             data = data[container]

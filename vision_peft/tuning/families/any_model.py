@@ -42,6 +42,10 @@ class AnyModel(Family):
     def final_norms(self, model: Any) -> list[nn.Module]:
         return []
 
+    def as_sequence(self, model: Any, features: Tensor) -> Tensor:
+        channels_first = features.ndim == 4 and features.shape[1] == model.num_features
+        return features.flatten(2).transpose(1, 2) if channels_first else super().as_sequence(model, features)
+
     def reads_class_token_only(self, model: Any) -> bool:
         return False
 

@@ -74,6 +74,14 @@ class Family(ABC):
     def reads_class_token_only(self, model: Any) -> bool:
         """Tell whether the head sees nothing of the last block's output but the class (and distillation) token."""
 
+    def prefix_tokens(self, model: Any) -> int:
+        """Count the tokens that stand ahead of the patches behind the last block: class token, registers, prompts."""
+        return 0
+
+    def as_sequence(self, model: Any, features: Tensor) -> Tensor:
+        """Return what ``forward_features`` gives, a map with channels last or a sequence, as tokens (B N D)."""
+        return features if features.ndim == 3 else features.flatten(1, 2)
+
     def patch_projection(self, model: Any) -> Any:
         """Return the one convolution that embeds patches, None where a stem stands in its place."""
         return model.patch_embed.proj if isinstance(model.patch_embed, PatchEmbed) else None

@@ -8,6 +8,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from vision_peft.tuning.families.family import Family
+from vision_peft.tuning.graft import HeadGraft, kinds
 from vision_peft.tuning.token_positions import TokenPositions
 
 
@@ -23,7 +24,10 @@ class FlatFamily(Family):
         return [model.norm, model.fc_norm]
 
     def reads_class_token_only(self, model: Any) -> bool:
-        return model.global_pool == "token"
+        return model.global_pool == "token" and not any(issubclass(kind, HeadGraft) for kind in kinds(model))
+
+    def prefix_tokens(self, model: Any) -> int:
+        return model.num_prefix_tokens
 
     def drops_patches(self, model: Any) -> bool:
         """Tell whether ``model`` leaves patches out in training (``patch_drop_rate``)."""

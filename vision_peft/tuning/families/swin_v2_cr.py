@@ -55,6 +55,9 @@ class SwinV2Cr(WindowedFamily):
     def run_final_norm_once(self, model: Any) -> None:
         graft(model.stages[-1], UncheckpointedStage)
 
+    def as_sequence(self, model: Any, features: Tensor) -> Tensor:
+        return features.flatten(2).transpose(1, 2)  # channels stand first
+
     def patch_projection(self, model: Any) -> Any:
         return model.patch_embed.proj
 

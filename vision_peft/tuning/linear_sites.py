@@ -1,0 +1,100 @@
+"""Where updates of weights go: the layers that ``targets`` name."""
+
+from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from vision_peft.tuning.backbone import classifier_names
+from vision_peft.tuning.blocks import is_fused, linears
+from vision_peft.tuning.graft import children, grafts
+
+SLICES = ("q", "k", "v")
+ALL_LINEAR, PATCH_EMBED, PROJ_OUTPUT = "all-linear", "patch_embed", "proj_output"
+
+
+class Site(NamedTuple):
+    """One weight, or several side by side, that get one update."""
+
+    name: str  # of the module; with .q, .k, .v behind it of a slice; attn.qkv of three layers
+    layers: tuple[Any, ...]  # one layer; three where separate q, k and v share a factor
+    target: str  # one of the targets
+    sliced: bool = False  # a third of the rows of a fused layer, by its target
+    optional: bool = False  # may be too narrow for a rank, and is left out then
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Return the weight of each layer, or the rows of the slice."""
+        found = [layer.weight for layer in self.layers]
+        return [found[0].chunk(3)["qkv".index(self.target)]] if self.sliced else found
+
+    @property
+    def full_rank(self) -> int:
+        """Return the highest rank that an update can have."""
+        return min(sum(len(weight) for weight in self.weights), self.weights[0][0].numel())
+
+    def check_rank(self, rank: int) -> None:
+        """Raise ValueError where ``rank`` is above the full rank."""
+        if rank > self.full_rank:
+            layer = self.layers[0]
+            inputs, outputs = self.weights[0][0].numel(), sum(len(weight) for weight in self.weights)
+            kind = "layer" if isinstance(layer, nn.Linear) else "convolution"
+            raise ValueError(
+                f"rank={rank} is above the full rank of a {kind} from {inputs} to {outputs} channels ({self.name}): "
+                f"choose at most {self.full_rank}"
+            )
+
+
+def find_sites(model: Any, chosen: Iterable[Any], targets: Collection[str], tuned: Collection[nn.Module]) -> list[Site]:
+    """List the sites of ``targets`` (q, k, v, qkv, proj, proj_output, fc1, fc2, all-linear, patch_embed).
+
+    Args:
+        model: nothing is changed about it, but for timm's bypass of a fused ``qkv``, which is made callable.
+        chosen: blocks of it that are tuned.
+        targets: in the order of the sites in a block; there slices go first, ``proj_output`` last.
+        tuned: modules in and around these blocks, of which ``all-linear`` takes linear layers.
+
+    Raises:
+        ValueError: the patch embedding is no convolution, or is not tuned.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    sites: list[Site] = []
+    main: set[nn.Module] = set()
+    for block in chosen:
+        sliced = [t for t in SLICES if t in targets and is_fused(block)]
+        if sliced:
+            (qkv,) = linears(block, "qkv")
+            sites += [Site(f"{names[qkv]}.{t}", (qkv,), t, sliced=True) for t in sliced]
+        for target in targets:
+            if target == "qkv" and not is_fused(block):
+                layers = tuple(linears(block, target))
+                sites.append(Site(f"{names[layers[0]].rpartition('.')[0]}.qkv", layers, target))
+            elif target in ("qkv", *SLICES, "proj", "fc1", "fc2") and target not in sliced:
+                sites += [Site(names[layer], (layer,), target) for layer in linears(block, target)]
+        if PROJ_OUTPUT in targets:
+            (proj,) = linears(block, "proj")
+            sites.append(Site(f"{names[proj]}_output", (proj,), PROJ_OUTPUT))
+        if ALL_LINEAR in targets:
+            main |= {layer for target in ("qkv", "proj", "fc1", "fc2") for layer in linears(block, target)}
+    if ALL_LINEAR in targets:
+        found = [(name, layer) for name, layer in _linears_outside_head(model).items() if layer in tuned]
+        sites += [Site(name, (layer,), ALL_LINEAR, optional=layer not in main) for name, layer in found]
+    if PATCH_EMBED in targets:
+        layer = model.patch_embed.proj
+        if not isinstance(layer, nn.Conv2d | nn.Conv3d):
+            raise ValueError(f"target patch_embed wants a convolution, this backbone has a {type(layer).__name__}")
+        if layer not in tuned:
+            raise ValueError("target patch_embed stands in front of block 0, which is not among the chosen blocks")
+        sites.append(Site(names[layer], (layer,), PATCH_EMBED))
+    return sites
+
+
+def _linears_outside_head(model: Any) -> dict[str, nn.Linear]:
+    outside = [f"{name}." for name in classifier_names(model)]
+    for name, module in grafts(model):
+        outside += [f"{name}.{child}.".removeprefix(".") for child, _ in children(module)]
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not f"{name}.".startswith(tuple(outside))
+    }

@@ -1,0 +1,139 @@
+"""The low-rank update of a linear layer or a convolution.
+
+    y = W x + b + s · (B E A dropout(x) + c),   minus s · B₀ A₀ x where the update starts from parts of W
+
+E keeps or drops whole rows of A while training, c is a bias on B. A convolution has A in the shape of its kernels, B a
+1 x 1 convolution behind it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Start(NamedTuple):
+    """Start values of one update."""
+
+    A: Tensor  # (rank, in), of a convolution (rank, in, k, k)
+    B: Tensor  # (out, rank)
+    subtract: bool = False  # take s · B₀ A₀ off the weight, so that the update starts as nothing
+
+    def split(self, rows: list[int]) -> list["Start"]:
+        """Cut B into those of layers with so many output channels each, which share A."""
+        return [self._replace(B=B.clone()) for B in self.B.split(rows)]
+
+
+class LowRank(nn.Module):
+    """The update of one weight (out, in), or of a slice of its rows; ``first`` is another one, whose A it shares.
+
+    Args:
+        weight: of the layer; of a convolution (out, in, k, k).
+        start: values of A and B.
+        scaling: s, the factor on B A.
+        dropout: rate on the input of A.
+        expert_dropout: rate at which a row of A with its column of B is left out; one draw a forward.
+        dora: learn the length of every weight row apart from its direction.
+        bias: learn a bias behind B.
+    """
+
+    B0: Tensor | None
+
+    def __init__(
+        self,
+        weight: Tensor,
+        start: Start,
+        scaling: float,
+        first: "LowRank | None" = None,
+        *,
+        dropout: float = 0.0,
+        expert_dropout: float = 0.0,
+        dora: bool = False,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.first = () if first is None else (first,)  # in a tuple, so that it is not registered a second time
+        if first is None:
+            self.A = nn.Parameter(start.A)
+            self.register_buffer("A0", start.A.detach().clone() if start.subtract else None, persistent=False)
+        self.B = nn.Parameter(start.B)
+        self.register_buffer("B0", start.B.detach().clone() if start.subtract else None, persistent=False)
+        self.bias = nn.Parameter(torch.zeros(len(weight))) if bias else None
+        self.magnitude = nn.Parameter(weight.detach().flatten(1).norm(dim=1)) if dora else None
+        self.dropout = nn.Dropout(dropout)
+        self.expert_dropout = expert_dropout
+        self.scaling = scaling
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        apply: Callable[[Tensor, Tensor], Tensor] = F.linear,
+    ) -> Tensor:
+        """Update the output ``y`` of the frozen layer, given its input ``x``.
+
+        ``apply(x, A)`` is what the layer does with a weight; channels are the last axis, of a convolution the second.
+        """
+        channels = 1 if weight.ndim > 2 else -1
+        hidden = self._drop_experts(apply(self.dropout(x), self.down()).movedim(channels, -1))
+        update = F.linear(hidden, self.B, self.bias)
+        if self.B0 is not None:
+            update = update - F.linear(apply(x, self._owner().A0).movedim(channels, -1), self.B0)
+        update = update * self.scaling
+        if self.magnitude is None:
+            return y + update.movedim(-1, channels)
+        gain = self._gain(self.magnitude, weight)
+        y = y.movedim(channels, -1)
+        without_bias = y if bias is None else y - bias
+        return (y + (gain - 1) * without_bias + gain * update).movedim(-1, channels)
+
+    def restart(self, A: Tensor, scaling: float) -> None:
+        """Start anew from A (rank, in), of another rank perhaps, with B at zero."""
+        if not self.first:
+            self.A = nn.Parameter(A.to(self.A, copy=True))
+        self.B = nn.Parameter(self.B.new_zeros(len(self.B), len(A)))
+        self.scaling = scaling
+
+    def down(self) -> Tensor:
+        """Return A (rank, in), whichever module holds it."""
+        return self._owner().A
+
+    def dense(self) -> Tensor:
+        """s · (B A - B₀ A₀) as a dense matrix (out, in), of a convolution (out, in, k, k)."""
+        A = self.down()
+        dense = self.B @ A.flatten(1)
+        if self.B0 is not None:
+            dense = dense - self.B0 @ self._owner().A0.flatten(1)
+        return (dense * self.scaling).unflatten(1, A.shape[1:])
+
+    def fold_into(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Write the updated weight into ``weight`` (out, in) and c into ``bias`` (out).
+
+        Raises:
+            ValueError: there is a c and no bias that could take it.
+        """
+        if self.bias is not None and bias is None:
+            raise ValueError("a shift behind a layer without a bias has nowhere to go (lora_bias=False has none)")
+        gain = None if self.magnitude is None else self._gain(self.magnitude, weight)
+        weight += self.dense()
+        if gain is not None:
+            weight *= gain.view(-1, *[1] * (weight.ndim - 1))
+        if self.bias is not None and bias is not None:
+            bias += self.bias * self.scaling
+
+    def _owner(self) -> Any:
+        return self.first[0] if self.first else self
+
+    def _drop_experts(self, hidden: Tensor) -> Tensor:
+        if not (self.training and self.expert_dropout):
+            return hidden
+        return hidden * F.dropout(hidden.new_ones(hidden.shape[-1]), self.expert_dropout)
+
+    def _gain(self, magnitude: Tensor, weight: Tensor) -> Tensor:
+        with torch.no_grad():
+            length = (weight + self.dense()).flatten(1).norm(dim=1)
+        return magnitude / length.clamp_min(torch.finfo(length.dtype).tiny)  # a row of zeros stays one
