@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the lines of the metho
     from vision_peft.inference.load import load
     from vision_peft.inference.predictor import Predictor
     from vision_peft.methods import METHODS
+    from vision_peft.methods.adalora import AdaLoRA
     from vision_peft.methods.adapter_plus import AdapterPlus
     from vision_peft.methods.adaptformer import AdaptFormer
     from vision_peft.methods.aim import AIM
@@ -45,10 +46,12 @@ if TYPE_CHECKING:  # what editors and type checkers read; the lines of the metho
     from vision_peft.methods.repadapter import RepAdapter
     from vision_peft.methods.ssf import SSF
     from vision_peft.methods.st_adapter import STAdapter
+    from vision_peft.methods.vera import VeRA
     from vision_peft.methods.vpt import VPT
     from vision_peft.tuning.attach import attach, detach, replace_head, train_mode
     from vision_peft.tuning.bake import bake
     from vision_peft.tuning.disable import disabled
+    from vision_peft.tuning.finish_step import finish_step
     from vision_peft.tuning.merge import merge, unmerge
     from vision_peft.tuning.method import Method
     from vision_peft.tuning.state import Counts, count_parameters, load_tuned, tuned_parameters, tuned_state_dict
@@ -67,6 +70,7 @@ _MODULES = {  # where a name is imported from when it is first used; method clas
     "count_parameters": "tuning.state",
     "create_backbone": "backbones",
     "detach": "tuning.attach",
+    "finish_step": "tuning.finish_step",
     "disabled": "tuning.disable",
     "load": "inference.load",
     "load_adapter": "formats",
@@ -92,6 +96,7 @@ __all__ = [
     "METHODS",
     "SSF",
     "VPT",
+    "AdaLoRA",
     "AdaptFormer",
     "AdapterPlus",
     "Bank",
@@ -114,6 +119,7 @@ __all__ = [
     "PromptTuning",
     "RepAdapter",
     "STAdapter",
+    "VeRA",
     "__version__",
     "attach",
     "bake",
@@ -121,6 +127,7 @@ __all__ = [
     "create_backbone",
     "detach",
     "disabled",
+    "finish_step",
     "load",
     "load_adapter",
     "load_tuned",

@@ -49,6 +49,8 @@ TABLE: list[tuple[vp.Method, int, int]] = [
     (vp.LoRA(targets=("qkv",), rank_pattern={"0.attn.qkv": 0, "1.attn.qkv": 16}), low_rank(8, (D, 3 * D)), 294_912),
     (vp.LoRA(targets=("proj", "patch_embed")), low_rank(8, (D, D)) + 8 * (3 * 256 + D), 159_744),
     (vp.LoRA(targets=("proj",), lora_bias=True), low_rank(8, (D, D)) + L * D, 156_672),
+    (vp.AdaLoRA(), low_rank(12, (D, 3 * D)) + L * 12, 442_512),
+    (vp.VeRA(), L * (3 * D + 256), 30_720),
     (vp.VPT(tokens=1, deep=False), D, 768),
     (vp.VPT(tokens=50, deep=False), 50 * D, 38_400),
     (vp.VPT(tokens=1), L * D, 9_216),

@@ -24,6 +24,7 @@ COMPILED = 2  # settings that it compiles on a family; every setting on one at l
 # Settings beyond the defaults, by method name.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "aim": [{"ratio": 0.5, "temporal": 2, "scale": 1.0}],
+    "adalora": [{"rank": 2, "target_rank": 1, "targets": ("proj", "fc1", "fc2"), "allocate": False}],
     "adapter_plus": [
         {"bottleneck": 4, "position": "pre", "scaling": "learned", "norm": True, "init": "bert"},
         {"bottleneck": 4, "position": "houlsby", "bias": False, "scaling": 0.5, "init": "lora"},
@@ -67,6 +68,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"width": 6, "sites": ("attn",), "blocks": "last 1"},
     ],
     "ssf": [{"last": "before_pooling"}],
+    "vera": [{"rank": 4, "targets": ("all-linear",), "save_projection": True}],
     "vpt": [{"tokens": 3, "deep": False}, {"tokens": 3, "project": 8}, {"tokens": 3, "deep": False, "project": 8}],
 }
 

@@ -71,6 +71,7 @@ def fit(
                 started = time.perf_counter()
                 schedule.step_update(progress.epoch * updates + progress.update)
                 rate = max(group["lr"] for group in step.optimizer.param_groups)
+                step.position = progress.epoch * updates + progress.update + 1, epochs * updates
                 key = config.seed, phase.name, progress.step
                 result = run_update(step, batches, micro_batches, key, lambda: [saver.is_late(), *requests.votes()])
                 where = f"epoch {progress.epoch + 1}/{epochs}  update {progress.update + 1}/{updates}"
@@ -175,6 +176,7 @@ def run_update(
         if step.clip:
             clip_gradients(step.trained, step.clip, norm)
         step.scaler.step(step.optimizer)
+        step.finish()
     step.scaler.update()
     step.optimizer.zero_grad(set_to_none=True)
     return StepResult(loss, bool(bad), own_loss, samples, waited, sums)

@@ -58,6 +58,8 @@ class TrainStep:
             self.smoothing = 0.0  # mixed targets are smooth already
         self.class_weights = None if class_weights is None else torch.tensor(class_weights, device=compute.device)
         self.layout: dict[str, Any] = {"memory_format": torch.channels_last} if config.channels_last else {}
+        self.model = model
+        self.position: tuple[int, int] | None = None  # of the update in its training, from 1, and how many there are
         self.parallel = Parallel(model, compute, config.compile)
         self.trained = [parameter for _, parameter in vp.tuned_parameters(model)]
         on_gpu = compute.device.type == "cuda"
@@ -79,6 +81,11 @@ class TrainStep:
         """Put the statistics of batches back as they were before this one."""
         for buffer, before in self._statistics:
             buffer.copy_(before)
+
+    def finish(self) -> None:
+        """Let the attached methods act on the step that was taken, where it is part of a whole training."""
+        if self.position is not None:
+            vp.finish_step(self.model, *self.position)
 
     def grads_finite(self, norm: Tensor) -> Tensor:
         """Whether the gradient is finite; one of fp16 is left to the scaler while its scale can still go down."""

@@ -45,7 +45,9 @@ class Site(NamedTuple):
             )
 
 
-def find_sites(model: Any, chosen: Iterable[Any], targets: Collection[str], tuned: Collection[nn.Module]) -> list[Site]:
+def find_sites(
+    model: Any, chosen: Iterable[Any], targets: Collection[str], tuned: Collection[nn.Module], *, share: bool = True
+) -> list[Site]:
     """List the sites of ``targets`` (q, k, v, qkv, proj, proj_output, fc1, fc2, all-linear, patch_embed).
 
     Args:
@@ -53,6 +55,7 @@ def find_sites(model: Any, chosen: Iterable[Any], targets: Collection[str], tune
         chosen: blocks of it that are tuned.
         targets: in the order of the sites in a block; there slices go first, ``proj_output`` last.
         tuned: modules in and around these blocks, of which ``all-linear`` takes linear layers.
+        share: separate q, k and v under ``qkv`` are one site; else three.
 
     Raises:
         ValueError: the patch embedding is no convolution, or is not tuned.
@@ -66,7 +69,7 @@ def find_sites(model: Any, chosen: Iterable[Any], targets: Collection[str], tune
             (qkv,) = linears(block, "qkv")
             sites += [Site(f"{names[qkv]}.{t}", (qkv,), t, sliced=True) for t in sliced]
         for target in targets:
-            if target == "qkv" and not is_fused(block):
+            if target == "qkv" and share and not is_fused(block):
                 layers = tuple(linears(block, target))
                 sites.append(Site(f"{names[layers[0]].rpartition('.')[0]}.qkv", layers, target))
             elif target in ("qkv", *SLICES, "proj", "fc1", "fc2") and target not in sliced:

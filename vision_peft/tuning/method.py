@@ -97,6 +97,9 @@ class Method(Checked, ABC):
             ValueError: the data does not fit, with the reason. Nothing has to be undone.
         """
 
+    def finish_step(self, model: nn.Module, step: int, total_steps: int) -> None:
+        """Act on a step that the optimiser has taken, while its gradients are there; see ``vp.finish_step``."""
+
     @abstractmethod
     def attach(self, model: nn.Module) -> None:
         """Graft onto ``model``, whose parameters are frozen already; what is added or unfrozen here trains.
