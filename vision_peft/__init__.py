@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the lines of the metho
     from vision_peft.methods.gps import GPS
     from vision_peft.methods.houlsby import Houlsby
     from vision_peft.methods.ia3 import IA3
+    from vision_peft.methods.knn import KNN
     from vision_peft.methods.linear import LinearProbe
     from vision_peft.methods.lora import LoRA
     from vision_peft.methods.lst import LST
@@ -92,6 +93,7 @@ __all__ = [
     "DTL",
     "GPS",
     "IA3",
+    "KNN",
     "LST",
     "METHODS",
     "SSF",

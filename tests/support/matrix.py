@@ -72,7 +72,13 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "vpt": [{"tokens": 3, "deep": False}, {"tokens": 3, "project": 8}, {"tokens": 3, "deep": False, "project": 8}],
 }
 
-METHODS = [method(**fields) for name, method in vp.METHODS.items() for fields in [{}, *VARIANTS.get(name, [])]]
+# All that graft, or train what is there. k-NN does neither: it keeps features in the head's place.
+METHODS = [
+    method(**fields)
+    for name, method in vp.METHODS.items()
+    if not method().brings_head
+    for fields in [{}, *VARIANTS.get(name, [])]
+]
 
 BACKBONES = [*FAMILIES, *OTHERS]
 

@@ -74,13 +74,14 @@ def cached_features(training: Training, model: nn.Module, phase: Phase) -> Itera
     handed out as it is. The text says what was done; it is empty where there was nothing to decide.
     """
     config, compute, splits = training.config, training.compute, training.splits
-    unfit = splits[phase.trained].varies or compute.sharded  # in shards all take part in a forward
+    kept_already = any(method.brings_head for method in config.methods)  # those of what is trained on, by k-NN
+    names = [name for name in (None if kept_already else phase.trained, phase.watched) if name]
+    unfit = not names or splits[names[0]].varies or compute.sharded  # in shards all take part in a forward
     if not config.reuse_features or unfit or not features_are_constant(config, model):
         yield training, ""
         return
     started = time.perf_counter()
     found: dict[str, Features] = {}
-    names = [name for name in (phase.trained, phase.watched) if name]
     room = Room(limit_bytes(config.cache_mb) // compute.processes_here, sum(len(splits[name]) for name in names))
     try:
         for name in names:

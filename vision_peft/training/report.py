@@ -144,7 +144,7 @@ def make_row(
     trained_on = splits["trainval" if "trainval" in splits else "train"]
     height, width = settings["size"]
     return Row(
-        methods=[{"name": m.name, "fields": _fields(m)} for m in config.methods],
+        methods=[{"name": m.name, "fields": _fields(m)} for m in _as_chosen(config, progress)],
         backbone=backbone_name(config, model),
         dataset=config.data.name,
         task=task_name(config.data),
@@ -165,7 +165,7 @@ def make_row(
         num_frames=settings.get("num_frames"),
         views=_count_views(settings, splits),
         normalisation=recipe.normalisation,
-        head=head_text(read_head(recipe.head, recipe.head_options)),
+        head=_head_name(config),
         params_trained=counts.trained,
         params_stored=counts.stored,
         params_head=counts.head,
@@ -258,6 +258,18 @@ def backbone_name(config: Config, model: Any) -> str:
     if not config.backbone.pretrained and config.backbone.checkpoint is None:
         return f"{model.pretrained_cfg['architecture']} (random weights)"
     return backbones.backbone_name(model)
+
+
+def _head_name(config: Config) -> str:
+    """Name the head that answers, with its options."""
+    own = next((method.name for method in config.methods if method.brings_head), None)
+    return own or head_text(read_head(config.recipe.head, config.recipe.head_options))
+
+
+def _as_chosen(config: Config, progress: Progress) -> list[Any]:
+    """Return the methods with what val chose of their fields: the k of k-NN."""
+    k = (progress.best or {}).get("k")
+    return [dataclasses.replace(m, k=k) if m.brings_head and k is not None else m for m in config.methods]
 
 
 def _describe_clips(config: Config) -> str:

@@ -1,4 +1,6 @@
-"""A linear head solved on features that are computed once: L-BFGS along a path of L2 penalties, from strong to weak.
+"""Heads that are found without updates: a linear one by L-BFGS on kept features, and the k of k-NN.
+
+L-BFGS goes along a path of L2 penalties, from strong to weak.
 
 The loss is the mean cross entropy plus half the penalty times the squared weights; biases are free. Epoch k of n has
 the penalty `weight_decay * 10 ** ((n - k) / 2)` and starts from the solution of the one before, so that the epoch that
@@ -7,6 +9,7 @@ val chooses is the strength that it chooses, and a second training on train and 
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +22,7 @@ from vision_peft.config.schema import Recipe
 from vision_peft.data import ImageDataset
 from vision_peft.distributed.processes import all_gather_tensors, all_reduce_sum
 from vision_peft.distributed.stopping import FROM_KEYBOARD, catch_signals, stop_decision
+from vision_peft.methods.knn import KNN, choose_k
 from vision_peft.protocols import Phase
 from vision_peft.runs.train_state import TrainState
 from vision_peft.training.build import list_class_weights
@@ -26,13 +30,18 @@ from vision_peft.training.cached_features import Features, features_are_constant
 from vision_peft.training.fit import format_epoch, is_better, patience_is_over, watch
 from vision_peft.training.progress import WAYS_OUT, Diverged, Progress, Saver, State, Training
 from vision_peft.training.step import create_optimizer, mean_cross_entropy
+from vision_peft.tuning.backbone import classifier_names
 
+Way = Callable[[Training, Any, Phase, Progress, State | None], dict[str, Tensor]]
 MOST_STEPS = 1000  # of L-BFGS for one penalty
 TOLERANCE = 1e-5  # of the largest entry of the gradient along the scaled axes
 
 
 def check_solvable(config: Config, model: Any, train_set: ImageDataset, sharded: bool) -> None:
-    """Raise ValueError where `recipe.optimizer=lbfgs` cannot solve for what is trained."""
+    """Raise ValueError where what is trained cannot be solved for, or is given to k-NN, which trains nothing."""
+    if find_knn(config):
+        _check_knn(config, sharded)
+        return
     if config.recipe.optimizer != "lbfgs":
         return
     reasons = []
@@ -108,6 +117,61 @@ def solve_head(
                 raise stop
     saver.count_seconds()
     return saver.best if phase.watched is not None else {name: tensor.cpu().clone() for name, tensor in tuned.items()}
+
+
+def find_knn(config: Config) -> KNN | None:
+    """Find the k-NN among the methods of a config."""
+    return next((method for method in config.methods if isinstance(method, KNN)), None)
+
+
+def _check_knn(config: Config, sharded: bool) -> None:
+    recipe, reasons = config.recipe, []
+    if len(config.methods) > 1:
+        reasons.append("no other method, which would have to be trained first")
+    if recipe.augment != "none" or recipe.random_erasing or recipe.mixup or recipe.cutmix:
+        reasons.append("recipe.augment=none and no random_erasing, mixup or cutmix: it takes images as evaluation does")
+    if recipe.head != "linear" or recipe.optimizer == "lbfgs":
+        reasons.append("recipe.head=linear, in whose place it stands, and no solver")
+    if sharded:
+        reasons.append("distributed.strategy=ddp")
+    if reasons:
+        raise ValueError(f"method=knn trains nothing: it needs {'; '.join(reasons)}")
+
+
+def find_way(config: Config, fit: Way) -> Way:
+    """Return what finds the tensors to keep: `fit`, or one of the functions of this file that take its place."""
+    return choose_neighbours if find_knn(config) else solve_head if config.recipe.optimizer == "lbfgs" else fit
+
+
+def choose_neighbours(
+    training: Training, model: Any, phase: Phase, progress: Progress, state: State | None
+) -> dict[str, Tensor]:
+    """Choose the k of k-NN on the split that `phase` watches; as `fit`, whose place it takes.
+
+    Every k is an epoch of the history. It takes seconds and saves no state: a run that was stopped starts over.
+    """
+    run, knn = training.run, find_knn(training.config)
+    assert knn is not None
+    images, dim = model.get_submodule(classifier_names(model)[0]).bank.shape
+    size = f"{2 * images * dim / 1e6:.1f} MB"
+    run.say(f"nothing trains: {images:,} images of {phase.trained} vote by {dim} numbers each, {size} in fp16")
+    started = time.perf_counter()
+    if phase.watched is not None:
+        tried = sorted(set(knn.tried or (knn.k,)))
+        progress.tried = {**(progress.tried or {}), "method.k": tried}
+        for k in tried:
+            choose_k(model, k)
+            entry = {"phase": phase.name, "epoch": progress.epoch + 1, "k": k}
+            entry |= watch(training, model, phase.watched, f"with k={k}")
+            if is_better(entry, progress.best):
+                progress.best = entry
+            progress.end_epoch(entry)
+            run.record("epoch", progress.step, entry)
+            run.say(f"k={k}  {phase.watched} top-1 {entry[f'{phase.watched}_top1']:.2f} %")
+    choose_k(model, progress.best["k"] if progress.best else knn.k)
+    progress.seconds += time.perf_counter() - started
+    progress.total_seconds = training.total_seconds
+    return {name: tensor.cpu().clone() for name, tensor in vp.tuned_state_dict(model).items()}
 
 
 class Regression:

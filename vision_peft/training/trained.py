@@ -81,7 +81,7 @@ from vision_peft.training.report import (
     make_row,
     note_start,
 )
-from vision_peft.training.solve_head import check_solvable, solve_head
+from vision_peft.training.solve_head import check_solvable, find_way
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def _run_phases(
             if words:
                 run.say(words)
             progress.seconds += time.perf_counter() - started
-            kept = (solve_head if config.recipe.optimizer == "lbfgs" else fit)(fed, model, phase, progress, state)
+            kept = find_way(config, fit)(fed, model, phase, progress, state)
     return model, kept
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
-from vision_peft.fields import Checked, at_least, choice, raise_all
+from vision_peft.fields import Checked, above_zero, at_least, choice, raise_all
 from vision_peft.suggest import did_you_mean
 
 KINDS = ("linear", "batchnorm_linear", "vpt_linear")  # of pooled features; and mlp-2 to mlp-9
@@ -57,20 +57,34 @@ class AttentivePooler(TokenHead):
             raise ValueError(f"mlp_ratio must be above 0 and depth at most 12; got {self.mlp_ratio} and {self.depth}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Neighbours(Checked):
+    """Votes of the nearest of so many kept `images`, see `neighbours.NeighbourHead`; ``KNN`` puts it on a model."""
+
+    images: int
+    k: int = 20
+    temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        raise_all([at_least(name, getattr(self, name), 1) for name in ("images", "k")])
+        raise_all([above_zero("temperature", self.temperature)])
+
+
 TOKEN_KINDS: dict[str, type[TokenHead]] = {"attentive": Attentive, "attentive_pooler": AttentivePooler}
+_WITH_OPTIONS: dict[str, type[TokenHead | Neighbours]] = {**TOKEN_KINDS, "knn": Neighbours}
 
 
-def read_head(text: str, options: Mapping[str, Any] | None = None) -> str | TokenHead:
+def read_head(text: str, options: Mapping[str, Any] | None = None) -> str | TokenHead | Neighbours:
     """Read a kind of head: ``attentive``, or as `head_text` writes it, ``attentive queries=8``; and further options.
 
     Returns:
-        The name of a head of pooled features, or a head of tokens.
+        The name of a head that has no options, or a head with its options.
 
     Raises:
         ValueError: another kind, or options that it does not have.
     """
     name, *written = text.split() or [""]
-    if name not in TOKEN_KINDS:
+    if name not in _WITH_OPTIONS:
         if text not in KINDS and not count_mlp_layers(text):
             kinds = ", ".join(map(repr, [*TOKEN_KINDS, *KINDS]))
             raise ValueError(f"head must be one of {kinds} or 'mlp-2' to 'mlp-9'; got {text!r}")
@@ -79,26 +93,28 @@ def read_head(text: str, options: Mapping[str, Any] | None = None) -> str | Toke
                 f"a head of kind {text} has no options, those of {', '.join(TOKEN_KINDS)} have; got {options}"
             )
         return text
-    kind = TOKEN_KINDS[name]
+    kind = _WITH_OPTIONS[name]
     found = {**dict(_read_option(kind, word) for word in written), **(options or {})}
     known = [field.name for field in fields(kind)]
     for option in found:
         if option not in known:
             hint = did_you_mean(option, known)
             raise ValueError(f"a head of kind {name} has no option {option!r}{hint}; it has {', '.join(known)}")
+    if name == "knn" and "images" not in found:
+        raise ValueError("a head of kind knn holds images: method=knn (vp.KNN) puts it there")
     return kind(**found)
 
 
-def head_text(head: str | TokenHead) -> str:
+def head_text(head: str | TokenHead | Neighbours) -> str:
     """Write a head in one line, with the options that are not as by default."""
     if isinstance(head, str):
         return head
-    name = next(name for name, kind in TOKEN_KINDS.items() if type(head) is kind)
+    name = next(name for name, kind in _WITH_OPTIONS.items() if type(head) is kind)
     changed = [(f.name, getattr(head, f.name)) for f in fields(head) if getattr(head, f.name) != f.default]
     return " ".join([name, *(f"{option}={str(value).lower()}" for option, value in changed)])
 
 
-def _read_option(kind: type[TokenHead], word: str) -> tuple[str, Any]:
+def _read_option(kind: type[TokenHead | Neighbours], word: str) -> tuple[str, Any]:
     name, _, value = word.partition("=")
     hint = get_type_hints(kind).get(name)
     if hint is bool:

@@ -10,8 +10,9 @@ from torch import nn
 from vision_peft.tuning import record
 from vision_peft.tuning.attentive import AttentiveHead
 from vision_peft.tuning.backbone import classifier_names
-from vision_peft.tuning.head_kinds import TokenHead, count_mlp_layers, read_head
+from vision_peft.tuning.head_kinds import Neighbours, TokenHead, count_mlp_layers, read_head
 from vision_peft.tuning.head_tokens import check_tokens, give_tokens, take_tokens_back
+from vision_peft.tuning.neighbours import NeighbourHead
 
 
 def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.Module:
@@ -51,9 +52,8 @@ def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.
     model.reset_classifier(num_classes)
     for name in classifier_names(model):
         linear = model.get_submodule(name)
-        if isinstance(head, TokenHead):
-            attentive = AttentiveHead(model.num_features, num_classes, head)
-            model.set_submodule(name, attentive.to(next(model.parameters())).train(model.training))
+        if isinstance(head, TokenHead | Neighbours):
+            model.set_submodule(name, _with_options(model, head, num_classes, linear).train(model.training))
             continue
         if kind == "vpt_linear":
             nn.init.kaiming_normal_(linear.weight, mode="fan_out")
@@ -69,6 +69,13 @@ def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.
     return model
 
 
+def _with_options(model: Any, head: TokenHead | Neighbours, num_classes: int, linear: Any) -> nn.Module:
+    like = next(model.parameters())
+    if isinstance(head, TokenHead):
+        return AttentiveHead(model.num_features, num_classes, head).to(like)
+    return NeighbourHead(linear.in_features, num_classes, head).to(like.device)
+
+
 def _before(kind: str, dim: int) -> list[nn.Module]:
     if kind == "batchnorm_linear":
         return [nn.BatchNorm1d(dim, affine=False, eps=1e-6)]
@@ -80,13 +87,15 @@ def plain_head(head: Any) -> nn.Module:
     """``head`` as what timm has in its place: BatchNorm is folded into a copy of the linear layer behind it.
 
     Raises:
-        ValueError: an MLP or an attentive head, which no linear layer equals.
+        ValueError: an MLP, an attentive head or neighbours, which no linear layer equals.
     """
     if isinstance(head, AttentiveHead):
         raise ValueError(
             "cannot merge an attentive head, which reads tokens, into the one linear layer of a plain timm model: keep "
             "the adapter and use save_adapter / load_adapter"
         )
+    if isinstance(head, NeighbourHead):
+        raise ValueError("cannot merge the votes of neighbours into a linear layer: keep the adapter, which holds them")
     if not isinstance(head, nn.Sequential):
         return head
     batchnorm, *_, last = head

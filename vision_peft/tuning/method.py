@@ -73,6 +73,11 @@ class Method(Checked, ABC):
         return True
 
     @property
+    def brings_head(self) -> bool:
+        """Whether the method puts its own head in place of the recipe's, and nothing trains."""
+        return False
+
+    @property
     def samples_needed(self) -> SamplesNeeded | None:
         """Images that ``initialise`` must get; None: the method takes none."""
         return None

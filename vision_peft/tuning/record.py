@@ -19,6 +19,7 @@ from vision_peft.tuning.head_kinds import head_text
 from vision_peft.tuning.layers import body_layers
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.modes import set_modes
+from vision_peft.tuning.neighbours import NeighbourHead
 
 DISABLED: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models inside ``disable.disabled``: their record is aside
 
@@ -167,7 +168,7 @@ def fingerprint(model: nn.Module) -> str:
 def head_kind(model: nn.Module) -> str:
     """Describe what the classification layer is now, whoever put it there: see ``heads.replace_head``."""
     layer = model.get_submodule(classifier_names(model)[0])
-    if isinstance(layer, AttentiveHead):
+    if isinstance(layer, AttentiveHead | NeighbourHead):
         return head_text(layer.kind)
     if not isinstance(layer, nn.Sequential):
         return "linear"
