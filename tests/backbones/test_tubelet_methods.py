@@ -21,7 +21,9 @@ def small(method: type[vp.Method]) -> vp.Method:
     return method(**sizes.get(method.name, {}))
 
 
-TUBELET_METHODS = [method for method in vp.METHODS.values() if FRAMES not in method().needs]
+TUBELET_METHODS = [
+    method for method in vp.METHODS.values() if FRAMES not in method().needs and not method().brings_head
+]
 
 
 @pytest.mark.parametrize("method", TUBELET_METHODS, ids=lambda m: m.name)

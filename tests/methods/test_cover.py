@@ -61,7 +61,7 @@ def test_every_reason_to_bake_before_compiling_is_met():
 
 def test_every_pair_is_in_the_product_or_refused_and_every_refusal_runs_by_default():
     assert len(PRODUCT) + len(REFUSED) == len(METHODS) * len(BACKBONES)
-    assert {method.name for method in METHODS} == set(vp.METHODS)
+    assert {method.name for method in METHODS} == set(vp.METHODS) - {"knn"}  # which brings a head and grafts nothing
     assert not any(parameters.marks for parameters in every_refusal.args[1])
     marks = {case.values: {mark.name for mark in case.marks} for case in every_case.args[1]}
     assert {case for case, names in marks.items() if "cover" in names} == set(COVER)

@@ -114,7 +114,8 @@ def test_what_cannot_vote_is_refused_and_changes_nothing():
         vp.replace_head(model, "knn", 5)
     with pytest.raises(ValueError, match="cannot merge the votes of neighbours"):
         vp.merge(vp.attach(model, vp.KNN(), samples=samples(model)))
-    for fields in ({"k": 0}, {"temperature": 0.0}, {"tried": (1, 0)}):
+    wrong: list[dict[str, Any]] = [{"k": 0}, {"temperature": 0.0}, {"tried": (1, 0)}]
+    for fields in wrong:
         with pytest.raises(ValueError, match="must be a number above 0"):
             vp.KNN(**fields)
 
@@ -158,7 +159,7 @@ def test_train_and_val_vote_together_with_the_k_that_val_chose(tiny: Tiny):
     [
         (["+method_2=lora"], "no other method"),
         (["recipe.augment=flip"], "recipe.augment=none"),
-        (["recipe.head=batchnorm_linear"], "recipe.head=linear"),
+        (["recipe.optimizer=lbfgs"], "no recipe.optimizer=lbfgs"),
     ],
 )
 def test_a_run_refuses_what_would_have_to_be_trained(tiny: Tiny, settings: list[str], reason: str):

@@ -22,7 +22,8 @@ KILLS = {
 }
 # What draws no number of its own, so that it does not depend on who computes which image.
 SAME = ["recipe.epochs=7", "recipe.lr=1e-3", "recipe.clip_grad=1", "recipe.augment=crop_flip"]
-METHODS = [name for name, method in vp.METHODS.items() if FRAMES not in method().needs]
+# k-NN makes no update that two processes could share
+METHODS = [name for name, method in vp.METHODS.items() if FRAMES not in method().needs and not method().brings_head]
 
 
 STRATEGIES = {"ddp": [], "fsdp2": [FSDP2]}

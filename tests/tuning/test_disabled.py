@@ -13,7 +13,7 @@ import vision_peft as vp
 from vision_peft.tuning import graft, record
 
 FEW = ["vit", "dinov3", "eva02_base", "beit", "swin", "frames"]
-METHODS = [kind() for kind in vp.METHODS.values()]
+METHODS = [kind() for kind in vp.METHODS.values() if not kind().brings_head]
 MANY_IN_PLACE = (
     "full",
     "partial",

@@ -43,7 +43,8 @@ class NeighbourHead(nn.Module):
         self.kind = replace(self.kind, k=k)
 
     def forward(self, features: Tensor) -> Tensor:
-        scores = F.normalize(features.float(), dim=-1) @ self.bank.float().T
+        with torch.autocast(features.device.type, enabled=False):  # bf16 would leave three digits of a cosine
+            scores = F.normalize(features.float(), dim=-1) @ self.bank.float().T
         nearest, places = scores.topk(min(self.kind.k, self.kind.images), dim=-1)
         weights = ((nearest - 1) / self.kind.temperature).exp()  # the factor e^(1/τ) cancels
         votes = (F.one_hot(self.labels[places], self.num_classes) * weights.unsqueeze(-1)).sum(1)
