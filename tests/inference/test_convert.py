@@ -138,7 +138,7 @@ def test_what_is_written_for_hf_peft_comes_back_the_same(tmp_path: Path) -> None
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(again(x), model(x))
     vpt = vp.load(save_tuned(tmp_path / "vpt", vp.VPT(tokens=2)), device="cpu")
-    with pytest.raises(ValueError, match="wants a model with one LoRA attached"):
+    with pytest.raises(ValueError, match="wants a model with one LoRA, AdaLoRA or VeRA attached"):
         convert_to(vpt, tmp_path / "no", "hf_peft")
     assert not (tmp_path / "no").exists()
 

@@ -88,6 +88,11 @@ def convert_foreign(
     own = foreign.backbone is not None and backbone is None
     names = [INFO, TENSORS, *([BACKBONE] if own else [])]
     methods = foreign.methods or (LinearProbe(),)
+    if foreign.head_update:
+        raise ValueError(
+            "this adapter updates the head of the model that it was trained on, which neither the file nor a backbone "
+            "here holds: in Python, read_foreign(...).put_on(model) loads it into a model with that head"
+        )
     with make_files(folder, names, overwrite) as made:
         if foreign.backbone is None:
             model = _create(backbone)

@@ -102,6 +102,12 @@ class LowRank(nn.Module):
         """Return A (rank, in), whichever module holds it."""
         return self._owner().A
 
+    def on_original(self) -> tuple[Tensor, Tensor]:
+        """Return A and B of the plain update of W that this is; twice the rank where it starts from parts of W."""
+        if self.B0 is None:
+            return self.down(), self.B
+        return torch.cat([self.down(), self._owner().A0]), torch.cat([self.B, -self.B0], dim=1)
+
     def dense(self) -> Tensor:
         """s · (B A - B₀ A₀) as a dense matrix (out, in), of a convolution (out, in, k, k)."""
         A = self.down()

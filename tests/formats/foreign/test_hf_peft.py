@@ -66,23 +66,31 @@ def test_logits_and_gradients_are_those_of_hf_peft(name, shared):
 
 
 @pytest.mark.parametrize(
-    ("settings", "reason"),
+    ("settings", "fields"),
     [
-        ({"rank_pattern": {"blocks.1.mlp.fc1": 4}}, "one scaling for all layers, .*; 1 on blocks.1.mlp.fc1$"),
+        ({"rank_pattern": {"blocks.1.mlp.fc1": 4}}, {"rank_pattern": {"blocks.1.mlp.fc1": 4}}),
         (
             {"rank_pattern": {"blocks.1.mlp.fc1": 4}, "alpha_pattern": {"blocks.1.mlp.fc1": 8}},
-            "one rank for all layers, .*; 4 on blocks.1.mlp.fc1$",
+            {"rank_pattern": {"blocks.1.mlp.fc1": 4}, "alpha_pattern": {"blocks.1.mlp.fc1": 8}},
         ),
-        ({"alpha_pattern": {"fc.": 6}}, "one scaling for all layers, .*; 3 on blocks.0.mlp.fc1, blocks.1.mlp.fc1$"),
+        (
+            {"alpha_pattern": {r"\d\.(mlp|norm)\.fc.": 6, "fc1": 9}},
+            {"alpha_pattern": {"blocks.0.mlp.fc1": 6, "blocks.1.mlp.fc1": 6}},
+        ),
+        ({"exclude_modules": ["blocks.0.mlp.fc1"]}, {"rank_pattern": {"blocks.0.mlp.fc1": 0}}),
     ],
     ids=str,
 )
-def test_sizes_of_a_layer_of_its_own_that_hf_peft_wrote_are_refused_with_the_layers(settings, reason, tmp_path):
+def test_sizes_of_a_layer_of_its_own_are_read_as_patterns(settings, fields, tmp_path):
     peft: Any = pytest.importorskip("peft")
-    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["qkv", "fc1"], **settings)
-    peft.get_peft_model(tiny("vit"), config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=reason):
-        vp.read_foreign(tmp_path, "hf_peft")
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["qkv", "fc1"], init_lora_weights=False, **settings)
+    theirs = peft.get_peft_model(tiny("vit"), config).eval()
+    theirs.save_pretrained(tmp_path)
+    foreign = vp.read_foreign(tmp_path, "hf_peft")
+    assert foreign.method == vp.LoRA(rank=2, alpha=4, targets=("qkv", "fc1"), **fields)
+    ours = foreign.put_on(tiny("vit"))
+    x = images(ours)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("rslora", [False, True])
@@ -123,13 +131,13 @@ def change_config(folder: Path, **values: Any) -> None:
     [
         ({"peft_type": "IA3"}, "cannot read a HF peft adapter of type 'IA3': wanted LORA"),
         ({"bias": "all"}, "settings that LoRA here does not have: bias='all'"),
-        ({"layer_replication": [[0, 2]], "lora_bias": True}, r"lora_bias=True, layer_replication=\[\[0, 2\]\]"),
+        ({"layer_replication": [[0, 2]], "bias": "all"}, r"bias='all', layer_replication=\[\[0, 2\]\]"),
         ({"rank_pattern": {"qkv": 4}}, "says r=4 for blocks.0.attn.qkv, its tensors have rank 2"),
         ({"rank_pattern": {"qkv": "4"}}, "rank must"),
         ({"rank_pattern": [4]}, r"rank_pattern in adapter_config.json must map names of layers to numbers; got \[4\]"),
         ({"alpha_pattern": {"qkv": -1}}, "alpha must"),
-        ({"alpha_pattern": {"(a+)+b": 4}}, r"regular expressions are not read; got '\(a\+\)\+b'"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa'"),
+        ({"alpha_pattern": {"(a+)+b": 4}}, r"must name layers, by a regular expression of .*; got '\(a\+\)\+b'"),
+        ({"init_lora_weights": "loftq"}, "init_lora_weights='loftq'"),
         ({"layers_to_transform": [0]}, r"layers_to_transform=\[0\]"),
         ({"r": 3}, "adapter_config.json says r=3 for blocks.0.attn.qkv, its tensors have rank 2"),
         ({"lora_alpha": "six"}, "alpha must"),
@@ -163,7 +171,7 @@ def test_tensors_without_their_config_are_refused(folder):
 
 @pytest.mark.parametrize(
     "key",
-    ["base_model.model.patch_embed.proj.lora_A.weight", "base_model.model.norm.weight", "base_model.model.blocks.0.x"],
+    ["base_model.model.cls_token", "base_model.model.norm.weight", "base_model.model.blocks.0.x"],
 )
 def test_tensors_that_nothing_explains_are_named(key, folder):
     change_tensors(folder, lambda tensors: tensors.update({key: torch.zeros(2, 2)}))

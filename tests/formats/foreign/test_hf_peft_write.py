@@ -117,7 +117,7 @@ def test_only_one_lora_and_nothing_else_can_be_written(methods, got, tmp_path):
     model = tiny("vit")
     for method in methods:
         vp.attach(model, method)
-    with pytest.raises(ValueError, match=f"wants a model with one LoRA attached and nothing else, got {got}"):
+    with pytest.raises(ValueError, match=f"wants a model with one LoRA, AdaLoRA or VeRA attached and .*, got {got}"):
         vp.write_foreign(model, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

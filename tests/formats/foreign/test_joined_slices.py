@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.adapters import same
 from support.families import images, tiny
-from support.hf_peft_folders import WIDE, change_tensors, read_back, written
+from support.hf_peft_folders import WIDE, change_tensors, loaded_by_peft, read_back, written
 
 import vision_peft as vp
 
@@ -33,12 +33,18 @@ def test_an_untrained_mixture_whose_zeros_tell_no_slices_is_read_to_the_same_log
     assert torch.equal(read_back(tmp_path, "vit")[0](x), model(x))
 
 
-def test_a_joined_pair_that_was_trained_on_is_whole_and_refused_with_the_ranks_of_its_layers(tmp_path):
-    written(vp.LoRA(rank=2, targets=("q", "v", "proj")), "vit", tmp_path)
+def test_a_joined_pair_that_was_trained_on_is_whole_and_read_with_a_rank_of_its_own(tmp_path):
+    written(vp.LoRA(rank=2, alpha=3, targets=("q", "v", "proj")), "vit", tmp_path)
     change_tensors(tmp_path, lambda tensors: tensors["base_model.model.blocks.1.attn.qkv.lora_B.weight"].add_(1e-6))
-    reason = r"one rank for all layers, .* 2 on blocks.0.attn.proj, blocks.1.attn.proj; 4 on blocks.0.attn.qkv, bl"
-    with pytest.raises(ValueError, match=reason):
-        vp.read_foreign(tmp_path, "hf_peft")
+    model, method = read_back(tmp_path, "vit")
+    assert (method.targets, method.rank, method.rank_pattern) == (
+        ("qkv", "proj"),
+        2,
+        {"blocks.0.attn.qkv": 4, "blocks.1.attn.qkv": 4},
+    )
+    assert method.alpha_pattern == {"blocks.0.attn.qkv": 6, "blocks.1.attn.qkv": 6}
+    x = images(model)
+    torch.testing.assert_close(loaded_by_peft(tmp_path, "vit")(x), model(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(1, 4), (95, 4), (96, 5)])

@@ -11,26 +11,36 @@ from torch import Tensor
 
 from vision_peft.tuning.low_rank_layers import LoRAQKV
 
-Pair = dict[str, Tensor]  # A (rank, in), B (out, rank) and, under DoRA, magnitude (out)
+Pair = dict[str, Tensor]  # A (rank, in), B (out, rank), where there is one bias (out), under DoRA magnitude (out)
 
 # The order counts only where B is zero altogether: any choice computes the same then.
 _SLICES = (("q", "k", "v"), ("q", "v"), ("q", "k"), ("k", "v"))
 
 
 @torch.no_grad()
-def join(layer: LoRAQKV) -> Pair:
-    """One pair that computes what all slices of ``layer`` do."""
+def join(layer: LoRAQKV) -> tuple[Pair, float]:
+    """One pair that computes what all slices of ``layer`` do, and its scaling."""
     updates = list(layer.lora.items())
-    rank = len(updates[0][1].A)
-    B = layer.weight.new_zeros(len(layer.weight), rank * len(updates))
-    magnitude = layer.weight.norm(dim=1)
-    for i, (name, update) in enumerate(updates):
-        rows = "qkv".index(name)
-        B.chunk(3)[rows][:, i * rank : (i + 1) * rank] = update.B
+    pairs = [update.on_original() for _, update in updates]
+    scaling = updates[0][1].scaling
+    joined = {"A": torch.cat([A for A, _ in pairs])}
+    joined["B"] = layer.weight.new_zeros(len(layer.weight), len(joined["A"]))
+    first = updates[0][1]
+    if first.bias is not None:
+        joined["bias"] = layer.weight.new_zeros(len(layer.weight))
+    if first.magnitude is not None:
+        joined["magnitude"] = layer.weight.norm(dim=1)
+    column = 0
+    for (name, update), (A, B) in zip(updates, pairs, strict=True):
+        rows = {part: tensor.chunk(3)["qkv".index(name)] for part, tensor in joined.items() if part != "A"}
+        own_scaling = update.scaling / scaling
+        rows["B"][:, column : column + len(A)] = B * own_scaling
+        if update.bias is not None:
+            rows["bias"].copy_(update.bias * own_scaling)
         if update.magnitude is not None:
-            magnitude.chunk(3)[rows].copy_(update.magnitude)
-    pair = {"A": torch.cat([update.A for _, update in updates]), "B": B}
-    return pair if updates[0][1].magnitude is None else {**pair, "magnitude": magnitude}
+            rows["magnitude"].copy_(update.magnitude)
+        column += len(A)
+    return joined, scaling
 
 
 def slices_in(pairs: list[Pair], ranks: Collection[int]) -> tuple[str, ...]:

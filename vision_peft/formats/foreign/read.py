@@ -36,6 +36,7 @@ class Foreign:
     clips: str = "none"  # how the backbone sees clips: see build_model.CLIPS
     num_frames: int | None = None  # of a clip, where the tensors tell
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of timm's VisionTransformer, which no tensor tells
+    head_update: State = field(default_factory=dict)  # to add to the head that the backbone came with
 
     def __repr__(self) -> str:
         methods = ", ".join(map(repr, self.methods)) or "no method"
@@ -47,6 +48,31 @@ class Foreign:
     def methods(self) -> tuple[Method, ...]:
         """Give everything to attach, in order."""
         return (() if self.method is None else (self.method,)) + self.beside
+
+    def put_on(self, model: nn.Module) -> nn.Module:
+        """Attach all methods to ``model``, the plain backbone that the file was trained on, and load the tensors.
+
+        Raises:
+            ValueError: the tensors do not fit; or the file updates the head of the backbone and ``model`` has not one
+                of its size, in which case nothing is changed.
+        """
+        heads = dict(model.named_parameters())
+        for name, update in self.head_update.items():
+            got = tuple(heads[name].shape) if name in heads else "none"
+            if got != tuple(update.shape):
+                raise ValueError(
+                    f"this file updates the head that its backbone came with: wanted a model with {name} of shape "
+                    f"{tuple(update.shape)}, got {got}"
+                )
+        if self.num_classes:
+            replace_head(model, self.head, self.num_classes)
+        for method in self.methods:
+            attach_for_loading(model, method)
+        load_tuned(model, self.tuned, head="load" if self.num_classes else "keep")
+        with torch.no_grad():
+            for name, update in self.head_update.items():
+                model.get_parameter(name).add_(update)
+        return model
 
     @property
     def num_classes(self) -> int:
