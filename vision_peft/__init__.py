@@ -55,6 +55,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the lines of the metho
     from vision_peft.tuning.finish_step import finish_step
     from vision_peft.tuning.merge import merge, unmerge
     from vision_peft.tuning.method import Method
+    from vision_peft.tuning.quantize import quantize_backbone
     from vision_peft.tuning.state import Counts, count_parameters, load_tuned, tuned_parameters, tuned_state_dict
 
     __version__: str
@@ -77,6 +78,7 @@ _MODULES = {  # where a name is imported from when it is first used; method clas
     "load_adapter": "formats",
     "load_tuned": "tuning.state",
     "merge": "tuning.merge",
+    "quantize_backbone": "tuning.quantize",
     "read_foreign": "formats",
     "register": "config.register",
     "replace_head": "tuning.attach",
@@ -134,6 +136,7 @@ __all__ = [
     "load_adapter",
     "load_tuned",
     "merge",
+    "quantize_backbone",
     "read_foreign",
     "register",
     "replace_head",

@@ -1,5 +1,6 @@
 """Two processes compute what one does, with whole models and with shards, and resume bit for bit."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import vision_peft as vp
 from vision_peft.tuning.frame_attention import FRAMES
 
 Left = dict[str, dict[str, Any]]
+PACKED = "backbone_dtype=int8"
 FSDP2 = "distributed.strategy=fsdp2"
 DECODING = [*EVERYTHING, "cache_mb=0"]  # in every epoch, by the workers where there are any
 KILLS = {
@@ -35,6 +37,8 @@ def quick_jobs() -> list[Job]:
         made.append(Job(f"same {strategy}", [*SAME, "method.dropout=0", *more]))
         made.append(Job(f"whole adapters {strategy}", [*DECODING, *more]))
         kill, saves = KILLS["mid-accumulation"]
+        if strategy == "ddp" and importlib.util.find_spec("torchao"):
+            made.append(Job("packed ddp", [*SAME, "method.dropout=0", PACKED]))
         made.append(Job(f"mid-accumulation adapters {strategy}", [*DECODING, *more, *saves], kill))
     return made
 
@@ -88,6 +92,12 @@ def check_losses(found: Left, name: str, overrides: list[str], photos: Path, fol
 
 def test_two_processes_have_the_losses_of_one_over_twenty_updates(two: Left, photos: Path, folder: Path) -> None:
     check_losses(two, "same", ["method.dropout=0"], photos, folder)
+
+
+def test_so_they_have_over_packed_weights(two: Left, photos: Path, folder: Path) -> None:
+    pytest.importorskip("torchao", reason="torchao, of the extra quant, is not installed")
+    one = run_job(Job("packed", [*SAME, "method.dropout=0", PACKED]), photos, folder)
+    assert losses(two["packed ddp"]) == pytest.approx(losses(one), abs=1e-5)
 
 
 @pytest.mark.slow

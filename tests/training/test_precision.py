@@ -8,19 +8,21 @@ from unittest import mock
 
 import pytest
 import torch
+from support.killed import killed_at
 from support.pair import in_two_processes
-from support.tiny_run import tiny_config
+from support.tiny_run import left_behind, tiny_config
 from torch import nn
 
 import vision_peft as vp
 from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder
-from vision_peft.distributed.device import Compute
+from vision_peft.distributed.device import Compute, check_backbone_dtype
 from vision_peft.results.row import Row
 from vision_peft.training.build import attach_methods, create_model, load_splits
 from vision_peft.training.evaluate_saved import evaluate_saved
 from vision_peft.training.step import TrainStep
 from vision_peft.training.trained import train
+from vision_peft.tuning.packed_linear import quantized_as
 
 Tiny = Callable[..., Config]
 BF16 = ("precision=bf16", "backbone_dtype=bf16")
@@ -81,6 +83,27 @@ def test_storage_in_another_type_than_the_products_is_refused(tiny: Tiny, tmp_pa
     with pytest.raises(ValueError, match=r"backbone_dtype=bf16 needs precision=bf16, here it is fp32: give both"):
         train(tiny("precision=fp32", "backbone_dtype=bf16"))
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "nf4"])
+def test_a_packed_backbone_trains_resumes_and_is_evaluated_packed(tiny: Tiny, dtype: str) -> None:
+    pytest.importorskip("torchao", reason="torchao, of the extra quant, is not installed")
+    packed = ("precision=fp32", f"backbone_dtype={dtype}", "recipe.epochs=2", "save_every=2")
+    whole, killed, plain = tiny(*packed, folder="whole"), tiny(*packed, folder="killed"), tiny(*packed[::2], folder="p")
+    row = train(whole).row
+    killed_at((3, 0), killed)
+    train(killed)
+    assert left_behind(run_folder(killed)) == left_behind(run_folder(whole))
+    assert losses(row) != losses(train(plain).row)
+    metrics = evaluate_saved(run_folder(whole), []).metrics
+    assert (metrics.top1, metrics.mean_per_class) == (row.top1, row.mean_per_class)
+    assert quantized_as(vp.load(run_folder(whole), device="cpu")) == dtype
+
+
+def test_a_packed_backbone_is_not_cut_into_shards() -> None:
+    sharded = Compute(torch.device("cpu"), "fp32", strategy="fsdp2", world_size=2)
+    with pytest.raises(ValueError, match=r"backbone_dtype=nf4 keeps the whole backbone .* distributed.strategy=ddp"):
+        check_backbone_dtype("nf4", sharded)
 
 
 def test_channels_last_changes_the_layout_and_not_the_training(tiny: Tiny) -> None:

@@ -21,6 +21,7 @@ from vision_peft.protocols import PROTOCOLS
 from vision_peft.tuning.head_kinds import check_head
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+QUANTIZED = ("int8", "nf4")  # as tuning.quantize knows them
 STRATEGIES = ("ddp", "fsdp2")
 TRACKERS = ("tensorboard", "wandb")
 SCHEDULES = ("cosine", "cosine_by_epoch", "constant")
@@ -179,7 +180,7 @@ class Settings(Checked):
     max_bad_steps: int = 10  # updates in a row with a non-finite loss or gradient that are skipped; one more stops
     device: str = "auto"  # auto | cpu | cuda | cuda:1 | mps
     precision: str = "auto"  # auto: bf16 where the GPU has it, else fp16, on CPU fp32 | fp32 | bf16 | fp16
-    backbone_dtype: str = "fp32"  # of the frozen matrices: fp32 | bf16 | fp16 (as precision); what trains stays fp32
+    backbone_dtype: str = "fp32"  # of the frozen matrices: fp32 | bf16 | fp16 (as precision) | int8 | nf4
     tf32: bool = True  # products of fp32 matrices in TF32 where the GPU has it
     channels_last: bool = False  # memory layout of images and convolutions
     fused: bool | None = None  # optimiser in one kernel; null: on GPUs
@@ -211,7 +212,7 @@ class Settings(Checked):
             *(choice("each of trackers", name, TRACKERS) for name in self.trackers),
             choice("on_save_error", self.on_save_error, ("stop", "warn")),
             at_least("max_bad_steps", self.max_bad_steps, 0),
-            choice("backbone_dtype", self.backbone_dtype, PRECISIONS[1:]),
+            choice("backbone_dtype", self.backbone_dtype, (*PRECISIONS[1:], *QUANTIZED)),
             None if self.max_time is None else above_zero("max_time", self.max_time),
         ]
         if self.workers != "auto" and (not isinstance(self.workers, int) or self.workers < 0):

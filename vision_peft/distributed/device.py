@@ -135,6 +135,12 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 def check_backbone_dtype(dtype: str, compute: Compute) -> None:
     """Raise ValueError where frozen matrices stored in `dtype` would not be what the forward pass computes in."""
+    if dtype in ("int8", "nf4"):
+        if compute.sharded:
+            raise ValueError(
+                f"backbone_dtype={dtype} keeps the whole backbone in every process: give distributed.strategy=ddp"
+            )
+        return
     if dtype not in ("fp32", compute.precision):
         raise ValueError(
             f"backbone_dtype={dtype} needs precision={dtype}, here it is {compute.precision}: give both, or "

@@ -26,6 +26,7 @@ from vision_peft.tuning.attach import attach_for_loading, detach, replace_head
 from vision_peft.tuning.backbone import architecture, classifier_names
 from vision_peft.tuning.bake import baked_state_dict
 from vision_peft.tuning.method import Method, one_of
+from vision_peft.tuning.packed_linear import quantized_as
 from vision_peft.tuning.state import count_parameters, load_tuned, tuned_state_dict
 
 
@@ -183,6 +184,13 @@ def _check_backbone(model: Any, info: AdapterInfo, folder: Path, where: str, all
             f"the adapter in {folder} was trained on other frozen weights: {names[0]} with fingerprint "
             f"{printable(info.fingerprint[:12])}, the model is {names[1]} with {found[:12]}. Load the weights it was "
             f"trained on, or pass allow_backbone_mismatch=True{_precision_hint(model)}"
+        )
+    trained_as, kept_as = info.backbone.get("quantized"), quantized_as(model)
+    if trained_as != kept_as:
+        warn(
+            f"the adapter in {folder} was trained over weights in {trained_as or 'floating point'}, those of the model "
+            f"are in {kept_as or 'floating point'}: its logits differ a little; vp.load({str(folder)!r}) builds it all",
+            stacklevel=3,
         )
     size, own = recorded_size(info.backbone), tuple(got["img_size"])
     if size is not None and own and size != own:

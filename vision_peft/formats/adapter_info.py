@@ -35,7 +35,7 @@ class AdapterInfo:
     methods: list[dict[str, Any]]  # {"name", "fields"} in attach order
     head: str  # kind of head
     num_classes: int
-    backbone: dict[str, Any]  # {"name", "license", "architecture", "arguments"}, see backbone_record
+    backbone: dict[str, Any]  # {"name", "license", "architecture", "arguments", "quantized"}, see backbone_record
     fingerprint: str  # sha256 of frozen block weights, see tuning.record.fingerprint
     tensors_sha256: str  # see ``tensors_sha256``; format 1: of the bytes of adapter.safetensors
     class_names: list[str] | None

@@ -9,6 +9,8 @@ from vision_peft.backbones.provenance import backbone_name, created_with
 from vision_peft.formats.input_record import MAX_FRAMES, MAX_SIDE
 from vision_peft.printable import printable
 from vision_peft.tuning.backbone import architecture
+from vision_peft.tuning.packed_linear import quantized_as
+from vision_peft.tuning.quantize import DTYPES
 
 BACKBONE = "backbone.safetensors"  # weights of a backbone that lie beside its adapter, recorded by this name alone
 MAX_TEXT = 4096  # letters of a name or path
@@ -32,7 +34,7 @@ def record_backbone(model: Any) -> dict[str, Any]:
     ``name`` is one string that ``create_backbone`` takes; ``license`` is that of the weights where timm knows it;
     ``arguments`` are those of ``create_backbone``, None where something else made the model. A checkpoint is recorded
     as it was given, for information: nothing opens that path. Arguments that JSON does not hold are named under
-    ``unrecorded``.
+    ``unrecorded``. ``quantized`` says in what type packed weights are kept, where they are.
     """
     config = getattr(model, "pretrained_cfg", None) or {}
     given = created_with(model)
@@ -44,7 +46,8 @@ def record_backbone(model: Any) -> dict[str, Any]:
         arguments |= {"unrecorded": strange} if strange else {}
     known = None if given is not None and not given.get("pretrained") else config.get("license")
     found = {"name": backbone_name(model), "license": known, "architecture": architecture(model)}
-    return {**found, "arguments": arguments}
+    packed = quantized_as(model)
+    return {**found, "arguments": arguments, **({} if packed is None else {"quantized": packed})}
 
 
 def full_name(backbone: Mapping[str, Any]) -> str:
@@ -59,6 +62,8 @@ def backbone_problems(backbone: Mapping[str, Any]) -> list[str]:
         for key in ("name", "tag", "license")
         if backbone.get(key) is not None and not (isinstance(backbone[key], str) and len(backbone[key]) <= MAX_TEXT)
     ]
+    if backbone.get("quantized") not in (None, *DTYPES):
+        problems.append(f"backbone.quantized is {printable(backbone['quantized'], 40)}, wanted {' or '.join(DTYPES)}")
     if not isinstance(backbone.get("architecture", {}), dict | None):
         problems.append(f"backbone.architecture is {printable(backbone['architecture'], 40)}, wanted an object")
     arguments = backbone.get("arguments")

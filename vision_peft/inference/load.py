@@ -23,6 +23,7 @@ from vision_peft.runs.run_config import describe_runs_below, read_config
 from vision_peft.runs.run_files import check_read_folder
 from vision_peft.runs.saved_data import read_saved_data
 from vision_peft.safe_files import check_regular
+from vision_peft.tuning.quantize import quantize_backbone
 
 RUN_ADAPTER = "adapter"  # folder in a run folder
 _CLIP = ("num_frames", "tubelet_size", "inflate", "mean_first")
@@ -73,7 +74,7 @@ def load(
     _check_classes(folder, info.class_names)
     creation, counted = _plan_creation(folder, info, backbone, checkpoint, arguments)
     with torch.random.fork_rng(devices=[]):  # the user's own random numbers stay as they are
-        model: Any = load_adapter(_create(creation, counted), folder).eval().to(target)
+        model: Any = load_adapter(_create(creation, counted, info), folder).eval().to(target)
     known = info.license or (model.pretrained_cfg.get("license") if creation.get("pretrained") else None)
     model.adapter_info = dataclasses.replace(info, backbone={**info.backbone, "license": known})
     return model
@@ -93,9 +94,10 @@ def load_backbone(
     """
     target = choose_device(device)
     folder = find_adapter(source)
-    creation, counted = _plan_creation(folder, read_adapter_info(folder), backbone, checkpoint, arguments)
+    info = read_adapter_info(folder)
+    creation, counted = _plan_creation(folder, info, backbone, checkpoint, arguments)
     with torch.random.fork_rng(devices=[]):
-        return _create(creation, counted).eval().to(target)
+        return _create(creation, counted, info).eval().to(target)
 
 
 def _plan_creation(
@@ -184,13 +186,14 @@ def _of_run(folder: Path, backbone: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _create(creation: dict[str, Any], recorded: int | None) -> nn.Module:
+def _create(creation: dict[str, Any], recorded: int | None, info: AdapterInfo) -> nn.Module:
     """Create the backbone; of a size within bounds, which the meta device tells before anything takes memory.
 
     Args:
         creation: arguments of ``create_backbone``, and a seed.
         recorded: parameters that the adapter says the backbone has, where it also says how to make it; patches of
             clips add a few.
+        info: of the adapter; it says in how many bits the weights are kept.
     """
     arguments = {key: value for key, value in creation.items() if value is not None}
     name, seed = arguments.pop("name"), arguments.pop("seed", None)
@@ -209,4 +212,6 @@ def _create(creation: dict[str, Any], recorded: int | None) -> nn.Module:
     model: Any = create_backbone(name, **arguments)
     if model.num_classes:  # a head that was drawn with random weights; the adapter brings its own
         model.reset_classifier(0)
+    if (packed := info.backbone.get("quantized")) is not None:
+        quantize_backbone(model, packed)
     return model

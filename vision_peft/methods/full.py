@@ -8,6 +8,7 @@ from torch import nn
 
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.needs import Need
+from vision_peft.tuning.packed_linear import UNPACKED
 from vision_peft.tuning.record import backbone_parameters
 
 
@@ -20,7 +21,7 @@ class FullFineTune(Method):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        return ()
+        return (UNPACKED,)
 
     @property
     def starts_as_identity(self) -> bool:

@@ -9,7 +9,9 @@ from torch import nn
 from vision_peft.tuning.block_method import check_blocks, choose_blocks
 from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.method import Method, positive
+from vision_peft.tuning.needs import Need
 from vision_peft.tuning.norms import final_norms
+from vision_peft.tuning.packed_linear import UNPACKED
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,10 @@ class PartialFineTune(Method):
             positive(blocks=self.blocks)
         else:
             check_blocks(self.blocks)
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return *super().needs, UNPACKED
 
     @property
     def starts_as_identity(self) -> bool:

@@ -154,7 +154,7 @@ def _choose_compute(config: Config) -> Compute:
 def _train_set_and_model(config: Config) -> tuple[ImageDataset, Any]:
     train_set = config.data.load("train")
     check_items(config.backbone, config.data, train_set)
-    model = create_model(config.backbone, config.seed, config.recipe.drop_path)
+    model = create_model(config.backbone, config.seed, config.recipe.drop_path, config.backbone_dtype)
     set_transforms({"train": train_set}, input_settings(model, config.recipe), config.recipe)
     return train_set, model
 

@@ -12,7 +12,7 @@ from torch import nn
 import vision_peft as vp
 from vision_peft.backbones import input_config
 from vision_peft.config.parse import Config
-from vision_peft.config.schema import BackboneConfig, Recipe
+from vision_peft.config.schema import QUANTIZED, BackboneConfig, Recipe
 from vision_peft.data import DataConfig, ImageDataset
 from vision_peft.data.check.contents import ProgressLine
 from vision_peft.data.class_weights import compute_class_weights
@@ -137,10 +137,10 @@ def check_items(backbone: BackboneConfig, data: DataConfig, dataset: ImageDatase
         )
 
 
-def create_model(backbone: BackboneConfig, seed: int, drop_path: float = 0.0) -> Any:
-    """Build the bare backbone without a head; `seed` draws its weights where they are random."""
+def create_model(backbone: BackboneConfig, seed: int, drop_path: float = 0.0, dtype: str | None = None) -> Any:
+    """Build the bare backbone without a head; `seed` draws its weights where they are random, `dtype` may pack them."""
     seed_everything(seed, "backbone")
-    return vp.create_backbone(
+    model = vp.create_backbone(
         backbone.name,
         pretrained=backbone.pretrained,
         checkpoint=backbone.checkpoint,
@@ -152,11 +152,12 @@ def create_model(backbone: BackboneConfig, seed: int, drop_path: float = 0.0) ->
         inflate=backbone.inflate,
         **backbone.kwargs,
     )
+    return vp.quantize_backbone(model, dtype) if dtype in QUANTIZED else model
 
 
 def create_bare_model(config: Config) -> Any:
     """Create the backbone of a config, before anything is attached."""
-    return create_model(config.backbone, config.seed, config.recipe.drop_path)
+    return create_model(config.backbone, config.seed, config.recipe.drop_path, config.backbone_dtype)
 
 
 def attach_methods(model: Any, config: Config, train_set: ImageDataset, device: torch.device) -> nn.Module:
@@ -190,7 +191,7 @@ def attach_methods(model: Any, config: Config, train_set: ImageDataset, device: 
         raise ValueError("recipe.drop_path would never act: the blocks are frozen; set recipe.frozen_mode=train")
     for layer in model.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d):
-            _store_frozen(layer, DTYPES[config.backbone_dtype])
+            _store_frozen(layer, DTYPES.get(config.backbone_dtype, torch.float32))
         if isinstance(layer, nn.Conv2d) and config.channels_last:
             layer.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return model.to(device)

@@ -107,7 +107,7 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = (), config_dir: 
     backbone = parse_backbone({**backbone, **given.get("backbone", {})})
     check_items(backbone, data, dataset)
     with rank0_first():
-        model = create_model(backbone, settings.seed)
+        model = create_model(backbone, settings.seed, dtype=info.backbone.get("quantized"))
     vp.load_adapter(model, adapter)
     views = {key: given[key] for key in _VIEWS if key in given}
     dataset.set_evaluation({**complete_input(recorded, input_config(model)), **views})

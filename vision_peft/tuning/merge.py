@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vision_peft.tuning import graft, record
 from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.heads import plain_head
+from vision_peft.tuning.packed_linear import quantized_as
 
 
 @torch.no_grad()
@@ -33,6 +34,11 @@ def merge(model: nn.Module, *, reversible: bool = False) -> nn.Module:
             record.clear_merged(model)
         return model
     names = ", ".join(type(method).__name__ for method in tuning.methods)
+    if (dtype := quantized_as(model)) is not None:
+        raise ValueError(
+            f"cannot merge {names} into weights that are kept in {dtype}: load the adapter onto the backbone in fp32 "
+            "and merge there; its logits then differ by what packing changed in the weights"
+        )
     _check_kinds(model, names)
     old_heads = {name: model.get_submodule(name) for name in classifier_names(model)}
     heads = {name: plain_head(head) for name, head in old_heads.items()}

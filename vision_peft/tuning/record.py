@@ -20,7 +20,9 @@ from vision_peft.tuning.layers import body_layers
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.modes import set_modes
 from vision_peft.tuning.neighbours import NeighbourHead
+from vision_peft.tuning.packed_linear import quantized_layers
 
+FINGERPRINT = "_fingerprint_before_packing"  # attribute of a model whose weights are packed, see ``quantize``
 DISABLED: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models inside ``disable.disabled``: their record is aside
 
 
@@ -148,11 +150,14 @@ def fingerprint(model: nn.Module) -> str:
     """sha256 over the float32 bytes of ``norm1.weight``, ``norm2.weight`` and ``attn.proj.weight`` of every block.
 
     Of a model without blocks: of the weights of all layers (``layers.body_layers``). Positions and head are left out,
-    so that another image size or class count keeps the fingerprint. Empty on the meta device, where there are no
+    so that another image size or class count keeps the fingerprint; that of packed weights is of those they were
+    packed from. Empty on the meta device, where there are no
     weights yet.
     """
     if any(parameter.is_meta for parameter in model.parameters()):
         return ""
+    if (before := model.__dict__.get(FINGERPRINT)) is not None:
+        return before
     digest = hashlib.sha256()
     if has_blocks(model):
         layers = [layer for block in blocks(model) for layer in family_of_block(block).landmarks(block)]
@@ -219,6 +224,11 @@ def backbone_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Parameters of the backbone proper: neither of a graft nor of the head."""
     added = {**graft_tensors(model), **head_tensors(model)}
     return ((name, parameter) for name, parameter in model.named_parameters() if name not in added)
+
+
+def count_packed(model: nn.Module) -> int:
+    """Return the number of weights that ``model`` keeps packed."""
+    return sum(layer.in_features * layer.out_features for layer in quantized_layers(model).values())
 
 
 def restore_head(model: Any, record: Record) -> None:

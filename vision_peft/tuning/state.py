@@ -42,7 +42,7 @@ def count_parameters(model: nn.Module) -> Counts:
         trained=trained,
         stored=sum(p.numel() for p in baked) + in_place,
         head=sum(p.numel() for p in head),
-        backbone=sum(p.numel() for p in backbone),
+        backbone=sum(p.numel() for p in backbone) + record.count_packed(model),
     )
 
 
