@@ -216,7 +216,7 @@ def test_rows_choose_their_largest_gradients_in_absolute_value():
         (vp.GPS(), [], "samples hold no batch"),
         (vp.GPS(), [torch.zeros(2)], r"samples must be batches of \(images, labels\) tensors; got Tensor"),
         (vp.GPS(), "pair", "no two of these 2 share one"),
-        (vp.GPS(per_neuron=33), "pair", "at most the fan-in of every layer; got 33, and a row of .* has 32 weights"),
+        (vp.GPS(per_neuron=33), "pair", "per_neuron=33, but a row of .* has 32 weights"),
         (vp.GPS(loss="cross_entropy"), "label", "samples have the label 9, the head 5 classes"),
         (vp.GPS(), "nan", "gradients of these samples are not finite"),
     ],

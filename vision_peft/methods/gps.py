@@ -33,6 +33,7 @@ from vision_peft.tuning.graft import Graft, graft, kinds
 from vision_peft.tuning.layers import check_plain, convolve
 from vision_peft.tuning.method import one_of, positive
 from vision_peft.tuning.norms import NORMS
+from vision_peft.tuning.packed_linear import check_unpacked
 from vision_peft.tuning.record import backbone_parameters
 from vision_peft.tuning.sample_gradients import LOSSES, sum_gradients
 from vision_peft.tuning.samples import SamplesNeeded
@@ -171,6 +172,7 @@ class GPS(BlockMethod):
         return True
 
     def attach(self, model: nn.Module) -> None:
+        check_unpacked(model)
         own = {id(parameter) for _, parameter in backbone_parameters(model) if not parameter.requires_grad}
         for block in self.chosen_blocks(model):
             linears(block, "qkv")  # makes timm call a layer of which it would read the weight
@@ -179,10 +181,7 @@ class GPS(BlockMethod):
             if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d) and id(module.weight) in own:
                 fan_in = module.weight[0].numel()
                 if self.per_neuron > fan_in:
-                    raise ValueError(
-                        f"per_neuron must be at most the fan-in of every layer; got {self.per_neuron}, and a row of "
-                        f"{layer_name} has {fan_in} weights"
-                    )
+                    raise ValueError(f"per_neuron={self.per_neuron}, but a row of {layer_name} has {fan_in} weights")
                 check_plain(module)
                 kind = GPSLinear if isinstance(module, nn.Linear) else GPSConv
                 graft(module, kind, gps=SelectedWeights(module.weight, self.per_neuron))
