@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.families import FAMILIES, OTHERS, attach, four_sizes, images, randomise_tuned, tiny
+from support.families import ALL, attach, four_sizes, images, randomise_tuned, tiny
 from support.matrix import (
     every_case,
     every_compiled_case,
@@ -22,6 +22,7 @@ from torch._dynamo.exc import Unsupported
 
 import vision_peft as vp
 from vision_peft.tuning import graft
+from vision_peft.tuning.backbone import classifier_names
 
 
 @every_refusal
@@ -73,7 +74,7 @@ def _silent_in_timm(family: str) -> set[str]:
 def _silent(parameters: dict[str, nn.Parameter], family: str) -> set[str]:
     # Where outputs depend on a parameter by rounding only, its gradient may be zero or not.
     silent = {n for n, p in parameters.items() if p.grad is None or not p.grad.abs().max() > 0}
-    return {name for name in silent if not name.endswith({**FAMILIES, **OTHERS}[family].felt_by_rounding)}
+    return {name for name in silent if not name.endswith(ALL[family].felt_by_rounding)}
 
 
 @every_case
@@ -201,5 +202,6 @@ def test_methods_stack_in_any_order_and_all_learn(first, second, family):
     vp.load_tuned(swapped, vp.tuned_state_dict(model))
     torch.testing.assert_close(swapped(x), model(x), rtol=1e-5, atol=1e-5)
     vp.detach(model)
-    vp.load_tuned(model, {n: t for n, t in tiny(family).state_dict().items() if n.startswith("head")}, head="load")
+    heads = tuple(f"{name}." for name in classifier_names(model))
+    vp.load_tuned(model, {n: t for n, t in tiny(family).state_dict().items() if n.startswith(heads)}, head="load")
     assert torch.equal(model(x), expected)

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.families import FAMILIES, OTHERS, attach, images, tiny
+from support.block_inputs import recorded_calls
+from support.families import ALL, attach, images, tiny
 from support.matrix import METHODS, every_refusal, refusal
 
 import vision_peft as vp
@@ -41,8 +42,25 @@ def watch_block(model: Any, x: torch.Tensor) -> torch.Tensor:
     return seen[0]
 
 
+def keeps_width(model: Any, x: torch.Tensor) -> bool:
+    """Whether what leaves every block has the form of what entered it."""
+    if not holds_blocks(model, x):
+        return False
+    with torch.no_grad(), recorded_calls(blocks(model)) as calls:
+        model(x)
+    return all(args[0].shape == (y[0] if isinstance(y, tuple) else y).shape for _, args, _, y in calls)
+
+
 def sees_a_sequence(model: Any, x: torch.Tensor) -> bool:
-    return watch_block(model, x).ndim == 3
+    return watch_block(model, x).ndim == 3 and keeps_width(model, x)
+
+
+def sees_a_grid(model: Any, x: torch.Tensor) -> bool:
+    return holds_blocks(model, x) and (watch_block(model, x).ndim == 4 or keeps_width(model, x))
+
+
+def sees_swins_maps_or_a_sequence(model: Any, x: torch.Tensor) -> bool:
+    return "swin" in type(model).__module__ or sees_a_sequence(model, x)
 
 
 def sees_single_frames(model: Any, x: torch.Tensor) -> bool:
@@ -60,7 +78,7 @@ def attends_over_any_length(model: Any, x: torch.Tensor) -> bool:
         return False  # a bias that all blocks share
     try:
         return attention(torch.randn(2, 3, tokens.shape[-1])).shape[1] == 3
-    except (RuntimeError, ValueError):
+    except (RuntimeError, ValueError, TypeError):
         return False
 
 
@@ -78,6 +96,9 @@ def norms_come_first(model: Any, x: torch.Tensor) -> bool:
 # Need -> what can be seen from outside of a backbone that has it.
 SEEN: dict[str, Callable[[Any, torch.Tensor], bool]] = {
     "transformer blocks": holds_blocks,
+    "blocks that keep their width": keeps_width,
+    "patches on a grid": sees_a_grid,
+    "side blocks that see the same tokens": sees_swins_maps_or_a_sequence,
     "a sequence that input prompts can join": sees_a_sequence,
     "one grid of patches in the sequence": sees_a_sequence,
     "frames of clips, one by one": sees_single_frames,
@@ -91,7 +112,7 @@ def test_every_need_is_looked_at_here():
     assert set(NEEDS) == set(SEEN)
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *OTHERS, *(f"{family} on clips" for family in ON_CLIPS)])
+@pytest.mark.parametrize("name", [*ALL, *(f"{family} on clips" for family in ON_CLIPS)])
 @pytest.mark.parametrize("need", NEEDS.values(), ids=str)
 def test_a_need_is_missing_exactly_where_the_backbone_is_seen_to_lack_it(need, name):
     model, x = create(name)

@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from support.hierarchical_models import MODELS
 from torch import Tensor, nn
 
 from vision_peft.backbones import create_backbone
@@ -27,6 +28,7 @@ class TinyFamily:
     """How to make a tiny model, and what is true of it. Of ``windowed`` ones, two stages of two blocks."""
 
     make: Callable[[], nn.Module]
+    stages: tuple[int, ...] = ()  # number of blocks in each stage of a hierarchical model, of others nothing
     windowed: bool = False  # tokens are maps in windows, not one sequence
     bypassed: bool = False  # timm reads qkv.weight there without calling qkv
     final_norm: str = "norm"  # name of the norm behind the last block
@@ -81,6 +83,9 @@ FAMILIES: dict[str, TinyFamily] = {
     ),
 }
 
+# Families whose blocks pool and widen, or attend in windows of their own.
+HIERARCHICAL = {name: TinyFamily(make, **facts) for name, (make, facts) in MODELS.items()}
+
 # Models without transformer blocks, for the methods that need none.
 OTHERS: dict[str, TinyFamily] = {
     "convnext": TinyFamily(
@@ -92,6 +97,9 @@ OTHERS: dict[str, TinyFamily] = {
     "efficientnet": TinyFamily(partial(timm.create_model, "test_efficientnet", num_classes=5)),
 }
 
+WITH_BLOCKS = {**FAMILIES, **HIERARCHICAL}
+ALL = {**WITH_BLOCKS, **OTHERS}
+
 FLAT = [name for name, family in FAMILIES.items() if not family.windowed]
 WINDOWED = [name for name, family in FAMILIES.items() if family.windowed]
 BYPASSED = [name for name, family in FAMILIES.items() if family.bypassed]
@@ -100,7 +108,7 @@ BYPASSED = [name for name, family in FAMILIES.items() if family.bypassed]
 def tiny(family: str, seed: int = 0) -> Any:
     """A model of ``family`` in eval mode; every parameter is random, so that biases and scales are felt."""
     torch.manual_seed(seed)
-    model = {**FAMILIES, **OTHERS}[family].make()
+    model = ALL[family].make()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn_like(parameter)
@@ -116,7 +124,7 @@ def tiny(family: str, seed: int = 0) -> Any:
 def images(model: Any, batch: int = 2, seed: int = 1) -> Tensor:
     """A random batch (B C H W, of clips B C T H W) that fits ``model``."""
     embed = getattr(model, "patch_embed", None)
-    frames, size = getattr(embed, "num_frames", None), getattr(embed, "img_size", (64, 64))
+    frames, size = getattr(embed, "num_frames", None), getattr(embed, "img_size", None) or (64, 64)
     size = size if frames is None else (frames, *size)
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
 

@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 import pytest
-from support.families import FAMILIES, OTHERS, tiny
+from support.families import ALL, WITH_BLOCKS, tiny
 
 import vision_peft as vp
 
@@ -80,7 +80,7 @@ METHODS = [
     for fields in [{}, *VARIANTS.get(name, [])]
 ]
 
-BACKBONES = [*FAMILIES, *OTHERS]
+BACKBONES = list(ALL)
 
 Case = tuple[vp.Method, str]
 
@@ -190,9 +190,9 @@ def parametrize_stacks(stacks: list[tuple[vp.Method, vp.Method]]) -> pytest.Mark
     """Parameters of a test of two methods on one model; each two run on ``PER_METHOD`` families by default."""
     parameters = []
     for stack in stacks:
-        names = {family: hashlib.sha256(f"{stack!r} on {family}".encode()).digest() for family in FAMILIES}
-        ranked = sorted(FAMILIES, key=names.__getitem__)
-        for family in FAMILIES:
+        names = {family: hashlib.sha256(f"{stack!r} on {family}".encode()).digest() for family in WITH_BLOCKS}
+        ranked = sorted(WITH_BLOCKS, key=names.__getitem__)
+        for family in WITH_BLOCKS:
             marks = [pytest.mark.matrix, *([pytest.mark.cover] if family in ranked[:PER_METHOD] else [])]
             parameters.append(pytest.param(*stack, family, id=f"{stack[0]!r}-{stack[1]!r}-{family}", marks=marks))
     return pytest.mark.parametrize(("first", "second", "family"), parameters)

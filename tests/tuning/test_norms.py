@@ -2,7 +2,7 @@
 
 import pytest
 import timm
-from support.families import FAMILIES, WINDOWED, tiny
+from support.families import WINDOWED, WITH_BLOCKS, tiny
 from timm.layers import RmsNorm
 from torch import nn
 
@@ -12,23 +12,29 @@ from vision_peft.tuning.norms import final_norm, final_norms, norm_layers
 IN_BLOCKS = 4  # norm1 and norm2 of two blocks
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_BLOCKS)
 def test_every_norm_with_parameters_is_found_and_the_head_is_none(family):
     model = vp.replace_head(tiny(family), "batchnorm_linear", 3)
     found = norm_layers(model)
-    named = [m for n, m in model.named_modules() if "norm" in n.split(".")[-1] and list(m.parameters(recurse=False))]
+    named = [
+        m
+        for n, m in model.named_modules()
+        if ("norm" in n.split(".")[-1] or n.startswith("neck."))
+        and m.__class__.__name__ != "Conv2d"
+        and list(m.parameters(recurse=False))
+    ]
     assert found == named
-    expected = IN_BLOCKS + 1 + FAMILIES[family].extra_norms
+    expected = IN_BLOCKS + 1 + WITH_BLOCKS[family].extra_norms
     if family in WINDOWED:  # twice the blocks, the patch embedding's and one patch merging's norm
         expected += IN_BLOCKS + 2
     assert len(found) == expected
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", WITH_BLOCKS)
 def test_one_norm_lies_behind_the_last_block(family):
     model = tiny(family)
     (norm,) = final_norms(model)
-    assert norm is model.get_submodule(FAMILIES[family].final_norm) is final_norm(model)
+    assert norm is model.get_submodule(WITH_BLOCKS[family].final_norm) is final_norm(model)
 
 
 @pytest.mark.parametrize("global_pool", ["token", "avg"])

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 import vision_peft as vp
 from vision_peft.distributed.device import Compute
 from vision_peft.distributed.processes import all_reduce_sum, is_distributed
+from vision_peft.tuning.backbone import has_blocks
 from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.graft import Graft, depth, graft, ungraft
 from vision_peft.tuning.record import graft_tensors, head_tensors
@@ -107,7 +108,7 @@ def _shard(model: Any, compute: Compute, compiled: bool) -> list[nn.Parameter]:
         if isinstance(tensor, nn.Parameter)
     ]
     mesh = init_device_mesh(compute.device.type, (compute.world_size,))
-    for block in blocks(model):
+    for block in blocks(model) if has_blocks(model) else []:
         if compiled:
             block.compile()
         fully_shard(block, mesh=mesh, ignored_params=set(added))

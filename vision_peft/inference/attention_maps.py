@@ -13,6 +13,8 @@ from vision_peft.tuning import record
 from vision_peft.tuning.backbone import frames_in_batch
 from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.disable import disabled
+from vision_peft.tuning.families import family_of
+from vision_peft.tuning.families.flat import FlatFamily
 from vision_peft.tuning.graft import original
 
 
@@ -43,9 +45,9 @@ class Looks:
 def check_class_token(model: Any) -> None:
     """Raise ValueError unless attention of a class token can be shown."""
     name = type(model).__name__.partition("[")[0]
-    if frames_in_batch(model) != 1 or getattr(model.patch_embed, "num_frames", None):
+    if frames_in_batch(model) != 1 or getattr(getattr(model, "patch_embed", None), "num_frames", None):
         raise ValueError("attention is shown of models of images, this one takes clips")
-    if getattr(model, "cls_token", None) is None:
+    if getattr(model, "cls_token", None) is None or not isinstance(family_of(model), FlatFamily):
         raise ValueError(
             f"this {name} has no class token: its blocks attend inside windows, or it pools over patches, so that no "
             "one token looks at the whole image for the answer"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vision_peft.tuning import record
+from vision_peft.tuning.backbone import has_blocks
 from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.graft import Graft, grafts, kinds
 
@@ -47,7 +48,7 @@ def measure_updates(model: Any) -> list[Update]:
     tuning = record.find(model)
     if tuning is None:
         return []
-    of_block = {id(block): str(number) for number, block in enumerate(blocks(model))}
+    of_block = {id(block): str(number) for number, block in enumerate(blocks(model) if has_blocks(model) else [])}
     prefixes = {f"{name}.": of_block[id(module)] for name, module in model.named_modules() if id(module) in of_block}
     heads = record.head_tensors(model)
     tuned = record.tuned_tensors(model)

@@ -24,10 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision_peft.tuning.block_method import BlockMethod
-from vision_peft.tuning.blocks import BlockGraft, attn_input, branches, mlp_input, width
+from vision_peft.tuning.blocks import KEEPS_WIDTH, BlockGraft, attn_input, branches, mlp_input, width
 from vision_peft.tuning.graft import graft
 from vision_peft.tuning.method import one_of, positive, probability, some_of
-from vision_peft.tuning.patch_grid import drop_path, patch_grid, time_steps
+from vision_peft.tuning.needs import Need
+from vision_peft.tuning.patch_grid import PATCH_GRID, drop_path, patch_grid, time_steps
 
 
 class Bypass(nn.Module):
@@ -107,6 +108,10 @@ class Convpass(BlockMethod):
         probability(dropout=self.dropout)
         one_of("init", self.init, ("xavier", "identity"))
         some_of("sites", self.sites, ("attn", "mlp"))
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (*super().needs, PATCH_GRID, *((KEEPS_WIDTH,) if "attn" in self.sites else ()))
 
     @property
     def starts_as_identity(self) -> bool:

@@ -31,10 +31,11 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from vision_peft.tuning.block_method import BlockMethod, check_blocks, choose_blocks
-from vision_peft.tuning.blocks import BlockGraft, blocks, stages, width
+from vision_peft.tuning.blocks import KEEPS_WIDTH, BlockGraft, blocks, stages, width
 from vision_peft.tuning.graft import graft
 from vision_peft.tuning.method import positive
-from vision_peft.tuning.patch_grid import patch_grid, time_steps
+from vision_peft.tuning.needs import Need
+from vision_peft.tuning.patch_grid import PATCH_GRID, patch_grid, time_steps
 
 Term = tuple[Tensor, Tensor]  # A x (B ... r) of a fed block, and its B (D r)
 
@@ -146,6 +147,10 @@ class DTL(BlockMethod):
     def as_published(cls, **fields: Any) -> "DTL":
         """Give the released code: the default. Its readout is the backbone's, see the top of this file."""
         return cls(**fields)
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (*super().needs, KEEPS_WIDTH, *(() if self.kernel is None else (PATCH_GRID,)))
 
     @property
     def starts_as_identity(self) -> bool:

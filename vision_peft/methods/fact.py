@@ -27,9 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision_peft.tuning.block_method import BlockMethod
-from vision_peft.tuning.blocks import linears, width
+from vision_peft.tuning.blocks import KEEPS_WIDTH, linears, width
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import one_of, positive, probability
+from vision_peft.tuning.needs import Need
 
 
 class Factors(nn.Module):
@@ -130,6 +131,10 @@ class FacT(BlockMethod):
     def as_in_paper(cls, **fields: Any) -> "FacT":
         """Give the paper: every tile of fc1 and fc2 has the core of its own column in ``tk``; ``tt`` is the code's."""
         return cls(**{"columns": "own", **fields})
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (*super().needs, KEEPS_WIDTH)
 
     @property
     def starts_as_identity(self) -> bool:

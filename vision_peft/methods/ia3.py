@@ -24,9 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from vision_peft.tuning.block_method import BlockMethod
-from vision_peft.tuning.blocks import is_fused, linears, separate_biases
+from vision_peft.tuning.blocks import is_fused, linears, rows_by_head, separate_biases
 from vision_peft.tuning.graft import Graft, graft, kinds
 from vision_peft.tuning.method import some_of
+from vision_peft.tuning.qkv_rows import join_rows, split_rows
 
 TARGETS = ("k", "v", "fc2")
 
@@ -64,19 +65,20 @@ class IA3QKV(Graft):
     """The slices of a fused qkv layer (..., 3 D) that are keys or values, each with its scale."""
 
     ia3_scale: Any  # nn.ParameterDict by slice name
+    ia3_heads: int | None  # see ``rows_by_head``
     ia3_block: tuple[Any]  # the block, in a tuple so as to be no child of its own layer
     weight: Tensor
     bias: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
-        slices = list(super().forward(x).chunk(3, dim=-1))
+        slices = split_rows(super().forward(x), self.ia3_heads, -1)
         biases = separate_biases(self.ia3_block[0])
         for name, scale in self.ia3_scale.items():
             i = "qkv".index(name)
             slices[i] = slices[i] * scale
             if biases:  # timm adds b behind this layer: l ⊙ W x + (l - 1) ⊙ b + b = l ⊙ (W x + b)
                 slices[i] = slices[i] + (scale - 1) * biases[name]
-        return torch.cat(slices, dim=-1)
+        return join_rows(slices, self.ia3_heads, -1)
 
     def fold(self) -> None:
         biases = separate_biases(self.ia3_block[0])
@@ -85,13 +87,15 @@ class IA3QKV(Graft):
             raise ValueError(
                 f"{outer[0].__name__} changes the scaled output of a layer whose bias comes after it: attach IA3 last"
             )
-        if not biases and self.bias is not None:
-            biases = dict(zip("qkv", self.bias.chunk(3), strict=True))
-        rows = dict(zip("qkv", self.weight.chunk(3), strict=True))
+        factors = [torch.ones(len(self.weight) // 3).to(self.weight) for _ in "qkv"]
         for name, scale in self.ia3_scale.items():
-            rows[name].mul_(scale.unsqueeze(1))
+            factors["qkv".index(name)] = scale
             if biases:
                 biases[name].mul_(scale)
+        rows = join_rows(factors, self.ia3_heads)
+        self.weight *= rows.unsqueeze(1)
+        if not biases and self.bias is not None:
+            self.bias *= rows
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class IA3(BlockMethod):
             if slices:
                 (qkv,) = linears(block, "qkv")
                 scales = nn.ParameterDict({name: _ones(qkv.out_features // 3) for name in slices})
-                graft(qkv, IA3QKV, ia3_scale=scales, ia3_block=(block,))
+                graft(qkv, IA3QKV, ia3_scale=scales, ia3_block=(block,), ia3_heads=rows_by_head(block))
             for target in self.targets:
                 if target not in slices:
                     (layer,) = linears(block, target)

@@ -1,23 +1,21 @@
 """LoRA (Hu et al., ICLR 2022, https://arxiv.org/abs/2106.09685).
 
-A low-rank update beside frozen linear layers:
-
-    y = W x + b + s · B A dropout(x),  s = α / r
+A low-rank update beside frozen linear layers: y = W x + b + s · B A dropout(x), s = α / r.
 
 ``targets=("q", "v")`` is the paper's: one A, B pair per slice, also on timm's fused ``qkv``. ``targets=("qkv",)`` is
 what NOAH and HF peft do on fused layers: one A shared by q, k and v, which is another function of as many parameters.
 Where q, k and v are layers of their own (EVA-02 base, grouped heads) they share one A in the same way, a B for each.
 
 ``targets="all-linear"`` is every linear layer of the backbone, each with a pair of its own, without the head, which
-trains whole (HF peft adapts it on timm models); layers too narrow for the rank (two coordinates in Swin v2) are left
-out. ``patch_embed`` is the convolution in front. ``targets=("proj_output",)`` is what adapter_plus calls ``o``: a map
-of what attention's projection puts out, its bias included, y = o + s · B A dropout(o) with o = W x + b, which folds as
-W ← (I + s · B A) W and b ← (I + s · B A) b. Beside ``proj``, o is the updated output.
+trains whole (HF peft adapts it on timm models), and where there are no transformer blocks (ConvNeXt) every convolution
+not in groups, A in the shape of its kernels; layers too narrow for the rank are left out. ``patch_embed`` is the
+convolution in front. ``targets=("proj_output",)`` is what adapter_plus calls ``o``: a map of what attention's
+projection puts out, y = o + s · B A dropout(o) with o = W x + b, the updated output beside ``proj``, which folds as
+W ← (I + s · B A) W and b ← (I + s · B A) b.
 
 rsLoRA (https://arxiv.org/abs/2312.03732): s = α / √r, so that the update keeps its size as r grows.
-DoRA (https://arxiv.org/abs/2402.09353): length and direction of every row of the weight learn apart,
-y = g ⊙ (W x + s · B A dropout(x)) + b with g = m / ‖W + s · B A‖, the norm being that of each row (one output channel)
-and a constant to the gradient, m starting at ‖W‖.
+DoRA (https://arxiv.org/abs/2402.09353): length and direction of every row of the weight learn apart, y =
+g ⊙ (W x + s · B A dropout(x)) + b, g = m / ‖W + s · B A‖ by row, the norm a constant to the gradient, m ← ‖W‖ at first.
 ``init``: see ``tuning/low_rank_starts.py`` (PiSSA, OLoRA, ...) and ``tuning/input_directions.py`` (EVA).
 ``expert_dropout`` is MLAE's (https://arxiv.org/abs/2405.18897): each of the r rank-1 updates is left out whole.
 
@@ -38,7 +36,6 @@ import torch
 from torch import nn
 
 from vision_peft.tuning.block_method import BlockMethod
-from vision_peft.tuning.graft import kinds
 from vision_peft.tuning.input_directions import choose_directions
 from vision_peft.tuning.layer_patterns import check_names, check_positive, check_ranks, value_at
 from vision_peft.tuning.linear_sites import ALL_LINEAR, PATCH_EMBED, PROJ_OUTPUT, Site, find_sites
@@ -46,6 +43,7 @@ from vision_peft.tuning.low_rank import LowRank
 from vision_peft.tuning.low_rank_layers import graft_updates, restart_updates
 from vision_peft.tuning.low_rank_starts import draw_start
 from vision_peft.tuning.method import one_of, positive, probability, some_of
+from vision_peft.tuning.needs import Need
 from vision_peft.tuning.samples import SamplesNeeded
 
 TARGETS = ("q", "k", "v", "qkv", "proj", PROJ_OUTPUT, "fc1", "fc2", PATCH_EMBED, ALL_LINEAR)
@@ -130,6 +128,10 @@ class LoRA(BlockMethod):
         return cls(**{"init": "gaussian", **fields})
 
     @property
+    def needs(self) -> tuple[Need, ...]:
+        return () if self.targets == (ALL_LINEAR,) and self.blocks == "all" else super().needs
+
+    @property
     def starts_as_identity(self) -> bool:
         return True
 
@@ -167,7 +169,7 @@ class LoRA(BlockMethod):
         return replace(self, rank_pattern={site.name: len(A) for site, A in chosen.items()}, alpha_pattern=alphas)
 
     def _sites(self, model: nn.Module) -> list[Site]:
-        sites = find_sites(model, self.chosen_blocks(model), self.targets, self.chosen_modules(model))
+        sites = find_sites(model, self.chosen_blocks_if_any(model), self.targets, self.chosen_modules(model))
         patterns = {"rank_pattern": self.rank_pattern, "alpha_pattern": self.alpha_pattern}
         check_names(patterns, [site.name for site in sites])
         ranks = {site: self.size_of(site.name)[0] for site in sites}
@@ -185,11 +187,8 @@ class LoRA(BlockMethod):
         weights = site.weights
         if site.target == PROJ_OUTPUT:
             weights = [torch.empty(len(weights[0]), len(weights[0]), device="meta")]  # only its shape is of use
-        if self.dora and (others := [kind for layer in site.layers for kind in kinds(layer)]):
-            raise ValueError(
-                f"DoRA normalises the weight of a plain linear layer, this one carries {others[-1].__name__}: "
-                "attach LoRA(dora=True) first"
-            )
+        if self.dora:
+            site.check_bare()
         whole = weights[0] if len(weights) == 1 else torch.cat(weights)
         settings: dict[str, Any] = {"dropout": self.dropout, "expert_dropout": self.expert_dropout}
         settings |= {"dora": self.dora, "bias": self.lora_bias}

@@ -31,10 +31,11 @@ import torch
 from torch import Tensor, nn
 
 from vision_peft.tuning.block_method import BlockMethod
-from vision_peft.tuning.blocks import BlockGraft, stages, width
+from vision_peft.tuning.blocks import SIDE_BLOCKS, BlockGraft, stages, width
 from vision_peft.tuning.families import family_of, family_of_block
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import one_of, positive
+from vision_peft.tuning.needs import Need
 from vision_peft.tuning.norms import token_norm
 
 TEMPERATURE = 0.1  # of the gates, gate_T in the code
@@ -159,6 +160,10 @@ class LST(BlockMethod):
         fields = dict(recorded)
         layers = fields.pop("layers", None)  # what ``blocks`` was called
         return fields if layers is None else {"blocks": layers, **fields}
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (*super().needs, SIDE_BLOCKS)
 
     def attach(self, model: Any) -> None:
         family, by_stage = family_of(model), stages(model)

@@ -33,7 +33,7 @@ class NormTuning(BlockMethod):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        return ()
+        return () if self.blocks == "all" else super().needs
 
     @property
     def starts_as_identity(self) -> bool:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from vision_peft.tuning.block_method import BlockMethod
-from vision_peft.tuning.blocks import width
+from vision_peft.tuning.blocks import KEEPS_WIDTH, width
 from vision_peft.tuning.families import family_of_block
 from vision_peft.tuning.graft import Graft, graft, kinds
 from vision_peft.tuning.method import positive, probability, some_of
@@ -117,7 +117,7 @@ class RepAdapter(BlockMethod):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        return (INPUT_NORMS,)
+        return (INPUT_NORMS, KEEPS_WIDTH) if "attn" in self.sites else (INPUT_NORMS,)
 
     @property
     def starts_as_identity(self) -> bool:

@@ -18,9 +18,8 @@ their qkv bias b behind the layer, so that γ scales W x alone there; β makes u
 functions are reached. On BEiT, whose keys have no bias, their β is the same for every key and folds into nothing. Both
 first layers of a SwiGLU get a pair.
 
-A model without transformer blocks (ConvNeXt, ResNet) gets a pair behind every norm, in front of its activation, and
-behind every linear and ungrouped convolutional layer with a bias, as the official code has them in ConvNeXt; a layer
-without a bias has a norm behind it, whose pair does for both.
+A model without transformer blocks (ConvNeXt) gets a pair behind every norm, in front of its activation, and behind
+every linear and ungrouped convolutional layer with a bias; without one, the norm behind the layer has a pair for both.
 """
 
 from collections.abc import Mapping
@@ -33,7 +32,7 @@ from torch import Tensor, nn
 
 from vision_peft.tuning.backbone import has_blocks
 from vision_peft.tuning.block_method import BlockMethod
-from vision_peft.tuning.blocks import linears, width
+from vision_peft.tuning.blocks import linears
 from vision_peft.tuning.families import family_of
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.layers import body_layers, check_plain
@@ -143,56 +142,58 @@ class SSF(BlockMethod):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        return ()
+        return () if self.blocks == "all" else super().needs
 
     def attach(self, model: Any) -> None:
         chosen = self.chosen_modules(model)
         if not has_blocks(model):
-            _attach_everywhere(model)
+            _attach_everywhere(model, chosen)
             return
         family = family_of(model)
         last = final_norm(model) if self.last == "final_norm" else token_norm(model)
         for block in self.chosen_blocks(model):
             for norm in family.norms(block):
                 if norm is not last:
-                    _scale_and_shift(norm, width(block))
+                    _scale_and_shift(norm)
             for linear in linears(block, "qkv"):
                 graft(linear, SSFProjection, ssf_block=(block,), **_pair(linear.out_features))
             for target in ("proj", "fc1", "fc2"):
                 for linear in linears(block, target):
-                    _scale_and_shift(linear, linear.out_features)
+                    _scale_and_shift(linear)
         patches = family.patch_projection(model)
-        if patches is None and model.patch_embed in chosen:
+        convolutional = {inner for part in family.conv_parts(model) for inner in part.modules()}
+        _attach_everywhere(model, chosen & convolutional)
+        if patches is None and not convolutional and model.patch_embed in chosen:
             raise ValueError(
-                f"cannot scale and shift the patches of a {type(model.patch_embed).__name__}: wanted one convolution "
-                "(timm's PatchEmbed)"
+                f"cannot scale and shift the patches of a {type(model.patch_embed).__name__}: wanted one convolution"
             )
         if patches in chosen:
             graft(patches, SSFMap, **_pair(patches.out_channels))
-            if isinstance(model.patch_embed.norm, nn.LayerNorm):
-                _scale_and_shift(model.patch_embed.norm, patches.out_channels)
+            if isinstance(getattr(model.patch_embed, "norm", None), nn.LayerNorm):
+                _scale_and_shift(model.patch_embed.norm)
         for merging in family.token_mergings(model):
             if merging in chosen:
-                _scale_and_shift(merging.norm, merging.norm.weight.numel())
+                _scale_and_shift(merging.norm)
         if last in chosen:
             _scale_and_shift(last, model.num_features)
 
 
-def _attach_everywhere(model: nn.Module) -> None:
-    """Give a pair to every norm, and to every layer whose bias can take its shift."""
-    norms: list[Any] = norm_layers(model)
+def _attach_everywhere(model: nn.Module, chosen: set[nn.Module]) -> None:
+    """Give a pair to every chosen norm, and to every chosen layer whose bias can take its shift."""
+    norms: list[Any] = [norm for norm in norm_layers(model) if norm in chosen]
     for norm in norms:
         if isinstance(getattr(norm, "act", None), nn.Module):  # timm's norms with an activation in them
             graft(norm.drop, SSFNorm, ssf_norm=(norm,), **_pair(norm.weight.numel()))
         else:
-            graft(norm, SSFMap if makes_maps(norm) else SSFLast, **_pair(norm.weight.numel()))
+            _scale_and_shift(norm)
     for layer in body_layers(model).values():
-        if layer.bias is not None:
-            graft(layer, SSFMap if isinstance(layer, nn.Conv2d) else SSFLast, **_pair(len(layer.bias)))
+        if layer in chosen and layer.bias is not None:
+            _scale_and_shift(layer)
 
 
-def _scale_and_shift(layer: nn.Module, channels: int) -> None:
-    graft(layer, SSFLast, **_pair(channels))
+def _scale_and_shift(layer: Any, channels: int | None = None) -> None:
+    kind = SSFMap if isinstance(layer, nn.Conv2d) or makes_maps(layer) else SSFLast
+    graft(layer, kind, **_pair(len(layer.weight) if channels is None else channels))
 
 
 def _pair(channels: int) -> dict[str, nn.Parameter]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from vision_peft.tuning.attention import KeyValueAttention, project
 from vision_peft.tuning.backbone import patch_area
 from vision_peft.tuning.block_method import BlockMethod
-from vision_peft.tuning.blocks import blocks, branches, width
+from vision_peft.tuning.blocks import blocks, branches, input_width, width
 from vision_peft.tuning.families import family_of_attention
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.input_tokens import INPUT_TOKENS, add_prefix_tokens, prompt_insertion_module
@@ -121,7 +121,7 @@ class VPT(BlockMethod):
                 prompt_at=at,
             )
             return
-        for dim, group in groupby(self.chosen_blocks(model), key=width):  # one group, but for Swin's stages
+        for dim, group in groupby(self.chosen_blocks(model), key=input_width):  # one group, but for Swin's stages
             projection = self._projection(dim)
             for number, block in enumerate(group):
                 found = branches(block, "attn")

@@ -23,11 +23,20 @@ def patch_area(model: Any) -> int:
 
     A tubelet counts the pixels of all its frames; channels are RGB if a stem embeds the patches.
     """
-    projection = model.patch_embed.proj
+    projection = getattr(getattr(model, "patch_embed", None), "proj", None)
     if isinstance(projection, nn.Conv2d | nn.Conv3d):
         return projection.weight[0].numel()
-    height, width = model.patch_embed.patch_size
+    height, width = _patch_size(model)
     return 3 * height * width
+
+
+def _patch_size(model: Any) -> list[int]:
+    """Return height and width of a patch: of what embeds patches, of its convolution, or the stride of a stem."""
+    embed = getattr(model, "patch_embed", None)
+    if embed is None:
+        return [model.stem.stride] * 2
+    size = embed.patch_size if hasattr(embed, "patch_size") else embed.proj.stride
+    return list(size)
 
 
 def architecture(model: Any) -> dict[str, Any]:
@@ -39,15 +48,15 @@ def architecture(model: Any) -> dict[str, Any]:
     if not has_blocks(model):
         return _describe_layers(model)
     all_blocks = blocks(model)
-    embed = model.patch_embed
+    embed = getattr(model, "patch_embed", None)
     clip = {key: getattr(embed, key, None) for key in ("num_frames", "tubelet_size")}  # timm's own have neither
     return {
         "class": _plain_class(model),
         "depth": len(all_blocks),
         "width": sorted({width(block) for block in all_blocks}),
         "num_heads": sorted({family_of_block(block).heads(block) for block in all_blocks}),
-        "patch_size": list(embed.patch_size),
-        "img_size": list(embed.img_size or ()),
+        "patch_size": _patch_size(model),
+        "img_size": _image_size(model),
         **(clip if clip["num_frames"] is not None else {}),
         **({"mean_first": True} if getattr(embed, "mean_first", False) else {}),
     }
@@ -77,8 +86,8 @@ def _describe_layers(model: Any) -> dict[str, Any]:
 
 
 def _image_size(model: Any) -> list[int]:
-    """Return height and width that a model without blocks is built for, nothing where it takes any image."""
-    size = getattr(model, "img_size", None) or getattr(getattr(model, "patch_embed", None), "img_size", None) or ()
+    """Return height and width that ``model`` is built for, nothing where it takes any image."""
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None) or getattr(model, "img_size", None) or ()
     return [size, size] if isinstance(size, int) else list(size)
 
 

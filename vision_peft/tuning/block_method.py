@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from vision_peft.tuning.backbone import has_blocks
 from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.method import Method
 
@@ -33,6 +34,10 @@ class BlockMethod(Method):
             ValueError: blocks that this backbone does not have, or not a family that methods can attach to.
         """
         return choose_blocks(self.blocks, blocks(model))
+
+    def chosen_blocks_if_any(self, model: Any) -> list[Any]:
+        """List the tuned blocks as ``chosen_blocks`` does; none of a model without blocks."""
+        return self.chosen_blocks(model) if has_blocks(model) else []
 
     def chosen_modules(self, model: nn.Module) -> set[nn.Module]:
         """Return every module of ``model`` that is tuned where all its modules of a kind are: of and around the blocks.

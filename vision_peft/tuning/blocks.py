@@ -41,6 +41,43 @@ def width(block: Any) -> int:
     return family_of_block(block).width(block)
 
 
+def input_width(block: Any) -> int:
+    """Return the channels of what enters ``block``; its attention may widen them."""
+    return family_of_block(block).input_width(block)
+
+
+def check_keeps_width(model: Any) -> None:
+    """Check that attention gives every block the tokens and channels that enter it.
+
+    Raises:
+        ValueError: in some blocks it pools tokens and widens them.
+    """
+    if any(input_width(block) != width(block) for block in blocks(model)):
+        raise ValueError(
+            f"some blocks of {type(model).__name__} pool and widen their tokens in attention, and the method adds to "
+            "its output what it makes of its input: take a backbone of blocks that keep their width"
+        )
+
+
+KEEPS_WIDTH = Need("blocks that keep their width", check_keeps_width)
+
+
+def check_side_blocks(model: Any) -> None:
+    """Check that narrow blocks can be made for the tokens of every block.
+
+    Raises:
+        ValueError: of this family none are made.
+    """
+    blocks(model)
+    if not family_of(model).has_side_blocks:
+        raise ValueError(
+            f"there are no side blocks that see tokens as the blocks of {type(model).__name__} do: take a ViT or Swin"
+        )
+
+
+SIDE_BLOCKS = Need("side blocks that see the same tokens", check_side_blocks)
+
+
 def branches(block: Any, half: str) -> list[Branch]:
     """List the branches of the half ``attn`` or ``mlp`` of ``block``: norm in front, layer, drop-path behind.
 
@@ -65,6 +102,11 @@ def linears(block: Any, target: str) -> list[nn.Linear]:
 def is_fused(block: Any) -> bool:
     """Tell whether queries, keys and values of ``block`` come from one ``qkv`` layer."""
     return family_of_block(block).is_fused(block.attn)
+
+
+def rows_by_head(block: Any) -> int | None:
+    """Return the number of heads by which the rows of a fused ``qkv`` are ordered; None: all queries first."""
+    return family_of_block(block).rows_by_head(block.attn)
 
 
 def separate_biases(block: Any) -> dict[str, Tensor]:

@@ -10,8 +10,6 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from vision_peft.tuning.families import family_of
 from vision_peft.tuning.graft import Graft, children, grafts
 
-SAME = (Conv2dSame, StdConv2dSame, ScaledStdConv2dSame)  # they pad the map themselves, by its size
-
 
 def body_layers(model: nn.Module) -> dict[str, Any]:
     """Name every ``nn.Linear`` and every ungrouped ``nn.Conv2d`` of the backbone, in order of ``named_modules``.
@@ -47,7 +45,7 @@ def _is_layer(module: nn.Module) -> bool:
 def convolve(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
     """Convolve maps ``x`` (B in H W) with ``weight`` (any, in, k, k) as ``layer`` does with its own; without a bias."""
     conv: Any = layer
-    if isinstance(layer, SAME):
+    if isinstance(layer, Conv2dSame) or getattr(layer, "same_pad", False):  # padded by the size of the map
         x = pad_same(x, conv.kernel_size, conv.stride, conv.dilation)
     return nn.Conv2d._conv_forward(conv, x, weight, None)
 

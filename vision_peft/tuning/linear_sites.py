@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from vision_peft.tuning.backbone import classifier_names
-from vision_peft.tuning.blocks import is_fused, linears
-from vision_peft.tuning.graft import children, grafts
+from vision_peft.tuning.backbone import has_blocks
+from vision_peft.tuning.blocks import is_fused, linears, rows_by_head
+from vision_peft.tuning.graft import kinds
+from vision_peft.tuning.layers import body_layers
+from vision_peft.tuning.qkv_rows import split_rows
 
 SLICES = ("q", "k", "v")
 ALL_LINEAR, PATCH_EMBED, PROJ_OUTPUT = "all-linear", "patch_embed", "proj_output"
@@ -20,13 +22,14 @@ class Site(NamedTuple):
     layers: tuple[Any, ...]  # one layer; three where separate q, k and v share a factor
     target: str  # one of the targets
     sliced: bool = False  # a third of the rows of a fused layer, by its target
+    heads: int | None = None  # of a fused layer whose rows go head by head
     optional: bool = False  # may be too narrow for a rank, and is left out then
 
     @property
     def weights(self) -> list[Tensor]:
         """Return the weight of each layer, or the rows of the slice."""
         found = [layer.weight for layer in self.layers]
-        return [found[0].chunk(3)["qkv".index(self.target)]] if self.sliced else found
+        return [split_rows(found[0], self.heads)["qkv".index(self.target)]] if self.sliced else found
 
     @property
     def full_rank(self) -> int:
@@ -44,11 +47,21 @@ class Site(NamedTuple):
                 f"choose at most {self.full_rank}"
             )
 
+    def check_bare(self) -> None:
+        """Raise ValueError where a layer carries something already, beside which DoRA cannot normalise its weight."""
+        if others := [kind for layer in self.layers for kind in kinds(layer)]:
+            raise ValueError(
+                f"DoRA normalises the weight of a plain linear layer, this one carries {others[-1].__name__}: "
+                "attach LoRA(dora=True) first"
+            )
+
 
 def find_sites(
     model: Any, chosen: Iterable[Any], targets: Collection[str], tuned: Collection[nn.Module], *, share: bool = True
 ) -> list[Site]:
     """List the sites of ``targets`` (q, k, v, qkv, proj, proj_output, fc1, fc2, all-linear, patch_embed).
+
+    On a model without transformer blocks ``all-linear`` names its ungrouped convolutions, too.
 
     Args:
         model: nothing is changed about it, but for timm's bypass of a fused ``qkv``, which is made callable.
@@ -66,8 +79,8 @@ def find_sites(
     for block in chosen:
         sliced = [t for t in SLICES if t in targets and is_fused(block)]
         if sliced:
-            (qkv,) = linears(block, "qkv")
-            sites += [Site(f"{names[qkv]}.{t}", (qkv,), t, sliced=True) for t in sliced]
+            (qkv,), heads = linears(block, "qkv"), rows_by_head(block)
+            sites += [Site(f"{names[qkv]}.{t}", (qkv,), t, sliced=True, heads=heads) for t in sliced]
         for target in targets:
             if target == "qkv" and share and not is_fused(block):
                 layers = tuple(linears(block, target))
@@ -80,7 +93,7 @@ def find_sites(
         if ALL_LINEAR in targets:
             main |= {layer for target in ("qkv", "proj", "fc1", "fc2") for layer in linears(block, target)}
     if ALL_LINEAR in targets:
-        found = [(name, layer) for name, layer in _linears_outside_head(model).items() if layer in tuned]
+        found = [(name, layer) for name, layer in _all_linear(model).items() if layer in tuned]
         sites += [Site(name, (layer,), ALL_LINEAR, optional=layer not in main) for name, layer in found]
     if PATCH_EMBED in targets:
         layer = model.patch_embed.proj
@@ -92,12 +105,7 @@ def find_sites(
     return sites
 
 
-def _linears_outside_head(model: Any) -> dict[str, nn.Linear]:
-    outside = [f"{name}." for name in classifier_names(model)]
-    for name, module in grafts(model):
-        outside += [f"{name}.{child}.".removeprefix(".") for child, _ in children(module)]
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not f"{name}.".startswith(tuple(outside))
-    }
+def _all_linear(model: Any) -> dict[str, Any]:
+    """Linear layers of the body; of a model without transformer blocks its convolutions too."""
+    convolutional = not has_blocks(model)
+    return {name: layer for name, layer in body_layers(model).items() if convolutional or isinstance(layer, nn.Linear)}

@@ -1,15 +1,17 @@
 """The layers that carry low-rank updates: a linear layer, a convolution, a layer's output, slices of a fused qkv."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import groupby
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vision_peft.tuning.graft import Graft, depth, graft, ungraft
+from vision_peft.tuning.layers import check_plain, convolve
 from vision_peft.tuning.linear_sites import PROJ_OUTPUT, Site
 from vision_peft.tuning.low_rank import LowRank
+from vision_peft.tuning.qkv_rows import join_rows, split_rows
 
 
 class LoRALinear(Graft):
@@ -32,12 +34,12 @@ class LoRAConv(Graft):
     lora: LowRank
     weight: Tensor
     bias: Tensor | None
-    _conv_forward: Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.lora(x, super().forward(x), self.weight, self.bias, lambda x, A: self._conv_forward(x, A, None))
+        return self.lora(x, super().forward(x), self.weight, self.bias, partial(convolve, self))
 
     def fold(self) -> None:
+        check_plain(self)
         self.lora.fold_into(self.weight, self.bias)
 
 
@@ -63,29 +65,39 @@ class LoRAQKV(Graft):
     """A fused qkv layer with an update of its own for each chosen slice."""
 
     lora: Any  # nn.ModuleDict of LowRank by slice name
+    lora_heads: int | None  # see ``qkv_rows``
     weight: Tensor
     bias: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
-        slices = list(super().forward(x).chunk(3, dim=-1))
+        slices = split_rows(super().forward(x), self.lora_heads, -1)
+        weights, biases = self._rows()
         for name, update in self.lora.items():
             i = "qkv".index(name)
-            slices[i] = update(x, slices[i], *self._rows(i))
-        return torch.cat(slices, dim=-1)
+            slices[i] = update(x, slices[i], weights[i], biases[i])
+        return join_rows(slices, self.lora_heads, -1)
 
     def fold(self) -> None:
+        weights, biases = self._rows()
         for name, update in self.lora.items():
-            update.fold_into(*self._rows("qkv".index(name)))
+            i = "qkv".index(name)
+            update.fold_into(weights[i], biases[i])
+        self.weight.copy_(join_rows(weights, self.lora_heads))
+        if self.bias is not None:
+            self.bias.copy_(join_rows(biases, self.lora_heads))
 
-    def _rows(self, i: int) -> tuple[Tensor, Tensor | None]:
-        return self.weight.chunk(3)[i], None if self.bias is None else self.bias.chunk(3)[i]
+    def _rows(self) -> tuple[list[Tensor], list[Any]]:
+        biases = [None] * 3 if self.bias is None else split_rows(self.bias, self.lora_heads)
+        return split_rows(self.weight, self.lora_heads), biases
 
 
 def graft_updates(sites: Iterable[Site], make: Callable[[Site], list[LowRank]]) -> None:
     """Graft what ``make`` gives for a site, one update for each of its layers. Slices of a layer are neighbours."""
     for (layer, sliced), group in groupby(sites, key=lambda site: (site.layers[0], site.sliced)):
         if sliced:
-            graft(layer, LoRAQKV, lora=nn.ModuleDict({site.target: make(site)[0] for site in group}))
+            slices = list(group)
+            updates = nn.ModuleDict({site.target: make(site)[0] for site in slices})
+            graft(layer, LoRAQKV, lora=updates, lora_heads=slices[0].heads)
             continue
         for site in group:
             for own, update in zip(site.layers, make(site), strict=True):

@@ -6,6 +6,7 @@ from timm.layers import DropPath, PatchEmbed
 from timm.layers import drop_path as _drop_path
 from torch import Tensor, nn
 
+from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.families import family_of
 from vision_peft.tuning.families.flat import FlatFamily
 from vision_peft.tuning.graft import Graft, graft, kinds
@@ -49,6 +50,20 @@ def patch_grid(model: Any) -> list[int] | None:
     if PatchGrid not in kinds(embed):
         graft(embed, PatchGrid, patch_grid=list(grid))
     return vars(embed)["patch_grid"]
+
+
+def check_patch_grid(model: Any) -> None:
+    """Check that the tokens of a block hold one grid of patches, or are a map.
+
+    Raises:
+        ValueError: they stand in another order, or on a grid that shrinks with attention.
+    """
+    blocks(model)
+    if not family_of(model).has_grid:
+        raise ValueError(f"the tokens of a {type(model).__name__} are a sequence that is no grid of patches row by row")
+
+
+PATCH_GRID = Need("patches on a grid", check_patch_grid)
 
 
 def check_patch_sequence(model: Any) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vision_peft.tuning.low_rank_layers import LoRAQKV
+from vision_peft.tuning.qkv_rows import join_rows, split_rows
 
 Pair = dict[str, Tensor]  # A (rank, in), B (out, rank), where there is one bias (out), under DoRA magnitude (out)
 
@@ -29,7 +30,7 @@ def join(layer: LoRAQKV) -> tuple[Pair, float]:
     if first.bias is not None:
         joined["bias"] = layer.weight.new_zeros(len(layer.weight))
     if first.magnitude is not None:
-        joined["magnitude"] = layer.weight.norm(dim=1)
+        joined["magnitude"] = torch.cat(split_rows(layer.weight.norm(dim=1), layer.lora_heads))
     column = 0
     for (name, update), (A, B) in zip(updates, pairs, strict=True):
         rows = {part: tensor.chunk(3)["qkv".index(name)] for part, tensor in joined.items() if part != "A"}
@@ -40,7 +41,8 @@ def join(layer: LoRAQKV) -> tuple[Pair, float]:
         if update.magnitude is not None:
             rows["magnitude"].copy_(update.magnitude)
         column += len(A)
-    return joined, scaling
+    by_row = {part: join_rows(list(t.chunk(3)), layer.lora_heads) for part, t in joined.items() if part != "A"}
+    return {**joined, **by_row}, scaling
 
 
 def slices_in(pairs: list[Pair], ranks: Collection[int]) -> tuple[str, ...]:

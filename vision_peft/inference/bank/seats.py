@@ -48,7 +48,7 @@ def copy_without_storage(model: nn.Module) -> nn.Module:
 def _images(model: Any) -> Tensor:
     known = architecture(model)
     size = known["img_size"] or [224, 224]
-    projection = getattr(model.patch_embed, "proj", None)
+    projection = getattr(getattr(model, "patch_embed", None), "proj", None)
     channels = projection.in_channels if isinstance(projection, nn.Conv2d | nn.Conv3d) else 3
     frames = [known["num_frames"]] if known.get("num_frames") else []
     dtype = next(model.parameters()).dtype

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from timm.layers import PatchEmbed
 from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from torch import Tensor, nn
@@ -40,6 +41,8 @@ class Family(ABC):
     has_input_norms: ClassVar[bool] = True  # norm1 and norm2 stand in front of attention and MLP, else behind them
     bias_without_position: ClassVar[float] = 0.0  # of the scores of keys that stand nowhere in the image
     attention_takes_frames: ClassVar[bool]  # no position bias of the image: attention can also run over frames
+    has_side_blocks: ClassVar[bool] = True  # ``side_block`` makes one
+    has_grid: ClassVar[bool] = True  # the patches of a block form one grid, in its order
     covers_the_rest: ClassVar[bool] = False  # of models that no other family covers
 
     # The model
@@ -86,11 +89,19 @@ class Family(ABC):
         """Return the one convolution that embeds patches, None where a stem stands in its place."""
         return model.patch_embed.proj if isinstance(model.patch_embed, PatchEmbed) else None
 
+    def conv_parts(self, model: Any) -> list[nn.Module]:
+        """List the convolutional parts in front of and between the blocks; none in most families."""
+        return []
+
     # A block
 
     def width(self, block: Any) -> int:
-        """Return the channels of the residual stream at ``block``."""
+        """Return the channels of the residual stream at ``block``, behind its attention."""
         return block.attn.proj.out_features
+
+    def input_width(self, block: Any) -> int:
+        """Return the channels of the residual stream in front of ``block``: attention may widen it, pooling tokens."""
+        return self.width(block)
 
     def heads(self, block: Any) -> int:
         """Return the number of heads of queries in ``block``."""
@@ -194,6 +205,10 @@ class Family(ABC):
         """Tell whether queries, keys and values come from one ``qkv`` layer."""
         return attn.qkv is not None
 
+    def rows_by_head(self, attn: Any) -> int | None:
+        """Return the number of heads whose q, k, v stand side by side in a fused layer; None: all of q come first."""
+        return None
+
     def separate_bias(self, attn: Any) -> Tensor | None:
         """Return the bias (3 D) that is kept outside of a fused ``qkv`` layer, None where there is none."""
         return None
@@ -239,6 +254,27 @@ class Family(ABC):
 
         ``kwargs`` are those that timm's blocks hand to this attention.
         """
+
+    def attend(self, attn: Any, x: Tensor, extra: list[tuple[Tensor, Tensor]], *args: Any, **kwargs: Any) -> Any:
+        """Compute what ``attn`` gives for ``x``, with ``extra`` keys and values: see ``attention.attend``."""
+        B, N, _ = x.shape
+        q, k, v = self.project(attn, x)
+        if kwargs.get("rope") is not None:
+            q, k = (self.rotate(attn, t, kwargs["rope"]).type_as(v) for t in (q, k))
+        k = torch.cat([*(pair[0].expand(B, -1, -1, -1).type_as(k) for pair in extra), k], dim=2)
+        v = torch.cat([*(pair[1].expand(B, -1, -1, -1).type_as(v) for pair in extra), v], dim=2)
+        bias = self.attention_bias(attn, q, **kwargs)
+        if bias is not None:
+            shown = True if bias.dtype == torch.bool else self.bias_without_position
+            bias = F.pad(bias, (k.shape[2] - N, 0), value=shown)
+        groups = q.shape[1] // k.shape[1]
+        if groups > 1:
+            k, v = (t.repeat_interleave(groups, dim=1) for t in (k, v))
+        q, k, scale = self.scale_scores(attn, q, k)
+        dropout = attn.attn_drop.p if attn.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
+        y = self.attention_output(attn, x, y.transpose(1, 2).flatten(2))
+        return attn.proj_drop(attn.proj(y))
 
     def attention_output(self, attn: Any, x: Tensor, y: Tensor) -> Tensor:
         """Turn the averaged values ``y`` (B N C) of tokens ``x`` (B N C) into what enters ``proj``."""
