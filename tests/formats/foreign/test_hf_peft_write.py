@@ -42,6 +42,13 @@ def test_we_read_what_we_write_to_the_same_logits(method, family, tmp_path):
 
 
 @pytest.mark.parametrize("dora", [False, True])
+def test_hf_peft_computes_the_same_where_the_rows_of_a_fused_layer_go_head_by_head(dora, tmp_path):
+    model = written(vp.LoRA(rank=2, alpha=3, targets=("k", "v"), dora=dora), "maxvit", tmp_path)
+    x = images(model)
+    torch.testing.assert_close(loaded_by_peft(tmp_path, "maxvit")(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dora", [False, True])
 def test_an_a_that_separate_projections_share_is_written_once_for_each(dora, tmp_path):
     model = written(vp.LoRA(rank=2, alpha=3, targets=("qkv", "fc2"), dora=dora), "rope_gqa", tmp_path)
     tensors = safetensors.torch.load_file(tmp_path / TENSORS)
