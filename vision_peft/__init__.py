@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # what editors and type checkers read; the lines of the metho
     from vision_peft.methods.adapter_plus import AdapterPlus
     from vision_peft.methods.adaptformer import AdaptFormer
     from vision_peft.methods.aim import AIM
+    from vision_peft.methods.bi_adaptformer import BiAdaptFormer
+    from vision_peft.methods.bi_lora import BiLoRA
     from vision_peft.methods.bitfit import BitFit
     from vision_peft.methods.convpass import Convpass
     from vision_peft.methods.dtl import DTL
@@ -104,6 +106,8 @@ __all__ = [
     "AdaptFormer",
     "AdapterPlus",
     "Bank",
+    "BiAdaptFormer",
+    "BiLoRA",
     "BitFit",
     "Convpass",
     "Counts",

@@ -1,12 +1,14 @@
 """One golden file of official code that tunes an image model: what it computed, for ours to compute again."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
 from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
 
 
 class Golden:
@@ -26,7 +28,9 @@ class Golden:
         self.input, self.logits = tensors["input"], tensors["logits"]
         self.target: Any = tensors.get("target")
 
-    def backbone(self) -> VisionTransformer:
-        model = VisionTransformer(**self.config["arch"], num_classes=self.config["num_classes"])
-        model.load_state_dict(self.base, strict=True)
+    def backbone(self, num_classes: int | None = None, base: Mapping[str, Tensor] | None = None) -> VisionTransformer:
+        """The frozen model, or one with another head and weights."""
+        classes = self.config["num_classes"] if num_classes is None else num_classes
+        model = VisionTransformer(**self.config["arch"], num_classes=classes)
+        model.load_state_dict(self.base if base is None else base, strict=True)
         return model.eval()

@@ -34,6 +34,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"bottleneck": 4, "input": "own_norm", "form": "sequential"},
         {"bottleneck": 4, "init": "trunc_normal", "dropout": 0.0},
     ],
+    "bi_adaptformer": [{"bottleneck": 4, "bits": 2, "packed": True}],
+    "bi_lora": [{"rank": 4, "bits": 4, "scale": 0.5}],
     "convpass": [{"bottleneck": 4, "sites": ("attn",), "init": "identity", "scale": 0.5}],
     "dtl": [{"rank": 3, "kernel": 4, "beta": 2.0}, {"added": "last 1"}],
     "fact": [{"rank": 4, "form": "tk", "scale": 2.0}, {"rank": 4, "form": "tk", "columns": "own"}],

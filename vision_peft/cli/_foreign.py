@@ -26,6 +26,12 @@ OF_READERS = (
     "added",
     "beta",
     "mask",
+    "bottleneck",
+    "rank",
+    "bits",
+    "head_bits",
+    "width",
+    "depth",
 )  # keywords of read_foreign
 VALUES = ("source", *OF_BUILD, *OF_READERS)
 _MOST = 2**26  # bytes of a list of class names

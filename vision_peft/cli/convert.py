@@ -4,9 +4,11 @@
     vision-peft convert PEFT cars source=hf_peft backbone.name=vit_base_patch16_224.augreg_in21k
     vision-peft convert ADAPTER peft target=hf_peft
 
-Sources: adaptformer, vpt, ssf, convpass, fact, repadapter, adapter_plus, dtl, st_adapter, aim, videomae, ep, vjepa2,
-gps, hf_peft. A file with its backbone in it gives backbone.safetensors beside the adapter; num_heads=, and for some
-img_size= and num_frames=, say what its tensors do not. One without needs backbone.name= (and backbone.checkpoint=,
+Sources: adaptformer, vpt, ssf, convpass, fact, repadapter, adapter_plus, dtl, bi_adaptformer, bi_lora, gps,
+st_adapter, aim, videomae, ep, vjepa2, hf_peft.
+
+A file with its backbone in it gives backbone.safetensors beside the adapter; num_heads=, and for some img_size= and
+num_frames=, say what its tensors do not. One without needs backbone.name= (and backbone.checkpoint=,
 backbone.img_size=, ...), the backbone that it was trained on. What a source needs besides (scale=0.1) is asked for by
 name. input.<key>= records how its images were prepared: input.mean=[0.5,0.5,0.5] input.resize=shortest.
 """

@@ -24,7 +24,7 @@ from vision_peft.safe_files import write_together
 from vision_peft.tuning import record
 from vision_peft.tuning.attach import attach_for_loading, detach, replace_head
 from vision_peft.tuning.backbone import architecture, classifier_names
-from vision_peft.tuning.bake import baked_state_dict
+from vision_peft.tuning.bake import baked_head_kind, baked_state_dict
 from vision_peft.tuning.method import Method, one_of
 from vision_peft.tuning.packed_linear import quantized_as
 from vision_peft.tuning.state import count_parameters, load_tuned, tuned_state_dict
@@ -70,7 +70,7 @@ def save_adapter(
     info = AdapterInfo(
         format_version=FORMAT_VERSION,
         methods=[{"name": method.name, "fields": method.recorded_fields()} for method in methods],
-        head=record.head_kind(model),
+        head=record.head_kind(model) if keep_reparametrization else baked_head_kind(model),
         num_classes=model.num_classes,
         backbone=record_backbone(model),
         fingerprint=tuning.fingerprint or record.fingerprint(model),

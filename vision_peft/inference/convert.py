@@ -18,9 +18,8 @@ from vision_peft.formats import Foreign, save_adapter, write_foreign
 from vision_peft.formats.adapter_files import INFO, TENSORS
 from vision_peft.formats.backbone_record import BACKBONE
 from vision_peft.formats.foreign import build_model, clip_names
-from vision_peft.formats.foreign.hf_peft import CONFIG as HF_CONFIG
-from vision_peft.formats.foreign.hf_peft import TENSORS as HF_TENSORS
 from vision_peft.formats.foreign.key_map import KeyMap, read_mapped
+from vision_peft.formats.foreign.read import list_files
 from vision_peft.inference.make_files import make_files
 from vision_peft.inference.pixels import draw_noise
 from vision_peft.methods.linear import LinearProbe
@@ -119,7 +118,7 @@ def convert_to(model: nn.Module, folder: Path, target: str, *, overwrite: bool =
         ValueError: a method that `target` does not know, or another target.
         FileExistsError: a file is there, and `overwrite` is False.
     """
-    names = [HF_CONFIG, HF_TENSORS]
+    names = list_files(target)
     with make_files(folder, names, overwrite) as made:
         write_foreign(model, made, target)
         foreign, keys = read_mapped(made, target)

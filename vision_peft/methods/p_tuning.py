@@ -86,7 +86,7 @@ class PTuningInput(Graft):
         tokens = tokens.unsqueeze(0).type_as(x).expand(x.shape[0], -1, -1)
         return torch.cat([x[:, : self.pseudo_at], tokens, x[:, self.pseudo_at :]], dim=1)
 
-    def bake(self) -> dict[str, Tensor | None]:
+    def bake(self) -> dict[str, Tensor | nn.Module | None]:
         return {"pseudo_tokens": self._tokens()} if isinstance(self.pseudo_tokens, PromptEncoder) else {}
 
     def _tokens(self) -> Tensor:

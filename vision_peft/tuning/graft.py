@@ -33,11 +33,11 @@ class Graft(nn.Module):
         """
         raise ValueError(f"{type(self).__name__} is not a constant update of the weights it sits on")
 
-    def bake(self) -> dict[str, Tensor | None]:
+    def bake(self) -> dict[str, Tensor | nn.Module | None]:
         """Compute this graft's children without their training-time re-parametrisation.
 
-        By name of the child: the constant that takes its place, or None where nothing does. Children that are no
-        re-parametrisation are left out.
+        By name of the child: the constant or new module that takes its place, or None where nothing does. Children
+        that are no re-parametrisation are left out.
         """
         return {}
 

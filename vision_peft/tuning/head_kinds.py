@@ -8,7 +8,8 @@ from typing import Any, get_type_hints
 from vision_peft.fields import Checked, above_zero, at_least, choice, raise_all
 from vision_peft.suggest import did_you_mean
 
-KINDS = ("linear", "batchnorm_linear", "vpt_linear")  # of pooled features; and mlp-2 to mlp-9
+# of pooled features; and mlp-2 to mlp-9
+KINDS = ("linear", "batchnorm_linear", "vpt_linear", "bi_linear", "bi_linear_packed")
 TOKENS = ("patch", "all")  # what an attentive head reads: patch tokens, or prefix tokens and prompts as well
 TIMES = ("none", "sinusoid")  # what it adds to tokens by their place in time
 

@@ -13,6 +13,7 @@ from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.head_kinds import Neighbours, TokenHead, count_mlp_layers, read_head
 from vision_peft.tuning.head_tokens import check_tokens, give_tokens, take_tokens_back
 from vision_peft.tuning.neighbours import NeighbourHead
+from vision_peft.tuning.quantised_linear import QuantisedLinear
 
 
 def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.Module:
@@ -23,9 +24,11 @@ def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.
         kind: ``linear``; ``batchnorm_linear`` for BatchNorm without affine parameters before it (the head of MAE's
             and AdaptFormer's main_image.py); ``vpt_linear`` for the linear layer of VPT's code, whose biases start at
             -log 99, so that with a sigmoid every class would start at 1 %; ``mlp-k`` for VPT's MLP-k: k linear layers,
-            the k - 1 hidden ones as wide as the features and each followed by ReLU. ``attentive`` for efficient probing
-            and ``attentive_pooler`` for V-JEPA 2's classifier read tokens in place of pooled features, see
-            ``attentive``; both also as ``adapter.json`` records them, with options: ``attentive queries=8``.
+            the k - 1 hidden ones as wide as the features and each followed by ReLU; ``bi_linear`` for a linear layer of
+            1 bit a weight without a bias (the Bi-Head of PETL-ViT's binary_adapter), in adapter folders
+            ``bi_linear_packed``, of which two numbers train. ``attentive`` for efficient probing and
+            ``attentive_pooler`` for V-JEPA 2's classifier read tokens in place of pooled features, see ``attentive``;
+            both also as ``adapter.json`` records them, with options: ``attentive queries=8``.
         num_classes: number of classes, at least 1.
         **options: of the two: ``tokens``, ``norm``, ``time`` and those of ``head_kinds.Attentive`` or
             ``AttentivePooler``.
@@ -54,6 +57,11 @@ def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.
         linear = model.get_submodule(name)
         if isinstance(head, TokenHead | Neighbours):
             model.set_submodule(name, _with_options(model, head, num_classes, linear).train(model.training))
+            continue
+        if kind.startswith("bi_linear"):
+            quantised = QuantisedLinear(linear.in_features, num_classes, bits=1).to(linear.weight)
+            packed = quantised.pack() if kind == "bi_linear_packed" else quantised
+            model.set_submodule(name, packed.train(model.training))
             continue
         if kind == "vpt_linear":
             nn.init.kaiming_normal_(linear.weight, mode="fan_out")
@@ -96,6 +104,11 @@ def plain_head(head: Any) -> nn.Module:
         )
     if isinstance(head, NeighbourHead):
         raise ValueError("cannot merge the votes of neighbours into a linear layer: keep the adapter, which holds them")
+    if isinstance(head, QuantisedLinear):
+        plain = nn.Linear(head.in_features, head.out_features).to(head.book)
+        plain.weight.copy_(head.quantised())
+        nn.init.zeros_(plain.bias)
+        return plain
     if not isinstance(head, nn.Sequential):
         return head
     batchnorm, *_, last = head

@@ -56,7 +56,7 @@ class PrefixAttention(KeyValueAttention):
         keys, values = made.unflatten(-1, (heads, -1)).transpose(2, 3)
         return [*super().extra_keys_values(x), (keys, values)]
 
-    def bake(self) -> dict[str, Tensor | None]:
+    def bake(self) -> dict[str, Tensor | nn.Module | None]:
         if self.prefix_source is None:
             return {}
         return {"prefix": self._keys_values(), "prefix_source": None, "prefix_mlp": None}

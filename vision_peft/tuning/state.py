@@ -17,7 +17,7 @@ class Counts(NamedTuple):
     """Numbers of parameters; ``trained`` and ``stored`` exclude the head. ``str`` says them in words."""
 
     trained: int  # receive gradients
-    stored: int  # are in an adapter folder: what is left after baking
+    stored: int  # are in an adapter folder: what is left after baking; packed codes count by their bytes
     head: int
     backbone: int  # all of the backbone proper, without grafts and head
 
@@ -33,7 +33,7 @@ def count_parameters(model: nn.Module) -> Counts:
     """Count the parameters of ``model`` as tables report them, head excluded from ``trained`` and ``stored``."""
     tuning = record.find(model)
     grafted = [t for t in record.graft_tensors(model).values() if isinstance(t, nn.Parameter)]
-    baked = [t for t in baked_graft_tensors(model).values() if isinstance(t, nn.Parameter)]
+    baked = [t for t in baked_graft_tensors(model).values() if isinstance(t, nn.Parameter) or t.dtype == torch.uint8]
     backbone = [parameter for _, parameter in record.backbone_parameters(model)]
     head = [t for t in record.head_tensors(model).values() if isinstance(t, nn.Parameter)]
     trained = sum(p.numel() for p in grafted + backbone if p.requires_grad)

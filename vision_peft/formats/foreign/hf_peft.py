@@ -32,6 +32,7 @@ from vision_peft.tuning.heads import plain_head
 from vision_peft.tuning.method import Method
 
 TENSORS, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
+FILES = CONFIG, TENSORS
 MAX_CONFIG = 2**24  # bytes
 HEADS = ("head", "head_dist", "head.fc")
 NORMS = ("norm", "fc_norm")  # behind the last block

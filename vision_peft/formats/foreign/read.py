@@ -24,6 +24,9 @@ from vision_peft.tuning.state import load_tuned
 _HEAD_BIASES = ("head.bias", "head.1.bias", "head.fc.bias", "head.classifier.bias", "head.classifier.1.bias")
 
 
+_TENSOR_FILES = (".pth", ".pt", ".safetensors")  # of sources whose own files are bytes without a header
+
+
 @dataclass(frozen=True, repr=False)
 class Foreign:
     """A tuned model of other code in our terms."""
@@ -37,6 +40,7 @@ class Foreign:
     num_frames: int | None = None  # of a clip, where the tensors tell
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of timm's VisionTransformer, which no tensor tells
     head_update: State = field(default_factory=dict)  # to add to the head that the backbone came with
+    classes: int | None = None  # of the head, where no bias tells
 
     def __repr__(self) -> str:
         methods = ", ".join(map(repr, self.methods)) or "no method"
@@ -77,6 +81,8 @@ class Foreign:
     @property
     def num_classes(self) -> int:
         """Give the classes of the head in the file, 0 without one."""
+        if self.classes is not None:
+            return self.classes
         biases = [name for name in _HEAD_BIASES if name in self.tuned]
         return self.tuned[biases[0]].shape[0] if biases else 0
 
@@ -153,10 +159,12 @@ def open_foreign(path_or_state: str | Path | Mapping[str, Any], source: str, key
     module = _module("source", source, having="read")
     data: Any = path_or_state
     if not isinstance(data, Mapping):
-        read_folder = vars(module).get("read_folder")
+        read_folder, read_raw = (vars(module).get(name) for name in ("read_folder", "read_raw"))
         if read_folder is not None and Path(data).is_dir():
             data, found = read_folder(Path(data))
             keywords = {**found, **keywords}
+        elif read_raw is not None and Path(data).suffix not in _TENSOR_FILES:
+            data = read_raw(Path(data))
         else:
             data = read_tensors(Path(data))
     _check_keywords(module.read, source, keywords)
@@ -178,7 +186,7 @@ def write_foreign(model: nn.Module, folder: str | Path, target: str = "hf_peft")
     Args:
         model: a model with a method attached that ``target`` knows.
         folder: made where it is absent.
-        target: ``hf_peft``.
+        target: ``hf_peft``, ``bi_adaptformer`` or ``bi_lora``.
 
     Returns:
         The folder.
@@ -187,6 +195,15 @@ def write_foreign(model: nn.Module, folder: str | Path, target: str = "hf_peft")
         ValueError: unknown target, or a model that it cannot express, with the reason.
     """
     return _module("target", target, having="write").write(model, Path(folder))
+
+
+def list_files(target: str) -> list[str]:
+    """List the files that ``write_foreign`` writes for ``target``.
+
+    Raises:
+        ValueError: unknown target.
+    """
+    return list(_module("target", target, having="write").FILES)
 
 
 def read_tensors(path: Path) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_PLACES = torch.arange(8, dtype=torch.uint8)
+from vision_peft.tuning.packed_codes import pack_codes, unpack_codes
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class OneBit:
 
     def decode(self) -> Tensor:
         """Return the tensor of the two values."""
-        places = _PLACES.to(self.codes.device)
-        bits = (self.codes.unsqueeze(1) >> places).bitwise_and(1).flatten()[: self.shape.numel()]
+        bits = unpack_codes(self.codes, 1, self.shape.numel())
         low, high = (torch.tensor(value, dtype=self.dtype, device=bits.device) for value in (self.low, self.high))
         return torch.where(bits.bool(), high, low).view(self.shape)
 
@@ -39,9 +38,7 @@ def encode(tensor: Tensor) -> OneBit:
     """Code a floating tensor by the two values with the least squared error, of all ways to cut its range in two."""
     values = tensor.detach().double().flatten()
     low, high, threshold = _two_means(values.sort().values)
-    bits = (values > threshold).to(torch.uint8)
-    padded = torch.nn.functional.pad(bits, (0, -len(bits) % 8)).view(-1, 8)
-    codes = (padded << _PLACES.to(bits.device)).sum(1, dtype=torch.uint8)
+    codes = pack_codes(values > threshold, 1)
     return OneBit(codes, low, high, tensor.shape, tensor.dtype)
 
 

@@ -1,0 +1,83 @@
+"""Files of Bi-LoRA (JieShibo/PETL-ViT@026e4f1 binary_adapter/lora.py): see ``quantised_files``."""
+
+from pathlib import Path
+
+from torch import nn
+
+from vision_peft.formats.foreign import quantised_files
+from vision_peft.formats.foreign.quantised_files import (
+    RAW,
+    Layer,
+    decode,
+    only_method,
+    read_folder,
+    read_raw,
+    take_head,
+)
+from vision_peft.formats.foreign.read import Foreign
+from vision_peft.formats.foreign.tensors import State, block_numbers, no_leftovers, take
+from vision_peft.methods.bi_lora import BiLoRA
+from vision_peft.tuning import blocks
+
+__all__ = ["FILES", "read", "read_folder", "read_raw", "write"]
+
+
+def read(
+    state: State,
+    *,
+    rank: int,
+    bits: int,
+    scale: float,
+    head_bits: int = 32,
+    width: int = 768,
+    depth: int = 12,
+    dropout: float = 0.1,
+) -> Foreign:
+    """Decode the bytes of a file, whose weights are used as they are, or map latent weights by their official keys.
+
+    Args:
+        state: tensors of the file.
+        rank: r of the run (``dim`` in its yaml).
+        bits: of every weight of the adapters, 1, 2 or 4.
+        scale: s of the task.
+        head_bits: 1 for a head of 1 bit (bihead), else 32.
+        width: channels of the backbone.
+        depth: blocks of the backbone.
+        dropout: of use for further training only.
+
+    Raises:
+        ValueError: bytes or keys that are not of this code and these sizes.
+    """
+    method = BiLoRA(rank=rank, bits=bits, scale=scale, dropout=dropout, packed=RAW in state)
+    if RAW in state:
+        tuned, head, classes = decode(state[RAW], _layers(depth, width * rank), bits, width, head_bits)
+        return Foreign(None, method, tuned, head, classes=classes)
+    state = dict(state)
+    tuned, head, classes = take_head(state)
+    for i in block_numbers(state, "blocks."):
+        for name in "qv":
+            for part, shape in (("down", (rank, None)), ("up", (None, rank))):
+                theirs = f"blocks.{i}.attn.lora_{name}.adapter_{part}.weight"
+                tuned[f"blocks.{i}.attn.qkv.bi_lora.{name}.{part}.weight"] = take(state, theirs, *shape)
+    no_leftovers(state, "Bi-LoRA")
+    return Foreign(None, method, tuned, head, classes=classes)
+
+
+def write(model: nn.Module, folder: Path) -> Path:
+    """Write ``adapter.bin``, the bytes that the official code reads, and ``keywords.json``, what they cannot tell.
+
+    Raises:
+        ValueError: something else than one Bi-LoRA in all blocks is attached, or a count of weights of which the
+            official format would lose some.
+    """
+    method = only_method(model, BiLoRA, "bi_lora")
+    found = blocks.blocks(model)
+    dim = blocks.width(found[0])
+    keywords = {"rank": method.rank, "bits": method.bits, "scale": method.scale}
+    keywords |= {"width": dim, "depth": len(found)}
+    return quantised_files.write(model, folder, _layers(len(found), dim * method.rank), keywords)
+
+
+def _layers(depth: int, count: int) -> list[Layer]:
+    parts = [f"{name}.{part}" for name in "qv" for part in ("down", "up")]
+    return [Layer(f"blocks.{i}.attn.qkv.bi_lora.{part}", count) for i in range(depth) for part in parts]

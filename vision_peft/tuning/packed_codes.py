@@ -1,0 +1,28 @@
+"""Small whole numbers side by side in bytes, the first in the lowest bits: 8 of one bit, 4 of two, 2 of four."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def packed_size(count: int, bits: int) -> int:
+    """Count the bytes of ``count`` codes; the last byte is filled up with zeros."""
+    return -(-count * bits // 8)
+
+
+def pack_codes(codes: Tensor, bits: int) -> Tensor:
+    """Pack whole numbers below 2^bits of any shape into bytes (n,), in order of the flattened tensor."""
+    flat = codes.flatten().to(torch.uint8)
+    per_byte = 8 // bits
+    rows = F.pad(flat, (0, -len(flat) % per_byte)).view(-1, per_byte)
+    return (rows << _places(bits, flat.device)).sum(1, dtype=torch.uint8)
+
+
+def unpack_codes(packed: Tensor, bits: int, count: int) -> Tensor:
+    """Return the first ``count`` codes in ``packed``, as bytes (count,)."""
+    rows = (packed.unsqueeze(1) >> _places(bits, packed.device)).bitwise_and(2**bits - 1)
+    return rows.flatten()[:count]
+
+
+def _places(bits: int, device: torch.device) -> Tensor:
+    return torch.arange(0, 8, bits, dtype=torch.uint8, device=device)
