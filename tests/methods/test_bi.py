@@ -13,7 +13,7 @@ from torch import Tensor
 import vision_peft as vp
 from vision_peft.tuning.bake import baked_state_dict
 from vision_peft.tuning.blocks import attn_half, blocks, linears, mlp_half
-from vision_peft.tuning.quantised_linear import codebook
+from vision_peft.tuning.few_bit_linear import codebook
 
 L, D = 12, 768
 

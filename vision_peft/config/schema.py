@@ -91,7 +91,7 @@ class Recipe(Checked):
     views: int | str = 1  # clips of a test video whose answers are averaged; uniform: end to end (seconds only)
     crops: int = 1  # of each of them, spread over the long side; needs resize=shortest
     view_average: str = "logits"  # what is averaged over views and crops: logits | probabilities (after a softmax)
-    head: str = "linear"  # linear batchnorm_linear (AdaptFormer, MAE) vpt_linear mlp-2..9 attentive attentive_pooler
+    head: str = "linear"  # linear batchnorm_linear vpt_linear bi_linear (1 bit) mlp-2..9 attentive attentive_pooler
     head_options: dict[str, Any] = field(default_factory=dict)  # of attentive: queries, reduce, tokens, norm, time; ...
     frozen_mode: str = "eval"  # mode of the frozen modules while training: eval | train (drop_path then acts in them)
     drop_path: float = 0.0  # stochastic depth rate of the last block; acts where modules are in training mode

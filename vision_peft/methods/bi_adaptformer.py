@@ -1,6 +1,6 @@
 """Bi-AdaptFormer (Jie, Wang and Deng, ICCV 2023, https://arxiv.org/abs/2307.16867).
 
-AdaptFormer's branch with weights of 1, 2 or 4 bits (``tuning/quantised_linear.py``), without biases, on the tokens x
+AdaptFormer's branch with weights of 1, 2 or 4 bits (``tuning/few_bit_linear.py``), without biases, on the tokens x
 after attention:
 
     x ← x + drop_path(MLP(LN₂ x)) + s · W_up dropout(ReLU(W_down x)),  W of 2^bits values each
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.blocks import BlockGraft, width
+from vision_peft.tuning.few_bit_linear import BITS, few_bit_pair, pack_all
 from vision_peft.tuning.graft import graft
 from vision_peft.tuning.method import one_of, positive, probability
-from vision_peft.tuning.quantised_linear import BITS, pack_all, quantised_pair
 
 
 class Branch(nn.Module):
@@ -32,7 +32,7 @@ class Branch(nn.Module):
 
     def __init__(self, dim: int, method: "BiAdaptFormer") -> None:
         super().__init__()
-        self.down, self.up = quantised_pair(dim, method.bottleneck, dim, method.bits, packed=method.packed)
+        self.down, self.up = few_bit_pair(dim, method.bottleneck, dim, method.bits, packed=method.packed)
         self.dropout = nn.Dropout(method.dropout)
         self.scale = method.scale
 

@@ -1,6 +1,6 @@
 """Bi-LoRA (Jie, Wang and Deng, ICCV 2023, https://arxiv.org/abs/2307.16867).
 
-LoRA of q and v with weights of 1, 2 or 4 bits (``tuning/quantised_linear.py``), on the input n of attention's
+LoRA of q and v with weights of 1, 2 or 4 bits (``tuning/few_bit_linear.py``), on the input n of attention's
 projection:
 
     q ← W_q n + s · B_q dropout(A_q n),  v likewise,  A and B of 2^bits values each
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.blocks import is_fused, linears
+from vision_peft.tuning.few_bit_linear import BITS, few_bit_pair, pack_all
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import one_of, positive, probability
-from vision_peft.tuning.quantised_linear import BITS, pack_all, quantised_pair
 
 
 class Update(nn.Module):
@@ -32,7 +32,7 @@ class Update(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, method: "BiLoRA") -> None:
         super().__init__()
-        self.down, self.up = quantised_pair(in_features, method.rank, out_features, method.bits, packed=method.packed)
+        self.down, self.up = few_bit_pair(in_features, method.rank, out_features, method.bits, packed=method.packed)
         self.dropout = nn.Dropout(method.dropout)
         self.scale = method.scale
 

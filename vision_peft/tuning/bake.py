@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vision_peft.tuning import graft, record
 from vision_peft.tuning.backbone import classifier_names
-from vision_peft.tuning.quantised_linear import pack_all
+from vision_peft.tuning.few_bit_linear import pack_all
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from vision_peft.fields import Checked, above_zero, at_least, choice, raise_all
 from vision_peft.suggest import did_you_mean
 
 # of pooled features; and mlp-2 to mlp-9
-KINDS = ("linear", "batchnorm_linear", "vpt_linear", "bi_linear", "bi_linear_packed")
+KINDS = ("linear", "batchnorm_linear", "bi_linear", "bi_linear_packed", "vpt_linear")
 TOKENS = ("patch", "all")  # what an attentive head reads: patch tokens, or prefix tokens and prompts as well
 TIMES = ("none", "sinusoid")  # what it adds to tokens by their place in time
 

@@ -10,10 +10,10 @@ from torch import nn
 from vision_peft.tuning import record
 from vision_peft.tuning.attentive import AttentiveHead
 from vision_peft.tuning.backbone import classifier_names
+from vision_peft.tuning.few_bit_linear import FewBitLinear
 from vision_peft.tuning.head_kinds import Neighbours, TokenHead, count_mlp_layers, read_head
 from vision_peft.tuning.head_tokens import check_tokens, give_tokens, take_tokens_back
 from vision_peft.tuning.neighbours import NeighbourHead
-from vision_peft.tuning.quantised_linear import QuantisedLinear
 
 
 def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.Module:
@@ -59,7 +59,7 @@ def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.
             model.set_submodule(name, _with_options(model, head, num_classes, linear).train(model.training))
             continue
         if kind.startswith("bi_linear"):
-            quantised = QuantisedLinear(linear.in_features, num_classes, bits=1).to(linear.weight)
+            quantised = FewBitLinear(linear.in_features, num_classes, bits=1).to(linear.weight)
             packed = quantised.pack() if kind == "bi_linear_packed" else quantised
             model.set_submodule(name, packed.train(model.training))
             continue
@@ -104,7 +104,7 @@ def plain_head(head: Any) -> nn.Module:
         )
     if isinstance(head, NeighbourHead):
         raise ValueError("cannot merge the votes of neighbours into a linear layer: keep the adapter, which holds them")
-    if isinstance(head, QuantisedLinear):
+    if isinstance(head, FewBitLinear):
         plain = nn.Linear(head.in_features, head.out_features).to(head.book)
         plain.weight.copy_(head.quantised())
         nn.init.zeros_(plain.bias)

@@ -15,13 +15,13 @@ from vision_peft.tuning.attentive import AttentiveHead
 from vision_peft.tuning.backbone import classifier_names, has_blocks
 from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.families import family_of_block
+from vision_peft.tuning.few_bit_linear import FewBitLinear
 from vision_peft.tuning.head_kinds import head_text
 from vision_peft.tuning.layers import body_layers
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.modes import set_modes
 from vision_peft.tuning.neighbours import NeighbourHead
 from vision_peft.tuning.packed_linear import quantized_layers
-from vision_peft.tuning.quantised_linear import QuantisedLinear
 
 FINGERPRINT = "_fingerprint_before_packing"  # attribute of a model whose weights are packed, see ``quantize``
 DISABLED: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models inside ``disable.disabled``: their record is aside
@@ -176,7 +176,7 @@ def head_kind(model: nn.Module) -> str:
     layer = model.get_submodule(classifier_names(model)[0])
     if isinstance(layer, AttentiveHead | NeighbourHead):
         return head_text(layer.kind)
-    if isinstance(layer, QuantisedLinear):
+    if isinstance(layer, FewBitLinear):
         return "bi_linear" if layer.weight is not None else "bi_linear_packed"
     if not isinstance(layer, nn.Sequential):
         return "linear"

@@ -1,11 +1,12 @@
-"""Files of Bi-AdaptFormer (JieShibo/PETL-ViT@026e4f1 binary_adapter/adaptformer.py): see ``quantised_files``."""
+"""Files of Bi-AdaptFormer (JieShibo/PETL-ViT@026e4f1 binary_adapter/adaptformer.py): see ``few_bit_files``."""
 
 from pathlib import Path
 
 from torch import nn
 
-from vision_peft.formats.foreign import quantised_files
-from vision_peft.formats.foreign.quantised_files import (
+from vision_peft.formats.foreign import few_bit_files
+from vision_peft.formats.foreign.few_bit_files import (
+    FILES,
     RAW,
     Layer,
     decode,
@@ -74,7 +75,7 @@ def write(model: nn.Module, folder: Path) -> Path:
     dim = blocks.width(found[0])
     keywords = {"bottleneck": method.bottleneck, "bits": method.bits, "scale": method.scale}
     keywords |= {"width": dim, "depth": len(found)}
-    return quantised_files.write(model, folder, _layers(len(found), dim * method.bottleneck), keywords)
+    return few_bit_files.write(model, folder, _layers(len(found), dim * method.bottleneck), keywords)
 
 
 def _layers(depth: int, count: int) -> list[Layer]:

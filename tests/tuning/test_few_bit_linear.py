@@ -10,14 +10,14 @@ from support.families import images, randomise_tuned, tiny
 from torch import Tensor
 
 import vision_peft as vp
+from vision_peft.tuning.few_bit_linear import FewBitLinear, codebook
 from vision_peft.tuning.packed_codes import pack_codes, packed_size, unpack_codes
-from vision_peft.tuning.quantised_linear import QuantisedLinear, codebook
 from vision_peft.tuning.record import head_kind
 
 
-def layer(bits: int, rows: int = 6, columns: int = 10) -> QuantisedLinear:
+def layer(bits: int, rows: int = 6, columns: int = 10) -> FewBitLinear:
     torch.manual_seed(0)
-    made = QuantisedLinear(columns, rows, bits)
+    made = FewBitLinear(columns, rows, bits)
     with torch.no_grad():
         made.weight.copy_(0.3 * torch.randn(rows, columns) + 0.1)  # type: ignore[union-attr]
     return made
@@ -53,7 +53,7 @@ def test_the_weight_is_the_nearest_code_times_the_deviation_plus_the_mean(bits):
 
 
 def test_a_number_between_two_codes_takes_the_middle():
-    made = QuantisedLinear(3, 1, 1)
+    made = FewBitLinear(3, 1, 1)
     with torch.no_grad():
         made.weight.copy_(torch.tensor([[-1.0, 0.0, 1.0]]))  # type: ignore[union-attr]
     torch.testing.assert_close(made.quantised(), torch.tensor([[-0.67449, 0.0, 0.67449]]), atol=1e-5, rtol=0)

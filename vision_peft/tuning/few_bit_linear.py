@@ -41,7 +41,7 @@ def codebook(bits: int) -> tuple[float, ...]:
     return tuple(codes.tolist())
 
 
-class QuantisedLinear(nn.Module):
+class FewBitLinear(nn.Module):
     """Linear layer without a bias, ``bits`` a weight; the latent weight starts as that of ``nn.Linear``."""
 
     book: Tensor
@@ -68,7 +68,7 @@ class QuantisedLinear(nn.Module):
         return (z + (nearest - z).detach()) * std + mean
 
     @torch.no_grad()
-    def pack(self) -> "QuantisedLinear":
+    def pack(self) -> "FewBitLinear":
         """Take the packed form in place, of which only μ and σ train."""
         if self.weight is not None:
             z, mean, std = _standardise(self.weight)
@@ -81,11 +81,11 @@ class QuantisedLinear(nn.Module):
         return (self.book[1:] + self.book[:-1]) / 2
 
 
-def quantised_pair(
+def few_bit_pair(
     in_features: int, hidden: int, out_features: int, bits: int, *, packed: bool
-) -> tuple[QuantisedLinear, QuantisedLinear]:
+) -> tuple[FewBitLinear, FewBitLinear]:
     """Make a layer down to ``hidden`` channels and one up again, whose latent weight starts small as in the source."""
-    down, up = QuantisedLinear(in_features, hidden, bits), QuantisedLinear(hidden, out_features, bits)
+    down, up = FewBitLinear(in_features, hidden, bits), FewBitLinear(hidden, out_features, bits)
     assert up.weight is not None
     nn.init.trunc_normal_(up.weight, std=0.001, a=-0.002, b=0.002)
     return (down.pack(), up.pack()) if packed else (down, up)
@@ -95,7 +95,7 @@ def pack_all(module: nn.Module) -> nn.Module:
     """Return a copy of ``module`` whose quantised layers are packed."""
     packed = copy.deepcopy(module)
     for layer in packed.modules():
-        if isinstance(layer, QuantisedLinear):
+        if isinstance(layer, FewBitLinear):
             layer.pack()
     return packed
 

@@ -19,9 +19,9 @@ from vision_peft.safe_files import read_file, write_together
 from vision_peft.strict_json import parse_json
 from vision_peft.tuning import record
 from vision_peft.tuning.bake import baked_head_kind, baked_state_dict
+from vision_peft.tuning.few_bit_linear import BITS
 from vision_peft.tuning.method import one_of
 from vision_peft.tuning.packed_codes import packed_size
-from vision_peft.tuning.quantised_linear import BITS
 
 FILES = FILE, KEYWORDS = "adapter.bin", "keywords.json"
 RAW = "file_bytes"  # the name of a file's bytes among tensors
