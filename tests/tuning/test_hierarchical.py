@@ -122,6 +122,15 @@ def test_ia3_scales_keys_only_where_they_go_head_by_head(family):
         torch.testing.assert_close(y, 3 * expected if name == "k" else expected)
 
 
+@pytest.mark.parametrize("family", ["maxvit", "maxvit_tf"])
+def test_bi_lora_leaves_keys_alone_where_they_go_head_by_head(family):
+    model = vp.attach(tiny(family), vp.BiLoRA(rank=2))
+    attn, plain = blocks(model)[0].attn, blocks(tiny(family))[0].attn
+    x = torch.randn(2, 4, attn.qkv.in_features)
+    same = [torch.equal(y, other) for y, other in zip(project(attn.eval(), x), project(plain, x), strict=True)]
+    assert same == [False, True, False]
+
+
 @pytest.mark.parametrize("heads", [None, 1, 4])
 def test_rows_are_cut_and_joined_along_any_axis(heads):
     t = torch.arange(2 * 24 * 5).view(2, 24, 5)

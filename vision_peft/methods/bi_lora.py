@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from vision_peft.tuning.block_method import BlockMethod
-from vision_peft.tuning.blocks import is_fused, linears
+from vision_peft.tuning.blocks import is_fused, linears, rows_by_head
 from vision_peft.tuning.few_bit_linear import BITS, few_bit_pair, pack_all
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import one_of, positive, probability
+from vision_peft.tuning.qkv_rows import join_rows, split_rows
 
 
 class Update(nn.Module):
@@ -48,16 +49,16 @@ class BiLoRAQKV(Graft):
     """A fused qkv layer with updates of its q and v."""
 
     bi_lora: Any  # nn.ModuleDict of Update by slice name
+    bi_lora_heads: int | None  # see ``qkv_rows``
     weight: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = super().forward(x).chunk(3, dim=-1)
-        return torch.cat([q + self.bi_lora["q"](x), k, v + self.bi_lora["v"](x)], dim=-1)
+        q, k, v = split_rows(super().forward(x), self.bi_lora_heads, -1)
+        return join_rows([q + self.bi_lora["q"](x), k, v + self.bi_lora["v"](x)], self.bi_lora_heads, -1)
 
     def fold(self) -> None:
-        q, _, v = self.weight.chunk(3)
-        q += self.bi_lora["q"].dense()
-        v += self.bi_lora["v"].dense()
+        q, v = (self.bi_lora[name].dense() for name in "qv")
+        self.weight += join_rows([q, torch.zeros_like(q), v], self.bi_lora_heads)
 
     def bake(self) -> dict[str, Tensor | nn.Module | None]:
         return {"bi_lora": pack_all(self.bi_lora)}
@@ -109,7 +110,8 @@ class BiLoRA(BlockMethod):
             if is_fused(block):
                 (qkv,) = linears(block, "qkv")
                 size = qkv.in_features, qkv.out_features // 3
-                graft(qkv, BiLoRAQKV, bi_lora=nn.ModuleDict({name: Update(*size, self) for name in "qv"}))
+                updates = nn.ModuleDict({name: Update(*size, self) for name in "qv"})
+                graft(qkv, BiLoRAQKV, bi_lora=updates, bi_lora_heads=rows_by_head(block))
             else:
                 for layer in (*linears(block, "q"), *linears(block, "v")):
                     graft(layer, BiLoRALinear, bi_lora=Update(layer.in_features, layer.out_features, self))
