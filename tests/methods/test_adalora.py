@@ -128,6 +128,7 @@ def test_the_update_is_b_times_the_scaled_rows_of_a():
     randomise_tuned(model)
     layer: Any = model.get_submodule("blocks.0.mlp.fc1")
     x, part = torch.randn(4, 32), layer.adalora
+    assert part.scaling == 5 / (3 + 1e-5)
     update = part.B @ torch.diag(part.E[:, 0]) @ part.A * 5 / (3 + 1e-5)
     torch.testing.assert_close(layer(x), x @ (layer.weight + update).T + layer.bias)
     vp.train_mode(model)

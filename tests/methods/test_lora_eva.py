@@ -98,6 +98,18 @@ def test_a_layer_of_rank_0_is_left_out_and_the_adapter_attaches_without_samples(
     assert torch.equal(vp.load_adapter(fresh, tmp_path)(samples[0][0]), model(samples[0][0]))
 
 
+def test_a_layer_gets_at_most_rho_times_its_rank():
+    model = tiny("vit")
+    with torch.no_grad():
+        model.blocks[1].norm2.weight[4:] *= 1e-3  # few directions explain all that the second MLP reads
+    backbone, samples = model.state_dict(), batches("vit", count=4)
+    for rho, ranks in ((1, [2, 2]), (1.5, [1, 3]), (2, [0, 4])):
+        fresh = tiny("vit")
+        fresh.load_state_dict(backbone)
+        vp.attach(fresh, vp.LoRA(rank=2, targets=("fc1",), init="eva", eva_rho=rho), samples=samples)
+        assert list(method_of(fresh).rank_pattern.values()) == ranks
+
+
 def test_slices_of_one_layer_start_from_the_same_directions_and_slices_of_rank_0_go():
     samples = batches("vit")
     model = vp.attach(tiny("vit"), vp.LoRA(rank=2, targets=("q", "v"), init="eva"), samples=samples)

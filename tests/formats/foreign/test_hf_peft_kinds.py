@@ -116,6 +116,8 @@ WRITTEN: list[vp.Method] = [
     vp.LoRA(rank=2, targets=("q", "v", "proj"), rank_pattern={"v": 3, "0.attn.proj": 4}, alpha_pattern={"q": 2}),
     vp.LoRA(rank=2, targets=("qkv", "fc1"), rank_pattern={"1.attn.qkv": 0, "0.mlp.fc1": 1}, rslora=True),
     vp.LoRA(rank=2, targets=("k", "proj"), lora_bias=True, expert_dropout=0.5),
+    vp.LoRA(rank=2, targets=("q", "v"), lora_bias=True, alpha_pattern={"q": 2}),
+    vp.LoRA(rank=2, targets=("qkv", "fc1"), lora_bias=True, init="pissa"),
     vp.LoRA(rank=2, targets=("all-linear", "patch_embed")),
     vp.LoRA(rank=2, targets=("q", "fc1"), init="orthogonal"),
     vp.AdaLoRA(rank=3, target_rank=1.5, targets=("qkv", "fc2")),
@@ -127,7 +129,7 @@ WRITTEN: list[vp.Method] = [
 @pytest.mark.parametrize("method", WRITTEN, ids=repr)
 @pytest.mark.parametrize("family", ["vit", "swin", "eva02_base", "siglip"])
 def test_hf_peft_and_the_reader_load_what_is_written(method, family, tmp_path):
-    if family in ("swin", "eva02_base") and getattr(method, "rank_pattern", {}):
+    if family in ("swin", "eva02_base") and any(getattr(method, f"{what}_pattern", {}) for what in ("rank", "alpha")):
         pytest.skip("its layers have other names than the patterns")
     model = vp.attach(tiny(family), method)
     randomise_tuned(model)
