@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 from support.families import images, randomise_tuned, tiny
 from timm.models import VisionTransformer
@@ -171,3 +172,11 @@ def test_too_few_tokens_for_the_directions_are_named():
     vp.attach(tiny("vit"), vp.LoRA(rank=8, init="eva"), samples=one)
     with pytest.raises(ValueError, match=r"18 directions need at least 19 tokens; blocks.0.attn.* 1 images are 17"):
         vp.attach(tiny("vit"), vp.LoRA(rank=9, init="eva"), samples=one)
+
+
+def test_convolutions_of_a_model_without_blocks_are_refused():
+    model = timm.create_model("resnet18", num_classes=2)
+    method = vp.LoRA(rank=2, targets=("all-linear",), init="eva")
+    with pytest.raises(ValueError, match=r'init="eva" reads tokens; conv1 is a convolution: take another init'):
+        vp.attach(model, method, samples=[(torch.zeros(2, 3, 64, 64), torch.zeros(2))])
+    assert not list(graft.grafts(model))

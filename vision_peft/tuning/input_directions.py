@@ -108,7 +108,12 @@ def choose_directions(
         sites: with their ranks, the sum of which is the budget.
         rho: a site gets at most so many times its rank.
         batches: as of ``measure_inputs``.
+
+    Raises:
+        ValueError: as of ``measure_inputs``; one of the sites is a convolution.
     """
+    if kernels := [site.name for site in sites if not isinstance(site.layers[0], nn.Linear)]:
+        raise ValueError(f'init="eva" reads tokens; {kernels[0]} is a convolution: take another init')
     limits = {site: min(round(rank * rho), site.full_rank) for site, rank in sites.items()}
     wanted: dict[nn.Module, int] = {}
     for site, limit in limits.items():

@@ -43,11 +43,15 @@ def _is_layer(module: nn.Module) -> bool:
 
 
 def convolve(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
-    """Convolve maps ``x`` (B in H W) with ``weight`` (any, in, k, k) as ``layer`` does with its own; without a bias."""
+    """Convolve maps ``x`` (B in H W) with ``weight`` (any, in, k, k) as ``layer`` does with its own; without a bias.
+
+    Of clips x is (B in T H W) and the layer a 3-D convolution.
+    """
     conv: Any = layer
     if isinstance(layer, Conv2dSame) or getattr(layer, "same_pad", False):  # padded by the size of the map
         x = pad_same(x, conv.kernel_size, conv.stride, conv.dilation)
-    return nn.Conv2d._conv_forward(conv, x, weight, None)
+    plain = nn.Conv3d if isinstance(layer, nn.Conv3d) else nn.Conv2d
+    return plain._conv_forward(conv, x, weight, None)
 
 
 def check_plain(layer: nn.Module) -> None:
