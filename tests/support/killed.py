@@ -17,7 +17,7 @@ class Killed(BaseException):
 def killed_at(place: Place, config: Config) -> None:
     """Train until `place` and die there; AssertionError if the training never comes there."""
     last = iter([False, True])
-    real_seed, real_evaluate = fit_module.seed_everything, fit_module.evaluate
+    real_seed, real_evaluate = fit_module.seed_everything, fit_module.evaluate_heads
 
     def seed(*key: Any) -> None:
         if key[2:4] == place:
@@ -31,7 +31,7 @@ def killed_at(place: Place, config: Config) -> None:
 
     with (
         mock.patch.object(fit_module, "seed_everything", seed),
-        mock.patch.object(fit_module, "evaluate", evaluate),
+        mock.patch.object(fit_module, "evaluate_heads", evaluate),
     ):
         try:
             train(config)

@@ -83,5 +83,5 @@ def evaluate_share(_: int, __: Path, damaged: Sequence[int]) -> dict[str, Any]:
     videos.set_evaluation(input_settings(model, Recipe(resize="shortest", views=2, crops=3)))
     loader = eval_loader(videos, videos.eval_batch_size * compute.world_size, 0, **compute.share, bad="wrong")
     metrics = evaluate(model, loader, CLASSES, compute)
-    numbers, logits, labels = collect_video_logits(model, loader, compute).gather().mean_logits()
+    numbers, logits, labels = collect_video_logits(model, loader, compute)[0].gather().mean_logits()
     return {"metrics": dataclasses.asdict(metrics), "videos": numbers, "logits": logits, "labels": labels}

@@ -107,7 +107,7 @@ def answer_videos(number: int) -> tuple[torch.Tensor, list[int]]:
     """Logits of the readable ones of `number` videos, and labels with which most of them are right."""
     videos = guessed_videos([0] * number)
     batches = create_eval_loader(videos, CPU, 0, "wrong")
-    numbers, logits, _ = collect_video_logits(tiny_video_model(), batches, CPU).mean_logits()
+    numbers, logits, _ = collect_video_logits(tiny_video_model(), batches, CPU)[0].mean_logits()
     labels = dict(zip(numbers, logits.argmax(1).tolist(), strict=True))
     return logits, [(labels.get(video, 0) + (video % 5 == 0)) % 3 for video in range(number)]
 

@@ -38,7 +38,7 @@ PLACES = {
     "agreement": (fit, "all_reduce_sum", 2),
     "clipping": (fit, "clip_gradients", 2),
     "average": (fit, "update_average", 2),
-    "evaluation": (fit, "evaluate", 1),
+    "evaluation": (fit, "evaluate_heads", 1),
     "answers": (evaluation.F, "cross_entropy", 7),  # six of training come before
     "metrics": (run.Run, "flush", 2),
     "state": (torch, "save", 2),

@@ -146,11 +146,11 @@ def with_val(monkeypatch: pytest.MonkeyPatch, scores: list[tuple[float, float]])
     """Let val say `scores`; returns the tuned tensors it was asked about."""
     asked: list[dict[str, torch.Tensor]] = []
 
-    def evaluate(model: Any, *_: Any) -> Metrics:
+    def evaluate_heads(model: Any, *_: Any) -> list[Metrics]:
         asked.append({name: tensor.clone() for name, tensor in vp.tuned_state_dict(model).items()})
-        return fake_metrics(*scores[len(asked) - 1])
+        return [fake_metrics(*scores[len(asked) - 1])]
 
-    monkeypatch.setattr(fit_module, "evaluate", evaluate)
+    monkeypatch.setattr(fit_module, "evaluate_heads", evaluate_heads)
     return asked
 
 

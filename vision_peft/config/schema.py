@@ -18,7 +18,7 @@ from vision_peft.data.choices import (
 )
 from vision_peft.fields import Checked, above_zero, at_least, choice, raise_all, share
 from vision_peft.protocols import PROTOCOLS
-from vision_peft.tuning.head_kinds import check_head
+from vision_peft.tuning.head_kinds import check_head, list_grid_problems
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 QUANTIZED = ("int8", "nf4")  # as tuning.quantize knows them
@@ -93,6 +93,9 @@ class Recipe(Checked):
     view_average: str = "logits"  # what is averaged over views and crops: logits | probabilities (after a softmax)
     head: str = "linear"  # linear batchnorm_linear vpt_linear bi_linear (1 bit) mlp-2..9 attentive attentive_pooler
     head_options: dict[str, Any] = field(default_factory=dict)  # of attentive: queries, reduce, tokens, norm, time; ...
+    head_grid: dict[str, Any] = field(
+        default_factory=dict
+    )  # lists of lr, weight_decay: a head of each pair, val chooses
     frozen_mode: str = "eval"  # mode of the frozen modules while training: eval | train (drop_path then acts in them)
     drop_path: float = 0.0  # stochastic depth rate of the last block; acts where modules are in training mode
     grad_checkpointing: bool = False  # recompute activations in the backward pass: less memory, more time
@@ -135,6 +138,7 @@ class Recipe(Checked):
         if self.optimizer == "lbfgs":
             unused = [name for name in ("ema", "clip_grad", "layer_decay") if getattr(self, name) is not None]
             problems += [f"optimizer=lbfgs solves for a linear head: it takes no {name}" for name in unused]
+        problems += list_grid_problems(self.head_grid)
         if self.crops > 1 and self.resize != "shortest":
             problems.append(f"{self.crops} crops need resize=shortest: resize=squash leaves nothing to choose from")
         if self.augment == "random_crop_flip" and self.resize != "shortest":

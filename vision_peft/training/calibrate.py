@@ -39,7 +39,7 @@ def find_temperature(model: nn.Module, dataset: ImageDataset, compute: Compute, 
     if len(dataset) > most:
         transform, dataset = dataset.transform, dataset.first(most)
         dataset.transform = transform
-    found = collect_video_logits(model, create_eval_loader(dataset, compute, workers, bad="wrong"), compute).gather()
+    found = collect_video_logits(model, create_eval_loader(dataset, compute, workers, bad="wrong"), compute)[0].gather()
     _, logits, labels = found.mean_logits()
     return fit_temperature(logits, labels) if len(labels) else None
 

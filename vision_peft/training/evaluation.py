@@ -76,11 +76,7 @@ def create_eval_loader(
 
 
 def evaluate(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    classes: list[str],
-    compute: Compute,
-    temperature: float | None = None,
+    model: nn.Module, batches: Iterable[Batch], classes: list[str], compute: Compute, temperature: float | None = None
 ) -> Metrics:
     """Evaluate `model` (left in eval mode) on `batches` of images B C H W or clips B C T H W, labels B, indices B.
 
@@ -88,50 +84,67 @@ def evaluate(
     put together, video by video. All processes get the metrics of the whole; an image that cannot be decoded in one
     of them, where that is an error, is an error in all.
     """
-    tally = _Tally(len(classes), temperature)
+    return evaluate_heads(model, batches, classes, compute, 1, temperature)[0]
+
+
+def evaluate_heads(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    classes: list[str],
+    compute: Compute,
+    heads: int,
+    temperature: float | None = None,
+) -> list[Metrics]:
+    """Evaluate as `evaluate` does a model of so many heads, which answers with the logits of all (heads·B classes)."""
+    tallies = [_Tally(len(classes), temperature) for _ in range(heads)]
     dataset = batches.dataset if isinstance(batches, EvalLoader) else None
     videos, failure = None, None
     try:
         if isinstance(batches, EvalLoader) and batches.dataset.gives_clips:
-            videos = collect_video_logits(model, batches, compute)
+            videos = collect_video_logits(model, batches, compute, heads)
         else:
-            for logits, labels, _ in _predict(model, batches, compute):
-                tally.add(logits, labels)
-            tally.bad = batches.unreadable_labels if isinstance(batches, EvalLoader) else []
+            for logits, labels, _ in _predict(model, batches, compute, heads):
+                for tally, own in zip(tallies, logits, strict=True):
+                    tally.add(own, labels)
+            for tally in tallies:
+                tally.bad = batches.unreadable_labels if isinstance(batches, EvalLoader) else []
     except ImageDecodeError as error:
         failure = error
     for undecodable in all_gather(_describe(failure)):
         if undecodable is not None:
             raise ImageDecodeError(*undecodable)
     if videos is not None:
-        videos = videos.gather()
-        _, logits, labels = videos.mean_logits()
-        if len(labels):
-            tally.add(logits, labels)
-        tally.bad = list(videos.unreadable.values())
+        for tally, own in zip(tallies, videos, strict=True):
+            whole = own.gather()
+            _, logits, labels = whole.mean_logits()
+            if len(labels):
+                tally.add(logits, labels)
+            tally.bad = list(whole.unreadable.values())
     else:
-        tally = tally.gather()
+        tallies = [tally.gather() for tally in tallies]
     views = len(dataset) / dataset.count_sources() if dataset is not None and dataset.gives_clips else None
-    return _metrics(tally, classes, views)
+    return [_metrics(tally, classes, views) for tally in tallies]
 
 
-def collect_video_logits(model: nn.Module, batches: EvalLoader, compute: Compute) -> VideoLogits:
-    """Compute what `model` answers to the images, or views of videos, that this process got, averaged by video."""
-    videos = VideoLogits(batches.dataset.source_of, batches.dataset.view_average)
-    for logits, labels, indices in _predict(model, batches, compute):
-        videos.add(logits, labels, indices)
-    videos.mark_unreadable(batches.unreadable, batches.unreadable_labels)
-    return videos
+def collect_video_logits(model: nn.Module, batches: EvalLoader, compute: Compute, heads: int = 1) -> list[VideoLogits]:
+    """Compute what every head answers to the images, or views of videos, that this process got, averaged by video."""
+    found = [VideoLogits(batches.dataset.source_of, batches.dataset.view_average) for _ in range(heads)]
+    for logits, labels, indices in _predict(model, batches, compute, heads):
+        for videos, own in zip(found, logits, strict=True):
+            videos.add(own, labels, indices)
+    for videos in found:
+        videos.mark_unreadable(batches.unreadable, batches.unreadable_labels)
+    return found
 
 
 @torch.no_grad()
-def _predict(model: nn.Module, batches: Iterable[Batch], compute: Compute) -> Iterator[Batch]:
-    """Logits B classes (fp32, on the CPU), labels and indices of every batch."""
+def _predict(model: nn.Module, batches: Iterable[Batch], compute: Compute, heads: int = 1) -> Iterator[Batch]:
+    """Logits heads B classes (fp32, on the CPU), labels and indices of every batch."""
     model.eval()
     for inputs, labels, indices in _in_lockstep(batches) if compute.sharded else batches:
         with compute.autocast():
             logits = model(inputs.to(compute.device, non_blocking=True))
-        yield logits[: len(labels)].float().cpu(), labels, indices
+        yield logits.unflatten(0, (heads, -1))[:, : len(labels)].float().cpu(), labels, indices
 
 
 def _in_lockstep(batches: Iterable[Batch]) -> Iterator[Batch]:

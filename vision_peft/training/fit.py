@@ -21,9 +21,10 @@ from vision_peft.protocols import Phase
 from vision_peft.runs.run import format_time_left
 from vision_peft.runs.train_state import TrainState, load_scaler
 from vision_peft.training.build import list_class_weights
-from vision_peft.training.evaluation import create_eval_loader, evaluate
+from vision_peft.training.evaluation import create_eval_loader, evaluate_heads
 from vision_peft.training.progress import WAYS_OUT, Diverged, Progress, Saver, State, Training
 from vision_peft.training.step import StepResult, TrainStep, apply_mixup, create_schedule, update_average
+from vision_peft.tuning.head_grid import find_grid
 
 
 def fit(
@@ -155,12 +156,13 @@ def run_update(
             # Forward
             with compute.autocast():
                 logits = parallel.forward(images)
-            if len(logits) > len(targets):  # an ensemble of prompts answers with the logits of each
+            if len(logits) > len(targets):  # an ensemble of prompts, or several heads, answer with the logits of each
                 targets = torch.cat([targets] * (len(logits) // len(targets)))
             # Loss
             loss = step.compute_loss(logits.float(), targets) / micro_batches
-            # Backward; in the last micro-batch the gradients of all processes are averaged
-            step.scaler.scale(loss).backward()
+            # Backward; in the last micro-batch the gradients of all processes are averaged. Of several heads each has
+            # the gradient of its own loss
+            step.scaler.scale(loss * step.heads).backward()
         loss_sum += loss.detach()
     step.scaler.unscale_(step.optimizer)
     norm = gradient_norm(step.trained)
@@ -220,13 +222,18 @@ def watch(training: Training, model: nn.Module, split: str, when: str) -> dict[s
     """Evaluate the split that chooses the epoch; what the history says of it."""
     config, compute, watched = training.config, training.compute, training.splits[split]
     loader = create_eval_loader(watched, compute, config.workers, config.bad_eval, training.run.bad_files)
-    metrics = evaluate(model, loader, watched.classes, compute)
+    grid = find_grid(model)
+    settings = [{}] if grid is None else [{"head": place, **each} for place, each in enumerate(grid.settings)]
+    found = evaluate_heads(model, loader, watched.classes, compute, len(settings))
+    sound = [place for place, each in enumerate(found) if not each.non_finite and math.isfinite(each.loss)]
+    chosen = max(sound, key=lambda place: (found[place].top1, -found[place].loss), default=0)
+    metrics = found[chosen]
     if metrics.non_finite:
         wrong = f"{metrics.non_finite} of {metrics.images} answers on {split} are NaN or infinite"
         raise Diverged(f"{wrong} {when}: {WAYS_OUT}")
     if not math.isfinite(metrics.loss):
         raise Diverged(f"the loss on {split} is {metrics.loss} {when}: {WAYS_OUT}")
-    return {f"{split}_top1": metrics.top1, f"{split}_loss": metrics.loss}
+    return {f"{split}_top1": metrics.top1, f"{split}_loss": metrics.loss, **settings[chosen]}
 
 
 def is_better(entry: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:

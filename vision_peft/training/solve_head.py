@@ -1,4 +1,4 @@
-"""Heads that are found without updates: a linear one by L-BFGS on kept features, and the k of k-NN.
+"""Heads that are found in other ways than `fit` alone: by L-BFGS on kept features, by neighbours, among several.
 
 L-BFGS goes along a path of L2 penalties, from strong to weak.
 
@@ -7,6 +7,8 @@ the penalty `weight_decay * 10 ** ((n - k) / 2)` and starts from the solution of
 val chooses is the strength that it chooses, and a second training on train and val stops at the same strength.
 """
 
+import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -23,7 +25,7 @@ from vision_peft.data import ImageDataset
 from vision_peft.distributed.processes import all_gather_tensors, all_reduce_sum
 from vision_peft.distributed.stopping import FROM_KEYBOARD, catch_signals, stop_decision
 from vision_peft.methods.knn import KNN, choose_k
-from vision_peft.protocols import Phase
+from vision_peft.protocols import PHASES, Phase
 from vision_peft.runs.train_state import TrainState
 from vision_peft.training.build import list_class_weights
 from vision_peft.training.cached_features import Features, features_are_constant
@@ -31,6 +33,7 @@ from vision_peft.training.fit import format_epoch, is_better, patience_is_over, 
 from vision_peft.training.progress import WAYS_OUT, Diverged, Progress, Saver, State, Training
 from vision_peft.training.step import create_optimizer, mean_cross_entropy
 from vision_peft.tuning.backbone import classifier_names
+from vision_peft.tuning.head_grid import keep_head, spread_heads
 
 Way = Callable[[Training, Any, Phase, Progress, State | None], dict[str, Tensor]]
 MOST_STEPS = 1000  # of L-BFGS for one penalty
@@ -42,6 +45,8 @@ def check_solvable(config: Config, model: Any, train_set: ImageDataset, sharded:
     if find_knn(config):
         _check_knn(config, sharded)
         return
+    if config.recipe.head_grid:
+        _check_grid(config, model, sharded)
     if config.recipe.optimizer != "lbfgs":
         return
     reasons = []
@@ -126,6 +131,8 @@ def find_knn(config: Config) -> KNN | None:
 
 def _check_knn(config: Config, sharded: bool) -> None:
     recipe, reasons = config.recipe, []
+    if recipe.head_grid:
+        reasons.append("no recipe.head_grid")
     if len(config.methods) > 1:
         reasons.append("no other method, which would have to be trained first")
     if recipe.augment != "none" or recipe.random_erasing or recipe.mixup or recipe.cutmix:
@@ -140,7 +147,62 @@ def _check_knn(config: Config, sharded: bool) -> None:
 
 def find_way(config: Config, fit: Way) -> Way:
     """Return what finds the tensors to keep: `fit`, or one of the functions of this file that take its place."""
+    if config.recipe.head_grid:
+        return functools.partial(fit_heads, fit)
     return choose_neighbours if find_knn(config) else solve_head if config.recipe.optimizer == "lbfgs" else fit
+
+
+def fit_heads(
+    fit: Way, training: Training, model: Any, phase: Phase, progress: Progress, state: State | None
+) -> dict[str, Tensor]:
+    """Train a head for every pair of `recipe.head_grid` on the same features; the one that val chose is kept.
+
+    A second phase, in which no split chooses, trains one head as the chosen one was.
+    """
+    recipe = training.config.recipe
+    settings = list_settings(recipe)
+    if phase.watched is None:
+        chosen = settings[int(progress.best["head"])] if progress.best else settings[0]
+        return fit(_with_recipe(training, head_grid={}, **chosen), model, phase, progress, state)
+    tried = {f"recipe.{key}": [*values] for key, values in recipe.head_grid.items()}
+    progress.tried = {**(progress.tried or {}), **tried}
+    spread_heads(model, settings)
+    highest = {key: max(setting[key] for setting in settings) for key in ("lr", "weight_decay")}
+    kept = fit(_with_recipe(training, **highest), model, phase, progress, state)
+    assert progress.best is not None
+    chosen = f"lr {progress.best['lr']:g} and weight decay {progress.best['weight_decay']:g}"
+    training.run.say(f"of {len(settings)} heads {phase.watched} chose that of {chosen}")
+    return keep_head(model, int(progress.best["head"]), kept)
+
+
+def list_settings(recipe: Recipe) -> list[dict[str, float]]:
+    """List learning rate and weight decay of every head of the recipe's grid."""
+    rates, decays = (recipe.head_grid.get(key) or [getattr(recipe, key)] for key in ("lr", "weight_decay"))
+    return [{"lr": float(lr), "weight_decay": float(decay)} for lr in rates for decay in decays]
+
+
+def _with_recipe(training: Training, **values: Any) -> Training:
+    recipe = dataclasses.replace(training.config.recipe, **values)
+    return dataclasses.replace(training, config=dataclasses.replace(training.config, recipe=recipe))
+
+
+def _check_grid(config: Config, model: Any, sharded: bool) -> None:
+    """Raise ValueError where several heads cannot be trained at once."""
+    reasons = [
+        f"no recipe.{name}, which acts on all of them"
+        for name, none in (("clip_grad", None), ("min_lr", 0.0), ("warmup_lr", None), ("layer_decay", None))
+        if getattr(config.recipe, name) != none
+    ]
+    if config.recipe.optimizer == "lbfgs":
+        reasons.append("an optimizer that makes updates")
+    if vp.count_parameters(model).trained:
+        reasons.append("method=linear, as heads that share a method would not learn alone")
+    if not any(phase.watched for phase in PHASES[config.protocol]):
+        reasons.append("a protocol that chooses on a split (protocol=val_select)")
+    if sharded:
+        reasons.append("distributed.strategy=ddp")
+    if reasons:
+        raise ValueError(f"recipe.head_grid trains several heads at once: it needs {'; '.join(reasons)}")
 
 
 def choose_neighbours(

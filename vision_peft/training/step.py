@@ -20,6 +20,7 @@ from vision_peft.config.parse import Config
 from vision_peft.config.schema import Recipe
 from vision_peft.distributed.device import Compute
 from vision_peft.distributed.parallel import Parallel
+from vision_peft.tuning.head_grid import find_grid, number_of_head
 
 # timm's "sgd" has Nesterov momentum, its "momentum" is torch.optim.SGD as the papers used it.
 # "lbfgs" has no state between two solutions; see solve_head.py. "lars" takes the groups of parameters.
@@ -61,6 +62,8 @@ class TrainStep:
         self.model = model
         self.position: tuple[int, int] | None = None  # of the update in its training, from 1, and how many there are
         self.parallel = Parallel(model, compute, config.compile)
+        grid = find_grid(model)
+        self.heads = 1 if grid is None else len(grid.heads)  # that are trained at once
         self.trained = [parameter for _, parameter in vp.tuned_parameters(model)]
         on_gpu = compute.device.type == "cuda"
         self.optimizer = create_optimizer(model, recipe, fused=on_gpu if config.fused is None else config.fused)
@@ -153,6 +156,8 @@ def create_optimizer(model: nn.Module, recipe: Recipe, fused: bool = False) -> t
     `recipe.layer_decay` scales the learning rate by timm's own grouping of the backbone's layers. Parameters in shards
     get groups of their own: torch's optimisers cannot step them in one go with whole ones.
 
+    Of a grid of heads every head has its own rate, as a factor on the recipe's, and its own decay.
+
     Args:
         fused: one kernel for the whole update; the same figures but for rounding.
     """
@@ -171,12 +176,28 @@ def create_optimizer(model: nn.Module, recipe: Recipe, fused: bool = False) -> t
         kept = ("params", "lr", "momentum", "weight_decay", "lr_scale")
         groups = [{key: group[key] for key in kept if key in group} for group in optimizer.param_groups]
         optimizer = LARS(groups, recipe.lr)
+    _split_by_head(optimizer, model, recipe)
     for group in list(optimizer.param_groups):
         sharded = [parameter for parameter in group["params"] if isinstance(parameter, DTensor)]
         if sharded and len(sharded) < len(group["params"]):
             group["params"] = [parameter for parameter in group["params"] if not isinstance(parameter, DTensor)]
             optimizer.add_param_group({**group, "params": sharded})
     return optimizer
+
+
+def _split_by_head(optimizer: torch.optim.Optimizer, model: nn.Module, recipe: Recipe) -> None:
+    grid = find_grid(model)
+    if grid is None:
+        return
+    number = {id(parameter): number_of_head(name) for name, parameter in model.named_parameters()}
+    groups, optimizer.param_groups[:] = list(optimizer.param_groups), []
+    for group in groups:
+        for place, setting in enumerate(grid.settings):
+            own = [parameter for parameter in group["params"] if number[id(parameter)] == place]
+            decay = setting["weight_decay"] if group["weight_decay"] else 0.0
+            scale = {"lr": setting["lr"], "lr_scale": setting["lr"] / recipe.lr, "weight_decay": decay}
+            if own:
+                optimizer.add_param_group({**group, **scale, "params": own})
 
 
 def create_schedule(

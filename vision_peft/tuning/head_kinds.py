@@ -1,11 +1,11 @@
 """The kinds of classification heads and their options. Nothing here imports torch: a wrong one is answered at once."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
-from vision_peft.fields import Checked, above_zero, at_least, choice, raise_all
+from vision_peft.fields import Checked, above_zero, at_least, choice, fits, raise_all
 from vision_peft.suggest import did_you_mean
 
 # of pooled features; and mlp-2 to mlp-9
@@ -128,6 +128,17 @@ def _read_option(kind: type[TokenHead | Neighbours], word: str) -> tuple[str, An
 def check_head(kind: str, options: Mapping[str, Any] | None = None) -> None:
     """Raise ValueError where ``kind`` is not a kind of head, or has no such options (see ``replace_head``)."""
     read_head(kind, options)
+
+
+def list_grid_problems(grid: Mapping[str, Any]) -> Iterator[str]:
+    """Describe what is wrong with the learning rates and weight decays of heads that are trained at once."""
+    for key, values in grid.items():
+        if key not in ("lr", "weight_decay"):
+            yield f"head_grid has lists of lr and weight_decay, got {key}"
+        elif not (isinstance(values, list | tuple) and values and all(fits(value, float) for value in values)):
+            yield f"head_grid.{key} must be a list of numbers, got {values!r}"
+        elif min(values) < 0 or (key == "lr" and min(values) == 0):
+            yield f"head_grid.{key} must be numbers {'above' if key == 'lr' else 'from'} 0, got {values!r}"
 
 
 def count_mlp_layers(kind: str) -> int:
