@@ -51,6 +51,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the lines of the metho
     from vision_peft.methods.st_adapter import STAdapter
     from vision_peft.methods.vera import VeRA
     from vision_peft.methods.vpt import VPT
+    from vision_peft.methods.zero_i2v import ZeroI2V
     from vision_peft.tuning.attach import attach, detach, replace_head, train_mode
     from vision_peft.tuning.bake import bake
     from vision_peft.tuning.disable import disabled
@@ -128,6 +129,7 @@ __all__ = [
     "RepAdapter",
     "STAdapter",
     "VeRA",
+    "ZeroI2V",
     "__version__",
     "attach",
     "bake",

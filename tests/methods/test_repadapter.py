@@ -154,7 +154,7 @@ def test_a_map_without_an_inverse_is_refused_where_it_is_needed_and_changes_noth
         adapter.up_bias.copy_(torch.eye(32)[0])
     x = images(model)
     expected = model(x)
-    with pytest.raises(ValueError, match=r"which I \+ s B A, not safely invertible, forbids \(blocks.1.norm1\)"):
+    with pytest.raises(ValueError, match=r"which I \+ M, not safely invertible, forbids \(blocks.1.norm1\)"):
         vp.merge(model)
     assert torch.equal(model(x), expected)
 

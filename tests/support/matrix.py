@@ -71,6 +71,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "ssf": [{"last": "before_pooling"}],
     "vera": [{"rank": 4, "targets": ("all-linear",), "save_projection": True}],
+    "zero_i2v": [
+        {"ratio": 0.5, "shift_div": 8, "long_shift_div": 8, "adapters": 3, "scale": 1.0},
+        {"shift_div": 4, "adapters": 0},
+    ],
     "vpt": [{"tokens": 3, "deep": False}, {"tokens": 3, "project": 8}, {"tokens": 3, "deep": False, "project": 8}],
 }
 

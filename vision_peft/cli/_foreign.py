@@ -32,6 +32,9 @@ OF_READERS = (
     "head_bits",
     "width",
     "depth",
+    "shift_div",
+    "long_shift_div",
+    "long_shift_right",
 )  # keywords of read_foreign
 VALUES = ("source", *OF_BUILD, *OF_READERS)
 _MOST = 2**26  # bytes of a list of class names

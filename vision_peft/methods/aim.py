@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.blocks import BlockGraft, blocks, width
 from vision_peft.tuning.frame_attention import ATTENTION_OVER_TIME, FRAMES, attend_over_time, frames
+from vision_peft.tuning.frame_positions import FramePositions
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.input_tokens import prompt_insertion_module
 from vision_peft.tuning.method import one_of, positive
@@ -89,16 +90,6 @@ class AIMSpatial(Graft):
         return super().forward(y) + self.aim_spatial(y)
 
 
-class AIMPositions(Graft):
-    """In front of the norm before the first block: tokens ((B T) N D) get the embedding of their frame."""
-
-    temporal_embed: nn.Parameter
-
-    def forward(self, x: Tensor) -> Tensor:
-        clips = x.unflatten(0, (-1, self.temporal_embed.shape[1]))
-        return super().forward((clips + self.temporal_embed.unsqueeze(2)).flatten(0, 1))
-
-
 @dataclass(frozen=True)
 class AIM(BlockMethod):
     """The image model's own attention over time, with adapters behind it, behind attention and beside the MLP."""
@@ -141,6 +132,6 @@ class AIM(BlockMethod):
             graft(block.drop_path1, AIMSpatial, aim_spatial=Adapter(dim, self.ratio))
         if first in chosen:
             embedding = nn.Parameter(torch.zeros(1, num_frames, width(first)))
-            graft(prompt_insertion_module(model), AIMPositions, temporal_embed=embedding)
+            graft(prompt_insertion_module(model), FramePositions, temporal_embed=embedding)
         for norm in chosen.intersection(final_norms(model)):
             norm.requires_grad_(True)

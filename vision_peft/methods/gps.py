@@ -13,10 +13,10 @@ Source: FightingFighting/GPS@72e0c31 utils/pruning.py, train_gps.py:489-625. Tra
 their indices), not a mask over full gradients: the optimiser holds state for v alone. The layer computes
 y = W x + b + Σ_j (v - W)[o, j] x[index[o, j]]; its backward gathers, and makes no gradient of W.
 
-Deviations: nothing drops out while gradients are summed, which are fp32 (the official code runs them under autocast
-without scaling of the loss). Official rules go by parts of names, so that there a Swin's relative position tables
-("bias") train and the norm of its patch embedding ("norm") does not; here tables are frozen like all positions. Weight
-decay, 0 as published, would pull v towards 0. Rows whose gradients are equal choose by torch's ``topk``.
+Deviations: nothing drops out while gradients are summed, which are fp32 (there under autocast, without loss scaling).
+Official rules go by parts of names, so that there a Swin's relative position tables ("bias") train and the norm of its
+patch embedding ("norm") does not; here tables are frozen like all positions. Weight decay, 0 as published, would pull
+v towards 0. Rows whose gradients are equal choose by torch's ``topk``.
 """
 
 from collections.abc import Iterable, Mapping

@@ -31,7 +31,7 @@ from vision_peft.tuning.families import family_of_block
 from vision_peft.tuning.graft import Graft, graft, kinds
 from vision_peft.tuning.method import positive, probability, some_of
 from vision_peft.tuning.needs import Need
-from vision_peft.tuning.norm_readers import INPUT_NORMS, add_to_norm, add_to_output, norm_readers, takes_shift
+from vision_peft.tuning.norm_readers import INPUT_NORMS, fold_in_front, norm_readers
 
 
 class GroupedBottleneck(nn.Module):
@@ -75,23 +75,8 @@ class RepAdapterNorm(Graft):
         if later:
             raise ValueError(f"{later[0].__name__} was attached behind the adapter on the same norm: attach it first")
         (block,) = self.repadapter_block
-        matrix, shift = self.repadapter.dense()
-        if self.repadapter_padded or not all(takes_shift(block, layer) for layer in self.repadapter_readers):
-            add_to_norm(self, _in_front(matrix, shift))
-            shift = None
-        for layer in self.repadapter_readers:
-            if shift is not None:
-                add_to_output(block, layer, layer.weight @ shift)
-            layer.weight.add_(layer.weight @ matrix)
-
-
-def _in_front(matrix: Tensor, shift: Tensor) -> Tensor:
-    """T⁻¹ t, given T - I and t."""
-    whole = matrix.double().cpu() + torch.eye(len(shift), dtype=torch.float64)
-    solved, singular = torch.linalg.solve_ex(whole, shift.double().cpu())
-    if singular or not solved.abs().max() <= 100 * shift.abs().max():  # beyond, rounding would be felt in the logits
-        raise ValueError("the shift has to go into the norm in front, which I + s B A, not safely invertible, forbids")
-    return solved.to(shift)
+        readers = list(self.repadapter_readers)
+        fold_in_front(block, self, readers, *self.repadapter.dense(), padded=self.repadapter_padded)
 
 
 @dataclass(frozen=True)

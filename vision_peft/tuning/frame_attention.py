@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vision_peft.tuning.families import family_of, family_of_block
@@ -57,3 +58,21 @@ def attend_over_time(block: Any, n: Tensor, num_frames: int) -> Tensor:
     y = n.unflatten(0, (-1, num_frames)).transpose(1, 2).flatten(0, 1)  # (B N) T C
     y = family_of_block(block).after_attn(block, block.attn(y))
     return y.unflatten(0, (-1, N)).transpose(1, 2).flatten(0, 1)
+
+
+def shift_channels(z: Tensor, num_frames: int, steps: list[tuple[int, int]]) -> Tensor:
+    """Give groups of channels of ``z`` ((B T) N C), from the first on, the values that they have in other frames.
+
+    Args:
+        z: keys or values, say.
+        num_frames: T.
+        steps: of each group, how many channels and of how many frames before (below 0: after); frames that have none
+            so far away keep their own.
+    """
+    z = z.unflatten(0, (-1, num_frames))
+    groups = []
+    for channels, step in steps:
+        part, z = z.tensor_split([channels], dim=-1)
+        kept = part[:, :step] if step > 0 else part[:, step:]
+        groups.append(torch.cat([kept, part[:, :-step]] if step > 0 else [part[:, -step:], kept], dim=1))
+    return torch.cat([*groups, z], dim=-1).flatten(0, 1)

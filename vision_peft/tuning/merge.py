@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vision_peft.tuning import graft, record
+from vision_peft.tuning.attach import attach_for_loading
 from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.heads import plain_head
 from vision_peft.tuning.packed_linear import quantized_as
@@ -16,7 +17,9 @@ from vision_peft.tuning.packed_linear import quantized_as
 def merge(model: nn.Module, *, reversible: bool = False) -> nn.Module:
     """Fold every graft into the weights it sits on; the model is a plain timm model again, with the trained head.
 
-    Its ``state_dict`` loads strictly into ``timm.create_model`` of the same name and class count.
+    Its ``state_dict`` loads strictly into ``timm.create_model`` of the same name and class count. A method of which
+    something stays that no weights express (``Method.merged``: the shift over time of ``ZeroI2V``) is still attached
+    afterwards, as that, to the merged weights.
 
     Args:
         model: a model with methods attached.
@@ -48,13 +51,17 @@ def merge(model: nn.Module, *, reversible: bool = False) -> nn.Module:
     _fold_all(model, names, before)
     replaced = {name: head for name, head in old_heads.items() if heads[name] is not head}
     weights = _changed(before, model.state_dict()) if reversible else {}
-    del before
     grafts = {name: graft.pop_grafts(module) for name, module in list(model.named_modules()) if graft.depth(module)}
     for name in replaced:
         model.set_submodule(name, heads[name])
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(tuning.requires_grad.get(name, True))
     record.clear_record(model)
+    for method in filter(None, [method.merged() for method in tuning.methods]):
+        attach_for_loading(model, method)
+    for name, tensor in record.graft_tensors(model).items():
+        tensor.copy_(before[name])
+    del before
     if reversible:
         digests = _digests(model)
         record.set_merged(model, record.Merged(tuning, grafts, weights, replaced, flags, modes, digests))
@@ -123,6 +130,8 @@ def unmerge(model: nn.Module) -> nn.Module:
             "keep this model for good with vp.merge(model)"
         )
     device = next(model.parameters()).device
+    for module in list(model.modules()):
+        graft.ungraft(module)
     state = model.state_dict()
     for name, tensor in merged.weights.items():
         state[name].copy_(tensor)

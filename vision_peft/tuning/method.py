@@ -91,6 +91,10 @@ class Method(Checked, ABC):
         """Return the method that the model has after ``bake``: without training-time re-parametrisation."""
         return self
 
+    def merged(self) -> "Method | None":
+        """Return the method that ``merge`` leaves on the model, for what no weights express; None: it folds whole."""
+        return None
+
     def initialise(self, model: nn.Module, samples: Iterable[Any] | None) -> "Method | None":
         """Set start values that come from data, after ``attach``; ``samples`` as given to ``vp.attach``.
 

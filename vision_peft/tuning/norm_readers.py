@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from timm.layers import RmsNorm
 from torch import Tensor, nn
 
@@ -74,3 +75,32 @@ def add_to_norm(norm: Any, shift: Tensor) -> None:
     if isinstance(norm, RmsNorm) or norm.bias is None:
         raise ValueError("a shift between a norm and a Linear, both without a bias, has nowhere to go")
     norm.bias.add_(shift)
+
+
+def fold_in_front(
+    block: Any, norm: Any, readers: list[nn.Linear], matrix: Tensor, shift: Tensor, *, padded: bool = False
+) -> None:
+    """Fold n + M n + t, of what a norm gives, into the layers that read it, for good.
+
+    The ``shift`` t goes into their biases, or, where one has none or zeros may join the tokens on the way (``padded``),
+    into the norm's.
+
+    Raises:
+        ValueError: there is no bias that it could go into, or I + M is not safely invertible.
+    """
+    into_norm = padded or not all(takes_shift(block, reader) for reader in readers)
+    if into_norm:
+        add_to_norm(norm, _move_in_front(matrix, shift))
+    for reader in readers:
+        if not into_norm:
+            add_to_output(block, reader, reader.weight @ shift)
+        reader.weight.add_(reader.weight @ matrix)
+
+
+def _move_in_front(matrix: Tensor, shift: Tensor) -> Tensor:
+    """Compute (I + M)⁻¹ t."""
+    whole = matrix.double().cpu() + torch.eye(len(shift), dtype=torch.float64)
+    solved, singular = torch.linalg.solve_ex(whole, shift.double().cpu())
+    if singular or not solved.abs().max() <= 100 * shift.abs().max():  # beyond, rounding would be felt in the logits
+        raise ValueError("the shift has to go into the norm in front, which I + M, not safely invertible, forbids")
+    return solved.to(shift)
