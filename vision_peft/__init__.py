@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the lines of the metho
     from vision_peft.methods.linear import LinearProbe
     from vision_peft.methods.lora import LoRA
     from vision_peft.methods.lst import LST
+    from vision_peft.methods.mona import Mona
     from vision_peft.methods.norm_tuning import NormTuning
     from vision_peft.methods.p_tuning import PTuning
     from vision_peft.methods.p_tuning_v2 import PTuningV2
@@ -119,6 +120,7 @@ __all__ = [
     "LinearProbe",
     "LoRA",
     "Method",
+    "Mona",
     "NormTuning",
     "PTuning",
     "PTuningV2",

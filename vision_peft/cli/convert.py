@@ -4,7 +4,7 @@
     vision-peft convert PEFT cars source=hf_peft backbone.name=vit_base_patch16_224.augreg_in21k
     vision-peft convert ADAPTER peft target=hf_peft
 
-Sources: adaptformer, vpt, ssf, convpass, fact, repadapter, adapter_plus, dtl, bi_adaptformer, bi_lora, gps,
+Sources: adaptformer, vpt, ssf, convpass, fact, repadapter, adapter_plus, dtl, bi_adaptformer, bi_lora, mona, gps,
 st_adapter, aim, zeroi2v, videomae, ep, vjepa2, hf_peft.
 
 A file with its backbone in it gives backbone.safetensors beside the adapter; num_heads=, and for some img_size= and
