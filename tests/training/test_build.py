@@ -3,17 +3,29 @@
 import gc
 import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from vision_peft.config.parse import Config
 from vision_peft.config.schema import Recipe
 from vision_peft.data.annotations.split_items import SplitItems
 from vision_peft.training import trained as train_module
-from vision_peft.training.build import check_shares, create_model, input_settings, load_splits
+from vision_peft.training.build import attach_methods, check_shares, create_model, input_settings, load_splits
 
 Tiny = Callable[..., Config]
+
+
+def test_an_attentive_head_stands_before_methods_ask_what_it_reads(tiny: Tiny) -> None:
+    frames = ["backbone.num_frames=2", "method=st_adapter", "method.width=4"]
+    for settings, adapted in ((["recipe.head=attentive", "recipe.head_options.queries=4"], 2), ([], 1)):
+        config = tiny(*frames, *settings)
+        model = create_model(config.backbone, 0)
+        attach_methods(model, config, SimpleNamespace(classes=["a", "b"]), torch.device("cpu"))  # type: ignore[arg-type]
+        blocks = {name.split(".")[1] for name, _ in model.named_parameters() if "st_adapter" in name}
+        assert len(blocks) == adapted
 
 
 def test_a_search_trial_does_not_open_the_test_split(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,9 +31,9 @@ def tensors(config: Config) -> dict[str, torch.Tensor]:
     [
         ["recipe.head=batchnorm_linear"],
         [*ATTENTIVE, "recipe.optimizer=lars", "recipe.ema=0.5"],
-        ["recipe.augment=flip", "recipe.accumulate=2"],
+        ["recipe.augment=flip", "recipe.accumulate=2", "recipe.optimizer=sgd"],
     ],
-    ids=["batchnorm", "attentive_lars_ema", "augmented"],
+    ids=["batchnorm", "attentive_lars_ema", "augmented_sgd"],
 )
 def test_every_head_learns_what_it_learns_alone_and_the_best_on_val_is_kept(tiny: Tiny, settings: list[str]) -> None:
     together = tiny(*PROBE, *settings, GRID)

@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 from support.block_inputs import snapshot
-from support.families import FAMILIES, OTHERS, images, randomise_tuned, tiny
+from support.families import FAMILIES, OTHERS, WITH_BLOCKS, images, randomise_tuned, tiny
 from torch import Tensor
 
 import vision_peft as vp
@@ -27,7 +27,7 @@ every_case = pytest.mark.parametrize(
     ("family", "kind", "options"),
     [
         pytest.param(family, *head, id=f"{family}-{name}", marks=[] if by_default else [pytest.mark.matrix])
-        for place, family in enumerate(FAMILIES)
+        for place, family in enumerate(WITH_BLOCKS)
         for number, (name, head) in enumerate(HEADS.items())
         for by_default in [family in ("vit", "frames") or place % 3 == number]
     ],

@@ -13,6 +13,7 @@ from vision_peft.formats.adapter_info import AdapterInfo
 from vision_peft.inference.load import load
 from vision_peft.inference.prepare import Item, Preparation
 from vision_peft.tuning.backbone import classifier_names
+from vision_peft.tuning.heads import classifier_of
 
 BATCH_IMAGES, BATCH_CLIPS = 64, 16  # those of evaluation, so that no figure moves
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
@@ -175,7 +176,7 @@ class Predictor:
     @torch.no_grad()
     def _forward(self, inputs: Tensor) -> Outputs:
         entered: list[Tensor] = []
-        heads = [self.model.get_submodule(name) for name in classifier_names(self.model)]
+        heads = [classifier_of(self.model.get_submodule(name)) for name in classifier_names(self.model)]
         hooks = [head.register_forward_pre_hook(lambda _, given: entered.append(given[0])) for head in heads]
         try:
             with self.compute.autocast():

@@ -120,7 +120,7 @@ class AttentivePool(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         for block in self.blocks:
             tokens = block(tokens)
-        return self.cross_attention_block(self.query_tokens.expand(len(tokens), -1, -1), tokens)
+        return self.cross_attention_block(self.query_tokens.expand(tokens.shape[0], -1, -1), tokens)
 
     @torch.no_grad()
     def _initialise(self) -> None:

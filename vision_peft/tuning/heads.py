@@ -77,6 +77,11 @@ def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.
     return model
 
 
+def classifier_of(head: Any) -> nn.Module:
+    """Return the part of a head that features (B D) enter: all of it, behind the pooling of an attentive one."""
+    return head.classifier if isinstance(head, AttentiveHead) else head
+
+
 def _with_options(model: Any, head: TokenHead | Neighbours, num_classes: int, linear: Any) -> nn.Module:
     like = next(model.parameters())
     if isinstance(head, TokenHead):
