@@ -89,6 +89,10 @@ def test_methods_are_attached_in_the_order_of_their_keys() -> None:
 def test_a_list_field_arrives_as_the_method_wants_it() -> None:
     (method,) = compose_config(["method=lora", "method.targets=[q,k]"]).methods
     assert method == vp.LoRA(targets=("q", "k"))
+    (method,) = compose_config(
+        ["method=lora", "method.targets=all-linear", "method.rank_pattern={attn.proj: 4}"]
+    ).methods
+    assert method == vp.LoRA(targets=("all-linear",), rank_pattern={"attn.proj": 4})
 
 
 @pytest.mark.parametrize("name", list(vp.METHODS))

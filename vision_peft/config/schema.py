@@ -231,7 +231,7 @@ def omegaconf_schema(cls: type) -> type:
     """Make a non-frozen dataclass with the fields and defaults of ``cls`` in types that OmegaConf can hold.
 
     Hydra cannot override a frozen node, and OmegaConf knows neither tuples of unknown length as the default of a list
-    nor unions with containers: tuples and lists become ``list[Any]``, other unions ``Any``. What the
+    nor unions with containers: tuples and lists become ``list[Any]``, lists of words and other unions ``Any``. What the
     schema lets through, the ``__post_init__`` of ``cls`` checks.
     """
     hints = get_type_hints(cls)
@@ -251,6 +251,8 @@ def _default(item: Any) -> Any:
 
 def _plain(hint: Any) -> Any:
     origin, inner = get_origin(hint), get_args(hint)
+    if origin is tuple and inner == (str, ...):
+        return Any  # a single word stands for a list of it, as in Python
     if origin in (tuple, list) or hint in (tuple, list):
         return list[Any]
     if origin is dict or hint is dict:
