@@ -55,6 +55,22 @@ def test_a_fine_tuned_file_fits_tensor_by_tensor_with_its_head(container: str | 
     assert_holds(model, ours)
 
 
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "backbone.", "module."])
+def test_a_file_of_videomae_v2_fits_under_its_prefixes_and_with_patches_of_14(prefix: str, tmp_path: Path) -> None:
+    settings = {**MODEL, "img_size": 28, "patch_size": 14}
+    torch.manual_seed(0)
+    like = create_backbone(NAME, num_classes=7, **settings).state_dict()
+    ours = {key: torch.randn_like(value) for key, value in like.items()}
+    theirs = dict(ours)
+    for index in range(TINY["depth"]):
+        attn = f"blocks.{index}.attn."
+        ours[f"{attn}qkv.bias"][16:32] = 0
+        q, _, v = theirs.pop(f"{attn}qkv.bias").split(16)
+        theirs |= {f"{attn}q_bias": q, f"{attn}v_bias": v}
+    torch.save({"module": {f"{prefix}{key}": value for key, value in theirs.items()}}, tmp_path / "vit_g.pth")
+    assert_holds(create_backbone(NAME, checkpoint=tmp_path / "vit_g.pth", num_classes=7, **settings), ours)
+
+
 def test_a_head_of_another_size_is_replaced_and_the_report_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -15,8 +15,9 @@ from vision_peft.printable import name_some
 from vision_peft.torch_files import load_torch_file
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz")
-# timm's order, then VideoMAE's of DeepSpeed and DINO's
-CONTAINER_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model", "module", "teacher")
+# timm's order, then VideoMAE's of DeepSpeed, DINO's, and V-JEPA 2's, of which the slow copy is the published encoder
+CONTAINER_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model", "module", "teacher", "target_encoder")
+CONTAINER_KEYS += ("encoder",)
 
 
 def check_file(path: Path) -> Path:
@@ -51,7 +52,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"{path} holds no state dict: wanted tensors by name, at the top or under one of "
             f"{', '.join(CONTAINER_KEYS)}; got the entries {name_some(content, 8) or '(none)'}."
         )
-    return clean_state_dict(state)
+    state = clean_state_dict(state)
+    return {name.removeprefix("_orig_mod."): tensor for name, tensor in state.items()}
 
 
 def read_plain(path: Path) -> Any:

@@ -8,11 +8,12 @@ from torch import nn
 
 from vision_peft.backbones import checkpoints, npz, pypi_weights
 from vision_peft.backbones.names import PYPI_ARCHITECTURE, PYPI_NAME, PYPI_TAG
+from vision_peft.backbones.rotary_3d import rotate_blocks
 from vision_peft.backbones.sources import Source, identify, identify_video, tubelet_key
 from vision_peft.backbones.strict import build, from_source, from_video_source, report
-from vision_peft.backbones.tubelet import videomae_form
+from vision_peft.backbones.tubelet import videomae_form, vjepa2_form
 
-_VIDEOMAE_INPUT = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, "interpolation": "bilinear"}
+_VIDEO_INPUT = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD, "interpolation": "bilinear"}
 
 
 def from_pypi(arguments: dict[str, Any], num_classes: int) -> nn.Module:
@@ -34,7 +35,8 @@ def from_file(
         path: the file.
         arguments: further ones of the timm model.
         num_classes: of the head that the model gets in the end, for the report.
-        tubelets: frames of a clip and of a patch; a video checkpoint then gives a model of clips in VideoMAE's form.
+        tubelets: frames of a clip and of a patch; a video checkpoint then gives a model of clips in VideoMAE's
+            or V-JEPA 2's form.
 
     Raises:
         ValueError: the file cannot be read, is unsafe, or does not fit the model (with the names of the tensors).
@@ -56,8 +58,11 @@ def from_file(
                     f"{state[video].shape[2]}, got {tubelets[1]}."
                 )
             source = identify_video(state, str(path))
-            arguments = {**videomae_form(*tubelets), **arguments}
-            model = from_video_source(name, source, str(path), {**config, **_VIDEOMAE_INPUT}, arguments)
+            form = vjepa2_form if source.is_vjepa2 else videomae_form
+            arguments = {**form(*tubelets), **arguments}
+            model = from_video_source(name, source, str(path), {**config, **_VIDEO_INPUT}, arguments)
+            if source.is_vjepa2:
+                rotate_blocks(model)
         else:
             source = identify(state, str(path))
             model = from_source(name, source, str(path), config, arguments)

@@ -93,6 +93,11 @@ _VIDEO_LAYOUTS = (
     _ADAPTFORMER,
 )
 _VIDEOMAE = _Layout("VideoMAE or VideoMAE v2, encoder", ())
+_VJEPA2 = _Layout(
+    "V-JEPA 2, encoder",
+    (),
+    dropped={"positions": (r"pos_embed$", "attention turns queries and keys instead")},
+)
 _LEFT_BY_TIMM = {  # what timm's converters leave out where the model has no place for it
     "mask token": (r"(.*\.)?mask_token$", _PRETRAINING),
     "prediction head": (r"lm_head\.", _PRETRAINING),
@@ -124,6 +129,11 @@ class Source:
     def positions(self) -> Tensor | None:
         """Position embeddings of the file (1 N C or N C), those of prefix tokens included."""
         return self.state.get("visual.positional_embedding" if self.is_clip else "pos_embed")
+
+    @property
+    def is_vjepa2(self) -> bool:
+        """Whether attention has rotary positions in time, rows and columns."""
+        return self.name == _VJEPA2.name
 
     @property
     def is_clip(self) -> bool:
@@ -177,12 +187,17 @@ def identify(state: dict[str, Tensor], origin: str) -> Source:
 
 
 def identify_video(state: dict[str, Tensor], origin: str) -> Source:
-    """``identify`` for a video checkpoint, of VideoMAE, VideoMAE v2 or AdaptFormer; its keys have no bias: it is zero.
+    """``identify`` for a video checkpoint, of VideoMAE, VideoMAE v2, AdaptFormer or V-JEPA 2.
+
+    Keys have no bias in the first three: it is zero. So V-JEPA 2's encoder is told by one that is not.
 
     Raises:
         ValueError: tensors that the layout does not explain, or a block without q, k or v.
     """
     layout = next((layout for layout in _VIDEO_LAYOUTS if _matches(layout, state)), _VIDEOMAE)
+    if layout is _VIDEOMAE:
+        state = {key.removeprefix("backbone."): value for key, value in state.items()}
+        layout = _VJEPA2 if _has_key_biases(state) else _VIDEOMAE
     source = Source(layout.name, dict(state))
     for group, (pattern, reason) in layout.dropped.items():
         _drop(source, group, pattern, reason, alarm=layout is _ADAPTFORMER)
@@ -196,6 +211,13 @@ def identify_video(state: dict[str, Tensor], origin: str) -> Source:
         mapped[f"{attn}qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])
     source.state = mapped
     return source
+
+
+def _has_key_biases(state: dict[str, Tensor]) -> bool:
+    if "norm.weight" not in state:  # of tubelet models in timm's names those of VideoMAE's form have fc_norm alone
+        return False
+    biases = [value for key, value in state.items() if re.match(r"blocks\.\d+\.attn\.qkv\.bias$", key)]
+    return any(bias.numel() % 3 == 0 and bool(bias.chunk(3)[1].any()) for bias in biases)
 
 
 def tubelet_key(state: dict[str, Tensor]) -> str | None:

@@ -32,7 +32,7 @@ class TubeletEmbed(PatchEmbed):
         num_frames: T of a clip, a multiple of ``tubelet_size``.
         tubelet_size: frames t of a patch.
         positions: ``sinusoid`` adds VideoMAE's table, a buffer that is in no ``state_dict``; ``repeated`` leaves them
-            to the model (``pos_embed``) and adds ``temporal_embed``.
+            to the model (``pos_embed``) and adds ``temporal_embed``; ``rotary`` leaves them to attention.
 
     The others are those of timm's PatchEmbed. ``trained_with_methods`` names the parameters that train with every
     method which lets features change (see ``vision_peft.attach``).
@@ -63,8 +63,8 @@ class TubeletEmbed(PatchEmbed):
         dtype: Any = None,
     ) -> None:
         check_frames(num_frames, tubelet_size, None)
-        if positions not in ("sinusoid", "repeated"):
-            raise ValueError(f"positions must be 'sinusoid' or 'repeated'; got {positions!r}")
+        if positions not in ("sinusoid", "repeated", "rotary"):
+            raise ValueError(f"positions must be 'sinusoid', 'repeated' or 'rotary'; got {positions!r}")
         if not strict_img_size or dynamic_img_pad or output_fmt is not None:
             raise ValueError("tubelets need a fixed size: give dynamic_img_size=False and no dynamic_img_pad.")
         like = {"device": device, "dtype": dtype}
@@ -77,7 +77,7 @@ class TubeletEmbed(PatchEmbed):
         self.trained_with_methods = ("temporal_embed",) if repeated else ()
         steps = num_frames // tubelet_size
         self.temporal_embed = nn.Parameter(torch.zeros(1, steps, embed_dim, **like)) if repeated else None
-        table = None if repeated else sinusoid(self.num_patches, embed_dim).to(self.proj.weight)
+        table = sinusoid(self.num_patches, embed_dim).to(self.proj.weight) if positions == "sinusoid" else None
         self.register_buffer("positions", table, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,12 +85,13 @@ class TubeletEmbed(PatchEmbed):
         if clip.shape[-2:] != self.img_size:
             raise ValueError(f"wanted clips of {self.img_size} pixels (height, width); got {tuple(clip.shape[-2:])}")
         tokens = self.norm(self.proj(clip).flatten(2).transpose(1, 2))
-        return tokens + self.carried_positions()
+        positions = self.carried_positions()
+        return tokens if positions is None else tokens + positions
 
-    def carried_positions(self) -> Tensor:
-        """Return what this embedding adds to the tokens (1 N D): their positions, or those in time alone."""
+    def carried_positions(self) -> Tensor | None:
+        """Return what this embedding adds to the tokens (1 N D): their positions, those in time alone, or nothing."""
         if self.temporal_embed is None:
-            return self.positions  # type: ignore[return-value]
+            return self.positions
         of_a_frame = self.num_patches // self.temporal_embed.shape[1]
         return self.temporal_embed.unsqueeze(2).expand(-1, -1, of_a_frame, -1).flatten(1, 2)
 
@@ -115,7 +116,7 @@ class TubeletEmbed(PatchEmbed):
         """Set the positions again; timm's ``init_weights(needs_reset=True)`` calls this after ``to_empty``."""
         if self.temporal_embed is not None:
             nn.init.zeros_(self.temporal_embed)
-        else:
+        elif self.positions is not None:
             self.positions = sinusoid(self.num_patches, self.proj.out_channels).to(self.proj.weight)
 
     def _set_grid(self, img_size: Any) -> None:
@@ -139,6 +140,15 @@ def sinusoid(tokens: int, dim: int) -> Tensor:
 def videomae_form(num_frames: int, tubelet_size: int) -> dict[str, Any]:
     """Arguments that give any timm model of class VisionTransformer VideoMAE's form."""
     return {**FORM, "embed_layer": partial(TubeletEmbed, num_frames=num_frames, tubelet_size=tubelet_size)}
+
+
+def vjepa2_form(num_frames: int, tubelet_size: int) -> dict[str, Any]:
+    """Arguments that give any timm model of class VisionTransformer V-JEPA 2's form, before ``rotate_blocks``.
+
+    Features are the mean of all tokens behind the final norm; an attentive head reads the tokens, as published.
+    """
+    embed = partial(TubeletEmbed, num_frames=num_frames, tubelet_size=tubelet_size, positions="rotary")
+    return {**FORM, "fc_norm": False, "embed_layer": embed}
 
 
 @torch.no_grad()

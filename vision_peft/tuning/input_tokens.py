@@ -98,4 +98,5 @@ class PositionEmbeddings:
 def carried_positions(model: Any) -> list[Tensor]:
     """Compute the position embeddings (1 N D) that patches bring along from their embedding, if they do (tubelets)."""
     carried = getattr(model.patch_embed, "carried_positions", None)  # timm's own bring none
-    return [] if carried is None else [carried()]
+    found = None if carried is None else carried()
+    return [] if found is None else [found]
