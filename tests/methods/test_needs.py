@@ -1,5 +1,6 @@
 """What methods need of a backbone: missing where the backbone is seen to lack it, and nobody asks for more."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -8,10 +9,13 @@ import torch
 from support.block_inputs import recorded_calls
 from support.families import ALL, attach, images, tiny
 from support.matrix import METHODS, every_refusal, refusal
+from timm.models.xcit import XCA
 
 import vision_peft as vp
 from vision_peft.backbones.frames import frame_wise
-from vision_peft.tuning.blocks import blocks
+from vision_peft.tuning.blocks import blocks, branches
+from vision_peft.tuning.families import family_of_block
+from vision_peft.tuning.norms import token_norm
 
 T = 3
 ON_CLIPS = ["beit"]  # families that lack something else than frames once they see clips, frame by frame
@@ -28,7 +32,7 @@ def create(name: str) -> tuple[Any, torch.Tensor]:
 
 
 def holds_blocks(model: Any, x: torch.Tensor) -> bool:
-    return any(hasattr(module, "attn") and hasattr(module, "mlp") for module in model.modules())
+    return any(hasattr(m, "attns") or (hasattr(m, "attn") and hasattr(m, "mlp")) for m in model.modules())
 
 
 def watch_block(model: Any, x: torch.Tensor) -> torch.Tensor:
@@ -63,6 +67,52 @@ def sees_swins_maps_or_a_sequence(model: Any, x: torch.Tensor) -> bool:
     return "swin" in type(model).__module__ or sees_a_sequence(model, x)
 
 
+def tells_tokens_from_patches(model: Any, x: torch.Tensor) -> bool:
+    """Whether timm's own forward knows tokens ahead of the patches in the sequence that its blocks see."""
+    known = "return_prefix_tokens" in inspect.signature(model.forward_intermediates).parameters
+    return sees_a_sequence(model, x) and known
+
+
+def has_one_grid(model: Any, x: torch.Tensor) -> bool:
+    """Whether images of one batch have their patches at the same places."""
+    return sees_a_grid(model, x) and "patch_coord" not in inspect.signature(model.forward).parameters
+
+
+def has_positions_to_take(model: Any, x: torch.Tensor) -> bool:
+    return sees_a_sequence(model, x) and has_one_grid(model, x)
+
+
+def averages_values_of_tokens(model: Any, x: torch.Tensor) -> bool:
+    """Whether attention has a weight for every token, and not for every channel."""
+    return holds_blocks(model, x) and not any(isinstance(module, XCA) for module in model.modules())
+
+
+def has_one_attention_a_block(model: Any, x: torch.Tensor) -> bool:
+    return holds_blocks(model, x) and hasattr(blocks(model)[0], "attn")
+
+
+def ends_in_the_norm(model: Any, x: torch.Tensor) -> bool:
+    """Whether the final norm, or the pooling in front of it, reads as many tokens as enter the last block."""
+    if not holds_blocks(model, x):
+        return False
+    entered, read = [], []
+    handles = [
+        blocks(model)[-1].register_forward_pre_hook(lambda _, args: entered.append(args[0])),
+        token_norm(model).register_forward_pre_hook(lambda _, args: read.append(args[0])),
+    ]
+    model(x)
+    for handle in handles:
+        handle.remove()
+    return read[0].flatten(1).shape == entered[0].flatten(1).shape
+
+
+def embeds_by_one_layer(model: Any, x: torch.Tensor) -> bool:
+    if not holds_blocks(model, x):
+        return False
+    embed: Any = model.patch_embed if hasattr(model, "patch_embed") else model.embeds
+    return bool(list(embed.proj.parameters(recurse=False)))
+
+
 def sees_single_frames(model: Any, x: torch.Tensor) -> bool:
     return x.ndim == 5 and len(watch_block(model, x)) == x.shape[0] * x.shape[2]
 
@@ -70,11 +120,11 @@ def sees_single_frames(model: Any, x: torch.Tensor) -> bool:
 def attends_over_any_length(model: Any, x: torch.Tensor) -> bool:
     if not holds_blocks(model, x):
         return False
-    attention, tokens, given = blocks(model)[0].attn, watch_block(model, x), []
+    attention, tokens, given = branches(blocks(model)[0], "attn")[0].layer, watch_block(model, x), []
     hook = attention.register_forward_pre_hook(lambda *call: given.extend(call[2].items()), with_kwargs=True)
     model(x)
     hook.remove()
-    if any("bias" in name and value is not None for name, value in given):
+    if any(name.startswith("shared") and value is not None for name, value in given):
         return False  # a bias that all blocks share
     try:
         return attention(torch.randn(2, 3, tokens.shape[-1])).shape[1] == 3
@@ -87,7 +137,11 @@ def norms_come_first(model: Any, x: torch.Tensor) -> bool:
     if not holds_blocks(model, x):
         return False
     tokens, read = watch_block(model, x), []
-    hook = blocks(model)[0].norm1.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    hook = (
+        family_of_block(blocks(model)[0])
+        .norms(blocks(model)[0])[0]
+        .register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    )
     model(x)
     hook.remove()
     return torch.equal(read[0].reshape(tokens.shape), tokens)
@@ -97,9 +151,15 @@ def norms_come_first(model: Any, x: torch.Tensor) -> bool:
 SEEN: dict[str, Callable[[Any, torch.Tensor], bool]] = {
     "transformer blocks": holds_blocks,
     "blocks that keep their width": keeps_width,
-    "patches on a grid": sees_a_grid,
+    "patches on a grid": has_one_grid,
     "side blocks that see the same tokens": sees_swins_maps_or_a_sequence,
-    "a sequence that input prompts can join": sees_a_sequence,
+    "a sequence that input prompts can join": tells_tokens_from_patches,
+    "positions that input tokens can take": has_positions_to_take,
+    "attention that extra keys and values can join": averages_values_of_tokens,
+    "one attention and one MLP a block": has_one_attention_a_block,
+    "patches embedded by one layer": embeds_by_one_layer,
+    "weights in floating point": lambda model, x: all(p.is_floating_point() for p in model.parameters()),
+    "a final norm right behind the blocks": ends_in_the_norm,
     "one grid of patches in the sequence": sees_a_sequence,
     "frames of clips, one by one": sees_single_frames,
     "attention without a position bias": attends_over_any_length,

@@ -9,28 +9,49 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from support.families import FLAT, images, randomise_tuned, tiny
+from support.families import FLAT, MORE, images, randomise_tuned, tiny
+from support.matrix import fits
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import vision_peft as vp
 from vision_peft.tuning.backbone import frames_in_batch
-from vision_peft.tuning.blocks import blocks
+from vision_peft.tuning.blocks import blocks, branches
 from vision_peft.tuning.input_tokens import prompt_insertion_module
 
-every_flat_family = pytest.mark.parametrize("family", FLAT)
+TAKES_DEEP = [family for family in [*FLAT, *MORE] if fits(vp.VPT(), family)]
+every_deep_family = pytest.mark.parametrize("family", TAKES_DEEP)
+every_flat_family = pytest.mark.parametrize("family", [f for f in [*FLAT, *MORE] if fits(vp.VPT(deep=False), f)])
 P = 3  # prompts
 
 
-def pad_bias(bias: Tensor) -> Tensor:
-    """Zero bias (... N N) from and to prompts that sit behind the class token."""
+def pad_bias(bias: Tensor, at: int = 1) -> Tensor:
+    """Zero bias (... N N) from and to prompts that sit behind ``at`` tokens, mostly the class token."""
     N = bias.shape[-1]
-    old = [0, *range(P + 1, N + P)]
+    old = [*range(at), *range(P + at, N + P)]
     padded = bias.new_zeros(*bias.shape[:-2], N + P, N + P)
     rows = torch.tensor(old)
     padded[..., rows[:, None], rows] = bias
     return padded
+
+
+def attentions(model: Any) -> list[tuple[str, Any]]:
+    """Every attention in a block, with its name."""
+    names = {module: name for name, module in model.named_modules()}
+    found = [branch.layer for block in blocks(model) for branch in branches(block, "attn")]
+    return [(names[attn], attn) for attn in found]
+
+
+def make_room(model: Any, at: int) -> None:
+    """Let attention of ``model`` take prompts behind its first ``at`` tokens."""
+    for _, attn in attentions(model):
+        if hasattr(attn, "num_prefix_tokens"):
+            attn.num_prefix_tokens += P  # rotary embeddings turn patches only
+        if getattr(attn, "relative_position_bias_table", None) is not None:
+            attn._get_rel_pos_bias = lambda own=attn._get_rel_pos_bias: pad_bias(own())
+        if getattr(attn, "rel_pos", None) is not None:
+            attn.rel_pos.get_bias = lambda own=attn.rel_pos.get_bias: pad_bias(own(), at)
 
 
 @contextmanager
@@ -41,8 +62,9 @@ def inserted(model: Any, prompts: Callable[[int, int], Tensor]):
     def insert(i: int) -> Callable[..., Any]:
         def hook(block: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
             (x,) = args
-            if kwargs.get("shared_rel_pos_bias") is not None:
-                kwargs = {**kwargs, "shared_rel_pos_bias": pad_bias(kwargs["shared_rel_pos_bias"])}
+            for name in {"shared_rel_pos_bias", "shared_rel_pos"} & set(kwargs):
+                if kwargs[name] is not None:
+                    kwargs = {**kwargs, name: pad_bias(kwargs[name], at)}
             return (torch.cat([x[:, :at], prompts(i, len(x)), x[:, at:]], dim=1),), kwargs
 
         return hook
@@ -51,15 +73,11 @@ def inserted(model: Any, prompts: Callable[[int, int], Tensor]):
         return torch.cat([y[:, :at], y[:, at + P :]], dim=1)
 
     for i, block in enumerate(blocks(model)):
-        attn: Any = block.attn
         handles += [
             block.register_forward_pre_hook(insert(i), with_kwargs=True),
             block.register_forward_hook(drop),
         ]
-        if hasattr(attn, "num_prefix_tokens"):
-            attn.num_prefix_tokens += P  # rotary embeddings turn patches only
-        if getattr(attn, "relative_position_bias_table", None) is not None:
-            attn._get_rel_pos_bias = lambda own=attn._get_rel_pos_bias: pad_bias(own())
+    make_room(model, at)
     try:
         yield model
     finally:
@@ -71,7 +89,7 @@ def gradients(loss: Tensor, tensors: list[Tensor]) -> list[Tensor]:
     return list(torch.autograd.grad(loss, tensors))
 
 
-@every_flat_family
+@every_deep_family
 @pytest.mark.parametrize("project", [None, 8])
 def test_deep_prompts_equal_insertion_into_every_block_and_so_do_their_gradients(family, project):
     method = vp.VPT(tokens=P, project=project)
@@ -91,9 +109,9 @@ def test_deep_prompts_equal_insertion_into_every_block_and_so_do_their_gradients
             plain.get_submodule(module).register_parameter(leaf, nn.Parameter(tensor.detach().clone()))
 
     def prompts(i: int, batch: int) -> Tensor:
-        p = state[f"blocks.{i}.attn.prompts"]
+        p = state[[name for name in named if name.endswith("attn.prompts")][i]]
         if project is not None:
-            first = "blocks.0.attn.prompt_project"
+            (first,) = {name.rpartition(".")[0] for name in named if "prompt_project" in name}
             p = F.linear(p, state[f"{first}.weight"], state[f"{first}.bias"])
         return p.expand(batch, -1, -1)
 
@@ -107,7 +125,7 @@ def test_deep_prompts_equal_insertion_into_every_block_and_so_do_their_gradients
         assert error < 1e-4, f"{name}: relative error of the gradient {error:.1e}"
 
 
-@every_flat_family
+@pytest.mark.parametrize("family", [name for name in TAKES_DEEP if name != "vit_parallel"])  # a mask each attention
 def test_prompt_dropout_draws_a_mask_for_every_image_as_the_official_code_does(family):
     model = vp.attach(tiny(family), vp.VPT(tokens=P, dropout=0.5))
     randomise_tuned(model)
@@ -155,17 +173,15 @@ def _concatenated(model: Any, family: str, x: Tensor) -> Tensor:
     plain.load_state_dict({n: t for n, t in model.state_dict().items() if "prompt" not in n})
     module: Any = prompt_insertion_module(model)
     prompts, at = module.prompt_project(module.prompts), plain.num_prefix_tokens
+    ahead = 0 if "relpos" in family else at  # there the class token joins behind the prompts, and in front of them
     prompt_insertion_module(plain).register_forward_hook(
-        lambda module, args, y: torch.cat([y[:, :at], prompts.expand(len(y), -1, -1), y[:, at:]], dim=1)
+        lambda module, args, y: torch.cat([y[:, :ahead], prompts.expand(len(y), -1, -1), y[:, ahead:]], dim=1)
     )
-    for block in blocks(plain):
-        attn: Any = block.attn
-        if hasattr(attn, "num_prefix_tokens"):
-            attn.num_prefix_tokens += P
-        if getattr(attn, "relative_position_bias_table", None) is not None:
-            attn._get_rel_pos_bias = lambda own=attn._get_rel_pos_bias: pad_bias(own())
+    make_room(plain, at)
     if getattr(plain, "rel_pos_bias", None) is not None:
         plain.rel_pos_bias.register_forward_hook(lambda module, args, y: pad_bias(y))
+    if getattr(plain, "shared_rel_pos", None) is not None:
+        plain.shared_rel_pos.get_bias = lambda own=plain.shared_rel_pos.get_bias: pad_bias(own(), at)
     tokens = plain.forward_features(x)
     return plain.forward_head(torch.cat([tokens[:, :at], tokens[:, at + P :]], dim=1))  # prompts are not pooled
 

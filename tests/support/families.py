@@ -9,12 +9,15 @@ from typing import Any
 import timm
 import torch
 from support.hierarchical_models import MODELS
+from timm.layers import DropPath
+from timm.models.vitamin import VitCfg
 from torch import Tensor, nn
 
 from vision_peft.backbones import create_backbone
 
 _TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 5}
 _WINDOWED: dict[str, Any] = {"embed_dim": 16, "depths": (2, 2), "num_heads": (2, 2), "num_classes": 5}
+_CR_BIAS = ("rel_pos.mlp.fc2.bias",)  # the same for all scores of a query
 _CLIP: dict[str, Any] = {"num_frames": 4, "img_size": 16, "patch_size": 8}
 _EVA = {**_TINY, "img_size": 28, "patch_size": 14, "mlp_ratio": 2}
 
@@ -32,6 +35,7 @@ class TinyFamily:
     windowed: bool = False  # tokens are maps in windows, not one sequence
     bypassed: bool = False  # timm reads qkv.weight there without calling qkv
     final_norm: str = "norm"  # name of the norm behind the last block
+    keys_values: bool = True  # attention averages values of tokens
     extra_norms: int = 0  # with parameters, beside those that every flat (or every windowed) model has
     felt_by_rounding: tuple[str, ...] = ()  # how the names of parameters end that no output depends on but by rounding
 
@@ -86,6 +90,35 @@ FAMILIES: dict[str, TinyFamily] = {
 # Families whose blocks pool and widen, or attend in windows of their own.
 HIERARCHICAL = {name: TinyFamily(make, **facts) for name, (make, facts) in MODELS.items()}
 
+# Families whose blocks or models name their parts otherwise, for what is tested of every family alike.
+MORE: dict[str, TinyFamily] = {
+    "vit_res_post": TinyFamily(partial(_make, "vit_base_patch16_rpn_224"), final_norm="fc_norm"),
+    "vitamin": TinyFamily(
+        partial(
+            _make, "vitamin_small_224", patch_size=1, embed_cfg=VitCfg((8, 16, 32), depths=(1, 1, 1), stem_width=8)
+        ),
+        final_norm="fc_norm",
+        extra_norms=6,  # of its stem and of its two MLPs
+    ),
+    "hybrid": TinyFamily(partial(_make, "vit_tiny_r_s16_p8_224", img_size=64), extra_norms=1),  # of its stem
+    "relpos": TinyFamily(partial(_make, "vit_relpos_base_patch16_clsgap_224"), final_norm="fc_norm"),
+    "relpos_shared": TinyFamily(partial(_make, "vit_srelpos_small_patch16_224"), felt_by_rounding=_CR_BIAS),
+    "relpos_post": TinyFamily(partial(_make, "vit_relpos_base_patch16_rpn_224"), felt_by_rounding=_CR_BIAS),
+    "eva_post_norm": TinyFamily(
+        partial(_make, "eva02_enormous_patch14_clip_224", img_size=28, patch_size=14, mlp_ratio=2), bypassed=True
+    ),
+    "vit_parallel": TinyFamily(partial(_make, "vit_base_patch16_18x2_224"), extra_norms=4),
+    "cait": TinyFamily(partial(_make, "cait_xxs24_224", depth_token_only=1), extra_norms=2),
+    "xcit": TinyFamily(  # extra norms: norm3 and a BatchNorm in each block, of the class token's block, of the stem
+        partial(_make, "xcit_nano_12_p16_224", cls_attn_layers=1), extra_norms=4 + 2 + 3, keys_values=False
+    ),
+    "naflexvit": TinyFamily(partial(timm.create_model, "naflexvit_base_patch16_gap", **_TINY), final_norm="fc_norm"),
+    "naflexvit_rope": TinyFamily(
+        partial(timm.create_model, "naflexvit_base_patch16_siglip", **_TINY, rope_type="axial", reg_tokens=2),
+        extra_norms=1,
+    ),
+}
+
 # Models without transformer blocks, for the methods that need none.
 OTHERS: dict[str, TinyFamily] = {
     "convnext": TinyFamily(
@@ -97,9 +130,10 @@ OTHERS: dict[str, TinyFamily] = {
     "efficientnet": TinyFamily(partial(timm.create_model, "test_efficientnet", num_classes=5)),
 }
 
-WITH_BLOCKS = {**FAMILIES, **HIERARCHICAL}
+WITH_BLOCKS = {**FAMILIES, **MORE, **HIERARCHICAL}
 ALL = {**WITH_BLOCKS, **OTHERS}
 
+KEYS_VALUES = [name for name, family in {**FAMILIES, **MORE}.items() if family.keys_values]
 FLAT = [name for name, family in FAMILIES.items() if not family.windowed]
 WINDOWED = [name for name, family in FAMILIES.items() if family.windowed]
 BYPASSED = [name for name, family in FAMILIES.items() if family.bypassed]
@@ -119,6 +153,17 @@ def tiny(family: str, seed: int = 0) -> Any:
             )
             parameter.copy_(1 + 0.1 * noise if is_scale else noise * (0.2 if parameter.ndim > 1 else 0.1))
     return model.eval()
+
+
+def with_drop_paths(model: Any, rate: float = 0.5) -> Any:
+    """``model`` with drop-paths of this rate in all blocks."""
+    from vision_peft.tuning.blocks import blocks, branches
+
+    for block in blocks(model):
+        paths = {branch.drop_path for half in ("attn", "mlp") for branch in branches(block, half)}
+        for name in [name for name, module in block.named_modules() if module in paths]:
+            block.set_submodule(name, DropPath(rate))
+    return model
 
 
 def images(model: Any, batch: int = 2, seed: int = 1) -> Tensor:

@@ -182,6 +182,13 @@ every_refusal = pytest.mark.parametrize(
 )
 
 
+def parametrize_where_fit(methods: list[vp.Method]) -> pytest.MarkDecorator:
+    """``method`` and ``family`` of a test: every family under each of ``methods`` that fits it."""
+    cases = [(method, family) for method in methods for family in WITH_BLOCKS if fits(method, family)]
+    ids = [f"{method.name}-{family}" for method, family in cases]
+    return pytest.mark.parametrize(("method", "family"), cases, ids=ids)
+
+
 def parametrize_compiled(families: list[str]) -> pytest.MarkDecorator:
     """``families`` as parameter ``family`` of a test that compiles; the default suite runs a few of them."""
     ranked = sorted(families, key=lambda family: hashlib.sha256(family.encode()).digest())
@@ -196,9 +203,10 @@ def parametrize_stacks(stacks: list[tuple[vp.Method, vp.Method]]) -> pytest.Mark
     """Parameters of a test of two methods on one model; each two run on ``PER_METHOD`` families by default."""
     parameters = []
     for stack in stacks:
-        names = {family: hashlib.sha256(f"{stack!r} on {family}".encode()).digest() for family in WITH_BLOCKS}
-        ranked = sorted(WITH_BLOCKS, key=names.__getitem__)
-        for family in WITH_BLOCKS:
+        fitting = [family for family in WITH_BLOCKS if all(fits(method, family) for method in stack)]
+        names = {family: hashlib.sha256(f"{stack!r} on {family}".encode()).digest() for family in fitting}
+        ranked = sorted(fitting, key=names.__getitem__)
+        for family in fitting:
             marks = [pytest.mark.matrix, *([pytest.mark.cover] if family in ranked[:PER_METHOD] else [])]
             parameters.append(pytest.param(*stack, family, id=f"{stack[0]!r}-{stack[1]!r}-{family}", marks=marks))
     return pytest.mark.parametrize(("first", "second", "family"), parameters)

@@ -7,16 +7,17 @@ import pytest
 import timm
 import torch
 from support.block_inputs import snapshot
-from support.families import FAMILIES, images, randomise_tuned, tiny
+from support.families import WITH_BLOCKS, images, randomise_tuned, tiny
 from torch import Tensor, nn
 
 import vision_peft as vp
 from vision_peft.tuning import graft
 from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.blocks import blocks
+from vision_peft.tuning.families import family_of_block
 from vision_peft.tuning.graft import Graft, override
 
-every_family = pytest.mark.parametrize("family", FAMILIES)
+every_family = pytest.mark.parametrize("family", WITH_BLOCKS)
 ADAPTFORMER = vp.AdaptFormer(bottleneck=4, init="trunc_normal")
 
 
@@ -37,9 +38,10 @@ class FailsHalfWay(vp.Method):
 
     def attach(self, model: Any) -> None:
         first, last = blocks(model)[0], blocks(model)[-1]
-        graft.graft(first.norm1, Shift, shift=nn.Parameter(torch.ones(first.norm1.normalized_shape)))
+        norm, *_ = family_of_block(first).norms(first)
+        graft.graft(norm, Shift, shift=nn.Parameter(torch.ones(norm.normalized_shape)))
         override(model, num_features=7)
-        last.norm1.requires_grad_(True)
+        family_of_block(last).norms(last)[0].requires_grad_(True)
         raise ValueError("does not fit after all")
 
 

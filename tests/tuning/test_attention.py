@@ -7,23 +7,23 @@ import pytest
 import timm
 import torch
 from support.block_inputs import recorded_calls
-from support.families import FAMILIES, FLAT, images, tiny
+from support.families import FLAT, KEYS_VALUES, MORE, images, tiny
 from timm.layers import apply_rot_embed_cat
 from torch import Tensor, nn
 
-from vision_peft.tuning.attention import attend, project
-from vision_peft.tuning.blocks import blocks, linears
+from vision_peft.tuning.attention import attend, check_keys_values, project
+from vision_peft.tuning.blocks import blocks, branches, linears
 from vision_peft.tuning.families import family_of_attention
 
-TAKES_MASKS = [family for family in FLAT if "beit" not in family]
-every_family = pytest.mark.parametrize("family", FAMILIES)
+TAKES_MASKS = [family for family in [*FLAT, *MORE] if not re.search("beit|relpos|cait|xcit", family)]
+every_family = pytest.mark.parametrize("family", KEYS_VALUES)
 every_family_with_masks = pytest.mark.parametrize("family", TAKES_MASKS)
 EXACT: dict[str, Any] = {"rtol": 0.0, "atol": 1e-6}
 
 
 def attention_calls(model: nn.Module) -> list[tuple[Any, Tensor, dict[str, Any], Tensor]]:
     """(attention, tokens, keywords, output of timm's own forward) of every block in a real forward; unit variance."""
-    attentions: list[Any] = [block.attn for block in blocks(model)]
+    attentions: list[Any] = [branch.layer for block in blocks(model) for branch in branches(block, "attn")]
     for attn in attentions:  # outputs of about 1, so that an absolute tolerance means something
         nn.init.normal_(attn.proj.weight, std=0.1)
     with torch.no_grad(), recorded_calls(attentions) as calls:
@@ -34,7 +34,7 @@ def attention_calls(model: nn.Module) -> list[tuple[Any, Tensor, dict[str, Any],
 @every_family
 def test_without_extra_keys_it_is_timms_own_attention(family):
     calls = attention_calls(tiny(family))
-    assert len(calls) == len(blocks(tiny(family)))
+    assert len(calls) == sum(len(branches(block, "attn")) for block in blocks(tiny(family)))
     for attn, x, kwargs, expected in calls:
         torch.testing.assert_close(attend(attn, x, [], **kwargs), expected, **EXACT)
 
@@ -75,7 +75,23 @@ def position_bias(attn: Any, H: int, N: int) -> Tensor:
         return table[attn.relative_position_index].permute(2, 0, 1)[None]
     if getattr(attn, "meta_mlp", None) is not None:
         return attn.meta_mlp(attn.relative_coordinates_log).T.reshape(1, H, N, N)
+    if isinstance(getattr(attn, "rel_pos", None), nn.Module):
+        return _log_bias(attn.rel_pos, H)
     return torch.zeros(1, H, N, N)
+
+
+def _log_bias(rel_pos: Any, H: int) -> Tensor:
+    """The bias (1 H N N) of timm's RelPosMlp, zero from and to its prefix tokens."""
+    table = rel_pos.mlp(rel_pos.rel_coords_log).reshape(-1, H)
+    patches = rel_pos.window_size[0] * rel_pos.window_size[1]
+    bias = table[rel_pos.relative_position_index].reshape(patches, patches, H).permute(2, 0, 1)[None]
+    return nn.functional.pad(bias, (rel_pos.prefix_tokens, 0, rel_pos.prefix_tokens, 0))
+
+
+def mix_heads(layer: Any, weights: list[Tensor]) -> list[Tensor]:
+    """New weights of every head: a sum over all heads with the weights of ``layer``, plus its bias."""
+    rows = zip(layer.weight, layer.bias, strict=True)
+    return [torch.stack([w * own for w, own in zip(row, weights, strict=True)]).sum(0) + bias for row, bias in rows]
 
 
 def softmax_attention(attn: Any, x: Tensor, keys: Tensor, values: Tensor, **kwargs: Any) -> Tensor:
@@ -102,7 +118,7 @@ def softmax_attention(attn: Any, x: Tensor, keys: Tensor, values: Tensor, **kwar
     if isinstance(getattr(attn, "logit_scale", None), nn.Parameter):  # cosines, times at most 100
         q, k, keys = (t / t.norm(dim=-1, keepdim=True) for t in (q, k, keys))
         scale = attn.logit_scale.flatten().exp().clamp(max=100)
-    if (shared := kwargs.get("shared_rel_pos_bias")) is not None:
+    if (shared := kwargs.get("shared_rel_pos_bias", kwargs.get("shared_rel_pos"))) is not None:
         bias = bias + shared
     if (mask := kwargs.get("mask")) is not None:
         bias = bias + mask.repeat(B // len(mask), 1, 1)[:, None]
@@ -111,16 +127,17 @@ def softmax_attention(attn: Any, x: Tensor, keys: Tensor, values: Tensor, **kwar
     if kwargs.get("is_causal"):
         bias = bias + torch.full((N, N), -torch.inf).triu(1)
     bias = bias.expand(B, H, N, N)
-    heads = []
+    scores, all_values = [], []
     for h in range(H):
         group = h // (H // k.shape[1])
         all_keys = torch.cat([keys[:, group].expand(B, P, d), k[:, group]], 1)
-        all_values = torch.cat([values[:, group].expand(B, P, d), v[:, group]], 1)
-        scores = q[:, h] @ all_keys.transpose(1, 2) * scale[h]
+        all_values.append(torch.cat([values[:, group].expand(B, P, d), v[:, group]], 1))
         unplaced = torch.full((B, N, P), 8.0 if getattr(attn, "cpb_mlp", None) is not None else 0.0)  # 16 σ(0)
-        scores = scores + torch.cat([unplaced, bias[:, h]], dim=-1)
-        heads.append(scores.softmax(-1) @ all_values)
-    y = torch.cat(heads, dim=-1)
+        scores.append(q[:, h] @ all_keys.transpose(1, 2) * scale[h] + torch.cat([unplaced, bias[:, h]], dim=-1))
+    talking = hasattr(attn, "proj_l")
+    weights = [own.softmax(-1) for own in (mix_heads(attn.proj_l, scores) if talking else scores)]
+    weights = mix_heads(attn.proj_w, weights) if talking else weights
+    y = torch.cat([own @ seen for own, seen in zip(weights, all_values, strict=True)], dim=-1)
     if isinstance(getattr(attn, "norm", None), nn.Module):
         y = attn.norm(y)
     return attn.proj(y)
@@ -212,7 +229,8 @@ def test_the_projections_are_called_so_that_a_lora_on_them_acts_on_extra_tokens(
     for block in blocks(tiny(family)):
         layers = {linear for target in "qkv" for linear in linears(block, target)}
         with recorded_calls(layers) as calls:
-            project(block.attn, torch.ones(1, 2, block.attn.proj.out_features))
+            for branch in branches(block, "attn"):
+                project(branch.layer, torch.ones(1, 2, branch.layer.proj.out_features))
         assert {call[0] for call in calls} == layers
 
 
@@ -226,5 +244,4 @@ def test_attention_of_another_kind_is_refused_by_name():
 
 @every_family
 def test_attention_of_every_family_is_accepted(family):
-    for block in blocks(tiny(family)):
-        family_of_attention(block.attn)
+    check_keys_values(tiny(family))

@@ -9,15 +9,15 @@ import pytest
 import timm
 import torch
 from support.block_inputs import snapshot
-from support.families import FAMILIES, OTHERS, WITH_BLOCKS, images, randomise_tuned, tiny
-from torch import Tensor
+from support.families import OTHERS, WITH_BLOCKS, images, randomise_tuned, tiny
+from torch import Tensor, nn
 
 import vision_peft as vp
 from vision_peft.tuning.attentive import AttentiveHead, AttentivePool, time_table
 from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.head_kinds import Attentive, AttentivePooler
 
-every_family = pytest.mark.parametrize("family", FAMILIES)
+every_family = pytest.mark.parametrize("family", WITH_BLOCKS)
 EP = ("attentive", {"queries": 4})
 RAW = ("attentive", {"queries": 2, "reduce": 2, "norm": False, "tokens": "all"})
 POOLER = ("attentive_pooler", {"heads": 2, "depth": 2})
@@ -50,7 +50,8 @@ def normed_tokens(model: Any, x: Tensor) -> tuple[Tensor, int]:
         channels_first = tokens.shape[1] == model.num_features and tokens.shape[-1] != model.num_features
         tokens = tokens.flatten(2).transpose(1, 2) if channels_first else tokens.flatten(1, 2)
         return tokens, 0
-    return model.fc_norm(tokens), model.num_prefix_tokens
+    norm = getattr(model, "fc_norm", nn.Identity())  # CaiT and XCiT have the norm of all tokens alone
+    return norm(tokens), model.num_prefix_tokens
 
 
 def test_efficient_probing_is_its_equation_written_out():
@@ -142,7 +143,7 @@ def test_the_head_reads_the_patch_tokens_behind_the_final_norm(family):
 @every_family
 def test_without_norm_it_reads_what_the_last_block_made(family):
     model = with_head(family, *RAW)
-    last = model.get_submodule(FAMILIES[family].final_norm)
+    last = model.get_submodule(WITH_BLOCKS[family].final_norm)
     seen: list[Tensor] = []
     last.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     x = images(model)

@@ -7,13 +7,13 @@ import pytest
 import timm
 import torch
 from support.block_inputs import snapshot
-from support.families import FAMILIES, images, randomise_tuned, tiny
+from support.families import WITH_BLOCKS, images, randomise_tuned, tiny
 from torch import nn
 
 import vision_peft as vp
 from vision_peft.tuning.backbone import classifier_names
 
-every_family = pytest.mark.parametrize("family", FAMILIES)
+every_family = pytest.mark.parametrize("family", WITH_BLOCKS)
 
 
 def test_the_vpt_head_starts_every_class_at_one_per_cent_of_a_sigmoid():

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from support.block_inputs import snapshot
-from support.families import FAMILIES, images, randomise_tuned, tiny
-from support.matrix import every_case
+from support.families import WITH_BLOCKS, images, randomise_tuned, tiny, with_drop_paths
+from support.matrix import every_case, parametrize_where_fit
 from timm.layers import DropPath
 from torch import nn
 
@@ -19,7 +19,7 @@ from vision_peft.tuning import graft
 from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.blocks import blocks
 
-every_family = pytest.mark.parametrize("family", FAMILIES)
+every_family = pytest.mark.parametrize("family", WITH_BLOCKS)
 ADAPTFORMER = vp.AdaptFormer(bottleneck=4, init="trunc_normal")
 
 
@@ -92,7 +92,7 @@ def test_merge_folds_a_batchnorm_head_into_the_linear_of_a_plain_timm_model(fami
     x = images(model)
     expected = model.eval()(x)
     vp.merge(model)
-    plain = FAMILIES[family].make()
+    plain = WITH_BLOCKS[family].make()
     plain.load_state_dict(model.state_dict(), strict=True)
     torch.testing.assert_close(plain.eval()(x), expected, rtol=1e-5, atol=2e-5)
     assert not list(graft.grafts(model))
@@ -121,15 +121,9 @@ def test_a_merged_model_can_be_attached_to_again():
     torch.testing.assert_close(model(x), expected)
 
 
-def with_drop_path(model: nn.Module) -> nn.Module:
-    for block in blocks(model):
-        block.drop_path1 = DropPath(0.5)
-    return model
-
-
 @every_family
 def test_in_training_the_frozen_backbone_is_deterministic_by_default(family):
-    model = with_drop_path(tiny(family))
+    model = with_drop_paths(tiny(family))
     vp.attach(model, vp.LoRA(rank=2))
     x = images(model, batch=8)
     vp.train_mode(model)
@@ -138,11 +132,8 @@ def test_in_training_the_frozen_backbone_is_deterministic_by_default(family):
     assert not torch.equal(model(x), model(x))
 
 
-@every_family
-@pytest.mark.parametrize(
-    "method",
-    [vp.AdaptFormer(bottleneck=8, dropout=0.5, init="trunc_normal", scale=1.0), vp.VPT(tokens=3, dropout=0.5)],
-    ids=lambda m: m.name,
+@parametrize_where_fit(
+    [vp.AdaptFormer(bottleneck=8, dropout=0.5, init="trunc_normal", scale=1.0), vp.VPT(tokens=3, dropout=0.5)]
 )
 def test_the_methods_own_dropout_is_on_in_training_and_off_in_eval(family, method):
     model = vp.attach(tiny(family), method)
@@ -165,7 +156,8 @@ def test_the_batchnorm_head_counts_its_statistics_in_training():
 @every_family
 def test_full_fine_tuning_puts_every_module_in_training_mode(family):
     model = vp.train_mode(vp.attach(tiny(family), vp.FullFineTune()))
-    assert all(module.training for module in model.modules())
+    kept = {module for module in model.modules() if isinstance(module, nn.BatchNorm2d)}  # running statistics stay
+    assert all(module.training != (module in kept) for module in model.modules())
 
 
 def test_full_fine_tuning_of_a_headless_backbone_trains_it_all_too():
@@ -191,7 +183,7 @@ def test_a_mode_of_another_name_is_refused():
 
 @every_case
 def test_a_model_in_eval_mode_stays_deterministic_when_attached_to(family, method):
-    model = vp.attach((with_drop_path(tiny(family)) if family in FAMILIES else tiny(family)).eval(), method)
+    model = vp.attach((with_drop_paths(tiny(family)) if family in WITH_BLOCKS else tiny(family)).eval(), method)
     x = images(model)
     assert not any(module.training for module in model.modules())
     assert torch.equal(model(x), model(x))
@@ -212,7 +204,7 @@ def frozen_drops(model: nn.Module) -> set[bool]:
 
 @every_family
 def test_train_after_attach_is_train_mode(family):
-    model = vp.attach(with_drop_path(tiny(family)), ADAPTFORMER)
+    model = vp.attach(with_drop_paths(tiny(family)), ADAPTFORMER)
     expected = [m.training for m in vp.train_mode(model).modules()]
     assert model.eval() is model
     assert not any(module.training for module in model.modules())
@@ -222,7 +214,7 @@ def test_train_after_attach_is_train_mode(family):
 
 
 def test_train_follows_the_mode_that_was_chosen_for_frozen_parts():
-    model = vp.attach(with_drop_path(tiny("vit")), ADAPTFORMER)
+    model = vp.attach(with_drop_paths(tiny("vit")), ADAPTFORMER)
     vp.train_mode(model, frozen="train")
     assert frozen_drops(model.eval().train()) == {True}
     vp.train_mode(model, frozen="eval")
@@ -235,7 +227,7 @@ def test_train_follows_the_mode_that_was_chosen_for_frozen_parts():
     ids=["deepcopy", "pickle", "unmerge"],
 )
 def test_train_stays_safe_on_copies_and_does_not_touch_the_original(copied):
-    model: Any = vp.attach(with_drop_path(tiny("vit")), vp.LoRA(rank=2))
+    model: Any = vp.attach(with_drop_paths(tiny("vit")), vp.LoRA(rank=2))
     other: Any = copied(model)
     assert frozen_drops(other.train()) == {False}
     assert other.blocks[0].attn.qkv.lora.training
@@ -245,7 +237,7 @@ def test_train_stays_safe_on_copies_and_does_not_touch_the_original(copied):
 
 @pytest.mark.parametrize("wrapper", ["ddp", "compile", "parent"])
 def test_train_of_a_wrapper_is_safe_too(wrapper, alone):
-    model = vp.attach(with_drop_path(tiny("vit")), vp.LoRA(rank=2))
+    model = vp.attach(with_drop_paths(tiny("vit")), vp.LoRA(rank=2))
     wrapped: Any = {
         "ddp": nn.parallel.DistributedDataParallel,
         "compile": lambda m: torch.compile(m, backend="eager"),
@@ -260,12 +252,12 @@ def test_train_of_a_wrapper_is_safe_too(wrapper, alone):
 
 def test_detach_and_merge_give_timms_own_train_back():
     for undo in (vp.detach, vp.merge):
-        model = vp.attach(with_drop_path(tiny("vit")), vp.LoRA(rank=2))
+        model = vp.attach(with_drop_paths(tiny("vit")), vp.LoRA(rank=2))
         undo(model)
         assert "train" not in vars(model)
         assert frozen_drops(model.train()) == {True}
 
 
 def test_with_a_replaced_head_alone_train_is_timms():
-    model = vp.replace_head(with_drop_path(tiny("vit")), "linear", 3)
+    model = vp.replace_head(with_drop_paths(tiny("vit")), "linear", 3)
     assert all(module.training for module in model.train().modules())

@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from support.families import FAMILIES, images, randomise_tuned, tiny
+from support.families import WITH_BLOCKS, images, randomise_tuned, tiny
+from support.matrix import parametrize_where_fit
 from torch import Tensor
 
 import vision_peft as vp
 
-every_family = pytest.mark.parametrize("family", FAMILIES)
+every_family = pytest.mark.parametrize("family", WITH_BLOCKS)
 METHODS = [vp.AdaptFormer(bottleneck=4), vp.LoRA(rank=2), vp.VPT(tokens=2), vp.LinearProbe(), vp.FullFineTune()]
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 
@@ -22,8 +23,7 @@ def tuned_model(*methods: vp.Method, family: str = "vit", seed: int = 2) -> Any:
     return model
 
 
-@every_method
-@every_family
+@parametrize_where_fit(METHODS)
 def test_the_tuned_state_is_what_trains_plus_running_statistics_and_nothing_frozen(method, family):
     model = vp.attach(vp.replace_head(tiny(family), "batchnorm_linear", 3), method)
     state, trains = vp.tuned_state_dict(model), dict(vp.tuned_parameters(model))
@@ -141,8 +141,7 @@ def test_counts_of_a_plain_model_are_backbone_and_head(family):
     assert counts.backbone + counts.head == sum(p.numel() for p in model.parameters())
 
 
-@every_family
-@every_method
+@parametrize_where_fit(METHODS)
 def test_counts_add_up_to_all_parameters(method, family):
     model = tiny(family)
     backbone = vp.count_parameters(model).backbone
@@ -160,7 +159,7 @@ def test_without_a_head_the_head_counts_nothing(family):
     model: Any = tiny(family)
     backbone = vp.count_parameters(model).backbone
     model.reset_classifier(0)
-    vp.attach(model, vp.VPT(tokens=3))
+    vp.attach(model, vp.AdaptFormer(bottleneck=3))
     counts = vp.count_parameters(model)
     assert (counts.head, counts.backbone) == (0, backbone)
     assert counts.trained == counts.stored == sum(p.numel() for _, p in vp.tuned_parameters(model))

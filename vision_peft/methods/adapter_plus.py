@@ -31,7 +31,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from vision_peft.tuning.block_method import BlockMethod
-from vision_peft.tuning.blocks import BlockGraft, branches, width
+from vision_peft.tuning.blocks import BlockGraft, output_seats, width
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import one_of, positive, probability
 
@@ -178,6 +178,6 @@ class AdapterPlus(BlockMethod):
                 graft(block, _BLOCK_KINDS[self.position], adapter_plus=ScaledBottleneck(width(block), self))
                 continue
             halves = ("attn", "mlp") if self.position == "houlsby" else ("mlp",)
-            paths = [branch.drop_path for half in halves for branch in branches(block, half)]
+            paths = [seat for half in halves for seat in output_seats(block, half)]
             for path in dict.fromkeys(paths):
                 graft(path, AdapterPlusSequential, adapter_plus=ScaledBottleneck(width(block), self))

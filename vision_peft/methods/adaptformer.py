@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from vision_peft.tuning.block_method import BlockMethod
-from vision_peft.tuning.blocks import BlockGraft, branches, mlp_input, width
+from vision_peft.tuning.blocks import SINGLE_BRANCHES, BlockGraft, mlp_input, output_seats, width
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import one_of, positive, probability
+from vision_peft.tuning.needs import Need
 
 
 class AdaptMLP(nn.Module):
@@ -111,6 +112,10 @@ class AdaptFormer(BlockMethod):
         return cls(**{"input": "block_norm", **fields})
 
     @property
+    def needs(self) -> tuple[Need, ...]:
+        return (*super().needs, SINGLE_BRANCHES) if self.input == "block_norm" else super().needs
+
+    @property
     def starts_as_identity(self) -> bool:
         return self.init == "lora"
 
@@ -120,5 +125,5 @@ class AdaptFormer(BlockMethod):
                 block_norm = self.input == "block_norm"
                 graft(block, AdaptFormerBlock, adaptmlp=AdaptMLP(width(block), self), block_norm=block_norm)
             else:
-                for mlp in branches(block, "mlp"):
-                    graft(mlp.drop_path, AdaptFormerSequential, adaptmlp=AdaptMLP(width(block), self))
+                for seat in output_seats(block, "mlp"):
+                    graft(seat, AdaptFormerSequential, adaptmlp=AdaptMLP(width(block), self))

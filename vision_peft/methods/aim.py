@@ -26,7 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision_peft.tuning.block_method import BlockMethod
-from vision_peft.tuning.blocks import BlockGraft, blocks, width
+from vision_peft.tuning.blocks import SINGLE_BRANCHES, BlockGraft, attn_input, blocks, mlp_input, output_seats, width
+from vision_peft.tuning.families import family_of_block
 from vision_peft.tuning.frame_attention import ATTENTION_OVER_TIME, FRAMES, attend_over_time, frames
 from vision_peft.tuning.frame_positions import FramePositions
 from vision_peft.tuning.graft import Graft, graft
@@ -64,21 +65,17 @@ class AIMBlock(BlockGraft):
     aim: nn.ModuleDict
     aim_frames: int
     aim_scale: float
-    norm1: nn.Module
-    norm2: nn.Module
-    drop_path1: nn.Module
-    drop_path2: nn.Module
 
     def attn_half(self, x: Tensor, **kwargs: Any) -> Tensor:
-        n = self.norm1(x)
+        n = attn_input(self, x)
         if "temporal_in" in self.aim:
             n = n + self.aim["temporal_in"](n)
         y = self.aim["temporal"](attend_over_time(self, n, self.aim_frames))
-        return super().attn_half(x + drop_path(self.drop_path1, y), **kwargs)
+        return super().attn_half(x + drop_path(family_of_block(self).drop_path(self, "attn"), y), **kwargs)
 
     def mlp_half(self, x: Tensor) -> Tensor:
-        y = self.aim_scale * self.aim["mlp"](self.norm2(x))
-        return super().mlp_half(x) + drop_path(self.drop_path2, y)
+        y = self.aim_scale * self.aim["mlp"](mlp_input(self, x))
+        return super().mlp_half(x) + drop_path(family_of_block(self).drop_path(self, "mlp"), y)
 
 
 class AIMSpatial(Graft):
@@ -113,7 +110,7 @@ class AIM(BlockMethod):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        return FRAMES, ATTENTION_OVER_TIME
+        return FRAMES, ATTENTION_OVER_TIME, SINGLE_BRANCHES
 
     @property
     def starts_as_identity(self) -> bool:
@@ -129,7 +126,8 @@ class AIM(BlockMethod):
             places = ("temporal", "mlp") if self.temporal == 1 else ("temporal_in", "temporal", "mlp")
             adapters = nn.ModuleDict({place: Adapter(dim, self.ratio) for place in places})
             graft(block, AIMBlock, aim=adapters, aim_frames=num_frames, aim_scale=self.scale)
-            graft(block.drop_path1, AIMSpatial, aim_spatial=Adapter(dim, self.ratio))
+            (seat,) = output_seats(block, "attn")
+            graft(seat, AIMSpatial, aim_spatial=Adapter(dim, self.ratio))
         if first in chosen:
             embedding = nn.Parameter(torch.zeros(1, num_frames, width(first)))
             graft(prompt_insertion_module(model), FramePositions, temporal_embed=embedding)

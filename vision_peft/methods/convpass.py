@@ -24,7 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision_peft.tuning.block_method import BlockMethod
-from vision_peft.tuning.blocks import KEEPS_WIDTH, BlockGraft, attn_input, branches, mlp_input, width
+from vision_peft.tuning.blocks import KEEPS_WIDTH, SINGLE_BRANCHES, BlockGraft, attn_input, mlp_input, width
+from vision_peft.tuning.families import family_of_block
 from vision_peft.tuning.graft import graft
 from vision_peft.tuning.method import one_of, positive, probability, some_of
 from vision_peft.tuning.needs import Need
@@ -79,13 +80,13 @@ class ConvpassBlock(BlockGraft):
     def attn_half(self, x: Tensor, **kwargs: Any) -> Tensor:
         y = super().attn_half(x, **kwargs)
         if "attn" in self.convpass:
-            y = y + drop_path(branches(self, "attn")[0].drop_path, self.convpass["attn"](attn_input(self, x)))
+            y = y + drop_path(family_of_block(self).drop_path(self, "attn"), self.convpass["attn"](attn_input(self, x)))
         return y
 
     def mlp_half(self, x: Tensor) -> Tensor:
         y = super().mlp_half(x)
         if "mlp" in self.convpass:
-            y = y + drop_path(branches(self, "mlp")[0].drop_path, self.convpass["mlp"](mlp_input(self, x)))
+            y = y + drop_path(family_of_block(self).drop_path(self, "mlp"), self.convpass["mlp"](mlp_input(self, x)))
         return y
 
 
@@ -111,7 +112,7 @@ class Convpass(BlockMethod):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        return (*super().needs, PATCH_GRID, *((KEEPS_WIDTH,) if "attn" in self.sites else ()))
+        return (*super().needs, SINGLE_BRANCHES, PATCH_GRID, *((KEEPS_WIDTH,) if "attn" in self.sites else ()))
 
     @property
     def starts_as_identity(self) -> bool:

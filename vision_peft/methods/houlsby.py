@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision_peft.tuning.block_method import BlockMethod
-from vision_peft.tuning.blocks import branches, width
+from vision_peft.tuning.blocks import output_seats, width
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import positive, some_of
 from vision_peft.tuning.norms import norm_layers
@@ -84,7 +84,7 @@ class Houlsby(BlockMethod):
 
     def attach(self, model: nn.Module) -> None:
         for block in self.chosen_blocks(model):
-            seats = [branch.drop_path for position in self.positions for branch in branches(block, position)]
+            seats = [seat for position in self.positions for seat in output_seats(block, position)]
             for seat in dict.fromkeys(seats):  # one where attention and MLP join as one
                 graft(seat, HoulsbyAdapter, houlsby=Bottleneck(width(block), self.bottleneck, self.sigma))
         if self.train_norms:

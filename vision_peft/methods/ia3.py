@@ -118,16 +118,16 @@ class IA3(BlockMethod):
         for block in self.chosen_blocks(model):
             slices = [target for target in self.targets if target != "fc2" and is_fused(block)]
             if slices:
-                (qkv,) = linears(block, "qkv")
-                scales = nn.ParameterDict({name: _ones(qkv.out_features // 3) for name in slices})
-                graft(qkv, IA3QKV, ia3_scale=scales, ia3_block=(block,), ia3_heads=rows_by_head(block))
+                for qkv in linears(block, "qkv"):
+                    scales = nn.ParameterDict({name: _ones(qkv.out_features // 3) for name in slices})
+                    graft(qkv, IA3QKV, ia3_scale=scales, ia3_block=(block,), ia3_heads=rows_by_head(block))
             for target in self.targets:
                 if target not in slices:
-                    (layer,) = linears(block, target)
-                    if target == "fc2":
-                        graft(layer, IA3Input, ia3_scale=_ones(layer.in_features))
-                    else:
-                        graft(layer, IA3Output, ia3_scale=_ones(layer.out_features))
+                    for layer in linears(block, target):
+                        if target == "fc2":
+                            graft(layer, IA3Input, ia3_scale=_ones(layer.in_features))
+                        else:
+                            graft(layer, IA3Output, ia3_scale=_ones(layer.out_features))
 
 
 def _ones(channels: int) -> nn.Parameter:

@@ -38,7 +38,7 @@ from torch import nn
 from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.input_directions import choose_directions
 from vision_peft.tuning.layer_patterns import check_names, check_positive, check_ranks, value_at
-from vision_peft.tuning.linear_sites import ALL_LINEAR, PATCH_EMBED, PROJ_OUTPUT, Site, find_sites
+from vision_peft.tuning.linear_sites import ALL_LINEAR, PATCH_EMBED, PATCH_WEIGHT, PROJ_OUTPUT, Site, find_sites
 from vision_peft.tuning.low_rank import LowRank
 from vision_peft.tuning.low_rank_layers import graft_updates, restart_updates
 from vision_peft.tuning.low_rank_starts import draw_start
@@ -129,7 +129,9 @@ class LoRA(BlockMethod):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        return () if self.targets == (ALL_LINEAR,) and self.blocks == "all" else super().needs
+        if self.targets == (ALL_LINEAR,) and self.blocks == "all":
+            return ()
+        return (*super().needs, PATCH_WEIGHT) if PATCH_EMBED in self.targets else super().needs
 
     @property
     def starts_as_identity(self) -> bool:

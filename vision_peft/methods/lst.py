@@ -36,7 +36,7 @@ from vision_peft.tuning.families import family_of, family_of_block
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import one_of, positive
 from vision_peft.tuning.needs import Need
-from vision_peft.tuning.norms import token_norm
+from vision_peft.tuning.norms import NORM_BEHIND_BLOCKS, token_norm
 
 TEMPERATURE = 0.1  # of the gates, gate_T in the code
 
@@ -163,13 +163,13 @@ class LST(BlockMethod):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        return (*super().needs, SIDE_BLOCKS)
+        return (*super().needs, SIDE_BLOCKS, NORM_BEHIND_BLOCKS)
 
     def attach(self, model: Any) -> None:
         family, by_stage = family_of(model), stages(model)
         all_blocks = [block for members in by_stage for block in members]
         for block in (members[0] for members in by_stage):
-            dim, heads = width(block), family.heads(block)
+            dim, heads = width(block), family_of_block(block).heads(block)
             if dim % self.reduction or dim // self.reduction % heads:
                 raise ValueError(
                     f"reduction must make the width {dim} a multiple of {heads} heads; got {self.reduction}, a side "

@@ -27,7 +27,13 @@ from vision_peft.tuning.blocks import blocks, width
 from vision_peft.tuning.embed_samples import embed_samples
 from vision_peft.tuning.families import flat_family_of
 from vision_peft.tuning.graft import Graft, graft
-from vision_peft.tuning.input_tokens import INPUT_TOKENS, PositionEmbeddings, add_prefix_tokens, prompt_insertion_module
+from vision_peft.tuning.input_tokens import (
+    INPUT_TOKENS,
+    TOKEN_POSITIONS,
+    PositionEmbeddings,
+    add_prefix_tokens,
+    prompt_insertion_module,
+)
 from vision_peft.tuning.method import Method, one_of, positive
 from vision_peft.tuning.module_input import as_input
 from vision_peft.tuning.needs import Need
@@ -120,7 +126,7 @@ class PTuning(Method):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        return (INPUT_TOKENS,)
+        return (INPUT_TOKENS,) if self.positions == "start" else (INPUT_TOKENS, TOKEN_POSITIONS)
 
     @property
     def bake_before_compile(self) -> str | None:

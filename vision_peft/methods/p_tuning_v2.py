@@ -18,9 +18,11 @@ from typing import ClassVar
 
 from torch import nn
 
+from vision_peft.tuning.attention import KEYS_VALUES
 from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.learned_key_values import attach_prefixes
 from vision_peft.tuning.method import positive, probability
+from vision_peft.tuning.needs import Need
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class PTuningV2(BlockMethod):
         probability(dropout=self.dropout)
         if self.hidden is not None:
             positive(hidden=self.hidden)
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (*super().needs, KEYS_VALUES)
 
     def baked(self) -> "PTuningV2":
         return replace(self, hidden=None)

@@ -18,9 +18,11 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from vision_peft.tuning.attention import KEYS_VALUES
 from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.learned_key_values import attach_prefixes
 from vision_peft.tuning.method import positive, probability
+from vision_peft.tuning.needs import Need
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,10 @@ class PrefixTuning(BlockMethod):
     def as_in_paper(cls, **fields: Any) -> "PrefixTuning":
         """Give the paper: E is narrower than the backbone, 512 channels (its 512 or 800; from memory)."""
         return cls(**{"embedding": 512, **fields})
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (*super().needs, KEYS_VALUES)
 
     def baked(self) -> "PrefixTuning":
         return replace(self, hidden=None, deep=False, embedding=None)

@@ -112,11 +112,11 @@ class RepAdapter(BlockMethod):
         for block in self.chosen_blocks(model):
             if width(block) % self.groups:
                 raise ValueError(f"groups must divide the width {width(block)} of the block; got {self.groups}")
-            for site, norm in {"attn": block.norm1, "mlp": block.norm2}.items():
-                if site in self.sites:
+            for site in self.sites:
+                for norm, readers in norm_readers(block, site):
                     children: dict[str, Any] = {
                         "repadapter": GroupedBottleneck(width(block), self),
-                        "repadapter_readers": tuple(norm_readers(block, site)),
+                        "repadapter_readers": tuple(readers),
                         "repadapter_block": (block,),
                         "repadapter_padded": site == "attn" and family_of_block(block).pads_windows(block),
                     }

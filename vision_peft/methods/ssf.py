@@ -32,8 +32,8 @@ from torch import Tensor, nn
 
 from vision_peft.tuning.backbone import has_blocks
 from vision_peft.tuning.block_method import BlockMethod
-from vision_peft.tuning.blocks import linears
-from vision_peft.tuning.families import family_of
+from vision_peft.tuning.blocks import blocks, input_width, linears
+from vision_peft.tuning.families import family_of, family_of_block
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.layers import body_layers, check_plain
 from vision_peft.tuning.method import one_of
@@ -152,7 +152,7 @@ class SSF(BlockMethod):
         family = family_of(model)
         last = final_norm(model) if self.last == "final_norm" else token_norm(model)
         for block in self.chosen_blocks(model):
-            for norm in family.norms(block):
+            for norm in family_of_block(block).norms(block):
                 if norm is not last:
                     _scale_and_shift(norm)
             for linear in linears(block, "qkv"):
@@ -161,16 +161,19 @@ class SSF(BlockMethod):
                 for linear in linears(block, target):
                     _scale_and_shift(linear)
         patches = family.patch_projection(model)
+        embedding = family.patch_embedding(model)
         convolutional = {inner for part in family.conv_parts(model) for inner in part.modules()}
         _attach_everywhere(model, chosen & convolutional)
-        if patches is None and not convolutional and model.patch_embed in chosen:
+        if patches is None and not convolutional and embedding in chosen:
             raise ValueError(
-                f"cannot scale and shift the patches of a {type(model.patch_embed).__name__}: wanted one convolution"
+                f"cannot scale and shift the patches of a {type(embedding).__name__}: wanted one whose last layer is "
+                "known"
             )
         if patches in chosen:
-            graft(patches, SSFMap, **_pair(patches.out_channels))
-            if isinstance(getattr(model.patch_embed, "norm", None), nn.LayerNorm):
-                _scale_and_shift(model.patch_embed.norm)
+            dim = input_width(blocks(model)[0])
+            graft(patches, SSFLast if isinstance(patches, nn.Linear) else SSFMap, **_pair(dim))
+            if isinstance(family.patch_norm(model), nn.LayerNorm):
+                _scale_and_shift(family.patch_norm(model))
         for merging in family.token_mergings(model):
             if merging in chosen:
                 _scale_and_shift(merging.norm)

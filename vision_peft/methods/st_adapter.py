@@ -29,7 +29,7 @@ from vision_peft.tuning.frame_attention import FRAMES, frames
 from vision_peft.tuning.graft import graft
 from vision_peft.tuning.method import positive, some_of
 from vision_peft.tuning.needs import Need
-from vision_peft.tuning.patch_grid import PATCH_SEQUENCE, patch_grid
+from vision_peft.tuning.patch_grid import PATCH_GRID, PATCH_SEQUENCE, patch_grid
 
 
 class TemporalBottleneck(nn.Module):
@@ -107,7 +107,7 @@ class STAdapter(BlockMethod):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        return FRAMES, PATCH_SEQUENCE
+        return FRAMES, PATCH_SEQUENCE, PATCH_GRID
 
     @property
     def starts_as_identity(self) -> bool:

@@ -11,6 +11,7 @@ which is how it is computed here: the function of the official code at the price
 Source: KMnP/vpt@4410440 src/models/vit_prompt/vit.py, described in its paper (implemented from the description).
 Deviations: at average pooling deep prompts are not pooled over; on Swin the dropout mask is drawn per window, and
 prompts stay within their block instead of passing through patch merging; every stage has a projection of its own.
+Where a block has several attentions, all see its prompts, and each draws a dropout mask of its own.
 """
 
 import math
@@ -22,11 +23,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vision_peft.tuning.attention import KeyValueAttention, project
+from vision_peft.tuning.attention import KEYS_VALUES, KeyValueAttention, project
 from vision_peft.tuning.backbone import patch_area
 from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.blocks import blocks, branches, input_width, width
-from vision_peft.tuning.families import family_of_attention
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.input_tokens import INPUT_TOKENS, add_prefix_tokens, prompt_insertion_module
 from vision_peft.tuning.method import positive, probability
@@ -94,7 +94,7 @@ class VPT(BlockMethod):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        return super().needs if self.deep else (INPUT_TOKENS,)
+        return (*super().needs, KEYS_VALUES) if self.deep else (INPUT_TOKENS,)
 
     def _prompts(self, model: nn.Module, dim: int) -> nn.Parameter:
         dim = self.project or dim
@@ -126,7 +126,6 @@ class VPT(BlockMethod):
             for number, block in enumerate(group):
                 found = branches(block, "attn")
                 for branch in found:
-                    family_of_attention(branch.layer)  # else keys and values cannot join
                     graft(
                         branch.layer,
                         VPTAttention,

@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from vision_peft.tuning.blocks import blocks, branches
 from vision_peft.tuning.families import family_of_attention
 from vision_peft.tuning.graft import Graft
+from vision_peft.tuning.needs import Need
 
 
 class KeyValueAttention(Graft):
@@ -21,6 +23,20 @@ class KeyValueAttention(Graft):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         return attend(self, x, self.extra_keys_values(x), *args, **kwargs)
+
+
+def check_keys_values(model: Any) -> None:
+    """Check that extra keys and values can join the attention of every block.
+
+    Raises:
+        ValueError: attention of a class that they cannot join.
+    """
+    for block in blocks(model):
+        for branch in branches(block, "attn"):
+            family_of_attention(branch.layer)
+
+
+KEYS_VALUES = Need("attention that extra keys and values can join", check_keys_values)
 
 
 def project(attn: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

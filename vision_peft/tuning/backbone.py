@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from timm.layers import HybridEmbed
 from torch import nn
 
 from vision_peft.tuning.blocks import BLOCKS, blocks, width
@@ -21,10 +22,12 @@ def classifier_names(model: Any) -> tuple[str, ...]:
 def patch_area(model: Any) -> int:
     """Return the fan-in of the patch embedding: pixels of one patch times channels.
 
-    A tubelet counts the pixels of all its frames; channels are RGB if a stem embeds the patches.
+    A tubelet counts the pixels of all its frames, and a convolution behind a stem reads the stem's channels; a stem
+    without one has the pixels of a patch in RGB.
     """
-    projection = getattr(getattr(model, "patch_embed", None), "proj", None)
-    if isinstance(projection, nn.Conv2d | nn.Conv3d):
+    embed = family_of(model).patch_embedding(model)
+    projection = getattr(embed, "proj", None)
+    if isinstance(projection, nn.Conv2d | nn.Conv3d | nn.Linear):
         return projection.weight[0].numel()
     height, width = _patch_size(model)
     return 3 * height * width
@@ -32,11 +35,14 @@ def patch_area(model: Any) -> int:
 
 def _patch_size(model: Any) -> list[int]:
     """Return height and width of a patch: of what embeds patches, of its convolution, or the stride of a stem."""
-    embed = getattr(model, "patch_embed", None)
+    embed = family_of(model).patch_embedding(model)
     if embed is None:
         return [model.stem.stride] * 2
+    if isinstance(embed, HybridEmbed):  # its own patches are of the feature map
+        pixels: Any = embed.feat_ratio(as_scalar=False)
+        return list(pixels)
     size = embed.patch_size if hasattr(embed, "patch_size") else embed.proj.stride
-    return list(size)
+    return [size, size] if isinstance(size, int) else list(size)
 
 
 def architecture(model: Any) -> dict[str, Any]:
@@ -48,7 +54,7 @@ def architecture(model: Any) -> dict[str, Any]:
     if not has_blocks(model):
         return _describe_layers(model)
     all_blocks = blocks(model)
-    embed = getattr(model, "patch_embed", None)
+    embed = family_of(model).patch_embedding(model)
     clip = {key: getattr(embed, key, None) for key in ("num_frames", "tubelet_size")}  # timm's own have neither
     return {
         "class": _plain_class(model),

@@ -1,5 +1,6 @@
 """The transformer blocks of a timm model: their order, width and layers, and the graft that splits one in halves."""
 
+import copy
 from functools import partial
 from typing import Any
 
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 from vision_peft.tuning.families import family_of, family_of_block
 from vision_peft.tuning.families.family import Branch
-from vision_peft.tuning.graft import Graft
+from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.needs import Need
 
 
@@ -87,6 +88,34 @@ def branches(block: Any, half: str) -> list[Branch]:
     return family_of_block(block).branches(block, half)
 
 
+def output_seats(block: Any, half: str) -> list[Any]:
+    """List the modules that the outputs of the half ``attn`` or ``mlp`` pass last, for grafts on them.
+
+    Those are the drop-paths of its branches. A block with one for both halves gets two (``TwoDropPaths``).
+    """
+    family = family_of_block(block)
+    if family.shares_drop_path(block) and not isinstance(block, TwoDropPaths):
+        graft(block, TwoDropPaths, drop_path1=copy.deepcopy(block.drop_path), drop_path2=copy.deepcopy(block.drop_path))
+    return [branch.drop_path for branch in family.branches(block, half)]
+
+
+def check_single_branches(model: Any) -> None:
+    """Check that every block has one attention and one MLP.
+
+    Raises:
+        ValueError: it has several side by side, with norms of their own.
+    """
+    for block in blocks(model):
+        if len(branches(block, "attn") + branches(block, "mlp")) > 2:
+            raise ValueError(
+                f"{type(block).__name__} has several attentions and MLPs side by side, and the method reads the norm "
+                "of one: take a backbone with one each a block"
+            )
+
+
+SINGLE_BRANCHES = Need("one attention and one MLP a block", check_single_branches)
+
+
 def linears(block: Any, target: str) -> list[nn.Linear]:
     """List the linear layers of ``block`` that ``target`` names: one of qkv, q, k, v, proj, fc1, fc2.
 
@@ -101,12 +130,12 @@ def linears(block: Any, target: str) -> list[nn.Linear]:
 
 def is_fused(block: Any) -> bool:
     """Tell whether queries, keys and values of ``block`` come from one ``qkv`` layer."""
-    return family_of_block(block).is_fused(block.attn)
+    return family_of_block(block).is_fused(branches(block, "attn")[0].layer)
 
 
 def rows_by_head(block: Any) -> int | None:
     """Return the number of heads by which the rows of a fused ``qkv`` are ordered; None: all queries first."""
-    return family_of_block(block).rows_by_head(block.attn)
+    return family_of_block(block).rows_by_head(branches(block, "attn")[0].layer)
 
 
 def separate_biases(block: Any) -> dict[str, Tensor]:
@@ -114,7 +143,7 @@ def separate_biases(block: Any) -> dict[str, Tensor]:
 
     They are the block's own tensors, which a fold may change; keys have one of zeros. Empty where there are none.
     """
-    return family_of_block(block).separate_biases(block.attn)
+    return family_of_block(block).separate_biases(branches(block, "attn")[0].layer)
 
 
 def attn_half(block: Any, x: Tensor, **kwargs: Any) -> Tensor:
@@ -174,3 +203,13 @@ class BlockGraft(Graft):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return run_in_halves(self, *args, **kwargs)
+
+
+class TwoDropPaths(BlockGraft):
+    """A block whose halves have a drop-path each where timm has one for both."""
+
+    drop_path1: nn.Module
+    drop_path2: nn.Module
+
+    def fold(self) -> None:
+        """Nothing was added to the weights."""

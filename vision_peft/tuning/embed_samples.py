@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from vision_peft.tuning.backbone import frames_in_batch
+from vision_peft.tuning.families import flat_family_of
+from vision_peft.tuning.graft import original
 from vision_peft.tuning.input_tokens import carried_positions, prompt_insertion_module
 
 _PATCHES_PER_IMAGE = 4
@@ -66,7 +68,8 @@ def patch_tokens(model: Any, images: Tensor, with_positions: bool = True) -> Ten
         images = images.flatten(1, 2)  # timm's forward_intermediates takes four sizes
     seen: list[Any] = []
     modes = {module: module.training for module in model.modules()}
-    source = prompt_insertion_module(model) if with_positions else model.patch_embed
+    family = flat_family_of(model)
+    source = prompt_insertion_module(model) if with_positions else family.patch_embedding(model)
     handle = source.register_forward_hook(lambda module, args, tokens: seen.append(tokens))
     try:
         model.eval()
@@ -77,7 +80,8 @@ def patch_tokens(model: Any, images: Tensor, with_positions: bool = True) -> Ten
             module.training = mode
     frames = frames_in_batch(model)
     if with_positions:
-        patches = seen[0][: len(images) * frames, model.num_prefix_tokens :]
+        prompts = model.num_prefix_tokens - original(model, "num_prefix_tokens")
+        patches = seen[0][: len(images) * frames, family.tokens_ahead(model) + prompts :]
     else:
         patches = seen[0].flatten(1, -2)  # a grid where sizes are dynamic
         for positions in carried_positions(model):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.families import flat_family_of
-from vision_peft.tuning.graft import original, override
+from vision_peft.tuning.graft import override
 from vision_peft.tuning.needs import Need
 from vision_peft.tuning.patch_grid import patch_grid
 from vision_peft.tuning.token_positions import TokenPositions
@@ -23,7 +23,7 @@ def prompt_insertion_module(model: Any) -> nn.Module:
 
 
 def add_prefix_tokens(model: Any, tokens: int, positions: TokenPositions | None = None) -> int:
-    """Let ``model`` count ``tokens`` more prefix tokens; return the index where they belong, behind its own ones.
+    """Let ``model`` count ``tokens`` more prefix tokens; return the index where they join, behind its own ones.
 
     Pooling and ``forward_intermediates`` then leave them out, rotary embeddings do not turn them, and a relative
     position bias gets rows and columns of zeros for them. With ``positions`` attention finds them at those of patches
@@ -34,14 +34,15 @@ def add_prefix_tokens(model: Any, tokens: int, positions: TokenPositions | None 
         ValueError: there are more tokens than patches, or patches have no positions that tokens could take.
     """
     family = flat_family_of(model)
-    at = original(model, "num_prefix_tokens")
-    override(model, num_prefix_tokens=model.num_prefix_tokens + tokens, set_input_size=_refuse_input_size)
+    at = family.tokens_ahead(model)
+    fixed_size = {"set_input_size": _refuse_input_size} if hasattr(model, "set_input_size") else {}
+    override(model, num_prefix_tokens=model.num_prefix_tokens + tokens, **fixed_size)
     if positions is None:
         family.add_prefix_tokens(model, tokens)
         return at
-    positions.index(model.patch_embed.num_patches)
+    positions.index(family.patch_embedding(model).num_patches)
     found = family.place_input_tokens(model, positions)
-    if not found and model.pos_embed is None and not carried_positions(model):
+    if not found and family.position_embedding(model) is None and not carried_positions(model):
         raise ValueError(
             f"the patches of this {type(model).__name__} have no positions that tokens could take: wanted "
             'positions="start"'
@@ -59,6 +60,16 @@ def check_input_tokens(model: Any) -> None:
     flat_family_of(model).check_input_tokens(model)
 
 
+def check_token_positions(model: Any) -> None:
+    """Check that input tokens may take positions of patches.
+
+    Raises:
+        ValueError: the positions of a patch are not the same in every image.
+    """
+    flat_family_of(model).check_token_positions(model)
+
+
+TOKEN_POSITIONS = Need("positions that input tokens can take", check_token_positions)
 INPUT_TOKENS = Need("a sequence that input prompts can join", check_input_tokens)
 
 
@@ -86,9 +97,10 @@ class PositionEmbeddings:
         """Embeddings (1 N D) of all patches of the current grid."""
         (model,) = self.model
         tables = carried_positions(model)
-        if model.pos_embed is not None:
+        table = flat_family_of(model).position_embedding(model)
+        if table is not None:
             patches = model.patch_embed.num_patches
-            table = model.pos_embed[:, -patches:]  # class and register tokens may have positions of their own
+            table = table[:, -patches:]  # class and register tokens may have positions of their own
             if self.grid is not None:
                 table = resample_abs_pos_embed(table, self.grid, model.patch_embed.grid_size, num_prefix_tokens=0)
             tables.append(table)

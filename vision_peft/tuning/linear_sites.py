@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from vision_peft.tuning.backbone import has_blocks
-from vision_peft.tuning.blocks import is_fused, linears, rows_by_head
+from vision_peft.tuning.blocks import blocks, is_fused, linears, rows_by_head
+from vision_peft.tuning.families import family_of
 from vision_peft.tuning.graft import kinds
 from vision_peft.tuning.layers import body_layers
+from vision_peft.tuning.needs import Need
 from vision_peft.tuning.qkv_rows import split_rows
 
 SLICES = ("q", "k", "v")
@@ -79,8 +81,8 @@ def find_sites(
     for block in chosen:
         sliced = [t for t in SLICES if t in targets and is_fused(block)]
         if sliced:
-            (qkv,), heads = linears(block, "qkv"), rows_by_head(block)
-            sites += [Site(f"{names[qkv]}.{t}", (qkv,), t, sliced=True, heads=heads) for t in sliced]
+            fused, heads = linears(block, "qkv"), rows_by_head(block)
+            sites += [Site(f"{names[qkv]}.{t}", (qkv,), t, sliced=True, heads=heads) for qkv in fused for t in sliced]
         for target in targets:
             if target == "qkv" and share and not is_fused(block):
                 layers = tuple(linears(block, target))
@@ -88,17 +90,15 @@ def find_sites(
             elif target in ("qkv", *SLICES, "proj", "fc1", "fc2") and target not in sliced:
                 sites += [Site(names[layer], (layer,), target) for layer in linears(block, target)]
         if PROJ_OUTPUT in targets:
-            (proj,) = linears(block, "proj")
-            sites.append(Site(f"{names[proj]}_output", (proj,), PROJ_OUTPUT))
+            projections = linears(block, "proj")
+            sites += [Site(f"{names[proj]}_output", (proj,), PROJ_OUTPUT) for proj in projections]
         if ALL_LINEAR in targets:
             main |= {layer for target in ("qkv", "proj", "fc1", "fc2") for layer in linears(block, target)}
     if ALL_LINEAR in targets:
         found = [(name, layer) for name, layer in _all_linear(model).items() if layer in tuned]
         sites += [Site(name, (layer,), ALL_LINEAR, optional=layer not in main) for name, layer in found]
     if PATCH_EMBED in targets:
-        layer = model.patch_embed.proj
-        if not isinstance(layer, nn.Conv2d | nn.Conv3d):
-            raise ValueError(f"target patch_embed wants a convolution, this backbone has a {type(layer).__name__}")
+        layer = check_patch_weight(model)
         if layer not in tuned:
             raise ValueError("target patch_embed stands in front of block 0, which is not among the chosen blocks")
         sites.append(Site(names[layer], (layer,), PATCH_EMBED))
@@ -109,3 +109,22 @@ def _all_linear(model: Any) -> dict[str, Any]:
     """Linear layers of the body; of a model without transformer blocks its convolutions too."""
     convolutional = not has_blocks(model)
     return {name: layer for name, layer in body_layers(model).items() if convolutional or isinstance(layer, nn.Linear)}
+
+
+def check_patch_weight(model: Any) -> Any:
+    """Return the convolution or linear layer that makes tokens of patches.
+
+    Raises:
+        ValueError: the backbone makes them otherwise.
+    """
+    blocks(model)
+    layer = getattr(family_of(model).patch_embedding(model), "proj", None)
+    if not isinstance(layer, nn.Conv2d | nn.Conv3d | nn.Linear):
+        raise ValueError(
+            f"target patch_embed wants one convolution or linear layer, this {type(model).__name__} has a "
+            f"{type(layer).__name__}"
+        )
+    return layer
+
+
+PATCH_WEIGHT = Need("patches embedded by one layer", check_patch_weight)

@@ -7,7 +7,7 @@ from timm.layers import RmsNorm
 from torch import Tensor, nn
 
 from vision_peft.tuning.blocks import blocks
-from vision_peft.tuning.families import family_of, family_of_block
+from vision_peft.tuning.families import family_of_block
 from vision_peft.tuning.needs import Need
 
 
@@ -17,8 +17,7 @@ def check_input_norms(model: Any) -> None:
     Raises:
         ValueError: they stand behind them, and nothing of the block reads them.
     """
-    blocks(model)
-    if not family_of(model).has_input_norms:
+    if not all(family_of_block(block).has_input_norms for block in blocks(model)):
         raise ValueError(
             f"the norms of {type(model).__name__} stand behind attention and MLP, and the method changes what layers "
             "read of norms in front of them: take a pre-norm backbone"
@@ -28,14 +27,22 @@ def check_input_norms(model: Any) -> None:
 INPUT_NORMS = Need("norms in front of attention and MLP", check_input_norms)
 
 
-def norm_readers(block: Any, site: str) -> list[nn.Linear]:
-    """List the linear layers that read ``norm1`` (``site="attn"``) or ``norm2`` (``site="mlp"``) of ``block``."""
+def norm_readers(block: Any, site: str) -> list[tuple[nn.Module, list[nn.Linear]]]:
+    """List the norms of ``block`` in front of attention (``site="attn"``) or MLP, and the linear layers that read each.
+
+    One norm in most blocks.
+    """
     family = family_of_block(block)
     assert family.has_input_norms, "INPUT_NORMS"
-    if site == "mlp":
-        return family.linears(block, "fc1")
-    gate = family.gate(block.attn)
-    return family.linears(block, "qkv") + ([] if gate is None else [gate])
+    found = []
+    for branch in family.branches(block, site):
+        if site == "mlp":
+            readers = family.mlp_linears(branch.layer, "fc1")
+        else:
+            gate = family.gate(branch.layer)
+            readers = family.attention_linears(branch.layer, "qkv") + ([] if gate is None else [gate])
+        found.append((family.norm_read(branch), readers))
+    return found
 
 
 def add_to_output(block: Any, reader: nn.Linear, shift: Tensor) -> None:
@@ -55,15 +62,23 @@ def add_to_output(block: Any, reader: nn.Linear, shift: Tensor) -> None:
         bias.add_(shift)
     else:
         q, _, v = shift.chunk(3)
-        block.attn.q_bias.add_(q)
-        block.attn.v_bias.add_(v)
+        attn = _attention_with(block, reader)
+        attn.q_bias.add_(q)
+        attn.v_bias.add_(v)
 
 
 def takes_shift(block: Any, reader: nn.Linear) -> bool:
     """Tell whether ``add_to_output`` finds a bias for this layer."""
-    family, attn = family_of_block(block), block.attn
-    beside = reader is attn.qkv and family.separate_bias(attn) is not None and family.key_shift_cancels(attn)
+    family, attn = family_of_block(block), _attention_with(block, reader)
+    beside = attn is not None and family.separate_bias(attn) is not None and family.key_shift_cancels(attn)
     return reader.bias is not None or beside
+
+
+def _attention_with(block: Any, reader: nn.Linear) -> Any:
+    """Return the attention of ``block`` whose fused layer ``reader`` is, None where it is another layer."""
+    family = family_of_block(block)
+    found = [branch.layer for branch in family.branches(block, "attn") if family.is_fused(branch.layer)]
+    return next((attn for attn in found if attn.qkv is reader), None)
 
 
 def add_to_norm(norm: Any, shift: Tensor) -> None:

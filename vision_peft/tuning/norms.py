@@ -7,8 +7,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vision_peft.tuning.backbone import has_blocks
+from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.families import family_of
 from vision_peft.tuning.layers import outside_of_body
+from vision_peft.tuning.needs import Need
 
 # timm's classes of LayerNorm, GroupNorm and BatchNorm derive from torch's
 NORMS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, RmsNorm, RmsNorm2d, SimpleNorm, SimpleNorm2d)
@@ -38,6 +40,23 @@ def norm_layers(model: nn.Module) -> list[nn.Module]:
         for name, module in model.named_modules()
         if isinstance(module, NORMS) and module.weight is not None and not f"{name}.".startswith(outside)
     ]
+
+
+def check_norm_behind_blocks(model: Any) -> None:
+    """Check that the final norm reads what the last block gives.
+
+    Raises:
+        ValueError: there is more between the two.
+    """
+    blocks(model)
+    if not family_of(model).norm_follows_blocks:
+        raise ValueError(
+            f"between the last block of {type(model).__name__} and its final norm a class token joins, and the method "
+            "works on the tokens of the blocks there: take a ViT whose class token passes all blocks"
+        )
+
+
+NORM_BEHIND_BLOCKS = Need("a final norm right behind the blocks", check_norm_behind_blocks)
 
 
 def token_norm(model: Any) -> nn.Module:

@@ -1,8 +1,9 @@
 """The patch grid that a flat ViT is working on, and timm's drop-path without what is grafted onto it."""
 
+from collections.abc import Callable
 from typing import Any
 
-from timm.layers import DropPath, PatchEmbed
+from timm.layers import DropPath
 from timm.layers import drop_path as _drop_path
 from torch import Tensor, nn
 
@@ -17,10 +18,10 @@ class PatchGrid(Graft):
     """A patch embedding that notes (rows, columns) of every batch: models with ``dynamic_img_size`` change them."""
 
     patch_grid: list[int]
+    grid_of_size: Callable[[Any, tuple[int, int]], tuple[int, int]]
 
-    def forward(self, x: Tensor) -> Tensor:
-        # As timm counts on images: embeddings of clips answer with the map of all frames.
-        self.patch_grid[:] = PatchEmbed.dynamic_feat_size(self, x.shape[-2:])  # type: ignore[arg-type]
+    def forward(self, x: Tensor) -> Any:
+        self.patch_grid[:] = self.grid_of_size(self, (x.shape[-2], x.shape[-1]))
         return super().forward(x)
 
     def fold(self) -> None:
@@ -36,19 +37,14 @@ def patch_grid(model: Any) -> list[int] | None:
     Raises:
         ValueError: the model drops patches in training, or does not tell its grid.
     """
+    check_patch_grid(model)
     family = family_of(model)
     if not isinstance(family, FlatFamily):
         return None
-    embed: Any = model.patch_embed
-    grid = embed.grid_size[-2:] if isinstance(embed, PatchEmbed) else None
-    if grid is None:
-        raise ValueError(f"{type(embed).__name__} of this backbone does not tell the grid of its patches")
-    if family.drops_patches(model):
-        raise ValueError(
-            f"this {type(model).__name__} drops patches (patch_drop_rate): those left form no grid; create it without"
-        )
+    embed = family.patch_embedding(model)
     if PatchGrid not in kinds(embed):
-        graft(embed, PatchGrid, patch_grid=list(grid))
+        grid = family.grid_of_size(embed, embed.img_size)
+        graft(embed, PatchGrid, patch_grid=list(grid), grid_of_size=family.grid_of_size)
     return vars(embed)["patch_grid"]
 
 
@@ -56,11 +52,21 @@ def check_patch_grid(model: Any) -> None:
     """Check that the tokens of a block hold one grid of patches, or are a map.
 
     Raises:
-        ValueError: they stand in another order, or on a grid that shrinks with attention.
+        ValueError: they stand in another order, on a grid that shrinks with attention, on one of each image's own, or
+            are dropped in training.
     """
     blocks(model)
-    if not family_of(model).has_grid:
+    family = family_of(model)
+    if not family.has_grid:
         raise ValueError(f"the tokens of a {type(model).__name__} are a sequence that is no grid of patches row by row")
+    if not isinstance(family, FlatFamily):
+        return
+    if family.grid_varies(model):
+        raise ValueError(f"the patches of a {type(model).__name__} form another grid in every image of a batch")
+    if family.drops_patches(model):
+        raise ValueError(
+            f"this {type(model).__name__} drops patches (patch_drop_rate): those left form no grid; create it without"
+        )
 
 
 PATCH_GRID = Need("patches on a grid", check_patch_grid)
@@ -81,7 +87,7 @@ PATCH_SEQUENCE = Need("one grid of patches in the sequence", check_patch_sequenc
 
 def time_steps(model: Any) -> int:
     """Count the grids of patches in a sequence: time steps of tubelets, 1 for images and single frames."""
-    grid: tuple[int, ...] = model.patch_embed.grid_size
+    grid: tuple[int, ...] = getattr(family_of(model).patch_embedding(model), "grid_size", ())  # XCiT's has none
     return grid[0] if len(grid) == 3 else 1
 
 

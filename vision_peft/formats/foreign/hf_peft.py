@@ -26,8 +26,7 @@ from vision_peft.safe_files import read_file, write_together
 from vision_peft.strict_json import parse_json
 from vision_peft.tuning import graft, record
 from vision_peft.tuning.backbone import classifier_names, has_blocks
-from vision_peft.tuning.blocks import blocks
-from vision_peft.tuning.families import family_of
+from vision_peft.tuning.blocks import blocks, separate_biases
 from vision_peft.tuning.heads import plain_head
 from vision_peft.tuning.method import Method
 
@@ -116,7 +115,7 @@ def write(model: nn.Module, folder: Path) -> Path:
             f"target hf_peft wants a model with one LoRA, AdaLoRA or VeRA attached and nothing else, got {got}"
         )
     state, config = _describe(model, methods[0])
-    bypassed = has_blocks(model) and family_of(model).separate_bias(blocks(model)[0].attn) is not None
+    bypassed = has_blocks(model) and bool(separate_biases(blocks(model)[0]))
     if bypassed and any(short(name) in ("attn.qkv", *SEPARATE) for name, _ in graft.grafts(model)):
         raise ValueError(
             f"timm's {type(model).__name__} reads qkv.weight without calling qkv, so that HF peft's update would never "

@@ -1,15 +1,16 @@
 """BEiT: timm's ``beit.py``, whose attention has a relative position bias, of each block or shared by all."""
 
+import math
 from typing import Any
 
-import torch
 from timm.models.beit import Attention, Block
 from timm.models.beit import Beit as BeitModel
 from torch import Tensor, nn
 
-from vision_peft.tuning.families.family import cat_biases
+from vision_peft.tuning.families.attention_family import cat_biases
 from vision_peft.tuning.families.flat import FlatFamily
 from vision_peft.tuning.graft import Graft, graft, kinds, override
+from vision_peft.tuning.position_bias import insert_placed, insert_zeros
 from vision_peft.tuning.token_positions import TokenPositions
 
 
@@ -89,7 +90,7 @@ class BiasWithPrompts(Graft):
     input_tokens: int
 
     def _get_rel_pos_bias(self) -> Tensor:
-        return _with_zeros(super()._get_rel_pos_bias(), self.input_tokens)  # type: ignore[misc]
+        return insert_zeros(super()._get_rel_pos_bias(), 1, self.input_tokens)  # type: ignore[misc]
 
 
 class SharedBiasWithPrompts(Graft):
@@ -98,7 +99,7 @@ class SharedBiasWithPrompts(Graft):
     input_tokens: int
 
     def forward(self, *args: Any) -> Tensor:
-        return _with_zeros(super().forward(*args), self.input_tokens)
+        return insert_zeros(super().forward(*args), 1, self.input_tokens)
 
 
 class BiasWithPlacedPrompts(Graft):
@@ -108,7 +109,7 @@ class BiasWithPlacedPrompts(Graft):
     window_size: tuple[int, int]
 
     def _get_rel_pos_bias(self) -> Tensor:
-        return _with_placed(super()._get_rel_pos_bias(), self.placed, self.window_size)  # type: ignore[misc]
+        return insert_placed(super()._get_rel_pos_bias(), self.placed, math.prod(self.window_size))  # type: ignore[misc]
 
 
 class SharedBiasWithPlacedPrompts(Graft):
@@ -118,21 +119,4 @@ class SharedBiasWithPlacedPrompts(Graft):
     window_size: tuple[int, int]
 
     def forward(self, *args: Any) -> Tensor:
-        return _with_placed(super().forward(*args), self.placed, self.window_size)
-
-
-def _with_zeros(bias: Tensor, tokens: int) -> Tensor:
-    for dim in (-2, -1):
-        shape = list(bias.shape)
-        shape[dim] = tokens
-        first, rest = bias.tensor_split([1], dim)  # the class token keeps the first place
-        bias = torch.cat([first, bias.new_zeros(shape), rest], dim)
-    return bias
-
-
-def _with_placed(bias: Tensor, placed: TokenPositions, window_size: tuple[int, int]) -> Tensor:
-    rows, patches = bias.shape[-1], window_size[0] * window_size[1]
-    every = torch.arange(rows, device=bias.device)
-    ahead, grid = every.split([rows - patches, patches])
-    index = torch.cat([ahead, grid[placed.index(patches, bias.device)], grid])
-    return bias.index_select(-2, index).index_select(-1, index)
+        return insert_placed(super().forward(*args), self.placed, math.prod(self.window_size))

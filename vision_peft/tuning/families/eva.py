@@ -8,7 +8,7 @@ from timm.models.eva import Eva as EvaModel
 from timm.models.eva import EvaAttention, EvaBlock
 from torch import Tensor
 
-from vision_peft.tuning.families.family import cat_biases
+from vision_peft.tuning.families.attention_family import cat_biases
 from vision_peft.tuning.families.flat import FlatFamily
 from vision_peft.tuning.graft import Graft, graft, override
 from vision_peft.tuning.token_positions import TokenPositions

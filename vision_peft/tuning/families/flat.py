@@ -4,11 +4,12 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
+from timm.layers import HybridEmbed, PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from vision_peft.tuning.families.family import Family
-from vision_peft.tuning.graft import HeadGraft, kinds
+from vision_peft.tuning.graft import HeadGraft, kinds, original
 from vision_peft.tuning.token_positions import TokenPositions
 
 
@@ -33,15 +34,33 @@ class FlatFamily(Family):
         """Tell whether ``model`` leaves patches out in training (``patch_drop_rate``)."""
         return model.patch_drop is not None and not isinstance(model.patch_drop, nn.Identity)
 
+    def grid_varies(self, model: Any) -> bool:
+        """Tell whether images of one batch may have different grids of patches."""
+        return False
+
+    def grid_of_size(self, embedding: Any, size: tuple[int, int]) -> tuple[int, int]:
+        """Return (rows, columns) of the patches that ``embedding`` cuts an image of ``size`` into."""
+        # As timm counts on images: embeddings of clips answer with the map of all frames.
+        kind: Any = HybridEmbed if isinstance(embedding, HybridEmbed) else PatchEmbed
+        return kind.dynamic_feat_size(embedding, size)
+
     def side_block(self, block: Any, dim: int) -> nn.Module:
         """Its attention is global and plain: no rotary or relative positions."""
-        return Block(dim, block.attn.num_heads, mlp_ratio=4, qkv_bias=True)
+        return Block(dim, self.heads(block), mlp_ratio=4, qkv_bias=True)
 
     # Tokens that join the sequence
 
     def prompt_insertion_module(self, model: Any) -> Any:
         """Return the module whose output is the token sequence (B N C) that enters the first block."""
         return model.norm_pre
+
+    def tokens_ahead(self, model: Any) -> int:
+        """Count the model's own prefix tokens that stand in the output of the prompt insertion module."""
+        return original(model, "num_prefix_tokens")
+
+    def position_embedding(self, model: Any) -> Any:
+        """Return the learned table (1 N D) that is added to the patches, the last of its N; None without one."""
+        return model.pos_embed
 
     def check_input_tokens(self, model: Any) -> None:
         """Raise ValueError where tokens cannot join the sequence of this model, with the reason."""
@@ -50,6 +69,9 @@ class FlatFamily(Family):
                 f"this {type(model).__name__} resizes positions at every forward (dynamic_img_size) by its number of "
                 "prefix tokens, which prompts change: create it with a fixed img_size"
             )
+
+    def check_token_positions(self, model: Any) -> None:
+        """Raise ValueError where input tokens cannot take positions of patches, with the reason."""
 
     def resizes_positions(self, model: Any) -> bool:
         """Tell whether position embeddings follow the size of every batch (``dynamic_img_size``)."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from timm.models.swin_transformer_v2 import PatchMerging, SwinTransformerV2, SwinTransformerV2Block, WindowAttention
 from torch import Tensor
 
-from vision_peft.tuning.families.family import cat_biases
+from vision_peft.tuning.families.attention_family import cat_biases
 from vision_peft.tuning.families.windowed import WindowedFamily
 
 

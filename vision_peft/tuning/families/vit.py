@@ -1,12 +1,17 @@
-"""ViT, DeiT, DINOv2, CLIP, SigLIP: timm's ``vision_transformer.py`` (and its subclass in ``deit.py``)."""
+"""ViT, DeiT, DINOv2, CLIP, SigLIP: timm's ``vision_transformer.py``, and what else is made of it.
+
+That is its subclass in ``deit.py``, ViTamin, and ViTs on a ResNet stem.
+"""
 
 from typing import Any
 
-from timm.layers import Attention
+from timm.layers import Attention, HybridEmbed
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vitamin import GeGluMlp, MbConvStages
 from torch import Tensor, nn
 
+from vision_peft.tuning.families.family import Branch
 from vision_peft.tuning.families.flat import FlatFamily
 from vision_peft.tuning.graft import Graft, graft, override
 from vision_peft.tuning.token_positions import TokenPositions
@@ -15,10 +20,29 @@ from vision_peft.tuning.token_positions import TokenPositions
 class ViT(FlatFamily):
     """Pre-norm blocks with LayerScale; class token, registers and patches with learned or no positions."""
 
-    examples = "ViT, DeiT, DINOv2, CLIP, SigLIP"
+    examples = "ViT, DeiT, DINOv2, CLIP, SigLIP, ViTamin"
     model_classes = (VisionTransformer,)
     block_classes = (Block,)
     attention_classes = (Attention,)
+
+    def patch_projection(self, model: Any) -> Any:
+        embedding = self.patch_embedding(model)
+        if not isinstance(embedding, HybridEmbed):
+            return super().patch_projection(model)
+        if isinstance(embedding.proj, nn.Conv2d):
+            return embedding.proj
+        return embedding.backbone.pool.proj if isinstance(embedding.backbone, MbConvStages) else None
+
+    def patch_norm(self, model: Any) -> nn.Module:
+        return nn.Identity() if isinstance(model.patch_embed, HybridEmbed) else super().patch_norm(model)
+
+    def mlp_linears(self, mlp: Any, target: str) -> list[nn.Linear]:
+        if isinstance(mlp, GeGluMlp):
+            return [mlp.w0, mlp.w1] if target == "fc1" else [mlp.w2]
+        return super().mlp_linears(mlp, target)
+
+    def norm_read(self, branch: Branch) -> nn.Module:
+        return branch.layer.norm if isinstance(branch.layer, GeGluMlp) else branch.norm
 
     def classifier_names(self, model: Any) -> tuple[str, ...]:
         return ("head", "head_dist") if isinstance(model, VisionTransformerDistilled) else ("head",)
