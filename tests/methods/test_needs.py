@@ -15,7 +15,6 @@ import vision_peft as vp
 from vision_peft.backbones.frames import frame_wise
 from vision_peft.tuning.blocks import blocks, branches
 from vision_peft.tuning.families import family_of_block
-from vision_peft.tuning.norms import token_norm
 
 T = 3
 ON_CLIPS = ["beit"]  # families that lack something else than frames once they see clips, frame by frame
@@ -92,25 +91,28 @@ def has_one_attention_a_block(model: Any, x: torch.Tensor) -> bool:
 
 
 def ends_in_the_norm(model: Any, x: torch.Tensor) -> bool:
-    """Whether the final norm, or the pooling in front of it, reads as many tokens as enter the last block."""
+    """Whether no class token joins behind the last block: one that is there is felt in what that block gives."""
     if not holds_blocks(model, x):
         return False
-    entered, read = [], []
-    handles = [
-        blocks(model)[-1].register_forward_pre_hook(lambda _, args: entered.append(args[0])),
-        token_norm(model).register_forward_pre_hook(lambda _, args: read.append(args[0])),
-    ]
-    model(x)
-    for handle in handles:
-        handle.remove()
-    return read[0].flatten(1).shape == entered[0].flatten(1).shape
+    if getattr(model, "cls_token", None) is None:
+        return True
+    given = []
+    hook = blocks(model)[-1].register_forward_hook(lambda *call: given.append(call[2]))
+    with torch.no_grad():
+        model(x)
+        model.cls_token.add_(1)
+        model(x)
+        model.cls_token.sub_(1)
+    hook.remove()
+    before, after = (y[0] if isinstance(y, tuple) else y for y in given)
+    return not torch.equal(before, after)
 
 
 def embeds_by_one_layer(model: Any, x: torch.Tensor) -> bool:
     if not holds_blocks(model, x):
         return False
-    embed: Any = model.patch_embed if hasattr(model, "patch_embed") else model.embeds
-    return bool(list(embed.proj.parameters(recurse=False)))
+    embed: Any = getattr(model, "patch_embed", None) or getattr(model, "embeds", None)
+    return embed is not None and bool(list(embed.proj.parameters(recurse=False)))
 
 
 def sees_single_frames(model: Any, x: torch.Tensor) -> bool:

@@ -136,7 +136,7 @@ ALL = {**WITH_BLOCKS, **OTHERS}
 KEYS_VALUES = [name for name, family in {**FAMILIES, **MORE}.items() if family.keys_values]
 FLAT = [name for name, family in FAMILIES.items() if not family.windowed]
 WINDOWED = [name for name, family in FAMILIES.items() if family.windowed]
-BYPASSED = [name for name, family in FAMILIES.items() if family.bypassed]
+BYPASSED = [name for name, family in WITH_BLOCKS.items() if family.bypassed]
 
 
 def tiny(family: str, seed: int = 0) -> Any:
