@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from support.block_inputs import snapshot
-from support.families import WITH_BLOCKS, images, randomise_tuned, tiny, with_drop_paths
+from support.families import WITH_BLOCKS, attach, images, randomise_tuned, tiny, with_drop_paths
 from support.matrix import every_case, parametrize_where_fit
 from timm.layers import DropPath
 from torch import nn
@@ -183,7 +183,7 @@ def test_a_mode_of_another_name_is_refused():
 
 @every_case
 def test_a_model_in_eval_mode_stays_deterministic_when_attached_to(family, method):
-    model = vp.attach((with_drop_paths(tiny(family)) if family in WITH_BLOCKS else tiny(family)).eval(), method)
+    model = attach((with_drop_paths(tiny(family)) if family in WITH_BLOCKS else tiny(family)).eval(), method)
     x = images(model)
     assert not any(module.training for module in model.modules())
     assert torch.equal(model(x), model(x))

@@ -8,6 +8,7 @@ from typing import Any
 from timm.layers import Attention, HybridEmbed
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer_hybrid import ConvStem
 from timm.models.vitamin import GeGluMlp, MbConvStages
 from torch import Tensor, nn
 
@@ -31,7 +32,10 @@ class ViT(FlatFamily):
             return super().patch_projection(model)
         if isinstance(embedding.proj, nn.Conv2d):
             return embedding.proj
-        return embedding.backbone.pool.proj if isinstance(embedding.backbone, MbConvStages) else None
+        stem: Any = embedding.backbone
+        if isinstance(stem, MbConvStages):
+            return stem.pool.proj
+        return stem[-1].conv if isinstance(stem, ConvStem) else None
 
     def patch_norm(self, model: Any) -> nn.Module:
         return nn.Identity() if isinstance(model.patch_embed, HybridEmbed) else super().patch_norm(model)
