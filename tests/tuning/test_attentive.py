@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 from support.block_inputs import snapshot
-from support.families import OTHERS, WITH_BLOCKS, images, randomise_tuned, tiny
+from support.families import FAMILIES, MORE, OTHERS, images, randomise_tuned, tiny
 from torch import Tensor, nn
 
 import vision_peft as vp
@@ -17,7 +17,8 @@ from vision_peft.tuning.attentive import AttentiveHead, AttentivePool, time_tabl
 from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.head_kinds import Attentive, AttentivePooler
 
-every_family = pytest.mark.parametrize("family", WITH_BLOCKS)
+FLAT_AND_SWIN = {**FAMILIES, **MORE}
+every_family = pytest.mark.parametrize("family", FLAT_AND_SWIN)
 EP = ("attentive", {"queries": 4})
 RAW = ("attentive", {"queries": 2, "reduce": 2, "norm": False, "tokens": "all"})
 POOLER = ("attentive_pooler", {"heads": 2, "depth": 2})
@@ -27,7 +28,7 @@ every_case = pytest.mark.parametrize(
     ("family", "kind", "options"),
     [
         pytest.param(family, *head, id=f"{family}-{name}", marks=[] if by_default else [pytest.mark.matrix])
-        for place, family in enumerate(WITH_BLOCKS)
+        for place, family in enumerate(FLAT_AND_SWIN)
         for number, (name, head) in enumerate(HEADS.items())
         for by_default in [family in ("vit", "frames") or place % 3 == number]
     ],
@@ -143,7 +144,7 @@ def test_the_head_reads_the_patch_tokens_behind_the_final_norm(family):
 @every_family
 def test_without_norm_it_reads_what_the_last_block_made(family):
     model = with_head(family, *RAW)
-    last = model.get_submodule(WITH_BLOCKS[family].final_norm)
+    last = model.get_submodule(FLAT_AND_SWIN[family].final_norm)
     seen: list[Tensor] = []
     last.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     x = images(model)
