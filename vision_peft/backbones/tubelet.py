@@ -32,7 +32,8 @@ class TubeletEmbed(PatchEmbed):
         num_frames: T of a clip, a multiple of ``tubelet_size``.
         tubelet_size: frames t of a patch.
         positions: ``sinusoid`` adds VideoMAE's table, a buffer that is in no ``state_dict``; ``repeated`` leaves them
-            to the model (``pos_embed``) and adds ``temporal_embed``; ``rotary`` leaves them to attention.
+            to the model (``pos_embed``) and adds ``temporal_embed``; ``none`` adds nothing, the model or its attention
+            does.
 
     The others are those of timm's PatchEmbed. ``trained_with_methods`` names the parameters that train with every
     method which lets features change (see ``vision_peft.attach``).
@@ -63,8 +64,8 @@ class TubeletEmbed(PatchEmbed):
         dtype: Any = None,
     ) -> None:
         check_frames(num_frames, tubelet_size, None)
-        if positions not in ("sinusoid", "repeated", "rotary"):
-            raise ValueError(f"positions must be 'sinusoid', 'repeated' or 'rotary'; got {positions!r}")
+        if positions not in ("sinusoid", "repeated", "none"):
+            raise ValueError(f"positions must be 'sinusoid', 'repeated' or 'none'; got {positions!r}")
         if not strict_img_size or dynamic_img_pad or output_fmt is not None:
             raise ValueError("tubelets need a fixed size: give dynamic_img_size=False and no dynamic_img_pad.")
         like = {"device": device, "dtype": dtype}
@@ -147,7 +148,7 @@ def vjepa2_form(num_frames: int, tubelet_size: int) -> dict[str, Any]:
 
     Features are the mean of all tokens behind the final norm; an attentive head reads the tokens, as published.
     """
-    embed = partial(TubeletEmbed, num_frames=num_frames, tubelet_size=tubelet_size, positions="rotary")
+    embed = partial(TubeletEmbed, num_frames=num_frames, tubelet_size=tubelet_size, positions="none")
     return {**FORM, "fc_norm": False, "embed_layer": embed}
 
 

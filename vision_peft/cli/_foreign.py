@@ -35,6 +35,7 @@ OF_READERS = (
     "shift_div",
     "long_shift_div",
     "long_shift_right",
+    "pool_heads",
 )  # keywords of read_foreign
 VALUES = ("source", *OF_BUILD, *OF_READERS)
 _MOST = 2**26  # bytes of a list of class names

@@ -5,7 +5,7 @@
     vision-peft convert ADAPTER peft target=hf_peft
 
 Sources: adaptformer, vpt, ssf, convpass, fact, repadapter, adapter_plus, dtl, bi_adaptformer, bi_lora, mona, gps,
-st_adapter, aim, zeroi2v, videomae, ep, vjepa2, hf_peft.
+st_adapter, aim, zeroi2v, videomae, internvideo2, ep, vjepa2, hf_peft.
 
 A file with its backbone in it gives backbone.safetensors beside the adapter; num_heads=, and for some img_size= and
 num_frames=, say what its tensors do not. One without needs backbone.name= (and backbone.checkpoint=,

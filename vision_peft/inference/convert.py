@@ -147,6 +147,11 @@ def _build(
 
 def _create_own(foreign: Foreign, wanted: Any, path: Path) -> Any:
     """Write the backbone of a file to `path` and create it by timm's name, so that it can be made again."""
+    if foreign.clips == "internvideo2":
+        raise ValueError(
+            "no name of timm's makes this backbone again, as an adapter folder would have to: use "
+            'vp.read_foreign(file, "internvideo2").build(num_heads=..., img_size=..., num_frames=...) in Python'
+        )
     state = {name: tensor.detach().contiguous().clone() for name, tensor in (foreign.backbone or {}).items()}
     save_file(state, path, {"format": "pt"})
     size = tuple(wanted.patch_embed.img_size)

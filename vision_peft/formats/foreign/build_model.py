@@ -5,18 +5,19 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import LayerNorm
+from timm.layers import LayerNorm, RmsNorm
 from torch import Tensor, nn
 
 from vision_peft.backbones.bounds import MAX_DEPTH
 from vision_peft.backbones.frames import frame_wise
+from vision_peft.backbones.internvideo2 import InternVideo2
 from vision_peft.backbones.plain_vit import build_vit
 from vision_peft.backbones.tubelet import videomae_form
 from vision_peft.printable import name_some
 
 # How a backbone sees clips: not at all; as one sequence of tubelets in VideoMAE's form; frame by frame with the mean
-# over time of the normed features, or with the norm of the mean.
-CLIPS = ("none", "tubelets", "frames", "frames_mean_first")
+# over time of the normed features, or with the norm of the mean; as InternVideo2 does.
+CLIPS = ("none", "tubelets", "frames", "frames_mean_first", "internvideo2")
 
 
 def build(
@@ -45,13 +46,19 @@ def build(
     """
     settings = describe(state, clips=clips, num_heads=num_heads, img_size=img_size)
     settings |= {"num_classes": num_classes, "norm_layer": partial(LayerNorm, eps=1e-6)}
-    if clips == "tubelets":
+    build_one: Any = build_vit
+    if clips == "internvideo2":
+        tubelet_size = state["patch_embed.proj.weight"].shape[2]
+        settings |= {"num_frames": _frames(num_frames), "tubelet_size": tubelet_size}
+        settings["norm_layer"], build_one = partial(RmsNorm, eps=1e-6), InternVideo2
+        del settings["global_pool"]
+    elif clips == "tubelets":
         settings |= videomae_form(_frames(num_frames), state["patch_embed.proj.weight"].shape[2])
     elif clips == "none" and num_frames is not None:
         raise ValueError(f"this file holds an image model: build it without num_frames={num_frames}")
     with torch.device("meta"):  # what does not fit takes no memory
-        _check_fit(build_vit(**{**settings, **arguments}), state)
-    model = build_vit(**{**settings, **arguments})
+        _check_fit(build_one(**{**settings, **arguments}), state)
+    model = build_one(**{**settings, **arguments})
     model.load_state_dict(state, strict=False)
     if clips.startswith("frames"):
         frame_wise(model, _frames(num_frames), mean_first=clips == "frames_mean_first")
@@ -62,7 +69,7 @@ def describe(
     state: Mapping[str, Tensor], *, clips: str, num_heads: int, img_size: int | tuple[int, int] | None
 ) -> dict[str, Any]:
     """Return the arguments of timm's VisionTransformer that the tensors tell, and what is given here; see ``build``."""
-    needed = {"patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"} | ({"pos_embed"} if clips != "tubelets" else set())
+    needed = {"patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"} | (set() if clips == "tubelets" else {"pos_embed"})
     if absent := needed - state.keys():
         raise ValueError(f"backbone tensors do not tell the architecture: missing {sorted(absent)}")
     patch = state["patch_embed.proj.weight"]
