@@ -146,3 +146,20 @@ def test_a_head_of_one_bit_merges_into_a_linear_layer(kind):
     vp.merge(model)
     assert type(model.head) is torch.nn.Linear
     torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_weight_of_equal_numbers_is_their_mean():
+    made = FewBitLinear(4, 2, 1)
+    with torch.no_grad():
+        made.weight.fill_(0.25)  # type: ignore[union-attr]
+    assert torch.equal(made.quantised(), torch.full((2, 4), 0.25))
+
+
+def test_the_deviation_in_front_of_the_codes_has_a_small_number_added():
+    made = FewBitLinear(4, 1, 2)
+    edge = (codebook(2)[2] + codebook(2)[3]) / 2
+    with torch.no_grad():  # numbers of a deviation of 1e-5, of which the largest lies 1.5 edges from the mean
+        made.weight.copy_(torch.tensor([[-1.5 * edge, -0.5, 0.5, 1.5 * edge]]))  # type: ignore[union-attr]
+        made.weight.mul_(1e-5 / made.weight.std())  # type: ignore[union-attr, operator]
+    numbers = made.quantised() / made.weight.std()  # type: ignore[union-attr]
+    torch.testing.assert_close(numbers.abs(), torch.full((1, 4), codebook(2)[2]), rtol=1e-4, atol=1e-4)
