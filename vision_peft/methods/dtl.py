@@ -50,7 +50,7 @@ class LowRankMap(nn.Module):
 
 
 class SideOutput(nn.Module):
-    """g(h) from the terms of h, for tokens (B N D), whose last steps x rows x columns are the patches, or B H W D."""
+    """g(h) of tokens (B N D), whose last steps x rows x columns are the patches, or of maps (B H W D)."""
 
     def __init__(self, dim: int, grid: list[int] | None, steps: int, method: "DTL") -> None:
         super().__init__()
@@ -59,8 +59,7 @@ class SideOutput(nn.Module):
         self.conv = None if k is None else nn.Conv2d(dim, dim, k, padding=(k - 1) // 2, groups=dim, bias=False)
         self.surplus = 0 if k is None or k % 2 else 1  # an even kernel reaches further to the right and downwards
 
-    def forward(self, terms: list[Term]) -> Tensor:
-        h = F.linear(torch.cat([z for z, _ in terms], -1), torch.cat([B for _, B in terms], -1))
+    def forward(self, h: Tensor) -> Tensor:
         g = F.silu(self.beta * h) / self.beta
         if self.conv is None:
             return g
@@ -94,6 +93,11 @@ class SideState:
     def __reduce__(self) -> tuple[Any, ...]:
         return SideState, ()
 
+    def h(self) -> Tensor:
+        """Return the sum of all terms, (B ... D)."""
+        terms = self.terms.values()
+        return F.linear(torch.cat([z for z, _ in terms], -1), torch.cat([B for _, B in terms], -1))
+
     def enter(self, number: int, x: Tensor) -> None:
         """Go back to the terms in front of block ``number``, which ``x`` enters."""
         self.terms = {i: term for i, term in self.terms.items() if i < number}
@@ -118,7 +122,7 @@ class DTLBlock(BlockGraft):
 
     def mlp_half(self, x: Tensor) -> Tensor:
         y = super().mlp_half(x)
-        return y + self.dtl_shared[0](list(self.dtl_state.terms.values())) if self.dtl_shared else y
+        return y + self.dtl_shared[0](self.dtl_state.h()) if self.dtl_shared else y
 
     def forget(self) -> None:
         self.dtl_state.terms = {}
