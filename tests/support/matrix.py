@@ -51,7 +51,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"rank": 2, "dora": True, "targets": ("qkv",)},
         {"rank": 2, "targets": ("q", "proj", "proj_output")},
         {"rank": 2, "targets": ("all-linear",)},
-        {"rank": 2, "init": "pissa", "targets": ("q", "v", "patch_embed"), "rank_pattern": {"v": 3}},
+        {"rank": 2, "init": "pissa", "targets": ("v", "proj", "patch_embed"), "rank_pattern": {"attn.proj": 3}},
         {"rank": 2, "init": "olora", "targets": ("qkv", "fc2"), "lora_bias": True, "alpha_pattern": {"qkv": 4}},
         {"rank": 4, "init": "orthogonal", "targets": ("v", "proj"), "dora": True, "expert_dropout": 0.2},
     ],

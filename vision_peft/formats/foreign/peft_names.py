@@ -24,9 +24,9 @@ LAYERS = {
 SEPARATE = ("attn.q_proj", "attn.k_proj", "attn.v_proj")
 # A regular expression of these parts only takes a time that grows with a small power of the name's length: no group is
 # repeated, and few parts are.
-_PARTS = re.compile(r"(?:[\w.^$|()]|\\[.dw]|\[[\w\-]+\]|[\w.\]][*+?])*")
+_PARTS = re.compile(r"(?:(?:[\w.]|\\[.dw]|\[[\w\-]+\])[*+?]?|[\^$|(]|\)\??)*")
 _REPEATED = re.compile(r"[*+?]")
-MOST_REPEATED, LONGEST = 3, 300
+MOST_REPEATED, LONGEST, LONGEST_NAME = 3, 300, 120
 
 
 def short(layer: str) -> str:
@@ -60,6 +60,8 @@ def look_up(config: Mapping[str, Any], key: str, layer: str) -> Any:
     patterns = config.get(key) or {}
     if not isinstance(patterns, Mapping):
         raise ValueError(f"{key} in {CONFIG} must map names of layers to numbers; got {patterns!r}")
+    if patterns and len(layer) > LONGEST_NAME:
+        raise ValueError(f"a layer's name of {len(layer)} characters is none of timm's: {printable(layer)}")
     for name, value in patterns.items():
         check_expression(key, name)
         try:
@@ -73,7 +75,7 @@ def look_up(config: Mapping[str, Any], key: str, layer: str) -> Any:
 
 def check_expression(key: str, text: str) -> None:
     """Raise ValueError for an expression that may need more steps than a small power of the name's length."""
-    simple = len(text) <= LONGEST and _PARTS.fullmatch(text) and not re.search(r"\)[*+?{]", text)
+    simple = len(text) <= LONGEST and _PARTS.fullmatch(text) and not re.search(r"\)[*+{]", text)
     if not simple or len(_REPEATED.findall(text)) > MOST_REPEATED:
         raise ValueError(
             f"{key} in {CONFIG} must name layers, by a regular expression of at most {MOST_REPEATED} repetitions and "
