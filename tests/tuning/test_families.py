@@ -11,6 +11,7 @@ from support.families import BYPASSED, WINDOWED, WITH_BLOCKS, images, tiny, with
 from timm.models import vision_transformer
 from torch import nn
 
+import vision_peft as vp
 from vision_peft.tuning.backbone import architecture, classifier_names, patch_area
 from vision_peft.tuning.blocks import (
     blocks,
@@ -251,3 +252,19 @@ def test_biases_beside_a_fused_layer_are_the_blocks_own_and_those_of_keys_are_ze
     with torch.no_grad():
         biases["v"].zero_()
     assert not attn.v_bias.any()
+
+
+@pytest.mark.parametrize("kind", ["ParallelScalingBlock", "DiffParallelScalingBlock"])
+@pytest.mark.parametrize(
+    "method", [vp.LinearProbe(), vp.BitFit(), vp.NormTuning(), vp.SSF(), vp.LoRA(rank=2, targets=("all-linear",))]
+)
+def test_on_blocks_that_cannot_be_split_methods_that_need_none_work(kind, method):
+    make = partial(timm.create_model, "vit_tiny_patch16_224", img_size=32, embed_dim=32, depth=2, num_heads=2)
+    model = make(block_fn=getattr(vision_transformer, kind)).eval()
+    x = torch.randn(2, 3, 32, 32)
+    expected = model(x)
+    vp.attach(model, method)
+    model(x).square().sum().backward()
+    assert all(parameter.grad is not None for _, parameter in vp.tuned_parameters(model))
+    vp.detach(model)
+    assert torch.equal(model(x), expected)

@@ -6,13 +6,14 @@ extra keys and values are seen by every query.
 
 from typing import Any
 
+import torch.nn.functional as F
 from timm.layers import AttentionRope
 from timm.models.eva import EvaAttention
 from timm.models.naflexvit import NaFlexVit
-from torch import nn
+from torch import Tensor, nn
 
 from vision_peft.tuning.families.flat import FlatFamily
-from vision_peft.tuning.graft import override
+from vision_peft.tuning.graft import Graft, graft, kinds, override
 from vision_peft.tuning.token_positions import TokenPositions
 
 
@@ -63,6 +64,10 @@ class NaFlexViT(FlatFamily):
         for block in model.blocks:
             if isinstance(block.attn, AttentionRope | EvaAttention):  # rotary embeddings leave prefix tokens out
                 override(block.attn, num_prefix_tokens=block.attn.num_prefix_tokens + tokens)
+        if model.rope is not None and RopeOfPatches in kinds(model):
+            override(model, rope_prompts=model.rope_prompts + tokens)
+        elif model.rope is not None:
+            graft(model, RopeOfPatches, rope_prompts=tokens)
 
     def place_input_tokens(self, model: Any, positions: TokenPositions) -> bool:
         self.check_token_positions(model)
@@ -70,3 +75,13 @@ class NaFlexViT(FlatFamily):
 
     def join_with_positions(self, model: Any) -> None:
         self.check_token_positions(model)
+
+
+class RopeOfPatches(Graft):
+    """The whole model, which counts the patches of a dict as what is no prefix token, before prompts have joined."""
+
+    rope_prompts: int
+
+    def _generate_rope_naflex(self, x: Tensor, patch_coord: Tensor) -> Any:
+        sequence = F.pad(x, (0, 0, self.rope_prompts, 0))
+        return super()._generate_rope_naflex(sequence, patch_coord)  # type: ignore[misc]
