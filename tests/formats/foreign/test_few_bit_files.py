@@ -15,6 +15,7 @@ from torch import Tensor
 
 import vision_peft as vp
 from vision_peft.formats.foreign.key_map import read_mapped
+from vision_peft.inference.convert import convert_to
 
 NAMES = ["bi_adaptformer", "bi_adaptformer_2bit", "bi_adaptformer_bihead", "bi_lora", "bi_lora_bihead"]
 SIZE = {"bi_adaptformer": "bottleneck", "bi_lora": "rank"}
@@ -140,6 +141,9 @@ def test_what_a_file_cannot_tell_must_be_given(source):
         ({"depth": 3}, "are no head of 8 channels"),
         ({"width": 16}, "are no head of 16 channels with 32 bits a weight"),
         ({"head_bits": 8}, "head_bits must be one of 1, 32; got 8"),
+        ({"depth": 10**12}, "depth must be a whole number from 1 to 512; got 1000000000000"),
+        ({"width": 0}, "width must be a whole number from 1 to 65,536; got 0"),
+        ({"width": "8"}, "width must be a whole number from 1 to 65,536; got 8"),
     ],
 )
 def test_bytes_of_other_sizes_are_refused(source, change, reason):
@@ -223,3 +227,11 @@ def test_a_folder_needs_its_keywords(tmp_path):
     (folder / "keywords.json").write_text("[]")
     with pytest.raises(ValueError, match=r"keywords.json: wanted an object, got list"):
         vp.read_foreign(folder, "bi_lora")
+
+
+def test_convert_writes_and_reads_the_folder(tmp_path):
+    model = vp.attach(tiny("vit"), vp.BiAdaptFormer(bottleneck=4))
+    done = convert_to(model, tmp_path / "out", "bi_adaptformer")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["adapter.bin", "keywords.json"]
+    assert done.methods == (vp.BiAdaptFormer(bottleneck=4, packed=True),)
+    assert done.num_classes == 5

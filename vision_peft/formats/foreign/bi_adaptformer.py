@@ -9,6 +9,7 @@ from vision_peft.formats.foreign.few_bit_files import (
     FILES,
     RAW,
     Layer,
+    check_backbone,
     decode,
     only_method,
     read_folder,
@@ -50,6 +51,7 @@ def read(
         ValueError: bytes or keys that are not of this code and these sizes.
     """
     method = BiAdaptFormer(bottleneck=bottleneck, bits=bits, scale=scale, dropout=dropout, packed=RAW in state)
+    check_backbone(width=width, depth=depth)
     if RAW in state:
         tuned, head, classes = decode(state[RAW], _layers(depth, width * bottleneck), bits, width, head_bits)
         return Foreign(None, method, tuned, head, classes=classes)

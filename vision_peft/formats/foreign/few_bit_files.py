@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vision_peft.backbones.bounds import MAX_DEPTH, MAX_NUMBER
 from vision_peft.formats.foreign.tensors import State
+from vision_peft.printable import printable
 from vision_peft.safe_files import read_file, write_together
 from vision_peft.strict_json import parse_json
 from vision_peft.tuning import record
@@ -46,6 +48,17 @@ def read_folder(folder: Path) -> tuple[State, dict[str, Any]]:
     if not isinstance(keywords, dict):
         raise ValueError(f"{folder / KEYWORDS}: wanted an object, got {type(keywords).__name__}")
     return read_raw(folder / FILE), keywords
+
+
+def check_backbone(**numbers: Any) -> None:
+    """Check width and depth of a backbone, which may come out of someone else's file.
+
+    Raises:
+        ValueError: no whole number above 0, or above what backbones have.
+    """
+    for name, most in (("width", MAX_NUMBER), ("depth", MAX_DEPTH)):
+        if type(numbers[name]) is not int or not 0 < numbers[name] <= most:
+            raise ValueError(f"{name} must be a whole number from 1 to {most:,}; got {printable(numbers[name], 40)}")
 
 
 def decode(data: Tensor, layers: list[Layer], bits: int, width: int, head_bits: int) -> tuple[State, str, int]:
