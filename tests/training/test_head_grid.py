@@ -6,15 +6,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.families import tiny as make
 from support.killed import killed_at
 from support.tiny_run import left_behind
 
+import vision_peft as vp
 from vision_peft.config.errors import ConfigError
 from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder
 from vision_peft.formats import read_adapter_info
 from vision_peft.training import progress as progress_module
+from vision_peft.training.step import create_optimizer, create_schedule
 from vision_peft.training.trained import train
+from vision_peft.tuning.head_grid import spread_heads
 
 Tiny = Callable[..., Config]
 PROBE = ["method=linear", "recipe.weight_decay=0.01"]
@@ -54,6 +58,15 @@ def test_every_head_learns_what_it_learns_alone_and_the_best_on_val_is_kept(tiny
     assert found.keys() == wanted.keys()
     for name in wanted:
         torch.testing.assert_close(found[name], wanted[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_head_with_a_lower_rate_than_the_highest_learns_as_alone(tiny: Tiny) -> None:
+    together, alone = tiny(*PROBE, "recipe.head_grid={lr: [1e3, 2e-3]}"), tiny(*PROBE, "recipe.lr=2e-3")
+    row = train(together).row
+    assert row.lr == 2e-3
+    train(alone)
+    for name, tensor in tensors(alone).items():
+        torch.testing.assert_close(tensors(together)[name], tensor, rtol=1e-4, atol=1e-6)
 
 
 def test_the_weight_decay_of_a_head_is_its_own(tiny: Tiny) -> None:
@@ -122,3 +135,25 @@ def test_what_heads_cannot_share_is_refused(tiny: Tiny, settings: list[str], rea
 def test_a_grid_of_anything_else_is_refused(tiny: Tiny, grid: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         tiny(*PROBE, f"recipe.head_grid={grid}")
+
+
+def test_every_head_follows_the_schedule_at_its_own_rate(tiny: Tiny) -> None:
+    recipe = tiny(*PROBE, "recipe.lr=0.1").recipe
+    model: Any = vp.attach(make("vit"), vp.LinearProbe())
+    settings = [{"lr": 0.1, "weight_decay": 0.2}, {"lr": 0.001, "weight_decay": 0.0}]
+    spread_heads(model, settings)
+    optimizer = create_optimizer(model, recipe)
+    schedule = create_schedule(optimizer, recipe, epochs=2, updates_per_epoch=10)
+    alone = create_optimizer(make("vit"), recipe)
+    expected = create_schedule(alone, recipe, epochs=2, updates_per_epoch=10)
+    for update in (0, 5, 15):
+        schedule.step_update(update)
+        expected.step_update(update)
+        share = alone.param_groups[0]["lr"] / 0.1
+        groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+        for head, setting in zip(model.head.heads, settings, strict=True):
+            weight, bias = groups[id(head.weight)], groups[id(head.bias)]
+            assert (weight["lr"], weight["weight_decay"]) == pytest.approx(
+                (share * setting["lr"], setting["weight_decay"])
+            )
+            assert (bias["lr"], bias["weight_decay"]) == pytest.approx((share * setting["lr"], 0.0))

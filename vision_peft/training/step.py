@@ -195,7 +195,7 @@ def _split_by_head(optimizer: torch.optim.Optimizer, model: nn.Module, recipe: R
         for place, setting in enumerate(grid.settings):
             own = [parameter for parameter in group["params"] if number[id(parameter)] == place]
             decay = setting["weight_decay"] if group["weight_decay"] else 0.0
-            scale = {"lr": setting["lr"], "lr_scale": setting["lr"] / recipe.lr, "weight_decay": decay}
+            scale = {"lr_scale": setting["lr"] / recipe.lr, "weight_decay": decay}  # on what the schedule gives
             if own:
                 optimizer.add_param_group({**group, **scale, "params": own})
 
