@@ -186,6 +186,18 @@ def test_methods_attach_learn_and_come_off(method):
     assert torch.equal(model(x), expected)
 
 
+def test_a_saved_adapter_comes_back_with_its_backbone(tmp_path):
+    torch.save(official(dict(encoder().state_dict())), tmp_path / "vitl.pt")
+    model = create_backbone(NAME, checkpoint=tmp_path / "vitl.pt", num_classes=3, **TINY, **CLIP)
+    vp.attach(model, vp.LoRA(rank=2))
+    with torch.no_grad():
+        for _, parameter in vp.tuned_parameters(model):
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    vp.save_adapter(model, tmp_path / "adapter")
+    loaded = vp.load(tmp_path / "adapter", device="cpu", checkpoint=tmp_path / "vitl.pt")
+    assert torch.equal(loaded(clip()), model.eval()(clip()))
+
+
 def test_attention_that_is_written_out_for_prefixes_turns_queries_and_keys_too():
     model = encoder()
     x = clip()

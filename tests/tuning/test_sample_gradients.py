@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from support.families import images, tiny
 
+import vision_peft as vp
 from vision_peft.tuning.sample_gradients import sum_gradients, supcon
 
 
@@ -21,6 +22,18 @@ def test_images_alone_in_their_class_are_no_anchors_and_without_pairs_there_is_n
     torch.testing.assert_close(supcon(z, labels, 0.1), torch.stack(terms).mean())
     with pytest.raises(ValueError, match="no two of these 4 share one"):
         supcon(z, torch.arange(4))
+
+
+def test_under_a_head_that_reads_tokens_features_are_their_mean():
+    model: Any = tiny("vit")
+    batch = (images(model, 4), torch.tensor([0, 1, 0, 1]))
+    vp.replace_head(model, "attentive", 5, queries=4)
+    weight = model.blocks[0].attn.qkv.weight
+    (found,) = sum_gradients(model, [weight], [batch], "supcon", 0.07)
+    tokens = model.forward_head(model.forward_features(batch[0]), pre_logits=True)
+    assert tokens.ndim == 3
+    (wanted,) = torch.autograd.grad(supcon(tokens.mean(1), batch[1], 0.07), [weight])
+    torch.testing.assert_close(found, wanted)
 
 
 def test_summing_leaves_the_model_as_it_was_and_batches_add_up():

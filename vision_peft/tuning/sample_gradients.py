@@ -19,7 +19,8 @@ def sum_gradients(
         model: a timm vision transformer.
         weights: parameters, trained or frozen, which stay as they are.
         batches: (images B C H W, labels B) and whatever else a loader adds.
-        loss: "supcon", of the features that the head reads, or "cross_entropy", of the logits.
+        loss: "supcon", of the features that the head reads (where it reads tokens, of their mean), or "cross_entropy",
+            of the logits.
         temperature: of the contrastive loss.
 
     Returns:
@@ -83,7 +84,7 @@ def supcon(features: Tensor, labels: Tensor, temperature: float = 0.07) -> Tenso
 def _compute_loss(model: Any, images: Tensor, labels: Tensor, loss: str, temperature: float) -> Tensor:
     if loss == "supcon":
         features = model.forward_head(model.forward_features(images), pre_logits=True)
-        return supcon(features, labels, temperature)
+        return supcon(features if features.ndim == 2 else features.mean(1), labels, temperature)
     logits = model(images)
     if int(labels.max()) >= logits.shape[1]:
         raise ValueError(f"samples have the label {int(labels.max())}, the head {logits.shape[1]} classes")
