@@ -35,9 +35,6 @@ class Cait(LateClassTokenFamily):
             return block.drop_path
         return super().drop_path(block, half)
 
-    def key_shift_cancels(self, attn: Any) -> bool:
-        return True  # heads mix with weights that are the same for all keys
-
     def mix_values(self, attn: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         scores = (q * attn.scale) @ k.transpose(-2, -1)
         weights = _mix_heads(attn.proj_l, scores).softmax(dim=-1)
