@@ -1,18 +1,20 @@
 """Models without transformer blocks: what is a layer of their body, what a file says of them, running statistics."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 import timm
 import torch
 from support.families import OTHERS, images, randomise_tuned, tiny
+from timm.layers import Conv2dSame, ScaledStdConv2dSame
 from torch import nn
 
 import vision_peft as vp
 from vision_peft.tuning.backbone import architecture, classifier_names
 from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.families import family_of
-from vision_peft.tuning.layers import body_layers
+from vision_peft.tuning.layers import body_layers, convolve
 from vision_peft.tuning.norms import norm_layers
 from vision_peft.tuning.record import fingerprint
 
@@ -104,6 +106,36 @@ def test_ssf_acts_between_a_norm_and_the_activation_in_it():
     x = torch.randn(2, 24, 4, 4)
     plain = nn.functional.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
     torch.testing.assert_close(norm(x), norm.act(2 * plain - 1))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("size", [7, 8])
+@pytest.mark.parametrize("kind", [nn.Conv2d, Conv2dSame, partial(ScaledStdConv2dSame, padding="same")], ids=str)
+def test_a_convolution_is_run_anew_with_the_padding_of_the_layer(kind, stride, size):
+    layer = kind(3, 4, 3, stride=stride)
+    x = torch.randn(2, 3, size, size)
+    weight = layer.weight
+    if isinstance(layer, ScaledStdConv2dSame):
+        layer.gain.data.fill_(1)
+        flat = weight.flatten(1)
+        weight = flat - flat.mean(1, keepdim=True)
+        weight = (weight / (flat.var(1, keepdim=True, unbiased=False) + layer.eps).sqrt() * layer.scale).view_as(
+            layer.weight
+        )
+    y = convolve(layer, x, weight) + layer.bias.view(-1, 1, 1)
+    torch.testing.assert_close(layer(x), y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_lora_on_convolutions_is_the_convolution_with_the_updated_weight(dora):
+    model = vp.attach(tiny("resnet"), vp.LoRA(rank=2, alpha=3, targets=("all-linear",), dora=dora))
+    randomise_tuned(model)
+    conv: Any = model.get_submodule("layer2.0.conv1")
+    x = torch.randn(2, 8, 9, 9)
+    weight = conv.weight + 1.5 * torch.einsum("or,rikl->oikl", conv.lora.B, conv.lora.A)
+    if dora:
+        weight = weight * (conv.lora.magnitude / weight.flatten(1).norm(dim=1)).view(-1, 1, 1, 1)
+    torch.testing.assert_close(conv(x), nn.functional.conv2d(x, weight, stride=2, padding=1), rtol=1e-4, atol=1e-4)
 
 
 def test_a_weight_that_is_standardised_in_every_forward_takes_no_update():

@@ -68,6 +68,33 @@ def test_extra_keys_take_their_share_of_the_softmax_of_every_query(family):
 
 
 @every_family
+def test_an_extra_key_scores_its_scaled_product_with_the_query(family):
+    """Log odds of one key over a key of zeros: q k / sqrt(head dim), for queries that are the same everywhere."""
+    for attn, args, _ in attention_calls(tiny(family)):
+        heads, channels = family_of_attention(attn).key_value_heads(attn)
+        seen: list[Tensor] = []
+        with torch.no_grad():
+            attn.qkv.weight.zero_()
+            attn.proj.weight.copy_(torch.eye(len(attn.proj.weight)))
+            attn.proj.bias.zero_()
+            if getattr(attn, "norm_q", None) is not None:  # pooled queries differ at the border
+                attn.norm_q.register_forward_hook(lambda module, given, y, seen=seen: seen.append(y))
+        keys = torch.randn(1, heads, 1, channels)
+        odds = []
+        for k in (torch.zeros_like(keys), keys):
+            y, y0 = (
+                output(attn, args, [(k, torch.full_like(k, value))]).unflatten(-1, (heads, channels))
+                for value in (1, 0)
+            )
+            share = (y - y0).mean(-1)
+            odds.append((share / (1 - share)).log())
+        q = seen[-1].transpose(1, 2) if seen else project(attn, args[0].flatten(1, -2))[0][:1, :, 0]
+        expected = (q * keys[0, :, 0]).sum(-1) * channels**-0.5
+        difference = odds[1] - odds[0]
+        torch.testing.assert_close(difference, expected.expand_as(difference), rtol=1e-3, atol=1e-3)
+
+
+@every_family
 def test_tokens_as_extra_keys_pass_the_layers_of_this_attention(family):
     for attn, args, _ in attention_calls(tiny(family)):
         tokens = torch.randn(1, 3, args[0].shape[-1])
