@@ -107,9 +107,10 @@ def create_smaller(name: str, module: str, kind: str) -> tuple[Any, torch.Tensor
             sized = {**arguments, **({"img_size": size} if size and module != "hieradet_sam2" else {})}
             try:
                 torch.manual_seed(0)
-                model: Any = timm.create_model(name, num_classes=10, **sized).eval()
+                model: Any = timm.create_model(name, num_classes=10, **sized)
                 if describe_kind(model) != kind:
                     break
+                model.eval()
                 side: int = size or model.pretrained_cfg["input_size"][-1]
                 images = torch.randn(2, 3, side, side)
                 with torch.no_grad():
