@@ -125,9 +125,9 @@ def create_smaller(name: str, module: str, kind: str) -> tuple[Any, torch.Tensor
 
 @torch.no_grad()
 def _stir(model: nn.Module) -> None:
-    """Move parameters that start from zero (LayerScale, the last norm of a branch), which would stop gradients."""
+    """Move parameters that start near zero (LayerScale, the last norm of a branch), which would stop gradients."""
     for parameter in model.parameters():
-        if not parameter.any():
+        if parameter.abs().max() < 1e-3:
             parameter.normal_(std=0.1)
 
 
