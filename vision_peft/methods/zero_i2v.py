@@ -17,7 +17,7 @@ has no parameters, and the temporal embedding.
 
 Source: leexinhao/ZeroI2V@ce04d8b mmaction/models/backbones/vit_zero_clip.py, models/common/stdha.py,
 tools/weight_reparam.py. Deviations: where there is LayerScale, which CLIP lacks, A_S and A_O stand in front of it. The
-official class of merged models ignores the long shift and has shift_div = 4 by default; here both stay.
+official class of merged models ignores the long shift.
 """
 
 from dataclasses import dataclass, replace
@@ -63,15 +63,15 @@ class ZeroI2VNorm(Graft):
     """A norm with an adapter behind it, in front of the layers that read it."""
 
     zero_i2v: LinearAdapter
-    zero_i2v_site: tuple[Any, str]  # the block, which is no child of its own norm, and the half that reads
+    zero_i2v_place: tuple[Any, list[nn.Linear]]  # the block and the layers that read; no children of the norm
 
     def forward(self, x: Tensor) -> Tensor:
         return self.zero_i2v(super().forward(x))
 
     def fold(self) -> None:
         _check_last(self, ZeroI2VNorm)
-        block, site = self.zero_i2v_site
-        fold_in_front(block, self, norm_readers(block, site), *self.zero_i2v.dense())
+        block, readers = self.zero_i2v_place
+        fold_in_front(block, self, readers, *self.zero_i2v.dense())
 
 
 class ZeroI2VOutput(Graft):
@@ -191,8 +191,9 @@ class ZeroI2V(BlockMethod):
             for name in ("proj", "fc2")[: max(self.adapters - 2, 0)]:
                 (layer,) = linears(block, name)
                 graft(layer, ZeroI2VOutput, zero_i2v=LinearAdapter(dim, self))
-            for site, norm in {"attn": block.norm1, "mlp": block.norm2}.items() if self.adapters else ():
-                graft(norm, ZeroI2VNorm, zero_i2v=LinearAdapter(dim, self), zero_i2v_site=(block, site))
+            for site in ("attn", "mlp") if self.adapters else ():
+                for norm, readers in norm_readers(block, site):
+                    graft(norm, ZeroI2VNorm, zero_i2v=LinearAdapter(dim, self), zero_i2v_place=(block, readers))
         if first in chosen:
             embedding = nn.Parameter(torch.zeros(1, num_frames, width(first)))
             graft(prompt_insertion_module(model), FramePositions, temporal_embed=embedding)
