@@ -8,7 +8,7 @@
 The rule: learning rates are rungs of the ladder 1e-5, 3e-5, 1e-4, ... From the rung nearest to what the method
 recommends, five epochs a rung, seed 0, until val puts a worse rung on either side of the best. With the best, 20 epochs
 too, and 100 with AdamW where only the head trains, on features that are computed once; a head that is solved for
-(recipe=lbfgs) goes along its path of penalties instead. val chooses: the highest top-1, at a tie the lower loss. The
+(recipe=lbfgs) goes along its path of penalties instead, and k-NN tries its k. val chooses: the highest top-1, at a tie the lower loss. The
 chosen setting is trained with the seeds 0, 1, 2, each of which reads test once. All of it stands in
 rows/<set>/<setting>.jsonl, trials (test not read) and final rows alike.
 """
@@ -52,7 +52,16 @@ METHODS = {  # setting -> what is typed
     "vpt_shallow": ["method=vpt", "method.deep=false"],
     "pfeiffer": ["method=houlsby", "method.positions=[mlp]"],
     "fact_tk": ["method=fact", "method.form=tk", "method.rank=32"],
+    "knn": ["method=knn"],
+    "attentive": ["method=linear", "recipe.head=attentive"],
+    "dtl_plus": ["method=dtl", "method.kernel=3"],
+    "pissa": ["method=lora", "method.init=pissa"],
+    "eva": ["method=lora", "method.init=eva"],
+    "gps": ["method=gps"],
+    "bi_lora": ["method=bi_lora"],
 }
+UNTRIED = {"linear": 15, "knn": 1}  # settings without a learning rate -> epochs: penalties of the path; k-NN has one
+ON_FEATURES = ("linear_adamw", "attentive")  # only the head trains
 VTAB = ["data=vtab1k", "data.root=vtab-1k", "protocol=val_select"]
 FGVC = ["data=fgvc", "data.root=fgvc", "protocol=val_select"]
 FILES = {
@@ -66,6 +75,7 @@ SETS = {
     "digits_28px": ["data=digits", "backbone.img_size=28"],
     **{name: [*words, "backbone.img_size=56"] for name, words in FILES.items()},
     **{f"{name}_112px": [*words, "backbone.img_size=112"] for name, words in FILES.items()},
+    **{f"{name}_28px": [*words, "backbone.img_size=28"] for name, words in FILES.items()},
 }
 
 
@@ -145,12 +155,12 @@ def study(setting: str, name: str) -> Iterator[Line]:
     """Search, then train the chosen setting with every seed."""
     typed = [*SETS[name], *METHODS[setting]]
     book = Book(ROWS / name / f"{setting}.jsonl")
-    if setting == "linear":
+    if setting in UNTRIED:
         for seed in SEEDS:
-            yield run(book, typed, lr=1.0, epochs=15, seed=seed, tried={})
+            yield run(book, typed, lr=1.0, epochs=UNTRIED[setting], seed=seed, tried={})
         return
     best = climb(book, typed)
-    lengths = (20, 100) if setting == "linear_adamw" else (20,)
+    lengths = (20, 100) if setting in ON_FEATURES else (20,)
     best = max([best, *(run(book, typed, best["lr"], epochs) for epochs in lengths)], key=quality)
     tried = {f"recipe.{key}": sorted({line[key] for line in book.trials}) for key in ("lr", "epochs")}
     for seed in SEEDS:
