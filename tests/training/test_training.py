@@ -200,6 +200,14 @@ def test_parts_of_a_batch_give_the_update_of_the_whole(tiny: Tiny) -> None:
         torch.testing.assert_close(tensors(parts)[name], tensor, rtol=1e-4, atol=1e-6)
 
 
+def test_a_set_of_fewer_parts_than_a_batch_has_one_update_an_epoch_of_those_it_has(tiny: Tiny) -> None:
+    plain = ["method.dropout=0", "recipe.optimizer=sgd", "recipe.lr=0.1", "recipe.epochs=2"]
+    parts = tiny(*plain, "recipe.batch_size=60", "recipe.accumulate=6")  # 24 images are two of six parts of ten
+    row = train(parts).row
+    assert row.updates == 2
+    assert all(entry["train_loss"] > 0 for entry in row.curve)
+
+
 def test_gradient_checkpointing_changes_nothing(tiny: Tiny) -> None:
     plain, checkpointed = tiny(), tiny("recipe.grad_checkpointing=true")
     train(plain)
