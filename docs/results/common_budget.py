@@ -8,8 +8,8 @@
 The rule: learning rates are rungs of the ladder 1e-5, 3e-5, 1e-4, ... From the rung nearest to what the method
 recommends, five epochs a rung, seed 0, until val puts a worse rung on either side of the best. With the best, 20 epochs
 too, and 100 with AdamW where only the head trains, on features that are computed once; a head that is solved for
-(recipe=lbfgs) goes along its path of penalties instead, and k-NN tries its k. val chooses: the highest top-1, at a tie the lower loss. The
-chosen setting is trained with the seeds 0, 1, 2, each of which reads test once. All of it stands in
+(recipe=lbfgs) goes along its path of penalties instead, and k-NN tries its k. val chooses: the highest top-1, at a tie
+the lower loss. The chosen setting is trained with the seeds 0, 1, 2, each of which reads test once. All of it stands in
 rows/<set>/<setting>.jsonl, trials (test not read) and final rows alike.
 """
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.families import images, randomise_tuned, tiny
+from support.families import attach, images, randomise_tuned, tiny
 from support.matrix import METHODS, fits
 from torch import nn
 
@@ -83,7 +83,7 @@ def owners(model: nn.Module) -> dict[str, int]:
 def test_only_chosen_blocks_and_what_is_behind_them_train(method, family):
     last = len(blocks(tiny(family))) - 1
     for chosen, expected in ((f"last {last}", range(1, last + 1)), ("first 1", [0]), ((last,), [last])):
-        model = vp.attach(tiny(family), dataclasses.replace(method, blocks=chosen))
+        model = attach(tiny(family), dataclasses.replace(method, blocks=chosen))
         trained = {name for name, p in vp.tuned_parameters(model) if not name.startswith("head")}
         places = {number for name, number in owners(model).items() if name in trained} - {-2}
         if method.name == "lst":  # its ladder stands behind the last block
@@ -99,7 +99,7 @@ def test_only_chosen_blocks_and_what_is_behind_them_train(method, family):
 def test_no_graph_below_the_first_tuned_block(method, family):
     model = tiny(family)
     x = images(model)
-    vp.attach(model, dataclasses.replace(method, blocks="last 1"))
+    attach(model, dataclasses.replace(method, blocks="last 1"))
     inputs: list[torch.Tensor] = []
     blocks(model)[1].register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     output = model(x)
@@ -112,14 +112,14 @@ def test_the_rest_of_the_promises_hold_for_a_subset(method, family, tmp_path):
     model = tiny(family)
     x, expected = images(model), model(images(model))
     keys = list(model.state_dict())
-    vp.attach(model, dataclasses.replace(method, blocks="last 1"))
+    attach(model, dataclasses.replace(method, blocks="last 1"))
     randomise_tuned(model)
     model.eval()
     tuned = model(x)
     vp.save_adapter(model, tmp_path)
     loaded = vp.load_adapter(tiny(family), tmp_path).eval()
     assert torch.equal(loaded(x), tuned)
-    in_place = method.name in ("bitfit", "norm_tuning", "aim", "houlsby")
+    in_place = method.name in ("bitfit", "norm_tuning", "aim", "houlsby", "gps", "zero_i2v")
     vp.detach(model)
     assert list(model.state_dict()) == keys
     if not in_place:

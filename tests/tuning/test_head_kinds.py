@@ -29,11 +29,12 @@ def test_the_vpt_head_starts_every_class_at_one_per_cent_of_a_sigmoid():
 @pytest.mark.parametrize("layers", [2, 3])
 def test_mlp_k_has_k_linear_layers_with_relu_between(family, layers):
     model: Any = vp.attach(vp.replace_head(tiny(family), f"mlp-{layers}", 3), vp.LinearProbe())
-    features = torch.randn(4, 32)
+    width = model.head_hidden_size
+    features = torch.randn(4, width)
     for name in classifier_names(model):
         head: Any = model.get_submodule(name)
         linears = [module for module in head.modules() if isinstance(module, nn.Linear)]
-        assert [(m.in_features, m.out_features) for m in linears] == [(32, 32)] * (layers - 1) + [(32, 3)]
+        assert [(m.in_features, m.out_features) for m in linears] == [(width, width)] * (layers - 1) + [(width, 3)]
         expected = features
         for linear in linears[:-1]:
             expected = (expected @ linear.weight.T + linear.bias).clamp(min=0)

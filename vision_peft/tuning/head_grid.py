@@ -27,10 +27,9 @@ class HeadGrid(nn.Module):
         return torch.cat([head(features) for head in self.heads])
 
 
-def find_grid(model: Any) -> HeadGrid | None:
+def find_grid(model: nn.Module) -> HeadGrid | None:
     """Find the grid in the place of the classification layer of ``model``, if there is one."""
-    head = model.get_submodule(classifier_names(model)[0])
-    return head if isinstance(head, HeadGrid) else None
+    return next((module for module in model.modules() if isinstance(module, HeadGrid)), None)
 
 
 def spread_heads(model: Any, settings: Sequence[Mapping[str, float]]) -> None:

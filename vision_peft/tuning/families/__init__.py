@@ -31,9 +31,10 @@ def family_of(model: Any) -> Family:
     for family in FAMILIES:
         if family.covers(model):
             return family
+    examples = dict.fromkeys(name for family in FAMILIES for name in family.examples.split(", "))
     raise ValueError(
         f"cannot attach to {type(model).__name__}: wanted a model of timm with a classification layer and layers in "
-        f"front of it ({', '.join(family.examples for family in FAMILIES)})"
+        f"front of it ({', '.join(examples)})"
     )
 
 
