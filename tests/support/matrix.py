@@ -19,7 +19,7 @@ import vision_peft as vp
 PER_METHOD = 4  # families under which the default suite runs a method as it is by default, all where it fits fewer
 PER_SETTING = 2  # families under which it runs another setting
 PER_FAMILY = 6  # methods that it runs on a family
-COMPILED = 2  # settings that it compiles on a family; every setting on one at least
+COMPILED = 1  # settings that it compiles on a family; every method on one at least
 
 # Settings beyond the defaults, by method name.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -148,12 +148,16 @@ def choose_cover(product: list[Case]) -> list[Case]:
 COVER = choose_cover(PRODUCT)
 
 
+def _compiles_as(method: vp.Method) -> tuple[str, str | None]:
+    return method.name, method.bake_before_compile
+
+
 def choose_compiled(cover: list[Case]) -> list[Case]:
-    """The cases of ``cover`` that are compiled too: every setting once, and on every family ``COMPILED`` settings."""
+    """The cases of ``cover`` that are compiled too: every method once, and on every family ``COMPILED`` settings."""
     ranked = sorted(cover, key=_rank)
     chosen: set[Case] = set()
-    for method in METHODS:
-        chosen |= set([case for case in ranked if case[0] == method][:1])
+    for kind in {_compiles_as(method) for method, _ in cover}:
+        chosen |= set([case for case in ranked if _compiles_as(case[0]) == kind][:1])
     for family in BACKBONES:
         own = [case for case in ranked if case[1] == family and case not in chosen]
         chosen |= set(own[: max(0, COMPILED - sum(other == family for _, other in chosen))])
