@@ -214,6 +214,6 @@ def test_a_patch_embedding_that_is_a_network_of_its_own_is_refused():
     stem: Any = nn.Conv2d(3, 8, 4, stride=4)
     stem.num_features = 8
     model.patch_embed = HybridEmbed(stem, img_size=32, feature_size=(8, 8), embed_dim=8, proj=False)
-    with pytest.raises(ValueError, match="patches of a HybridEmbed: wanted one whose last layer is known"):
+    with pytest.raises(ValueError, match="patches of HybridEmbed: its last layer is unknown"):
         vp.attach(model, vp.SSF())
     assert not list(graft.grafts(model))

@@ -10,8 +10,7 @@ features that the head reads. Biases of these layers and LayerScale train whole;
 tables of position biases stay frozen.
 
 Source: FightingFighting/GPS@72e0c31 utils/pruning.py, train_gps.py:489-625. Trained and stored are the values v (and
-their indices), not a mask over full gradients: the optimiser holds state for v alone. The layer computes
-y = W x + b + Σ_j (v - W)[o, j] x[index[o, j]]; its backward gathers, and makes no gradient of W.
+their indices), not a mask over full gradients: y = W x + b + Σ_j (v - W)[o, j] x[index[o, j]], with no gradient of W.
 
 Deviations: nothing drops out while gradients are summed, which are fp32 (there under autocast, without loss scaling).
 Official rules go by parts of names, so that there a Swin's relative position tables ("bias") train and the norm of its

@@ -9,13 +9,11 @@ embedding and the final norm (that of all tokens, or of the pooled ones, timm's 
 norms of patch embedding and patch merging.
 
 Source: dongzelian/SSF@e94e0e7 models/vision_transformer.py, models/swin_transformer.py. γ starts from N(1, 0.02²) and β
-from N(0, 0.02²), as there: the start is close to the pretrained function, not equal to it. Neither decays (training
-decays matrices only).
+from N(0, 0.02²), as there: the start is close to the pretrained function, not equal to it. Neither decays.
 Deviations: where the final norm comes behind average pooling, the code's last pair acts on the last block's tokens
-before pooling, which no weight of a plain model can take. Here it follows that norm, as every pair follows its
-operation, and folds; ``as_published`` gives the code's place (the same where the norm comes first). BEiT and EVA add
-their qkv bias b behind the layer, so that γ scales W x alone there; β makes up for the missing γ ⊙ b, and the same
-functions are reached. On BEiT, whose keys have no bias, their β is the same for every key and folds into nothing. Both
+before pooling, which no weight of a plain model can take. Here it follows that norm and folds; ``as_published`` gives
+the code's place. BEiT and EVA add their qkv bias b behind the layer, so that γ scales W x alone there; β makes up for
+the missing γ ⊙ b. On BEiT, whose keys have no bias, their β is the same for every key and folds into nothing. Both
 first layers of a SwiGLU get a pair.
 
 A model without transformer blocks (ConvNeXt) gets a pair behind every norm, in front of its activation, and behind
@@ -160,15 +158,11 @@ class SSF(BlockMethod):
             for target in ("proj", "fc1", "fc2"):
                 for linear in linears(block, target):
                     _scale_and_shift(linear)
-        patches = family.patch_projection(model)
-        embedding = family.patch_embedding(model)
+        patches, embedding = family.patch_projection(model), family.patch_embedding(model)
         convolutional = {inner for part in family.conv_parts(model) for inner in part.modules()}
         _attach_everywhere(model, chosen & convolutional)
         if patches is None and not convolutional and embedding in chosen:
-            raise ValueError(
-                f"cannot scale and shift the patches of a {type(embedding).__name__}: wanted one whose last layer is "
-                "known"
-            )
+            raise ValueError(f"cannot scale and shift patches of {type(embedding).__name__}: its last layer is unknown")
         if patches in chosen:
             dim = input_width(blocks(model)[0])
             graft(patches, SSFLast if isinstance(patches, nn.Linear) else SSFMap, **_pair(dim))

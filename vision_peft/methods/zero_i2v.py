@@ -12,8 +12,7 @@ ViT-B/16 has one head for each direction; nothing else ties the groups to heads.
 to every token of a frame before the first block (and before CLIP's ``norm_pre``). All W_up and the embedding start from
 zero, so that the start is the image model with shifted channels, not the image model. The final norm trains as well.
 
-``vp.merge`` folds the adapters into qkv, proj, fc1 and fc2. What it leaves is ``ZeroI2V(adapters=0)``: the shift, which
-has no parameters, and the temporal embedding.
+``vp.merge`` folds the adapters and leaves ``ZeroI2V(adapters=0)``: the shift and the temporal embedding.
 
 Source: leexinhao/ZeroI2V@ce04d8b mmaction/models/backbones/vit_zero_clip.py, models/common/stdha.py,
 tools/weight_reparam.py. Deviations: where there is LayerScale, which CLIP lacks, A_S and A_O stand in front of it. The
