@@ -51,8 +51,8 @@ def keep_neighbours(method: vp.Method, folder: Path) -> Any:
 )
 def test_they_are_exported(head: str | None, method: vp.Method, name: str, tmp_path: Path) -> None:
     if name == "onnx":
-        pytest.importorskip("onnx")
-        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnx", reason="needs onnx, of the extra test")
+        pytest.importorskip("onnxruntime", reason="needs onnxruntime, of the extra test")
     if head is None:
         loaded = keep_neighbours(method, tmp_path / "adapter")
     else:

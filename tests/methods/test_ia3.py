@@ -131,7 +131,7 @@ def test_a_target_alone_is_the_default_with_the_other_scales_at_one(family, targ
 
 @pytest.mark.parametrize("family", ["vit", "dinov2_swiglu", "swin", "eva02_base"])
 def test_outputs_and_gradients_equal_hf_pefts(family):
-    peft: Any = pytest.importorskip("peft")
+    peft: Any = pytest.importorskip("peft", reason="needs peft, of the extra test")
     layers = ["k_proj", "v_proj"] if family in SEPARATE else ["qkv"]
     config = peft.IA3Config(target_modules=[*layers, "fc2"], feedforward_modules=["fc2"])
     model, theirs = random_ia3(family), peft.get_peft_model(copy.deepcopy(tiny(family)), config).eval()

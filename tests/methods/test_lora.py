@@ -17,7 +17,7 @@ SLICES = [("q",), ("k",), ("v",), ("q", "v"), ("q", "k", "v"), ("v", "k", "q")]
 
 
 def test_a_shared_a_over_qkv_equals_hf_peft_in_outputs_and_gradients():
-    peft: Any = pytest.importorskip("peft")
+    peft: Any = pytest.importorskip("peft", reason="needs peft, of the extra test")
     plain = tiny("vit")
     config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["qkv"], lora_dropout=0.0, init_lora_weights=False)
     theirs = peft.get_peft_model(copy.deepcopy(plain), config)

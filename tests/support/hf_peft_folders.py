@@ -17,7 +17,7 @@ WIDE = vp.LoRA(rank=16, targets=("q", "k", "v"))  # joined, its rank is above th
 
 def loaded_by_peft(folder: Path, family: str) -> nn.Module:
     """A tiny model of `family` with the adapter of `folder`, by peft's own code; skips where peft is absent."""
-    peft: Any = pytest.importorskip("peft")
+    peft: Any = pytest.importorskip("peft", reason="needs peft, of the extra test")
     return peft.PeftModel.from_pretrained(tiny(family), str(folder)).eval()
 
 

@@ -82,7 +82,7 @@ def test_logits_and_gradients_are_those_of_hf_peft(name, shared):
     ids=str,
 )
 def test_sizes_of_a_layer_of_its_own_are_read_as_patterns(settings, fields, tmp_path):
-    peft: Any = pytest.importorskip("peft")
+    peft: Any = pytest.importorskip("peft", reason="needs peft, of the extra test")
     config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["qkv", "fc1"], init_lora_weights=False, **settings)
     theirs = peft.get_peft_model(tiny("vit"), config).eval()
     theirs.save_pretrained(tmp_path)
@@ -95,7 +95,7 @@ def test_sizes_of_a_layer_of_its_own_are_read_as_patterns(settings, fields, tmp_
 
 @pytest.mark.parametrize("rslora", [False, True])
 def test_patterns_of_hf_peft_that_give_every_layer_the_same_size_are_read(rslora, tmp_path):
-    peft: Any = pytest.importorskip("peft")
+    peft: Any = pytest.importorskip("peft", reason="needs peft, of the extra test")
     config = peft.LoraConfig(
         r=8,
         lora_alpha=9,

@@ -149,7 +149,7 @@ def test_pissa_is_written_as_such_where_hf_peft_takes_the_same_part_off_and_as_p
 
 @pytest.mark.parametrize("init", ["pissa", "olora"])
 def test_what_peft_trained_on_separate_layers_is_read(init, tmp_path):
-    peft: Any = pytest.importorskip("peft")
+    peft: Any = pytest.importorskip("peft", reason="needs peft, of the extra test")
     config = peft.LoraConfig(r=2, target_modules=["q_proj", "k_proj", "v_proj"], init_lora_weights=init)
     theirs = peft.get_peft_model(tiny("eva02_base"), config)
     with torch.no_grad():

@@ -14,6 +14,7 @@ from timm.models.vision_transformer_relpos import (
 from torch import Tensor, nn
 
 from vision_peft.tuning.families.flat import FlatFamily
+from vision_peft.tuning.families.norms_behind import NormsBehind
 from vision_peft.tuning.graft import Graft, graft, kinds, original, override
 from vision_peft.tuning.position_bias import insert_placed, insert_zeros
 from vision_peft.tuning.token_positions import TokenPositions
@@ -83,19 +84,10 @@ class RelPosViT(FlatFamily):
         return [block.attn.rel_pos for block in model.blocks]
 
 
-class ResPostRelPosViT(RelPosViT):
+class ResPostRelPosViT(NormsBehind, RelPosViT):
     """The blocks with norms behind attention and MLP."""
 
-    model_classes = ()
     block_classes = (ResPostRelPosBlock,)
-    attention_classes = ()
-    has_input_norms = False
-
-    def after_attn(self, block: Any, y: Tensor) -> Tensor:
-        return block.norm1(y)
-
-    def after_mlp(self, block: Any, y: Tensor) -> Tensor:
-        return block.norm2(y)
 
 
 class PositionBiasWithPrompts(Graft):
