@@ -24,7 +24,7 @@ PRELOADED = [  # what the tools import, and what torch imports late
     "torch._dynamo",
     "torch.utils.flop_counter",
     "torch.utils.tensorboard",
-    "vision_peft.training.benchmark",
+    "vision_peft.benchmarks.pipeline_and_updates",
     "vision_peft.training.evaluate_saved",
     "vision_peft.search.trials",
     "vision_peft.training.suite",

@@ -46,8 +46,8 @@ def main(argv: Sequence[str]) -> int:
     runs = {text: read_command_line(words).runs[0] for text, words in settings.items()}
     check_roots(list(runs.values()))
     announce_loading()
+    from vision_peft.benchmarks.pipeline_and_updates import format_benchmark, measure_pipeline, measure_steps, to_json
     from vision_peft.distributed.processes import on_rank0, print_rank0
-    from vision_peft.training.benchmark import format_benchmark, measure_pipeline, measure_steps, to_json
 
     config = runs.pop("").parse()
     configs = {f"method={'+'.join(method.name for method in config.methods)} (as given)": config}

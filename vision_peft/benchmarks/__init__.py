@@ -1,0 +1,1 @@
+"""What training and inference cost: speed of the data pipeline and of updates."""
