@@ -23,13 +23,14 @@ from vision_peft.tuning.low_rank import Start
 def draw_start(init: str, weight: Tensor, rank: int, scaling: float) -> Start:
     """Draw A (rank, in) and B (out, rank) for ``weight`` (out, in), or (out, in, k, k) of a convolution."""
     out, inner = len(weight), weight.shape[1:]
+    wide = torch.promote_types(weight.dtype, torch.float32)  # what is factorised keeps the precision of the weights
     if init in ("pissa", "olora"):
-        A, B = _factorise(init, weight.detach().flatten(1).float(), rank, scaling)
+        A, B = _factorise(init, weight.detach().flatten(1).to(wide), rank, scaling)
         return Start(A.unflatten(1, inner), B, subtract=True)
     if init == "orthogonal":
-        Q, _ = torch.linalg.qr(torch.randn(rank, rank))
-        A = (torch.randn(inner.numel(), rank // 2) @ Q[0::2]).T / 10
-        B = torch.randn(rank // 2, out).T @ Q[1::2] / 10
+        Q, _ = torch.linalg.qr(torch.randn(rank, rank).to(wide))
+        A = (torch.randn(inner.numel(), rank // 2).to(wide) @ Q[0::2]).T / 10
+        B = torch.randn(rank // 2, out).to(wide).T @ Q[1::2] / 10
         return Start(A.contiguous().unflatten(1, inner), B)
     A = torch.empty(rank, *inner)
     if init == "gaussian":
