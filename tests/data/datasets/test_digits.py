@@ -1,13 +1,16 @@
 """The digits that every installation has."""
 
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
-from vision_peft.data.datasets.digits import DigitImages, Digits
+from vision_peft.data.datasets.digits import DigitImages, Digits, read_digits, split_by_class
 
 SOURCE: Any = load_digits()
 
@@ -56,3 +59,34 @@ def test_the_transform_is_applied_to_the_image_alone() -> None:
     assert digits[0] == ((8, 8), digits.labels[0])
     with pytest.raises(IndexError):
         digits[200]
+
+
+def test_the_file_read_is_what_scikit_learn_reads() -> None:
+    pixels, labels = read_digits()
+    np.testing.assert_array_equal(pixels, SOURCE.data)
+    np.testing.assert_array_equal(labels, SOURCE.target)
+    assert (pixels.dtype, labels.dtype) == (SOURCE.data.dtype, SOURCE.target.dtype)
+
+
+@pytest.mark.parametrize(("items", "size"), [(1797, 597), (1200, 200), (301, 37), (100, 50)])
+def test_the_draw_is_that_of_scikit_learn(items: int, size: int) -> None:
+    for seed in range(6):
+        chosen = np.random.RandomState(seed).permutation(1797)[:items]
+        theirs = train_test_split(chosen, test_size=size, stratify=SOURCE.target[chosen], random_state=seed)
+        for ours, their in zip(split_by_class(chosen, SOURCE.target, size, seed), theirs, strict=True):
+            np.testing.assert_array_equal(ours, their)
+
+
+def test_a_version_that_keeps_the_file_elsewhere_reads_it_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+    pixels, labels = read_digits.__wrapped__()
+    np.testing.assert_array_equal(pixels, SOURCE.data)
+    np.testing.assert_array_equal(labels, SOURCE.target)
+
+
+def test_without_scikit_learn_the_images_are_missed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="pip install scikit-learn"):
+        read_digits.__wrapped__()
