@@ -3,6 +3,7 @@
     python docs/results/common_budget.py digits                       # all methods on the embedded digits
     python docs/results/common_budget.py clothing --methods lora vpt  # needs vtab-1k/ and fgvc/ in the current folder
     python docs/results/common_budget.py digits --part 2/2            # every second method, beside another process
+    python docs/results/common_budget.py fights --methods zero_i2v attentive_frames  # needs fights/ (HMDB51's layout)
     python docs/results/common_budget.py digits --unpack runs         # result.json files for report and plot
 
 The rule: learning rates are rungs of the ladder 1e-5, 3e-5, 1e-4, ... From the rung nearest to what the method
@@ -10,7 +11,8 @@ recommends, five epochs a rung, seed 0, until val puts a worse rung on either si
 too, and 100 with AdamW where only the head trains, on features that are computed once; a head that is solved for
 (recipe=lbfgs) goes along its path of penalties instead, and k-NN tries its k. val chooses: the highest top-1, at a tie
 the lower loss. The chosen setting is trained with the seeds 0, 1, 2, each of which reads test once. All of it stands in
-rows/<set>/<setting>.jsonl, trials (test not read) and final rows alike.
+rows/<set>/<setting>.jsonl, trials (test not read) and final rows alike. On clips five epochs are all that is tried
+where features are not kept.
 """
 
 import argparse
@@ -60,8 +62,18 @@ METHODS = {  # setting -> what is typed
     "gps": ["method=gps"],
     "bi_lora": ["method=bi_lora"],
 }
+METHODS_ON_CLIPS = {
+    "linear_frames": ["method=linear", "recipe.clip_place=middle"],
+    "attentive_frames": [
+        "method=linear",
+        "recipe.head=attentive",
+        "recipe.head_options={time:sinusoid}",
+        "recipe.clip_place=middle",
+    ],
+    "zero_i2v": ["method=zero_i2v"],
+}
 UNTRIED = {"linear": 15, "knn": 1}  # settings without a learning rate -> epochs: penalties of the path; k-NN has one
-ON_FEATURES = ("linear_adamw", "attentive")  # only the head trains
+ON_FEATURES = ("linear_adamw", "attentive", "linear_frames", "attentive_frames")  # only the head trains
 VTAB = ["data=vtab1k", "data.root=vtab-1k", "protocol=val_select"]
 FGVC = ["data=fgvc", "data.root=fgvc", "protocol=val_select"]
 FILES = {
@@ -76,6 +88,15 @@ SETS = {
     **{name: [*words, "backbone.img_size=56"] for name, words in FILES.items()},
     **{f"{name}_112px": [*words, "backbone.img_size=112"] for name, words in FILES.items()},
     **{f"{name}_28px": [*words, "backbone.img_size=28"] for name, words in FILES.items()},
+}
+CLIPS = {
+    "moving_digits_28px": [
+        "data=moving_digits",
+        "data.train_clips=800",
+        "backbone.num_frames=8",
+        "backbone.img_size=28",
+    ],
+    "fights": ["data=hmdb51", "data.root=fights", "backbone.num_frames=8", "backbone.img_size=56"],
 }
 
 
@@ -153,14 +174,14 @@ def climb(book: Book, typed: list[str]) -> Line:
 
 def study(setting: str, name: str) -> Iterator[Line]:
     """Search, then train the chosen setting with every seed."""
-    typed = [*SETS[name], *METHODS[setting]]
+    typed = [*(SETS | CLIPS)[name], *(METHODS | METHODS_ON_CLIPS)[setting]]
     book = Book(ROWS / name / f"{setting}.jsonl")
     if setting in UNTRIED:
         for seed in SEEDS:
             yield run(book, typed, lr=1.0, epochs=UNTRIED[setting], seed=seed, tried={})
         return
     best = climb(book, typed)
-    lengths = (20, 100) if setting in ON_FEATURES else (20,)
+    lengths = (20, 100) if setting in ON_FEATURES else () if name in CLIPS else (20,)
     best = max([best, *(run(book, typed, best["lr"], epochs) for epochs in lengths)], key=quality)
     tried = {f"recipe.{key}": sorted({line[key] for line in book.trials}) for key in ("lr", "epochs")}
     for seed in SEEDS:
@@ -180,8 +201,8 @@ def unpack(name: str, folder: Path) -> None:
 def main() -> None:
     """Run what is missing, setting by setting."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("set", choices=list(SETS))
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("set", choices=[*SETS, *CLIPS])
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS, *METHODS_ON_CLIPS])
     parser.add_argument("--part", default="1/1", help="which of how many processes this is")
     parser.add_argument("--unpack", type=Path, metavar="FOLDER")
     arguments = parser.parse_args()
@@ -189,7 +210,8 @@ def main() -> None:
         unpack(arguments.set, arguments.unpack)
         return
     part, parts = map(int, arguments.part.split("/"))
-    for setting in arguments.methods[part - 1 :: parts]:
+    methods = arguments.methods or list(METHODS_ON_CLIPS if arguments.set in CLIPS else METHODS)
+    for setting in methods[part - 1 :: parts]:
         for line in study(setting, arguments.set):
             chosen = f"lr {line['lr']:g}, {line['epochs']} epochs"
             print(f"== {arguments.set} {setting} seed {line['seed']}: {line['top1']:.2f} ({chosen})", flush=True)

@@ -60,6 +60,23 @@ def test_a_killed_run_on_clips_by_time_resumes_bit_for_bit(tmp_path: Path) -> No
     assert left_behind(train(killed).folder) == left_behind(done.folder)
 
 
+def test_a_probe_on_clips_of_the_middle_runs_the_backbone_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(7):
+        write_video(tmp_path / f"{number}.mp4", 9 + number)
+    for split, numbers in {"train": (0, 1, 2), "val": (3, 4), "test": (5, 6)}.items():
+        (tmp_path / f"{split}.txt").write_text("".join(f"{number}.mp4 {number % 2}\n" for number in numbers))
+    lists = [f"data.{split}={split}.txt" for split in ("train", "val", "test")]
+    probe = [*CLIPS, *lists, f"data.root={tmp_path}", "method=linear", "recipe.clip_place=middle", "recipe.epochs=3"]
+    curves = []
+    for words in ([], ["reuse_features=false"]):
+        done = train(compose_config([*probe, *words, f"output_dir={tmp_path / f'runs{len(words)}'}"]))
+        curves.append([(epoch["train_loss"], epoch["val_loss"]) for epoch in done.row.curve])
+    assert capsys.readouterr().out.count("the features of 5 images were computed once") == 1
+    assert curves[0] == [pytest.approx(losses, abs=1e-6) for losses in curves[1]]
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [

@@ -10,6 +10,7 @@ from vision_peft.data.choices import (
     AUGMENTS,
     BAD_IN_EVALUATION,
     CLIP_AUGMENTS,
+    CLIP_PLACES,
     NORMALISATIONS,
     RESIZES,
     SAMPLINGS,
@@ -86,6 +87,7 @@ class Recipe(Checked):
     interpolation: str = "backbone"  # of the resize; backbone: as in its pretraining | bilinear | bicubic
     normalisation: str = "backbone"  # backbone: mean and std of its pretraining | imagenet | half | none
     sampling: str = "segments"  # frames of a clip: segments (one of each equal part) | dense (by stride) | seconds
+    clip_place: str = "random"  # of a training clip in its video: random | middle (every epoch the same, as val's)
     frame_stride: int = 4  # frames from one to the next; dense only
     clip_seconds: float | None = None  # how long a clip lasts, its frames evenly spread; seconds only
     views: int | str = 1  # clips of a test video whose answers are averaged; uniform: end to end (seconds only)
@@ -109,6 +111,7 @@ class Recipe(Checked):
             _class_weights(self.class_weights),
             choice("augment", self.augment, tuple(dict.fromkeys((*AUGMENTS, *CLIP_AUGMENTS)))),
             choice("sampling", self.sampling, SAMPLINGS),
+            choice("clip_place", self.clip_place, CLIP_PLACES),
             choice("resize", self.resize, RESIZES),
             choice("view_average", self.view_average, VIEW_AVERAGES),
             choice("interpolation", self.interpolation, ("backbone", "bilinear", "bicubic")),

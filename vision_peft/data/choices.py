@@ -5,6 +5,7 @@ _UNFLIPPED = ("none", "crop", "multi_scale", "randaugment")
 CLIP_AUGMENTS = (*_UNFLIPPED, "flip", *(f"{name}_flip" for name in _UNFLIPPED[1:]))  # of training clips
 RESIZES = ("squash", "shortest")
 SAMPLINGS = ("segments", "dense", "seconds")  # of the frames of a clip
+CLIP_PLACES = ("random", "middle")  # of the clip of a training video
 UNIFORM = "uniform"  # views: clips end to end over a whole video
 VIEW_AVERAGES = ("logits", "probabilities")  # of the views of a video
 NORMALISATIONS = ("backbone", "imagenet", "half", "none")

@@ -67,8 +67,13 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
     def prepare(self) -> None:
         """Decode ahead, if the dataset does; a loader calls this before it starts processes and reads items."""
 
-    def set_training(self, settings: Mapping[str, Any], augment: str, random_erasing: float) -> None:
-        """Make items what a model trains on, from the input settings of the model and the recipe's augmentation."""
+    def set_training(
+        self, settings: Mapping[str, Any], augment: str, random_erasing: float, clip_place: str = "random"
+    ) -> None:
+        """Make items what a model trains on, from the input settings of the model and the recipe's augmentation.
+
+        Of videos, `clip_place` says which clip: one from a random place, or always the middle one.
+        """
         geometry = select_geometry(settings)
         self.transform = train_transform(**geometry, augment=augment, random_erasing=random_erasing)
 

@@ -221,7 +221,7 @@ def _load_samples(model: nn.Module, config: Config, dataset: ImageDataset, neede
     part = dataset.subset(needed.choose(dataset.labels))
     settings, recipe = input_settings(model, config.recipe), config.recipe
     if needed.augmented:
-        part.set_training(settings, augment=recipe.augment, random_erasing=recipe.random_erasing)
+        part.set_training(settings, recipe.augment, recipe.random_erasing, recipe.clip_place)
     else:
         part.set_evaluation(settings)
     if needed.views > 1:
@@ -268,11 +268,11 @@ def input_settings(model: nn.Module, recipe: Recipe, data: DataConfig | None = N
 def set_transforms(splits: Mapping[str, ImageDataset], settings: Mapping[str, Any], recipe: Recipe) -> None:
     """Give train and trainval the recipe's augmentation, val and test the plain geometry.
 
-    Of videos, train and trainval give clips from random places, test gives all views, and val one, the middle.
+    Of videos, train and trainval give one clip, from a random place by default, test all views, val one, the middle.
     """
     for name, dataset in splits.items():
         if name in ("train", "trainval"):
-            dataset.set_training(settings, augment=recipe.augment, random_erasing=recipe.random_erasing)
+            dataset.set_training(settings, recipe.augment, recipe.random_erasing, recipe.clip_place)
         else:
             dataset.set_evaluation(settings if name == "test" else {**settings, "views": 1, "crops": 1})
 

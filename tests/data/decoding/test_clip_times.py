@@ -202,6 +202,20 @@ def test_training_clips_depend_on_seed_epoch_and_item_alone(tmp_path: Path, vary
         assert not any(torch.equal(one, next_one) for one, next_one in zip(first, other, strict=True))
 
 
+@pytest.mark.parametrize(
+    "settings", [SETTINGS, {**SETTINGS, "sampling": "segments"}, {**SETTINGS, "sampling": "dense"}]
+)
+def test_the_clip_of_the_middle_is_what_a_single_view_shows(varying: Path, settings: dict) -> None:
+    train, val = (VideoFiles([varying], [0], ["a"]) for _ in range(2))
+    train.set_training({**settings, "views": 3}, "none", 0.0, clip_place="middle")
+    val.set_evaluation({**settings, "views": 1, "crops": 1})
+    assert not train.varies
+    assert torch.equal(train[0][0], train[0][0])
+    assert torch.equal(train[0][0], val[0][0])
+    train.set_training(settings, "none", 0.0)
+    assert train.varies
+
+
 def test_folders_of_frames_have_no_times(tmp_path: Path) -> None:
     dataset = VideoFiles([tmp_path], [0], ["a"], frame_counts=[3])
     with pytest.raises(ValueError, match="folders with an image per frame: take sampling=segments or dense"):

@@ -38,9 +38,10 @@ _THREADS = 8  # that read packets of videos
 class VideoFiles(KeptVideos):
     """Clips decoded from videos on every access: item `i` is `(transform(clip, crop), label)`, a source is a video.
 
-    In training it has one item a video, a clip from a random place. Else the items of a video follow each other, in
-    the order of its views in time and, of each, of its crops in space: `clips.views * clips.crops` of them, or with
-    uniform views as many as its length gives. `labels` are those of the items. Without a transform an item is the clip.
+    In training it has one item a video, a clip from a random place or from the middle. Else the items of a video follow
+    each other, in the order of its views in time and, of each, of its crops in space: `clips.views * clips.crops` of
+    them, or with uniform views as many as its length gives. `labels` are those of the items. Without a transform an
+    item is the clip.
 
     `frame_counts` says that the paths are folders with an image per frame, and how many of them (first by name, numbers
     by value) the video has. `decoder` is one of `video_backends.py`, or "auto".
@@ -66,7 +67,7 @@ class VideoFiles(KeptVideos):
         self.video_labels = IntArray(self.labels)
         self.frame_counts = frame_counts
         self.decoder = decoder
-        self._clips, self._training = ClipSampling(1), False
+        self._clips, self._training, self._place = ClipSampling(1), False, "random"
         self._starts: Sequence[int] = range(len(self.paths) + 1)  # first item of each video, and their number
 
     @property
@@ -86,7 +87,7 @@ class VideoFiles(KeptVideos):
 
     @property
     def training(self) -> bool:
-        """Whether an item is a clip from a random place."""
+        """Whether an item is what a model trains on: one clip of each video."""
         return self._training
 
     @training.setter
@@ -96,7 +97,7 @@ class VideoFiles(KeptVideos):
 
     @property
     def varies(self) -> bool:
-        return self.training
+        return self.training and self._place == "random"
 
     @property
     def decoders(self) -> Sequence[str]:
@@ -106,7 +107,10 @@ class VideoFiles(KeptVideos):
         check_backend(name)
         self.decoder = name
 
-    def set_training(self, settings: Mapping[str, Any], augment: str, random_erasing: float) -> None:
+    def set_training(
+        self, settings: Mapping[str, Any], augment: str, random_erasing: float, clip_place: str = "random"
+    ) -> None:
+        self._place = clip_place
         self._training, self.clips = True, ClipSampling.read({**settings, "views": 1, "crops": 1})
         geometry = select_geometry(settings)
         self.transform = train_clip_transform(**geometry, augment=augment, random_erasing=random_erasing)
@@ -200,7 +204,7 @@ class VideoFiles(KeptVideos):
         def read(count: int) -> Timeline:
             return read_timeline(self.paths[video], count)
 
-        if self.training:
+        if self.varies:
             drawn = clips.draw()
             return lambda count: clips.train(count, drawn, read)
         view = (index - self.first_item(video)) // clips.crops
