@@ -60,6 +60,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the lines of the metho
     from vision_peft.tuning.merge import merge, unmerge
     from vision_peft.tuning.method import Method
     from vision_peft.tuning.quantize import quantize_backbone
+    from vision_peft.tuning.recompute import set_recompute
     from vision_peft.tuning.state import Counts, count_parameters, load_tuned, tuned_parameters, tuned_state_dict
 
     __version__: str
@@ -87,6 +88,7 @@ _MODULES = {  # where a name is imported from when it is first used; method clas
     "register": "config.register",
     "replace_head": "tuning.attach",
     "save_adapter": "formats",
+    "set_recompute": "tuning.recompute",
     "train_mode": "tuning.attach",
     "tuned_parameters": "tuning.state",
     "tuned_state_dict": "tuning.state",
@@ -149,6 +151,7 @@ __all__ = [
     "register",
     "replace_head",
     "save_adapter",
+    "set_recompute",
     "train_mode",
     "tuned_parameters",
     "tuned_state_dict",

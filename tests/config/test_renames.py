@@ -22,6 +22,10 @@ from vision_peft.search.trials import expand_grid
             "recipe.repeats is now called recipe.repeated_augmentation: give recipe.repeated_augmentation=2",
         ),
         ("recipe.frozen=train", "recipe.frozen is now called recipe.frozen_mode: give recipe.frozen_mode=train"),
+        (
+            "recipe.grad_checkpointing=true",
+            "recipe.grad_checkpointing is now called recipe.recompute: give recipe.recompute=block",
+        ),
         ("recipe.resize=short_side", "recipe.resize=short_side is now called shortest: give recipe.resize=shortest"),
     ],
 )
@@ -47,13 +51,18 @@ def test_every_new_name_is_one_of_today(tiny) -> None:
 
 
 def test_the_config_of_an_old_run_reads_as_what_it_meant(tiny, tmp_path: Path) -> None:
-    config = tiny("recipe.resize=shortest", "recipe.repeated_augmentation=2", "recipe.frozen_mode=train")
+    config = tiny(
+        "recipe.resize=shortest", "recipe.repeated_augmentation=2", "recipe.frozen_mode=train", "recipe.recompute=block"
+    )
     raw = to_dict(config)
     recipe = raw["recipe"]
     recipe["repeats"], recipe["frozen"] = recipe.pop("repeated_augmentation"), recipe.pop("frozen_mode")
-    recipe["resize"] = "short_side"
+    recipe["resize"], recipe["grad_checkpointing"] = "short_side", recipe.pop("recompute") == "block"
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(raw)))
     assert parse_config(read_config(tmp_path)) == config
+    recipe["grad_checkpointing"] = False
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(raw)))
+    assert parse_config(read_config(tmp_path)).recipe.recompute == "none"
 
 
 def test_an_adapter_of_an_earlier_version_is_read_with_the_same_words() -> None:

@@ -193,13 +193,13 @@ def test_a_dry_run_tries_the_first_point_and_keeps_nothing(tiny: Tiny, tmp_path:
 
 
 def test_values_are_typed_so_that_hydra_reads_them_back() -> None:
-    values = {"recipe.lr": 1e-05, "recipe.ema": None, "recipe.grad_checkpointing": True, "method.targets": ["q", "k"]}
+    values = {"recipe.lr": 1e-05, "recipe.ema": None, "recipe.recompute": "block", "method.targets": ["q", "k"]}
     values |= {"data.root": "my photos/a,b", "recipe.schedule": "constant"}
     typed = with_values(["method=lora", "recipe.lr=3", "+recipe.ema=0.5", "data=folder"], values)
     assert typed[:2] == ["method=lora", "data=folder"]
     assert prepare(typed)
     config = compose_config(typed)
-    assert (config.recipe.lr, config.recipe.ema, config.recipe.grad_checkpointing) == (1e-05, None, True)
+    assert (config.recipe.lr, config.recipe.ema, config.recipe.recompute) == (1e-05, None, "block")
     assert config.recipe.schedule == "constant"
     assert config.methods[0].targets == ("q", "k")  # pyright: ignore[reportAttributeAccessIssue]
     assert config.data.root == "my photos/a,b"  # pyright: ignore[reportAttributeAccessIssue]

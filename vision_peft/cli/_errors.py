@@ -42,7 +42,7 @@ def one_line_errors() -> Iterator[None]:
 
         if isinstance(error, OutOfMemoryError):
             _raise_if_asked(error)
-            ways = "Ways out: recipe.accumulate=2, recipe.grad_checkpointing=true"
+            ways = "Ways out: recipe.accumulate=2, recipe.recompute=mlp"
             _end(f"{str(error).splitlines()[0]} {ways}", USER_ERROR)
         if not isinstance(error, LostProcess | LostWorker):
             raise

@@ -1,7 +1,7 @@
 """Measure the input pipeline and the updates of a config, with other settings in turn.
 
     vision-peft benchmark data=vtab1k data.root=vtab-1k data.task=dtd
-    vision-peft benchmark method=lora --against method=vpt --against "method=lora recipe.grad_checkpointing=true"
+    vision-peft benchmark method=lora --against method=vpt --against "method=lora recipe.recompute=mlp"
 
 Takes the overrides of train. Each --against is one more setting: the same overrides with these on top. Their updates
 alternate, so the ratio (to the first setting) is right on a noisy machine too; milliseconds alone are not. Under

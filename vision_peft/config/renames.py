@@ -6,13 +6,17 @@ from typing import Any
 KEYS = {  # old dotted key -> the key of today
     "recipe.repeats": "recipe.repeated_augmentation",
     "recipe.frozen": "recipe.frozen_mode",
+    "recipe.grad_checkpointing": "recipe.recompute",
+}
+VALUES_OF_OLD_KEYS: dict[str, dict[Any, Any]] = {  # where the key of today takes other values than the old one
+    "recipe.grad_checkpointing": {False: "none", True: "block"},
 }
 VALUES = {"recipe.resize": {"short_side": "shortest"}}  # key of today -> old value -> the value of today
 
 
 def describe_renamed_key(key: str, value: Any = "<value>") -> str | None:
     """Return the error for a key of an earlier version, None for any other key."""
-    return f"{key} is now called {KEYS[key]}: give {KEYS[key]}={value}" if key in KEYS else None
+    return f"{key} is now called {KEYS[key]}: give {KEYS[key]}={_value_of_today(key, value)}" if key in KEYS else None
 
 
 def describe_renamed_value(key: str, value: Any) -> str | None:
@@ -28,11 +32,15 @@ def with_todays_names(raw: Mapping[str, Any]) -> dict[str, Any]:
         group, _, field = old.partition(".")
         section = renamed.get(group)
         if isinstance(section, dict) and field in section:
-            section.setdefault(new.partition(".")[2], section[field])
+            section.setdefault(new.partition(".")[2], _value_of_today(old, section[field]))
             del section[field]
     for section, field, key in _sections_with_values(renamed):
         section[field] = VALUES[key].get(section[field], section[field])
     return renamed
+
+
+def _value_of_today(old: str, value: Any) -> Any:
+    return VALUES_OF_OLD_KEYS[old].get(value, value) if old in VALUES_OF_OLD_KEYS and isinstance(value, bool) else value
 
 
 def _sections_with_values(raw: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:

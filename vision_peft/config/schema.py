@@ -25,6 +25,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 QUANTIZED = ("int8", "nf4")  # as tuning.quantize knows them
 STRATEGIES = ("ddp", "fsdp2")
 TRACKERS = ("tensorboard", "wandb")
+RECOMPUTES = ("none", "mlp", "attention", "block")  # as tuning.recompute knows them
 SCHEDULES = ("cosine", "cosine_by_epoch", "constant")
 
 
@@ -100,7 +101,7 @@ class Recipe(Checked):
     )  # lists of lr, weight_decay: a head of each pair, val chooses
     frozen_mode: str = "eval"  # mode of the frozen modules while training: eval | train (drop_path then acts in them)
     drop_path: float = 0.0  # stochastic depth rate of the last block; acts where modules are in training mode
-    grad_checkpointing: bool = False  # recompute activations in the backward pass: less memory, more time
+    recompute: str = "none"  # part of every block computed again in the backward pass: none | mlp | attention | block
     ema: float | None = None  # decay of an average of the tuned tensors, which is then evaluated and kept; null: none
     early_stopping: int | None = None  # epochs without a better one (val top-1, then loss) before the end; null: never
 
@@ -116,6 +117,7 @@ class Recipe(Checked):
             choice("view_average", self.view_average, VIEW_AVERAGES),
             choice("interpolation", self.interpolation, ("backbone", "bilinear", "bicubic")),
             _head(self.head, self.head_options),
+            choice("recompute", self.recompute, RECOMPUTES),
             choice("frozen_mode", self.frozen_mode, ("eval", "train")),
             choice("normalisation", self.normalisation, NORMALISATIONS),
             *(at_least(name, getattr(self, name), 1) for name in _FROM_ONE),

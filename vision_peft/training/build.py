@@ -184,8 +184,8 @@ def attach_methods(model: Any, config: Config, train_set: ImageDataset, device: 
             take_from_rank0(vp.tuned_state_dict(model).values())
     if not head_first:
         vp.replace_head(model, recipe.head, len(train_set.classes))
-    if config.recipe.grad_checkpointing:
-        model.set_grad_checkpointing(True)
+    if recipe.recompute != "none":
+        vp.set_recompute(model, recipe.recompute)
     vp.train_mode(model, config.recipe.frozen_mode)
     if config.recipe.drop_path and not any(isinstance(m, DropPath) and m.training for m in model.modules()):
         raise ValueError("recipe.drop_path would never act: the blocks are frozen; set recipe.frozen_mode=train")
