@@ -89,13 +89,13 @@ def test_what_has_no_backward_pass_is_not_recomputed() -> None:
         assert (fewer < saved) == (more > flops) == bool(blocks_with_graph)
     forward = 2 * 197 * 768 * 4 * 768  # a first layer of an MLP
     assert more - flops == forward
-    model = vp.set_recompute(vp.attach(tiny("vit"), vp.LoRA()), "mlp")
+    model: Any = vp.set_recompute(vp.attach(tiny("vit"), vp.LoRA()), "mlp")
     with torch.no_grad():
         assert not model(images(model)).requires_grad
 
 
 def test_a_recomputed_model_is_copied_pickled_merged_and_detached() -> None:
-    model = tiny("eva02_base")
+    model: Any = tiny("eva02_base")
     x, plain = images(model), dict(model.state_dict())
     expected = model(x)
     vp.set_recompute(attach(model, vp.LoRA(rank=2)), "attention")
@@ -114,7 +114,7 @@ def test_a_recomputed_model_is_copied_pickled_merged_and_detached() -> None:
 
 
 def test_what_is_attached_afterwards_is_not_recomputed_with_the_half() -> None:
-    model = vp.set_recompute(attach(tiny("vit"), vp.LoRA()), "mlp")
+    model: Any = vp.set_recompute(attach(tiny("vit"), vp.LoRA()), "mlp")
     attach(model, vp.AdaptFormer())
     assert [kind.__name__ for kind in graft.kinds(model.blocks[0])] == ["RecomputedMLP", "AdaptFormerBlock"]
     vp.set_recompute(model, "attention")
