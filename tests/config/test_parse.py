@@ -11,10 +11,11 @@ from omegaconf import OmegaConf
 import vision_peft as vp
 from vision_peft.config.command_line import compose_config, prepare
 from vision_peft.config.errors import ConfigError
+from vision_peft.config.omegaconf_schema import omegaconf_schema
 from vision_peft.config.parse import Config, parse_config, to_dict
 from vision_peft.config.recommended import RECOMMENDED
 from vision_peft.config.run_id import run_folder
-from vision_peft.config.schema import Distributed, Recipe, Settings, omegaconf_schema
+from vision_peft.config.schema import Distributed, Recipe, Settings
 from vision_peft.data import DATASETS
 
 Tiny = Callable[..., Config]

@@ -9,9 +9,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vision_peft.config.errors import ConfigError
 from vision_peft.config.find_configs import find_configs
+from vision_peft.config.omegaconf_schema import omegaconf_schema
 from vision_peft.config.recommended import drop_left_out
 from vision_peft.config.renames import describe_renamed_key, describe_renamed_value
-from vision_peft.config.schema import BackboneConfig, Distributed, Recipe, Settings, omegaconf_schema
+from vision_peft.config.schema import BackboneConfig, Distributed, Recipe, Settings
 from vision_peft.suggest import find_closest
 
 METHOD_KEYS = ("method", "method_2", "method_3", "method_4")
