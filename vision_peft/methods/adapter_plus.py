@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from vision_peft.tuning.autograd_functions import narrow_linear, widen
 from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.blocks import BlockGraft, output_seats, width
 from vision_peft.tuning.graft import Graft, graft
@@ -67,8 +68,10 @@ class ScaledBottleneck(nn.Module):
             nn.init.zeros_(self.up_proj.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.dropout(F.gelu(self.down_proj(self.norm(x))))
-        return self.drop_path(self.up_proj(hidden)) * self.scaling
+        hidden = narrow_linear(self.norm(x), self.down_proj.weight, self.down_proj.bias)
+        scaling = self.scaling if isinstance(self.scaling, Tensor) else None
+        y = self.drop_path(widen(hidden, F.gelu, self.dropout, self.up_proj.weight, self.up_proj.bias, scaling))
+        return y if scaling is not None else y * self.scaling
 
 
 class AdapterPlusPost(BlockGraft):

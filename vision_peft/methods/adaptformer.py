@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from vision_peft.tuning.autograd_functions import narrow_linear, widen
 from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.blocks import SINGLE_BRANCHES, BlockGraft, mlp_input, output_seats, width
 from vision_peft.tuning.graft import Graft, graft
@@ -43,7 +44,10 @@ class AdaptMLP(nn.Module):
         nn.init.zeros_(self.up_proj.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * self.up_proj(self.dropout(torch.relu(self.down_proj(self.norm(x)))))
+        hidden = narrow_linear(self.norm(x), self.down_proj.weight, self.down_proj.bias)
+        scale = self.scale if isinstance(self.scale, Tensor) else None
+        y = widen(hidden, torch.relu, self.dropout, self.up_proj.weight, self.up_proj.bias, scale)
+        return y if scale is not None else self.scale * y
 
 
 class AdaptFormerBlock(BlockGraft):

@@ -20,6 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from vision_peft.tuning.autograd_functions import widen
 from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.blocks import BlockGraft, width
 from vision_peft.tuning.few_bit_linear import BITS, few_bit_pair, pack_all
@@ -37,7 +38,7 @@ class Branch(nn.Module):
         self.scale = method.scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * self.up(self.dropout(torch.relu(self.down(x))))
+        return self.scale * widen(self.down(x), torch.relu, self.dropout, self.up.quantised())
 
 
 class BiAdaptFormerBlock(BlockGraft):

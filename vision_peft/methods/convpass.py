@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision_peft.tuning.autograd_functions import narrow_linear, widen
 from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.blocks import KEEPS_WIDTH, SINGLE_BRANCHES, BlockGraft, attn_input, mlp_input, width
 from vision_peft.tuning.families import family_of_block
@@ -54,9 +55,9 @@ class Bypass(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, n: Tensor) -> Tensor:
-        z = _quick_gelu(self.down_proj(n))
+        z = _quick_gelu(narrow_linear(n, self.down_proj.weight, self.down_proj.bias))
         z = self._convolve_map(z) if self.grid is None else self._convolve_tokens(z, *self.grid)
-        return self.scale * self.up_proj(self.dropout(_quick_gelu(z)))
+        return self.scale * widen(z, _quick_gelu, self.dropout, self.up_proj.weight, self.up_proj.bias)
 
     def _convolve_tokens(self, z: Tensor, rows: int, columns: int) -> Tensor:
         prefix, patches = z.tensor_split([z.shape[1] - self.steps * rows * columns], dim=1)

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision_peft.tuning.autograd_functions import narrow_linear
 from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.blocks import KEEPS_WIDTH, linears, width
 from vision_peft.tuning.graft import Graft, graft
@@ -74,7 +75,7 @@ class FacTOutput(_FacTWeight):
 
     def forward(self, x: Tensor) -> Tensor:
         factors = self.fact_shared[0]
-        hidden = torch.einsum("...a,tba->...tb", F.linear(x, factors.U), self.fact_cores())
+        hidden = torch.einsum("...a,tba->...tb", narrow_linear(x, factors.U), self.fact_cores())
         update = F.linear(self.fact_dropout(hidden), factors.V).flatten(-2)
         return super().forward(x) + self.fact_scale * update[..., : self.out_features]
 
@@ -92,7 +93,8 @@ class FacTInput(_FacTWeight):
         dim = factors.U.shape[1]
         surplus = -self.in_features % dim
         padded = F.pad(x, (0, surplus)) if surplus else x
-        hidden = F.linear(padded.unflatten(-1, (-1, dim)), factors.U)
+        hidden = narrow_linear(padded, factors.U)
+        hidden = hidden.unsqueeze(-2) if padded.shape[-1] == dim else hidden  # one tile
         hidden = torch.einsum("...ta,tba->...b", hidden, self.fact_cores())
         return super().forward(x) + self.fact_scale * F.linear(self.fact_dropout(hidden), factors.V)
 

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision_peft.tuning.autograd_functions import widen
 from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.blocks import output_seats, width
 from vision_peft.tuning.graft import Graft, graft
@@ -39,7 +40,7 @@ class Bottleneck(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, y: Tensor) -> Tensor:
-        return self.up_proj(F.gelu(self.down_proj(y)))
+        return widen(self.down_proj(y), F.gelu, None, self.up_proj.weight, self.up_proj.bias)
 
 
 class HoulsbyAdapter(Graft):

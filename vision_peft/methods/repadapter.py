@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from vision_peft.tuning.autograd_functions import narrow_linear
 from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.blocks import KEEPS_WIDTH, width
 from vision_peft.tuning.families import family_of_block
@@ -49,7 +50,9 @@ class GroupedBottleneck(nn.Module):
         nn.init.zeros_(self.down_proj.bias)
 
     def forward(self, z: Tensor) -> Tensor:
-        hidden = self.dropout(self.down_proj(z)).unflatten(-1, (self.up.shape[0], -1))
+        hidden = self.dropout(narrow_linear(z, self.down_proj.weight, self.down_proj.bias)).unflatten(
+            -1, (self.up.shape[0], -1)
+        )
         return self.scale * (torch.einsum("gdh,...gh->...gd", self.up, hidden).flatten(-2) + self.up_bias)
 
     def dense(self) -> tuple[Tensor, Tensor]:

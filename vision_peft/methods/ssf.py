@@ -25,9 +25,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from timm.layers import RmsNorm
+from timm.layers import LayerNorm, RmsNorm
 from torch import Tensor, nn
 
+from vision_peft.tuning.autograd_functions import scale_and_shift
 from vision_peft.tuning.backbone import has_blocks
 from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.blocks import blocks, input_width, linears
@@ -47,21 +48,21 @@ class SSFLast(Graft):
     ssf_shift: nn.Parameter
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * self.ssf_scale + self.ssf_shift
+        layer: Any = self
+        if type(self).__bases__ == (SSFLast, LayerNorm) and layer.bias is not None and not layer._fast_norm:
+            # The pair enters the norm's weights, so that the norm keeps its input alone.
+            weight, bias = layer.weight * self.ssf_scale, layer.bias * self.ssf_scale + self.ssf_shift
+            return nn.functional.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
+        return scale_and_shift(super().forward(x), self.ssf_scale, self.ssf_shift)
 
     def fold(self) -> None:
         _fold(self)
 
 
-class SSFProjection(Graft):
+class SSFProjection(SSFLast):
     """γ ⊙ y + β of queries, keys and values: their layer may have its bias elsewhere in the attention."""
 
-    ssf_scale: nn.Parameter
-    ssf_shift: nn.Parameter
     ssf_block: tuple[Any]  # the block, in a tuple so as to be no child of its own layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * self.ssf_scale + self.ssf_shift
 
     def fold(self) -> None:
         layer: Any = self

@@ -18,9 +18,9 @@ import functools
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision_peft.tuning.autograd_functions import narrow_linear
 from vision_peft.tuning.packed_codes import pack_codes, unpack_codes
 
 BITS = (1, 2, 4)
@@ -55,7 +55,7 @@ class FewBitLinear(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.quantised())
+        return narrow_linear(x, self.quantised())
 
     def quantised(self) -> Tensor:
         """ŵ (out, in), differentiable."""

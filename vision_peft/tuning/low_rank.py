@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision_peft.tuning.autograd_functions import narrow_linear
+
 
 class Start(NamedTuple):
     """Start values of one update."""
@@ -72,7 +74,7 @@ class LowRank(nn.Module):
         y: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        apply: Callable[[Tensor, Tensor], Tensor] = F.linear,
+        apply: Callable[[Tensor, Tensor], Tensor] = narrow_linear,
     ) -> Tensor:
         """Update the output ``y`` of the frozen layer, given its input ``x``.
 

@@ -88,6 +88,7 @@ class AttentionFamily(ABC):
         q, k, v = self.project(attn, x)
         if kwargs.get("rope") is not None:
             q, k = (self.rotate(attn, t, kwargs["rope"]).type_as(v) for t in (q, k))
+        q = q.contiguous() if extra else q  # a view would keep all of q, k, v in memory, beside the longer k and v
         k = torch.cat([*(pair[0].expand(B, -1, -1, -1).type_as(k) for pair in extra), k], dim=2)
         v = torch.cat([*(pair[1].expand(B, -1, -1, -1).type_as(v) for pair in extra), v], dim=2)
         bias = self.attention_bias(attn, q, **kwargs)

@@ -1,0 +1,206 @@
+"""Autograd functions that keep less for the backward pass than the operations of torch that they stand for.
+
+Autograd keeps what a formula of a gradient names: a scale keeps the unscaled activation, a small matrix its whole
+input. The functions here name something else that is in memory anyway: the layer's output, the input of the norm in
+front of it, a hidden activation of few channels.
+
+They act where autograd records a forward pass as it runs. Compiled, traced and functional (``torch.func``) passes take
+the plain operations, whose graph the compiler reads and shortens itself. A backward pass that is to be differentiated
+again is refused.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+
+
+def is_recorded(*tensors: Tensor | None) -> bool:
+    """Tell whether autograd records operations on one of ``tensors`` while they run, and nothing else reads them."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+        return False
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def _check_first_derivative() -> None:
+    """Raise RuntimeError in a backward pass with ``create_graph=True``, whose graph would lack parts."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "attached methods have first derivatives alone, and create_graph=True asks for more: take torch.func.grad, "
+            "which computes them by torch's own operations"
+        )
+
+
+# Scale and shift
+
+
+def scale_and_shift(y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Compute ``scale * y + shift`` (..., C) in the type of ``y``; what is kept is the result.
+
+    Where the result is kept by what reads it (an activation, attention), nothing is kept beside it. The gradient of the
+    scale divides by the scale: exact while no scale is 0, where y is lost.
+    """
+    if is_recorded(scale):
+        return _ScaleAndShift.apply(y, scale, shift)
+    return _scale_and_shift(y, scale, shift)
+
+
+def _scale_and_shift(y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return (y * scale + shift).to(y.dtype)
+
+
+class _ScaleAndShift(Function):
+    """dγ = Σ g y = (Σ g out - β Σ g) / γ by channel, as y = (out - β) / γ."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        out = _scale_and_shift(y, scale, shift)
+        ctx.save_for_backward(out, scale, shift)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        _check_first_derivative()
+        out, scale, shift = ctx.saved_tensors
+        (grad,) = grads
+        to_y = (grad * scale).to(grad.dtype) if ctx.needs_input_grad[0] else None
+        of_shift = grad.flatten(0, -2).sum(0, dtype=shift.dtype)
+        of_out = (grad * out).flatten(0, -2).sum(0, dtype=scale.dtype)
+        return to_y, (of_out - shift * of_shift) / scale, of_shift
+
+
+# A small matrix on an activation that can be computed anew
+
+
+def narrow_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute ``F.linear(x, weight, bias)`` with a small matrix that trains; x is not kept where it need not be.
+
+    x is (..., in), or (..., tiles · in), whose tiles pass the matrix one by one: (..., tiles, out). Where x is what a
+    layer norm or a GELU gave, its gradient is computed from their input, which they keep for themselves.
+    """
+    kept = _kept_in_place_of(x) if is_recorded(weight) else None
+    if kept is not None:
+        return _NarrowLinear.apply(x, weight, bias, *kept)
+    return _narrow_linear(x, weight, bias)
+
+
+def _narrow_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    tiles = x.shape[-1] != weight.shape[1]
+    return F.linear(x.unflatten(-1, (-1, weight.shape[1])) if tiles else x, weight, bias)
+
+
+def _kept_in_place_of(x: Tensor) -> tuple[Any, ...] | None:
+    """Return what makes ``x`` and is kept for the backward pass of the operation that made it; None where unknown."""
+    hooks = cast(Any, torch._C)._autograd._top_saved_tensors_default_hooks(True)
+    if hooks is not None and hooks[0].__module__.startswith("torch."):
+        return None  # checkpointing and offloading: what is kept is elsewhere, and to ask for it would bring it back
+    if x.grad_fn is None:
+        return None
+    made_by = cast(Any, x.grad_fn)
+    name = made_by.name()
+    if name == "NativeLayerNormBackward0" and len(made_by._saved_normalized_shape) == 1:
+        tensors = made_by._saved_input, made_by._saved_result1, made_by._saved_result2
+        return tuple(t if t is None else t.detach() for t in (*tensors, made_by._saved_weight, made_by._saved_bias))
+    if name == "GeluBackward0":
+        return made_by._saved_self.detach(), made_by._saved_approximate
+    return None
+
+
+class _NarrowLinear(Function):
+    """dA = gᵀ x, with x = (h - μ) ρ ⊙ w + b of a layer norm of h, or x = GELU(h)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, kept: Tensor, *made: Any) -> Tensor:
+        ctx.approximate = made[0] if len(made) == 1 else None
+        ctx.save_for_backward(weight, kept, *(made if len(made) > 1 else ()))
+        return _narrow_linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        _check_first_derivative()
+        weight, kept, *norm = ctx.saved_tensors
+        (grad,) = grads
+        to_x = grad @ weight.to(grad.dtype)
+        if to_x.shape != kept.shape:
+            to_x = to_x.flatten(-2)
+        rows = grad.flatten(0, -2)
+        if ctx.approximate is None:
+            of_weight = _times_norm(rows, kept, *norm)
+        else:
+            x = F.gelu(kept, approximate=ctx.approximate).to(rows.dtype)
+            of_weight = rows.t() @ x.view(-1, weight.shape[1])
+        of_bias = rows.sum(0, dtype=weight.dtype) if ctx.needs_input_grad[2] else None
+        return to_x, of_weight.to(weight.dtype), of_bias, *[None] * (1 + max(1, len(norm)))
+
+
+def _times_norm(
+    rows: Tensor, h: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    """Compute gᵀ x (out, in) for g (n, out) and the norm x of h (n, in), without making x."""
+    rows = rows.to(mean.dtype)
+    scaled = rows * rstd.view(-1, 1)
+    product = scaled.t() @ h.reshape(len(rows), -1).to(rows.dtype)
+    product -= (scaled * mean.view(-1, 1)).sum(0).unsqueeze(1)
+    product = product if weight is None else product * weight
+    return product if bias is None else product + rows.sum(0).unsqueeze(1) * bias
+
+
+# The second half of a bottleneck
+
+
+def widen(
+    hidden: Tensor,
+    activate: Callable[[Tensor], Tensor],
+    dropout: nn.Dropout | None,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """Compute ``scale * F.linear(dropout(activate(hidden)), weight, bias)``; what is kept is ``hidden``.
+
+    The activation runs once more in the backward pass, and the product too where a ``scale`` trains. What dropout keeps
+    is noted as one byte a number. ``scale`` is one number or one a channel; None: 1.
+    """
+    if not is_recorded(hidden, weight, bias, scale):
+        active = activate(hidden)
+        y = F.linear(active if dropout is None else dropout(active), weight, bias)
+        return y if scale is None else scale * y
+    p = dropout.p if dropout is not None and dropout.training else 0.0
+    mask = torch.empty_like(hidden, dtype=torch.bool).bernoulli_(1 - p) if p > 0 else None
+    factor = 1 / (1 - p) if p < 1 else 0.0
+
+    def run(hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor | None, mask: Tensor | None) -> Tensor:
+        active = activate(hidden)
+        y = F.linear(active if mask is None else active * mask * factor, weight, bias)
+        return y if scale is None else scale * y
+
+    return _RunTwice.apply(run, hidden, weight, bias, scale, mask)
+
+
+class _RunTwice(Function):
+    """A function of tensors that is run again to be differentiated; it keeps its arguments."""
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
+        device: Any = next(tensor.device.type for tensor in tensors if tensor is not None)
+        ctx.function, ctx.autocast = function, (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+        ctx.save_for_backward(*tensors)
+        return function(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        _check_first_derivative()
+        (grad,) = grads
+        enabled, dtype = ctx.autocast
+        tensors, needed = list(ctx.saved_tensors), ctx.needs_input_grad[1:]
+        wanted = [i for i, needs in enumerate(needed) if needs]
+        with torch.enable_grad(), torch.autocast(grad.device.type, dtype=dtype, enabled=enabled):
+            for i in wanted:
+                tensors[i] = tensors[i].detach().requires_grad_()
+            out = ctx.function(*tensors)
+        found = torch.autograd.grad(out, [tensors[i] for i in wanted], grad)
+        given = dict(zip(wanted, found, strict=True))
+        return None, *(given.get(i) for i in range(len(tensors)))
