@@ -188,3 +188,20 @@ def test_a_method_keeps_what_it_must_and_no_more(method, beyond):
 def test_a_bypass_keeps_five_times_its_hidden_numbers_at_most():
     kept = count_kept(vp.Convpass(bottleneck=4, dropout=0.0)) - count_kept(None)
     assert EACH * 2 * 3 * 4 < kept < EACH * 2 * 5 * 4
+
+
+def test_a_matrix_on_tiles_of_a_norm_keeps_the_norm():
+    def run(h: Tensor, A: Tensor) -> Tensor:
+        return narrow_linear(F.layer_norm(h, h.shape[-1:]), A)
+
+    assert "_NarrowLinearBackward" not in names(run(wide, A).grad_fn)
+    assert torch.autograd.gradcheck(run, (wide, A))
+
+
+def test_what_is_overwritten_is_not_kept():
+    def add_in_place(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        y = scale_and_shift(h, scale, shift, overwritten=True)
+        y += 1
+        return y
+
+    assert torch.autograd.gradcheck(add_in_place, (h, scale, shift))

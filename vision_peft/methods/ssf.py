@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from vision_peft.tuning.autograd_functions import scale_and_shift
 from vision_peft.tuning.backbone import has_blocks
 from vision_peft.tuning.block_method import BlockMethod
-from vision_peft.tuning.blocks import blocks, input_width, linears
+from vision_peft.tuning.blocks import blocks, input_width, linears, separate_biases
 from vision_peft.tuning.families import family_of, family_of_block
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.layers import body_layers, check_plain
@@ -46,14 +46,15 @@ class SSFLast(Graft):
 
     ssf_scale: nn.Parameter
     ssf_shift: nn.Parameter
+    ssf_overwritten: bool  # timm may change the output in place
 
     def forward(self, x: Tensor) -> Tensor:
         layer: Any = self
-        if type(self).__bases__ == (SSFLast, LayerNorm) and layer.bias is not None and not layer._fast_norm:
-            # The pair enters the norm's weights, so that the norm keeps its input alone.
+        alone = type(self).__bases__[1] in (nn.LayerNorm, LayerNorm)
+        if alone and layer.bias is not None and not getattr(layer, "_fast_norm", False):
             weight, bias = layer.weight * self.ssf_scale, layer.bias * self.ssf_scale + self.ssf_shift
             return nn.functional.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
-        return scale_and_shift(super().forward(x), self.ssf_scale, self.ssf_shift)
+        return scale_and_shift(super().forward(x), self.ssf_scale, self.ssf_shift, overwritten=self.ssf_overwritten)
 
     def fold(self) -> None:
         _fold(self)
@@ -111,9 +112,8 @@ def _fold(layer: Any) -> None:
     check_plain(layer)
     base = next(cls.__name__ for cls in type(layer).__mro__ if cls.__module__.startswith(("timm.", "torch.")))
     if isinstance(layer, nn.Identity):
-        raise ValueError(
-            'a shift behind an Identity without a bias has nowhere to go (last="final_norm" puts it behind the norm)'
-        )
+        where = '(last="final_norm" puts it behind the norm)'
+        raise ValueError(f"a shift behind an Identity without a bias has nowhere to go {where}")
     if isinstance(layer, RmsNorm) or layer.bias is None:
         raise ValueError(f"a shift behind a {base} without a bias has nowhere to go")
     layer.weight *= layer.ssf_scale.view(-1, *[1] * (layer.weight.ndim - 1))
@@ -155,7 +155,8 @@ class SSF(BlockMethod):
                 if norm is not last:
                     _scale_and_shift(norm)
             for linear in linears(block, "qkv"):
-                graft(linear, SSFProjection, ssf_block=(block,), **_pair(linear.out_features))
+                biased = bool(separate_biases(block))  # which timm adds in place
+                graft(linear, SSFProjection, ssf_block=(block,), **_pair(linear.out_features, biased))
             for target in ("proj", "fc1", "fc2"):
                 for linear in linears(block, target):
                     _scale_and_shift(linear)
@@ -166,7 +167,7 @@ class SSF(BlockMethod):
             raise ValueError(f"cannot scale and shift patches of {type(embedding).__name__}: its last layer is unknown")
         if patches in chosen:
             dim = input_width(blocks(model)[0])
-            graft(patches, SSFLast if isinstance(patches, nn.Linear) else SSFMap, **_pair(dim))
+            graft(patches, SSFLast if isinstance(patches, nn.Linear) else SSFMap, **_pair(dim, overwritten=True))
             if isinstance(family.patch_norm(model), nn.LayerNorm):
                 _scale_and_shift(family.patch_norm(model))
         for merging in family.token_mergings(model):
@@ -186,14 +187,14 @@ def _attach_everywhere(model: nn.Module, chosen: set[nn.Module]) -> None:
             _scale_and_shift(norm)
     for layer in body_layers(model).values():
         if layer in chosen and layer.bias is not None:
-            _scale_and_shift(layer)
+            _scale_and_shift(layer, overwritten=True)
 
 
-def _scale_and_shift(layer: Any, channels: int | None = None) -> None:
+def _scale_and_shift(layer: Any, channels: int | None = None, overwritten: bool = False) -> None:
     kind = SSFMap if isinstance(layer, nn.Conv2d) or makes_maps(layer) else SSFLast
-    graft(layer, kind, **_pair(len(layer.weight) if channels is None else channels))
+    graft(layer, kind, **_pair(len(layer.weight) if channels is None else channels, overwritten))
 
 
-def _pair(channels: int) -> dict[str, nn.Parameter]:
+def _pair(channels: int, overwritten: bool = False) -> dict[str, Any]:
     scale, shift = 1 + 0.02 * torch.randn(channels), 0.02 * torch.randn(channels)
-    return {"ssf_scale": nn.Parameter(scale), "ssf_shift": nn.Parameter(shift)}
+    return {"ssf_scale": nn.Parameter(scale), "ssf_shift": nn.Parameter(shift), "ssf_overwritten": overwritten}

@@ -37,13 +37,14 @@ def _check_first_derivative() -> None:
 # Scale and shift
 
 
-def scale_and_shift(y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def scale_and_shift(y: Tensor, scale: Tensor, shift: Tensor, *, overwritten: bool = False) -> Tensor:
     """Compute ``scale * y + shift`` (..., C) in the type of ``y``; what is kept is the result.
 
     Where the result is kept by what reads it (an activation, attention), nothing is kept beside it. The gradient of the
-    scale divides by the scale: exact while no scale is 0, where y is lost.
+    scale divides by the scale: exact while no scale is 0, where y is lost. ``overwritten`` says that what reads the
+    result may change it in place: then y is kept.
     """
-    if is_recorded(scale):
+    if is_recorded(scale) and not overwritten:
         return _ScaleAndShift.apply(y, scale, shift)
     return _scale_and_shift(y, scale, shift)
 
@@ -81,7 +82,7 @@ def narrow_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     x is (..., in), or (..., tiles · in), whose tiles pass the matrix one by one: (..., tiles, out). Where x is what a
     layer norm or a GELU gave, its gradient is computed from their input, which they keep for themselves.
     """
-    kept = _kept_in_place_of(x) if is_recorded(weight) else None
+    kept = _kept_in_place_of(x, weight.shape[1]) if is_recorded(weight) else None
     if kept is not None:
         return _NarrowLinear.apply(x, weight, bias, *kept)
     return _narrow_linear(x, weight, bias)
@@ -92,8 +93,11 @@ def _narrow_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x.unflatten(-1, (-1, weight.shape[1])) if tiles else x, weight, bias)
 
 
-def _kept_in_place_of(x: Tensor) -> tuple[Any, ...] | None:
-    """Return what makes ``x`` and is kept for the backward pass of the operation that made it; None where unknown."""
+def _kept_in_place_of(x: Tensor, channels: int) -> tuple[Any, ...] | None:
+    """Return what makes ``x`` and is kept for the backward pass of the operation that made it; None where unknown.
+
+    A norm is of as many ``channels`` as the matrix reads.
+    """
     hooks = cast(Any, torch._C)._autograd._top_saved_tensors_default_hooks(True)
     if hooks is not None and hooks[0].__module__.startswith("torch."):
         return None  # checkpointing and offloading: what is kept is elsewhere, and to ask for it would bring it back
@@ -101,7 +105,7 @@ def _kept_in_place_of(x: Tensor) -> tuple[Any, ...] | None:
         return None
     made_by = cast(Any, x.grad_fn)
     name = made_by.name()
-    if name == "NativeLayerNormBackward0" and len(made_by._saved_normalized_shape) == 1:
+    if name == "NativeLayerNormBackward0" and list(made_by._saved_normalized_shape) == [channels]:
         tensors = made_by._saved_input, made_by._saved_result1, made_by._saved_result2
         return tuple(t if t is None else t.detach() for t in (*tensors, made_by._saved_weight, made_by._saved_bias))
     if name == "GeluBackward0":
