@@ -29,6 +29,8 @@ NOT_IN_RUN_ID = (
     "read_test",
     "cache_mb",
     "reuse_features",
+    "reuse_file_mb",
+    "reuse_folder",
     "max_bad_fraction",
     "bad_eval",
     "check_files",

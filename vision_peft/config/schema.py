@@ -200,7 +200,10 @@ class Settings(Checked):
     max_bad_fraction: float = 0.01  # share of undecodable training images that are replaced before the run stops
     bad_eval: str = "error"  # undecodable image in evaluation: error | wrong (counts as a wrong answer)
     check_files: str = "decode"  # before training: decode (val and test; of train the first bytes) | headers | off
-    reuse_features: bool = True  # where only the head learns and no image changes, run the backbone once, not per epoch
+    reuse_features: bool = True  # where no image changes, run what is frozen below all that trains once, not per epoch
+    reuse_dtype: str = "auto"  # of tokens kept so: auto: bf16 before an attentive head, else exact | exact | bf16
+    reuse_file_mb: int = 0  # most that they may take in a file, 10^6 bytes, where they do not fit into cache_mb
+    reuse_folder: str | None = None  # where that file is put, for as long as it is needed; null: the run folder
     compile: bool = False  # torch.compile the training forward
     grid: dict[str, Any] = field(default_factory=dict)  # values that vision-peft tune tries; train ignores it
 
@@ -219,6 +222,8 @@ class Settings(Checked):
             *(choice("each of trackers", name, TRACKERS) for name in self.trackers),
             choice("on_save_error", self.on_save_error, ("stop", "warn")),
             at_least("max_bad_steps", self.max_bad_steps, 0),
+            choice("reuse_dtype", self.reuse_dtype, ("auto", "exact", "bf16")),
+            at_least("reuse_file_mb", self.reuse_file_mb, 0),
             choice("backbone_dtype", self.backbone_dtype, (*PRECISIONS[1:], *QUANTIZED)),
             None if self.max_time is None else above_zero("max_time", self.max_time),
         ]

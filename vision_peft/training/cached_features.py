@@ -1,13 +1,18 @@
-"""Features of a frozen backbone, computed once where only the head learns: all epochs then cost one forward pass.
+"""What the frozen part of a model makes of images, computed once: all epochs then cost what is behind it.
 
-They are what enters the head: pooled features (N D), or for an attentive head tokens (N tokens D). Those are kept in
-bf16, half of what they take, and within the memory of `cache_mb`.
+Where only the head learns that is what enters the head: pooled features (N D), or for an attentive head tokens
+(N tokens D). Else it is what the last block gives below everything that trains (N tokens D, maps N H W D), as
+``tuning.frozen_part`` finds it.
 """
 
 import contextlib
 import dataclasses
+import math
+import os
+import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +23,12 @@ import vision_peft as vp
 from vision_peft.config.parse import Config
 from vision_peft.data import ImageDataset
 from vision_peft.data.loading.cache import limit_bytes
-from vision_peft.distributed.device import Compute
-from vision_peft.distributed.processes import all_gather, all_gather_tensors
+from vision_peft.data.loading.kept_rows import RowsInFile, RowsInMemory, create_file
+from vision_peft.distributed.processes import all_gather, all_gather_tensors, all_reduce_sum
 from vision_peft.protocols import Phase
 from vision_peft.training.evaluation import create_eval_loader
 from vision_peft.training.progress import Training
+from vision_peft.tuning.frozen_part import FrozenPart, NotConstant, find_frozen_part
 from vision_peft.tuning.graft import Graft, depth, graft, ungraft
 
 
@@ -54,105 +60,205 @@ class HeadOnly(Graft):
         return self.get_classifier()(features.float())
 
 
-class TooLarge(Exception):
-    """Features would take more memory than they may."""
+class Backbone:
+    """All of a model but its head; the counterpart of a ``FrozenPart``.
+
+    Args:
+        blank: an image (1 ...) as the model gets them.
+    """
+
+    def __init__(self, model: nn.Module, blank: Tensor) -> None:
+        self.tokens = self.run(model, blank)
+
+    @torch.no_grad()
+    def run(self, model: Any, images: Tensor) -> Tensor:
+        """Return what enters the head, (B D) or tokens (B tokens D)."""
+        return model.forward_head(model.forward_features(images), pre_logits=True).float()
+
+    @contextlib.contextmanager
+    def left_out(self, model: nn.Module) -> Iterator[None]:
+        """Let `model` take what ``run`` returned in place of images, inside."""
+        layers = depth(model)
+        graft(model, HeadOnly)
+        try:
+            yield
+        finally:
+            ungraft(model, keep=layers)
+
+
+class NotKept(Exception):
+    """Why features are computed in every epoch."""
+
+
+def images_are_constant(config: Config) -> bool:
+    """Whether a frozen part of the model is given the same pixels in every epoch and draws no numbers."""
+    recipe = config.recipe
+    random = recipe.augment != "none" or recipe.random_erasing or recipe.mixup or recipe.cutmix
+    return not random and recipe.frozen_mode == "eval"
 
 
 def features_are_constant(config: Config, model: Any) -> bool:
     """Whether the head is all that learns and an image always gives it the same features."""
-    recipe = config.recipe
-    random = recipe.augment != "none" or recipe.random_erasing or recipe.mixup or recipe.cutmix
     one_head = isinstance(model.get_classifier(), nn.Module)  # a distilled model has two
-    return one_head and not random and recipe.frozen_mode == "eval" and vp.count_parameters(model).trained == 0
+    return one_head and images_are_constant(config) and vp.count_parameters(model).trained == 0
 
 
 @contextlib.contextmanager
 def cached_features(training: Training, model: nn.Module, phase: Phase) -> Iterator[tuple[Training, str]]:
-    """Let `model` take features inside, and hand out a training whose splits hold them, where `features_are_constant`.
+    """Let `model` take features inside, and hand out a training whose splits hold them, where they are constant.
 
     Else, and with videos, whose clips come from random places, and where an image cannot be decoded, the training is
     handed out as it is. The text says what was done; it is empty where there was nothing to decide.
     """
-    config, compute, splits = training.config, training.compute, training.splits
+    config, splits = training.config, training.splits
     kept_already = any(method.brings_head for method in config.methods)  # those of what is trained on, by k-NN
     names = [name for name in (None if kept_already else phase.trained, phase.watched) if name]
-    unfit = not names or splits[names[0]].varies or compute.sharded  # in shards all take part in a forward
-    if not config.reuse_features or unfit or not features_are_constant(config, model):
+    unfit = not names or splits[names[0]].varies or training.compute.sharded  # in shards all take part in a forward
+    if not config.reuse_features or unfit or not images_are_constant(config):
         yield training, ""
         return
+    with contextlib.ExitStack() as stack:
+        found, words = _keep(training, model, names, stack)
+        yield dataclasses.replace(training, splits={**splits, **found}), words
+
+
+def _keep(
+    training: Training, model: nn.Module, names: list[str], stack: contextlib.ExitStack
+) -> tuple[dict[str, ImageDataset], str]:
+    """Compute the features of these splits and let `model` take them until `stack` ends; say what was done.
+
+    There are none where nothing is frozen in front of what trains, or they cannot be kept.
+    """
     started = time.perf_counter()
-    found: dict[str, Features] = {}
-    room = Room(limit_bytes(config.cache_mb) // compute.processes_here, sum(len(splits[name]) for name in names))
     try:
-        for name in names:
-            if (features := _compute_features(model, splits[name], config, compute, room)) is None:
-                yield training, "features are computed in every epoch: an image cannot be decoded"
-                return
-            found[name] = features
-    except TooLarge as reason:
-        yield training, f"features are computed in every epoch: {reason} of cache_mb={config.cache_mb}"
-        return
-    tensors = [features.features for features in found.values()]
-    megabytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6
-    layers = depth(model)
+        part = _find_part(training, model)
+        if part is None:
+            return {}, ""
+        rows = _compute(part, model, training, names, stack)
+    except (NotKept, NotConstant) as reason:
+        return {}, f"features are computed in every epoch: {reason}"
+    stack.enter_context(part.left_out(model))
     training.timing.reused_features = True
-    graft(model, HeadOnly)
-    try:
-        yield (
-            dataclasses.replace(training, splits={**splits, **found}),
-            f"only the head learns: the features of {sum(map(len, tensors)):,} images were computed once, "
-            f"{megabytes:.1f} MB in {time.perf_counter() - started:.1f} s",
-        )
-    finally:
-        ungraft(model, keep=layers)
+    count, size = sum(map(len, rows)), sum(each.numel() * each.element_size() for each in rows)
+    if isinstance(part, Backbone):
+        what = f"only the head learns: the features of {count:,} images were computed once"
+    else:
+        blocks = "block 0 is" if len(part.blocks) == 1 else f"blocks 0 to {len(part.blocks) - 1} are"
+        kind = str(rows[0].dtype).removeprefix("torch.")
+        what = f"{blocks} frozen: what they make of {count:,} images was computed once, as {kind}"
+    words = f"{what}, {size / 1e6:.1f} MB in {time.perf_counter() - started:.1f} s"
+    kept = zip(names, rows, strict=True)
+    return {name: Features(training.splits[name], each) for name, each in kept}, words
 
 
-@dataclasses.dataclass
-class Room:
-    """The memory for tokens."""
-
-    limit: int  # bytes
-    items: int  # of all splits that are kept
-
-    def check(self, features: Tensor) -> None:
-        """Raise TooLarge where those of all items, as large as these (B ...), do not fit; pooled ones always do."""
-        size = features[0].numel() * features.element_size() * self.items if features.ndim > 2 and len(features) else 0
-        if size > self.limit:
-            raise TooLarge(
-                f"the tokens of {self.items:,} images take {size / 1e6:,.0f} MB, more than the "
-                f"{self.limit / 1e6:,.0f} MB"
-            )
-
-
-@torch.no_grad()
-def _compute_features(
-    model: Any, images: ImageDataset, config: Config, compute: Compute, room: Room
-) -> Features | None:
-    """None where an image cannot be decoded: the loop knows what becomes of it."""
+def _find_part(training: Training, model: nn.Module) -> Backbone | FrozenPart | None:
+    """Find what is frozen in front of all that trains; None where nothing is."""
+    compute, settings = training.compute, training.settings
+    frames = () if settings.get("num_frames") is None else (settings["num_frames"],)
     model.eval()
-    batches = create_eval_loader(images, compute, config.workers, bad="wrong")
-    whole, own = torch.empty(0), [torch.empty(0, dtype=torch.int64)]
-    for batch, _, indices in batches:
-        with compute.autocast():
-            tokens = model.forward_features(batch.to(compute.device, non_blocking=True))
-            features = model.forward_head(tokens, pre_logits=True).float().cpu()
-        features = features.to(_type_of([*features.shape[1:]]))
-        if not len(whole):
-            room.check(features)
-            whole = features.new_empty(len(images), *features.shape[1:])
-        whole[indices] = features
-        own.append(indices)
-    places = all_gather_tensors(torch.cat(own))
-    if sum(map(len, places)) < len(images):
-        return None
-    if compute.world_size > 1:
-        shape = max(all_gather(list(whole.shape[1:])))
-        rows = whole[places[compute.rank]] if len(whole) else torch.empty(0, *shape, dtype=_type_of(shape))
-        whole = rows.new_empty(len(images), *shape)
-        for indices, part in zip(places, all_gather_tensors(rows), strict=True):
-            whole[indices] = part
-    return Features(images, whole)
+    blank = torch.zeros(1, 3, *frames, *settings["size"], device=compute.device)
+    with compute.autocast():
+        if features_are_constant(training.config, model):
+            return Backbone(model, blank)
+        return find_frozen_part(model, blank)
 
 
-def _type_of(shape: list[int]) -> torch.dtype:
-    return torch.bfloat16 if len(shape) > 1 else torch.float32
+def _compute(
+    part: Backbone | FrozenPart, model: nn.Module, training: Training, names: list[str], stack: contextlib.ExitStack
+) -> list[Tensor]:
+    """Compute the features of these splits, which are there until `stack` ends.
+
+    Raises:
+        NotKept: there is no room for them, or an image cannot be decoded; in all processes.
+    """
+    found = []
+    for name, rows in zip(names, _make_room(part, training, names, stack), strict=True):
+        _fill(rows, part, model, training, training.splits[name])
+        found.append(rows.finish())
+    _raise_together("")  # nobody reads a file before all is written
+    return found
+
+
+def _make_room(
+    part: Backbone | FrozenPart, training: Training, names: list[str], stack: contextlib.ExitStack
+) -> list[RowsInMemory] | list[RowsInFile]:
+    """Make room for the features of these splits: in memory within `cache_mb`, else in files within `reuse_file_mb`."""
+    config, compute, counts = training.config, training.compute, [len(training.splits[name]) for name in names]
+    shape, dtype = part.tokens.shape[1:], _choose_type(config, part)
+    size = sum(counts) * math.prod(shape) * dtype.itemsize
+    limit = min(all_gather(limit_bytes(config.cache_mb) // compute.processes_here))
+    if size <= limit or len(shape) == 1:  # pooled features always fit
+        return [RowsInMemory(count, shape, dtype) for count in counts]
+    if size > config.reuse_file_mb * 10**6:
+        needed = math.ceil(size / 1e6)
+        half = "" if dtype.itemsize == 2 else f", or in half of it in memory (reuse_dtype=bf16 cache_mb={needed})"
+        raise NotKept(
+            f"the tokens of {sum(counts):,} images take {size / 1e6:,.0f} MB, more than the {limit / 1e6:,.0f} MB of "
+            f"cache_mb={config.cache_mb}: keep them in a file (reuse_file_mb={needed}){half}"
+        )
+    rows = []
+    for count in counts:
+        rows.append(RowsInFile(_create_file(training, size, stack), count, shape, dtype))
+        stack.callback(rows[-1].close)
+        _raise_together("")  # until all have it open
+        rows[-1].take_out_of_folder()
+    return rows
+
+
+def _choose_type(config: Config, part: Backbone | FrozenPart) -> torch.dtype:
+    tokens = part.tokens
+    rounded = config.reuse_dtype == "bf16" or (config.reuse_dtype == "auto" and isinstance(part, Backbone))
+    return torch.bfloat16 if rounded and tokens.ndim > 2 else tokens.dtype
+
+
+def _create_file(training: Training, size: int, stack: contextlib.ExitStack) -> Path:
+    """Create one file on each machine, which its processes share; `size` bytes of all files are still to be written."""
+    folder, machine = training.config.reuse_folder or training.run.folder, socket.gethostname()
+    path, failure = None, ""
+    if _leads_machine():
+        try:
+            path = create_file(Path(folder), size)
+            stack.callback(path.unlink, missing_ok=True)
+        except OSError as error:
+            failure = f"{error}; give reuse_folder, a folder on a disk with room"
+    _raise_together(failure)
+    paths = dict(each for each in all_gather([machine, str(path)]) if each[1] != str(None))
+    return Path(paths[machine])
+
+
+def _leads_machine() -> bool:
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _fill(
+    rows: RowsInMemory | RowsInFile,
+    part: Backbone | FrozenPart,
+    model: nn.Module,
+    training: Training,
+    images: ImageDataset,
+) -> None:
+    """Compute the features of this process' share, and write those of all."""
+    compute, dtype = training.compute, _choose_type(training.config, part)
+    loader = create_eval_loader(images, compute, training.config.workers, bad="wrong")
+    batches, writes = iter(loader), isinstance(rows, RowsInMemory) or _leads_machine()
+    failure = ""
+    for _ in range(math.ceil(len(images) / (images.eval_batch_size * compute.world_size))):
+        indices, features = torch.empty(0, dtype=torch.int64), part.tokens[:0].to("cpu", dtype)
+        if (batch := next(batches, None)) is not None:
+            with compute.autocast():
+                features = part.run(model, batch[0].to(compute.device, non_blocking=True)).to("cpu", dtype)
+            indices = batch[2]
+        if loader.unreadable:  # the loop knows what becomes of it
+            failure = "an image cannot be decoded"
+        for items, given in zip(all_gather_tensors(indices), all_gather_tensors(features), strict=True):
+            try:
+                rows.write(items, given) if writes else None
+            except OSError as error:
+                failure = f"{error}; give reuse_folder, a folder on a disk with room"
+        _raise_together(failure)
+
+
+def _raise_together(failure: str) -> None:
+    """Raise NotKept in all processes where one of them has a reason; else they go on together."""
+    if reason := next(filter(None, all_gather(failure)), None):
+        raise NotKept(reason)

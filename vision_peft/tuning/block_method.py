@@ -51,7 +51,7 @@ class BlockMethod(Method):
         chosen = set(self.chosen_blocks(model))
         next_block = dict(zip(every, [*every[1:], every[-1]], strict=True))
         owner, found = every[0], []
-        for module in _list_blocks_and_others(model, set(every)):
+        for module in list_blocks_and_others(model, set(every)):
             if module in next_block:
                 found += [module] * (module in chosen)
                 owner = next_block[module]
@@ -108,12 +108,12 @@ def _span(text: str) -> tuple[int, int] | None:
     return None
 
 
-def _list_blocks_and_others(module: nn.Module, every: set[nn.Module]) -> list[nn.Module]:
+def list_blocks_and_others(module: nn.Module, every: set[nn.Module]) -> list[nn.Module]:
     """List the blocks and the largest modules that hold none, in order of registration, which is timm's of depth."""
     found = []
     for child in module.children():
         if child in every or not any(inner in every for inner in child.modules()):
             found.append(child)
         else:
-            found += _list_blocks_and_others(child, every)
+            found += list_blocks_and_others(child, every)
     return found
