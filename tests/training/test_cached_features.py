@@ -37,7 +37,7 @@ def prepared(config: Config) -> tuple[Any, dict[str, Any]]:
 
 def training(config: Config, splits: dict[str, Any]) -> Training:
     run = Run(config, run_folder(config))
-    return Training(config, CPU, run, splits, settings={}, command="", requests=StopRequests(None))
+    return Training(config, CPU, run, splits, settings={"size": (32, 32)}, command="", requests=StopRequests(None))
 
 
 @pytest.fixture
@@ -64,8 +64,9 @@ def test_the_head_learns_the_same_with_and_without(tiny: Tiny, head: str) -> Non
 
 def test_the_backbone_sees_every_image_once_and_the_test_split_at_the_end(tiny: Tiny, forwards: list[int]) -> None:
     train(tiny("method=linear", "recipe.epochs=4"))
-    # train, val, val again for the temperature, test, and the one image whose FLOPs are counted
-    assert sum(forwards) == 24 + 24 + 24 + 24 + 1
+    # a blank image that tells the size of features, train, val, val again for the temperature, test, and the one image
+    # whose FLOPs are counted
+    assert sum(forwards) == 1 + 24 + 24 + 24 + 24 + 1
     forwards.clear()
     train(tiny("method=linear", "recipe.epochs=4", "reuse_features=false", folder="plain"))
     assert sum(forwards) == 4 * (24 + 24) + 24 + 24 + 1
@@ -73,7 +74,7 @@ def test_the_backbone_sees_every_image_once_and_the_test_split_at_the_end(tiny: 
 
 def test_retraining_computes_the_features_of_its_own_images(tiny: Tiny, forwards: list[int]) -> None:
     train(tiny("method=linear", "protocol=val_select_retrain"))
-    assert sum(forwards) == 24 + 24 + 48 + 24 + 1
+    assert sum(forwards) == 1 + 24 + 24 + 1 + 48 + 24 + 1
 
 
 def test_it_says_what_was_computed(tiny: Tiny) -> None:
@@ -162,7 +163,7 @@ ATTENTIVE = ["method=linear", "recipe.head=attentive", "recipe.head_options.quer
 def test_an_attentive_head_learns_from_kept_tokens_what_it_learns_from_images(tiny: Tiny, forwards: list[int]) -> None:
     reused, plain = tiny(*ATTENTIVE), tiny(*ATTENTIVE, "reuse_features=false", folder="plain")
     row = train(reused).row
-    assert sum(forwards) == 24 + 24 + 24 + 24 + 1
+    assert sum(forwards) == 1 + 24 + 24 + 24 + 24 + 1
     assert (row.reused_features, row.head, row.params_trained) == (True, "attentive queries=4", 0)
     train(plain)
     ours, theirs = (load_file(run_folder(c) / "adapter" / "adapter.safetensors") for c in (reused, plain))
@@ -191,11 +192,11 @@ def test_tokens_are_kept_in_bf16_and_pooled_features_in_fp32(tiny: Tiny) -> None
 
 def test_tokens_that_do_not_fit_are_computed_in_every_epoch(tiny: Tiny, forwards: list[int]) -> None:
     row = train(tiny(*ATTENTIVE, "cache_mb=0")).row
-    assert sum(forwards) == 2 * (24 + 24) + 24 + 24 + 24 + 1  # and a first batch that told how much they take
+    assert sum(forwards) == 1 + 2 * (24 + 24) + 24 + 24 + 1  # and a blank image that told how much they take
     assert not row.reused_features
     log = (run_folder(tiny(*ATTENTIVE, "cache_mb=0")) / "log.txt").read_text()
     assert (
-        "features are computed in every epoch: the tokens of 48 images take 0 MB, more than the 0 MB of cache_mb=0"
-        in log
+        "features are computed in every epoch: the tokens of 48 images take 0 MB, more than the 0 MB of cache_mb=0: "
+        "keep them in a file (reuse_file_mb=1)\n" in log
     )
     assert train(tiny("method=linear", "cache_mb=0", folder="pooled")).row.reused_features

@@ -176,7 +176,7 @@ class DTL(BlockMethod):
                 )
             output = SideOutput(width(members[0]), grid, steps, self)
             state = SideState()
-            for block in members[: members.index(adding[-1]) + 1] if adding else []:
+            for block in members[members.index(feeding[0]) : members.index(adding[-1]) + 1] if adding else []:
                 children: dict[str, Any] = {"dtl_output": output} if block is feeding[0] else {}
                 graft(
                     block,

@@ -24,7 +24,7 @@ from vision_peft.config.parse import Config
 from vision_peft.data import ImageDataset
 from vision_peft.data.loading.cache import limit_bytes
 from vision_peft.data.loading.kept_rows import RowsInFile, RowsInMemory, create_file
-from vision_peft.distributed.processes import all_gather, all_gather_tensors, all_reduce_sum
+from vision_peft.distributed.processes import all_gather, all_gather_tensors
 from vision_peft.protocols import Phase
 from vision_peft.training.evaluation import create_eval_loader
 from vision_peft.training.progress import Training
@@ -134,20 +134,25 @@ def _keep(
         part = _find_part(training, model)
         if part is None:
             return {}, ""
-        rows = _compute(part, model, training, names, stack)
+        rows = _make_room(part, training, names, stack)
+        for each, name in zip(rows, names, strict=True):
+            _fill(each, part, model, training, training.splits[name])
     except (NotKept, NotConstant) as reason:
+        stack.close()  # a file takes room of the disk as long as it is open
         return {}, f"features are computed in every epoch: {reason}"
     stack.enter_context(part.left_out(model))
     training.timing.reused_features = True
-    count, size = sum(map(len, rows)), sum(each.numel() * each.element_size() for each in rows)
+    tensors = [each.finish() for each in rows]
+    count, size = sum(map(len, tensors)), sum(each.numel() * each.element_size() for each in tensors)
     if isinstance(part, Backbone):
         what = f"only the head learns: the features of {count:,} images were computed once"
     else:
-        blocks = "block 0 is" if len(part.blocks) == 1 else f"blocks 0 to {len(part.blocks) - 1} are"
-        kind = str(rows[0].dtype).removeprefix("torch.")
-        what = f"{blocks} frozen: what they make of {count:,} images was computed once, as {kind}"
-    words = f"{what}, {size / 1e6:.1f} MB in {time.perf_counter() - started:.1f} s"
-    kept = zip(names, rows, strict=True)
+        last, kind = len(part.blocks) - 1, str(tensors[0].dtype).removeprefix("torch.")
+        blocks = f"blocks 0 to {last} are frozen: what they make" if last else "block 0 is frozen: what it makes"
+        what = f"{blocks} of {count:,} images was computed once, as {kind}"
+    where = f", in a file of {rows[0].path.parent}" if isinstance(rows[0], RowsInFile) else ""
+    words = f"{what}, {size / 1e6:.1f} MB in {time.perf_counter() - started:.1f} s{where}"
+    kept = zip(names, tensors, strict=True)
     return {name: Features(training.splits[name], each) for name, each in kept}, words
 
 
@@ -161,22 +166,6 @@ def _find_part(training: Training, model: nn.Module) -> Backbone | FrozenPart | 
         if features_are_constant(training.config, model):
             return Backbone(model, blank)
         return find_frozen_part(model, blank)
-
-
-def _compute(
-    part: Backbone | FrozenPart, model: nn.Module, training: Training, names: list[str], stack: contextlib.ExitStack
-) -> list[Tensor]:
-    """Compute the features of these splits, which are there until `stack` ends.
-
-    Raises:
-        NotKept: there is no room for them, or an image cannot be decoded; in all processes.
-    """
-    found = []
-    for name, rows in zip(names, _make_room(part, training, names, stack), strict=True):
-        _fill(rows, part, model, training, training.splits[name])
-        found.append(rows.finish())
-    _raise_together("")  # nobody reads a file before all is written
-    return found
 
 
 def _make_room(

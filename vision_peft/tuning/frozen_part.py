@@ -151,7 +151,8 @@ def find_frozen_part(model: nn.Module, blank: Tensor) -> FrozenPart | None:
     """
     if not has_blocks(model):
         return None
-    every, units = blocks(model), list_blocks_and_others(model, set(blocks(model)))
+    every = blocks(model)
+    units = [part for unit in list_blocks_and_others(model, set(every)) for part in _list_called(unit)]
     acting = _find_acting(model, units)
     if model in acting or every[0] in acting:
         return None
@@ -165,7 +166,7 @@ def find_frozen_part(model: nn.Module, blank: Tensor) -> FrozenPart | None:
     if not frozen:
         return None
     if frozen != every[: len(frozen)] or not acting <= set(order):
-        raise NotConstant(f"this {type(model).__name__} does not run its parts in their order, each once")
+        raise NotConstant(f"this {type(model).__name__} does not call its parts one by one, each once")
     ahead = order[: order.index(frozen[-1]) + 1]
     found = {module: answers[module] for module in ahead if answers.get(module) is not None}
     if not found.keys() >= set(frozen):
@@ -182,11 +183,16 @@ def _find_acting(model: nn.Module, units: list[nn.Module]) -> set[nn.Module]:
     return acting | {module for module in model.modules() if module not in inside | of_head and _acts(module)}
 
 
+def _list_called(unit: nn.Module) -> list[nn.Module]:
+    """List the modules of a list, which is not called itself; of others that one."""
+    return list(unit.children()) if isinstance(unit, nn.ModuleList) else [unit]
+
+
 def _acts(module: nn.Module) -> bool:
     """Tell whether a module has parameters that train, or anything of a method on it, which may read what it gets."""
-    of_head = sum(issubclass(kind, HeadGraft) for kind in kinds(module))
+    harmless = sum(issubclass(kind, HeadGraft) or kind.notes_size_only for kind in kinds(module))
     trains = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
-    return trains or depth(module) > of_head
+    return trains or depth(module) > harmless
 
 
 def _trace(

@@ -9,7 +9,7 @@ import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -21,6 +21,8 @@ class Graft(nn.Module):
     ``blocks.BlockGraft``), calling ``super()`` once so that grafts on one module add up in any order. It may keep what
     it was called on (and drops it in ``forget``), not what ``super()`` returned: a bank writes over that.
     """
+
+    notes_size_only: ClassVar[bool] = False  # it adds nothing, and of what its module gets it notes the size
 
     def prepare_fold(self) -> None:
         """Note what ``fold`` needs of weights as they are before anything of the model folds; most need nothing."""

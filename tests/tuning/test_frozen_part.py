@@ -1,0 +1,170 @@
+"""Going on from what the frozen blocks made of images is the forward pass on the images, bit for bit."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from support.families import WITH_BLOCKS, attach, images, randomise_tuned, tiny
+from support.matrix import fits, parametrize
+from torch import Tensor
+
+import vision_peft as vp
+from vision_peft.tuning.block_method import BlockMethod
+from vision_peft.tuning.blocks import blocks
+from vision_peft.tuning.frozen_part import FrozenPart, NotConstant, find_frozen_part
+
+READS_ALL = ("lst",)  # its side network, whatever blocks it has layers for
+
+
+def find(model: Any) -> FrozenPart | None:
+    return find_frozen_part(model.eval(), images(model, 1) * 0)
+
+
+def gradients(model: Any, x: Tensor) -> dict[str, Tensor]:
+    """Of the trained parameters, of a loss that feels every logit."""
+    model.zero_grad()
+    model(x).square().sum().backward()
+    return {name: p.grad.clone() for name, p in vp.tuned_parameters(model) if p.grad is not None}
+
+
+def check_the_same(model: Any, part: FrozenPart) -> None:
+    """What was kept stays true however the tuned tensors change, forward and backward, and the model is left as is."""
+    x = images(model, 3)
+    kept = part.run(model, x)
+    randomise_tuned(model, seed=5)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    expected, wanted = model(x).detach(), gradients(model, x)
+    with part.left_out(model):
+        assert torch.equal(model(kept), expected)
+        found = gradients(model, kept)
+        assert model.state_dict().keys() == state.keys()
+    assert found.keys() == wanted.keys()
+    assert found
+    for name, gradient in wanted.items():
+        assert torch.equal(found[name], gradient), name
+    assert torch.equal(model(x).detach(), expected)
+
+
+FAMILIES = [name for name in WITH_BLOCKS if name != "frames"]
+DEPTHS = [
+    pytest.param(family, last, id=f"{family}-last {last}", marks=[pytest.mark.matrix] if last > 1 else [])
+    for family in FAMILIES
+    for last in range(1, len(blocks(tiny(family))))
+]
+
+
+@pytest.mark.parametrize(("family", "last"), DEPTHS)
+def test_every_family_goes_on_from_the_last_frozen_block(family: str, last: int) -> None:
+    model = attach(tiny(family), vp.LoRA(rank=2, blocks=f"last {last}"))
+    part = find(model)
+    assert part is not None
+    assert part.blocks == blocks(model)[: len(blocks(model)) - last]
+    check_the_same(model, part)
+
+
+@parametrize([])
+def test_what_is_kept_depends_on_nothing_that_trains(method: vp.Method, family: str) -> None:
+    model = attach(tiny(family), on_last_block(method, family))
+    try:
+        part = find(model)
+    except NotConstant:
+        assert family == "frames"
+    else:
+        if part is not None:
+            check_the_same(model, part)
+
+
+def on_last_block(method: vp.Method, family: str) -> vp.Method:
+    """The method on the last block alone, where it acts on blocks and can do with one."""
+    if not isinstance(method, BlockMethod):
+        return method
+    try:
+        last = dataclasses.replace(method, blocks="last 1")
+    except ValueError:
+        return method
+    return last if fits(last, family) else method
+
+
+@pytest.mark.parametrize("name", [name for name, m in vp.METHODS.items() if issubclass(m, BlockMethod)])
+def test_methods_on_the_last_block_leave_those_below_out(name: str) -> None:
+    method = vp.METHODS[name](blocks="last 1")
+    if not fits(method, "vit"):
+        pytest.skip("it needs another backbone")
+    model = attach(tiny("vit"), method)
+    part = find(model)
+    assert (None if part is None else part.blocks) == (None if name in READS_ALL else blocks(model)[:1])
+    if part is not None:
+        check_the_same(model, part)
+
+
+def test_methods_in_front_of_the_blocks_leave_nothing_out() -> None:
+    for method in (vp.VPT(tokens=2, deep=False), vp.PromptTuning(tokens=2), vp.LoRA(rank=2), vp.BitFit()):
+        assert find(attach(tiny("vit"), method)) is None
+    model = attach(tiny("vit"), vp.LoRA(rank=2, blocks="last 1"))
+    model.pos_embed.requires_grad_(True)
+    assert find(model) is None
+
+
+def test_the_model_is_what_it_was_after_an_error_inside() -> None:
+    model = attach(tiny("vit"), vp.LoRA(rank=2, blocks="last 1"))
+    part = find(model)
+    assert part is not None
+    before = [(name, type(module)) for name, module in model.named_modules()]
+
+    def interrupted() -> None:
+        with part.left_out(model):
+            assert [(name, type(module)) for name, module in model.named_modules()] != before
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [(name, type(module)) for name, module in model.named_modules()] == before
+    assert not hasattr(model, "handover")
+
+
+def test_frozen_blocks_and_the_patch_embedding_do_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = attach(tiny("vit"), vp.LoRA(rank=2, blocks="last 1"))
+    part, x = find(model), images(model, 3)
+    assert part is not None
+    kept, runs = part.run(model, x), []
+    for name, cls in (("attention", type(model.blocks[0].attn)), ("embedding", type(model.patch_embed))):
+        real = cls.forward
+        monkeypatch.setattr(
+            cls, "forward", lambda self, *a, real=real, name=name, **k: runs.append(name) or real(self, *a, **k)
+        )
+    with part.left_out(model):
+        model(kept)
+    assert runs == ["attention"]
+    part.run(model, x)
+    assert runs == ["attention", "embedding", "attention"]  # and nothing behind the last frozen block
+
+
+def test_a_model_that_goes_on_from_tokens_compiles_and_is_checkpointed() -> None:
+    model = attach(tiny("vit"), vp.LoRA(rank=2, blocks="last 1"))
+    part, x = find(model), images(model, 3)
+    assert part is not None
+    kept, expected = part.run(model, x), gradients(model, x)
+    model.set_grad_checkpointing(True)
+    with part.left_out(model):
+        found = gradients(model, kept)
+        model.set_grad_checkpointing(False)
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+        for size in (3, 2):
+            torch.testing.assert_close(compiled(kept[:size]), model(kept[:size]))
+    for name, gradient in expected.items():
+        assert torch.equal(found[name], gradient), name
+
+
+def test_of_clips_taken_frame_by_frame_there_is_no_row_for_each() -> None:
+    model = attach(tiny("frames"), vp.LoRA(rank=2, blocks="last 1"))
+    with pytest.raises(NotConstant, match="do not give one tensor with a row for each image"):
+        find(model)
+
+
+def test_blocks_that_run_twice_are_not_left_out() -> None:
+    model = attach(tiny("vit"), vp.LoRA(rank=2, blocks="last 1"))
+    forward = type(model).forward_features
+    model.forward_features = lambda *args, **kwargs: forward(model, *args, **kwargs) + forward(model, *args, **kwargs)
+    with pytest.raises(NotConstant, match="do not give one tensor with a row for each image"):
+        find(model)
