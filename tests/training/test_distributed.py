@@ -25,6 +25,9 @@ KILLS = {
 # What draws no number of its own, so that it does not depend on who computes which image.
 SAME = ["recipe.epochs=7", "recipe.lr=1e-3", "recipe.clip_grad=1", "recipe.augment=crop_flip"]
 # k-NN makes no update that two processes could share
+# Each process computes its share of what the frozen block gives, and reads that of both, in memory or from one file.
+KEPT = ["method.dropout=0", "method.blocks=last 1", "recipe.augment=none", "save_every=2"]
+KEPT_IN = {"memory": [], "file": ["cache_mb=0", "reuse_file_mb=1"]}
 METHODS = [name for name, method in vp.METHODS.items() if FRAMES not in method().needs and not method().brings_head]
 
 
@@ -36,6 +39,10 @@ def quick_jobs() -> list[Job]:
     for strategy, more in STRATEGIES.items():
         made.append(Job(f"same {strategy}", [*SAME, "method.dropout=0", *more]))
         made.append(Job(f"whole adapters {strategy}", [*DECODING, *more]))
+        if strategy == "ddp":
+            for where, settings in KEPT_IN.items():
+                made.append(Job(f"kept in {where}", [*SAME, *KEPT, *settings]))
+            made.append(Job("kept and killed", [*SAME, *KEPT, *KEPT_IN["file"]], (5, 0)))
         kill, saves = KILLS["mid-accumulation"]
         if strategy == "ddp" and importlib.util.find_spec("torchao"):
             made.append(Job("packed ddp", [*SAME, "method.dropout=0", PACKED]))
@@ -98,6 +105,12 @@ def test_so_they_have_over_packed_weights(two: Left, photos: Path, folder: Path)
     pytest.importorskip("torchao", reason="torchao, of the extra quant, is not installed")
     one = run_job(Job("packed", [*SAME, "method.dropout=0", PACKED]), photos, folder)
     assert losses(two["packed ddp"]) == pytest.approx(losses(one), abs=1e-5)
+
+
+def test_so_they_have_on_what_frozen_blocks_give(two: Left, photos: Path, folder: Path) -> None:
+    one = run_job(Job("kept", [*SAME, *KEPT]), photos, folder)
+    assert losses(two["kept in memory"]) == pytest.approx(losses(one), abs=1e-5)
+    assert two["kept in file"] == two["kept in memory"] == two["kept and killed"]
 
 
 @pytest.mark.slow

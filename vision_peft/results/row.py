@@ -75,7 +75,7 @@ class Row:
     ece: float | None = None  # % on test, expected calibration error of 15 bins, with the temperature if any
     ece_raw: float | None = None  # % on test, the same without the temperature
     temperature: float | None = None  # of the adapter's probabilities, fitted on val
-    reused_features: bool = False  # step_ms and images_per_s are those of the head on features computed once
+    reused_features: bool = False  # step_ms and images_per_s are those of what is behind features computed once
     setting: str | None = None  # digest of `settings`; None: a row of an earlier version
     settings: dict[str, Any] | None = None  # what makes the experiment besides task and seed, where not as by default
     data_digest: str | None = None  # of every item of the data; None: not known

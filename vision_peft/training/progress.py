@@ -41,7 +41,7 @@ class Timing:
     updates: list[float] = field(default_factory=list)
     waited: float = 0.0  # of them, for the loader
     images: int = 0  # or clips that went through these updates, of all processes
-    reused_features: bool = False  # computed once, so that an update is one of the head alone
+    reused_features: bool = False  # computed once, so that an update is one of what is behind them alone
 
     @property
     def step_seconds(self) -> float:

@@ -8,7 +8,7 @@ comes from timm as ever.
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -53,10 +53,12 @@ class StandIn(Graft):
     """A module that answers for every image with the same constant (1 ...), and with what else it gave beside it."""
 
     answer: Tensor
+    answer_rows: int  # for each row that the module is given: frames of a clip where it takes these apart
     answer_beside: tuple[Any, ...] | None  # None: it gives a tensor, not a tuple
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return _put_together(self.answer.expand(len(x), *self.answer.shape[1:]), self.answer_beside)
+        answer = self.answer.expand(self.answer_rows * len(x), *self.answer.shape[1:])
+        return _put_together(answer, self.answer_beside)
 
 
 class LastStandIn(Graft):
@@ -74,6 +76,7 @@ class _Answer:
     """What a module gave for images: a tensor (B ...), alone or with others that are no tensors behind it."""
 
     tensor: Tensor
+    rows: int  # for each row that it was given
     beside: tuple[Any, ...] | None
 
 
@@ -82,33 +85,46 @@ class FrozenPart:
     """The first blocks of a model, in and in front of which nothing trains."""
 
     blocks: list[Any]
-    blank: Tensor  # an image (1 ...)
+    blank: Tensor  # an image or clip (1 ...)
+    rows: int  # of what the last block gives, for each image; frames of a clip where blocks see one at a time
     answers: dict[nn.Module, _Answer] = field(repr=False)  # for it, of the blocks and of what runs in front of them
 
     @property
+    def last_answer(self) -> Tensor:
+        """What the last of the blocks makes of a blank image (or of a frame of a blank clip), (1 ...)."""
+        return self.answers[self.blocks[-1]].tensor
+
+    @property
     def tokens(self) -> Tensor:
-        """What ``run`` returns for a blank image."""
-        return self.answers[self.blocks[-1]].tensor.permute(self._axes).contiguous()
+        """What ``run`` returns for a blank image (1 ...)."""
+        return self._keep(self.last_answer.expand(self.rows, *self.last_answer.shape[1:]))
 
     @property
     def _axes(self) -> list[int]:
-        """Axes by their order in memory, images first: the same sums elsewhere would round otherwise."""
-        strides = self.answers[self.blocks[-1]].tensor.stride()
+        """Axes by their order in memory, images first: sums over a tensor that lies otherwise round otherwise."""
+        strides = self.last_answer.stride()
         return [0, *sorted(range(1, len(strides)), key=lambda axis: -strides[axis])]
+
+    def _keep(self, tokens: Tensor) -> Tensor:
+        tokens = tokens.permute(self._axes).contiguous()
+        return tokens if self.rows == 1 else tokens.unflatten(0, (-1, self.rows))
 
     def restore(self, tokens: Tensor) -> Tensor:
         """Return what ``run`` returned, in whatever type and layout it was kept, as the next block is given it."""
-        axes = self._axes
-        given = tokens.contiguous().to(self.answers[self.blocks[-1]].tensor.dtype)
-        return given.permute([axes.index(axis) for axis in range(len(axes))])
+        axes, tokens = self._axes, tokens.contiguous().to(self.last_answer.dtype)
+        tokens = tokens if self.rows == 1 else tokens.flatten(0, 1)
+        return tokens.permute([axes.index(axis) for axis in range(len(axes))])
 
     @torch.no_grad()
     def run(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Return what the last of the blocks makes of images (B ...), its axes in the order of the memory."""
+        """Return what the last of the blocks makes of images (B ...), its axes in the order of the memory.
+
+        Of clips that are seen frame by frame it is (B T ...).
+        """
         found: list[Tensor] = []
 
         def keep(module: nn.Module, args: Any, answer: Any) -> None:
-            found.append(_take_apart(answer, len(images)).tensor)
+            found.append(answer[0] if isinstance(answer, tuple) else answer)
             raise _Reached
 
         hook = self.blocks[-1].register_forward_hook(keep)
@@ -117,7 +133,7 @@ class FrozenPart:
                 model(images)
         finally:
             hook.remove()
-        return found[0].permute(self._axes).contiguous()
+        return self._keep(found[0])
 
     @contextlib.contextmanager
     def left_out(self, model: nn.Module) -> Iterator[None]:
@@ -127,7 +143,13 @@ class FrozenPart:
         try:
             for module, answer in self.answers.items():
                 if module is not last:
-                    graft(module, StandIn, answer=answer.tensor, answer_beside=answer.beside)
+                    graft(
+                        module,
+                        StandIn,
+                        answer=answer.tensor,
+                        answer_rows=answer.rows,
+                        answer_beside=answer.beside,
+                    )
             graft(last, LastStandIn, handover=handover, answer_beside=self.answers[last].beside)
             graft(model, FromTokens, blank=self.blank, handover=handover, part=self)
             yield
@@ -168,11 +190,12 @@ def find_frozen_part(model: nn.Module, blank: Tensor) -> FrozenPart | None:
     if frozen != every[: len(frozen)] or not acting <= set(order):
         raise NotConstant(f"this {type(model).__name__} does not call its parts one by one, each once")
     ahead = order[: order.index(frozen[-1]) + 1]
-    found = {module: answers[module] for module in ahead if answers.get(module) is not None}
+    found = {module: answer for module in ahead if (answer := answers.get(module)) is not None}
     if not found.keys() >= set(frozen):
-        raise NotConstant(f"the blocks of this {type(model).__name__} do not give one tensor with a row for each image")
-    whole = {module: _Answer(answer.tensor[:1].clone(), answer.beside) for module, answer in found.items()}
-    return FrozenPart(frozen, blank, whole)
+        raise NotConstant(f"the blocks of this {type(model).__name__} do not give one tensor with rows for each image")
+    rows = len(found[frozen[-1]].tensor) // PROBES
+    one = {module: replace(answer, tensor=answer.tensor[:1].clone()) for module, answer in found.items()}
+    return FrozenPart(frozen, blank, rows, one)
 
 
 def _find_acting(model: nn.Module, units: list[nn.Module]) -> set[nn.Module]:
@@ -210,9 +233,9 @@ def _trace(
             order.append(module)
 
     def leave(module: nn.Module, args: Any, answer: Any) -> None:
-        reads = bool(args) and isinstance(args[0], Tensor) and len(args[0]) == len(images)
+        reads = bool(args) and isinstance(args[0], Tensor) and len(args[0]) % len(images) == 0
         first = module not in answers
-        answers[module] = _take_apart(answer, len(images)) if reads and first else None
+        answers[module] = _take_apart(answer, len(args[0])) if reads and first else None
 
     hooks = [module.register_forward_pre_hook(enter) for module in modules]
     hooks += [module.register_forward_hook(leave) for module in modules]
@@ -224,12 +247,12 @@ def _trace(
     return order, answers
 
 
-def _take_apart(answer: Any, images: int) -> Any:
+def _take_apart(answer: Any, given: int) -> _Answer | None:
     tensor, *beside = answer if isinstance(answer, tuple) else (answer,)
-    fits = isinstance(tensor, Tensor) and tensor.ndim > 1 and len(tensor) == images
+    fits = isinstance(tensor, Tensor) and tensor.ndim > 1 and len(tensor) >= given and len(tensor) % given == 0
     if not fits or any(isinstance(each, Tensor) for each in beside):
         return None
-    return _Answer(tensor, tuple(beside) if isinstance(answer, tuple) else None)
+    return _Answer(tensor, len(tensor) // given, tuple(beside) if isinstance(answer, tuple) else None)
 
 
 def _put_together(tensor: Any, beside: tuple[Any, ...] | None) -> Any:

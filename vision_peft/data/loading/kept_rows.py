@@ -47,7 +47,7 @@ class RowsInFile:
 
     def write(self, items: Tensor, rows: Tensor) -> None:
         """Put the rows (B ...) of so many items in their places; OSError where the disk is full."""
-        numbers = rows.contiguous().view(torch.uint8).reshape(len(rows), -1).numpy()
+        numbers = rows.contiguous().view(torch.uint8).reshape(len(rows), self._row_bytes).numpy()
         for item, row in zip(items.tolist(), numbers, strict=True):
             self._file.seek(item * self._row_bytes)
             left = memoryview(row)
