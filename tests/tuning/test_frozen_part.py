@@ -83,7 +83,8 @@ def on_last_block(method: vp.Method, family: str) -> vp.Method:
 
 @pytest.mark.parametrize("name", [name for name, m in vp.METHODS.items() if issubclass(m, BlockMethod)])
 def test_methods_on_the_last_block_leave_those_below_out(name: str) -> None:
-    method = vp.METHODS[name](blocks="last 1")
+    made: Any = vp.METHODS[name]
+    method = made(blocks="last 1")
     if not fits(method, "vit"):
         pytest.skip("it needs another backbone")
     model = attach(tiny("vit"), method)
