@@ -136,20 +136,29 @@ def test_frozen_blocks_and_the_patch_embedding_do_not_run(monkeypatch: pytest.Mo
     assert runs == ["attention", "embedding", "attention"]  # and nothing behind the last frozen block
 
 
-def test_a_model_that_goes_on_from_tokens_compiles_and_is_checkpointed() -> None:
+@pytest.mark.parametrize("recomputed", ["mlp", "attention", "block"])
+def test_what_runs_again_in_the_backward_pass_goes_on_from_the_same_tokens(recomputed: str) -> None:
+    model = attach(tiny("vit"), vp.LoRA(rank=2, blocks="last 1"))
+    expected = gradients(model, images(model, 3))
+    vp.set_recompute(model, recomputed)
+    part = find(model)
+    assert part is not None
+    kept = part.run(model, images(model, 3))
+    with part.left_out(model):
+        found = gradients(model, kept)
+    for name, gradient in expected.items():
+        assert torch.equal(found[name], gradient), name
+
+
+def test_a_model_that_goes_on_from_tokens_compiles_as_one_graph() -> None:
     model = attach(tiny("vit"), vp.LoRA(rank=2, blocks="last 1"))
     part, x = find(model), images(model, 3)
     assert part is not None
-    kept, expected = part.run(model, x), gradients(model, x)
-    model.set_grad_checkpointing(True)
+    kept = part.run(model, x)
     with part.left_out(model):
-        found = gradients(model, kept)
-        model.set_grad_checkpointing(False)
         compiled = torch.compile(model, backend="eager", fullgraph=True)
         for size in (3, 2):
             torch.testing.assert_close(compiled(kept[:size]), model(kept[:size]))
-    for name, gradient in expected.items():
-        assert torch.equal(found[name], gradient), name
 
 
 def test_of_clips_taken_frame_by_frame_the_frames_stay_with_their_clip() -> None:

@@ -208,6 +208,7 @@ class BlockGraft(Graft):
 class TwoDropPaths(BlockGraft):
     """A block whose halves have a drop-path each where timm has one for both."""
 
+    adds_nothing = True
     drop_path1: nn.Module
     drop_path2: nn.Module
 

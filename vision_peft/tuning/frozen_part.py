@@ -213,7 +213,7 @@ def _list_called(unit: nn.Module) -> list[nn.Module]:
 
 def _acts(module: nn.Module) -> bool:
     """Tell whether a module has parameters that train, or anything of a method on it, which may read what it gets."""
-    harmless = sum(issubclass(kind, HeadGraft) or kind.notes_size_only for kind in kinds(module))
+    harmless = sum(issubclass(kind, HeadGraft) or kind.adds_nothing for kind in kinds(module))
     trains = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
     return trains or depth(module) > harmless
 

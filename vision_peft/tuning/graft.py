@@ -22,7 +22,9 @@ class Graft(nn.Module):
     it was called on (and drops it in ``forget``), not what ``super()`` returned: a bank writes over that.
     """
 
-    notes_size_only: ClassVar[bool] = False  # it adds nothing, and of what its module gets it notes the size
+    # Whether its module gives what it would without it, and need not run for anything else: of what the module gets it
+    # notes the size alone. Frozen blocks that carry no others may be left out (``frozen_part``).
+    adds_nothing: ClassVar[bool] = False
 
     def prepare_fold(self) -> None:
         """Note what ``fold`` needs of weights as they are before anything of the model folds; most need nothing."""

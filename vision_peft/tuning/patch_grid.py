@@ -17,7 +17,7 @@ from vision_peft.tuning.needs import Need
 class PatchGrid(Graft):
     """A patch embedding that notes (rows, columns) of every batch: models with ``dynamic_img_size`` change them."""
 
-    notes_size_only = True
+    adds_nothing = True
     patch_grid: list[int]
     grid_of_size: Callable[[Any, tuple[int, int]], tuple[int, int]]
 

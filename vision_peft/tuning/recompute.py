@@ -31,6 +31,8 @@ def _has_backward(block: nn.Module, *inputs: Any) -> bool:
 class RecomputedMLP(BlockGraft):
     """A block that keeps the input of its half with the MLP and not what is inside."""
 
+    adds_nothing = True
+
     def mlp_half(self, x: Tensor) -> Tensor:
         if not _has_backward(self, x):
             return super().mlp_half(x)
@@ -42,6 +44,8 @@ class RecomputedMLP(BlockGraft):
 
 class RecomputedAttention(BlockGraft):
     """A block that keeps the input of its half with attention and not what is inside."""
+
+    adds_nothing = True
 
     def attn_half(self, x: Tensor, **kwargs: Any) -> Tensor:
         if not _has_backward(self, x, *kwargs.values()):
