@@ -24,6 +24,8 @@ PRELOADED = [  # what the tools import, and what torch imports late
     "torch._dynamo",
     "torch.utils.flop_counter",
     "torch.utils.tensorboard",
+    "vision_peft.benchmarks.cost_table",
+    "vision_peft.benchmarks.measure_costs",
     "vision_peft.benchmarks.pipeline_and_updates",
     "vision_peft.training.evaluate_saved",
     "vision_peft.search.trials",

@@ -1,4 +1,4 @@
-"""Measure the input pipeline and the updates of a config, with other settings in turn.
+"""Measure the input pipeline and the updates of a config, with other settings in turn; or what each method costs.
 
     vision-peft benchmark data=vtab1k data.root=vtab-1k data.task=dtd
     vision-peft benchmark method=lora --against method=vpt --against "method=lora recipe.recompute=mlp"
@@ -6,13 +6,26 @@
 Takes the overrides of train. Each --against is one more setting: the same overrides with these on top. Their updates
 alternate, so the ratio (to the first setting) is right on a noisy machine too; milliseconds alone are not. Under
 torchrun the processes share every batch, and the speeds are those of all of them together.
+
+    vision-peft benchmark methods=adaptformer,lora,vpt peers=all backbone=timm backbone.name=vit_small_patch16_224
+    vision-peft benchmark methods=all recipe.batch_size=8,64 --against "method=lora method.rank=64" --out costs
+    vision-peft benchmark --preset cpu --out costs
+
+With methods= (or all), or a preset, no data is read: on random images and weights it measures training steps, inference
+and merged inference, operations, bytes saved for the backward pass and peak memory of every method, beside the floor
+of a frozen backbone, full fine-tuning by timm's own loop and plain timm inference. On a CPU the time is CPU time of one
+thread. peers= adds Hugging Face's PEFT (hf_lora) and methods as published code has them (vpt_inserted,
+adaptformer_written_out). --out FILE writes FILE.md, FILE.csv and FILE.json; the same command goes on from FILE.json.
 """
 
+import argparse
 import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from vision_peft.benchmarks.plan import PRESETS, override
+from vision_peft.cli._costs import COST_KEYS, report_costs
 from vision_peft.cli._roots import check_roots
 from vision_peft.cli._verb import (
     add_config_dir,
@@ -26,23 +39,15 @@ from vision_peft.config.command_line import read_command_line
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure, print, write the JSON file that was asked for."""
-    parser = make_parser("benchmark", __doc__)
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train")
-    parser.add_argument("--against", action="append", default=[], metavar='"KEY=VALUE ..."', help="one more setting")
-    parser.add_argument("--updates", type=int, default=10, help="counted updates of each setting (default: 10)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each reading of the pipeline (default: 5)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures to this file")
-    add_config_dir(parser)
-    options = parser.parse_intermixed_args(argv)
-    if options.updates < 1 or options.seconds <= 0:
-        raise ValueError("--updates must be at least 1 and --seconds above 0")
+    """Measure, print, write the files that were asked for."""
+    options = _parse(argv)
     overrides = overrides_of(options)
-    settings = {"": overrides}
-    for text in options.against:
-        words = shlex.split(text)
-        changed = {word.partition("=")[0] for word in words}
-        settings[text] = [*(word for word in overrides if word.partition("=")[0] not in changed), *words]
+    further = {text: shlex.split(text) for text in options.against}
+    if options.preset or any(word.startswith(COST_KEYS) for word in overrides):
+        return report_costs(options, overrides, further)
+    if given := [flag for flag in ("rounds", "minutes", "out") if getattr(options, flag) is not None]:
+        raise ValueError(f"--{given[0]} is for a table of costs: give methods=... or --preset as well")
+    settings = {"": overrides, **{text: override(overrides, words) for text, words in further.items()}}
     runs = {text: read_command_line(words).runs[0] for text, words in settings.items()}
     check_roots(list(runs.values()))
     announce_loading()
@@ -52,11 +57,33 @@ def main(argv: Sequence[str]) -> int:
     config = runs.pop("").parse()
     configs = {f"method={'+'.join(method.name for method in config.methods)} (as given)": config}
     configs |= {text: run.parse() for text, run in runs.items()}
-    pipelines = measure_pipeline(config, options.seconds)
-    steps = measure_steps(configs, options.updates)
+    pipelines = measure_pipeline(config, 5.0 if options.seconds is None else options.seconds)
+    steps = measure_steps(configs, 10 if options.updates is None else options.updates)
     print_rank0(format_benchmark(config, pipelines, steps))
     if options.json:
         text = json.dumps(to_json(config, pipelines, steps), indent=2) + "\n"
         on_rank0(lambda: write_output(options.json, text))
     suggest_next(["train", *overrides])
     return 0
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = make_parser("benchmark", __doc__)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train; methods=, peers=")
+    parser.add_argument("--against", action="append", default=[], metavar='"KEY=VALUE ..."', help="one more setting")
+    parser.add_argument("--updates", type=int, help="counted updates of each setting (default: 10)")
+    parser.add_argument("--seconds", type=float, help="of each reading of the pipeline (default: 5)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures to this file")
+    costs = parser.add_argument_group("what each method costs (with methods= or a preset)")
+    costs.add_argument(
+        "--preset", choices=list(PRESETS), help="many methods on ViT-B/16; or ViT-S, B, L and g on a GPU"
+    )
+    costs.add_argument("--rounds", type=int, help="times that each setting is measured (default: 7)")
+    costs.add_argument("--minutes", type=float, help="after which no round starts; the same command goes on")
+    costs.add_argument("--out", metavar="FILE", type=Path, help="write FILE.md, FILE.csv and FILE.json")
+    add_config_dir(parser)
+    options = parser.parse_intermixed_args(argv)
+    updates, seconds = (1 if value is None else value for value in (options.updates, options.seconds))
+    if updates < 1 or seconds <= 0:
+        raise ValueError("--updates must be at least 1 and --seconds above 0")
+    return options
