@@ -16,6 +16,7 @@ from vision_peft.tuning.disable import disabled
 from vision_peft.tuning.families import family_of
 from vision_peft.tuning.families.flat import FlatFamily
 from vision_peft.tuning.graft import original
+from vision_peft.tuning.short_block import whole_last_block
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def read_attention(model: Any, images: Tensor, block: int = -1) -> list[Looks]:
     grid = tuple(model.patch_embed.grid_size)
     own = original(model, "num_prefix_tokens")
     prompts = model.num_prefix_tokens - own  # tokens at the input
-    tuned = _attend(model, inputs, block)
+    with whole_last_block(model):
+        tuned = _attend(model, inputs, block)
     tuning = record.find(model)
     if tuning is None or not tuning.methods:
         frozen = tuned

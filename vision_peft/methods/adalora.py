@@ -87,6 +87,7 @@ class Scores(nn.Module):
 class AdaLoRALinear(Graft):
     """A linear layer with an update of adaptive rank."""
 
+    token_wise = True
     adalora: SVDUpdate
     adalora_scores: Scores | None
     weight: Tensor

@@ -77,6 +77,7 @@ class ScaledBottleneck(nn.Module):
 class AdapterPlusPost(BlockGraft):
     """Behind the whole block."""
 
+    token_wise = True
     adapter_plus: ScaledBottleneck
 
     def mlp_half(self, x: Tensor) -> Tensor:
@@ -87,6 +88,7 @@ class AdapterPlusPost(BlockGraft):
 class AdapterPlusPre(BlockGraft):
     """Between attention and MLP."""
 
+    token_wise = True
     adapter_plus: ScaledBottleneck
 
     def attn_half(self, x: Tensor, **kwargs: Any) -> Tensor:
@@ -97,6 +99,7 @@ class AdapterPlusPre(BlockGraft):
 class AdapterPlusParallel(BlockGraft):
     """Beside the MLP and its norm."""
 
+    token_wise = True
     adapter_plus: ScaledBottleneck
 
     def mlp_half(self, x: Tensor) -> Tensor:
@@ -106,6 +109,7 @@ class AdapterPlusParallel(BlockGraft):
 class AdapterPlusSequential(Graft):
     """On the output y of a half, behind the block's own drop-path: y + A(y)."""
 
+    token_wise = True
     adapter_plus: ScaledBottleneck
 
     def forward(self, y: Tensor) -> Tensor:

@@ -53,6 +53,7 @@ class AdaptMLP(nn.Module):
 class AdaptFormerBlock(BlockGraft):
     """The branch reads the residual stream after attention, or the block's own LN₂ of it."""
 
+    token_wise = True
     adaptmlp: AdaptMLP
     block_norm: bool
 
@@ -63,6 +64,7 @@ class AdaptFormerBlock(BlockGraft):
 class AdaptFormerSequential(Graft):
     """The branch reads the output m of the MLP (drop-path included): m + s · A(m)."""
 
+    token_wise = True
     adaptmlp: AdaptMLP
 
     def forward(self, x: Tensor) -> Tensor:

@@ -62,6 +62,7 @@ class Adapter(nn.Module):
 class AIMBlock(BlockGraft):
     """Attention over time in front of attention over space, and an adapter beside the MLP."""
 
+    token_wise = True
     aim: nn.ModuleDict
     aim_frames: int
     aim_scale: float
@@ -81,6 +82,7 @@ class AIMBlock(BlockGraft):
 class AIMSpatial(Graft):
     """On the block's first drop-path, which the output y of attention over space passes: S is not dropped."""
 
+    token_wise = True
     aim_spatial: Adapter
 
     def forward(self, y: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ class Branch(nn.Module):
 class BiAdaptFormerBlock(BlockGraft):
     """The branch reads the residual stream after attention."""
 
+    token_wise = True
     bi_adaptmlp: nn.Module
 
     def mlp_half(self, x: Tensor) -> Tensor:

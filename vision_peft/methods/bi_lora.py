@@ -48,6 +48,7 @@ class Update(nn.Module):
 class BiLoRAQKV(Graft):
     """A fused qkv layer with updates of its q and v."""
 
+    token_wise = True
     bi_lora: Any  # nn.ModuleDict of Update by slice name
     bi_lora_heads: int | None  # see ``qkv_rows``
     weight: Tensor
@@ -67,6 +68,7 @@ class BiLoRAQKV(Graft):
 class BiLoRALinear(Graft):
     """A layer for queries or values with its update."""
 
+    token_wise = True
     bi_lora: Update
     weight: Tensor
 

@@ -57,6 +57,7 @@ class Factors(nn.Module):
 
 
 class _FacTWeight(Graft):
+    token_wise = True
     fact_shared: tuple[Factors]  # lives on the first graft that shares it
     fact_core: Any  # a Parameter (tiles r r), or for "tk" the arguments of ``Factors.cores``
     fact_dropout: nn.Dropout

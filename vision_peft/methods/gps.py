@@ -120,6 +120,8 @@ class GPSLayer(Graft):
 class GPSLinear(GPSLayer):
     """A linear layer."""
 
+    token_wise = True
+
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
         delta = self.gps.values - self.gps.gather(self.weight)

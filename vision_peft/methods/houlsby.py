@@ -46,6 +46,7 @@ class Bottleneck(nn.Module):
 class HoulsbyAdapter(Graft):
     """Sits on the block's drop-path, which every sub-layer output of every family passes."""
 
+    token_wise = True
     houlsby: Bottleneck
 
     def forward(self, y: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ TARGETS = ("k", "v", "fc2")
 class IA3Output(Graft):
     """l ⊙ (W x + b): the output (..., out) of a layer that makes keys or values."""
 
+    token_wise = True
     ia3_scale: nn.Parameter
     weight: Tensor
     bias: Tensor | None
@@ -51,6 +52,7 @@ class IA3Output(Graft):
 class IA3Input(Graft):
     """W (l ⊙ x) + b: the input (..., in) of the MLP's second layer."""
 
+    token_wise = True
     ia3_scale: nn.Parameter
     weight: Tensor
 
@@ -64,6 +66,7 @@ class IA3Input(Graft):
 class IA3QKV(Graft):
     """The slices of a fused qkv layer (..., 3 D) that are keys or values, each with its scale."""
 
+    token_wise = True
     ia3_scale: Any  # nn.ParameterDict by slice name
     ia3_heads: int | None  # see ``rows_by_head``
     ia3_block: tuple[Any]  # the block, in a tuple so as to be no child of its own layer

@@ -68,6 +68,7 @@ class Vote(nn.Module):
 class PromptEnsemble(Graft):
     """The whole model: its logits pass the vote; without a classifier the features of all prompts are averaged."""
 
+    token_wise = True
     prompt_vote: Vote
     num_classes: int
 

@@ -64,6 +64,7 @@ class GroupedBottleneck(nn.Module):
 class RepAdapterNorm(Graft):
     """A norm with the adapter behind it."""
 
+    token_wise = True
     repadapter: GroupedBottleneck
     repadapter_readers: tuple[nn.Linear, ...]  # layers that read this norm; they live elsewhere
     repadapter_block: tuple[Any]  # the block, in a tuple so as to be no child of its own norm

@@ -44,6 +44,7 @@ from vision_peft.tuning.norms import final_norm, makes_maps, norm_layers, token_
 class SSFLast(Graft):
     """γ ⊙ y + β over the last axis: the output of a linear layer or a norm (..., C)."""
 
+    token_wise = True
     ssf_scale: nn.Parameter
     ssf_shift: nn.Parameter
     ssf_overwritten: bool  # timm may change the output in place

@@ -64,6 +64,7 @@ class ScalingVectors(nn.Module):
 class VeRALinear(Graft):
     """A linear layer with an update through the shared matrices."""
 
+    token_wise = True
     vera: ScalingVectors
     vera_shared: tuple[Projections]  # lives on the first layer, as ``vera_projections``
     weight: Tensor

@@ -61,6 +61,7 @@ class LinearAdapter(nn.Module):
 class ZeroI2VNorm(Graft):
     """A norm with an adapter behind it, in front of the layers that read it."""
 
+    token_wise = True
     zero_i2v: LinearAdapter
     zero_i2v_place: tuple[Any, list[nn.Linear]]  # the block and the layers that read; no children of the norm
 
@@ -76,6 +77,7 @@ class ZeroI2VNorm(Graft):
 class ZeroI2VOutput(Graft):
     """A linear layer with an adapter behind it."""
 
+    token_wise = True
     zero_i2v: LinearAdapter
     weight: Tensor
     bias: Tensor | None
@@ -94,6 +96,7 @@ class ZeroI2VOutput(Graft):
 class ZeroI2VShift(Graft):
     """A layer that makes keys or values (or queries, keys and values): some channels are those of other frames."""
 
+    token_wise = True
     zero_i2v_steps: list[tuple[int, int]]
     zero_i2v_frames: int
     zero_i2v_fused: bool

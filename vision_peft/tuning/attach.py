@@ -12,6 +12,7 @@ from vision_peft.tuning.families import family_of
 from vision_peft.tuning.heads import replace_head
 from vision_peft.tuning.method import Method, one_of
 from vision_peft.tuning.modes import set_modes
+from vision_peft.tuning.short_block import restore_last_block, shorten_last_block
 from vision_peft.tuning.timm_version import warn_if_untested
 
 __all__ = ["attach", "attach_for_loading", "detach", "replace_head", "train_mode"]
@@ -24,6 +25,9 @@ def attach(model: nn.Module, method: Method, *, samples: Iterable[Any] | None = 
 
     Methods stack in any order; what an earlier one trains stays trainable. A call that fails leaves the model as it
     was.
+
+    Where the head reads the class token alone, the last block computes that one only (``short_block``): logits and
+    gradients are the same but for rounding.
 
     What the backbone's patch embedding lists in ``trained_with_methods`` (the temporal embedding of an inflated video
     model) trains with every method but a linear probe, and is counted and stored with it.
@@ -74,6 +78,7 @@ def _attach(model: nn.Module, method: Method, samples: Iterable[Any] | None, *, 
     for need in method.needs:
         need.check(model)
     tuning = record.get_or_create_record(model)
+    shortened = restore_last_block(model)
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     depths = {module: graft.depth(module) for module in model.modules()}
     if not tuning.methods:
@@ -95,9 +100,12 @@ def _attach(model: nn.Module, method: Method, samples: Iterable[Any] | None, *, 
             parameter.requires_grad_(flags[name])
         if not known:
             record.clear_record(model)
+        if shortened:
+            shorten_last_block(model)
         raise
     tuning.methods.append(method)
     _note_in_place(model, tuning)
+    shorten_last_block(model)
     return model
 
 
@@ -132,6 +140,7 @@ def detach(model: nn.Module) -> nn.Module:
     """
     tuning = record.find(model)
     if tuning is None:
+        restore_last_block(model)
         return model
     for module in list(model.modules()):
         graft.ungraft(module)

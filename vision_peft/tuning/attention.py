@@ -17,6 +17,8 @@ from vision_peft.tuning.needs import Need
 class KeyValueAttention(Graft):
     """softmax(Q [K_extra; K]ᵀ / √d + [0, bias]) [V_extra; V]: kinds override ``extra_keys_values`` and add theirs."""
 
+    token_wise = True
+
     def extra_keys_values(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Make extra keys and values for the sequence ``x`` (B N C): pairs of (1 or B, heads, P, head dim)."""
         return []
@@ -47,7 +49,8 @@ def project(attn: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def attend(attn: Any, x: Tensor, extra: list[tuple[Tensor, Tensor]], *args: Any, **kwargs: Any) -> Any:
     """Compute the output (B N C) of ``attn`` on ``x`` (B N C) with ``extra`` keys and values in front of its own.
 
-    ``args`` and ``kwargs`` are those that timm's blocks hand to this attention (masks, rotary embedding, shared bias).
+    ``args`` and ``kwargs`` are those that timm's blocks hand to this attention (masks, rotary embedding, shared bias);
+    with ``queries`` among them only the first so many tokens ask, and the output is B queries C.
     Extra keys are seen by every query, get no position bias and are not rotated.
     """
     return family_of_attention(attn).attend(attn, x, extra, *args, **kwargs)

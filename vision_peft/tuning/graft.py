@@ -26,6 +26,10 @@ class Graft(nn.Module):
     # notes the size alone. Frozen blocks that carry no others may be left out (``frozen_part``).
     adds_nothing: ClassVar[bool] = False
 
+    # Whether it works where ``super()`` gives the first tokens alone, or it is called on these: what it adds to a token
+    # it makes of this token, or of what ``super()`` gave for it. Others keep the last block whole (``short_block``).
+    token_wise: ClassVar[bool] = False
+
     def prepare_fold(self) -> None:
         """Note what ``fold`` needs of weights as they are before anything of the model folds; most need nothing."""
 

@@ -14,6 +14,7 @@ from vision_peft.tuning.few_bit_linear import FewBitLinear
 from vision_peft.tuning.head_kinds import Neighbours, TokenHead, count_mlp_layers, read_head
 from vision_peft.tuning.head_tokens import check_tokens, give_tokens, take_tokens_back
 from vision_peft.tuning.neighbours import NeighbourHead
+from vision_peft.tuning.short_block import restore_last_block, shorten_last_block
 
 
 def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.Module:
@@ -51,6 +52,7 @@ def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.
     old = {name: model.get_submodule(name) for name in classifier_names(model)}
     if not tuning.replaced_head:
         tuning.replaced_head, tuning.num_classes = old, model.num_classes
+    shortened = restore_last_block(model)
     take_tokens_back(model)
     model.reset_classifier(num_classes)
     for name in classifier_names(model):
@@ -74,6 +76,8 @@ def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.
             model.set_submodule(name, nn.Sequential(*before, linear).to(linear.weight).train(model.training))
     if isinstance(head, TokenHead):
         give_tokens(model, head)
+    if shortened or tuning.methods:
+        shorten_last_block(model)
     return model
 
 

@@ -17,6 +17,7 @@ from vision_peft.tuning.qkv_rows import join_rows, split_rows
 class LoRALinear(Graft):
     """A linear layer with one update."""
 
+    token_wise = True
     lora: LowRank
     weight: Tensor
     bias: Tensor | None
@@ -46,6 +47,7 @@ class LoRAConv(Graft):
 class LoRAOutput(Graft):
     """A linear layer with a low-rank map of its output beside the output."""
 
+    token_wise = True
     lora_output: LowRank
     weight: Tensor
     bias: Tensor | None
@@ -64,6 +66,7 @@ class LoRAOutput(Graft):
 class LoRAQKV(Graft):
     """A fused qkv layer with an update of its own for each chosen slice."""
 
+    token_wise = True
     lora: Any  # nn.ModuleDict of LowRank by slice name
     lora_heads: int | None  # see ``qkv_rows``
     weight: Tensor

@@ -18,6 +18,7 @@ from vision_peft.inference.bank.one_bit import OneBit, encode
 from vision_peft.inference.bank.seats import find_seats, nearest_seat
 from vision_peft.tuning import graft, record
 from vision_peft.tuning.blocks import BlockGraft, blocks
+from vision_peft.tuning.short_block import restore_last_block
 
 OWN_SHARE = 0.5  # of the backbone: adapters that train more of it in place share too little to be in a bank
 _CALLED = ("forward", "attn_half", "mlp_half")  # all that a graft may change for the frozen module to be the same
@@ -103,6 +104,7 @@ class Loader:
         model = self.copy(own)
         with torch.random.fork_rng(devices=[]):
             load_adapter(model, folder)
+        restore_last_block(model)  # a bank cuts whole blocks
         model.eval().requires_grad_(False)
         tensors = record.tuned_tensors(model)
         added = record.graft_tensors(model).items()
@@ -208,6 +210,7 @@ def _share(model: Any) -> Any:
         tensors[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
     backbone = copy.deepcopy(model, tensors)
     record.clear_record(backbone)
+    restore_last_block(backbone)
     if backbone.num_classes:
         backbone.reset_classifier(0)
     record.get_or_create_record(backbone)  # adapters are compared with its fingerprint, which is computed once

@@ -63,6 +63,24 @@ class AttentionFamily(ABC):
         q, k, v = qkv.unflatten(-1, (3, *self.key_value_heads(attn))).permute(2, 0, 3, 1, 4).unbind(0)
         return *self.norm_heads(attn, q, k), v
 
+    def project_first(self, attn: Any, x: Tensor, queries: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Do as ``project``, with queries of the first ``queries`` tokens alone (B heads queries head_dim).
+
+        A fused layer that nothing is grafted onto makes no others; any other one makes all, of which these are taken.
+        """
+        qkv: Any = attn.qkv
+        if type(qkv) is not nn.Linear or qkv._forward_hooks or qkv._forward_pre_hooks:
+            q, k, v = self.project(attn, x)
+            return q[:, :, :queries], k, v
+        heads, head_dim = self.key_value_heads(attn)
+        parts = [heads * head_dim, 2 * heads * head_dim]
+        biases = [bias for bias in (qkv.bias, self.separate_bias(attn)) if bias is not None]
+        of_q, of_kv = sum(biases[1:], biases[0]).split(parts) if biases else (None, None)
+        to_q, to_kv = qkv.weight.split(parts)
+        q = F.linear(x[:, :queries], to_q, of_q).unflatten(-1, (heads, head_dim)).transpose(1, 2)
+        k, v = F.linear(x, to_kv, of_kv).unflatten(-1, (2, heads, head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
+        return *self.norm_heads(attn, q, k), v
+
     def norm_heads(self, attn: Any, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Pass queries and keys (B heads N head_dim) through attention's norms of them, if it has any."""
         return q, k
@@ -82,24 +100,35 @@ class AttentionFamily(ABC):
         ``kwargs`` are those that timm's blocks hand to this attention.
         """
 
-    def attend(self, attn: Any, x: Tensor, extra: list[tuple[Tensor, Tensor]], *args: Any, **kwargs: Any) -> Any:
+    def attend(
+        self,
+        attn: Any,
+        x: Tensor,
+        extra: list[tuple[Tensor, Tensor]],
+        *args: Any,
+        queries: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Compute what ``attn`` gives for ``x``, with ``extra`` keys and values: see ``attention.attend``."""
         B, N, _ = x.shape
-        q, k, v = self.project(attn, x)
+        q, k, v = self.project(attn, x) if queries is None else self.project_first(attn, x, queries)
         if kwargs.get("rope") is not None:
-            q, k = (self.rotate(attn, t, kwargs["rope"]).type_as(v) for t in (q, k))
-        q = q.contiguous() if extra else q  # a view would keep all of q, k, v in memory, beside the longer k and v
-        k = torch.cat([*(pair[0].expand(B, -1, -1, -1).type_as(k) for pair in extra), k], dim=2)
-        v = torch.cat([*(pair[1].expand(B, -1, -1, -1).type_as(v) for pair in extra), v], dim=2)
-        bias = self.attention_bias(attn, q, **kwargs)
+            k = self.rotate(attn, k, kwargs["rope"]).type_as(v)
+            q = (self.rotate(attn, q, kwargs["rope"]) if queries is None else q).type_as(v)  # prefix tokens do not turn
+        bias = self.attention_bias(attn, q if queries is None else k, **kwargs)
+        if extra:
+            q = q.contiguous()  # a view would keep all of q, k, v in memory, beside the longer k and v
+            k = torch.cat([*(pair[0].expand(B, -1, -1, -1).type_as(k) for pair in extra), k], dim=2)
+            v = torch.cat([*(pair[1].expand(B, -1, -1, -1).type_as(v) for pair in extra), v], dim=2)
         if bias is not None:
+            bias = bias if queries is None else bias[..., :queries, :]
             shown = True if bias.dtype == torch.bool else self.bias_without_position
             bias = F.pad(bias, (k.shape[2] - N, 0), value=shown)
         groups = q.shape[1] // k.shape[1]
         if groups > 1:
             k, v = (t.repeat_interleave(groups, dim=1) for t in (k, v))
         y = self.mix_values(attn, q, k, v, bias)
-        y = self.attention_output(attn, x, y.transpose(1, 2).flatten(2))
+        y = self.attention_output(attn, x[:, :queries], y.transpose(1, 2).flatten(2))
         return attn.proj_drop(attn.proj(y))
 
     def mix_values(self, attn: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:

@@ -87,6 +87,7 @@ class Beit(FlatFamily):
 class BiasWithPrompts(Graft):
     """Attention whose position bias (1 heads N N) is zero from and to ``input_tokens`` behind the class token."""
 
+    token_wise = True
     input_tokens: int
 
     def _get_rel_pos_bias(self) -> Tensor:
@@ -105,6 +106,7 @@ class SharedBiasWithPrompts(Graft):
 class BiasWithPlacedPrompts(Graft):
     """Attention whose position bias (1 heads N N) has rows and columns of placed tokens before the patches'."""
 
+    token_wise = True
     placed: TokenPositions
     window_size: tuple[int, int]
 

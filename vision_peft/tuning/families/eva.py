@@ -43,10 +43,17 @@ class Eva(FlatFamily):
         return heads, keys.out_features // heads
 
     def project(self, attn: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return super().project(attn, x) if self.is_fused(attn) else self._project(attn, x, x)
+
+    def project_first(self, attn: Any, x: Tensor, queries: int) -> tuple[Tensor, Tensor, Tensor]:
         if self.is_fused(attn):
-            return super().project(attn, x)
+            return super().project_first(attn, x, queries)
+        return self._project(attn, x[:, :queries], x)
+
+    def _project(self, attn: Any, asking: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute queries of the tokens ``asking``, keys and values of ``x`` by the three layers."""
         heads, head_dim = self.key_value_heads(attn)
-        q = attn.q_proj(x).unflatten(-1, (attn.num_heads, head_dim)).transpose(1, 2)
+        q = attn.q_proj(asking).unflatten(-1, (attn.num_heads, head_dim)).transpose(1, 2)
         k, v = (layer(x).unflatten(-1, (heads, head_dim)).transpose(1, 2) for layer in (attn.k_proj, attn.v_proj))
         return *self.norm_heads(attn, q, k), v
 
@@ -73,6 +80,7 @@ class Eva(FlatFamily):
 class JoinWithPositions(Graft):
     """The whole model: what is grafted onto ``norm_pre`` joins behind the position embeddings."""
 
+    token_wise = True
     norm_pre: Any
 
     def _pos_embed(self, x: Tensor) -> tuple[Any, ...]:

@@ -73,6 +73,10 @@ class Family(AttentionFamily):
     def reads_class_token_only(self, model: Any) -> bool:
         """Tell whether the head sees nothing of the last block's output but the class (and distillation) token."""
 
+    def read_tokens(self, model: Any) -> int | None:
+        """Count the tokens, from the first on, that the head reads of the last block's output; None: all of them."""
+        return None
+
     def prefix_tokens(self, model: Any) -> int:
         """Count the tokens that stand ahead of the patches behind the last block: class token, registers, prompts."""
         return 0
@@ -141,9 +145,12 @@ class Family(AttentionFamily):
         return x
 
     def attn_half(self, block: Any, x: Tensor, **kwargs: Any) -> Tensor:
-        """Compute the first half of a block: ``x + drop_path1(after_attn(attn(attn_input(x))))``."""
+        """Compute the first half of a block: ``x + drop_path1(after_attn(attn(attn_input(x))))``.
+
+        With ``queries`` among ``kwargs`` it gives the first so many tokens alone, see ``short_block``.
+        """
         y = self.after_attn(block, block.attn(self.attn_input(block, x), **kwargs))
-        return x + self.drop_path(block, "attn")(y)
+        return first_tokens(x, **kwargs) + self.drop_path(block, "attn")(y)
 
     def mlp_half(self, block: Any, x: Tensor) -> Tensor:
         """Compute the second half of a block: ``x + drop_path2(after_mlp(mlp(mlp_input(x))))``."""
@@ -209,3 +216,8 @@ class Family(AttentionFamily):
             TypeError: a family of one stage, which merges no tokens.
         """
         raise TypeError(f"{type(self).__name__} has one stage, between which and another no tokens are merged")
+
+
+def first_tokens(x: Tensor, queries: int | None = None, **kwargs: Any) -> Tensor:
+    """Return the tokens of ``x`` (B N C) that attention was asked for: the first ``queries``, else all."""
+    return x if queries is None else x[:, :queries]

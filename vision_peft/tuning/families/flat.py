@@ -27,6 +27,10 @@ class FlatFamily(Family):
     def reads_class_token_only(self, model: Any) -> bool:
         return model.global_pool == "token" and not any(issubclass(kind, HeadGraft) for kind in kinds(model))
 
+    def read_tokens(self, model: Any) -> int | None:
+        pools = getattr(model, "attn_pool", None) is not None
+        return len(self.classifier_names(model)) if self.reads_class_token_only(model) and not pools else None
+
     def prefix_tokens(self, model: Any) -> int:
         return model.num_prefix_tokens
 

@@ -80,6 +80,7 @@ class NaFlexViT(FlatFamily):
 class RopeOfPatches(Graft):
     """The whole model, which counts the patches of a dict as what is no prefix token, before prompts have joined."""
 
+    token_wise = True
     rope_prompts: int
 
     def _generate_rope_naflex(self, x: Tensor, patch_coord: Tensor) -> Any:

@@ -80,6 +80,7 @@ class ViT(FlatFamily):
 class JoinWithPositions(Graft):
     """The whole model: what is grafted onto ``norm_pre`` joins behind the position embeddings."""
 
+    token_wise = True
     norm_pre: Any
 
     def _pos_embed(self, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from timm.models.vision_transformer import ParallelThingsBlock
 from torch import Tensor
 
-from vision_peft.tuning.families.family import Branch
+from vision_peft.tuning.families.family import Branch, first_tokens
 from vision_peft.tuning.families.vit import ViT
 
 
@@ -36,7 +36,7 @@ class ParallelThingsViT(ViT):
 
     def attn_half(self, block: Any, x: Tensor, **kwargs: Any) -> Tensor:
         outputs = [parts.drop_path(parts.ls(parts.attn(parts.norm(x), **kwargs))) for parts in block.attns]
-        return x + torch.stack(outputs).sum(dim=0)
+        return first_tokens(x, **kwargs) + torch.stack(outputs).sum(dim=0)
 
     def mlp_half(self, block: Any, x: Tensor) -> Tensor:
         return x + torch.stack([parts(x) for parts in block.ffns]).sum(dim=0)

@@ -93,6 +93,7 @@ class ResPostRelPosViT(NormsBehind, RelPosViT):
 class PositionBiasWithPrompts(Graft):
     """A position bias (1 heads N N) that is zero from and to ``input_tokens`` behind the model's ``own_tokens``."""
 
+    token_wise = True
     input_tokens: int
     own_tokens: int
 
@@ -103,6 +104,7 @@ class PositionBiasWithPrompts(Graft):
 class PositionBiasWithPlacedPrompts(Graft):
     """A position bias (1 heads N N) with rows and columns of placed tokens before the patches'."""
 
+    token_wise = True
     placed: TokenPositions
     window_area: int
 

@@ -1,0 +1,315 @@
+"""The last block for the tokens that are read: the same logits and gradients, fewer operations, and a way back."""
+
+import copy
+import threading
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from support.families import attach, four_sizes, images, randomise_tuned, tiny, with_drop_paths
+from support.matrix import COVER, METHODS, fits
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import vision_peft as vp
+from vision_peft.tuning import graft
+from vision_peft.tuning.blocks import BlockGraft, blocks
+from vision_peft.tuning.short_block import ShortBlock, restore_last_block, shorten_last_block, whole_last_block
+
+# Families of tiny models whose head reads the class token, and flat ones that are told to.
+READ = ["vit", "deit3", "deit_distilled", "dinov2_reg4", "dinov2_swiglu", "clip", "frames", "hybrid", "eva_post_norm"]
+READ += ["vit_parallel", "relpos_shared", "relpos_post"]
+TOLD = ["beit", "beit_shared_bias", "dinov3", "dinov3_qkvb", "eva02_tiny", "eva02_base", "rope_gqa", "relpos"]
+TOLD += ["naflexvit", "vit_res_post", "vitamin"]
+# Methods with a graft on the last block or behind it that needs all tokens, by name.
+WHOLE = {"convpass", "dtl", "lst", "mona"}
+CASES = [(method, family) for family in READ + TOLD for method in METHODS if fits(method, family)]
+DEFAULT = [case for case in CASES if case in COVER and case[1] in READ][::3]
+DEFAULT += [(vp.LoRA(), "beit"), (vp.BitFit(), "eva02_tiny"), (vp.VPT(), "dinov3")]
+DEFAULT += [(vp.PTuningV2(), "rope_gqa"), (vp.VPT(tokens=3, deep=False), "relpos")]
+DEFAULT += [(vp.AdaptFormer(), "naflexvit")]
+
+
+def build(family: str) -> Any:
+    model = tiny(family)
+    model.global_pool = "token"
+    return model.double()
+
+
+def is_short(model: Any) -> bool:
+    return ShortBlock in graft.kinds(blocks(model)[-1])
+
+
+def gradients(model: Any, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    model.zero_grad()
+    torch.manual_seed(3)
+    logits = model(x)
+    logits = logits if isinstance(logits, Tensor) else torch.stack(logits)
+    logits.square().sum().backward()
+    return logits.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(model: Any, whole: Any, x: Tensor) -> None:
+    logits, found = gradients(model, x)
+    expected, wanted = gradients(whole, x)
+    torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12)
+    assert found.keys() == wanted.keys()
+    largest = max(gradient.abs().max() for gradient in wanted.values())
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient / largest, wanted[name] / largest, rtol=1e-11, atol=1e-13)
+
+
+def whole_twin(model: Any) -> Any:
+    twin = copy.deepcopy(model)
+    assert restore_last_block(twin) == is_short(model)
+    return twin
+
+
+@pytest.mark.parametrize(
+    ("method", "family"),
+    [
+        pytest.param(
+            *case,
+            id=f"{case[0]!r}-{case[1]}",
+            marks=[pytest.mark.matrix, *([pytest.mark.cover] if case in DEFAULT else [])],
+        )
+        for case in CASES
+    ],
+)
+def test_logits_and_gradients_are_those_of_the_whole_block(method, family):
+    model = attach(build(family), method)
+    randomise_tuned(model)
+    fields = vars(method)
+    needs_all = method.name in WHOLE or (method.name == "st_adapter" and {"attn"} & {*fields["sites"]})
+    assert is_short(model) == (not (needs_all or fields.get("keep_dead")))
+    if is_short(model):
+        assert_same(model.eval(), whole_twin(model), images(model).double())
+
+
+def test_drop_paths_and_two_logits_in_training():
+    model = attach(with_drop_paths(build("deit_distilled")), vp.Houlsby(bottleneck=4, sigma=0.1))
+    model.set_distilled_training(True)
+    vp.train_mode(model, frozen="train")
+    assert is_short(model)
+    assert_same(model, whole_twin(model), images(model, batch=8).double())
+
+
+@pytest.mark.parametrize("family", ["vit", "deit_distilled"])
+def test_operations_are_those_of_the_read_tokens(family):
+    model, read = build(family), {"vit": 1, "deit_distilled": 2}[family]
+    x = images(model, batch=3)
+    B, N, D = 3, 16 + read, 32
+    # one multiplication and one addition each; queries, output projection and MLP of the other tokens, their scores
+    saved = 2 * B * (N - read) * (D * D + D * D + 8 * D * D + 2 * N * D)
+    plain = _count(model, x)
+    assert shorten_last_block(model)
+    assert plain - _count(model, x) == saved
+    vp.attach(model, vp.LoRA(rank=2, targets=("q",)))  # the grafted layer makes queries of all tokens
+    assert _count(whole_twin(model), x) - _count(model, x) == saved - 2 * B * (N - read) * D * D
+
+
+def _count(model: Any, x: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model(x.double())
+    return counter.get_total_flops()
+
+
+def test_features_are_those_of_all_tokens():
+    model = vp.attach(build("vit"), vp.VPT(tokens=3)).eval()
+    x, twin = images(model).double(), whole_twin(model)
+    with torch.no_grad():
+        assert torch.equal(model.forward_features(x), twin.forward_features(x))
+        found, wanted = (each.forward_intermediates(four_sizes(x))[1] for each in (model, twin))
+        assert all(map(torch.equal, found, wanted))
+        tokens = model.norm_pre(torch.ones(2, 17, 32).double())
+        assert torch.equal(model.blocks(tokens), twin.blocks(tokens))
+
+
+def test_detach_disabled_and_a_failed_attach_leave_what_was_there():
+    model = build("vit")
+    x = images(model).double()
+    expected, classes = model(x), [type(module) for module in model.modules()]
+    vp.attach(model, vp.AdaptFormer(bottleneck=4))
+    head = copy.deepcopy(model.head.state_dict())
+    assert is_short(model)
+    with vp.disabled(model):
+        assert torch.equal(model(x), expected)
+    assert is_short(model)
+    with pytest.raises(ValueError, match="already attached"):
+        vp.attach(model, vp.AdaptFormer(bottleneck=4))
+    assert is_short(model)
+    model.head.load_state_dict(head)
+    vp.detach(model)
+    assert torch.equal(model(x), expected)
+    assert [type(module) for module in model.modules()] == classes
+    assert shorten_last_block(model)
+    vp.detach(model)  # nothing is attached, but this
+    assert [type(module) for module in model.modules()] == classes
+    with pytest.raises(ValueError, match="blocks"):
+        vp.attach(model, vp.AdaptFormer(bottleneck=4, blocks=(7,)))
+    assert [type(module) for module in model.modules()] == classes
+
+
+def test_modes_and_order_of_parts_stay():
+    model = vp.attach(build("vit"), vp.AdaptFormer(bottleneck=4))
+    vp.train_mode(model)
+    modes, names = [m.training for m in model.modules()], [name for name, _ in model.named_parameters()]
+    with whole_last_block(model):
+        assert not is_short(model)
+        assert [m.training for m in model.modules()] == modes
+    assert is_short(model)
+    assert [m.training for m in model.modules()] == modes
+    assert [name for name, _ in model.named_parameters()] == names
+
+
+def test_a_checkpointed_block_runs_again_as_it_ran():
+    model = vp.attach(build("vit"), vp.AdaptFormer(bottleneck=4)).eval()
+    randomise_tuned(model)
+    first, second = images(model).double(), images(model, seed=4).double()
+    wanted = _of_both(model, first, second)
+    model.set_grad_checkpointing(True)
+    for name, gradient in _of_both(model, first, second).items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        assert model.forward_features(first).shape[1] == 17
+
+
+def _of_both(model: Any, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss = model(first).square().sum()
+    loss = loss + model.forward_features(second).square().sum() + model(second).sum()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in vp.tuned_parameters(model) if p.grad is not None}
+
+
+@pytest.mark.parametrize("method", [vp.LoRA(rank=2), vp.VPT(tokens=3)], ids=lambda method: method.name)
+def test_compiled_and_exported_models_are_short_too(method):
+    model = vp.attach(tiny("vit"), method).eval()
+    randomise_tuned(model)
+    x = images(model)
+    expected, operations = model(x), _count_calls(model, x)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), expected)
+    features = torch.compile(model.forward_features, fullgraph=True, backend="eager")(x)
+    torch.testing.assert_close(features, model.forward_features(x))
+    program = torch.export.export(model, (x,))
+    assert _count_calls(program.module(), x) == operations
+    traced: Any = torch.jit.trace(model, x, check_trace=False)
+    torch.testing.assert_close(traced(x), expected)
+
+
+def _count_calls(model: Any, x: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(x)
+    return counter.get_total_flops()
+
+
+def test_blocks_compiled_one_by_one():
+    model = vp.attach(build("vit"), vp.AdaptFormer(bottleneck=4)).eval()
+    randomise_tuned(model)
+    x = images(model).double()
+    logits, wanted = gradients(model, x)
+    torch._dynamo.reset()
+    for block in model.blocks:
+        block.compile(backend="eager")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        torch.testing.assert_close(model(x), logits)
+        assert model.forward_features(x).shape[1] == 17
+    assert counter.get_total_flops() > 0
+    model.set_grad_checkpointing(True)  # a second run in the backward pass cannot be told apart: the whole block
+    for name, gradient in gradients(model, x)[1].items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-11, atol=1e-11)
+
+
+class Unknown(BlockGraft):
+    """A graft that says nothing about tokens."""
+
+
+class OwnMlp(nn.Sequential):
+    """A layer of the user's."""
+
+
+def _own_forward(model: Any) -> None:
+    model.forward_head = partial(type(model).forward_head, model)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model, "global_pool", "avg"),
+        lambda model: graft.graft(model.blocks[-1], Unknown),
+        lambda model: graft.graft(model.blocks[-1].attn.q_norm, type("UnknownNorm", (graft.Graft,), {})),
+        lambda model: graft.graft(model, type("UnknownModel", (graft.Graft,), {})),
+        lambda model: graft.graft(model.norm, type("UnknownFinal", (graft.Graft,), {})),
+        lambda model: setattr(model.blocks[-1], "mlp", OwnMlp(model.blocks[-1].mlp)),
+        lambda model: setattr(model.blocks[-1].attn, "proj_drop", OwnMlp()),
+        lambda model: vp.replace_head(model, "attentive", 3, queries=1),
+        _own_forward,
+    ],
+)
+def test_what_may_need_all_tokens_keeps_the_block_whole(change):
+    model = tiny("vit")
+    x = images(model)
+    change(model)
+    expected = model(x)
+    assert not shorten_last_block(model)
+    assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("family", ["vit_avg", "siglip", "swin", "cait", "xcit", "convnext"])
+def test_heads_that_read_more_keep_the_block_whole(family):
+    assert not shorten_last_block(tiny(family))
+
+
+def test_grafts_in_front_of_the_last_block_may_need_all_tokens():
+    model = attach(build("vit"), vp.Convpass(bottleneck=2, blocks="first 1"))
+    randomise_tuned(model)
+    assert is_short(model)
+    assert_same(model.eval(), whole_twin(model), images(model).double())
+
+
+def test_it_follows_heads_and_pooling():
+    model = vp.attach(tiny("vit"), vp.AdaptFormer(bottleneck=4)).eval()
+    x = images(model)
+    vp.replace_head(model, "attentive", 3, queries=1)
+    assert not is_short(model)
+    vp.replace_head(model, "linear", 3)
+    assert is_short(model)
+    model.reset_classifier(3, global_pool="avg")  # behind our back
+    assert torch.equal(model(x), whole_twin(model)(x))
+
+
+def test_merged_and_frozen_models_take_it():
+    model = vp.attach(build("vit"), vp.LoRA(rank=2))
+    randomise_tuned(model)
+    x, expected = images(model).double(), model.eval()(images(model).double())
+    vp.merge(model, reversible=True)
+    assert not is_short(model)
+    assert shorten_last_block(model)
+    torch.testing.assert_close(model(x), expected, rtol=1e-12, atol=1e-12)
+    vp.unmerge(model)
+    assert is_short(model)
+    assert torch.equal(model(x), expected)
+
+
+def test_another_thread_sees_all_features_meanwhile():
+    model = vp.attach(tiny("vit"), vp.AdaptFormer(bottleneck=4)).eval()
+    x, shapes = images(model), []
+    look = threading.Thread(target=lambda: shapes.append(model.forward_features(x).shape))
+    seen: list[bool] = []
+
+    def once(*_: Any) -> None:
+        if not seen:
+            seen.append(True)
+            look.start()
+            look.join()
+
+    model.blocks[0].register_forward_hook(once)
+    last: list[int] = []
+    model.norm.register_forward_hook(lambda _, args, output: last.append(output.shape[1]))
+    model(x)
+    assert shapes[0][1] == 17
+    assert last == [17, 1]
