@@ -61,6 +61,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the lines of the metho
     from vision_peft.tuning.method import Method
     from vision_peft.tuning.quantize import quantize_backbone
     from vision_peft.tuning.recompute import set_recompute
+    from vision_peft.tuning.short_block import restore_last_block, shorten_last_block
     from vision_peft.tuning.state import Counts, count_parameters, load_tuned, tuned_parameters, tuned_state_dict
 
     __version__: str
@@ -87,8 +88,10 @@ _MODULES = {  # where a name is imported from when it is first used; method clas
     "read_foreign": "formats",
     "register": "config.register",
     "replace_head": "tuning.attach",
+    "restore_last_block": "tuning.short_block",
     "save_adapter": "formats",
     "set_recompute": "tuning.recompute",
+    "shorten_last_block": "tuning.short_block",
     "train_mode": "tuning.attach",
     "tuned_parameters": "tuning.state",
     "tuned_state_dict": "tuning.state",
@@ -150,8 +153,10 @@ __all__ = [
     "read_foreign",
     "register",
     "replace_head",
+    "restore_last_block",
     "save_adapter",
     "set_recompute",
+    "shorten_last_block",
     "train_mode",
     "tuned_parameters",
     "tuned_state_dict",

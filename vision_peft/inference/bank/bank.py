@@ -33,9 +33,10 @@ class Bank:
 
     The batch is sorted by task once. At a module that tasks have grafts on, it is cut, and each part goes through its
     task's grafts; what the frozen module computes, and every module that no task touches, sees the whole batch. The
-    logits are those of the single adapter to rounding (of a batch of one task bit for bit). Adapters whose prompts join
-    the sequence are answered together where they have equally many; adapters with a graft on the whole model (ensembles
-    of prompts, prompts with positions) have a forward of their own.
+    logits are those of the single adapter to rounding (of a batch of one task, and with all tokens in the single one's
+    last block, bit for bit). Adapters whose prompts join the sequence are answered together where they have equally
+    many; adapters with a graft on the whole model (ensembles of prompts, prompts with positions) have a forward of
+    their own.
 
     All methods may be called by several threads at a time. A forward sees every task as it is before or after a change
     and never between; forwards run one after another.
