@@ -164,12 +164,14 @@ def test_modes_and_order_of_parts_stay():
     assert [name for name, _ in model.named_parameters()] == names
 
 
-def test_a_checkpointed_block_runs_again_as_it_ran():
+@pytest.mark.parametrize("part", ["block", "attention", "mlp"])
+def test_a_recomputed_block_runs_again_as_it_ran(part):
     model = vp.attach(build("vit"), vp.AdaptFormer(bottleneck=4)).eval()
     randomise_tuned(model)
     first, second = images(model).double(), images(model, seed=4).double()
     wanted = _of_both(model, first, second)
-    model.set_grad_checkpointing(True)
+    vp.set_recompute(model, part)
+    assert shorten_last_block(model)
     for name, gradient in _of_both(model, first, second).items():
         torch.testing.assert_close(gradient, wanted[name], rtol=1e-12, atol=1e-12)
     with torch.no_grad():

@@ -32,6 +32,7 @@ class RecomputedMLP(BlockGraft):
     """A block that keeps the input of its half with the MLP and not what is inside."""
 
     adds_nothing = True
+    token_wise = True
 
     def mlp_half(self, x: Tensor) -> Tensor:
         if not _has_backward(self, x):
@@ -46,6 +47,7 @@ class RecomputedAttention(BlockGraft):
     """A block that keeps the input of its half with attention and not what is inside."""
 
     adds_nothing = True
+    token_wise = True
 
     def attn_half(self, x: Tensor, **kwargs: Any) -> Tensor:
         if not _has_backward(self, x, *kwargs.values()):

@@ -84,6 +84,7 @@ class ShortModel(Graft):
     short_last: tuple[Any]  # the last block, which lives elsewhere
     global_pool: str
     token_wise = True
+    adds_nothing = True
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if self.global_pool != "token" or _runs_again_compiled(self, self.short_last[0]):
@@ -109,6 +110,7 @@ class ShortBlock(BlockGraft):
     short_now: ForwardNow
     short_tokens: int
     token_wise = True
+    adds_nothing = True
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         asked = {"queries": self.short_tokens} if self.short_now.reads(x) else {}
@@ -122,6 +124,7 @@ class ShortAttention(Graft):
     """Attention that takes ``queries``, the number of first tokens that ask."""
 
     token_wise = True
+    adds_nothing = True
 
     def forward(self, x: Tensor, *args: Any, queries: int | None = None, **kwargs: Any) -> Any:
         if queries is None:
