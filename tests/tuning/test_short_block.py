@@ -79,7 +79,7 @@ def whole_twin(model: Any) -> Any:
     ],
 )
 def test_logits_and_gradients_are_those_of_the_whole_block(method, family):
-    model = attach(build(family), method)
+    model: Any = attach(build(family), method)
     randomise_tuned(model)
     fields = vars(method)
     needs_all = method.name in WHOLE or (method.name == "st_adapter" and {"attn"} & {*fields["sites"]})
@@ -89,7 +89,7 @@ def test_logits_and_gradients_are_those_of_the_whole_block(method, family):
 
 
 def test_drop_paths_and_two_logits_in_training():
-    model = attach(with_drop_paths(build("deit_distilled")), vp.Houlsby(bottleneck=4, sigma=0.1))
+    model: Any = attach(with_drop_paths(build("deit_distilled")), vp.Houlsby(bottleneck=4, sigma=0.1))
     model.set_distilled_training(True)
     vp.train_mode(model, frozen="train")
     assert is_short(model)
@@ -117,7 +117,7 @@ def _count(model: Any, x: Tensor) -> int:
 
 
 def test_features_are_those_of_all_tokens():
-    model = vp.attach(build("vit"), vp.VPT(tokens=3)).eval()
+    model: Any = vp.attach(build("vit"), vp.VPT(tokens=3)).eval()
     x, twin = images(model).double(), whole_twin(model)
     with torch.no_grad():
         assert torch.equal(model.forward_features(x), twin.forward_features(x))
@@ -153,7 +153,7 @@ def test_detach_disabled_and_a_failed_attach_leave_what_was_there():
 
 
 def test_modes_and_order_of_parts_stay():
-    model = vp.attach(build("vit"), vp.AdaptFormer(bottleneck=4))
+    model: Any = vp.attach(build("vit"), vp.AdaptFormer(bottleneck=4))
     vp.train_mode(model)
     modes, names = [m.training for m in model.modules()], [name for name, _ in model.named_parameters()]
     with whole_last_block(model):
@@ -166,7 +166,7 @@ def test_modes_and_order_of_parts_stay():
 
 @pytest.mark.parametrize("part", ["block", "attention", "mlp"])
 def test_a_recomputed_block_runs_again_as_it_ran(part):
-    model = vp.attach(build("vit"), vp.AdaptFormer(bottleneck=4)).eval()
+    model: Any = vp.attach(build("vit"), vp.AdaptFormer(bottleneck=4)).eval()
     randomise_tuned(model)
     first, second = images(model).double(), images(model, seed=4).double()
     wanted = _of_both(model, first, second)
@@ -188,7 +188,7 @@ def _of_both(model: Any, first: Tensor, second: Tensor) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("method", [vp.LoRA(rank=2), vp.VPT(tokens=3)], ids=lambda method: method.name)
 def test_compiled_and_exported_models_are_short_too(method):
-    model = vp.attach(tiny("vit"), method).eval()
+    model: Any = vp.attach(tiny("vit"), method).eval()
     randomise_tuned(model)
     x = images(model)
     expected, operations = model(x), _count_calls(model, x)
@@ -210,7 +210,7 @@ def _count_calls(model: Any, x: Tensor) -> int:
 
 
 def test_blocks_compiled_one_by_one():
-    model = vp.attach(build("vit"), vp.AdaptFormer(bottleneck=4)).eval()
+    model: Any = vp.attach(build("vit"), vp.AdaptFormer(bottleneck=4)).eval()
     randomise_tuned(model)
     x = images(model).double()
     logits, wanted = gradients(model, x)
@@ -267,14 +267,14 @@ def test_heads_that_read_more_keep_the_block_whole(family):
 
 
 def test_grafts_in_front_of_the_last_block_may_need_all_tokens():
-    model = attach(build("vit"), vp.Convpass(bottleneck=2, blocks="first 1"))
+    model: Any = attach(build("vit"), vp.Convpass(bottleneck=2, blocks="first 1"))
     randomise_tuned(model)
     assert is_short(model)
     assert_same(model.eval(), whole_twin(model), images(model).double())
 
 
 def test_it_follows_heads_and_pooling():
-    model = vp.attach(tiny("vit"), vp.AdaptFormer(bottleneck=4)).eval()
+    model: Any = vp.attach(tiny("vit"), vp.AdaptFormer(bottleneck=4)).eval()
     x = images(model)
     vp.replace_head(model, "attentive", 3, queries=1)
     assert not is_short(model)
@@ -285,7 +285,7 @@ def test_it_follows_heads_and_pooling():
 
 
 def test_merged_and_frozen_models_take_it():
-    model = vp.attach(build("vit"), vp.LoRA(rank=2))
+    model: Any = vp.attach(build("vit"), vp.LoRA(rank=2))
     randomise_tuned(model)
     x, expected = images(model).double(), model.eval()(images(model).double())
     vp.merge(model, reversible=True)
@@ -298,7 +298,7 @@ def test_merged_and_frozen_models_take_it():
 
 
 def test_another_thread_sees_all_features_meanwhile():
-    model = vp.attach(tiny("vit"), vp.AdaptFormer(bottleneck=4)).eval()
+    model: Any = vp.attach(tiny("vit"), vp.AdaptFormer(bottleneck=4)).eval()
     x, shapes = images(model), []
     look = threading.Thread(target=lambda: shapes.append(model.forward_features(x).shape))
     seen: list[bool] = []
