@@ -2,21 +2,19 @@
 
 import copy
 import threading
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from support.families import attach, four_sizes, images, randomise_tuned, tiny, with_drop_paths
 from support.matrix import COVER, METHODS, fits
-from torch import Tensor, nn
+from support.short_blocks import assert_same, build, gradients, is_short, whole_twin
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import vision_peft as vp
-from vision_peft.tuning import graft
-from vision_peft.tuning.blocks import BlockGraft, blocks
-from vision_peft.tuning.short_block import ShortBlock, restore_last_block, shorten_last_block, whole_last_block
+from vision_peft.tuning.short_block import shorten_last_block, whole_last_block
 
 # Families of tiny models whose head reads the class token, and flat ones that are told to.
 READ = ["vit", "deit3", "deit_distilled", "dinov2_reg4", "dinov2_swiglu", "clip", "frames", "hybrid", "eva_post_norm"]
@@ -30,41 +28,6 @@ DEFAULT = [case for case in CASES if case in COVER and case[1] in READ][::3]
 DEFAULT += [(vp.LoRA(), "beit"), (vp.BitFit(), "eva02_tiny"), (vp.VPT(), "dinov3")]
 DEFAULT += [(vp.PTuningV2(), "rope_gqa"), (vp.VPT(tokens=3, deep=False), "relpos")]
 DEFAULT += [(vp.AdaptFormer(), "naflexvit")]
-
-
-def build(family: str) -> Any:
-    model = tiny(family)
-    model.global_pool = "token"
-    return model.double()
-
-
-def is_short(model: Any) -> bool:
-    return ShortBlock in graft.kinds(blocks(model)[-1])
-
-
-def gradients(model: Any, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    model.zero_grad()
-    torch.manual_seed(3)
-    logits = model(x)
-    logits = logits if isinstance(logits, Tensor) else torch.stack(logits)
-    logits.square().sum().backward()
-    return logits.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def assert_same(model: Any, whole: Any, x: Tensor) -> None:
-    logits, found = gradients(model, x)
-    expected, wanted = gradients(whole, x)
-    torch.testing.assert_close(logits, expected, rtol=1e-12, atol=1e-12)
-    assert found.keys() == wanted.keys()
-    largest = max(gradient.abs().max() for gradient in wanted.values())
-    for name, gradient in found.items():
-        torch.testing.assert_close(gradient / largest, wanted[name] / largest, rtol=1e-11, atol=1e-13)
-
-
-def whole_twin(model: Any) -> Any:
-    twin = copy.deepcopy(model)
-    assert restore_last_block(twin) == is_short(model)
-    return twin
 
 
 @pytest.mark.parametrize(
@@ -213,75 +176,17 @@ def test_blocks_compiled_one_by_one():
     model: Any = vp.attach(build("vit"), vp.AdaptFormer(bottleneck=4)).eval()
     randomise_tuned(model)
     x = images(model).double()
-    logits, wanted = gradients(model, x)
+    operations, (logits, wanted) = _count_calls(model, x), gradients(model, x)
     torch._dynamo.reset()
     for block in model.blocks:
         block.compile(backend="eager")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    assert _count_calls(model, x) == operations
+    with torch.no_grad():
         torch.testing.assert_close(model(x), logits)
         assert model.forward_features(x).shape[1] == 17
-    assert counter.get_total_flops() > 0
     model.set_grad_checkpointing(True)  # a second run in the backward pass cannot be told apart: the whole block
     for name, gradient in gradients(model, x)[1].items():
         torch.testing.assert_close(gradient, wanted[name], rtol=1e-11, atol=1e-11)
-
-
-class Unknown(BlockGraft):
-    """A graft that says nothing about tokens."""
-
-
-class OwnMlp(nn.Sequential):
-    """A layer of the user's."""
-
-
-def _own_forward(model: Any) -> None:
-    model.forward_head = partial(type(model).forward_head, model)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda model: setattr(model, "global_pool", "avg"),
-        lambda model: graft.graft(model.blocks[-1], Unknown),
-        lambda model: graft.graft(model.blocks[-1].attn.q_norm, type("UnknownNorm", (graft.Graft,), {})),
-        lambda model: graft.graft(model, type("UnknownModel", (graft.Graft,), {})),
-        lambda model: graft.graft(model.norm, type("UnknownFinal", (graft.Graft,), {})),
-        lambda model: setattr(model.blocks[-1], "mlp", OwnMlp(model.blocks[-1].mlp)),
-        lambda model: setattr(model.blocks[-1].attn, "proj_drop", OwnMlp()),
-        lambda model: vp.replace_head(model, "attentive", 3, queries=1),
-        _own_forward,
-    ],
-)
-def test_what_may_need_all_tokens_keeps_the_block_whole(change):
-    model = tiny("vit")
-    x = images(model)
-    change(model)
-    expected = model(x)
-    assert not shorten_last_block(model)
-    assert torch.equal(model(x), expected)
-
-
-@pytest.mark.parametrize("family", ["vit_avg", "siglip", "swin", "cait", "xcit", "convnext"])
-def test_heads_that_read_more_keep_the_block_whole(family):
-    assert not shorten_last_block(tiny(family))
-
-
-def test_grafts_in_front_of_the_last_block_may_need_all_tokens():
-    model: Any = attach(build("vit"), vp.Convpass(bottleneck=2, blocks="first 1"))
-    randomise_tuned(model)
-    assert is_short(model)
-    assert_same(model.eval(), whole_twin(model), images(model).double())
-
-
-def test_it_follows_heads_and_pooling():
-    model: Any = vp.attach(tiny("vit"), vp.AdaptFormer(bottleneck=4)).eval()
-    x = images(model)
-    vp.replace_head(model, "attentive", 3, queries=1)
-    assert not is_short(model)
-    vp.replace_head(model, "linear", 3)
-    assert is_short(model)
-    model.reset_classifier(3, global_pool="avg")  # behind our back
-    assert torch.equal(model(x), whole_twin(model)(x))
 
 
 def test_merged_and_frozen_models_take_it():
