@@ -79,6 +79,19 @@ def test_an_adapter_trained_on_a_bf16_backbone_belongs_to_the_fp32_one(tiny: Tin
     assert evaluate_saved(run_folder(config), []).metrics.top1 == row.top1
 
 
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "dora"])  # whose norms read stored weights
+def test_stored_in_bf16_a_frozen_weight_is_what_autocast_makes_of_it(tiny: Tiny, method: str) -> None:
+    found = []
+    for dtype in ("fp32", "bf16"):
+        model = vp.train_mode(tuned_model(tiny("precision=bf16", f"backbone_dtype={dtype}", *METHODS[method])))
+        torch.manual_seed(0)
+        with Compute(CPU.device, "bf16").autocast():
+            logits = model(torch.randn(4, 3, 32, 32))
+        logits.float().square().sum().backward()
+        found.append([logits, *(parameter.grad for _, parameter in vp.tuned_parameters(model))])
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
 def test_storage_in_another_type_than_the_products_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"backbone_dtype=bf16 needs precision=bf16, here it is fp32: give both"):
         train(tiny("precision=fp32", "backbone_dtype=bf16"))
@@ -128,11 +141,11 @@ def compiled_in_both(rank: int, folder: Path) -> list[list[float]]:
     compile_, compile_block = torch.compile, nn.Module.compile
     with (
         mock.patch.object(torch, "compile", functools.partial(compile_, backend="eager")),
-        mock.patch.object(nn.Module, "compile", lambda module: compile_block(module, backend="eager")),
+        mock.patch.object(nn.Module, "compile", lambda module, **_: compile_block(module, backend="eager")),
     ):
-        for name, more in (("plain", []), ("ddp", ["compile=true"]), ("fsdp2", ["compile=true"])):
+        for name, compiled in (("plain", "false"), ("ddp", "true"), ("blocks", "blocks"), ("fsdp2", "true")):
             strategy = "fsdp2" if name == "fsdp2" else "ddp"
-            settings = [*SAME, *more, f"distributed.strategy={strategy}"]
+            settings = [*SAME, f"compile={compiled}", f"distributed.strategy={strategy}"]
             found.append(losses(train(tiny_config(folder / "photos", folder / name, *settings)).row))
     return found
 
@@ -142,6 +155,7 @@ def test_compiled_models_train_alike_in_two_processes(photos: Path, tmp_path: Pa
     (tmp_path / "photos").symlink_to(photos)
     first, second = (process["given"] for process in in_two_processes(compiled_in_both, tmp_path))
     assert first == second
-    plain, ddp, fsdp2 = first
+    plain, ddp, by_block, fsdp2 = first
+    assert by_block == pytest.approx(plain, abs=1e-5)
     assert ddp == pytest.approx(plain, abs=1e-5)
     assert fsdp2 == pytest.approx(plain, abs=1e-5)

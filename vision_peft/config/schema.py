@@ -20,6 +20,12 @@ from vision_peft.protocols import PROTOCOLS
 from vision_peft.tuning.head_kinds import check_head, list_grid_problems
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+COMPILE_MODES = (
+    "default",
+    "reduce-overhead",
+    "max-autotune",
+    "max-autotune-no-cudagraphs",
+)  # as torch.compile has them
 QUANTIZED = ("int8", "nf4")  # as tuning.quantize knows them
 STRATEGIES = ("ddp", "fsdp2")
 TRACKERS = ("tensorboard", "wandb")
@@ -204,7 +210,8 @@ class Settings(Checked):
     reuse_dtype: str = "auto"  # of tokens kept so: auto: bf16 before an attentive head, else exact | exact | bf16
     reuse_file_mb: int = 0  # most that they may take in a file, 10^6 bytes, where they do not fit into cache_mb
     reuse_folder: str | None = None  # where that file is put, for as long as it is needed; null: the run folder
-    compile: bool = False  # torch.compile the training forward
+    compile: bool | str = False  # the training forward by torch.compile: true (whole) | blocks (starts sooner) | false
+    compile_mode: str = "default"  # of torch.compile: default | reduce-overhead (CUDA graphs) | max-autotune
     grid: dict[str, Any] = field(default_factory=dict)  # values that vision-peft tune tries; train ignores it
 
     def __post_init__(self) -> None:
@@ -217,6 +224,7 @@ class Settings(Checked):
             at_least("save_every", self.save_every, 1),
             share("max_bad_fraction", self.max_bad_fraction),
             choice("bad_eval", self.bad_eval, BAD_IN_EVALUATION),
+            choice("compile_mode", self.compile_mode, COMPILE_MODES),
             choice("check_files", self.check_files, ("decode", "headers", "off")),
             at_least("keep_states", self.keep_states, 1),
             *(choice("each of trackers", name, TRACKERS) for name in self.trackers),
@@ -227,6 +235,10 @@ class Settings(Checked):
             choice("backbone_dtype", self.backbone_dtype, (*PRECISIONS[1:], *QUANTIZED)),
             None if self.max_time is None else above_zero("max_time", self.max_time),
         ]
+        if self.compile not in (False, True, "blocks"):
+            problems.append(f"compile must be true, false or blocks, got {self.compile!r}")
+        if not self.compile and self.compile_mode != "default":
+            problems.append(f"compile_mode={self.compile_mode} is for compile=true or compile=blocks: give one of them")
         if self.workers != "auto" and (not isinstance(self.workers, int) or self.workers < 0):
             problems.append(f"workers must be auto or a number of processes from 0, got {self.workers!r}")
         if self.cache_mb != "auto" and (not isinstance(self.cache_mb, int) or self.cache_mb < 0):

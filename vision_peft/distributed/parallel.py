@@ -66,18 +66,25 @@ class Parallel:
     """Forward passes of `model` and the gradients of its trained parameters over all processes.
 
     The model is changed in place and stays so; `close` takes off what would be in the way of saving it.
+
+    Args:
+        compiled: whether torch.compile takes the model; blocks: each block by itself, equal ones share their code.
+        mode: of torch.compile.
     """
 
-    def __init__(self, model: Any, compute: Compute, compiled: bool = False) -> None:
+    def __init__(self, model: Any, compute: Compute, compiled: bool | str = False, mode: str = "default") -> None:
         self.model, self._whole = model, []
+        self._compiled: list[tuple[Any, Any]] = []  # blocks, and their forward passes
         self._norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d) and is_distributed()]
         for norm in self._norms:
             graft(norm, WholeBatchNorm)
         self.forward: Any = model
         if compute.sharded:
-            self._whole = _shard(model, compute, compiled)
+            self._whole = _shard(model, compute, mode if compiled else None)
+        elif compiled == "blocks" and has_blocks(model):
+            self._compiled = [(block, torch.compile(block.forward, mode=mode)) for block in blocks(model)]
         elif compiled:
-            self.forward = torch.compile(model)
+            self.forward = torch.compile(model, mode=mode)
         self._ddp: DistributedDataParallel | None = None
         if is_distributed() and not compute.sharded:
             devices = [compute.device] if compute.device.type == "cuda" else None
@@ -89,8 +96,14 @@ class Parallel:
         """Around forward and backward of a part of the batch; gradients of all processes meet in the last one."""
         if isinstance(self.model, FSDPModule):
             self.model.set_requires_gradient_sync(last)
-        with contextlib.nullcontext() if self._ddp is None or last else self._ddp.no_sync():
-            yield
+        for block, forward in self._compiled:
+            block.forward = forward
+        try:
+            with contextlib.nullcontext() if self._ddp is None or last else self._ddp.no_sync():
+                yield
+        finally:
+            for block, _ in self._compiled:
+                del block.forward
         if last and self._whole:
             _average_gradients([parameter.grad for parameter in self._whole if parameter.grad is not None])
 
@@ -100,8 +113,8 @@ class Parallel:
             ungraft(norm, keep=depth(norm) - 1)
 
 
-def _shard(model: Any, compute: Compute, compiled: bool) -> list[nn.Parameter]:
-    """Cut the backbone of `model` into shards on the device; what remains whole and trains."""
+def _shard(model: Any, compute: Compute, compiled: str | None) -> list[nn.Parameter]:
+    """Cut the backbone of `model` into shards on the device, blocks `compiled` in this mode; what stays whole."""
     added = [
         tensor
         for tensor in {**graft_tensors(model), **head_tensors(model)}.values()
@@ -110,7 +123,7 @@ def _shard(model: Any, compute: Compute, compiled: bool) -> list[nn.Parameter]:
     mesh = init_device_mesh(compute.device.type, (compute.world_size,))
     for block in blocks(model) if has_blocks(model) else []:
         if compiled:
-            block.compile()
+            block.compile(mode=compiled)
         fully_shard(block, mesh=mesh, ignored_params=set(added))
     # torch would keep the outermost group together after a forward pass without backward
     fully_shard(model, mesh=mesh, ignored_params=set(added), reshard_after_forward=True)

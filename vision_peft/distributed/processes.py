@@ -123,6 +123,16 @@ def all_gather(value: Any) -> list[Any]:
     return gather_json(value) if is_distributed() else [through_json(value)]
 
 
+def all_gather_numbers(numbers: Sequence[float]) -> list[list[float]]:
+    """Return the numbers of every process, of each as many, in the order of their ranks; in a single exchange."""
+    if not is_distributed():
+        return [list(numbers)]
+    own = torch.tensor(numbers, dtype=torch.float64)
+    shares = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(shares, own)
+    return [share.tolist() for share in shares]
+
+
 def all_gather_tensors(tensor: Tensor) -> list[Tensor]:
     """Return a tensor (N ...) on the CPU of every process, of which N may differ, type and other sizes may not."""
     return gather_tensors(tensor) if is_distributed() else [tensor]

@@ -14,16 +14,15 @@ from vision_peft.data.loading.loader import TrainLoader
 from vision_peft.data.loading.samples import Batch
 from vision_peft.distributed.device import seed_everything
 from vision_peft.distributed.parallel import clip_gradients, full_tensor, gradient_norm, load_tuned
-from vision_peft.distributed.processes import Heartbeat, all_gather, all_reduce_sum
+from vision_peft.distributed.processes import Heartbeat, all_reduce_sum
 from vision_peft.distributed.stopping import FROM_KEYBOARD, catch_signals, stop_decision
-from vision_peft.printable import LONGEST_LINE, printable
 from vision_peft.protocols import Phase
-from vision_peft.runs.run import format_time_left
 from vision_peft.runs.train_state import TrainState, load_scaler
 from vision_peft.training.build import list_class_weights
 from vision_peft.training.evaluation import create_eval_loader, evaluate_heads
 from vision_peft.training.progress import WAYS_OUT, Diverged, Progress, Saver, State, Training
-from vision_peft.training.step import StepResult, TrainStep, apply_mixup, create_schedule, update_average
+from vision_peft.training.step import Queued, StepResult, TrainStep, apply_mixup, create_schedule, update_average
+from vision_peft.training.unread import UnreadUpdates
 from vision_peft.tuning.head_grid import find_grid
 
 
@@ -35,7 +34,7 @@ def fit(
     Returns:
         The tuned tensors to keep, whole and on the CPU: of the best epoch on the watched split, or of the last one.
     """
-    config, compute, run, timing = training.config, training.compute, training.run, training.timing
+    config, compute, run = training.config, training.compute, training.run
     recipe, requests = config.recipe, training.requests
     train_set = training.splits[phase.trained]
     loader = TrainLoader(
@@ -62,40 +61,33 @@ def fit(
         train_state.load_state_dict(*state)
         load_scaler(step.scaler, state[0]["scaler"], state[1])
     saver = Saver(training, progress, train_state, step.scaler, best=state[0]["best"] if state else {})
-    heartbeat = Heartbeat()
+    unread, heartbeat = UnreadUpdates(training, phase, progress, epochs, updates), Heartbeat()
+
+    def votes() -> list[float]:
+        return [saver.is_late(), *requests.votes()]
 
     with catch_signals(requests, FROM_KEYBOARD), contextlib.closing(step.parallel):
         while progress.epoch < epochs and not patience_is_over(recipe.early_stopping, progress):
             vp.train_mode(model, recipe.frozen_mode)
             batches = loader.epoch(progress.epoch, start_batch=progress.update * micro_batches)
-            while progress.update < updates:
-                started = time.perf_counter()
-                schedule.step_update(progress.epoch * updates + progress.update)
+            while progress.update + len(unread) < updates:
+                started, done = time.perf_counter(), progress.update + len(unread)
+                schedule.step_update(progress.epoch * updates + done)
                 rate = max(group["lr"] for group in step.optimizer.param_groups)
-                step.position = progress.epoch * updates + progress.update + 1, epochs * updates
-                key = config.seed, phase.name, progress.step
-                result = run_update(step, batches, micro_batches, key, lambda: [saver.is_late(), *requests.votes()])
-                where = f"epoch {progress.epoch + 1}/{epochs}  update {progress.update + 1}/{updates}"
-                progress.end_update(result.loss, result.skipped)
-                if result.skipped:
-                    _report_bad_update(
-                        training, phase, result, f"{where} (step {progress.step}, lr {rate:.3g})", progress
-                    )
-                elif average is not None and recipe.ema:
-                    update_average(average, tuned, recipe.ema)
-                timing.waited += result.waited
-                timing.updates.append(time.perf_counter() - started)
-                timing.images += len(result.samples) * compute.world_size  # every process has as many
-                heartbeat.beat(progress.step)
-
-                tenth = progress.update % max(updates // 10, 1) == 0
-                time_left = format_time_left(timing.step_seconds, (epochs - progress.epoch) * updates - progress.update)
-                run.progress(f"{where}  loss {result.loss:.4f}  lr {rate:.2e}  {time_left}", tenth)
-                if tenth:
-                    run.record("step", progress.step, {"epoch": progress.epoch + 1, "loss": result.loss, "lr": rate})
-                late, *votes = result.votes
-                stop = stop_decision(votes, progress.step)
-                if stop or late or saver.is_due_after_update():
+                step.position = progress.epoch * updates + done + 1, epochs * updates
+                key = config.seed, phase.name, progress.step + len(unread)
+                update = queue_update if step.decides_on_device else run_update
+                result = update(step, batches, micro_batches, key, votes)
+                if average is not None and recipe.ema:
+                    update_average(average, tuned, recipe.ema, result.skipped)
+                unread.add(result, rate, started)
+                heartbeat.beat(progress.step + len(unread))
+                saved = saver.is_due_after(progress.step + len(unread))
+                if not (saved or unread.is_due() or done + 1 == updates):
+                    continue
+                late, *asked = unread.read(votes)
+                stop = stop_decision(asked, progress.step)
+                if stop or late or saved:
                     saver.save()
                 if stop:
                     raise stop
@@ -114,8 +106,8 @@ def fit(
             progress.end_epoch(entry)
             run.record("epoch", progress.step, entry)
             run.say(format_epoch(entry, epochs, best=entry is progress.best))
-            due, *votes = all_reduce_sum([saver.is_due_after_epoch(), *requests.votes()])
-            stop = stop_decision(votes, progress.step)
+            due, *asked = all_reduce_sum([saver.is_due_after_epoch(), *requests.votes()])
+            stop = stop_decision(asked, progress.step)
             if stop or due or progress.epoch == epochs:
                 saver.save()
             if stop:
@@ -138,6 +130,45 @@ def run_update(
         key: with the number of the micro-batch and the rank it seeds all that is drawn while one is computed.
         votes: what this process says to the others once it has its gradient, as numbers that are summed.
     """
+    loss_sum, norm, samples, waited = _compute_gradient(step, batches, micro_batches, key)
+    own_loss, finite = torch.stack([loss_sum, (loss_sum.isfinite() & step.grads_finite(norm)).float()]).tolist()
+
+    # Agreement: all processes take this step or none does, and all hear the same votes
+    loss, bad, *sums = all_reduce_sum([own_loss / step.compute.world_size, not finite, *votes()])
+
+    # Step
+    if bad:
+        step.skip()
+    else:
+        if step.clip:
+            clip_gradients(step.trained, step.clip, norm)
+        step.scaler.step(step.optimizer)
+        step.finish()
+    step.scaler.update()
+    step.optimizer.zero_grad(set_to_none=True)
+    return StepResult(loss, bool(bad), own_loss, samples, waited, sums)
+
+
+def queue_update(
+    step: TrainStep, batches: Iterator[Batch], micro_batches: int, key: Sequence[Any], _: Any = None
+) -> Queued:
+    """Do one update as `run_update` does, without waiting for the device; for steps that `decides_on_device`.
+
+    The processes agree by the gradient that they share: a loss that is not finite makes it NaN in all of them.
+    """
+    loss_sum, norm, samples, waited = _compute_gradient(step, batches, micro_batches, key)
+    skipped = ~norm.isfinite()
+    if step.clip:
+        clip_gradients(step.trained, step.clip, norm)
+    step.step_unless(skipped)
+    step.optimizer.zero_grad(set_to_none=True)
+    return Queued(torch.stack([loss_sum, skipped.float()]), skipped, samples, waited)
+
+
+def _compute_gradient(
+    step: TrainStep, batches: Iterator[Batch], micro_batches: int, key: Sequence[Any]
+) -> tuple[Tensor, Tensor, list[int], float]:
+    """Compute the gradient of a batch: the loss of this process' share, the norm, the samples, seconds of waiting."""
     compute, parallel, device = step.compute, step.parallel, step.compute.device
     step.keep_statistics()
     loss_sum, waited, samples = torch.zeros((), device=device), 0.0, []
@@ -162,42 +193,10 @@ def run_update(
             loss = step.compute_loss(logits.float(), targets) / micro_batches
             # Backward; in the last micro-batch the gradients of all processes are averaged. Of several heads each has
             # the gradient of its own loss
-            step.scaler.scale(loss * step.heads).backward()
+            step.scaler.scale(loss * step.heads).backward(step.mark_finite(loss))
         loss_sum += loss.detach()
     step.scaler.unscale_(step.optimizer)
-    norm = gradient_norm(step.trained)
-    own_loss, finite = torch.stack([loss_sum, (loss_sum.isfinite() & step.grads_finite(norm)).float()]).tolist()
-
-    # Agreement: all processes take this step or none does, and all hear the same votes
-    loss, bad, *sums = all_reduce_sum([own_loss / compute.world_size, not finite, *votes()])
-
-    # Step
-    if bad:
-        step.skip()
-    else:
-        if step.clip:
-            clip_gradients(step.trained, step.clip, norm)
-        step.scaler.step(step.optimizer)
-        step.finish()
-    step.scaler.update()
-    step.optimizer.zero_grad(set_to_none=True)
-    return StepResult(loss, bool(bad), own_loss, samples, waited, sums)
-
-
-def _report_bad_update(training: Training, phase: Phase, result: StepResult, where: str, progress: Progress) -> None:
-    """Say which update was skipped and on what; Diverged after too many in a row."""
-    config, run, train_set = training.config, training.run, training.splits[phase.trained]
-    shares = all_gather([result.own_loss, result.samples])
-    culprits = [(loss, samples) for loss, samples in shares if not math.isfinite(loss)]
-    what = f"the loss is {culprits[0][0]}" if culprits else "the gradient is not finite"
-    samples = [sample for _, ids in culprits or shares for sample in ids]
-    named = ", ".join(f"{sample} ({printable(train_set.path(sample), LONGEST_LINE)})" for sample in samples[:3])
-    text = f"{what} at {where}, on samples {', '.join(map(str, samples))}: {named}{', ...' if len(samples) > 3 else ''}"
-    run.record("bad_step", progress.step, {"epoch": progress.epoch + 1, "samples": samples})
-    if progress.bad_steps > config.max_bad_steps:
-        row = f"; {progress.bad_steps} such updates in a row, max_bad_steps={config.max_bad_steps}"
-        raise Diverged(f"{text}{row if config.max_bad_steps else ''}: {WAYS_OUT}")
-    run.say(f"warning: {text}; this update is skipped ({progress.bad_steps} in a row)")
+    return loss_sum, gradient_norm(step.trained), samples, waited
 
 
 @contextlib.contextmanager

@@ -48,6 +48,11 @@ class Timing:
         """Median of an update; 0 before the first."""
         return statistics.median(self.updates[-200:]) if self.updates else 0.0
 
+    def describe_first(self) -> str:
+        """Say what the first update took, of which the second one has to tell what compilation was."""
+        first, second = self.updates[:2]
+        return f"the first update took {first:.1f} s, {max(first - second, 0):.1f} of them compilation"
+
 
 @dataclass(frozen=True)
 class Training:
@@ -176,10 +181,10 @@ class Saver:
         """Whether the end of an epoch is a time to save."""
         return not self.training.config.save_every and time.monotonic() - self._saved > SHORTEST_BETWEEN_EPOCHS_SECONDS
 
-    def is_due_after_update(self) -> bool:
-        """Whether `save_every` asks for the state of this update."""
+    def is_due_after(self, step: int) -> bool:
+        """Whether `save_every` asks for the state of update `step`."""
         every = self.training.config.save_every
-        return bool(every) and self.progress.step % (every or 1) == 0
+        return bool(every) and step % (every or 1) == 0
 
     def count_seconds(self) -> None:
         """Note in the progress how long the phases have trained and watched."""

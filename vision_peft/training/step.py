@@ -20,6 +20,7 @@ from vision_peft.config.parse import Config
 from vision_peft.config.schema import Recipe
 from vision_peft.distributed.device import Compute
 from vision_peft.distributed.parallel import Parallel
+from vision_peft.tuning.finish_step import acts_on_steps
 from vision_peft.tuning.head_grid import find_grid, number_of_head
 
 # timm's "sgd" has Nesterov momentum, its "momentum" is torch.optim.SGD as the papers used it.
@@ -38,6 +39,16 @@ class StepResult:
     samples: list[int]  # of that share, indices in the dataset
     waited: float  # seconds, for the loader
     votes: list[float]  # sums over all processes
+
+
+@dataclass(frozen=True)
+class Queued:
+    """An update that the device was told to do: what comes of it is not known here yet."""
+
+    figures: Tensor  # 2: this process' loss, and 1 where the update is skipped
+    skipped: Tensor  # bool, the same in all processes
+    samples: list[int]
+    waited: float
 
 
 class TrainStep:
@@ -61,13 +72,16 @@ class TrainStep:
         self.layout: dict[str, Any] = {"memory_format": torch.channels_last} if config.channels_last else {}
         self.model = model
         self.position: tuple[int, int] | None = None  # of the update in its training, from 1, and how many there are
-        self.parallel = Parallel(model, compute, config.compile)
+        self.parallel = Parallel(model, compute, config.compile, config.compile_mode)
         grid = find_grid(model)
         self.heads = 1 if grid is None else len(grid.heads)  # that are trained at once
         self.trained = [parameter for _, parameter in vp.tuned_parameters(model)]
         on_gpu = compute.device.type == "cuda"
         self.optimizer = create_optimizer(model, recipe, fused=on_gpu if config.fused is None else config.fused)
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16")
+        # Whether an update can be skipped without waiting for what the device finds, as torch's fused optimisers can
+        at_once = self.scaler.is_enabled() or compute.sharded or acts_on_steps(model)
+        self.decides_on_device = not at_once and hasattr(self.optimizer, "_step_supports_amp_scaling")
         self._norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         self._statistics: list[tuple[Tensor, Tensor]] = []  # of these, as they were before the batch
 
@@ -84,6 +98,27 @@ class TrainStep:
         """Put the statistics of batches back as they were before this one."""
         for buffer, before in self._statistics:
             buffer.copy_(before)
+
+    def mark_finite(self, loss: Tensor) -> Tensor | None:
+        """Return what a backward pass from `loss` starts with: 1, or NaN where no host will look at the loss."""
+        return torch.where(loss.isfinite(), 1.0, torch.nan).type_as(loss) if self.decides_on_device else None
+
+    def step_unless(self, skipped: Tensor) -> None:
+        """Take the step unless the device finds `skipped` true: then all is as it was before the batch."""
+        keeps = any(group.get("momentum", True) for group in self.optimizer.param_groups)
+        if keeps and any(each.grad is not None and each not in self.optimizer.state for each in self.trained):
+            # The first step makes the optimiser's state, which must not come out of a gradient that is not finite
+            if bool(skipped):
+                self.skip()
+            else:
+                self.optimizer.step()
+            return
+        optimizer: Any = self.optimizer
+        optimizer.found_inf = skipped.float()
+        optimizer.step()
+        del optimizer.found_inf
+        for buffer, before in self._statistics:
+            buffer.copy_(torch.where(skipped, before, buffer))
 
     def finish(self) -> None:
         """Let the attached methods act on the step that was taken, where it is part of a whole training."""
@@ -128,12 +163,16 @@ class LARS(torch.optim.Optimizer):
     the decay touches parameters of one axis. A weight or gradient of norm 0 leaves the gradient as it is.
     """
 
+    _step_supports_amp_scaling = True  # what `found_inf` of torch's fused optimisers does, `step` does too
+
     def __init__(self, groups: Any, lr: float, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # the scaler of fp16 calls it without one
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient; none where the attribute `found_inf` is 1."""
+        found: Tensor | None = getattr(self, "found_inf", None)
+        skipped = False if found is None else found > 0
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
@@ -146,8 +185,8 @@ class LARS(torch.optim.Optimizer):
                 buffer = self.state[parameter].get("momentum_buffer")
                 if buffer is None:
                     buffer = self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-                buffer.mul_(group["momentum"]).add_(step)
-                parameter.sub_(buffer, alpha=group["lr"])
+                replace_unless(skipped, buffer, buffer.mul(group["momentum"]).add_(step))
+                replace_unless(skipped, parameter, parameter.sub(buffer, alpha=group["lr"]))
 
 
 def create_optimizer(model: nn.Module, recipe: Recipe, fused: bool = False) -> torch.optim.Optimizer:
@@ -237,14 +276,22 @@ class _Held(CosineLRScheduler):
         super().step_update(num_updates // self.hold * self.hold, metric)
 
 
+def replace_unless(skipped: bool | Tensor, tensor: Tensor, new: Tensor) -> None:
+    """Write `new` over `tensor`, unless `skipped`: a tensor of one bool where the device alone knows."""
+    if isinstance(skipped, Tensor):
+        tensor.copy_(torch.where(skipped, tensor, new))
+    elif not skipped:
+        tensor.copy_(new)
+
+
 @torch.no_grad()
-def update_average(average: Mapping[str, Tensor], tuned: Mapping[str, Tensor], decay: float) -> None:
-    """average ← decay · average + (1 - decay) · tuned, in place; integer tensors (BatchNorm's counter) are copied.
+def update_average(
+    average: Mapping[str, Tensor], tuned: Mapping[str, Tensor], decay: float, skipped: bool | Tensor = False
+) -> None:
+    """average ← decay · average + (1 - decay) · tuned, unless `skipped`; integers (BatchNorm's counter) are copied.
 
     timm's ModelEmaV3 would copy the whole frozen backbone.
     """
     for name, tensor in tuned.items():
-        if tensor.is_floating_point():
-            average[name].lerp_(tensor, 1 - decay)
-        else:
-            average[name].copy_(tensor)
+        mean = average[name].lerp(tensor, 1 - decay) if tensor.is_floating_point() else tensor
+        replace_unless(skipped, average[name], mean)

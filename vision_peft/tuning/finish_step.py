@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from vision_peft.tuning import record
+from vision_peft.tuning.method import Method
 
 
 @torch.no_grad()
@@ -30,3 +31,9 @@ def finish_step(model: nn.Module, step: int, total_steps: int) -> None:
     tuning = record.find(model)
     for method in tuning.methods if tuning else ():
         method.finish_step(model, step, total_steps)
+
+
+def acts_on_steps(model: nn.Module) -> bool:
+    """Tell whether a method on ``model`` acts on the steps of the optimiser, so that ``finish_step`` does something."""
+    tuning = record.find(model)
+    return any(type(each).finish_step is not Method.finish_step for each in (tuning.methods if tuning else ()))
