@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from support.families import tiny
+from support.families import images, randomise_tuned, tiny
 from support.saved_bytes import count_saved_bytes
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import vision_peft as vp
-from vision_peft.tuning.autograd_functions import narrow_linear, scale_and_shift, widen
+from vision_peft.methods import houlsby
+from vision_peft.tuning import autograd_functions
+from vision_peft.tuning.autograd_functions import add_adapted, is_recorded, narrow_linear, scale_and_shift, widen
 
 B, N, D, R = 2, 3, 4, 2
 
@@ -61,6 +64,11 @@ CASES: dict[str, tuple[str, Callable[..., Tensor], tuple[Any, ...]]] = {
     "ReLU": ("_RunTwice", partial(bottleneck, activate=torch.relu, p=0.0), (hidden, up, up_bias, None)),
     "dropout": ("_RunTwice", partial(bottleneck, activate=F.gelu, p=0.4), (hidden, up, up_bias, scale)),
     "one scale": ("_RunTwice", partial(bottleneck, activate=quick_gelu, p=0.0), (hidden, up, up_bias, numbers(1))),
+    "add_adapted": (
+        "_AddAdapted",
+        lambda x, y, down, down_bias, up, up_bias: add_adapted(x, y, down, down_bias, F.gelu, up, up_bias),
+        (h, numbers(B, N, D, seed=9), A, c, up, up_bias),
+    ),
     "all dropped": ("_RunTwice", partial(bottleneck, activate=F.gelu, p=1.0), (hidden, up, up_bias, None)),
 }
 
@@ -81,7 +89,7 @@ def test_gradients_are_those_of_finite_differences(case):
     assert torch.autograd.gradcheck(function, arguments)
 
 
-@pytest.mark.parametrize("case", ["scale_and_shift", "norm", "GELU", "ReLU"])
+@pytest.mark.parametrize("case", ["scale_and_shift", "norm", "GELU", "ReLU", "add_adapted"])
 def test_a_second_derivative_is_refused(case):
     _, function, arguments = CASES[case]
     trained = [argument for argument in arguments if argument is not None]
@@ -90,13 +98,16 @@ def test_a_second_derivative_is_refused(case):
 
 
 def small_case(dtype: torch.dtype = torch.float32) -> tuple[Callable[..., Tensor], list[Tensor]]:
-    """All three functions one behind the other, and their arguments."""
+    """All functions one behind the other, and their arguments."""
 
-    def run(h: Tensor, scale: Tensor, shift: Tensor, A: Tensor, up: Tensor) -> Tensor:
+    def run(h: Tensor, scale: Tensor, shift: Tensor, A: Tensor, up: Tensor, c: Tensor, up_bias: Tensor) -> Tensor:
         x = F.layer_norm(scale_and_shift(h, scale, shift), h.shape[-1:])
-        return h + widen(narrow_linear(x, A), F.gelu, None, up)
+        y = widen(narrow_linear(x, A), F.gelu, None, up)
+        if not is_recorded(h):
+            return h + (y + F.linear(F.gelu(F.linear(y, A, c)), up, up_bias))
+        return add_adapted(h, y, A, c, F.gelu, up, up_bias)
 
-    return run, [tensor.detach().to(dtype).requires_grad_() for tensor in (h, scale, shift, A, up)]
+    return run, [tensor.detach().to(dtype).requires_grad_() for tensor in (h, scale, shift, A, up, c, up_bias)]
 
 
 def differentiate(run: Callable[..., Tensor], arguments: list[Tensor]) -> tuple[Tensor, ...]:
@@ -113,7 +124,7 @@ def test_under_checkpointing_they_are_recomputed_with_the_rest_and_keep_nothing(
 def test_functional_transforms_and_compiled_code_take_the_plain_operations():
     run, arguments = small_case()
     expected = differentiate(run, arguments)
-    of_sum = torch.func.grad(lambda *given: run(*given).square().sum(), argnums=tuple(range(5)))
+    of_sum = torch.func.grad(lambda *given: run(*given).square().sum(), argnums=tuple(range(7)))
     found = of_sum(*(argument.detach() for argument in arguments))
     compiled = differentiate(torch.compile(run, backend="aot_eager", fullgraph=True), arguments)
     for one, other, third in zip(expected, found, compiled, strict=True):
@@ -149,7 +160,7 @@ EACH = 2 * IMAGES * TOKENS  # tokens of both blocks
 
 def count_kept(method: vp.Method | None) -> int:
     """Numbers of four bytes that a forward pass keeps; None: of a frozen backbone, with a gradient to all tokens."""
-    model: Any = tiny("vit").requires_grad_(False)
+    model: Any = tiny("vit_avg").requires_grad_(False)  # a last block like the first
     if method is None:
         model.head.requires_grad_(True)
     else:
@@ -171,7 +182,7 @@ BEYOND: list[tuple[vp.Method, int]] = [  # what is kept beyond a frozen backbone
         EACH * (4 + 2),
     ),  # the norm runs twice: its statistics
     (vp.AdapterPlus(bottleneck=4, drop_path=0.0), EACH * (WIDTH + 4)),  # the block's output and hidden numbers
-    (vp.Houlsby(bottleneck=4), EACH * 2 * (WIDTH + 4)),  # outputs of attention and MLP, hidden numbers
+    (vp.Houlsby(bottleneck=4), EACH * 2 * 4),
     (vp.RepAdapter(bottleneck=4, dropout=0.0), EACH * 2 * 4),
     (vp.VPT(tokens=3), 2 * (IMAGES * 2 * 3 * WIDTH + 2 * 3)),  # keys and values of prompts, statistics of their norm
     (vp.PrefixTuning(tokens=3, hidden=None), 2 * IMAGES * 2 * 3 * WIDTH),
@@ -183,6 +194,31 @@ BEYOND: list[tuple[vp.Method, int]] = [  # what is kept beyond a frozen backbone
 @pytest.mark.parametrize(("method", "beyond"), BEYOND, ids=[repr(method) for method, _ in BEYOND])
 def test_a_method_keeps_what_it_must_and_no_more(method, beyond):
     assert count_kept(method) - count_kept(None) == beyond
+
+
+@pytest.mark.parametrize("method", [method for method, _ in BEYOND], ids=repr)
+def test_gradients_of_a_method_are_those_of_the_plain_operations(method, monkeypatch):
+    model = vp.attach(tiny("vit"), method).eval()  # nothing drops out
+    randomise_tuned(model)
+    x = images(model)
+    trained = [parameter for _, parameter in vp.tuned_parameters(model)]
+    found = torch.autograd.grad(model(x).square().sum(), trained)
+    for module in (autograd_functions, houlsby):
+        monkeypatch.setattr(module, "is_recorded", lambda *tensors: False)
+    expected = torch.autograd.grad(model(x).square().sum(), trained)
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).norm() <= 2e-6 * other.norm()
+
+
+def test_an_adapter_under_drop_path_or_in_bfloat16_keeps_what_it_read():
+    model: Any = vp.attach(tiny("vit"), vp.Houlsby(bottleneck=4))
+    assert "_AddAdaptedBackward" in names(model(images(model)).grad_fn)
+    assert "_AddAdaptedBackward" not in names(model.bfloat16()(images(model).bfloat16()).grad_fn)
+    dropping: Any = tiny("vit")
+    for block in dropping.blocks:
+        block.drop_path1, block.drop_path2 = DropPath(0.5), DropPath(0.5)
+    vp.attach(dropping, vp.Houlsby(bottleneck=4)).train()
+    assert "_AddAdaptedBackward" not in names(dropping(images(dropping)).grad_fn)
 
 
 def test_a_bypass_keeps_five_times_its_hidden_numbers_at_most():

@@ -75,10 +75,13 @@ class FacTOutput(_FacTWeight):
     """A layer whose tiles lie side by side in its output: qkv, q, k, v, proj, fc1."""
 
     def forward(self, x: Tensor) -> Tensor:
-        factors = self.fact_shared[0]
-        hidden = torch.einsum("...a,tba->...tb", narrow_linear(x, factors.U), self.fact_cores())
-        update = F.linear(self.fact_dropout(hidden), factors.V).flatten(-2)
-        return super().forward(x) + self.fact_scale * update[..., : self.out_features]
+        factors, cores = self.fact_shared[0], self.fact_cores()
+        hidden = F.linear(narrow_linear(x, factors.U), cores.flatten(0, 1)).unflatten(-1, cores.shape[:2])
+        hidden = self.fact_dropout(hidden) * self.fact_scale
+        y = super().forward(x)
+        if self.out_features % len(factors.V):
+            return y + F.linear(hidden, factors.V).flatten(-2)[..., : self.out_features]
+        return torch.addmm(y.reshape(-1, len(factors.V)), hidden.flatten(0, -2), factors.V.t()).view_as(y)
 
     def fold(self) -> None:
         factors = self.fact_shared[0]
@@ -95,9 +98,11 @@ class FacTInput(_FacTWeight):
         surplus = -self.in_features % dim
         padded = F.pad(x, (0, surplus)) if surplus else x
         hidden = narrow_linear(padded, factors.U)
-        hidden = hidden.unsqueeze(-2) if padded.shape[-1] == dim else hidden  # one tile
-        hidden = torch.einsum("...ta,tba->...b", hidden, self.fact_cores())
-        return super().forward(x) + self.fact_scale * F.linear(self.fact_dropout(hidden), factors.V)
+        hidden = hidden if padded.shape[-1] == dim else hidden.flatten(-2)  # of one tile, or of all
+        hidden = F.linear(hidden, self.fact_cores().transpose(0, 1).flatten(1))
+        hidden = self.fact_dropout(hidden) * self.fact_scale
+        y = super().forward(x)
+        return torch.addmm(y.flatten(0, -2), hidden.flatten(0, -2), factors.V.t()).view_as(y)
 
     def fold(self) -> None:
         factors = self.fact_shared[0]

@@ -17,13 +17,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision_peft.tuning.autograd_functions import widen
+from vision_peft.tuning.autograd_functions import add_adapted, is_recorded, widen
 from vision_peft.tuning.block_method import BlockMethod
-from vision_peft.tuning.blocks import output_seats, width
-from vision_peft.tuning.graft import Graft, graft
+from vision_peft.tuning.blocks import output_seats, run_by_halves, width
+from vision_peft.tuning.graft import OutputGraft, graft
 from vision_peft.tuning.method import positive, some_of
 from vision_peft.tuning.norms import norm_layers
 
@@ -43,11 +44,18 @@ class Bottleneck(nn.Module):
         return widen(self.down_proj(y), F.gelu, None, self.up_proj.weight, self.up_proj.bias)
 
 
-class HoulsbyAdapter(Graft):
+class HoulsbyAdapter(OutputGraft):
     """Sits on the block's drop-path, which every sub-layer output of every family passes."""
 
     token_wise = True
     houlsby: Bottleneck
+
+    def add_to(self, x: Tensor, y: Tensor) -> Tensor:
+        down, up = self.houlsby.down_proj, self.houlsby.up_proj
+        alone = type(self).__bases__ == (HoulsbyAdapter, nn.Identity)
+        if alone and x.dtype in (torch.float32, torch.float64) and is_recorded(y, down.weight, up.weight):
+            return add_adapted(x, y, down.weight, down.bias, F.gelu, up.weight, up.bias)
+        return super().add_to(x, y)
 
     def forward(self, y: Tensor) -> Tensor:
         return super().forward(y + self.houlsby(y))
@@ -86,6 +94,7 @@ class Houlsby(BlockMethod):
 
     def attach(self, model: nn.Module) -> None:
         for block in self.chosen_blocks(model):
+            run_by_halves(block)
             seats = [seat for position in self.positions for seat in output_seats(block, position)]
             for seat in dict.fromkeys(seats):  # one where attention and MLP join as one
                 graft(seat, HoulsbyAdapter, houlsby=Bottleneck(width(block), self.bottleneck, self.sigma))

@@ -50,7 +50,7 @@ def scale_and_shift(y: Tensor, scale: Tensor, shift: Tensor, *, overwritten: boo
 
 
 def _scale_and_shift(y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    return (y * scale + shift).to(y.dtype)
+    return torch.addcmul(shift, y, scale).to(y.dtype)
 
 
 class _ScaleAndShift(Function):
@@ -208,3 +208,55 @@ class _RunTwice(Function):
         found = torch.autograd.grad(out, [tensors[i] for i in wanted], grad)
         given = dict(zip(wanted, found, strict=True))
         return None, *(given.get(i) for i in range(len(tensors)))
+
+
+# A bottleneck between the output of a half of a block and the residual stream
+
+
+def add_adapted(
+    x: Tensor,
+    y: Tensor,
+    down: Tensor,
+    down_bias: Tensor,
+    activate: Callable[[Tensor], Tensor],
+    up: Tensor,
+    up_bias: Tensor,
+) -> Tensor:
+    """Compute x + (y + A y) with A y = up · activate(down · y); what is kept is x, the sum and the hidden activation.
+
+    Norms keep x and the sum anyway, and y is their difference: as exact as the sum is, which should be of float32.
+    """
+    return _AddAdapted.apply(activate, x, y, down, down_bias, up, up_bias)
+
+
+class _AddAdapted(Function):
+    """dW_down = g_hᵀ y = g_hᵀ (sum - x) - (g_hᵀ a) W_upᵀ - (Σ g_h) b_upᵀ, with a the activated hidden numbers."""
+
+    @staticmethod
+    def forward(ctx: Any, activate: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, *weights: Tensor) -> Tensor:
+        down, down_bias, up, up_bias = weights
+        hidden = F.linear(y, down, down_bias)
+        added = F.linear(activate(hidden), up, up_bias)
+        out = x + (y + added)
+        ctx.activate, ctx.types = activate, (y.dtype, added.dtype)
+        ctx.save_for_backward(x, out, hidden, down, up, up_bias)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        _check_first_derivative()
+        x, out, hidden, down, up, up_bias = ctx.saved_tensors
+        to_y, of_added = (grads[0].flatten(0, -2).to(dtype) for dtype in ctx.types)
+        with torch.enable_grad():
+            inner = hidden.flatten(0, -2).detach().requires_grad_()
+            active = ctx.activate(inner)
+        (rows,) = torch.autograd.grad(active, inner, (of_added @ up.to(of_added.dtype)).to(active.dtype))
+        active, of_up_bias, of_down_bias = active.detach(), of_added.sum(0, dtype=up.dtype), rows.sum(0, dtype=up.dtype)
+        of_down = (rows.t() @ (out - x).flatten(0, -2).to(rows.dtype)).to(up.dtype)
+        of_down -= (rows.t() @ active).to(up.dtype) @ up.t() + of_down_bias.unsqueeze(1) * up_bias
+        if ctx.needs_input_grad[2]:
+            to_y = torch.addmm(to_y, rows.to(to_y.dtype), down.to(to_y.dtype)).view_as(out)
+        else:
+            to_y = None
+        of_up = (of_added.t() @ active.to(of_added.dtype)).to(up.dtype)
+        return None, grads[0], to_y, of_down, of_down_bias, of_up, of_up_bias

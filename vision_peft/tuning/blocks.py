@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vision_peft.tuning.families import family_of, family_of_block
 from vision_peft.tuning.families.family import Branch
-from vision_peft.tuning.graft import Graft, graft
+from vision_peft.tuning.graft import Graft, graft, kinds, pop_grafts, push_grafts
 from vision_peft.tuning.needs import Need
 
 
@@ -203,6 +203,28 @@ class BlockGraft(Graft):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return run_in_halves(self, *args, **kwargs)
+
+
+class InHalves(BlockGraft):
+    """A block that runs half by half for an ``OutputGraft`` at the end of them, and computes what it did."""
+
+    adds_nothing = True
+    token_wise = True
+
+    def fold(self) -> None:
+        """Nothing was added to the weights."""
+
+
+def run_by_halves(block: Any) -> None:
+    """Let ``block`` call ``add_to`` of what is grafted onto the end of its halves, where its norms keep the sums."""
+    if family_of_block(block).has_input_norms and InHalves not in kinds(block):
+        graft(block, InHalves)
+
+
+def run_whole(block: Any) -> None:
+    """Take back ``run_by_halves``, which changes nothing where no gradient is computed."""
+    if InHalves in kinds(block):
+        push_grafts(block, [entry for entry in pop_grafts(block) if entry[0] is not InHalves])
 
 
 class TwoDropPaths(BlockGraft):

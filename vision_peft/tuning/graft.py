@@ -65,6 +65,14 @@ class HeadGraft(Graft):
     """
 
 
+class OutputGraft(Graft):
+    """A graft on the last module of a half of a block, which may add to the residual stream by itself."""
+
+    def add_to(self, x: Tensor, y: Tensor) -> Tensor:
+        """Compute ``x + self(y)`` for the residual stream ``x`` and the output ``y`` of attention or MLP."""
+        return x + self(y)
+
+
 @dataclass
 class _Layer:
     """What one graft or override added to a module, so that it can be taken away exactly."""

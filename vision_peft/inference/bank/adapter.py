@@ -17,7 +17,7 @@ from vision_peft.inference.bank.cut import BlockFromShortcut, FromShortcut, Shor
 from vision_peft.inference.bank.one_bit import OneBit, encode
 from vision_peft.inference.bank.seats import find_seats, nearest_seat
 from vision_peft.tuning import graft, record
-from vision_peft.tuning.blocks import BlockGraft, blocks
+from vision_peft.tuning.blocks import BlockGraft, blocks, run_whole
 from vision_peft.tuning.short_block import restore_last_block
 
 OWN_SHARE = 0.5  # of the backbone: adapters that train more of it in place share too little to be in a bank
@@ -105,6 +105,8 @@ class Loader:
         with torch.random.fork_rng(devices=[]):
             load_adapter(model, folder)
         restore_last_block(model)  # a bank cuts whole blocks
+        for block in blocks(model):
+            run_whole(block)
         model.eval().requires_grad_(False)
         tensors = record.tuned_tensors(model)
         added = record.graft_tensors(model).items()

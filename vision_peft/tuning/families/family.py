@@ -14,6 +14,7 @@ from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from torch import Tensor, nn
 
 from vision_peft.tuning.families.attention_family import AttentionFamily
+from vision_peft.tuning.graft import OutputGraft
 
 
 @dataclass(frozen=True)
@@ -150,11 +151,12 @@ class Family(AttentionFamily):
         With ``queries`` among ``kwargs`` it gives the first so many tokens alone, see ``short_block``.
         """
         y = self.after_attn(block, block.attn(self.attn_input(block, x), **kwargs))
-        return first_tokens(x, **kwargs) + self.drop_path(block, "attn")(y)
+        return _add(first_tokens(x, **kwargs), self.drop_path(block, "attn"), y)
 
     def mlp_half(self, block: Any, x: Tensor) -> Tensor:
         """Compute the second half of a block: ``x + drop_path2(after_mlp(mlp(mlp_input(x))))``."""
-        return x + self.drop_path(block, "mlp")(self.after_mlp(block, block.mlp(self.mlp_input(block, x))))
+        y = self.after_mlp(block, block.mlp(self.mlp_input(block, x)))
+        return _add(x, self.drop_path(block, "mlp"), y)
 
     def block_end(self, block: Any, x: Tensor, **kwargs: Any) -> Any:
         """Return what the block gives for the residual stream ``x`` behind both halves: ``x``, or a norm of it."""
@@ -221,3 +223,7 @@ class Family(AttentionFamily):
 def first_tokens(x: Tensor, queries: int | None = None, **kwargs: Any) -> Tensor:
     """Return the tokens of ``x`` (B N C) that attention was asked for: the first ``queries``, else all."""
     return x if queries is None else x[:, :queries]
+
+
+def _add(x: Tensor, drop_path: nn.Module, y: Tensor) -> Tensor:
+    return drop_path.add_to(x, y) if isinstance(drop_path, OutputGraft) else x + drop_path(y)
