@@ -182,7 +182,7 @@ BEYOND: list[tuple[vp.Method, int]] = [  # what is kept beyond a frozen backbone
         EACH * (4 + 2),
     ),  # the norm runs twice: its statistics
     (vp.AdapterPlus(bottleneck=4, drop_path=0.0), EACH * (WIDTH + 4)),  # the block's output and hidden numbers
-    (vp.Houlsby(bottleneck=4), EACH * 2 * 4),
+    (vp.Houlsby(bottleneck=4), EACH * 2 * 4 + IMAGES * TOKENS * WIDTH),  # no norm keeps what is averaged
     (vp.RepAdapter(bottleneck=4, dropout=0.0), EACH * 2 * 4),
     (vp.VPT(tokens=3), 2 * (IMAGES * 2 * 3 * WIDTH + 2 * 3)),  # keys and values of prompts, statistics of their norm
     (vp.PrefixTuning(tokens=3, hidden=None), 2 * IMAGES * 2 * 3 * WIDTH),
