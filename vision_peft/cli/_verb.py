@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vision_peft.config.commands import door, through_the_door
+from vision_peft.late_imports import import_frameworks
 from vision_peft.printable import for_shell, show
 from vision_peft.safe_files import write_file
 
@@ -32,9 +33,11 @@ def overrides_of(arguments: argparse.Namespace) -> list[str]:
 
 
 def announce_loading() -> None:
-    """Say that torch is being imported, which takes seconds; once, and of several processes only the first."""
-    if "torch" not in sys.modules and is_first_process():
-        show("loading PyTorch and timm ...", sys.stderr)
+    """Import torch, which takes seconds, and say so; of several processes only the first says it."""
+    if "torch" not in sys.modules:
+        if is_first_process():
+            show("loading PyTorch and timm ...", sys.stderr)
+        import_frameworks()
 
 
 def suggest_next(*commands: Sequence[str]) -> None:

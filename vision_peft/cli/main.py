@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from vision_peft.cli._errors import USER_ERROR, one_line_errors
+from vision_peft.late_imports import put_off_imports
 from vision_peft.printable import GuardedStream, printable, show
 from vision_peft.suggest import did_you_mean
 
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = did_you_mean(verb, verbs)
         show(f"error: {printable(verb)} is not a verb{hint}: there are {', '.join(verbs)}", sys.stderr)
         return USER_ERROR
+    put_off_imports()
     with one_line_errors():
         return import_module(verbs[verb.replace("_", "-")]).main(rest)
 

@@ -15,14 +15,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 import vision_peft as vp
 from vision_peft.distributed.device import Compute
 from vision_peft.distributed.processes import all_reduce_sum, is_distributed
+from vision_peft.shards import is_sharded, is_sharded_module
 from vision_peft.tuning.backbone import has_blocks
 from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.graft import Graft, depth, graft, ungraft
@@ -94,7 +92,7 @@ class Parallel:
     @contextlib.contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
         """Around forward and backward of a part of the batch; gradients of all processes meet in the last one."""
-        if isinstance(self.model, FSDPModule):
+        if is_sharded_module(self.model):
             self.model.set_requires_gradient_sync(last)
         for block, forward in self._compiled:
             block.forward = forward
@@ -115,6 +113,9 @@ class Parallel:
 
 def _shard(model: Any, compute: Compute, compiled: str | None) -> list[nn.Parameter]:
     """Cut the backbone of `model` into shards on the device, blocks `compiled` in this mode; what stays whole."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     added = [
         tensor
         for tensor in {**graft_tensors(model), **head_tensors(model)}.values()
@@ -143,8 +144,8 @@ def _average_gradients(gradients: list[Tensor]) -> None:
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """Euclidean norm of all gradients together, the same on every process."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    sharded = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
-    norm = nn.utils.get_total_norm([gradient for gradient in gradients if not isinstance(gradient, DTensor)])
+    sharded = [gradient for gradient in gradients if is_sharded(gradient)]
+    norm = nn.utils.get_total_norm([gradient for gradient in gradients if not is_sharded(gradient)])
     if not sharded:
         return norm
     of_shards: Any = nn.utils.get_total_norm(sharded)
@@ -154,19 +155,21 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
 def clip_gradients(parameters: Sequence[nn.Parameter], most: float, norm: Tensor) -> None:
     """Scale all gradients, whose `norm` is known, so that it is at most `most`; those in shards by themselves."""
     for sharded in (False, True):
-        group = [parameter for parameter in parameters if isinstance(parameter.grad, DTensor) == sharded]
+        group = [parameter for parameter in parameters if is_sharded(parameter.grad) == sharded]
         nn.utils.clip_grads_with_norm_(group, most, norm)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """Gather a tensor from its shards; every process must call this."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
     """Shard a whole tensor as `like` is."""
-    if not isinstance(like, DTensor) or isinstance(tensor, DTensor):
+    if not is_sharded(like) or is_sharded(tensor):
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
@@ -178,5 +181,5 @@ def load_tuned(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether no process holds a NaN or an infinity."""
-    local = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    local = [tensor.to_local() if is_sharded(tensor) else tensor for tensor in tensors]
     return not all_reduce_sum([sum(not bool(tensor.isfinite().all()) for tensor in local)])[0]

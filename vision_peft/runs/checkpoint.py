@@ -16,17 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed.checkpoint import CheckpointException
 
 from vision_peft.distributed.exchange import travels
 from vision_peft.distributed.processes import is_communication_error, on_rank0
 from vision_peft.printable import warn
-from vision_peft.runs.safe_dcp_reader import ShardReader
 from vision_peft.runs.train_state import SHARDS
 from vision_peft.safe_files import open_regular, open_to_append, replacing, sync_folder, write_file
+from vision_peft.shards import is_shard_error
 from vision_peft.torch_files import load_torch_file
 
 KEPT = 2
@@ -69,10 +67,13 @@ def save_state(
     try:
         on_rank0(lambda: _write_first(temporary, state))
         if shards is not None:
+            import torch.distributed.checkpoint as dcp
+
             dcp.save(dict(shards), checkpoint_id=temporary / SHARDS)
         on_rank0(lambda: _publish(temporary, final))
-    except (OSError, RuntimeError, CheckpointException) as error:  # torch.save turns a full disk into a RuntimeError
-        if is_communication_error(error):  # nothing more can be agreed on
+    except BaseException as error:
+        known = isinstance(error, OSError | RuntimeError) or is_shard_error(error)  # torch.save: a full disk is the 2nd
+        if not known or is_communication_error(error):  # nothing more can be agreed on
             raise
         explained = _save_error(final, error)
         on_rank0(lambda: _remove(temporary))
@@ -106,6 +107,8 @@ def find_newest_state(folder: Path) -> Path | None:
                     raise ValueError(f"the checksum of {name} does not match")
             read_state(path)
             if (path / SHARDS).is_dir():
+                from vision_peft.runs.safe_dcp_reader import ShardReader
+
                 ShardReader(path / SHARDS).read_metadata()
             return path
         except Exception as error:  # whatever is wrong with it, an older one may do

@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint import CheckpointException
 
 import vision_peft as vp
 from vision_peft.distributed.parallel import load_tuned, shard_like
 from vision_peft.distributed.processes import is_communication_error, is_distributed
 from vision_peft.printable import name_some, printable
-from vision_peft.runs.safe_dcp_reader import ShardReader
 
 # of torch's optimisers, for each parameter
 _MOMENTS = {"AdamW": {"step", "exp_avg", "exp_avg_sq"}, "SGD": {"momentum_buffer"}, "LARS": {"momentum_buffer"}}
@@ -103,9 +100,13 @@ class TrainState:
         tuned = {name: tensor.clone() for name, tensor in self.tuned.items()}
         average = {name: tensor.clone() for name, tensor in (self.average or {}).items()}
         wanted = _name_tensors(moments, tuned, average)
+        import torch.distributed.checkpoint as dcp
+
+        from vision_peft.runs.safe_dcp_reader import ShardReader
+
         try:
             dcp.load(wanted, storage_reader=ShardReader(folder / SHARDS), no_dist=not is_distributed())
-        except CheckpointException as error:  # no Exception for Python: nothing else would catch it
+        except dcp.CheckpointException as error:  # no Exception for Python: nothing else would catch it
             if is_communication_error(error):
                 raise
             reason = next((str(failure[0]) for failure in error.failures.values()), "")

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 import vision_peft as vp
 from vision_peft import backbones
@@ -238,6 +237,8 @@ def flops_forward(model: nn.Module, size: tuple[int, int], device: torch.device,
 
     Attention is included; a multiply-add counts two.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton, which a training needs at its end only
+
     model.eval()
     frames = () if num_frames is None else (num_frames,)
     item = torch.zeros(1, 3, *frames, *size, device=device)

@@ -1,6 +1,6 @@
 """What every update of a training uses: the model over all processes, its optimiser, schedule, average and loss.
 
-`run_update` in fit.py is the update itself. Optimiser, schedule and mixing are thin calls into timm.
+`run_update` in fit.py is the update itself. Schedule and mixing are thin calls into timm.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,22 +10,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.data.mixup import Mixup
-from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 import vision_peft as vp
 from vision_peft.config.parse import Config
 from vision_peft.config.schema import Recipe
 from vision_peft.distributed.device import Compute
 from vision_peft.distributed.parallel import Parallel
+from vision_peft.shards import is_sharded
+from vision_peft.tuning.decay_groups import group_by_decay
 from vision_peft.tuning.finish_step import acts_on_steps
 from vision_peft.tuning.head_grid import find_grid, number_of_head
 
-# timm's "sgd" has Nesterov momentum, its "momentum" is torch.optim.SGD as the papers used it.
-# "lbfgs" has no state between two solutions; see solve_head.py. "lars" takes the groups of parameters.
-_TIMM_NAMES = {"adamw": "adamw", "sgd": "momentum", "lbfgs": "momentum", "lars": "momentum"}
 TRUST = 0.001
 
 
@@ -200,26 +197,28 @@ def create_optimizer(model: nn.Module, recipe: Recipe, fused: bool = False) -> t
     Args:
         fused: one kernel for the whole update; the same figures but for rounding.
     """
-    further: dict[str, Any] = {"betas": tuple(recipe.betas)} if recipe.optimizer == "adamw" else {}
-    further |= {"fused": True} if fused and recipe.optimizer != "lars" else {}
-    optimizer = create_optimizer_v2(
-        model,
-        opt=_TIMM_NAMES[recipe.optimizer],
-        lr=recipe.lr,
-        weight_decay=recipe.weight_decay,
-        momentum=recipe.momentum,
-        layer_decay=recipe.layer_decay,
-        **further,
-    )
-    if recipe.optimizer == "lars":
-        kept = ("params", "lr", "momentum", "weight_decay", "lr_scale")
-        groups = [{key: group[key] for key in kept if key in group} for group in optimizer.param_groups]
-        optimizer = LARS(groups, recipe.lr)
+    if recipe.layer_decay is None:
+        groups = group_by_decay(model, recipe.weight_decay)
+    else:
+        from timm.optim import param_groups_layer_decay
+
+        exempt: Any = getattr(model, "no_weight_decay", set)()
+        groups: Any = param_groups_layer_decay(
+            model, recipe.weight_decay, exempt, layer_decay=recipe.layer_decay, weight_decay_exclude_1d=True
+        )
+    optimizer: torch.optim.Optimizer
+    if recipe.optimizer == "adamw":
+        betas = (recipe.betas[0], recipe.betas[1])
+        optimizer = torch.optim.AdamW(groups, recipe.lr, betas, weight_decay=0.0, fused=fused or None)
+    elif recipe.optimizer == "lars":
+        optimizer = LARS(groups, recipe.lr, recipe.momentum)
+    else:  # "lbfgs" has no state between two solutions; see solve_head.py
+        optimizer = torch.optim.SGD(groups, recipe.lr, recipe.momentum, weight_decay=0.0, fused=fused or None)
     _split_by_head(optimizer, model, recipe)
     for group in list(optimizer.param_groups):
-        sharded = [parameter for parameter in group["params"] if isinstance(parameter, DTensor)]
+        sharded = [parameter for parameter in group["params"] if is_sharded(parameter)]
         if sharded and len(sharded) < len(group["params"]):
-            group["params"] = [parameter for parameter in group["params"] if not isinstance(parameter, DTensor)]
+            group["params"] = [parameter for parameter in group["params"] if not is_sharded(parameter)]
             optimizer.add_param_group({**group, "params": sharded})
     return optimizer
 

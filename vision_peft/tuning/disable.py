@@ -5,8 +5,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
+from vision_peft.shards import is_sharded_module
 from vision_peft.tuning import graft, record
 
 
@@ -74,7 +74,7 @@ def _check(model: nn.Module) -> record.Record:
             "nothing is attached to this model, so that nothing can be disabled; where it was merged, its weights hold "
             "the update: load the adapter on the original backbone instead"
         )
-    if any(isinstance(module, FSDPModule) for module in model.modules()):
+    if any(map(is_sharded_module, model.modules())):
         raise ValueError("this model is cut into shards by fully_shard: disable it before it is sharded")
     return tuning
 

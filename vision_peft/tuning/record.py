@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
+from vision_peft.shards import is_sharded_module
 from vision_peft.tuning import graft
 from vision_peft.tuning.attentive import AttentiveHead
 from vision_peft.tuning.backbone import classifier_names, has_blocks
@@ -110,7 +110,7 @@ def get_or_create_record(model: nn.Module) -> Record:
             would make useless.
     """
     record = find(model)
-    if any(isinstance(module, FSDPModule) for module in model.modules()):
+    if any(map(is_sharded_module, model.modules())):
         raise ValueError("this model is cut into shards by fully_shard: attach and give it its head first, then shard")
     if find_merged(model) is not None:
         raise ValueError(
