@@ -143,3 +143,30 @@ def test_what_is_loaded_already_is_left_alone(fake_wandb: Path) -> None:
     code = f"import wandb\n{PUT_OFF}import wandb\nprint(wandb.VERSION)"
     done = subprocess.run([sys.executable, "-c", code], cwd=fake_wandb, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["loaded", "3"]
+
+
+FIRST_UPDATE = """
+import json, sys
+import vision_peft.cli.main as command
+import vision_peft.training.fit as fit
+
+def stop(*given, **options):
+    result = update(*given, **options)
+    loaded = [name for name in NAMES if hasattr(sys.modules.get(name), "__file__")]
+    print(json.dumps({"loss": result.loss, "loaded": loaded}), flush=True)
+    raise KeyboardInterrupt
+
+update, fit.run_update = fit.run_update, stop
+try:
+    command.main(["train", "backbone.name=vit_tiny_patch16_224", "backbone.pretrained=false", "backbone.img_size=32"])
+except SystemExit:
+    pass
+"""
+
+
+def test_the_first_update_of_a_training_comes_without_what_it_does_not_need(tmp_path: Path) -> None:
+    names = ["torch._dynamo", "torch.distributed.tensor", "torch.distributed.checkpoint", "torch.utils.tensorboard"]
+    names += ["sklearn", "sympy", "pandas", "scipy", "onnx", "matplotlib", "wandb", "timm.optim", "decord", "av"]
+    told = run(f"NAMES = {names}\n{FIRST_UPDATE}", tmp_path)
+    assert told["loaded"] == []
+    assert told["loss"] > 0

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from vision_peft.backbones.skip_draws import SkipDraws
 from vision_peft.backbones.strict import UnknownArgument, build
 from vision_peft.fields import raise_all
 from vision_peft.printable import printable
@@ -51,7 +52,7 @@ def check_size(name: str, **arguments: Any) -> int:
         ValueError: timm cannot build it, or it has more than ``MAX_PARAMETERS``.
     """
     try:
-        with torch.device("meta"):
+        with SkipDraws(), torch.device("meta"):  # draws on the meta device make torch import sympy
             model = build(name, num_classes=0, **arguments)
     except UnknownArgument:
         raise

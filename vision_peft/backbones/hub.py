@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from vision_peft.backbones.names import PYPI_NAME, hub_repository, is_outside
+from vision_peft.backbones.skip_draws import build_to_load
 from vision_peft.backbones.strict import build, misfit
 from vision_peft.torch_files import check_torch_file
 
@@ -43,7 +44,7 @@ def from_hub(name: str, arguments: dict[str, Any]) -> nn.Module:
     if is_outside(name):
         _check_pickle(name, arguments.get("cache_dir"))
     try:
-        model = build(name, pretrained=True, **arguments)
+        model = build_to_load(lambda: build(name, pretrained=True, **arguments))
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise

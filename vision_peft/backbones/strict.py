@@ -15,6 +15,7 @@ from timm.layers.activations import QuickGELU
 from torch import Tensor, nn
 
 from vision_peft.backbones import sources
+from vision_peft.backbones.skip_draws import build_to_load
 from vision_peft.backbones.sources import Source
 
 _log = logging.getLogger(__name__)
@@ -116,9 +117,12 @@ def misfit(origin: str, name: str, error: Exception, state: dict[str, Tensor] | 
 
 
 def _load(name: str, source: Source, origin: str, overlay: dict[str, Any], arguments: dict[str, Any]) -> nn.Module:
-    def attempt() -> nn.Module:
+    def build_and_load() -> nn.Module:
         state = dict(source.state)  # timm's converters take tensors out of it
         return build(name, pretrained=True, pretrained_cfg_overlay={**overlay, "state_dict": state}, **arguments)
+
+    def attempt() -> nn.Module:
+        return build_to_load(build_and_load)
 
     try:
         try:

@@ -5,6 +5,7 @@ state where the tracker can drop it.
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import threading
@@ -30,13 +31,17 @@ class Tracker(ABC):
 
 
 class TensorBoard(Tracker):
-    """Writes `events/` in the run folder, from `step` on where the run resumes."""
+    """Writes `events/` in the run folder, from `step` on where the run resumes; opens it for the first figure."""
 
     def __init__(self, folder: Path, step: int, config: Mapping[str, Any]) -> None:
+        self._folder, self._step, self._hook = folder / EVENTS, step, threading.excepthook
+
+    @functools.cached_property
+    def _writer(self) -> Any:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / EVENTS), purge_step=step + 1 if step else None)
-        self._hook, threading.excepthook = threading.excepthook, _hide_tensorboard_traceback
+        threading.excepthook = _hide_tensorboard_traceback
+        return SummaryWriter(str(self._folder), purge_step=self._step + 1 if self._step else None)
 
     def record(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Write scalars `kind/name`."""
@@ -45,9 +50,10 @@ class TensorBoard(Tracker):
 
     def close(self) -> None:
         """Flush the events."""
-        with contextlib.suppress(OSError):  # a full disk; whoever notices it says so
-            self._writer.close()
-        threading.excepthook = self._hook
+        if "_writer" in vars(self):
+            with contextlib.suppress(OSError):  # a full disk; whoever notices it says so
+                self._writer.close()
+            threading.excepthook = self._hook
 
 
 class WandB(Tracker):
