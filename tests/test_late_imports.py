@@ -25,7 +25,12 @@ def train(weight):
     return optimizer.state_dict()["state"][0]["step"].item()
 
 weight = torch.ones(3, requires_grad=True)
-told = {"steps": train(weight), "before": [name for name in NAMES if real(name)]}
+(told_gradient,) = torch.autograd.grad(weight * 2, weight, torch.ones(3))
+try:
+    torch.autograd.grad(weight * 2, weight, torch.ones(2))
+except RuntimeError as error:
+    mismatch = "shape" in str(error)
+told = {"gradient": told_gradient.tolist(), "mismatch": mismatch, "steps": train(weight), "before": [name for name in NAMES if real(name)]}
 double = torch._dynamo.disable(lambda x: x * 2, True, wrapping=False)  # asked for before there is a compiler
 told["disabled before"] = double(torch.ones(1)).item()
 told["still late"] = not real("torch._dynamo")
@@ -72,8 +77,11 @@ def run(code: str, folder: Path | None = None) -> dict:
 
 def test_eager_steps_load_no_compiler_and_a_compiler_then_finds_all_as_it_was() -> None:
     names = ["torch._dynamo", "torch._dynamo.utils", "torch._dynamo.eval_frame", "torch._inductor", "wandb"]
+    names += ["torch.fx.experimental.symbolic_shapes", "sympy"]
     told = run(f"NAMES = {names}\n{EAGER_THEN_COMPILED}")
     assert told == {
+        "gradient": [2, 2, 2],
+        "mismatch": True,
         "steps": 1.0,
         "before": [],
         "disabled before": 2.0,

@@ -3,7 +3,8 @@
 `torch._dynamo`, the front end of `torch.compile`, takes more than a second of CPU to import, and importing torchvision
 or doing one step of an optimiser imports it. What they ask of it acts inside a compiled function only. timm imports
 `wandb` for one function of its own. So a package of that name stands in for each: it answers what is asked of it then,
-and the real one takes its place when anything else is asked for. `torch.compile` finds all as it was.
+and the real one takes its place when anything else is asked for. `torch.compile` finds all as it was. The same goes for
+torch's sizes of symbols, which `torch.autograd.grad` imports to compare two sizes of numbers.
 
 Only programs that this package starts put anything off (`cli/main.py`); `import vision_peft` does not.
 """
@@ -18,7 +19,8 @@ from types import ModuleType
 from typing import Any
 
 DYNAMO = "torch._dynamo"
-PACKAGES = (DYNAMO, "wandb")
+SYMBOLS = "torch.fx.experimental.symbolic_shapes"  # whose import is that of sympy
+PACKAGES = (DYNAMO, SYMBOLS, "wandb")
 STANDING_IN = (*PACKAGES, f"{DYNAMO}.utils")
 
 
@@ -109,6 +111,9 @@ class _StandInLoader(Loader):
             module.config = _Config(late)
             module.graph_break = lambda *given: None if late.real is None else late.real.graph_break(*given)
             module.disable = lambda *given, **options: _disable(late, given, options)
+        elif module.__name__ == SYMBOLS:  # what torch.autograd.grad asks when it is given gradients
+            module.expect_true = lambda truth: truth if type(truth) is bool else late.load().expect_true(truth)
+            module.sym_eq = lambda one, other: _compare_sizes(late, one, other)
 
 
 def _disable(late: _Late, given: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -125,6 +130,13 @@ def _disable(late: _Late, given: tuple[Any, ...], options: dict[str, Any]) -> An
         return disabled[0](*arguments, **keywords)
 
     return call
+
+
+def _compare_sizes(late: _Late, one: Any, other: Any) -> Any:
+    """Compare sizes of numbers; the real module knows sizes of symbols."""
+    if all(isinstance(size, tuple) and all(type(side) is int for side in size) for size in (one, other)):
+        return tuple(one) == tuple(other)
+    return late.load().sym_eq(one, other)
 
 
 class _Config:

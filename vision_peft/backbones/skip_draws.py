@@ -7,15 +7,15 @@ from torch import Tensor, nn
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
-_DRAWS = (
-    *(Tensor.uniform_, Tensor.normal_, init.uniform_, init.normal_, init.trunc_normal_),
-    *(init.kaiming_uniform_, init.kaiming_normal_, init.xavier_uniform_, init.xavier_normal_),
-)
-_FINISH_A_DRAW = (Tensor.erfinv_, Tensor.mul_, Tensor.div_, Tensor.add_, Tensor.clamp_)  # as truncated normals do
+_DRAWS = (init.uniform_, init.normal_, init.kaiming_uniform_, init.kaiming_normal_)
+_FINISH_A_DRAW = (Tensor.erfinv_, Tensor.mul_, Tensor.div_, Tensor.add_, Tensor.clamp_)  # timm's truncated normals do
 
 
 class SkipDraws(TorchFunctionMode):
-    """Inside, tensors that would be filled with random numbers keep what their memory holds."""
+    """Inside, parameters that would be filled with random numbers keep what their memory holds.
+
+    torch's own truncated normals are drawn: they draw until all numbers are within the bounds.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,15 +24,17 @@ class SkipDraws(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in _DRAWS:
-            tensor = args[0] if args else (kwargs or {})["tensor"]
-            self._drawn[_place(tensor)] = tensor
-            return tensor
+        keywords = kwargs or {}
+        if func in _DRAWS or (func is Tensor.uniform_ and "generator" not in keywords):  # timm's gives none
+            tensor = args[0] if args else keywords["tensor"]
+            if isinstance(tensor, nn.Parameter):
+                self._drawn[_place(tensor)] = tensor
+                return tensor
         if func in _FINISH_A_DRAW and _place(args[0]) in self._drawn:
             return args[0]
         if func is Tensor.copy_:
             self._drawn.pop(_place(args[0]), None)
-        return func(*args, **(kwargs or {}))
+        return func(*args, **keywords)
 
     def list_left(self, model: nn.Module) -> list[str]:
         """Name the parameters and buffers of `model` that were to be drawn and into which nothing was copied since."""
