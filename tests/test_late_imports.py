@@ -11,7 +11,7 @@ PUT_OFF = "from vision_peft.late_imports import put_off_imports; put_off_imports
 
 EAGER_THEN_COMPILED = """
 import json, sys
-import torch, torchvision, timm.optim
+import torch, torchvision, timm
 from torchvision.ops import roi_align
 
 def real(name):
@@ -30,7 +30,9 @@ try:
     torch.autograd.grad(weight * 2, weight, torch.ones(2))
 except RuntimeError as error:
     mismatch = "shape" in str(error)
-told = {"gradient": told_gradient.tolist(), "mismatch": mismatch, "steps": train(weight), "before": [name for name in NAMES if real(name)]}
+told = {"gradient": told_gradient.tolist(), "mismatch": mismatch, "steps": train(weight)}
+told["before"] = [name for name in NAMES if real(name)]
+import timm.optim
 double = torch._dynamo.disable(lambda x: x * 2, True, wrapping=False)  # asked for before there is a compiler
 told["disabled before"] = double(torch.ones(1)).item()
 told["still late"] = not real("torch._dynamo")
