@@ -97,9 +97,18 @@ def test_methods_on_the_last_block_leave_those_below_out(name: str) -> None:
 def test_methods_in_front_of_the_blocks_leave_nothing_out() -> None:
     for method in (vp.VPT(tokens=2, deep=False), vp.PromptTuning(tokens=2), vp.LoRA(rank=2), vp.BitFit()):
         assert find(attach(tiny("vit"), method)) is None
-    model = attach(tiny("vit"), vp.LoRA(rank=2, blocks="last 1"))
-    model.pos_embed.requires_grad_(True)
-    assert find(model) is None
+    for trained in ("pos_embed", "patch_embed.proj.weight"):
+        model = attach(tiny("vit"), vp.LoRA(rank=2, blocks="last 1"))
+        model.get_parameter(trained).requires_grad_(True)
+        assert find(model) is None
+
+
+def test_what_trains_between_two_stages_runs() -> None:
+    model = attach(tiny("swin"), vp.LoRA(rank=2, blocks="last 1"))
+    model.layers[1].downsample.requires_grad_(True)
+    part = find(model)
+    assert part is not None
+    assert part.blocks == blocks(model)[:2]
 
 
 def test_the_model_is_what_it_was_after_an_error_inside() -> None:
