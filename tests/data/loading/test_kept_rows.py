@@ -43,6 +43,22 @@ def test_rows_that_lie_otherwise_in_memory_are_written_in_order(tmp_path: Path) 
     assert torch.equal(kept.finish(), values)
 
 
+def test_a_row_that_the_system_takes_in_parts_is_written_whole(tmp_path: Path) -> None:
+    kept, values = rows("file", tmp_path, 2, (50,), torch.float32), torch.randn(2, 50)
+    real = kept._file
+
+    class InParts:
+        def write(self, data: Any) -> int:
+            return real.write(data[:70])
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+    kept._file = InParts()
+    kept.write(torch.arange(2), values)
+    assert torch.equal(kept.finish(), values)
+
+
 def test_a_second_reader_of_a_file_without_a_name_sees_what_the_first_writes(tmp_path: Path) -> None:
     path = create_file(tmp_path, 24)
     first, second = (RowsInFile(path, 3, (2,), torch.float32) for _ in range(2))
