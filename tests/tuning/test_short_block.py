@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from support.families import attach, four_sizes, images, randomise_tuned, tiny, with_drop_paths
 from support.matrix import COVER, METHODS, fits
 from support.short_blocks import assert_same, build, gradients, is_short, whole_twin
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -147,6 +150,39 @@ def _of_both(model: Any, first: Tensor, second: Tensor) -> dict[str, Tensor]:
     loss = loss + model.forward_features(second).square().sum() + model(second).sum()
     loss.backward()
     return {name: p.grad.clone() for name, p in vp.tuned_parameters(model) if p.grad is not None}
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_a_model_in_shards_has_the_same_gradients(checkpointed, tmp_path):
+    model: Any = vp.attach(build("vit"), vp.AdaptFormer(bottleneck=4)).eval()
+    randomise_tuned(model)
+    first, second = images(model).double(), images(model, seed=4).double()
+    wanted = _of_both(model, first, second)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        added = {parameter for _, parameter in vp.tuned_parameters(model)}
+        for part in [*model.blocks, model]:
+            fully_shard(part, mesh=init_device_mesh("cpu", (1,)), ignored_params=added)
+        model.set_grad_checkpointing(checkpointed)
+        last: list[int] = []
+        model.norm.register_forward_hook(lambda _, args, output: last.append(output.shape[1]))
+        found = _of_both(model, first, second)
+        assert last == [1, 17, 1]
+        for name, gradient in found.items():
+            torch.testing.assert_close(gradient, wanted[name], rtol=1e-12, atol=1e-12)
+    finally:
+        dist.destroy_process_group()
+
+
+def test_autocast_and_weights_that_train():
+    model: Any = vp.attach(build("dinov2_reg4"), vp.FullFineTune())
+    assert_same(model.eval(), whole_twin(model), images(model).double())
+    model.float()
+    x, twin = images(model), whole_twin(model)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        short, whole = model(x), twin(x)
+    assert short.dtype == whole.dtype == torch.bfloat16
+    torch.testing.assert_close(short, whole, rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize("method", [vp.LoRA(rank=2), vp.VPT(tokens=3)], ids=lambda method: method.name)

@@ -55,6 +55,12 @@ def test_heads_that_read_more_keep_the_block_whole(family):
     assert not shorten_last_block(tiny(family))
 
 
+def test_a_token_that_turns_keeps_the_block_whole():
+    model = build("dinov3")
+    model.blocks[-1].attn.num_prefix_tokens = 0
+    assert not shorten_last_block(model)
+
+
 def test_grafts_in_front_of_the_last_block_may_need_all_tokens():
     model: Any = attach(build("vit"), vp.Convpass(bottleneck=2, blocks="first 1"))
     randomise_tuned(model)
@@ -71,3 +77,21 @@ def test_it_follows_heads_and_pooling():
     assert is_short(model)
     model.reset_classifier(3, global_pool="avg")  # behind our back
     assert torch.equal(model(x), whole_twin(model)(x))
+
+
+def test_loaded_adapters_have_it_and_banks_do_not(tmp_path):
+    model: Any = vp.attach(tiny("vit"), vp.VPT(tokens=3)).eval()
+    vp.save_adapter(model, tmp_path / "adapter")
+    loaded = vp.load_adapter(tiny("vit"), tmp_path / "adapter").eval()
+    x = images(model)
+    assert is_short(loaded)
+    assert torch.equal(loaded(x), model(x))
+    bank = vp.Bank(shortened := tiny("vit"))
+    bank.add("one", tmp_path / "adapter")
+    whole = bank(x, "one")
+    assert shorten_last_block(shortened)
+    again = vp.Bank(shortened)
+    again.add("one", tmp_path / "adapter")
+    assert all(map(torch.equal, again(x, "one"), whole))
+    assert torch.equal(torch.stack(whole), whole_twin(model)(x))
+    assert is_short(shortened)
