@@ -10,7 +10,7 @@ import torch.distributed as dist
 from support.families import attach, four_sizes, images, randomise_tuned, tiny, with_drop_paths
 from support.matrix import COVER, METHODS, fits
 from support.short_blocks import assert_same, build, gradients, is_short, whole_twin
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -60,6 +60,14 @@ def test_drop_paths_and_two_logits_in_training():
     vp.train_mode(model, frozen="train")
     assert is_short(model)
     assert_same(model, whole_twin(model), images(model, batch=8).double())
+
+
+def test_a_gate_reads_the_tokens_that_ask():
+    model = build("deit_distilled")
+    model.blocks[-1].attn.gate = nn.Linear(32, 32).double()
+    whole = copy.deepcopy(model)
+    assert shorten_last_block(model)
+    assert_same(model, whole, images(model).double())
 
 
 @pytest.mark.parametrize("family", ["vit", "deit_distilled"])
@@ -208,14 +216,18 @@ def _count_calls(model: Any, x: Tensor) -> int:
     return counter.get_total_flops()
 
 
-def test_blocks_compiled_one_by_one():
+@pytest.mark.parametrize("by_call", [True, False])
+def test_blocks_compiled_one_by_one(by_call):
     model: Any = vp.attach(build("vit"), vp.AdaptFormer(bottleneck=4)).eval()
     randomise_tuned(model)
     x = images(model).double()
     operations, (logits, wanted) = _count_calls(model, x), gradients(model, x)
     torch._dynamo.reset()
     for block in model.blocks:
-        block.compile(backend="eager")
+        if by_call:
+            block.compile(backend="eager")
+        else:  # as training does, for the length of an update
+            block.forward = torch.compile(block.forward, backend="eager")
     assert _count_calls(model, x) == operations
     with torch.no_grad():
         torch.testing.assert_close(model(x), logits)

@@ -101,7 +101,8 @@ class ShortModel(Graft):
 
 def _runs_again_compiled(model: Any, block: Any) -> bool:
     """Tell whether a second run of the block in the backward pass would be compiled, where nothing tells it apart."""
-    return bool(getattr(model, "grad_checkpointing", False)) and block._compiled_call_impl is not None
+    compiled = block._compiled_call_impl is not None or "forward" in block.__dict__
+    return bool(getattr(model, "grad_checkpointing", False)) and compiled
 
 
 class ShortBlock(BlockGraft):
