@@ -205,3 +205,24 @@ def test_two_processes_agree_without_an_exchange_for_each_update(photos: Path, t
     assert second["count late"] == first["count late"]
     assert late == {"reads": 4 * (1 + 2) + 1, "exchanges": 4}  # of each process what it gave lies on the CPU
     assert now["exchanges"] == updates == 12
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_gpu_is_not_waited_for(tiny: Tiny, optimizer: str) -> None:
+    done, real = [], fit_module.queue_update
+
+    def update(*args: Any) -> Any:
+        done.append(args)
+        torch.cuda.set_sync_debug_mode("error" if len(done) > 1 else "default")  # the first one makes states
+        try:
+            return real(*args)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    settings = [*SMALL, *OPTIMIZERS[optimizer], "fused=null", "device=cuda", "precision=fp32"]
+    with mock.patch.object(fit_module, "queue_update", update), poison(4):
+        late = outcome(tiny(*settings, folder="late"))
+    with at_once(), poison(4):
+        assert outcome(tiny(*settings, folder="at once")) == late
+    assert len(done) == 12

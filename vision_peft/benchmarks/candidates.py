@@ -16,7 +16,7 @@ from vision_peft.benchmarks.random_images import RandomImages
 from vision_peft.config.parse import Config
 from vision_peft.distributed.device import Compute, check_backbone_dtype, choose_compute, set_matmul_precision
 from vision_peft.training.build import attach_methods, create_bare_model, input_settings
-from vision_peft.training.fit import run_update
+from vision_peft.training.fit import queue_update, run_update
 from vision_peft.training.report import backbone_name
 from vision_peft.training.step import TrainStep
 from vision_peft.tuning.attention_kernels import find_kernels
@@ -50,7 +50,7 @@ class Bench:
         self.compute: Compute = choose_compute(config.device, config.precision)
         check_backbone_dtype(config.backbone_dtype, self.compute)
         set_matmul_precision(self.compute.device, config.tf32)
-        self.compiled, self.train_set = config.compile, RandomImages(CLASSES)
+        self.compiled, self.train_set = bool(config.compile), RandomImages(CLASSES)
         self.bare = create_bare_model(config).to(self.compute.device)
         self.name = backbone_name(config, self.bare)
         settings = input_settings(self.bare, config.recipe)
@@ -73,8 +73,8 @@ class Bench:
             forward(self.images)
 
     def find_kernels(self, model: nn.Module) -> set[str]:
-        """Name the kernels that compute the attention of `model`."""
-        with torch.no_grad(), self.compute.autocast():
+        """Name the kernels that compute the attention of `model`, whose backward pass has a say in it."""
+        with torch.enable_grad(), self.compute.autocast():
             return find_kernels(model, self.images)
 
     def count_block_elements(self) -> int | None:
@@ -94,6 +94,7 @@ class Bench:
         copied.share_frozen()
         merged = None if config.compile else _merge(model)
         step = TrainStep(config, model, CLASSES, self.compute)
+        update = queue_update if step.decides_on_device else run_update
         parts = config.recipe.accumulate
         numbers = torch.arange(self.batch_size)
         batch = list(zip(self.images.chunk(parts), self.labels.chunk(parts), numbers.chunk(parts), strict=True))
@@ -108,7 +109,7 @@ class Bench:
         return Candidate(
             model,
             step.optimizer,
-            update=lambda: run_update(step, batches, parts, (0,)),
+            update=lambda: update(step, batches, parts, (0,)),
             compute_loss=compute_loss,
             forward=step.parallel.forward,
             train_mode=lambda: vp.train_mode(model, config.recipe.frozen_mode),

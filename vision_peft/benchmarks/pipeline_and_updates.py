@@ -31,7 +31,7 @@ from vision_peft.distributed.device import (
 )
 from vision_peft.distributed.processes import all_gather, join
 from vision_peft.training.build import attach_methods, check_items, create_model, input_settings, set_transforms
-from vision_peft.training.fit import run_update
+from vision_peft.training.fit import queue_update, run_update
 from vision_peft.training.step import TrainStep
 
 WARM_UP = 2  # updates that are not counted
@@ -203,10 +203,11 @@ def _run_updates(config: Config) -> Iterator[tuple[float, float, int]]:
     splits, _ = keep_decoded({"train": train_set}, ["train"], config.cache_mb, config.workers, compute.processes_here)
     splits["train"].prepare()
     train_step = TrainStep(config, model, len(train_set.classes), compute)
+    update = queue_update if train_step.decides_on_device else run_update
     vp.train_mode(model, config.recipe.frozen_mode)
     batches = _repeat_epochs(_loader(config, splits["train"], config.workers))
     for number in itertools.count():
         started = time.perf_counter()
-        result = run_update(train_step, batches, config.recipe.accumulate, (config.seed, number))
+        result = update(train_step, batches, config.recipe.accumulate, (config.seed, number))
         torch.zeros((), device=compute.device).item()  # waits for the device
         yield time.perf_counter() - started, result.waited, len(result.samples) * compute.world_size
