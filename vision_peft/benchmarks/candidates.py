@@ -22,7 +22,7 @@ from vision_peft.training.step import TrainStep
 from vision_peft.tuning.attention_kernels import find_kernels
 from vision_peft.tuning.backbone import classifier_names, has_blocks
 from vision_peft.tuning.bake import baked_state_dict
-from vision_peft.tuning.graft import grafts
+from vision_peft.tuning.record import graft_tensors
 
 CLASSES = 100
 
@@ -163,8 +163,8 @@ class _CopiedBackbone:
 
 
 def _merge(model: nn.Module) -> nn.Module | None:
-    """Merge a copy of `model`; None where nothing is added to its modules, or what is added does not merge."""
-    if next(iter(grafts(model)), None) is None:
+    """Merge a copy of `model`; None where no tensors are added to it, or what is added does not merge."""
+    if not graft_tensors(model):
         return None
     try:
         return vp.merge(copy.deepcopy(model)).eval()

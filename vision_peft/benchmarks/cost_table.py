@@ -81,7 +81,7 @@ def format_costs(costs: Costs) -> str:
 
 def _title(group: CostGroup) -> str:
     size = "x".join(map(str, group.image_size))
-    compiled = ", compiled" if group.compiled else ""
+    compiled = {True: ", compiled", "blocks": ", compiled by block"}.get(group.compiled, "")
     rounds = f"{group.rounds} round{'s' if group.rounds != 1 else ''}"
     return f"{group.backbone}, batch {group.batch_size}, {size}, {group.precision}{compiled}, {rounds}"
 

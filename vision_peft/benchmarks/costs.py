@@ -38,7 +38,7 @@ class CostGroup:
     batch_size: int
     image_size: list[int]
     precision: str
-    compiled: bool
+    compiled: bool | str  # as config.compile
     overrides: list[str]
     block_elements: int | None = None  # that enter the blocks: B N D times depth
     rounds: int = 0

@@ -8,7 +8,7 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 from vision_peft.distributed.device import Compute
-from vision_peft.tuning.backbone import classifier_names
+from vision_peft.tuning.backbone import classifier_names, has_blocks
 from vision_peft.tuning.blocks import blocks
 
 
@@ -19,9 +19,12 @@ class PlainLoop:
     logged.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, compute: Compute, compiled: bool) -> None:
+    def __init__(
+        self, model: nn.Module, images: Tensor, labels: Tensor, compute: Compute, compiled: bool | str = False
+    ) -> None:
         self.model, self.images, self.labels, self.compute = model, images, labels, compute
-        self.forward: Any = torch.compile(model) if compiled else model
+        self._uncompiled = blocks(model) if compiled == "blocks" and has_blocks(model) else []
+        self.forward: Any = torch.compile(model) if compiled and not self._uncompiled else model
         self.optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05)
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16")
 
@@ -31,7 +34,9 @@ class PlainLoop:
             return F.cross_entropy((forward or self.model)(self.images), self.labels)
 
     def update(self) -> None:
-        """Do one update."""
+        """Do one update, the first of which compiles what is to be compiled."""
+        while self._uncompiled:
+            self._uncompiled.pop().compile()
         self.scaler.scale(self.compute_loss(self.forward)).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()

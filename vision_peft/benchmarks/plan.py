@@ -69,7 +69,7 @@ _COMPILED = {**_ADAPTFORMER, **_LORA, "full": _ALL["full"]}
 
 
 def _on_gpu(name: str, batch_size: int, settings: Mapping[str, tuple[str, ...]], compiled: bool = False) -> Group:
-    sizes = (f"backbone.name={name}", f"recipe.batch_size={batch_size}", f"compile={str(compiled).lower()}")
+    sizes = (f"backbone.name={name}", f"recipe.batch_size={batch_size}", f"compile={'blocks' if compiled else 'false'}")
     peers = () if compiled or "giant" in name else ("hf_lora", "adaptformer_written_out")
     return Group((*_RANDOM, *sizes, "precision=bf16", "device=cuda"), settings, peers)
 
