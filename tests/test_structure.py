@@ -17,12 +17,24 @@ ALLOWED = {
     "results": set(),
     "distributed": {"tuning"},
     "config": {"methods", "tuning", "data", "distributed"},
+    "memory": {"config", "distributed", "tuning"},
     "runs": {"config", "data", "distributed", "results"},
     "inference": {"runs", "config", "data", "results", "distributed", "formats", "methods", "tuning", "backbones"},
     "cli": {"search", "benchmarks", "training", "inference", "runs", "config", "distributed", "data", "results"},
     "search": {"training", "runs", "config", "distributed", "data", "results"},
     "benchmarks": {"training", "runs", "config", "distributed", "methods", "tuning", "data", "results"},
-    "training": {"runs", "config", "distributed", "formats", "methods", "tuning", "backbones", "data", "results"},
+    "training": {
+        "memory",
+        "runs",
+        "config",
+        "distributed",
+        "formats",
+        "methods",
+        "tuning",
+        "backbones",
+        "data",
+        "results",
+    },
 }
 # Rooms that may say `import vision_peft`; those below them may not.
 PUBLIC_API = {"benchmarks", "cli", "config", "distributed", "runs", "training"}

@@ -42,7 +42,7 @@ def one_line_errors() -> Iterator[None]:
 
         if isinstance(error, OutOfMemoryError):
             _raise_if_asked(error)
-            ways = "Ways out: recipe.accumulate=2, recipe.recompute=mlp"
+            ways = "Ways out: --memory 90%, recipe.accumulate=2, recipe.recompute=mlp"
             _end(f"{str(error).splitlines()[0]} {ways}", USER_ERROR)
         if not isinstance(error, LostProcess | LostWorker):
             raise

@@ -15,7 +15,7 @@ from vision_peft.cli._roots import check_roots
 from vision_peft.cli._verb import announce_loading, suggest_next
 from vision_peft.config import command_line
 from vision_peft.config.find_configs import find_configs
-from vision_peft.config.flags import parse_flags
+from vision_peft.config.flags import parse_flags, write_memory_as_key
 from vision_peft.config.help import format_help
 from vision_peft.printable import show
 
@@ -26,6 +26,7 @@ finished: list[list[str]] = []  # what can be done with the last run, or suite, 
 
 def main(argv: Sequence[str]) -> int:
     """Check the command, then let Hydra start the run, or the runs of a sweep one after another."""
+    argv = write_memory_as_key(argv)
     flags = parse_flags(argv)
     if flags.help:
         show(format_help(find_configs()))

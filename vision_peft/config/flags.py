@@ -42,3 +42,22 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     if problems:
         raise ConfigError(problems)
     return parsed
+
+
+def write_memory_as_key(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with ``--memory 8GB`` written as the key that it is, ``memory=8GB``.
+
+    Raises:
+        ConfigError: no size stands behind it.
+    """
+    written, waiting = [], iter(arguments)
+    for argument in waiting:
+        flag, equals, size = argument.partition("=")
+        if flag != "--memory":
+            written.append(argument)
+            continue
+        size = size if equals else next(waiting, "")
+        if not size or size.startswith("-"):
+            raise ConfigError(["--memory needs a size: give --memory 8GB, 8GiB, 8000MB or 50% (of the device)"])
+        written.append(f"memory={size}")
+    return written

@@ -44,6 +44,7 @@ NOT_IN_RUN_ID = (
     "max_bad_steps",
     "channels_last",
     "fused",
+    "memory",
 )
 MOUNT_POINTS = ("root", "cache")  # fields of a data set that say where it is on this machine
 CHECKPOINT = "backbone.checkpoint"

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from vision_peft.config.memory_size import check_memory_size
 from vision_peft.data.choices import (
     AUGMENTS,
     BAD_IN_EVALUATION,
@@ -210,6 +211,7 @@ class Settings(Checked):
     reuse_dtype: str = "auto"  # of tokens kept so: auto: bf16 before an attentive head, else exact | exact | bf16
     reuse_file_mb: int = 0  # most that they may take in a file, 10^6 bytes, where they do not fit into cache_mb
     reuse_folder: str | None = None  # where that file is put, for as long as it is needed; null: the run folder
+    memory: str | None = None  # most that training may take: 8GB, 8GiB, 50% (of the device); null: no limit; --memory
     compile: bool | str = False  # the training forward by torch.compile: true (whole) | blocks (starts sooner) | false
     compile_mode: str = "default"  # of torch.compile: default | reduce-overhead (CUDA graphs) | max-autotune
     grid: dict[str, Any] = field(default_factory=dict)  # values that vision-peft tune tries; train ignores it
@@ -233,6 +235,7 @@ class Settings(Checked):
             choice("reuse_dtype", self.reuse_dtype, ("auto", "exact", "bf16")),
             at_least("reuse_file_mb", self.reuse_file_mb, 0),
             choice("backbone_dtype", self.backbone_dtype, (*PRECISIONS[1:], *QUANTIZED)),
+            None if self.memory is None else check_memory_size(self.memory),
             None if self.max_time is None else above_zero("max_time", self.max_time),
         ]
         if self.compile not in (False, True, "blocks"):

@@ -57,6 +57,11 @@ def find_other_root(config: Config, folder: Path) -> str | None:
     return before if other else None
 
 
+def find_parent(folder: Path) -> Path:
+    """Find `folder`, or the nearest one above it that exists: all processes of a run can see what is in there."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+
+
 def _is_same(config: Config, folder: Path) -> bool:
     try:
         return not _compare(comparable_fields(parse_config(read_config(folder))), comparable_fields(config))

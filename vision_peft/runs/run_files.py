@@ -14,6 +14,7 @@ WRITTEN = {
     ".": (
         "config.yaml",
         "data.json",
+        "memory.json",
         "log.txt",
         "metrics.jsonl",
         "bad_files.txt",

@@ -36,13 +36,14 @@ from vision_peft.distributed.stopping import (
     is_restart_after_stop,
     stop_decision,
 )
+from vision_peft.memory.plan import plan_memory
 from vision_peft.protocols import PHASES, list_splits
 from vision_peft.results.row import RESULT, Row, from_values, to_values, write_row
 from vision_peft.results.table import format_rows
 from vision_peft.runs.checkpoint import newest_state
 from vision_peft.runs.compare_data import Pinned, pin_data
 from vision_peft.runs.data_record import DATA, DataRecord
-from vision_peft.runs.find_run import find_other_root, find_run
+from vision_peft.runs.find_run import find_other_root, find_parent, find_run
 from vision_peft.runs.provenance import describe_start
 from vision_peft.runs.run import Run
 from vision_peft.runs.run_folder import find_finished_row
@@ -172,6 +173,7 @@ def _train_in(
     check_shares(config.recipe, compute.world_size, len(splits[phases[0].trained]))
     model = attach_methods(model, config, splits[phases[0].trained], compute.holds)
     check_solvable(config, model, splits[phases[0].trained], compute.sharded)
+    plan = plan_memory(config, model, compute, settings, splits[phases[0].trained].eval_batch_size, folder)
     record, used = DataRecord(splits, config.data), list_splits(config.protocol, read_test=False)
     with Run(config, folder) as run:
         state = newest_state(folder / "state")
@@ -183,9 +185,10 @@ def _train_in(
         progress = Progress.of(state, len(phases))
         run.start(progress.step, progress.lines)
         try:
-            for words in (*about_data, *about_weights, describe_run(config, model, splits, folder, compute)):
+            for words in (*about_data, *about_weights, describe_run(config, model, splits, folder, plan.compute)):
                 run.say(words)
-            changed = note_start(config, start, progress, compute.world_size, tried)
+            plan.begin(run.save, run.say)
+            changed = note_start(plan.setting, start | plan.start, progress, compute.world_size, tried)
             if state:
                 left = f"epoch {progress.epoch + 1}" if progress.epoch < config.recipe.epochs else "all epochs are done"
                 others = describe_other_processes(progress.processes, compute)
@@ -195,8 +198,8 @@ def _train_in(
             if words:
                 run.say(words)
             known: dict[str, Any] = {"seconds_before": progress.total_seconds, "data_digest": pinned.digest}
-            training = Training(config, compute, run, splits, settings, command, requests, **known)
-            with keep_status(training, model, progress):
+            training = Training(plan.config, plan.compute, run, splits, settings, command, requests, **known)
+            with plan.measure(run.say), keep_status(training, model, progress):
                 model, kept = _run_phases(training, model, progress, state)
                 if stop := stop_decision(all_reduce_sum(requests.votes()), progress.step):  # since the last update
                     raise stop
@@ -280,7 +283,7 @@ def _dry_run(config: Config, compute: Compute) -> Trained:
     # what is there cannot be taken back
     changes["trackers"] = tuple(name for name in config.trackers if name != "wandb")
     print_rank0("dry run: one batch of train and val in a temporary folder; the model is not tested")
-    output_dir = on_rank0(lambda: tempfile.mkdtemp(prefix="dry-run-", dir=_find_parent(Path(config.output_dir))))
+    output_dir = on_rank0(lambda: tempfile.mkdtemp(prefix="dry-run-", dir=find_parent(Path(config.output_dir))))
     try:
         small = dataclasses.replace(config, recipe=recipe, output_dir=output_dir, **changes)
         size = max(recipe.batch_size // recipe.accumulate, compute.world_size) * recipe.accumulate
@@ -293,8 +296,3 @@ def _dry_run(config: Config, compute: Compute) -> Trained:
             shutil.rmtree(output_dir, ignore_errors=True)
     print_rank0("\ndry run passed: trained, evaluated, saved and loaded one batch; nothing was kept")
     return Trained(row, folder, small)
-
-
-def _find_parent(folder: Path) -> Path:
-    """Find `folder`, or the nearest one above it that exists: all processes of a run can see what is in there."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
