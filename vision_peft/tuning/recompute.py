@@ -2,8 +2,9 @@
 
 Gradients are those without it, bit for bit on a CPU: the part runs again on the same input, under the same autocast and
 with the same random numbers (dropout, drop-path), and stops where the last tensor is there that the backward pass
-reads. So a frozen ``fc2``, or ``proj``, does not run twice. Where nothing needs a gradient (below the first block that
-is tuned, without grad mode) nothing is kept, and nothing runs twice.
+reads. So a frozen ``fc2``, or ``proj``, does not run twice. A method with autograd functions of its own runs plain
+operations in the part, whose gradients are rounded otherwise. Where nothing needs a gradient (below the first block
+that is tuned, without grad mode) nothing is kept, and nothing runs twice.
 
 What the methods graft onto a whole block stays outside of the part; what they graft into it is recomputed with it.
 """
