@@ -32,6 +32,11 @@ def of_norm(h: Tensor, scale: Tensor | None, shift: Tensor | None, A: Tensor, c:
     return narrow_linear(x, A, c) + x.sum()
 
 
+def dropped_norm(h: Tensor, scale: Tensor, shift: Tensor, A: Tensor) -> Tensor:
+    torch.manual_seed(0)  # one mask for every call
+    return narrow_linear(F.layer_norm(h, h.shape[-1:], scale, shift), A, dropout=nn.Dropout(0.4))
+
+
 def of_gelu(u: Tensor, A: Tensor, approximate: str = "none") -> Tensor:
     return narrow_linear(F.gelu(u, approximate=approximate), A)
 
@@ -58,6 +63,7 @@ CASES: dict[str, tuple[str, Callable[..., Tensor], tuple[Any, ...]]] = {
     "norm": ("_NarrowLinear", of_norm, (h, scale, shift, A, c)),
     "norm without a shift": ("_NarrowLinear", lambda h, s, A: of_norm(h, s, None, A), (h, scale, A)),
     "norm without weights": ("_NarrowLinear", lambda h, A: of_norm(h, None, None, A), (h, A)),
+    "norm and dropout": ("_NarrowLinear", dropped_norm, (h, scale, shift, A)),
     "GELU": ("_NarrowLinear", of_gelu, (h, A)),
     "GELU by tanh": ("_NarrowLinear", partial(of_gelu, approximate="tanh"), (h, A)),
     "GELU in tiles": ("_NarrowLinear", of_gelu, (wide, A)),
@@ -172,6 +178,7 @@ def count_kept(method: vp.Method | None) -> int:
 BEYOND: list[tuple[vp.Method, int]] = [  # what is kept beyond a frozen backbone
     (vp.BitFit(), 0),
     (vp.LoRA(rank=2), EACH * 2 * 2),  # A x of q and v
+    (vp.LoRA(rank=2, dropout=0.1), EACH * 2 * (2 + WIDTH // 4)),  # and a byte a number for what is dropped
     (vp.LoRA(rank=2, targets=("all-linear",)), EACH * 4 * 2),  # A x of qkv, proj, fc1 and fc2
     # Behind U and in front of V, for tiles 1 + 3, 1 + 1, 1 + 4 and 4 + 1; cores of fc2 in another order.
     (vp.FacT(rank=2, dropout=0.0), EACH * 16 * 2 + 2 * 4 * 2 * 2),

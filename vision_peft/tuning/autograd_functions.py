@@ -34,6 +34,16 @@ def _check_first_derivative() -> None:
         )
 
 
+def _draw_mask(x: Tensor, dropout: nn.Dropout | None) -> tuple[Tensor | None, float]:
+    """Draw which numbers of ``x`` a dropout keeps, one byte each, and return its rate too; None: all."""
+    p = dropout.p if dropout is not None and dropout.training else 0.0
+    return torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - p) if p > 0 else None, p
+
+
+def _drop(x: Tensor, mask: Tensor | None, p: float) -> Tensor:
+    return x if mask is None else x * mask * (1 / (1 - p) if p < 1 else 0.0)
+
+
 # Scale and shift
 
 
@@ -76,16 +86,17 @@ class _ScaleAndShift(Function):
 # A small matrix on an activation that can be computed anew
 
 
-def narrow_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute ``F.linear(x, weight, bias)`` with a small matrix that trains; x is not kept where it need not be.
+def narrow_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, dropout: nn.Dropout | None = None) -> Tensor:
+    """Compute ``F.linear(dropout(x), weight, bias)`` by a small matrix that trains; x is kept only where it must be.
 
     x is (..., in), or (..., tiles · in), whose tiles pass the matrix one by one: (..., tiles, out). Where x is what a
     layer norm or a GELU gave, its gradient is computed from their input, which they keep for themselves.
     """
     kept = _kept_in_place_of(x, weight.shape[1]) if is_recorded(weight) else None
     if kept is not None:
-        return _NarrowLinear.apply(x, weight, bias, *kept)
-    return _narrow_linear(x, weight, bias)
+        mask, p = _draw_mask(x, dropout)
+        return _NarrowLinear.apply(x, weight, bias, mask, p, *kept)
+    return _narrow_linear(x if dropout is None else dropout(x), weight, bias)
 
 
 def _narrow_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -117,27 +128,33 @@ class _NarrowLinear(Function):
     """dA = gᵀ x, with x = (h - μ) ρ ⊙ w + b of a layer norm of h, or x = GELU(h)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, kept: Tensor, *made: Any) -> Tensor:
-        ctx.approximate = made[0] if len(made) == 1 else None
-        ctx.save_for_backward(weight, kept, *(made if len(made) > 1 else ()))
-        return _narrow_linear(x, weight, bias)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Any, p: float, *kept: Any) -> Tensor:
+        ctx.p, ctx.approximate = p, kept[1] if len(kept) == 2 else None
+        ctx.save_for_backward(weight, mask, *(kept if ctx.approximate is None else kept[:1]))
+        return _narrow_linear(_drop(x, mask, p), weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         _check_first_derivative()
-        weight, kept, *norm = ctx.saved_tensors
+        weight, mask, kept, *norm = ctx.saved_tensors
         (grad,) = grads
         to_x = grad @ weight.to(grad.dtype)
         if to_x.shape != kept.shape:
             to_x = to_x.flatten(-2)
         rows = grad.flatten(0, -2)
-        if ctx.approximate is None:
+        if norm and mask is None:
             of_weight = _times_norm(rows, kept, *norm)
         else:
-            x = F.gelu(kept, approximate=ctx.approximate).to(rows.dtype)
-            of_weight = rows.t() @ x.view(-1, weight.shape[1])
+            x = _norm(kept, *norm) if norm else F.gelu(kept, approximate=ctx.approximate)
+            of_weight = rows.t() @ _drop(x, mask, ctx.p).to(rows.dtype).view(-1, weight.shape[1])
         of_bias = rows.sum(0, dtype=weight.dtype) if ctx.needs_input_grad[2] else None
-        return to_x, of_weight.to(weight.dtype), of_bias, *[None] * (1 + max(1, len(norm)))
+        return _drop(to_x, mask, ctx.p), of_weight.to(weight.dtype), of_bias, *[None] * (3 + max(1, len(norm)))
+
+
+def _norm(h: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    x = (h - mean) * rstd
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
 
 
 def _times_norm(
@@ -172,13 +189,10 @@ def widen(
         active = activate(hidden)
         y = F.linear(active if dropout is None else dropout(active), weight, bias)
         return y if scale is None else scale * y
-    p = dropout.p if dropout is not None and dropout.training else 0.0
-    mask = torch.empty_like(hidden, dtype=torch.bool).bernoulli_(1 - p) if p > 0 else None
-    factor = 1 / (1 - p) if p < 1 else 0.0
+    mask, p = _draw_mask(hidden, dropout)
 
     def run(hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor | None, mask: Tensor | None) -> Tensor:
-        active = activate(hidden)
-        y = F.linear(active if mask is None else active * mask * factor, weight, bias)
+        y = F.linear(_drop(activate(hidden), mask, p), weight, bias)
         return y if scale is None else scale * y
 
     return _RunTwice.apply(run, hidden, weight, bias, scale, mask)

@@ -74,17 +74,22 @@ class LowRank(nn.Module):
         y: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        apply: Callable[[Tensor, Tensor], Tensor] = narrow_linear,
+        apply: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Update the output ``y`` of the frozen layer, given its input ``x``.
 
-        ``apply(x, A)`` is what the layer does with a weight; channels are the last axis, of a convolution the second.
+        ``apply(x, A)`` is what a convolution does with a weight; channels are the last axis, there the second.
         """
         channels = 1 if weight.ndim > 2 else -1
-        hidden = self._drop_experts(apply(self.dropout(x), self.down()).movedim(channels, -1))
+        if apply is None:
+            hidden = narrow_linear(x, self.down(), dropout=self.dropout)
+        else:
+            hidden = apply(self.dropout(x), self.down()).movedim(channels, -1)
+        hidden = self._drop_experts(hidden)
         update = F.linear(hidden, self.B, self.bias)
         if self.B0 is not None:
-            update = update - F.linear(apply(x, self._owner().A0).movedim(channels, -1), self.B0)
+            start = (apply or F.linear)(x, self._owner().A0).movedim(channels, -1)
+            update = update - F.linear(start, self.B0)
         update = update * self.scaling
         if self.magnitude is None:
             return y + update.movedim(-1, channels)
