@@ -198,7 +198,7 @@ def _is_deep(mode: str) -> bool:
 def _to_rgb(image: Image.Image, value_range: ValueRange) -> Image.Image:
     if not _is_deep(image.mode):
         image.info.pop("transparency", None)  # alpha is dropped; PIL would warn about palettes that carry it
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")  # which would copy one that is RGB already
     low, high = _find_range(image)
     if not math.isfinite(high - low):
         raise ValueError("the image holds NaN or infinite values")

@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as F
 
 from vision_peft.data.choices import AUGMENTS, NORMALISATIONS, RESIZES
 from vision_peft.data.problems import unknown
+from vision_peft.data.transforms.pixel_table import NormalisePixels
 
 INTERPOLATIONS = {mode.value: mode for mode in v2.InterpolationMode}
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -111,7 +112,7 @@ def eval_transform(
     `crop_pct`; `"shortest"` scales the short side to `size / crop_pct` and crops the centre, as timm does.
     """
     geometry = Geometry(_height_width(size), interpolation, resize, crop_pct)
-    return Transform(geometry, v2.Compose(_to_float(mean, std)))
+    return Transform(geometry, NormalisePixels(mean, std))
 
 
 def train_transform(
@@ -150,16 +151,12 @@ def train_transform(
         steps.append(v2.RandomHorizontalFlip())
     if augment == "randaugment":
         steps.append(v2.RandAugment(num_ops=2, magnitude=9))
-    steps += _to_float(mean, std)
+    steps.append(NormalisePixels(mean, std))
     if random_erasing:
         if not 0 <= random_erasing <= 1:
             raise ValueError(f"random_erasing is a probability: wanted 0 to 1, got {random_erasing}")
         steps.append(v2.RandomErasing(p=random_erasing))
-    return Transform(fixed, v2.Compose(steps))
-
-
-def _to_float(mean: Sequence[float], std: Sequence[float]) -> list[torch.nn.Module]:
-    return [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std)), v2.ToPureTensor()]
+    return Transform(fixed, v2.Compose(steps) if len(steps) > 1 else steps[0])
 
 
 def _height_width(size: int | Sequence[int]) -> tuple[int, int]:
