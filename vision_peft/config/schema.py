@@ -199,7 +199,7 @@ class Settings(Checked):
     channels_last: bool = False  # memory layout of images and convolutions
     fused: bool | None = None  # optimiser in one kernel; null: on GPUs
     workers: int | str = (
-        "auto"  # processes that load images; auto: a core each, up to 8; on CPU none for data in memory
+        "auto"  # processes that load images; auto: as many as keep up, up to 8 and a core each; none for data in memory
     )
     cache_mb: int | str = (
         "auto"  # most memory for decoded images, 10^6 bytes; auto: 1/4 of what is free, <= 4096; 0: off

@@ -48,6 +48,7 @@ def fit(
         bad_files=run.bad_files,
         repeated_augmentation=recipe.repeated_augmentation,
         balanced=config.data.balanced,
+        report=run.say,
     )
     epochs = progress.count_epochs(config)
     updates = max(loader.batches_per_epoch // recipe.accumulate, 1)

@@ -7,7 +7,8 @@ the loader. In training the place of an undecodable image is taken by the next o
 the last comes the first), with the augmentation of the place.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from vision_peft.data.choices import BAD_IN_EVALUATION
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.loading.bad_files import BadFiles
-from vision_peft.data.loading.batches import CPU, read_results, start_reading, yield_batches
+from vision_peft.data.loading.batches import CPU, read_results, resolve_workers, start_reading, yield_batches
+from vision_peft.data.loading.measured_workers import ReadingTimes
 from vision_peft.data.loading.order import EpochOrder, balance_classes, shuffle
 from vision_peft.data.loading.samples import Batch, Key
 from vision_peft.data.problems import unknown
@@ -35,6 +37,9 @@ class TrainLoader:
 
     Undecodable images are replaced and noted in `bad_files`, up to the share `max_bad_fraction` of the dataset; with
     more than that `TooManyBadFiles` is raised, with 0 the first `ImageDecodeError`.
+
+    With `workers="auto"` the first batches that are not in memory are read in this process and timed, then as many
+    processes as are needed go on, at most those of `resolve_workers`; `report` gets a line about it.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class TrainLoader:
         bad_files: BadFiles | None = None,
         repeated_augmentation: int = 1,
         balanced: bool = False,
+        report: Callable[[str], None] = lambda words: None,
     ) -> None:
         _check_sizes(dataset, batch_size, rank, world_size)
         repeats = repeated_augmentation
@@ -68,7 +74,11 @@ class TrainLoader:
         self._bad: dict[str, None] = {}
         self._bad_files = BadFiles() if bad_files is None else bad_files
         spare = int(max_bad_fraction * len(dataset) + 1e-9)
-        self._loader = read_results(dataset, seed, spare, self._order, workers, device)
+        self._report, self._times = report, ReadingTimes()
+        most = resolve_workers(workers, dataset, device=device)
+        self._most_workers = most if workers == "auto" and most and dataset.as_tensor() is None else None
+        self._read = partial(read_results, dataset, seed, spare, self._order, device=device)
+        self._loader = self._read(workers=most if self._most_workers is None else 0)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -87,7 +97,21 @@ class TrainLoader:
             )
         self._order.epoch, self._order.start_batch = epoch, start_batch
         self._dataset.prepare()
-        return yield_batches(start_reading(self._loader), self._note)
+        batches = yield_batches(start_reading(self._loader), self._note)
+        return batches if self._most_workers is None else self._choose_workers(batches, epoch, start_batch)
+
+    def _choose_workers(self, batches: Iterator[Batch], epoch: int, start_batch: int) -> Iterator[Batch]:
+        """Yield the batches, of which the first are timed, and the others from the processes that these ask for."""
+        before = len(self._times.read)
+        yield from self._times.time_batches(batches)
+        if self._most_workers is not None and self._times.enough:
+            workers = self._times.choose_workers(self._most_workers)
+            self._most_workers = None
+            self._report(self._times.describe(workers))
+            if workers:
+                self._loader = self._read(workers=workers)
+                batches = self.epoch(epoch, start_batch + len(self._times.read) - before)
+        yield from batches
 
     def _note(self, errors: list[ImageDecodeError], missing: Sequence[int]) -> None:
         for error in errors:
