@@ -122,9 +122,32 @@ def differentiate(run: Callable[..., Tensor], arguments: list[Tensor]) -> tuple[
 
 def test_under_checkpointing_they_are_recomputed_with_the_rest_and_keep_nothing():
     run, arguments = small_case()
-    again: Any = partial(checkpoint, run, use_reentrant=False)
+    runs: list[int] = []
+
+    def noted(*given: Tensor) -> Tensor:
+        runs.append(len(given))
+        return run(*given)
+
+    again: Any = partial(checkpoint, noted, use_reentrant=False)
     for one, other in zip(differentiate(run, arguments), differentiate(again, arguments), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    assert len(runs) == 2  # forward and backward: nothing that is to be recomputed was asked for before
+
+
+def test_dropout_keeps_its_share_and_scales_it():
+    torch.manual_seed(0)
+    eye = torch.eye(100).requires_grad_()
+    read = F.layer_norm(torch.randn(20, 100).requires_grad_(), (100,))
+    dropout = nn.Dropout(0.2)
+    for out, whole in (
+        (widen(read, torch.sigmoid, dropout, eye), torch.sigmoid(read)),
+        (narrow_linear(read, eye, dropout=dropout), read),
+    ):
+        kept = out != 0
+        assert 0.75 < kept.float().mean() < 0.85
+        torch.testing.assert_close(out[kept], whole[kept] / 0.8)
+    assert widen(read, torch.sigmoid, nn.Dropout(1.0), eye).abs().max() == 0
+    torch.testing.assert_close(narrow_linear(read, eye, dropout=dropout.eval()), read)
 
 
 def test_functional_transforms_and_compiled_code_take_the_plain_operations():
