@@ -30,7 +30,8 @@ class Countdown:
             return
         self.last, speed = now, done / (now - self.started)
         left = format_left((self.total - done) / speed)
-        text = f"{done:,} of {self.total:,} {self.what}, {speed:,.1f} a second, {left}"
+        pace = f"{speed:,.1f} a second" if speed >= 1 else f"{1 / speed:,.1f} s each"
+        text = f"{done:,} of {self.total:,} {self.what}, {pace}, {left}"
         if self.terminal:
             self.letters = show_over(text, self.letters, sys.stderr)
         else:
