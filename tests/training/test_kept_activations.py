@@ -21,6 +21,7 @@ from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder, setting_fields
 from vision_peft.data.loading.kept_rows import RowsInFile
 from vision_peft.training import progress as progress_module
+from vision_peft.training import trained as train_module
 from vision_peft.training.trained import train
 
 Tiny = Callable[..., Config]
@@ -168,10 +169,18 @@ def test_a_full_disk_is_found_before_or_while_it_is_written_and_training_goes_on
         patch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 0, 10**6))
         train(small)
 
-    def write(*_: Any) -> None:
+    opened, real = [], train_module.fit
+
+    def write(rows: RowsInFile, *_: Any) -> None:
+        opened.append(rows)
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    def fit(*arguments: Any) -> Any:
+        assert [rows._file.closed for rows in opened] == [True]  # an open file would keep the disk full
+        return real(*arguments)
+
     monkeypatch.setattr(RowsInFile, "write", write)
+    monkeypatch.setattr(train_module, "fit", fit)
     train(full)
     for config, words in ((small, "0 MB would leave too little of the 1 MB that"), (full, "No space left on device")):
         assert left_behind(run_folder(config)) == left_behind(run_folder(plain))
