@@ -110,10 +110,10 @@ class BiLoRA(BlockMethod):
     def attach(self, model: nn.Module) -> None:
         for block in self.chosen_blocks(model):
             if is_fused(block):
-                (qkv,) = linears(block, "qkv")
-                size = qkv.in_features, qkv.out_features // 3
-                updates = nn.ModuleDict({name: Update(*size, self) for name in "qv"})
-                graft(qkv, BiLoRAQKV, bi_lora=updates, bi_lora_heads=rows_by_head(block))
+                for qkv in linears(block, "qkv"):  # of every branch
+                    size = qkv.in_features, qkv.out_features // 3
+                    updates = nn.ModuleDict({name: Update(*size, self) for name in "qv"})
+                    graft(qkv, BiLoRAQKV, bi_lora=updates, bi_lora_heads=rows_by_head(block))
             else:
                 for layer in (*linears(block, "q"), *linears(block, "v")):
                     graft(layer, BiLoRALinear, bi_lora=Update(layer.in_features, layer.out_features, self))

@@ -9,13 +9,12 @@ Gradients are summed over one pass of the training images before training, of th
 features that the head reads. Biases of these layers and LayerScale train whole; norms, class token, positions and
 tables of position biases stay frozen.
 
-Source: FightingFighting/GPS@72e0c31 utils/pruning.py, train_gps.py:489-625. Trained and stored are the values v (and
-their indices), not a mask over full gradients: y = W x + b + Σ_j (v - W)[o, j] x[index[o, j]], with no gradient of W.
+Source: FightingFighting/GPS@72e0c31 utils/pruning.py, train_gps.py:489-625. Trained and stored are v and the indices,
+not a mask over full gradients: y = W x + b + Σ_j (v - W)[o, j] x[index[o, j]].
 
 Deviations: nothing drops out while gradients are summed, which are fp32 (there under autocast, without loss scaling).
-Official rules go by parts of names, so that there a Swin's relative position tables ("bias") train and the norm of its
-patch embedding ("norm") does not; here tables are frozen like all positions. Weight decay, 0 as published, would pull
-v towards 0. Rows whose gradients are equal choose by torch's ``topk``.
+Official rules go by parts of names: there a Swin's relative position tables ("bias") train and the norm of its patch
+embedding ("norm") does not; here tables are frozen. Weight decay, 0 as published, would pull v towards 0.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,10 +28,11 @@ from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.blocks import linears
 from vision_peft.tuning.checked_tensors import CheckedTensors
 from vision_peft.tuning.graft import Graft, graft, kinds
-from vision_peft.tuning.layers import check_plain, convolve
+from vision_peft.tuning.layers import PLAIN_LAYERS, check_plain, convolve
 from vision_peft.tuning.method import one_of, positive
+from vision_peft.tuning.needs import Need
 from vision_peft.tuning.norms import NORMS
-from vision_peft.tuning.packed_linear import check_unpacked
+from vision_peft.tuning.packed_linear import UNPACKED
 from vision_peft.tuning.record import backbone_parameters
 from vision_peft.tuning.sample_gradients import LOSSES, sum_gradients
 from vision_peft.tuning.samples import SamplesNeeded
@@ -172,8 +172,11 @@ class GPS(BlockMethod):
     def starts_as_identity(self) -> bool:
         return True
 
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return (*super().needs, UNPACKED, *((PLAIN_LAYERS,) if self.blocks == "all" else ()))
+
     def attach(self, model: nn.Module) -> None:
-        check_unpacked(model)
         own = {id(parameter) for _, parameter in backbone_parameters(model) if not parameter.requires_grad}
         for block in self.chosen_blocks(model):
             linears(block, "qkv")  # makes timm call a layer of which it would read the weight

@@ -9,6 +9,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from vision_peft.tuning.families import family_of
 from vision_peft.tuning.graft import Graft, children, grafts
+from vision_peft.tuning.needs import Need
 
 
 def body_layers(model: nn.Module) -> dict[str, Any]:
@@ -66,3 +67,16 @@ def check_plain(layer: nn.Module) -> None:
             f"{plain.__name__} makes another weight out of its own in every forward, and an update of it has nowhere "
             "to go"
         )
+
+
+def check_plain_layers(model: nn.Module) -> None:
+    """Check that every layer of the body uses its weight as it is.
+
+    Raises:
+        ValueError: as of ``check_plain``.
+    """
+    for layer in body_layers(model).values():
+        check_plain(layer)
+
+
+PLAIN_LAYERS = Need("layers that use their weights as they are", check_plain_layers)
