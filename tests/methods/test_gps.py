@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 import vision_peft as vp
 from vision_peft.inference.bank.adapter import Loader
-from vision_peft.methods.gps import SelectedWeights, SparseTerm, select
+from vision_peft.methods.gps import SelectedWeights, select
 from vision_peft.tuning.attach import attach_for_loading
 from vision_peft.tuning.sample_gradients import sum_gradients, supcon
+from vision_peft.tuning.sparse_term import SparseTerm
 
 L, D = 12, 768
 

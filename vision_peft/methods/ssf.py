@@ -4,9 +4,8 @@ Every operation of the backbone gets a scale γ and a shift β of its output cha
 
     y ← γ ⊙ y + β
 
-after norm1, qkv, the attention's projection, norm2, fc1 (before the activation) and fc2 of every block, after the patch
-embedding and the final norm (that of all tokens, or of the pooled ones, timm's ``fc_norm``); on Swin also after the
-norms of patch embedding and patch merging.
+after norm1, qkv, the attention's projection, norm2, fc1 (before the activation) and fc2 of every block, the patch
+embedding and the final norm (of all tokens or, ``fc_norm``, of pooled ones); on Swin also the norms of patch merging.
 
 Source: dongzelian/SSF@e94e0e7 models/vision_transformer.py, models/swin_transformer.py. γ starts from N(1, 0.02²) and β
 from N(0, 0.02²), as there: the start is close to the pretrained function, not equal to it. Neither decays.
