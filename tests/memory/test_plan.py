@@ -97,9 +97,10 @@ def test_little_memory_recomputes_where_parts_would_draw_other_numbers_and_gives
     assert "peak memory: 0 MB measured, " in said
 
 
-def test_parts_that_draw_other_numbers_are_another_setting_and_a_precision_too(tiny, monkeypatch) -> None:
+@pytest.mark.parametrize("words", [["method=adaptformer"], ["method=bitfit", "recipe.mixup=0.8"]])
+def test_parts_that_draw_other_numbers_are_another_setting_and_a_precision_too(tiny, monkeypatch, words) -> None:
     monkeypatch.setattr(plan, "choose", lambda limit, choices, *_: (Choice(4, "block", "bf16"), PREDICTION))
-    trained = train(tiny("method=adaptformer", "memory=1GB", "recipe.epochs=1"))
+    trained = train(tiny(*words, "memory=1GB", "recipe.epochs=1"))
     settings = trained.row.settings or {}
     assert settings["recipe.accumulate"] == 4
     assert "recipe.recompute" not in settings

@@ -64,6 +64,7 @@ def expected_output(block: Any, x: Tensor, method: Any, path: nn.Module, **kwarg
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_block_computes_the_equation(family, form):
     model = tuned(family, **form)
+    vp.restore_last_block(model)
     method = vp.AdaptFormer(**form)
     all_blocks = blocks(model)
     with torch.no_grad(), recorded_calls(all_blocks) as calls:

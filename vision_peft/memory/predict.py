@@ -79,7 +79,7 @@ class MemoryOfTraining:
         self.model, self.recipe, self.compute = model, recipe, compute
         self.shape, self.eval_batch, self.ahead = shape, eval_batch, ahead
         self._found: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
-        self.draws = False  # whether a step draws random numbers, or reads statistics of its batch
+        self.draws = bool(recipe.mixup or recipe.cutmix)  # whether a step draws, or reads statistics of its batch
         trained = [p.numel() * p.element_size() for p in model.parameters() if p.requires_grad]
         self.trained, self.largest = sum(trained), max(trained, default=0)
         self._evaluation = self._measure_evaluation()

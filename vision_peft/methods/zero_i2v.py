@@ -7,10 +7,9 @@ adapters A(z) = z + s · (W_up dropout(W_down z + b_down) + b_up) stand around t
                                      next as many of frame t + 1; the first and last frame keep their own
     x ← x + A_O(MLP(A_M(LN₂ x)))
 
-With ``long_shift_div`` two further groups of D / long_shift_div channels come of t - 2 and t + 2. A temporal embedding
-(1 T D) is added to every token of a frame before the first block (and before CLIP's ``norm_pre``). All W_up and the
-embedding start from zero: the start is the image model with shifted channels. The final norm trains as well.
-``vp.merge`` folds the adapters and leaves ``ZeroI2V(adapters=0)``: shift and temporal embedding.
+With ``long_shift_div`` two further groups come of t - 2 and t + 2. A temporal embedding (1 T D) is added to every token
+of a frame before the first block (and CLIP's ``norm_pre``). All W_up and the embedding start from zero, so that it is
+the image model with shifted channels. The final norm trains as well. ``vp.merge`` leaves ``ZeroI2V(adapters=0)``.
 
 Source: leexinhao/ZeroI2V@ce04d8b mmaction/models/backbones/vit_zero_clip.py, models/common/stdha.py,
 tools/weight_reparam.py. Deviations: where there is LayerScale, which CLIP lacks, A_S and A_O stand in front of it. The

@@ -10,6 +10,7 @@ again is refused.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -204,7 +205,9 @@ class _RunTwice(Function):
     @staticmethod
     def forward(ctx: Any, function: Callable[..., Tensor], *tensors: Tensor | None) -> Tensor:
         device: Any = next(tensor.device.type for tensor in tensors if tensor is not None)
-        ctx.function, ctx.autocast = function, (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+        ctx.function, ctx.autocast = function, None
+        if torch.amp.is_autocast_available(device):  # on the meta device it is not
+            ctx.autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
         ctx.save_for_backward(*tensors)
         return function(*tensors)
 
@@ -212,10 +215,9 @@ class _RunTwice(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         _check_first_derivative()
         (grad,) = grads
-        enabled, dtype = ctx.autocast
         tensors, needed = list(ctx.saved_tensors), ctx.needs_input_grad[1:]
         wanted = [i for i, needs in enumerate(needed) if needs]
-        with torch.enable_grad(), torch.autocast(grad.device.type, dtype=dtype, enabled=enabled):
+        with torch.enable_grad(), torch.autocast(*ctx.autocast) if ctx.autocast else nullcontext():
             for i in wanted:
                 tensors[i] = tensors[i].detach().requires_grad_()
             out = ctx.function(*tensors)
