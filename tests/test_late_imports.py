@@ -6,6 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from vision_peft import late_imports
+
+pytestmark = pytest.mark.skipif(
+    not torch.__version__.startswith(late_imports.TRIED), reason="with this version of torch nothing is put off"
+)
 
 PUT_OFF = "from vision_peft.late_imports import put_off_imports; put_off_imports()\n"
 
@@ -153,6 +160,13 @@ def test_what_is_loaded_already_is_left_alone(fake_wandb: Path) -> None:
     code = f"import wandb\n{PUT_OFF}import wandb\nprint(wandb.VERSION)"
     done = subprocess.run([sys.executable, "-c", code], cwd=fake_wandb, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["loaded", "3"]
+
+
+def test_with_another_version_of_torch_nothing_is_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    finders = list(sys.meta_path)
+    monkeypatch.setattr(late_imports, "version", lambda name: "2.15.0")
+    late_imports.put_off_imports()
+    assert sys.meta_path == finders
 
 
 FIRST_UPDATE = """

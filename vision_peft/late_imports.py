@@ -6,7 +6,8 @@ or doing one step of an optimiser imports it. What they ask of it acts inside a 
 and the real one takes its place when anything else is asked for. `torch.compile` finds all as it was. The same goes for
 torch's sizes of symbols, which `torch.autograd.grad` imports to compare two sizes of numbers.
 
-Only programs that this package starts put anything off (`cli/main.py`); `import vision_peft` does not.
+Only programs that this package starts put anything off (`cli/main.py`); `import vision_peft` does not. What torch asks
+of its own packages differs from version to version: with another one than this was tried with, nothing is put off.
 """
 
 import gc
@@ -15,17 +16,21 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
 DYNAMO = "torch._dynamo"
 SYMBOLS = "torch.fx.experimental.symbolic_shapes"  # whose import is that of sympy
 PACKAGES = (DYNAMO, SYMBOLS, "wandb")
+TRIED = "2.14."  # how the version of torch begins
 STANDING_IN = (*PACKAGES, f"{DYNAMO}.utils")
 
 
 def put_off_imports() -> None:
     """Have the packages named above imported when they are first used, as far as they have not been imported yet."""
+    if not version("torch").startswith(TRIED):
+        return
     finders = [finder for finder in sys.meta_path if isinstance(finder, _Late)]
     known = {finder.package for finder in finders}
     sys.meta_path[:0] = [_Late(package) for package in PACKAGES if package not in known | sys.modules.keys()]
