@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
 
@@ -29,7 +29,11 @@ STANDING_IN = (*PACKAGES, f"{DYNAMO}.utils")
 
 def put_off_imports() -> None:
     """Have the packages named above imported when they are first used, as far as they have not been imported yet."""
-    if not version("torch").startswith(TRIED):
+    try:
+        tried = version("torch").startswith(TRIED)
+    except PackageNotFoundError:  # a build that does not tell
+        tried = False
+    if not tried:
         return
     finders = [finder for finder in sys.meta_path if isinstance(finder, _Late)]
     known = {finder.package for finder in finders}
