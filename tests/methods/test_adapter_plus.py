@@ -55,6 +55,7 @@ def test_every_block_computes_the_equation(family, position, fields):
     method = vp.AdapterPlus(bottleneck=4, position=position, **fields)
     model = vp.attach(tiny(family), method)
     randomise_tuned(model)
+    vp.restore_last_block(model)
     with torch.no_grad(), recorded_calls(blocks(model)) as calls:
         model.eval()(images(model))
         for block, (x,), kwargs, y in calls:

@@ -44,6 +44,7 @@ def test_every_block_computes_the_equations(name, temporal):
     vp.attach(model, vp.AIM(temporal=temporal, scale=0.7))
     randomise_tuned(model)
     plain = frame_wise(name, **BACKBONES[name])
+    vp.restore_last_block(model)
     with torch.no_grad(), recorded_calls(blocks(model)) as calls:
         model(clips(model))
         for (block, (x,), kwargs, y), own in zip(calls, blocks(plain), strict=True):

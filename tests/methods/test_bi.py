@@ -31,6 +31,7 @@ def test_every_block_adds_the_branch_to_the_mlp(family, bits):
     plain: Any = tiny(family)
     model: Any = vp.attach(tiny(family), vp.BiAdaptFormer(bottleneck=4, bits=bits, scale=0.7))
     randomise_tuned(model)
+    vp.restore_last_block(model)
     with torch.no_grad(), recorded_calls(blocks(model)) as calls:
         model.eval()(images(model))
         for bare, (block, (x,), kwargs, y) in zip(blocks(plain), calls, strict=True):

@@ -1,5 +1,6 @@
 """What methods need of a backbone: missing where the backbone is seen to lack it, and nobody asks for more."""
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -149,6 +150,22 @@ def norms_come_first(model: Any, x: torch.Tensor) -> bool:
     return torch.equal(read[0].reshape(tokens.shape), tokens)
 
 
+def doubles_with_its_weights(model: Any, x: torch.Tensor) -> bool:
+    """Whether every layer gives twice as much, but for its bias, with twice its weight."""
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
+    with torch.no_grad(), recorded_calls(layers) as calls:
+        model(x)
+    right = True
+    for layer, (given, *_), _, _ in calls:
+        x = torch.randn_like(given)  # what was given may have been written over since
+        zero, twice = copy.deepcopy(layer), copy.deepcopy(layer)
+        zero.weight.data.zero_()
+        twice.weight.data.mul_(2)
+        with torch.no_grad():
+            right &= torch.allclose(twice(x) - zero(x), 2 * (layer(x) - zero(x)), atol=1e-4)
+    return right
+
+
 # Need -> what can be seen from outside of a backbone that has it.
 SEEN: dict[str, Callable[[Any, torch.Tensor], bool]] = {
     "transformer blocks": holds_blocks,
@@ -166,6 +183,7 @@ SEEN: dict[str, Callable[[Any, torch.Tensor], bool]] = {
     "frames of clips, one by one": sees_single_frames,
     "attention without a position bias": attends_over_any_length,
     "norms in front of attention and MLP": norms_come_first,
+    "layers that use their weights as they are": doubles_with_its_weights,
 }
 NEEDS = {need.name: need for method in METHODS for need in method.needs}
 
@@ -187,6 +205,7 @@ def check_that_it_cannot_work(method: vp.Method, model: Any, x: torch.Tensor) ->
 
 
 def tune_and_run(method: vp.Method, model: Any, x: torch.Tensor) -> None:
+    model.requires_grad_(False)
     method.attach(model)  # past the check of its needs
     model(x)
 

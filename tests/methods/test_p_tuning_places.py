@@ -48,7 +48,8 @@ def contents(model: Any, x: Tensor) -> Tensor:
 
 
 def outputs(model: Any, x: Tensor) -> list[Tensor]:
-    """Tokens behind every block."""
+    """Tokens behind every block, all of them."""
+    vp.restore_last_block(model)
     seen: list[Tensor] = []
     handles = [block.register_forward_hook(lambda module, args, y: seen.append(y.detach())) for block in model.blocks]
     model(x)

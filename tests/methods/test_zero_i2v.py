@@ -61,6 +61,7 @@ def test_every_block_computes_the_equations(fields, groups):
     plain = copy.deepcopy(model)
     vp.attach(model, method)
     randomise_tuned(model)
+    vp.restore_last_block(model)
     with torch.no_grad(), recorded_calls(blocks(model)) as calls:
         model(clips(model))
         for (block, (x,), _, y), own in zip(calls, blocks(plain), strict=True):

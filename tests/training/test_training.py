@@ -98,7 +98,8 @@ def test_the_flops_count_attention(tiny: Tiny) -> None:
     row = train(tiny("method=linear", "recipe.epochs=1")).row
     tokens, dim, depth = 5, 24, 2
     block = tokens * (3 * dim * dim + dim * dim + 2 * 4 * dim * dim) + 2 * tokens * tokens * dim
-    assert row.flops_forward == 2 * (4 * 3 * 16 * 16 * dim + depth * block + dim * 3)
+    last = tokens * 2 * dim * dim + (dim * dim + dim * dim + 2 * 4 * dim * dim) + 2 * tokens * dim  # one token asks
+    assert row.flops_forward == 2 * (4 * 3 * 16 * 16 * dim + (depth - 1) * block + last + dim * 3)
 
 
 def test_frozen_tensors_are_bit_identical_after_training_and_tuned_ones_are_not(

@@ -1,4 +1,4 @@
-"""Measure the input pipeline and the updates of a config, with other settings in turn; or what each method costs.
+"""Measure the input pipeline and updates of a config, or what each method costs.
 
     vision-peft benchmark data=vtab1k data.root=vtab-1k data.task=dtd
     vision-peft benchmark method=lora --against method=vpt --against "method=lora recipe.recompute=mlp"

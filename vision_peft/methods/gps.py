@@ -32,7 +32,7 @@ from vision_peft.tuning.layers import PLAIN_LAYERS, check_plain, convolve
 from vision_peft.tuning.method import one_of, positive
 from vision_peft.tuning.needs import Need
 from vision_peft.tuning.norms import NORMS
-from vision_peft.tuning.packed_linear import UNPACKED
+from vision_peft.tuning.packed_linear import check_unpacked
 from vision_peft.tuning.record import backbone_parameters
 from vision_peft.tuning.sample_gradients import LOSSES, sum_gradients
 from vision_peft.tuning.samples import SamplesNeeded
@@ -149,9 +149,10 @@ class GPS(BlockMethod):
 
     @property
     def needs(self) -> tuple[Need, ...]:
-        return (*super().needs, UNPACKED, *((PLAIN_LAYERS,) if self.blocks == "all" else ()))
+        return (*super().needs, PLAIN_LAYERS) if self.blocks == "all" else super().needs
 
     def attach(self, model: nn.Module) -> None:
+        check_unpacked(model)
         own = {id(parameter) for _, parameter in backbone_parameters(model) if not parameter.requires_grad}
         for block in self.chosen_blocks(model):
             linears(block, "qkv")  # makes timm call a layer of which it would read the weight

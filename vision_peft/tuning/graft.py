@@ -26,6 +26,9 @@ class Graft(nn.Module):
     # notes the size alone. Frozen blocks that carry no others may be left out (``frozen_part``).
     adds_nothing: ClassVar[bool] = False
 
+    # Whether a method put it on; others change how the module computes what it computes anyway, and come and go alone.
+    of_method: ClassVar[bool] = True
+
     # Whether it works where ``super()`` gives the first tokens alone, or it is called on these: what it adds to a token
     # it makes of this token, or of what ``super()`` gave for it. Others keep the last block whole (``short_block``).
     token_wise: ClassVar[bool] = False
@@ -221,9 +224,9 @@ def depth(module: nn.Module) -> int:
 
 
 def grafts(model: nn.Module) -> Iterator[tuple[str, Graft]]:
-    """Every grafted module of ``model`` with its name."""
+    """Every module of ``model`` that methods grafted something onto, with its name."""
     for name, module in model.named_modules():
-        if isinstance(module, Graft):
+        if isinstance(module, Graft) and any(kind.of_method for kind in kinds(module)):
             yield name, module
 
 

@@ -33,6 +33,7 @@ class RecomputedMLP(BlockGraft):
     """A block that keeps the input of its half with the MLP and not what is inside."""
 
     adds_nothing = True
+    of_method = False
     token_wise = True
 
     def mlp_half(self, x: Tensor) -> Tensor:
@@ -48,6 +49,7 @@ class RecomputedAttention(BlockGraft):
     """A block that keeps the input of its half with attention and not what is inside."""
 
     adds_nothing = True
+    of_method = False
     token_wise = True
 
     def attn_half(self, x: Tensor, **kwargs: Any) -> Tensor:

@@ -85,6 +85,7 @@ class ShortModel(Graft):
     global_pool: str
     token_wise = True
     adds_nothing = True
+    of_method = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if self.global_pool != "token" or _runs_again_compiled(self, self.short_last[0]):
@@ -112,6 +113,7 @@ class ShortBlock(BlockGraft):
     short_tokens: int
     token_wise = True
     adds_nothing = True
+    of_method = False
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         asked = {"queries": self.short_tokens} if self.short_now.reads(x) else {}
@@ -126,6 +128,7 @@ class ShortAttention(Graft):
 
     token_wise = True
     adds_nothing = True
+    of_method = False
 
     def forward(self, x: Tensor, *args: Any, queries: int | None = None, **kwargs: Any) -> Any:
         if queries is None:
