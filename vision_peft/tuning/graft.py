@@ -226,7 +226,7 @@ def depth(module: nn.Module) -> int:
 def grafts(model: nn.Module) -> Iterator[tuple[str, Graft]]:
     """Every module of ``model`` that methods grafted something onto, with its name."""
     for name, module in model.named_modules():
-        if isinstance(module, Graft) and any(kind.of_method for kind in kinds(module)):
+        if isinstance(module, Graft) and any(each.kind and each.kind.of_method for each in _layers(module)):
             yield name, module
 
 

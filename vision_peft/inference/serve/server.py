@@ -20,6 +20,7 @@ DRAIN_S = 0.5  # between the wish to stop and the end of listening: clients lear
 _LAST_WORDS_S = 0.2  # between the end of listening and that of connections without a request
 _HEADER_BYTES = 16_384
 _KEEP_ALIVE_S = 15
+_LINGER_S = 1.0  # for which a refused client may go on sending: closed at once, it would get a reset and no answer
 _LATE, _TOO_LONG = (
     f"HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".encode()
     for status in ("408 Request Timeout", "431 Request Header Fields Too Large")
@@ -34,12 +35,15 @@ class _Protocol(H11Protocol):
 
     header_s: float
     _waits: asyncio.TimerHandle | None = None
+    _is_refused = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._waits = self.loop.call_later(self.header_s, self._give_up)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
         if self._is_idle():
             head = self.conn.trailing_data[0] + data
             end = head.find(b"\r\n\r\n")
@@ -76,9 +80,13 @@ class _Protocol(H11Protocol):
 
     def _end(self, answer: bytes) -> None:
         self._stop_waiting()
-        if not self.transport.is_closing():
-            self.transport.write(answer)
+        if not answer:
             self.transport.close()
+        elif not self.transport.is_closing() and not self._is_refused:
+            self._is_refused = True
+            self.transport.write(answer)
+            self.transport.write_eof()
+            self.loop.call_later(_LINGER_S, self.transport.close)
 
 
 def listen(host: str, port: int) -> socket.socket:
