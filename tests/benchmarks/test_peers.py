@@ -59,7 +59,7 @@ def test_the_written_out_adaptformer_is_ours() -> None:
 
 
 def test_peft_trains_as_much_as_our_lora() -> None:
-    pytest.importorskip("peft")
+    pytest.importorskip("peft", reason="needs peft, of the extra test")
     tuned = vp.attach(create_vit(), vp.LoRA(rank=8, targets=("qkv",)))
     assert count_trained(apply_peer("hf_lora", create_vit())) == count_trained(tuned)
 

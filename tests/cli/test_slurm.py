@@ -146,7 +146,7 @@ def test_a_mistake_ends_the_job_and_a_job_that_was_cancelled_stays_so(site: Path
 
 @pytest.mark.slow
 def test_a_submitted_training_saves_when_submitit_asks_and_resumes(repository: Path, site: Path) -> None:
-    pytest.importorskip("submitit")
+    pytest.importorskip("submitit", reason="needs submitit, of the extra test")
     words = [sys.executable, str(repository / "tools" / "submit.py"), "--local", "--gpus", "0", *LONG]
     settings = {**environment(site, 1), "CUDA_VISIBLE_DEVICES": ""}
     with (site / "printed").open("w") as printed:  # a pipe would stay open as long as the job runs
@@ -168,7 +168,7 @@ def test_a_submitted_training_saves_when_submitit_asks_and_resumes(repository: P
 
 
 def test_what_cannot_be_submitted_is_one_line(repository: Path, site: Path) -> None:
-    pytest.importorskip("submitit")
+    pytest.importorskip("submitit", reason="needs submitit, of the extra test")
     words = [sys.executable, str(repository / "tools" / "submit.py")]
     where = {"cwd": site, "capture_output": True, "text": True, "timeout": 200}
     done = subprocess.run([*words, "method=lroa"], **where)

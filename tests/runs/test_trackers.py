@@ -88,7 +88,7 @@ def test_a_dry_run_leaves_nothing_at_a_tracker_elsewhere(tiny: Tiny, notes: list
 
 
 def test_wandb_without_a_key_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wandb = pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb", reason="needs wandb, of the extra wandb")
 
     def refuse(**_: Any) -> None:
         raise wandb.errors.UsageError("No API key configured.\nUse `wandb login`")
@@ -106,7 +106,7 @@ def test_wandb_is_imported_in_one_place(repository: Path) -> None:
 def test_wandb_offline_keeps_one_id_for_a_run_that_is_resumed(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    pytest.importorskip("wandb")
+    pytest.importorskip("wandb", reason="needs wandb, of the extra wandb")
     for name, value in {"MODE": "offline", "SILENT": "true", "CONFIG_DIR": f"{tmp_path}/config"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     config = tiny("trackers=wandb", "save_every=2", "recipe.epochs=1")

@@ -244,7 +244,7 @@ def test_without_optuna_the_way_to_get_it_is_told(tiny: Tiny, monkeypatch: pytes
 
 
 def test_a_sampled_search_goes_on_where_it_was_interrupted(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("optuna")
+    pytest.importorskip("optuna", reason="needs optuna, of the extra test")
     overrides = [*QUICK, "grid.recipe.lr=[1e-4,1e-1]", "grid.recipe.weight_decay=[0,1e-2]"]
     whole = search_optuna(tiny(*overrides, folder="whole"), 4)
     assert len({trial.row.lr for trial in whole}) == 4

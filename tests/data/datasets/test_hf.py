@@ -23,7 +23,7 @@ from vision_peft.data.problems import DataProblems
 from vision_peft.runs.data_record import DataRecord
 
 datasets = pytest.importorskip("datasets", reason="needs datasets: pip install 'vision_peft[hf]'")
-pyarrow = pytest.importorskip("pyarrow")
+pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow, of the extra test")
 parquet = pytest.importorskip("pyarrow.parquet")
 NAMES = ["cat", "ant", "bee"]  # of a ClassLabel, in its order
 
