@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from support.video_files import write_audio, write_sizes
@@ -15,6 +14,7 @@ from support.video_files import write_audio, write_sizes
 from vision_peft.data.decoding.video import decode_clip
 from vision_peft.data.decoding.video_backends import usable_backends
 
+av = pytest.importorskip("av", reason="needs PyAV")
 Prepare = Callable[..., tuple[int, str, str]]
 
 
