@@ -25,6 +25,7 @@ CORNERS = {
     "starlette": ("inference/serve",),
     "submitit": ("cli",),
     "tensorboard": ("runs",),
+    "tifffile": ("data",),
     "torchcodec": ("data",),
     "torchmetrics": (),
     "uvicorn": ("inference/serve",),

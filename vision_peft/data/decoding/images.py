@@ -37,6 +37,7 @@ from vision_peft.printable import LONGEST_LINE, printable
 MAX_PIXELS = 100_000_000
 LONGEST_CAUSE = 1000  # letters
 _PIXELS_AT_ONCE = 2**20
+_STORED = ("1", "L", "LA", "RGB", "RGBA")  # modes whose values are those of channels
 _PILS_LIMIT = Image.MAX_IMAGE_PIXELS or 0
 ValueRange = str | tuple[float, float]  # "full", "image", or which values become 0 and 255
 _opening = threading.Lock()  # PIL's limit and the filters of warnings belong to the whole process
@@ -53,6 +54,10 @@ class ImageDecodeError(ValueError):
 
     def __str__(self) -> str:
         return f"cannot decode {printable(self.path, LONGEST_LINE)}: {self.cause}"
+
+
+class MisfitError(ImageDecodeError):
+    """A sound file that is not what the data is made of: of other channels, or of values of another type."""
 
 
 class ImageHeader(NamedTuple):
@@ -85,6 +90,24 @@ def decode_image(
         with _pixel_limit(max_pixels) if huge else nullcontext():  # PIL checks a TIFF here once more
             image.load()
         return _to_rgb(ImageOps.exif_transpose(image) if exif_rotation else image, value_range)
+
+
+def decode_values(path: str | Path, *, max_pixels: int = MAX_PIXELS, content: bytes | None = None) -> np.ndarray:
+    """Decode an image file to the values that it stores, `H W` or `H W C`; of black and white they are 0 and 255.
+
+    Raises `ImageDecodeError` as `decode_image` does, and where values are numbers of colours (a palette) or inks.
+    """
+    with _raise_one_error(path, max_pixels, content), _open_with_limit(path, max_pixels, content) as image:
+        check_mode(image.mode)
+        check_cost(image, path, content)
+        image.load()
+        return np.array(image.convert("L") if image.mode == "1" else image)
+
+
+def check_mode(mode: str) -> None:
+    """Raise ValueError for an image whose values are numbers of colours (a palette), inks, or of 32 bits."""
+    if mode not in _STORED and not _is_deep(mode):
+        raise ValueError(f"its mode {mode} does not hold the values of channels")
 
 
 def convert_image(
