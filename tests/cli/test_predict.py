@@ -23,6 +23,7 @@ from vision_peft.cli.main import main
 from vision_peft.data.datasets.folder import Folder
 from vision_peft.distributed.device import choose_compute
 from vision_peft.inference.prepare import Preparation
+from vision_peft.tasks.classes import Classes
 from vision_peft.training.evaluation import create_eval_loader, evaluate
 
 INPUT: dict[str, Any] = {"size": [32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
@@ -81,7 +82,7 @@ def test_the_accuracy_is_that_of_evaluate_and_what_cannot_be_read_is_listed(
     dataset: Any = data(names, [CLASSES.index(Path(name).parent.name) for name in names], CLASSES)  # pyright: ignore
     model, compute = vp.load("ADAPTER", device="cpu"), choose_compute("cpu", "fp32")
     dataset.set_evaluation(Preparation.of(model).settings)
-    expected = evaluate(model, create_eval_loader(dataset, compute, 0), CLASSES, compute, temperature=0.5)
+    expected = evaluate(model, create_eval_loader(dataset, compute, 0), Classes(CLASSES, temperature=0.5), compute)
     assert shown.out.splitlines()[-1] == (
         f"24 images; {round(expected.top1 * 0.24)} right of 24 whose class is known: top-1 {expected.top1:.2f} %, "
         f"mean per class {expected.mean_per_class:.2f} %, expected calibration error {expected.ece:.2f} %"

@@ -193,8 +193,8 @@ def test_the_description_in_the_metadata_is_checked_field_by_field_too(folder):
     rewrite_metadata(folder, json.dumps({**info, "methods": [{"name": "lorra", "fields": {}}]}))
     with pytest.raises(ValueError, match=r"metadata of .*unknown method 'lorra'"):
         vp.load_adapter(tiny("vit"), folder)
-    rewrite_metadata(folder, json.dumps({**info, "format_version": 4}))
-    with pytest.raises(ValueError, match=r"metadata of .*format version 4.*upgrade"):
+    rewrite_metadata(folder, json.dumps({**info, "format_version": 5}))
+    with pytest.raises(ValueError, match=r"metadata of .*format version 5.*upgrade"):
         vp.load_adapter(tiny("vit"), folder)
     for text in ("{", "[]"):
         rewrite_metadata(folder, text)

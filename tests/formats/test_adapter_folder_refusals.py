@@ -77,8 +77,8 @@ def test_missing_unknown_and_mistyped_entries_are_all_named_at_once(folder):
 
 
 def test_a_newer_format_asks_for_an_upgrade(folder):
-    change_info(folder, lambda info: info.update(format_version=4, brand_new_entry={}))
-    refused(folder, "format version 4, .*reads up to 3: upgrade vision_peft")
+    change_info(folder, lambda info: info.update(format_version=5, brand_new_entry={}))
+    refused(folder, "format version 5, .*reads up to 4: upgrade vision_peft")
 
 
 @pytest.mark.parametrize(("version", "reason"), [(1, "sha256 differs"), (2, f"{TENSORS} cannot be read")])

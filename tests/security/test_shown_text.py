@@ -40,7 +40,7 @@ from vision_peft.results.table import format_rows
 from vision_peft.runs.run_config import read_config
 from vision_peft.runs.saved_data import read_saved_data
 from vision_peft.runs.texts import LogFile, Terminal
-from vision_peft.training.evaluation import write_confusion
+from vision_peft.tasks.classes import write_confusion
 
 FULL = {
     "methods": [{"name": "lora", "fields": {"rank": 8, "targets": ["q"], "init": "x"}}],

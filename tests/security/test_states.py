@@ -47,7 +47,7 @@ def state(stopped: Config) -> tuple[dict[str, Any], Path]:
 @pytest.fixture(scope="module")
 def take_over(stopped: Config, state: tuple[dict[str, Any], Path]) -> Callable[[Any], None]:
     """What a run does with a state that it resumes from."""
-    model = attach_methods(create_bare_model(stopped), stopped, load_splits(stopped)["train"], torch.device("cpu"))
+    model = attach_methods(create_bare_model(stopped), stopped, load_splits(stopped)["train"], 3, torch.device("cpu"))
     tuned = tuned_state_dict(model)
     average = {name: tensor.clone() for name, tensor in tuned.items()}
     phases = len(PHASES[stopped.protocol])

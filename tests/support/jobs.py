@@ -18,6 +18,7 @@ from vision_peft.config.run_id import run_folder
 from vision_peft.distributed.device import choose_compute, seed_everything
 from vision_peft.distributed.parallel import full_tensor
 from vision_peft.distributed.processes import join
+from vision_peft.tasks.classes import CrossEntropy
 from vision_peft.training import progress as progress_module
 from vision_peft.training.build import create_model
 from vision_peft.training.fit import run_update
@@ -63,7 +64,7 @@ def updated(name: str, strategy: str) -> dict[str, Any]:
     for method in config.methods:
         attach(model, method)
     vp.train_mode(vp.replace_head(model, "linear", 4))
-    train_step, found = TrainStep(config, model, 4, compute), []
+    train_step, found = TrainStep(config, model, CrossEntropy(), 4, compute), []
     labels = torch.arange(8) % 4
     share = slice(8 * compute.rank // compute.world_size, 8 * (compute.rank + 1) // compute.world_size)
     for step, batch in enumerate(images):

@@ -21,6 +21,7 @@ from vision_peft.data.decoding.video_file import VideoDecodeError
 from vision_peft.data.loading.loader import eval_loader
 from vision_peft.distributed.device import Compute, choose_compute
 from vision_peft.distributed.processes import join
+from vision_peft.tasks.classes import Classes
 from vision_peft.training.build import input_settings
 from vision_peft.training.evaluation import collect_video_logits, evaluate
 
@@ -82,6 +83,6 @@ def evaluate_share(_: int, __: Path, damaged: Sequence[int]) -> dict[str, Any]:
     model, videos = tiny_video_model(), ColourVideos(11, damaged=damaged)
     videos.set_evaluation(input_settings(model, Recipe(resize="shortest", views=2, crops=3)))
     loader = eval_loader(videos, videos.eval_batch_size * compute.world_size, 0, **compute.share, bad="wrong")
-    metrics = evaluate(model, loader, CLASSES, compute)
+    metrics = evaluate(model, loader, Classes(CLASSES), compute)
     numbers, logits, labels = collect_video_logits(model, loader, compute)[0].gather().mean_logits()
     return {"metrics": dataclasses.asdict(metrics), "videos": numbers, "logits": logits, "labels": labels}

@@ -21,9 +21,10 @@ from vision_peft.data.loading.bad_files import TooManyBadFiles
 from vision_peft.data.loading.loader import eval_loader
 from vision_peft.data.transforms.images import eval_transform
 from vision_peft.distributed.device import choose_compute
+from vision_peft.tasks.classes import Classes
 from vision_peft.training import trained as train_module
 from vision_peft.training.evaluate_saved import evaluate_saved
-from vision_peft.training.evaluation import evaluate, format_metrics
+from vision_peft.training.evaluation import evaluate
 from vision_peft.training.trained import train
 
 Break = Callable[..., Path]
@@ -165,7 +166,7 @@ def test_a_bad_image_counts_in_every_accuracy(tmp_path: Path) -> None:
     dataset = ImageFiles(paths, labels, classes, max_pixels=99, exif_rotation=False)
     dataset.transform = eval_transform(size=4, mean=(0, 0, 0), std=(1, 1, 1))
     compute = choose_compute("cpu", "fp32")
-    metrics = evaluate(Brightness(), eval_loader(dataset, 1, 0, bad="wrong"), classes, compute)
+    metrics = evaluate(Brightness(), eval_loader(dataset, 1, 0, bad="wrong"), Classes(classes), compute)
     assert (metrics.images, metrics.bad) == (7, 3)
     assert metrics.top1 == pytest.approx(100 * 4 / 7)
     assert metrics.top5 == pytest.approx(100 * 4 / 7)
@@ -174,11 +175,11 @@ def test_a_bad_image_counts_in_every_accuracy(tmp_path: Path) -> None:
     assert [sum(counts) for counts in metrics.confusion or []] == [3, 1, 0, 0, 0, 0, 0]
     right = torch.tensor(1.0).exp()
     assert metrics.loss == pytest.approx(-(right / (right + 6)).log().item(), rel=1e-5)
-    assert format_metrics(metrics).endswith("(7 images, 3 of them undecodable and counted as wrong)")
+    assert metrics.describe().endswith("(7 images, 3 of them undecodable and counted as wrong)")
     for path in paths:
         path.write_bytes(b"")
     with pytest.raises(ValueError, match="none of the 7 images can be decoded"):
-        evaluate(Brightness(), eval_loader(dataset, 2, 0, bad="wrong"), classes, compute)
+        evaluate(Brightness(), eval_loader(dataset, 2, 0, bad="wrong"), Classes(classes), compute)
 
 
 def test_the_settings_are_checked_and_make_no_other_run(photos: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_an_attentive_head_stands_before_methods_ask_what_it_reads(tiny: Tiny) -
     for settings, adapted in ((["recipe.head=attentive", "recipe.head_options.queries=4"], 2), ([], 1)):
         config = tiny(*frames, *settings)
         model = create_model(config.backbone, 0)
-        attach_methods(model, config, SimpleNamespace(classes=["a", "b"]), torch.device("cpu"))  # type: ignore[arg-type]
+        attach_methods(model, config, SimpleNamespace(classes=["a", "b"]), 2, torch.device("cpu"))  # type: ignore[arg-type]
         blocks = {name.split(".")[1] for name, _ in model.named_parameters() if "st_adapter" in name}
         assert len(blocks) == adapted
 

@@ -17,6 +17,7 @@ from vision_peft.distributed.device import Compute
 from vision_peft.distributed.stopping import StopRequests
 from vision_peft.protocols import PHASES
 from vision_peft.runs.run import Run
+from vision_peft.tasks.classes import Classes
 from vision_peft.training import build
 from vision_peft.training.cached_features import Features, cached_features, features_are_constant
 from vision_peft.training.progress import Training
@@ -32,12 +33,13 @@ def prepared(config: Config) -> tuple[Any, dict[str, Any]]:
     splits = build.load_splits(config)
     model = build.create_model(config.backbone, config.seed)
     build.set_transforms(splits, build.input_settings(model, config.recipe), config.recipe)
-    return build.attach_methods(model, config, splits["train"], CPU.device), splits
+    return build.attach_methods(model, config, splits["train"], len(splits["train"].classes), CPU.device), splits
 
 
 def training(config: Config, splits: dict[str, Any]) -> Training:
     run = Run(config, run_folder(config))
-    return Training(config, CPU, run, splits, settings={"size": (32, 32)}, command="", requests=StopRequests(None))
+    task = Classes(splits["train"].classes)
+    return Training(config, CPU, run, splits, task, {"size": (32, 32)}, command="", requests=StopRequests(None))
 
 
 @pytest.fixture
@@ -104,7 +106,12 @@ def test_features_are_reused_where_only_the_head_learns_from_images_that_never_c
     config = tiny(*settings)
     splits = build.load_splits(config)
     model = build.create_model(config.backbone, config.seed, config.recipe.drop_path)
-    assert features_are_constant(config, build.attach_methods(model, config, splits["train"], CPU.device)) is same
+    assert (
+        features_are_constant(
+            config, build.attach_methods(model, config, splits["train"], len(splits["train"].classes), CPU.device)
+        )
+        is same
+    )
 
 
 def test_a_model_with_two_heads_keeps_its_images(tiny: Tiny) -> None:

@@ -17,11 +17,13 @@ import vision_peft as vp
 from vision_peft.calibration import calibration_error, fit_temperature
 from vision_peft.config.parse import Config
 from vision_peft.config.schema import Recipe
+from vision_peft.data import ImageDataset
 from vision_peft.data.datasets.folder import Folder
 from vision_peft.data.flat_arrays import IntArray
-from vision_peft.distributed.device import choose_compute
+from vision_peft.distributed.device import Compute, choose_compute
 from vision_peft.distributed.processes import join
 from vision_peft.formats import read_adapter_info
+from vision_peft.tasks.classes import Classes
 from vision_peft.training import calibrate
 from vision_peft.training.build import input_settings
 from vision_peft.training.evaluate_saved import evaluate_saved
@@ -81,12 +83,17 @@ def test_the_tuned_tensors_are_those_of_a_training_without_calibration(
 ) -> None:
     settings = ["recipe.lr=0.02", "recipe.epochs=2", "protocol=val_select"]
     calibrated = train(doubtful(*settings, folder="a"))
-    monkeypatch.setattr("vision_peft.training.trained.calibrate", lambda *_: None)
+    monkeypatch.setattr("vision_peft.training.trained.calibrate", lambda training, _: training.task)
     plain = train(doubtful(*settings, folder="b"))
     one, other = (json.loads((run.folder / "adapter" / "adapter.json").read_text()) for run in (calibrated, plain))
     assert one.pop("temperature") != other.pop("temperature")
     assert one == other, "the checksum of the tensors among it"
     assert calibrated.row.top1 == plain.row.top1
+
+
+def find_temperature(model: torch.nn.Module, dataset: ImageDataset, compute: Compute) -> float | None:
+    task = Classes(CLASSES)
+    return task.fit_on_val(*calibrate.collect_outputs(model, dataset, task, compute, 0)).temperature
 
 
 def guessed_videos(labels: list[int]) -> ColourVideos:
@@ -100,7 +107,7 @@ def guessed_videos(labels: list[int]) -> ColourVideos:
 def find_in_share(labels: list[int], _: int, __: Path) -> float | None:
     compute = choose_compute("cpu", "fp32")
     join(compute, 120)
-    return calibrate.find_temperature(tiny_video_model(), guessed_videos(labels), compute, 0)
+    return find_temperature(tiny_video_model(), guessed_videos(labels), compute)
 
 
 def answer_videos(number: int) -> tuple[torch.Tensor, list[int]]:
@@ -122,9 +129,9 @@ def test_two_processes_find_the_same_temperature_as_one(tmp_path: Path) -> None:
 
 def test_of_a_large_val_the_first_images_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, labels = answer_videos(12)
-    whole = calibrate.find_temperature(tiny_video_model(), guessed_videos(labels), CPU, 0)
+    whole = find_temperature(tiny_video_model(), guessed_videos(labels), CPU)
     monkeypatch.setattr(calibrate, "MOST_LOGITS", 14 * len(CLASSES))  # two views of seven videos, one of them damaged
-    found = calibrate.find_temperature(tiny_video_model(), guessed_videos(labels), CPU, 0)
+    found = find_temperature(tiny_video_model(), guessed_videos(labels), CPU)
     assert found == pytest.approx(fit_temperature(logits[:6], torch.tensor(labels[:3] + labels[4:7])))
     assert found != whole
 
@@ -137,7 +144,7 @@ def test_so_are_those_of_a_large_val_of_image_files(photos: Path, monkeypatch: p
     seen = list[int]()
     model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     monkeypatch.setattr(calibrate, "MOST_LOGITS", 5 * 3)
-    calibrate.find_temperature(model, val, CPU, 0)
+    find_temperature(model, val, CPU)
     assert seen == [5]
 
 

@@ -15,7 +15,8 @@ from torch import nn
 from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder
 from vision_peft.distributed.device import Compute
-from vision_peft.training.build import list_class_weights, load_splits
+from vision_peft.tasks.classes import CrossEntropy, list_class_weights
+from vision_peft.training.build import load_splits
 from vision_peft.training.step import TrainStep
 from vision_peft.training.trained import train
 
@@ -31,7 +32,7 @@ SAME = [
 
 
 def loss_of(config: Config, logits: torch.Tensor, targets: torch.Tensor, weights: list[float] | None) -> torch.Tensor:
-    return TrainStep(config, nn.Linear(2, 3), 3, CPU, weights).compute_loss(logits, targets)
+    return TrainStep(config, nn.Linear(2, 3), CrossEntropy(0.0, weights), 3, CPU).compute_loss(logits, targets)
 
 
 def test_the_loss_of_an_image_is_multiplied_by_the_weight_of_its_class(tiny: Tiny) -> None:

@@ -24,9 +24,10 @@ from vision_peft.data.datasets.digits import Digits
 from vision_peft.data.decoding.clip_sampling import ClipSampling
 from vision_peft.data.loading.loader import TrainLoader, eval_loader
 from vision_peft.formats import read_adapter_info
+from vision_peft.tasks.classes import Classes
 from vision_peft.training.build import create_model, input_settings, load_splits, set_transforms
 from vision_peft.training.evaluate_saved import evaluate_saved
-from vision_peft.training.evaluation import evaluate, format_metrics
+from vision_peft.training.evaluation import evaluate
 from vision_peft.training.report import flops_forward
 from vision_peft.training.step import apply_mixup
 from vision_peft.training.trained import train
@@ -227,23 +228,23 @@ def test_metrics_are_those_of_the_mean_logits_and_an_unreadable_video_is_wrong_a
         dataset.set_evaluation(input_settings(model, recipe))
     logits, labels = by_hand(whole, model), torch.arange(11) % 3
     right = logits.argmax(1) == labels
-    metrics = evaluate(model, eval_loader(whole, 16, 0), CLASSES, CPU)
+    metrics = evaluate(model, eval_loader(whole, 16, 0), Classes(CLASSES), CPU)
     assert metrics.top1 == pytest.approx(100 * right.float().mean().item())
     assert metrics.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
     assert sum(map(sum, metrics.confusion or [])) == 11
-    assert "(11 videos, 4 views each)" in format_metrics(metrics)
+    assert "(11 videos, 4 views each)" in metrics.describe()
     with pytest.raises(ValueError, match="cannot decode video 0-3: it is damaged; fix the file"):
-        evaluate(model, eval_loader(videos, 16, 0), CLASSES, CPU)
+        evaluate(model, eval_loader(videos, 16, 0), Classes(CLASSES), CPU)
     loader = eval_loader(videos, 16, 0, bad="wrong")
     right[3] = False
-    metrics = evaluate(model, loader, CLASSES, CPU)
+    metrics = evaluate(model, loader, Classes(CLASSES), CPU)
     assert (metrics.images, metrics.bad) == (11, 1)
     assert metrics.top1 == pytest.approx(100 * right.float().mean().item())
-    assert "1 of them undecodable and counted as wrong" in format_metrics(metrics)
+    assert "1 of them undecodable and counted as wrong" in metrics.describe()
     nothing = ColourVideos(2, damaged=[0, 1])
     nothing.set_evaluation(input_settings(model, recipe))
     with pytest.raises(ValueError, match="none of the 2 videos can be decoded"):
-        evaluate(model, eval_loader(nothing, 16, 0, bad="wrong"), CLASSES, CPU)
+        evaluate(model, eval_loader(nothing, 16, 0, bad="wrong"), Classes(CLASSES), CPU)
 
 
 def test_a_run_lists_an_unreadable_test_video_once(tmp_path: Path) -> None:

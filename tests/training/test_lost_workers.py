@@ -22,7 +22,8 @@ from vision_peft.data.loading.lost_workers import LostWorker
 from vision_peft.distributed.device import Compute
 from vision_peft.runs import checkpoint, run
 from vision_peft.runs.checkpoint import newest_state
-from vision_peft.training import evaluation, fit, step
+from vision_peft.tasks import classes
+from vision_peft.training import fit, step
 from vision_peft.training.build import load_splits
 from vision_peft.training.evaluation import create_eval_loader
 from vision_peft.training.trained import train
@@ -39,7 +40,7 @@ PLACES = {
     "clipping": (fit, "clip_gradients", 2),
     "average": (fit, "update_average", 2),
     "evaluation": (fit, "evaluate_heads", 1),
-    "answers": (evaluation.F, "cross_entropy", 7),  # six of training come before
+    "answers": (classes.F, "cross_entropy", 7),  # six of training come before
     "metrics": (run.Run, "flush", 2),
     "state": (torch, "save", 2),
     "checksums": (checkpoint, "_publish", 2),

@@ -4,14 +4,16 @@ import math
 import resource
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from vision_peft.distributed.device import Compute
+from vision_peft.tasks.classes import Classes, ClassMetrics, write_confusion
+from vision_peft.training import evaluation
 from vision_peft.training.evaluate_saved import check_classes
-from vision_peft.training.evaluation import evaluate, format_metrics, to_json, write_confusion
 
 CPU = Compute(torch.device("cpu"), "fp32")
 
@@ -21,6 +23,12 @@ class Given(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x
+
+
+def evaluate(model: nn.Module, batches: Any, classes: list[str], compute: Compute) -> ClassMetrics:
+    found = evaluation.evaluate(model, batches, Classes(classes), compute)
+    assert isinstance(found, ClassMetrics)
+    return found
 
 
 def logits_for(predictions: list[int], classes: int) -> Tensor:
@@ -109,8 +117,8 @@ def test_an_answer_that_is_not_finite_is_wrong_and_counted() -> None:
     assert (metrics.top1, metrics.images, metrics.non_finite, metrics.bad) == (40, 5, 3, 0)
     assert metrics.per_class == {"x": pytest.approx(100 / 3), "y": 50}
     assert metrics.loss == pytest.approx(nn.functional.cross_entropy(logits[[2, 4]], labels[[2, 4]]).item())
-    assert "3 answered with NaN or infinity and counted as wrong" in format_metrics(metrics)
-    assert to_json(metrics)["n_non_finite"] == 3
+    assert "3 answered with NaN or infinity and counted as wrong" in metrics.describe()
+    assert metrics.to_row()["n_non_finite"] == 3
 
 
 def test_only_answers_that_are_not_finite_give_nought_percent() -> None:

@@ -18,6 +18,7 @@ from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder
 from vision_peft.distributed.device import Compute, check_backbone_dtype
 from vision_peft.results.row import Row
+from vision_peft.tasks.classes import CrossEntropy
 from vision_peft.training.build import attach_methods, create_model, load_splits
 from vision_peft.training.evaluate_saved import evaluate_saved
 from vision_peft.training.step import TrainStep
@@ -41,7 +42,9 @@ CPU = Compute(torch.device("cpu"), "fp32")
 
 def tuned_model(config: Config) -> Any:
     train_set = load_splits(config)["train"]
-    return attach_methods(create_model(config.backbone, config.seed), config, train_set, torch.device("cpu"))
+    return attach_methods(
+        create_model(config.backbone, config.seed), config, train_set, len(train_set.classes), torch.device("cpu")
+    )
 
 
 def losses(row: Row) -> list[float]:
@@ -130,7 +133,7 @@ def test_channels_last_changes_the_layout_and_not_the_training(tiny: Tiny) -> No
 def test_a_fused_optimiser_takes_the_same_steps(tiny: Tiny) -> None:
     config = tiny(*SAME, "fused=true", folder="fused")
     model = tuned_model(config)
-    train_step = TrainStep(config, model, 3, CPU)
+    train_step = TrainStep(config, model, CrossEntropy(), 3, CPU)
     assert all(group["fused"] for group in train_step.optimizer.param_groups)
     assert losses(train(config).row) == pytest.approx(losses(train(tiny(*SAME, folder="plain")).row), abs=1e-5)
 

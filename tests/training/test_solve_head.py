@@ -21,6 +21,7 @@ from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder
 from vision_peft.distributed.device import choose_compute
 from vision_peft.distributed.processes import join
+from vision_peft.tasks.classes import CrossEntropy
 from vision_peft.training import progress
 from vision_peft.training.solve_head import Regression, penalty_of_epoch
 from vision_peft.training.trained import train
@@ -35,7 +36,7 @@ def adapter_of(config: Config) -> dict[str, Tensor]:
 
 def solve(features: Tensor, labels: Tensor, penalty: float) -> nn.Linear:
     head = nn.Linear(features.shape[1], int(labels.max()) + 1)
-    Regression(features, labels, 0.0, None).solve(head, penalty)
+    Regression(features, labels, CrossEntropy()).solve(head, penalty)
     return head
 
 
@@ -56,7 +57,7 @@ def test_smoothing_and_weights_of_classes_are_in_what_is_minimised() -> None:
     labels, features = torch.arange(90) % 3, torch.randn(90, 5, generator=generator, dtype=torch.float64)
     weights = torch.tensor([1.0, 4.0, 0.5], dtype=torch.float64)
     head = nn.Linear(5, 3).double()
-    Regression(features, labels, 0.1, weights).solve(head, 1e-2)
+    Regression(features, labels, CrossEntropy(0.1, weights.tolist())).solve(head, 1e-2)
     loss = nn.functional.cross_entropy(head(features), labels, weights, label_smoothing=0.1, reduction="sum") / 90
     (loss + 5e-3 * head.weight.square().sum()).backward()
     assert head.weight.grad is not None

@@ -14,11 +14,11 @@ import vision_peft as vp
 from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder
 from vision_peft.results.row import Row, read_row
+from vision_peft.tasks.classes import ClassMetrics
 from vision_peft.training import build
 from vision_peft.training import fit as fit_module
 from vision_peft.training import step as step_module
 from vision_peft.training import trained as train_module
-from vision_peft.training.evaluation import Metrics
 from vision_peft.training.trained import train
 from vision_peft.tuning.frame_attention import FRAMES
 
@@ -139,15 +139,15 @@ def test_test_is_read_once_at_the_end_by_every_protocol_but_best_test(
     assert (row.val_top1 is None) == (protocol in ("last_epoch", "best_test"))
 
 
-def fake_metrics(top1: float, loss: float = 1.0) -> Metrics:
-    return Metrics(top1, None, top1, {}, [], loss, 24)
+def fake_metrics(top1: float, loss: float = 1.0) -> ClassMetrics:
+    return ClassMetrics(top1=top1, top5=None, mean_per_class=top1, per_class={}, pairs=[], loss=loss, images=24)
 
 
 def with_val(monkeypatch: pytest.MonkeyPatch, scores: list[tuple[float, float]]) -> list[dict[str, torch.Tensor]]:
     """Let val say `scores`; returns the tuned tensors it was asked about."""
     asked: list[dict[str, torch.Tensor]] = []
 
-    def evaluate_heads(model: Any, *_: Any) -> list[Metrics]:
+    def evaluate_heads(model: Any, *_: Any) -> list[ClassMetrics]:
         asked.append({name: tensor.clone() for name, tensor in vp.tuned_state_dict(model).items()})
         return [fake_metrics(*scores[len(asked) - 1])]
 

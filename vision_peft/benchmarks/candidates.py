@@ -15,6 +15,7 @@ from vision_peft.benchmarks.plain_loop import PlainLoop
 from vision_peft.benchmarks.random_images import RandomImages
 from vision_peft.config.parse import Config
 from vision_peft.distributed.device import Compute, check_backbone_dtype, choose_compute, set_matmul_precision
+from vision_peft.tasks.classes import CrossEntropy
 from vision_peft.training.build import attach_methods, create_bare_model, input_settings
 from vision_peft.training.fit import queue_update, run_update
 from vision_peft.training.report import backbone_name
@@ -90,10 +91,10 @@ class Bench:
             ValueError: a method that does not fit the backbone.
         """
         copied = self._copy_backbone()
-        model = attach_methods(copied.model, config, self.train_set, self.device)
+        model = attach_methods(copied.model, config, self.train_set, CLASSES, self.device)
         copied.share_frozen()
         merged = None if config.compile else _merge(model)
-        step = TrainStep(config, model, CLASSES, self.compute)
+        step = TrainStep(config, model, CrossEntropy(config.recipe.label_smoothing), CLASSES, self.compute)
         update = queue_update if step.decides_on_device else run_update
         parts = config.recipe.accumulate
         numbers = torch.arange(self.batch_size)

@@ -30,6 +30,7 @@ from vision_peft.distributed.device import (
     set_matmul_precision,
 )
 from vision_peft.distributed.processes import all_gather, join
+from vision_peft.tasks import learn_task
 from vision_peft.training.build import attach_methods, check_items, create_model, input_settings, set_transforms
 from vision_peft.training.fit import queue_update, run_update
 from vision_peft.training.step import TrainStep
@@ -199,10 +200,12 @@ def _run_updates(config: Config) -> Iterator[tuple[float, float, int]]:
     join(compute, config.distributed.timeout_s)
     set_matmul_precision(compute.device, config.tf32)
     train_set, model = _train_set_and_model(config)
-    model = attach_methods(model, config, train_set, compute.holds)
+    task = learn_task(train_set, config.recipe)
+    model = attach_methods(model, config, train_set, task.outputs, compute.holds)
     splits, _ = keep_decoded({"train": train_set}, ["train"], config.cache_mb, config.workers, compute.processes_here)
     splits["train"].prepare()
-    train_step = TrainStep(config, model, len(train_set.classes), compute)
+    loss = task.create_loss(config.recipe, splits["train"])
+    train_step = TrainStep(config, model, loss, len(train_set.classes), compute)
     update = queue_update if train_step.decides_on_device else run_update
     vp.train_mode(model, config.recipe.frozen_mode)
     batches = _repeat_epochs(_loader(config, splits["train"], config.workers))

@@ -38,13 +38,12 @@ def main(argv: Sequence[str]) -> int:
     announce_loading()
     from vision_peft.distributed.processes import on_rank0, print_rank0
     from vision_peft.training.evaluate_saved import evaluate_saved
-    from vision_peft.training.evaluation import format_metrics, to_json
 
     with convert_first(arguments.folder, of_file) as folder:
         done = evaluate_saved(folder, overrides, arguments.config_dir)
-    print_rank0(f"{done.data.name} {done.split}: {format_metrics(done.metrics)}")
+    print_rank0(f"{done.data.name} {done.split}: {done.metrics.describe()}")
     if arguments.json:
-        text = json.dumps(to_json(done.metrics), indent=2) + "\n"
+        text = json.dumps(done.metrics.to_row(), indent=2) + "\n"
         on_rank0(lambda: write_output(arguments.json, text))
     if (Path(arguments.folder) / "result.json").is_file():
         suggest_next(["report", arguments.folder], ["plot", arguments.folder])

@@ -82,6 +82,7 @@ class Recipe(Checked):
     accumulate: int = 1  # parts into which a batch is cut to save memory; fewer where the data has too few images
     clip_grad: float | None = None  # highest norm of the gradient; null: no clipping
     label_smoothing: float = 0.0  # 0..1
+    loss: str = "auto"  # auto: as usual for the kind of task | cross_entropy, ... (see vision_peft/tasks)
     class_weights: str | tuple[float, ...] | None = None  # of the loss: balanced (by how rare) | one a class
     mixup: float = 0.0  # alpha of the beta distribution; 0: off
     cutmix: float = 0.0  # alpha of the beta distribution; 0: off

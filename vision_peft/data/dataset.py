@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from vision_peft.data.decoding.images import ImageHeader
 from vision_peft.data.decoding.pixel_store import Store
 from vision_peft.data.flat_arrays import IntArray
+from vision_peft.data.targets import Targets
 from vision_peft.data.transforms.images import eval_transform, select_geometry, train_transform
 
 
@@ -19,8 +20,8 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
     """Map-style dataset whose item `i` is `(transform(image), label)`.
 
     Without a transform the image is an RGB PIL image. `classes` are the class names in label order, `labels` the label
-    of every item. An undecodable file raises `ImageDecodeError`: a dataset neither replaces nor drops a sample; the
-    loader decides what becomes of it, and counts.
+    of every item; `targets` says what labels stand for where that is not a class each. An undecodable file raises
+    `ImageDecodeError`: a dataset neither replaces nor drops a sample; the loader decides what becomes of it and counts.
 
     What users count, and an item shows, is a source: here an image, so that items and sources are the same. A dataset
     of videos overrides that (`VideoFiles`), and everything else about videos that others have to know.
@@ -32,9 +33,10 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
     view_average: str = "logits"  # what of the views of a source is averaged, see `VIEW_AVERAGES`
     in_memory: bool = False  # an item costs next to nothing, so that worker processes would only slow it down
 
-    def __init__(self, classes: Sequence[str], labels: Iterable[int]) -> None:
+    def __init__(self, classes: Sequence[str], labels: Iterable[int], targets: Targets | None = None) -> None:
         self.classes = list(classes)
         self.labels: Sequence[int] = IntArray(labels)
+        self.targets = targets
         self.transform: Callable[[Any], Any] | None = None
 
     @abstractmethod
@@ -101,6 +103,11 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
         """Return the index of the first item that shows image or video `source`."""
         return source
 
+    def recorded_label(self, index: int) -> int:
+        """Return what data.json holds of the label of item `index`: another number where what it stands for differs."""
+        label = self.labels[index]
+        return label if self.targets is None else self.targets.digest(label)
+
     def describe_oddities(self) -> str:
         """Say in a line what is odd about the sources for the items that are made of them; "" where nothing is."""
         return ""
@@ -164,7 +171,7 @@ class ImageSubset(ImageDataset):
     """Some items of a dataset of images."""
 
     def __init__(self, dataset: ImageDataset, items: Sequence[int]) -> None:
-        super().__init__(dataset.classes, IntArray(dataset.labels).take(items))
+        super().__init__(dataset.classes, IntArray(dataset.labels).take(items), dataset.targets)
         self.whole, self.items = dataset, items
 
     def image(self, index: int) -> Image.Image:

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from vision_peft.backbones.provenance import backbone_name
 from vision_peft.formats.adapter_files import INFO, METADATA, TENSORS, check_sizes, read_info, read_tensors
-from vision_peft.formats.adapter_info import FORMAT_VERSION, AdapterInfo, recorded_method, tensors_sha256, to_text
+from vision_peft.formats.adapter_info import (
+    FORMAT_VERSION,
+    WITHOUT_TASK,
+    AdapterInfo,
+    recorded_method,
+    tensors_sha256,
+    to_text,
+)
 from vision_peft.formats.backbone_record import full_name, record_backbone, recorded_size
 from vision_peft.printable import name_some, printable, warn
 from vision_peft.safe_files import write_together
@@ -37,6 +44,7 @@ def save_adapter(
     class_names: Sequence[str] | None = None,
     input_config: Mapping[str, Any] | None = None,
     temperature: float | None = None,
+    task: Mapping[str, Any] | None = None,
     keep_reparametrization: bool = False,
 ) -> Path:
     """Write what ``model`` learned to ``folder``; files of an older adapter there are replaced together.
@@ -47,6 +55,7 @@ def save_adapter(
         class_names: one per class, stored for whoever loads the adapter.
         input_config: mean, std, size, interpolation, ... of the input, stored likewise.
         temperature: what logits are divided by before they become probabilities, see ``vision_peft.calibration``.
+        task: what is answered, as ``vision_peft.tasks.record_task`` gives it; None: one of the classes.
         keep_reparametrization: store what trains (prefix MLP, prompt encoder) to train on later, not its constant.
 
     Returns:
@@ -60,7 +69,7 @@ def save_adapter(
         raise ValueError("nothing is attached to this model: call attach(model, method) before save_adapter")
     if isinstance(class_names, str):
         raise ValueError(f"class_names must be a list of names; got the text {class_names!r}")
-    if class_names is not None and len(class_names) != model.num_classes:
+    if class_names is not None and task is None and len(class_names) != model.num_classes:
         raise ValueError(f"got {len(class_names)} class names for a head of {model.num_classes} classes")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +77,7 @@ def save_adapter(
     state = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
     methods = [method if keep_reparametrization else method.baked() for method in tuning.methods]
     info = AdapterInfo(
-        format_version=FORMAT_VERSION,
+        format_version=WITHOUT_TASK if task is None else FORMAT_VERSION,
         methods=[{"name": method.name, "fields": method.recorded_fields()} for method in methods],
         head=record.head_kind(model) if keep_reparametrization else baked_head_kind(model),
         num_classes=model.num_classes,
@@ -80,6 +89,7 @@ def save_adapter(
         counts=count_parameters(model)._asdict(),
         toolkit_version=version("vision_peft"),
         temperature=temperature,
+        task=None if task is None else dict(task),
     )
     text = to_text(info)
     contents = {TENSORS: safetensors.torch.save(state, {METADATA: text}), INFO: text.encode()}

@@ -22,9 +22,9 @@ from vision_peft.tuning.method import Method
 
 MAX_TEXT = 16 * 2**20  # bytes of a description; ImageNet-21k's class names take one
 MAX_METHODS = 32
-FORMAT_VERSION = (
-    3  # 1: the description is in adapter.json only, its checksum that of the tensors' file; 2: no temperature
-)
+# 1: the description is in adapter.json only, its checksum that of the tensors' file; 2: no temperature; 3: no task
+FORMAT_VERSION = 4
+WITHOUT_TASK = 3  # which is written for one of several classes still, so that earlier versions read it
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class AdapterInfo:
     counts: dict[str, int]
     toolkit_version: str
     temperature: float | None = None  # of the probabilities, fitted on val; None: val was not there, or formats 1 and 2
+    task: dict[str, Any] | None = None  # what is answered, {"kind": "regression", ...}; None: one of the classes
 
     @property
     def license(self) -> str | None:
@@ -68,8 +69,9 @@ _TYPES: dict[str, Any] = {
     "counts": dict,
     "toolkit_version": str,
     "temperature": float | int | None,
+    "task": dict | None,
 }
-_ADDED = ("temperature",)  # that earlier formats lack
+_ADDED = ("temperature", "task")  # that earlier formats lack
 
 
 def to_text(info: AdapterInfo) -> str:
@@ -78,7 +80,10 @@ def to_text(info: AdapterInfo) -> str:
     Raises:
         ValueError: a value that JSON cannot hold.
     """
-    return json.dumps(dataclasses.asdict(info), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    values = dataclasses.asdict(info)
+    if info.task is None:
+        del values["task"]
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_object(text: bytes | str, where: str) -> dict[str, Any]:
@@ -141,7 +146,7 @@ def _impossible(values: dict[str, Any]) -> list[str]:
     if len(values["methods"]) > MAX_METHODS:
         problems.append(f"methods lists {len(values['methods'])} of them, at most {MAX_METHODS} are read")
     names = values["class_names"]
-    if names is not None and len(names) != values["num_classes"]:
+    if names is not None and not values.get("task") and len(names) != values["num_classes"]:
         problems.append(f"class_names has {len(names)} names, num_classes is {values['num_classes']}")
     temperature = values.get("temperature")
     if temperature is not None and not COLDEST <= temperature <= HOTTEST:

@@ -86,6 +86,12 @@ class Row:
     total_seconds: float | None = None  # of all starts: building, training, evaluation, saving
     resumed_with: list[dict[str, Any]] = field(default_factory=list)  # what differed when it was resumed, and after
     tried: dict[str, list[Any]] | None = None  # values that a search compared on val, by dotted key
+    task_kind: str = "classes"  # what the labels are: classes, multilabel, regression, ...
+    metric: str = "top1"  # the figure that chose the epoch on val: a field of this row, or one of `figures`
+    lower_is_better: bool = False  # of `metric`
+    val_figure: float | None = None  # `metric` on val at the chosen epoch
+    figures: dict[str, float | None] = field(default_factory=dict)  # on test, of tasks other than classes
+    figure_words: dict[str, str] = field(default_factory=dict)  # how these are written, with unit: {"map": "mAP, %"}
     extra: dict[str, Any] = field(default_factory=dict)  # keys of other versions, flat in the file
     file: Path | None = field(default=None, compare=False)  # it was read from
 

@@ -85,7 +85,7 @@ class DataRecord:
         for source, size in enumerate(self.sizes[split].tolist()):
             item = dataset.first_item(source)
             name = name_below(dataset.file(item) or dataset.path(item), folder)
-            yield Item(name, dataset.labels[item], None if size == _NO_SIZE else size)
+            yield Item(name, dataset.recorded_label(item), None if size == _NO_SIZE else size)
 
     def write(self, path: Path) -> None:
         """Write data.json: the file is either the old or the complete new one."""

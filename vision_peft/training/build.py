@@ -15,7 +15,6 @@ from vision_peft.config.parse import Config
 from vision_peft.config.schema import QUANTIZED, BackboneConfig, Recipe
 from vision_peft.data import DataConfig, ImageDataset
 from vision_peft.data.check.contents import ProgressLine
-from vision_peft.data.class_weights import compute_class_weights
 from vision_peft.data.loading.bad_files import is_share
 from vision_peft.data.loading.find_bad_files import find_bad_files
 from vision_peft.data.loading.loader import TrainLoader, eval_loader
@@ -27,6 +26,7 @@ from vision_peft.protocols import list_splits
 from vision_peft.runs.compare_data import describe_since
 from vision_peft.runs.data_record import DataRecord
 from vision_peft.runs.find_run import find_other_root
+from vision_peft.tasks import find_task, learn_task
 from vision_peft.tuning.head_kinds import TokenHead, read_head
 from vision_peft.tuning.record import clear_record
 from vision_peft.tuning.samples import SamplesNeeded
@@ -44,18 +44,14 @@ def load_splits(config: Config) -> dict[str, ImageDataset]:
     splits = {name: load(name) for name in names}
     first = splits[names[0]]
     check_items(config.backbone, config.data, first)
-    for name, dataset in splits.items():
-        if dataset.classes != first.classes:
-            raise ValueError(
-                f"data={config.data.name}: split {name} has other classes than {names[0]}: "
-                f"{_some(dataset.classes)} against {_some(first.classes)}"
-            )
     if len(set(first.classes)) < len(first.classes):
         twice = sorted(name for name, times in Counter(first.classes).items() if times > 1)
         raise ValueError(f"data={config.data.name}: class names must differ, twice there: {', '.join(twice)}")
-    if len(first.classes) < 2:
-        raise ValueError(f"data={config.data.name}: there is nothing to learn from {len(first.classes)} class")
-    list_class_weights(config.recipe, first)
+    try:
+        find_task(first).check_splits(splits)
+        learn_task(first, config.recipe).create_loss(config.recipe, first)
+    except ValueError as error:
+        raise ValueError(f"data={config.data.name}: {error}") from None
     return splits
 
 
@@ -109,20 +105,6 @@ def check_files(config: Config, splits: Mapping[str, ImageDataset], compute: Com
     )
 
 
-def list_class_weights(recipe: Recipe, train_set: ImageDataset) -> list[float] | None:
-    """List the weight of each class in the loss; None where all count alike. "balanced" goes by the labels.
-
-    Raises:
-        ValueError: not as many weights as classes.
-    """
-    given, classes = recipe.class_weights, len(train_set.classes)
-    if given is None or isinstance(given, str):
-        return None if given is None else compute_class_weights(train_set.labels, classes, given)
-    if len(given) != classes:
-        raise ValueError(f"recipe.class_weights must be {classes} numbers, one for each class; got {len(given)}")
-    return list(given)
-
-
 def check_items(backbone: BackboneConfig, data: DataConfig, dataset: ImageDataset) -> None:
     """Raise ValueError for videos where the backbone takes single images, and for images where it takes clips."""
     if dataset.gives_clips and backbone.num_frames is None:
@@ -160,8 +142,10 @@ def create_bare_model(config: Config) -> Any:
     return create_model(config.backbone, config.seed, config.recipe.drop_path, config.backbone_dtype)
 
 
-def attach_methods(model: Any, config: Config, train_set: ImageDataset, device: torch.device) -> nn.Module:
-    """Attach the methods and a fresh head for the classes of `train_set`, ready to train on `device`.
+def attach_methods(
+    model: Any, config: Config, train_set: ImageDataset, outputs: int, device: torch.device
+) -> nn.Module:
+    """Attach the methods and a fresh head that answers with so many `outputs`, ready to train on `device`.
 
     Methods that need images (`samples_needed`) get those of `train_set` that they ask for.
 
@@ -174,7 +158,7 @@ def attach_methods(model: Any, config: Config, train_set: ImageDataset, device: 
     needed = [method.samples_needed for method in config.methods]
     head_first = reads_tokens or any(each is not None and each.logits for each in needed)
     if head_first:
-        vp.replace_head(model, recipe.head, len(train_set.classes), **(recipe.head_options if reads_tokens else {}))
+        vp.replace_head(model, recipe.head, outputs, **(recipe.head_options if reads_tokens else {}))
     for method in config.methods:
         samples = None
         if method.samples_needed is not None:
@@ -183,7 +167,7 @@ def attach_methods(model: Any, config: Config, train_set: ImageDataset, device: 
         if samples is not None:
             take_from_rank0(vp.tuned_state_dict(model).values())
     if not head_first:
-        vp.replace_head(model, recipe.head, len(train_set.classes))
+        vp.replace_head(model, recipe.head, outputs)
     if recipe.recompute != "none":
         vp.set_recompute(model, recipe.recompute)
     vp.train_mode(model, config.recipe.frozen_mode)
@@ -275,8 +259,3 @@ def set_transforms(splits: Mapping[str, ImageDataset], settings: Mapping[str, An
             dataset.set_training(settings, recipe.augment, recipe.random_erasing, recipe.clip_place)
         else:
             dataset.set_evaluation(settings if name == "test" else {**settings, "views": 1, "crops": 1})
-
-
-def _some(names: list[str]) -> str:
-    """Write the number and first names of classes."""
-    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

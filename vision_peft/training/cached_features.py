@@ -38,7 +38,7 @@ class Features(ImageDataset):
     in_memory = True
 
     def __init__(self, dataset: ImageDataset, features: Tensor) -> None:
-        super().__init__(dataset.classes, dataset.labels)
+        super().__init__(dataset.classes, dataset.labels, dataset.targets)
         self.whole, self.features = dataset, features
 
     def as_tensor(self) -> Tensor:

@@ -32,8 +32,10 @@ from vision_peft.runs.compare_data import describe_evaluated
 from vision_peft.runs.data_record import DataRecord
 from vision_peft.runs.run_config import CONFIG, describe_runs_below, read_config
 from vision_peft.runs.run_files import check_read_folder
+from vision_peft.tasks import learn_task, read_task
+from vision_peft.tasks.metrics import Metrics
 from vision_peft.training.build import attach_methods, check_items, create_bare_model, create_model
-from vision_peft.training.evaluation import Metrics, create_eval_loader, evaluate
+from vision_peft.training.evaluation import create_eval_loader, evaluate
 
 _RECORDED = {"img_size": "size", "num_frames": "num_frames", "tubelet_size": "tubelet_size"}  # backbone key -> input's
 _TYPED = ("device", "precision", "workers", "bad_eval")  # settings that may be others than those of the run
@@ -113,7 +115,8 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = (), config_dir: 
     dataset.set_evaluation({**complete_input(recorded, input_config(model)), **views})
     reported = BadFiles(report=lambda words: warn(words, stacklevel=2))
     batches = create_eval_loader(dataset, compute, settings.workers, settings.bad_eval, reported)
-    metrics = evaluate(model.to(compute.device), batches, dataset.classes, compute, info.temperature)
+    task = read_task(info.task, dataset.classes, info.temperature, dataset.targets)
+    metrics = evaluate(model.to(compute.device), batches, task, compute)
     return Evaluation(data, split, metrics)
 
 
@@ -182,7 +185,8 @@ def check_saved(config: Config, folder: Path, train_set: ImageDataset, compute: 
     """Raise RuntimeError unless the state and the adapter in `folder` hold the same, read back."""
     loaded = vp.tuned_state_dict(vp.load_adapter(create_bare_model(config), folder / "adapter"))
     path = find_newest_state(folder / "state")
-    trained = attach_methods(create_bare_model(config), config, train_set, compute.holds)
+    outputs = learn_task(train_set, config.recipe).outputs
+    trained = attach_methods(create_bare_model(config), config, train_set, outputs, compute.holds)
     vp.load_tuned(trained, read_state(path)["best"] if path else {})
     kept = {name: tensor.cpu() for name, tensor in vp.tuned_state_dict(vp.bake(trained)).items()}
     if kept.keys() != loaded.keys() or not all(torch.allclose(kept[name], loaded[name]) for name in kept):

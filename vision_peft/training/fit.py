@@ -18,7 +18,7 @@ from vision_peft.distributed.processes import Heartbeat, all_reduce_sum
 from vision_peft.distributed.stopping import FROM_KEYBOARD, catch_signals, stop_decision
 from vision_peft.protocols import Phase
 from vision_peft.runs.train_state import TrainState, load_scaler
-from vision_peft.training.build import list_class_weights
+from vision_peft.tasks.task import Task
 from vision_peft.training.evaluation import create_eval_loader, evaluate_heads
 from vision_peft.training.progress import WAYS_OUT, Diverged, Progress, Saver, State, Training
 from vision_peft.training.step import Queued, StepResult, TrainStep, apply_mixup, create_schedule, update_average
@@ -53,7 +53,7 @@ def fit(
     epochs = progress.count_epochs(config)
     updates = max(loader.batches_per_epoch // recipe.accumulate, 1)
     micro_batches = min(recipe.accumulate, loader.batches_per_epoch)
-    step = TrainStep(config, model, len(train_set.classes), compute, list_class_weights(recipe, train_set))
+    step = TrainStep(config, model, training.task.create_loss(recipe, train_set), len(train_set.classes), compute)
     schedule = create_schedule(step.optimizer, recipe, epochs, updates)
     tuned = vp.tuned_state_dict(model)  # views: they follow the training
     average = {name: tensor.clone() for name, tensor in tuned.items()} if recipe.ema else None
@@ -101,12 +101,12 @@ def fit(
             if phase.watched is not None:
                 with _use_average(model, average):
                     entry |= watch(training, model, phase.watched, f"after epoch {progress.epoch + 1}/{epochs}")
-                    if is_better(entry, progress.best):
+                    if is_better(training.task, entry, progress.best):
                         progress.best = entry
                         saver.best = _copy(vp.tuned_state_dict(model))
             progress.end_epoch(entry)
             run.record("epoch", progress.step, entry)
-            run.say(format_epoch(entry, epochs, best=entry is progress.best))
+            run.say(format_epoch(training.task, entry, epochs, best=entry is progress.best))
             due, *asked = all_reduce_sum([saver.is_due_after_epoch(), *requests.votes()])
             stop = stop_decision(asked, progress.step)
             if stop or due or progress.epoch == epochs:
@@ -220,25 +220,26 @@ def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def watch(training: Training, model: nn.Module, split: str, when: str) -> dict[str, float]:
     """Evaluate the split that chooses the epoch; what the history says of it."""
-    config, compute, watched = training.config, training.compute, training.splits[split]
+    config, compute, task, watched = training.config, training.compute, training.task, training.splits[split]
     loader = create_eval_loader(watched, compute, config.workers, config.bad_eval, training.run.bad_files)
     grid = find_grid(model)
     settings = [{}] if grid is None else [{"head": place, **each} for place, each in enumerate(grid.settings)]
-    found = evaluate_heads(model, loader, watched.classes, compute, len(settings))
+    found = evaluate_heads(model, loader, task, compute, len(settings))
     sound = [place for place, each in enumerate(found) if not each.non_finite and math.isfinite(each.loss)]
-    chosen = max(sound, key=lambda place: (found[place].top1, -found[place].loss), default=0)
+    entries = [{f"{split}_{task.metric}": each.figures[task.metric], f"{split}_loss": each.loss} for each in found]
+    chosen = max(sound, key=lambda place: _rank(task, entries[place]), default=0)
     metrics = found[chosen]
     if metrics.non_finite:
         wrong = f"{metrics.non_finite} of {metrics.images} answers on {split} are NaN or infinite"
         raise Diverged(f"{wrong} {when}: {WAYS_OUT}")
     if not math.isfinite(metrics.loss):
         raise Diverged(f"the loss on {split} is {metrics.loss} {when}: {WAYS_OUT}")
-    return {f"{split}_top1": metrics.top1, f"{split}_loss": metrics.loss, **settings[chosen]}
+    return {**entries[chosen], **settings[chosen]}
 
 
-def is_better(entry: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
+def is_better(task: Task, entry: Mapping[str, Any], best: Mapping[str, Any] | None) -> bool:
     """Whether an epoch is better on the watched split than the best so far, None where there is none."""
-    return best is None or _rank(entry) > _rank(best)
+    return best is None or _rank(task, entry) > _rank(task, best)
 
 
 def patience_is_over(patience: int | None, progress: Progress) -> bool:
@@ -246,14 +247,16 @@ def patience_is_over(patience: int | None, progress: Progress) -> bool:
     return bool(patience and progress.best and progress.epoch - progress.best["epoch"] >= patience)
 
 
-def _rank(entry: Mapping[str, Any]) -> tuple[float, float]:
+def _rank(task: Task, entry: Mapping[str, Any]) -> tuple[float, float]:
     """Return what makes an epoch better than another on the watched split."""
-    split = "val" if "val_top1" in entry else "test"
-    return entry[f"{split}_top1"], -entry[f"{split}_loss"]
+    split = "val" if f"val_{task.metric}" in entry else "test"
+    figure = entry[f"{split}_{task.metric}"]
+    return -math.inf if figure is None else -figure if task.lower_is_better else figure, -entry[f"{split}_loss"]
 
 
-def format_epoch(entry: Mapping[str, Any], epochs: int, best: bool) -> str:
+def format_epoch(task: Task, entry: Mapping[str, Any], epochs: int, best: bool) -> str:
     """Describe an epoch in a line."""
-    watched = [f"{key.split('_')[0]} top-1 {entry[key]:.2f} %" for key in ("val_top1", "test_top1") if key in entry]
+    figures = {split: entry.get(f"{split}_{task.metric}") for split in ("val", "test")}
+    watched = [f"{split} {task.format_figure(task.metric, it)}" for split, it in figures.items() if it is not None]
     words = [f"epoch {entry['epoch']}/{epochs}", f"train loss {entry['train_loss']:.4f}", *watched]
     return "  ".join(words) + ("  best so far" if best else "")

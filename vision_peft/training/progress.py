@@ -22,6 +22,7 @@ from vision_peft.runs.provenance import describe_changes, find_changes, merge_st
 from vision_peft.runs.run import Run
 from vision_peft.runs.state_schema import list_problems
 from vision_peft.runs.train_state import TrainState
+from vision_peft.tasks.task import Task
 
 LONGEST_UNSAVED_SECONDS = 300
 SHORTEST_BETWEEN_EPOCHS_SECONDS = 10  # an epoch on kept features takes milliseconds, a state that lasts takes longer
@@ -62,6 +63,7 @@ class Training:
     compute: Compute
     run: Run
     splits: Mapping[str, ImageDataset]
+    task: Task
     settings: Mapping[str, Any]  # how an image becomes the model's input, see `input_settings`
     command: str  # that starts this training again
     requests: StopRequests

@@ -29,7 +29,8 @@ from vision_peft.printable import printable, warn
 from vision_peft.results.row import DIVERGED, STATUS, STOPPED, UNFINISHED, Row, write_row
 from vision_peft.results.table import format_count
 from vision_peft.runs.checkpoint import SaveError
-from vision_peft.training.evaluation import Metrics, to_json
+from vision_peft.tasks import describe_task
+from vision_peft.tasks.metrics import Metrics
 from vision_peft.training.progress import Diverged, Progress, Training
 from vision_peft.tuning.head_kinds import head_text, read_head
 
@@ -152,7 +153,8 @@ def make_row(
         setting=digest_setting(progress.settings),
         settings=progress.settings,
         temperature=temperature,
-        **(nothing if metrics is None else to_json(metrics)),
+        **(nothing | ({} if metrics is None else metrics.to_row())),
+        **describe_task(training.task),
         n_train=trained_on.count_sources(),
         n_val=splits["val"].count_sources() if "val" in splits else 0,
         n_test=splits["test"].count_sources() if "test" in splits else 0,
@@ -187,6 +189,7 @@ def _describe_progress(training: Training, progress: Progress) -> dict[str, Any]
     updates, best = training.timing.updates, progress.best
     return {
         "val_top1": best.get("val_top1") if best else None,
+        "val_figure": best.get(f"val_{training.task.metric}") if best else None,
         "chosen_epoch": best["epoch"] if best else None,
         "updates": progress.step,
         "step_ms": 1000 * statistics.median(updates) if updates else None,

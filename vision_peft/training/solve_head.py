@@ -27,11 +27,11 @@ from vision_peft.distributed.stopping import FROM_KEYBOARD, catch_signals, stop_
 from vision_peft.methods.knn import KNN, choose_k
 from vision_peft.protocols import PHASES, Phase
 from vision_peft.runs.train_state import TrainState
-from vision_peft.training.build import list_class_weights
+from vision_peft.tasks.task import Loss
 from vision_peft.training.cached_features import Features, features_are_constant
 from vision_peft.training.fit import format_epoch, is_better, patience_is_over, watch
 from vision_peft.training.progress import WAYS_OUT, Diverged, Progress, Saver, State, Training
-from vision_peft.training.step import create_optimizer, mean_cross_entropy
+from vision_peft.training.step import create_optimizer
 from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.head_grid import keep_head, spread_heads
 
@@ -84,9 +84,8 @@ def solve_head(
         raise ValueError(f"recipe.optimizer=lbfgs needs every image of {phase.trained}, and one cannot be decoded")
     head: nn.Linear = model.get_classifier()
     features, labels = train_set.as_tensor().to(compute.device), torch.tensor(train_set.labels, device=compute.device)
-    weights = list_class_weights(recipe, train_set)
-    class_weights = None if weights is None else torch.tensor(weights, device=compute.device, dtype=torch.float64)
-    regression = Regression(features, labels, recipe.label_smoothing, class_weights)
+    loss_of = training.task.create_loss(recipe, train_set).to(compute.device)
+    regression = Regression(features, labels, loss_of)
     tuned = vp.tuned_state_dict(model)
     train_state = TrainState(model, tuned, None, create_optimizer(model, recipe))
     if state:
@@ -106,14 +105,13 @@ def solve_head(
             entry = {"phase": phase.name, "epoch": progress.epoch + 1, "train_loss": loss, "penalty": penalty}
             if phase.watched is not None:
                 entry |= watch(training, model, phase.watched, f"with a penalty of {penalty:g}")
-                if is_better(entry, progress.best):
+                if is_better(training.task, entry, progress.best):
                     progress.best = entry
                     saver.best = {name: tensor.cpu().clone() for name, tensor in tuned.items()}
             progress.end_epoch(entry)
             run.record("epoch", progress.step, entry)
-            run.say(
-                f"{format_epoch(entry, epochs, best=entry is progress.best)}  (penalty {penalty:.1e}, {steps} steps)"
-            )
+            words = format_epoch(training.task, entry, epochs, best=entry is progress.best)
+            run.say(f"{words}  (penalty {penalty:.1e}, {steps} steps)")
             due, *votes = all_reduce_sum([saver.is_due_after_epoch(), *training.requests.votes()])
             stop = stop_decision(votes, progress.step)
             if stop or due or progress.epoch == epochs:
@@ -225,11 +223,12 @@ def choose_neighbours(
             choose_k(model, k)
             entry = {"phase": phase.name, "epoch": progress.epoch + 1, "k": k}
             entry |= watch(training, model, phase.watched, f"with k={k}")
-            if is_better(entry, progress.best):
+            if is_better(training.task, entry, progress.best):
                 progress.best = entry
             progress.end_epoch(entry)
             run.record("epoch", progress.step, entry)
-            run.say(f"k={k}  {phase.watched} top-1 {entry[f'{phase.watched}_top1']:.2f} %")
+            metric = training.task.metric
+            run.say(f"k={k}  {phase.watched} {training.task.format_figure(metric, entry[f'{phase.watched}_{metric}'])}")
     choose_k(model, progress.best["k"] if progress.best else knn.k)
     progress.seconds += time.perf_counter() - started
     progress.total_seconds = training.total_seconds
@@ -237,22 +236,22 @@ def choose_neighbours(
 
 
 class Regression:
-    """Logistic regression on features N D with labels N, in float64 whatever the head has.
+    """A linear head on features N D with labels N, in float64 whatever the head has.
 
     The features are centred and turned to their principal axes, which changes neither what biases can reach nor the
     sum of squared weights; scaled along these axes as the curvature is, L-BFGS takes far fewer steps.
     """
 
-    def __init__(self, features: Tensor, labels: Tensor, smoothing: float, class_weights: Tensor | None) -> None:
+    def __init__(self, features: Tensor, labels: Tensor, loss: Loss) -> None:
         features = features.double()
         self.mean = features.mean(0)
         self.turned = features - self.mean
         self.variances, self.axes = torch.linalg.eigh(self.turned.T @ self.turned / len(features))
         self.turned = self.turned @ self.axes
-        self.labels, self.smoothing, self.class_weights = labels, smoothing, class_weights
+        self.labels, self.loss = labels, loss
 
     def solve(self, head: nn.Linear, penalty: float, lr: float = 1.0) -> tuple[float, int]:
-        """Minimise from where `head` stands, and put the solution there; its cross entropy, and the steps it took.
+        """Minimise from where `head` stands, and put the solution there; its loss, and the steps it took.
 
         All processes hold all features and find the same; that of rank 0 counts where their machines round differently.
         """
@@ -270,13 +269,12 @@ class Regression:
             line_search_fn="strong_wolfe",
         )
 
-        def entropy() -> Tensor:
-            logits = F.linear(self.turned, weight * scale, bias)
-            return mean_cross_entropy(logits, self.labels, self.smoothing, self.class_weights)
+        def plain_loss() -> Tensor:
+            return self.loss(F.linear(self.turned, weight * scale, bias), self.labels)
 
         def closure() -> float:
             solver.zero_grad()
-            loss = entropy() + penalty / 2 * (weight * scale).square().sum()
+            loss = plain_loss() + penalty / 2 * (weight * scale).square().sum()
             loss.backward()
             return float(loss.detach())
 
@@ -287,4 +285,4 @@ class Regression:
             for name, tensor in found.items():
                 parameter = head.get_parameter(name)
                 parameter.copy_(all_gather_tensors(tensor.cpu())[0].to(parameter))
-            return float(entropy()), solver.state_dict()["state"][0]["n_iter"]
+            return float(plain_loss()), solver.state_dict()["state"][0]["n_iter"]

@@ -3,12 +3,11 @@
 `run_update` in fit.py is the update itself. Schedule and mixing are thin calls into timm.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.data.mixup import Mixup
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from vision_peft.config.schema import Recipe
 from vision_peft.distributed.device import Compute
 from vision_peft.distributed.parallel import Parallel
 from vision_peft.shards import is_sharded
+from vision_peft.tasks.task import Loss
 from vision_peft.tuning.decay_groups import group_by_decay
 from vision_peft.tuning.finish_step import acts_on_steps
 from vision_peft.tuning.head_grid import find_grid, number_of_head
@@ -49,23 +49,21 @@ class Queued:
 
 
 class TrainStep:
-    """A model and its optimiser, over all processes."""
+    """A model, its loss and its optimiser, over all processes."""
 
     def __init__(
         self,
         config: Config,
         model: nn.Module,
+        loss: Loss,
         classes: int,
         compute: Compute,
-        class_weights: Sequence[float] | None = None,
     ) -> None:
         recipe = config.recipe
-        self.compute, self.clip = compute, recipe.clip_grad
-        self.smoothing, self.mix = recipe.label_smoothing, None
+        self.compute, self.clip, self.mix = compute, recipe.clip_grad, None
         if recipe.mixup or recipe.cutmix:
-            self.mix = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=self.smoothing, num_classes=classes)
-            self.smoothing = 0.0  # mixed targets are smooth already
-        self.class_weights = None if class_weights is None else torch.tensor(class_weights, device=compute.device)
+            self.mix = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=classes)
+        self.loss = loss.to(compute.device)
         self.layout: dict[str, Any] = {"memory_format": torch.channels_last} if config.channels_last else {}
         self.model = model
         self.position: tuple[int, int] | None = None  # of the update in its training, from 1, and how many there are
@@ -82,9 +80,9 @@ class TrainStep:
         self._norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         self._statistics: list[tuple[Tensor, Tensor]] = []  # of these, as they were before the batch
 
-    def compute_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Compute the loss of logits B C and labels B, or soft targets B C; see `mean_cross_entropy`."""
-        return mean_cross_entropy(logits, targets, self.smoothing, self.class_weights)
+    def compute_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Compute the mean loss of what the model answers to a batch; see `Loss`."""
+        return self.loss(outputs, targets)
 
     def keep_statistics(self) -> None:
         """Copy the statistics of batches, which the forward pass changes, for `skip`."""
@@ -127,18 +125,6 @@ class TrainStep:
         if self.scaler.is_enabled() and self.scaler.get_scale() >= 1:
             return torch.ones((), dtype=torch.bool, device=self.compute.device)
         return norm.isfinite()
-
-
-def mean_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float, class_weights: Tensor | None) -> Tensor:
-    """Compute the mean cross entropy of logits B C and labels B, or soft targets B C.
-
-    With class weights w it is the sum of `w[label] * entropy` over the images, divided by their number and not by the
-    sum of their weights: so parts of a batch and processes add up to the whole, whatever classes they got.
-    """
-    if class_weights is None:
-        return F.cross_entropy(logits, targets, label_smoothing=smoothing)
-    summed = F.cross_entropy(logits, targets, weight=class_weights, label_smoothing=smoothing, reduction="sum")
-    return summed / len(logits)
 
 
 def apply_mixup(mix: Mixup, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

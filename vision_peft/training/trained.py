@@ -47,6 +47,8 @@ from vision_peft.runs.find_run import find_other_root, find_parent, find_run
 from vision_peft.runs.provenance import describe_start
 from vision_peft.runs.run import Run
 from vision_peft.runs.run_folder import find_finished_row
+from vision_peft.tasks import learn_task, record_task
+from vision_peft.tasks.metrics import Metrics
 from vision_peft.training.build import (
     attach_methods,
     check_files,
@@ -59,16 +61,9 @@ from vision_peft.training.build import (
     set_transforms,
 )
 from vision_peft.training.cached_features import cached_features
-from vision_peft.training.calibrate import calibrate, describe_calibration
+from vision_peft.training.calibrate import calibrate
 from vision_peft.training.evaluate_saved import check_saved
-from vision_peft.training.evaluation import (
-    Metrics,
-    create_eval_loader,
-    evaluate,
-    format_metrics,
-    say_adapter_is_safe,
-    write_confusion,
-)
+from vision_peft.training.evaluation import create_eval_loader, evaluate, say_adapter_is_safe
 from vision_peft.training.fit import fit
 from vision_peft.training.progress import Progress, State, Training
 from vision_peft.training.report import (
@@ -171,7 +166,8 @@ def _train_in(
     set_transforms(splits, settings, config.recipe)
     phases = PHASES[config.protocol]
     check_shares(config.recipe, compute.world_size, len(splits[phases[0].trained]))
-    model = attach_methods(model, config, splits[phases[0].trained], compute.holds)
+    task = learn_task(splits[phases[0].trained], config.recipe)
+    model = attach_methods(model, config, splits[phases[0].trained], task.outputs, compute.holds)
     check_solvable(config, model, splits[phases[0].trained], compute.sharded)
     plan = plan_memory(config, model, compute, settings, splits[phases[0].trained].eval_batch_size, folder)
     record, used = DataRecord(splits, config.data), list_splits(config.protocol, read_test=False)
@@ -198,7 +194,7 @@ def _train_in(
             if words:
                 run.say(words)
             known: dict[str, Any] = {"seconds_before": progress.total_seconds, "data_digest": pinned.digest}
-            training = Training(plan.config, plan.compute, run, splits, settings, command, requests, **known)
+            training = Training(plan.config, plan.compute, run, splits, task, settings, command, requests, **known)
             with plan.measure(run.say), keep_status(training, model, progress):
                 model, kept = _run_phases(training, model, progress, state)
                 if stop := stop_decision(all_reduce_sum(requests.votes()), progress.step):  # since the last update
@@ -224,8 +220,8 @@ def _run_phases(
         if number:
             run.say(f"val chose {progress.count_epochs(config)} epochs: a new model trains for as many")
             forget_tuning(model)
-            train_set, device = training.splits[phase.trained], training.compute.holds
-            model = attach_methods(create_bare_model(config), config, train_set, device)
+            train_set, outputs, device = training.splits[phase.trained], training.task.outputs, training.compute.holds
+            model = attach_methods(create_bare_model(config), config, train_set, outputs, device)
         started = time.perf_counter()
         with cached_features(training, model, phase) as (fed, words):
             if words:
@@ -242,25 +238,27 @@ def _evaluate_and_save(training: Training, model: Any, kept: Mapping[str, Tensor
     plain = model
     if compute.sharded:  # an adapter belongs to a model, not to shards of one
         train_set = splits[PHASES[config.protocol][0].trained]
-        plain = attach_methods(create_bare_model(config), config, train_set, compute.holds)
+        plain = attach_methods(create_bare_model(config), config, train_set, training.task.outputs, compute.holds)
         vp.load_tuned(plain, kept)
 
-    temperature = calibrate(training, model)
-    described = {"class_names": training.classes, "input_config": training.settings, "temperature": temperature}
+    task = calibrate(training, model)
+    described = {"class_names": training.classes, "input_config": training.settings, "temperature": task.temperature}
+    described["task"] = record_task(task)
     run.save("adapter", lambda path: str(vp.save_adapter(plain, path, **described)))
     metrics: Metrics | None = None
     if config.read_test:
         batches = create_eval_loader(splits["test"], compute, config.workers, config.bad_eval, run.bad_files)
         with say_adapter_is_safe(run.folder / "adapter"):
-            metrics = found = evaluate(model, batches, training.classes, compute, temperature)
-        run.say(f"test: {format_metrics(metrics)}{describe_calibration(metrics, temperature)}")
-        run.record("test", progress.step, {"top1": metrics.top1, "mean_per_class": metrics.mean_per_class})
-        run.save("confusion.csv", lambda path: write_confusion(path, found))
+            metrics = evaluate(model, batches, task, compute)
+        run.say(f"test: {metrics.describe()}{task.describe_test(metrics)}")
+        run.record("test", progress.step, {name: metrics.figures[name] for name in task.watched})
+        for name, write in metrics.files().items():
+            run.save(name, write)
     run.flush()
 
     def save_row(path: Path) -> dict[str, Any] | None:
         flops = count_flops(training, plain)
-        row = dataclasses.replace(make_row(training, plain, progress, metrics, temperature), flops_forward=flops)
+        row = dataclasses.replace(make_row(training, plain, progress, metrics, task.temperature), flops_forward=flops)
         write_row(path, row)
         return to_values(row)
 

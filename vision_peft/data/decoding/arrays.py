@@ -26,7 +26,9 @@ class ArrayImages(ImageDataset):
     def subset(self, items: Sequence[int]) -> "ArrayImages":
         chosen = list(items)
         labels, numbers = IntArray(self.labels).take(chosen), [self.numbers[item] for item in chosen]
-        return ArrayImages(self.images[chosen], labels, self.classes, numbers, self.source)
+        part = ArrayImages(self.images[chosen], labels, self.classes, numbers, self.source)
+        part.targets = self.targets
+        return part
 
     def image(self, index: int) -> Image.Image:
         return Image.fromarray(self.images[index])

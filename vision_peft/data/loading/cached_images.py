@@ -27,7 +27,7 @@ class Cached(ImageDataset):
     """
 
     def __init__(self, dataset: ImageDataset, store: Store) -> None:
-        super().__init__(dataset.classes, dataset.labels)
+        super().__init__(dataset.classes, dataset.labels, dataset.targets)
         self.dataset, self.store, self.transform = dataset, store, dataset.transform
         self.in_memory = dataset.in_memory or self.geometry is not None  # random crops of whole images cost time
         self._prepared = False
