@@ -125,7 +125,8 @@ def test_help_shows_commands_to_copy_and_every_option(repository, plot_here):
         assert word in shown
 
 
-def test_a_wrong_choice_names_the_right_ones(plot_here):
+def test_a_wrong_choice_names_the_right_ones(plot_here, tmp_path):
+    put(tmp_path / "runs", "adaptformer", 64, 0, 80.0)
     code, _, errors = plot_here("runs", "--metric", "top2")
     assert code == 2
     assert "top1" in errors

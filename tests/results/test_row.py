@@ -33,7 +33,8 @@ WRITTEN = """
     params_backbone adapter_bytes step_ms images_per_s data_wait_share peak_memory_mb train_seconds flops_forward
     world_size precision device versions commit command curve per_class confusion n_bad
     n_non_finite ece ece_raw temperature reused_features setting settings data_digest
-    status reason updates chosen_epoch total_seconds resumed_with tried
+    status reason updates chosen_epoch total_seconds resumed_with tried task_kind metric lower_is_better val_figure
+    figures figure_words
 """
 
 

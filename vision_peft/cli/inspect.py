@@ -77,15 +77,21 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _describe_run(folder: Path) -> dict[str, str]:
     """Describe what trained an adapter that lies in a run folder."""
+    from vision_peft.results.figures import describe_metric, format_number, get_figure
     from vision_peft.results.row import RESULT, read_row
 
     if folder.name != "adapter" or not (folder.parent / RESULT).is_file():
         return {}
     row = read_row(folder.parent / RESULT)
     data = " ".join(filter(None, (row.dataset, row.task)))
-    top1 = "test was not read" if row.top1 is None else f"top-1 {row.top1:.2f} % of {row.n_test:,} test images"
+    figure = get_figure(row, row.metric)
+    words = describe_metric([row], row.metric).replace(" accuracy on test", "").replace(" on test", "")
+    tested = "test was not read"
+    if figure is not None:
+        name, _, unit = words.partition(", ")
+        tested = f"{name} {format_number(figure)}{' ' * bool(unit)}{unit} of {row.n_test:,} test images"
     return {
-        "trained on": f"{data}: {row.n_train:,} images, {row.protocol}; {top1}",
+        "trained on": f"{data}: {row.n_train:,} images, {row.protocol}; {tested}",
         "data digest": str(row.data_digest),
         "made by": f"commit {row.commit or '?'}, {row.device}, {row.precision}",
         "command": row.command or "?",

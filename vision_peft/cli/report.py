@@ -14,7 +14,6 @@ from pathlib import Path
 from vision_peft.cli._verb import announce_loading, make_parser, suggest_next, write_output
 from vision_peft.printable import LONGEST_LINE, printable, show
 from vision_peft.results.find_rows import find_runs
-from vision_peft.results.settings import METRICS
 
 
 def main(argv: Sequence[str]) -> int:
@@ -22,21 +21,30 @@ def main(argv: Sequence[str]) -> int:
     parser = make_parser("report", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="folder of runs, run folder or result.json")
     parser.add_argument("--out", metavar="FILE", type=Path, help="file to write, .md or .csv")
-    parser.add_argument("--metric", default="top1", choices=METRICS, help="accuracy in the table (default: top1)")
+    parser.add_argument(
+        "--metric",
+        help="figure in the table: mean_per_class, ... (default: what val chose by, a table for each kind of task)",
+    )
     options = parser.parse_args(argv)
     if options.out and options.out.suffix not in (".md", ".csv"):
         raise ValueError(f"--out must end in .md or .csv, got {options.out}")
     found = find_runs(options.runs)
     announce_loading()  # the groups of tasks are those of the data sets
     from vision_peft.data import DATASETS
-    from vision_peft.results.report import make_report
+    from vision_peft.results.figures import choose_metric, select_rows
+    from vision_peft.results.report import join_csv, make_report
 
     suites = {name: family.suite for name, family in DATASETS.items()}
-    report = make_report(found.rows, options.metric, suites, len(found.without_row))
+    reports = [
+        make_report(select_rows(found.rows, metric), metric, suites, len(found.without_row))
+        for metric in choose_metric(found.rows, options.metric)
+    ]
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_output(options.out, report.csv_text() if options.out.suffix == ".csv" else report.markdown())
-    show(report.markdown(width=shutil.get_terminal_size().columns).removesuffix("\n"))
+        markdown = "\n".join(report.markdown() for report in reports)
+        write_output(options.out, join_csv(reports) if options.out.suffix == ".csv" else markdown)
+    width = shutil.get_terminal_size().columns
+    show("\n".join(report.markdown(width=width) for report in reports).removesuffix("\n"))
     if options.out:  # else the output is the report itself, which may go into a file
         show(f"\nwrote {printable(options.out, LONGEST_LINE)}")
         suggest_next(["plot", *options.runs])

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
+from vision_peft.results.figures import get_figure
 from vision_peft.results.settings import Metric, Setting
 
 Groups = Mapping[str, Sequence[str]]  # tasks of a benchmark by the name of their group
@@ -34,7 +35,7 @@ def average_tasks(accuracy: Mapping[str, float], groups: Groups) -> dict[str, fl
 def average_tasks_over_seeds(settings: Mapping[str, Setting], groups: Groups, metric: Metric) -> dict[str, Mean]:
     """Average settings keyed by task; if all tasks have the same seeds, with the deviation of the seeds' averages."""
     means = average_tasks({task: setting.mean(metric) or 0.0 for task, setting in settings.items()}, groups)
-    of_seed = [{row.seed: getattr(row, metric) for row in setting.rows} for setting in settings.values()]
+    of_seed = [{row.seed: get_figure(row, metric) or 0.0 for row in setting.rows} for setting in settings.values()]
     if any(rows.keys() != of_seed[0].keys() for rows in of_seed) or len(of_seed[0]) < 2:
         return {label: (mean, None) for label, mean in means.items()}
     seeds = [

@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from vision_peft.printable import for_plot
 from vision_peft.protocols import PROTOCOLS
+from vision_peft.results.figures import describe_metric, format_number
 from vision_peft.results.labels import get_panel
 from vision_peft.results.plot_series import Line, build_references, build_series
 from vision_peft.results.row import Row
@@ -31,7 +32,6 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = {"linear": (0, (1, 1.5)), "full": (0, (6, 2))}
 GREY = "#555555"
 ASIDE = 0.025  # of the axis of parameters, from one point to the next of the same number
-AXES = {"top1": "top-1 accuracy (%)", "mean_per_class": "mean per-class accuracy (%)"}
 Panels = dict[tuple[Any, ...], list[Setting]]  # settings by what a panel shares
 
 
@@ -99,7 +99,9 @@ def _make_figure(panels: Panels, selection: Selection, metric: Metric, x: str) -
         _label_axes(axes, panel, metric)
         _draw_references(axes, build_references(panel, x, selection.settings), metric)
         if place % columns == 0:
-            axes.set_ylabel(AXES[metric], fontsize=9)
+            axes.set_ylabel(
+                for_plot(describe_metric([setting.row for setting in panel], metric, axis=True)), fontsize=9
+            )
         if values and place + columns >= len(panels):
             axes.set_xlabel(f"{x.removeprefix('params_')} parameters, head excluded", fontsize=9)
     for axes in grid[len(panels) :]:
@@ -157,7 +159,7 @@ def _draw_references(axes: Axes, references: list[Line], metric: Metric) -> None
         axes.axhline(mean, color=GREY, linewidth=1.2, linestyle=DASHES.get(setting.row.method, "dashdot"), zorder=1)
         if std is not None:
             axes.axhspan(mean - std, mean + std, color=GREY, alpha=0.13, linewidth=0, zorder=0)
-        text = f"{textwrap.fill(label, 16)}\n{mean:.1f}"
+        text = f"{textwrap.fill(label, 16)}\n{f'{mean:.1f}' if abs(mean) >= 10 else format_number(mean)}"
         half = 0.026 * (text.count("\n") + 1)  # of the axes' height, a little more than the text is high
         centre = max((mean - low) / (high - low), free_from + half)
         free_from = centre + half
@@ -179,6 +181,10 @@ def _label_axes(axes: Axes, panel: list[Setting], metric: Metric) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     spans = [(setting.mean(metric) or 0.0, setting.std(metric) or 0.0) for setting in panel]
     low, high = min(mean - std for mean, std in spans), max(mean + std for mean, std in spans)
+    if not describe_metric([row], metric).endswith("%"):
+        pad = max(0.1 * (high - low), 0.02 * abs(high)) or 1.0
+        axes.set_ylim(low - pad, high + pad)
+        return
     pad = max(0.1 * (high - low), 0.5 * (4.0 - high + low))  # a few tenths of a percent must not fill the picture
     axes.set_ylim(max(low - pad, -1), min(high + pad, 101))
 

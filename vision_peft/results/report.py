@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from vision_peft.printable import for_csv, for_markdown, printable
 from vision_peft.results.averages import Groups, Mean, list_tasks
 from vision_peft.results.commands import collect_commands, describe_provenance
+from vision_peft.results.figures import describe_metric, format_number
 from vision_peft.results.labels import format_value
 from vision_peft.results.report_lines import (
     Line,
@@ -25,7 +26,6 @@ from vision_peft.results.selection import select_measured
 from vision_peft.results.settings import Metric, Setting, list_settings
 from vision_peft.results.table import format_count, format_seconds
 
-METRIC_WORDS = {"top1": "top-1 accuracy on test, %", "mean_per_class": "mean per-class accuracy on test, %"}
 TEXTS = ("method", "backbone", "protocol", "recipe")  # columns of text
 CSV_COLUMNS = ("method", "backbone", "protocol", "recipe", "dataset", "task", "metric", "n_seeds", "mean", "std")
 CSV_COLUMNS += ("params_trained", "train_seconds", "not_finished")
@@ -69,6 +69,12 @@ class Report:
             return file.getvalue()
 
 
+def join_csv(reports: Sequence[Report]) -> str:
+    """Format the lines of several reports as one CSV file."""
+    first, *others = [report.csv_text() for report in reports]
+    return first + "".join(text.partition("\n")[2] for text in others)
+
+
 def make_report(
     rows: Sequence[Row], metric: Metric = "top1", suites: Mapping[str, Groups] | None = None, without_row: int = 0
 ) -> Report:
@@ -105,7 +111,7 @@ def make_report(
     columns["trained"] = [_format_trained(line) for line in lines]
     columns["train time"] = [format_seconds(statistics.fmean(row.train_seconds for row in line.rows)) for line in lines]
     return Report(
-        title=f"{', '.join([' and '.join(datasets), *shared])}: {METRIC_WORDS[metric]}",
+        title=f"{', '.join([' and '.join(datasets), *shared])}: {describe_metric(measured, metric)}",
         columns=columns,
         notes=[
             *_write_notes(lines, tasks, suites),
@@ -149,8 +155,8 @@ def _format_cell(line: Line, place: Place, metric: Metric) -> str:
 def _format_mean(line: Line, mean: Mean | None) -> str:
     if mean is None:
         return "-"
-    spread = "" if mean[1] is None else f" ± {mean[1]:.2f}"
-    return f"{mean[0]:.2f}{spread}" + ("*" if line.row.protocol == "best_test" else "")
+    spread = "" if mean[1] is None else f" ± {format_number(mean[1], mean[0])}"
+    return f"{format_number(mean[0])}{spread}" + ("*" if line.row.protocol == "best_test" else "")
 
 
 def _format_trained(line: Line) -> str:

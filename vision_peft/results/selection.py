@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vision_peft.printable import LONGEST_LINE, printable
+from vision_peft.results.figures import choose_metric, get_figure
 from vision_peft.results.labels import disambiguate
 from vision_peft.results.row import FINISHED, Row
-from vision_peft.results.settings import METRICS, PANEL, Metric, Setting, drop_repeats, group_by_seed
+from vision_peft.results.settings import PANEL, Metric, Setting, drop_repeats, group_by_seed
 
 MOST_NOTES = 10  # on single settings
 
@@ -36,8 +37,7 @@ def select_measured(rows: Sequence[Row], metric: Metric, verb: str, without_row:
     Raises:
         ValueError: an unknown metric, or no row has it.
     """
-    if metric not in METRICS:
-        raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric}")
+    choose_metric(rows, metric)
     rows = drop_repeats(rows)
     tested = [row for row in rows if not _is_trial(row, metric)]
     settings = group_by_seed(tested)
@@ -72,7 +72,7 @@ def describe_panel(row: Row) -> dict[str, str]:
 
 def _is_trial(row: Row, metric: Metric) -> bool:
     """Whether a run did not read test, or if it has not finished, would not have."""
-    return getattr(row, metric) is None if row.status == FINISHED else row.n_test == 0
+    return get_figure(row, metric) is None if row.status == FINISHED else row.n_test == 0
 
 
 def describe_left_out(rows: Sequence[Row], trials: int = 0, without_row: int = 0) -> list[str]:

@@ -6,13 +6,13 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from vision_peft.printable import printable
+from vision_peft.results.figures import get_figure, is_tested
 from vision_peft.results.row import FINISHED, Row, find_size_field
 
-Metric = Literal["top1", "mean_per_class"]
-METRICS = ("top1", "mean_per_class")
+Metric = str  # name of a figure, see `figures.py`
 PANEL = ("dataset", "task", "backbone", "img_size", "num_frames", "protocol")  # what is compared side by side agrees in
 RECIPE = ("n_train", "img_size", "num_frames", "views", "normalisation", "head", "batch_size", "epochs", "lr")
 RECIPE += ("weight_decay",)
@@ -38,12 +38,12 @@ class Setting:
 
     def mean(self, name: str) -> float | None:
         """Average a field over the seeds that have a value; None if none has."""
-        values = [value for row in self.rows if (value := getattr(row, name)) is not None]
+        values = [value for row in self.rows if (value := get_figure(row, name)) is not None]
         return statistics.fmean(values) if values else None
 
     def std(self, name: str) -> float | None:
         """Compute the standard deviation over seeds (n - 1); None with fewer than two."""
-        values = [value for row in self.rows if (value := getattr(row, name)) is not None]
+        values = [value for row in self.rows if (value := get_figure(row, name)) is not None]
         return statistics.stdev(values) if len(values) > 1 else None
 
     def describe_lost(self) -> str:
@@ -89,7 +89,7 @@ def drop_repeats(rows: Iterable[Row]) -> list[Row]:
         if first is row:
             continue
         kept[place] = max(first, row, key=_rank)
-        if first.status != row.status or (first.top1 is None) == (row.top1 is None):
+        if first.status != row.status or is_tested(first) == is_tested(row):
             other = row if kept[place] is first else first
             where = f"{row.label} on {' '.join(filter(None, (row.dataset, row.task)))}: seed {row.seed} occurs twice"
             if other.file is None:
@@ -100,7 +100,7 @@ def drop_repeats(rows: Iterable[Row]) -> list[Row]:
 
 
 def _rank(row: Row) -> tuple[bool, bool]:
-    return row.status == FINISHED, row.top1 is not None
+    return row.status == FINISHED, is_tested(row)
 
 
 def list_settings(row: Row) -> dict[str, Any]:
@@ -132,5 +132,5 @@ def list_method_fields(row: Row) -> dict[str, Any]:
 
 
 def _setting_key(row: Row) -> str:
-    own = [getattr(row, name) for name in ("setting", "data_digest", *PANEL, *RECIPE)]
+    own = [getattr(row, name) for name in ("setting", "data_digest", "task_kind", *PANEL, *RECIPE)]
     return json.dumps([row.methods, own], sort_keys=True)

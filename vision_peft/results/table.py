@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vision_peft.printable import LONGEST_LINE, for_csv, printable
+from vision_peft.results.figures import describe_figure, format_number, list_figures
 from vision_peft.results.labels import disambiguate, format_value
 from vision_peft.results.row import FINISHED, Row
 from vision_peft.results.selection import describe_left_out, describe_lost, describe_panel
@@ -36,7 +37,9 @@ def format_rows(rows: Sequence[Row], mean_over_seeds: bool = False) -> str:
         return "\n".join([*_format_column(facts), "", *notes])
     shared = [name for name in PANEL if len({line[name] for line in lines}) == 1]
     heading = ", ".join(lines[0][name] for name in shared if lines[0][name] != "-")
-    names = [name for name in lines[0] if name not in shared and any(line[name] != "-" for line in lines)]
+    every = dict.fromkeys(name for line in lines for name in line)
+    lines = [{name: line.get(name, "-") for name in every} for line in lines]
+    names = [name for name in every if name not in shared and any(line[name] != "-" for line in lines)]
     return "\n".join([*([heading, ""] if heading else []), *_format_lines(names, lines), "", *notes])
 
 
@@ -101,9 +104,7 @@ def _make_cells(setting: Setting) -> dict[str, str]:
     where = {name: panel.get(name, "-") for name in PANEL}
     return where | {
         "seeds": ",".join(str(row.seed) for row in setting.rows or setting.lost),
-        "top-1 %": row.status if row.status != FINISHED else _format_accuracy(setting, "top1", mark),
-        "per class %": _format_accuracy(setting, "mean_per_class", mark),
-        "val top-1 %": _format_accuracy(setting, "val_top1", ""),
+        **_list_figures(setting, mark),
         "trained": format_count(row.params_trained),
         "stored": format_count(row.params_stored),
         "head": format_count(row.params_head),
@@ -115,11 +116,20 @@ def _make_cells(setting: Setting) -> dict[str, str]:
     }
 
 
-def _format_accuracy(setting: Setting, name: str, mark: str) -> str:
+def _list_figures(setting: Setting, mark: str) -> dict[str, str]:
+    """Write the figures of a task with their names: of test, then what chose on val."""
+    row = setting.row
+    cells = {describe_figure(row, name): _format_figure(setting, name, mark) for name in list_figures(row)}
+    chosen = describe_figure(row, row.metric)
+    cells[chosen] = row.status if row.status != FINISHED else cells[chosen]
+    return {**cells, f"val {chosen}": _format_figure(setting, "val_top1" if row.metric == "top1" else "val_figure", "")}
+
+
+def _format_figure(setting: Setting, name: str, mark: str) -> str:
     mean, std = setting.mean(name), setting.std(name)
     if mean is None:
         return "-"
-    return f"{mean:.2f}" + ("" if std is None else f" ± {std:.2f}") + mark
+    return format_number(mean) + ("" if std is None else f" ± {format_number(std, mean)}") + mark
 
 
 def _format_column(cells: dict[str, str]) -> list[str]:

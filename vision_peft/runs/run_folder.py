@@ -5,6 +5,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from vision_peft.config.parse import Config, to_dict
+from vision_peft.results.figures import is_tested
 from vision_peft.results.row import DIVERGED, FINISHED, RESULT, STATUS, Row, read_row
 from vision_peft.runs.find_run import check_same
 from vision_peft.runs.folder_lock import FolderLock
@@ -32,7 +33,7 @@ def find_finished_row(config: Config, folder: Path) -> Row | None:
     if not (folder / RESULT).exists():
         return None
     row = read_row(folder / RESULT)
-    read_enough = row.top1 is not None or not config.read_test
+    read_enough = is_tested(row) or not config.read_test
     return row if row.status == FINISHED and read_enough else None
 
 

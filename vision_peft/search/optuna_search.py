@@ -11,6 +11,7 @@ from typing import Any
 from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_id_fields, task_name
 from vision_peft.distributed.processes import on_rank0, print_rank0
+from vision_peft.results.figures import rank_val_score
 from vision_peft.search.trials import Trial, Values, format_values, read_grid, replace_values, run_trial
 
 FILE = "search.sqlite3"  # in output_dir: what was sampled so far, of all searches there
@@ -39,8 +40,8 @@ def search_optuna(config: Config, number: int, command: Callable[[Values], str] 
             _suggest(open_trials[-1], key, options)
         return _decode_values(open_trials[-1].params, grid)
 
-    def tell(top1: float) -> None:
-        studies[0].tell(open_trials[-1], top1)
+    def tell(score: float) -> None:
+        studies[0].tell(open_trials[-1], score)
 
     kept = replace_values(config, {}, overwrite=False)
     done = on_rank0(lambda: [trial.params for trial in studies[0].get_trials(states=(states.COMPLETE,))[:number]])
@@ -51,7 +52,7 @@ def search_optuna(config: Config, number: int, command: Callable[[Values], str] 
         print_rank0(f"\n[{len(trials) + 1}/{number}] {format_values(values)}")
         trials.append(run_trial(kept if earlier else config, values, command(values)))
         if not earlier:
-            on_rank0(functools.partial(tell, trials[-1].row.val_top1 or 0.0))
+            on_rank0(functools.partial(tell, rank_val_score(trials[-1].row)))
     return trials
 
 

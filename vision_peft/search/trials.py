@@ -19,6 +19,13 @@ from vision_peft.config.renames import describe_renamed_key
 from vision_peft.config.sections import METHOD_KEYS, flatten
 from vision_peft.distributed.device import choose_compute
 from vision_peft.distributed.processes import is_distributed, join, on_rank0, print_rank0, rank0_first
+from vision_peft.results.figures import (
+    describe_figure,
+    describe_metric,
+    format_number,
+    get_val_score,
+    rank_val_score,
+)
 from vision_peft.results.row import DIVERGED, Row, from_values, to_values
 from vision_peft.results.table import format_rows
 from vision_peft.runs.find_run import find_run
@@ -44,7 +51,8 @@ class Trial:
     @property
     def val_loss(self) -> float:
         """Loss on val at the chosen epoch; infinite where the trial diverged."""
-        losses = [entry["val_loss"] for entry in self.row.curve if entry.get("val_top1") == self.row.val_top1]
+        key, score = f"val_{self.row.metric}", get_val_score(self.row)
+        losses = [entry["val_loss"] for entry in self.row.curve if entry.get(key) == score]
         return min((loss for loss in losses if loss is not None and math.isfinite(loss)), default=math.inf)
 
     @property
@@ -146,18 +154,27 @@ def search_grid(config: Config, command: Callable[[Values], str] = lambda values
 
 def rank_trials(trials: Sequence[Trial]) -> list[Trial]:
     """Sort trials: the best first, those that diverged last."""
-    return sorted(trials, key=lambda trial: (trial.diverged is not None, -(trial.row.val_top1 or 0.0), trial.val_loss))
+    return sorted(trials, key=lambda trial: (trial.diverged is not None, -rank_val_score(trial.row), trial.val_loss))
 
 
 def format_trials(trials: Sequence[Trial]) -> str:
     """Table of the trials, the best first."""
     keys = list(trials[0].values)
-    lines = [["val top-1 %", "val loss", *keys]]
+    lines = [[f"val {describe_figure(trials[0].row, trials[0].row.metric)}", "val loss", *keys]]
     for trial in rank_trials(trials):
-        figures = ["-", "-"] if trial.row.val_top1 is None else [f"{trial.row.val_top1:.2f}", f"{trial.val_loss:.4f}"]
+        score = get_val_score(trial.row)
+        figures = ["-", "-"] if score is None else [format_number(score), f"{trial.val_loss:.4f}"]
         lines.append([*figures, *(str(trial.values[key]) for key in keys), trial.diverged or ""])
     widths = [max(len(line[place]) for line in lines) for place in range(len(keys) + 2)]
     return "\n".join("  ".join([*map(str.rjust, line, widths), *line[len(widths) :]]).rstrip() for line in lines)
+
+
+def _format_score(row: Row, score: float) -> str:
+    """Write what val chose by: "97.50 %", "MAE 0.799"."""
+    if row.metric == "top1":
+        return f"{score:.2f} %"
+    name, _, unit = describe_metric([row], row.metric).replace(" on test", "").partition(", ")
+    return f"{name} {format_number(score)}{' ' * bool(unit)}{unit}"
 
 
 def format_values(values: Mapping[str, Any]) -> str:
@@ -219,10 +236,11 @@ def _one_search(config: Config, overrides: list[str], search: Search, final: boo
     trials = search(config, lambda values: command_of(with_values(typed, values | trial_settings)))
     print_rank0(f"\n{format_trials(trials)}")
     best = rank_trials(trials)[0]
-    if best.row.val_top1 is None:
+    score = get_val_score(best.row)
+    if score is None:
         raise ValueError(f"all {len(trials)} trials diverged: try lower values of recipe.lr")
     chosen = with_values([text for text in typed if not text.startswith("read_test=")], best.values)
-    found = f"{format_values(best.values)} ({best.row.val_top1:.2f} % on val)"
+    found = f"{format_values(best.values)} ({_format_score(best.row, score)} on val)"
     print_rank0(f"\nval chose {found}; the command that reads test with it:")
     if len(seeds) > 1 and is_distributed():  # -m is for one process
         for seed in seeds:

@@ -1,0 +1,102 @@
+"""Rows of tasks other than classes in tables, reports, pictures and searches; rows of two tasks are never mixed."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from vision_peft.cli import plot, report
+from vision_peft.results.figures import choose_metric, describe_metric, format_number, rank_val_score, select_rows
+from vision_peft.results.report import make_report
+from vision_peft.results.row import Row, write_row
+from vision_peft.results.selection import select_measured
+from vision_peft.results.table import format_rows
+from vision_peft.search.trials import Trial, format_trials, rank_trials
+
+
+@pytest.fixture
+def measured(make_row: Callable[..., Row]) -> Callable[..., Row]:
+    """Rows of a regression."""
+    return functools.partial(make_measured, make_row)
+
+
+def make_measured(
+    make_row: Callable[..., Row], seed: int = 0, mae: float | None = 0.8, val: float | None = 0.75, **fields: Any
+) -> Row:
+    figures = {} if mae is None else {"mae": mae, "r2": 0.5}
+    words = {"mae": "MAE, grades", "r2": "R²"}
+    nothing = {"top1": None, "top5": None, "mean_per_class": None, "val_top1": None, "per_class": {}, "confusion": None}
+    task = {"task_kind": "regression", "metric": "mae", "lower_is_better": True, "val_figure": val}
+    return make_row(**(nothing | task | {"figures": figures, "figure_words": words, "seed": seed} | fields))
+
+
+def test_a_table_names_the_figures_of_the_task(measured) -> None:
+    text = format_rows([measured(), measured(seed=1, mae=0.9)], mean_over_seeds=True)
+    assert "0.850 ± 0.071" in text
+    assert "MAE grades" in text
+    assert "val MAE grades" in text
+    assert "top-1" not in text
+
+
+def test_a_table_of_two_tasks_has_the_columns_of_both(measured, make_row) -> None:
+    lines = format_rows([measured(), make_row(top1=97.5, name="lora")]).splitlines()
+    head = next(line for line in lines if line.startswith("method"))
+    assert "MAE grades" in head
+    assert "top-1 %" in head
+
+
+def test_a_report_is_of_the_figure_that_chose_and_names_its_unit(measured) -> None:
+    rows = [measured(), measured(seed=1, mae=0.9)]
+    assert choose_metric(rows, None) == ["mae"]
+    found = make_report(rows, "mae")
+    assert found.title.endswith("MAE on test, grades")
+    assert "0.850 ± 0.071" in found.markdown()
+    assert describe_metric(rows, "mae", axis=True) == "MAE (grades)"
+
+
+def test_rows_of_two_tasks_never_stand_in_one_report(measured, make_row) -> None:
+    rows = [measured(), make_row(top1=97.5)]
+    assert choose_metric(rows, None) == ["mae", "top1"]
+    assert [row.task_kind for row in select_rows(rows, "mae")] == ["regression"]
+    assert [row.task_kind for row in select_rows(rows, "top1")] == ["classes"]
+    assert "left out" not in make_report(select_rows(rows, "mae"), "mae").markdown()
+
+
+def test_the_verbs_report_each_task_and_draw_the_one_that_is_named(tmp_path, capsys, measured, make_row) -> None:
+    for name, row in (("a", measured()), ("b", make_row(top1=97.5))):
+        write_row(tmp_path / "runs" / name / "result.json", row)
+    assert report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "all.csv")]) == 0
+    shown = capsys.readouterr().out
+    assert "MAE on test, grades" in shown
+    assert "top-1 accuracy on test, %" in shown
+    lines = (tmp_path / "all.csv").read_text().splitlines()
+    assert len([line for line in lines if line.startswith("method,")]) == 1
+    assert {line.split(",")[6] for line in lines[1:]} == {"mae", "top1"}
+    with pytest.raises(ValueError, match=r"several kinds of task: .* --metric one of mae, top1"):
+        plot.main([str(tmp_path / "runs"), "--out", str(tmp_path / "picture")])
+    assert plot.main([str(tmp_path / "runs"), "--metric", "r2", "--out", str(tmp_path / "picture")]) == 0
+    assert "R²" in (tmp_path / "picture.svg").read_text()
+    with pytest.raises(ValueError, match="metric must be one of mae, r2, top1, mean_per_class, got maee"):
+        report.main([str(tmp_path / "runs"), "--metric", "maee"])
+
+
+def test_a_run_that_did_not_read_test_is_a_trial_in_every_task(measured) -> None:
+    selection = select_measured([measured(), measured(seed=1, mae=None)], "mae", "report")
+    assert [len(setting.rows) for setting in selection.measured] == [1]
+    assert selection.notes == ["1 run without test accuracy left out"]
+
+
+def test_a_search_takes_the_lowest_error_first(measured, make_row) -> None:
+    trials = [Trial({"recipe.lr": lr}, measured(val=val)) for lr, val in ((0.1, 0.9), (0.2, 0.7), (0.3, None))]
+    assert [trial.values["recipe.lr"] for trial in rank_trials(trials)] == [0.2, 0.1, 0.3]
+    assert "val MAE grades" in format_trials(trials)
+    assert rank_val_score(make_row(val_top1=90.0)) == 90.0
+    assert rank_val_score(dataclasses.replace(measured(), val_figure=None)) < rank_val_score(measured(val=1e9))
+
+
+def test_figures_have_the_digits_that_they_need() -> None:
+    assert [format_number(value) for value in (97.512, 1.5, 0.7991, -0.2)] == ["97.51", "1.50", "0.799", "-0.200"]
+    assert format_number(0.071, 0.85) == "0.071"
+    assert format_number(0.5, 97.0) == "0.50"
