@@ -12,7 +12,8 @@ from support.checked import CLASS_NAMES, check, noise
 
 from vision_peft.data.check import check as check_module
 from vision_peft.data.check.check import check_tasks
-from vision_peft.data.check.report import Item, summarise, to_json
+from vision_peft.data.check.findings import Item
+from vision_peft.data.check.report import summarise, to_json
 from vision_peft.data.datasets.fgvc import FGVC
 from vision_peft.data.datasets.folder import Folder
 from vision_peft.data.datasets.list import ImageLists

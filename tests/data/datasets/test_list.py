@@ -276,7 +276,7 @@ def test_folders_with_many_files_are_listed_and_not_asked_file_by_file(
 def test_the_lists_are_read_once_for_all_splits(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(root, "train.txt", *[f"images/a{i}.png 0" for i in range(20)], *[f"images/b{i}.png 1" for i in range(10)])
     real, read = split_lists.read_list_lines, []
-    monkeypatch.setattr(split_lists, "read_list_lines", lambda file, found: read.append(file.name) or real(file, found))
+    monkeypatch.setattr(split_lists, "read_list_lines", lambda file, *rest: read.append(file.name) or real(file, *rest))
     open_split = ImageLists(root=str(root), train="train.txt").open_splits()
     assert sum(len(open_split(split)) for split in ("train", "val", "trainval")) == 60
     assert read == ["train.txt"]

@@ -2,13 +2,15 @@
 
 Text is `path label`, the label being what follows the last space. A file is of cells if it is called `.tsv` and its
 first line holds a tab, or if that line holds a comma or a semicolon and either the file is called `.csv` or there is no
-space in it. A first line of known words, such as `filename,class`, is a header.
+space in it. A first line of known words, such as `filename,class`, is a header. What an image is labelled with may also
+stand in several columns that a header names, of 0 and 1 or of numbers: their cells are one text, `TARGET_END` behind
+each.
 """
 
 import csv
 import itertools
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +21,7 @@ from vision_peft.data.annotations.list_files import iterate_lines
 from vision_peft.data.flat_arrays import IntArray, TextArray, TextBuilder
 from vision_peft.data.item_names import to_nfc
 from vision_peft.data.problems import quote
+from vision_peft.suggest import did_you_mean
 
 # words of a header; of several columns the first of these is meant
 _FILES = ("path", "file", "filename", "file_name", "filepath", "file_path", "paths", "files", "filenames")
@@ -28,7 +31,10 @@ PATH_WORDS = (*_FILES, *_PICTURES, *_CLIPS)
 LABEL_WORDS = (
     *("label", "class", "class_name", "classname", "category", "category_name", "label_name", "target"),
     *("labels", "classes", "categories", "targets", "class_id", "classid", "label_id", "category_id", "y"),
+    *("value", "values", "grade", "score"),
 )
+_NAMED = 12  # columns in a message
+TARGET_END = "\x1f"  # behind each of several labels or numbers in one text; the unit separator of ASCII
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class ListLines:
     lines: IntArray
     texts: list[str]  # of the labels, in NFC, each once
     respelt: list[str]  # those that stood there in several spellings of Unicode
+    columns: tuple[str, ...] = ()  # names of the columns, where several were read for one label
 
     def without_first(self) -> "ListLines":
         """Return the same without the first line; a text that is no label any more is gone."""
@@ -47,20 +54,43 @@ class ListLines:
         labels = IntArray(np.searchsorted(used, self.labels.values[1:]))
         return ListLines(self.paths[1:], labels, self.lines[1:], [self.texts[place] for place in used], self.respelt)
 
+    @property
+    def has_empty(self) -> bool:
+        """Whether a line says nothing of its image, which only a set of labels may."""
+        return "" in self.texts
+
+
+class ListForm(NamedTuple):
+    """What is to be read of a list; without it the first known word of a header, or the second cell of a line."""
+
+    target: tuple[str, ...] = ()  # names of the columns; () those that are known
+    empty: bool = False  # a cell may be empty
+    flags: bool | None = False  # all columns but the path are flags: True; None: where the first line has but 0 and 1
+
+
+KNOWN_COLUMNS = ListForm()
+
 
 class _Columns(NamedTuple):
     path: int = 0
-    label: int = 1
+    labels: tuple[int, ...] = (1,)
     count: int = 2
+    names: tuple[str, ...] = ()
 
 
-def read_list_lines(file: Path, problems: list[str]) -> ListLines:
+def read_list_lines(file: Path, problems: list[str], form: ListForm = KNOWN_COLUMNS) -> ListLines:
     """Read the lines of a list file, unchecked; malformed ones are appended to `problems`."""
+    columns: list[_Columns] = []
+    return build_lines(_read(file, problems, form, columns), lambda: columns[0].names if columns else ())
+
+
+def build_lines(read: Iterable[tuple[int, str, str]], columns: Callable[[], tuple[str, ...]] = tuple) -> ListLines:
+    """Put lines together, each with its number, path and label; `columns` are asked for when all are read."""
     paths, labels, lines = TextBuilder(), array("q"), array("q")
     number_of: dict[str, int] = {}  # of the text of a label
     first_of: dict[str, str] = {}  # label in NFC -> as it is written first
     respelt: dict[str, None] = {}
-    for line, path, label in _read(file, problems):
+    for line, path, label in read:
         number = number_of.get(label)
         if number is None:
             name = to_nfc(label)
@@ -71,28 +101,37 @@ def read_list_lines(file: Path, problems: list[str]) -> ListLines:
         labels.append(number)
         lines.append(line)
     numbers, places = (IntArray(np.array(column, dtype=np.int64)) for column in (labels, lines))
-    return ListLines(paths.build(), numbers, places, [*first_of], [*respelt])
+    return ListLines(paths.build(), numbers, places, [*first_of], [*respelt], columns())
 
 
-def _read(file: Path, problems: list[str]) -> Iterator[tuple[int, str, str]]:
-    """Yield number, path and label of every line that has both, below a header."""
+def _read(file: Path, problems: list[str], form: ListForm, found: list[_Columns]) -> Iterator[tuple[int, str, str]]:
+    """Yield number, path and label of every line that has both, below a header; `found` gets the columns."""
     lines = iterate_lines(file, problems)
     number, text = next(lines, (0, ""))
     if not number:
         return
     delimiter = _find_delimiter(file, text)
-    columns = _find_columns(text, delimiter)
+    second = next(lines, None)
+    lines = lines if second is None else itertools.chain([second], lines)
+    columns = _find_columns(text, second[1] if second else "", delimiter, form)
+    if isinstance(columns, str):
+        problems.append(f"{file}:{number}: {columns}")
+        return
     if columns is None:
         columns, lines = _Columns(), itertools.chain([(number, text)], lines)
-    path_column, label_column, count = columns
+    found.append(columns)
+    path_column, (label_column, *others), count, _ = columns
     for number, text in lines:
         try:
             cells = _split(text, delimiter) if delimiter else text.strip().rsplit(None, 1)
         except csv.Error as error:
             problems.append(f"{file}:{number}: not a line of a csv file: {error}")
             continue
-        if len(cells) == count and (path := cells[path_column]) and (label := cells[label_column]):
-            yield number, path, label
+        label = cells[label_column] if len(cells) == count else ""
+        if len(cells) == count and (path := cells[path_column]) and (label or form.empty or others):
+            yield number, path, label if not others else _join([cells[place] for place in columns.labels])
+        elif len(cells) == 1 and form.empty and not delimiter:
+            yield number, cells[0], ""
         elif not delimiter:
             problems.append(f"{file}:{number}: wanted '<path> <label>', got {quote(text.strip())}")
         else:
@@ -122,13 +161,32 @@ def _split(line: str, delimiter: str) -> list[str]:
     return [cell.strip() for cell in row]
 
 
-def _find_columns(line: str, delimiter: str) -> _Columns | None:
-    """Return where path and label stand, if the line is a header."""
+def _find_columns(line: str, second: str, delimiter: str, form: ListForm) -> _Columns | str | None:
+    """Return where path and label stand, if the line is a header; a message where it has not what is to be read."""
     try:
-        cells = _split(line, delimiter)
+        names, below = _split(line, delimiter), _split(second, delimiter)
     except csv.Error:
         return None
-    words = [cell.lower().replace(" ", "_").replace("-", "_") for cell in cells]
+    words = [cell.lower().replace(" ", "_").replace("-", "_") for cell in names]
     path = next((words.index(word) for word in PATH_WORDS if word in words), None)
+    if form.target:
+        if path is None or (absent := [name for name in form.target if name not in names]):
+            wanted = "path" if path is None else quote(absent[0]) + did_you_mean(absent[0], names)
+            listed = ", ".join(map(quote, names[:_NAMED])) + ", ..." * (len(names) > _NAMED)
+            return f"data.target names columns of the header: there is no column {wanted} among {listed}"
+        places = tuple(names.index(name) for name in form.target)
+        return _Columns(path, places, len(names), form.target if len(places) > 1 else ())
     label = next((words.index(word) for word in LABEL_WORDS if word in words), None)
-    return None if path is None or label is None else _Columns(path, label, len(cells))
+    if path is None or (label is None and form.flags is False):
+        return None
+    if label is not None:
+        return _Columns(path, (label,), len(names))
+    others = tuple(place for place in range(len(names)) if place != path)
+    is_flags = len(below) == len(names) and all(below[place] in ("0", "1") for place in others)
+    if len(others) < 2 or (form.flags is None and not is_flags):
+        return None
+    return _Columns(path, others, len(names), tuple(names[place] for place in others))
+
+
+def _join(cells: Iterable[str]) -> str:
+    return "".join(cell + TARGET_END for cell in cells)

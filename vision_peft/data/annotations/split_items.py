@@ -7,6 +7,7 @@ import numpy as np
 
 from vision_peft.data.annotations.split_by_name import SplitByName
 from vision_peft.data.flat_arrays import IntArray, TextArray
+from vision_peft.data.targets import Targets
 
 
 @dataclass
@@ -28,6 +29,7 @@ class SplitItems:
     classes: list[str]
     parts: dict[str, Sequence[int] | np.ndarray]
     draw: SplitByName | None = field(default=None, init=False)
+    targets: Targets | None = field(default=None, init=False)  # what labels stand for, where that is not a class each
 
     def draw_parts(self, divided: str, shares: Mapping[str, float], seed: int, where: str) -> None:
         """Divide the part `divided` into train and the parts `shares`, by the names of its items.
@@ -36,7 +38,10 @@ class SplitItems:
             where: the data, for messages.
         """
         whole = np.asarray(self.parts.pop(divided), dtype=np.int64)
-        self.draw = SplitByName(self.names.take(whole), self.labels.take(whole), shares, seed, where)
+        labels = self.labels.take(whole)
+        if not self._labels_are_classes:
+            labels = IntArray(np.zeros(len(whole), dtype=np.int64))
+        self.draw = SplitByName(self.names.take(whole), labels, shares, seed, where)
         self.parts |= {name: whole[items] for name, items in self.draw.parts.items()}
 
     def take(self, split: str) -> tuple[TextArray, IntArray]:
@@ -47,5 +52,10 @@ class SplitItems:
         joined = split == "trainval"
         items = np.concatenate([self.parts["train"], self.parts["val"]]) if joined else self.parts[split]
         if self.draw is not None:
-            self.draw.check(split, self.classes)
+            self.draw.check(split, self.classes if self._labels_are_classes else self.classes[:1])
         return self.paths.take(items), self.labels.take(items)
+
+    @property
+    def _labels_are_classes(self) -> bool:
+        """Whether every label is a class, of which each split should have items; rows of a table are none."""
+        return self.targets is None or self.targets.values is None

@@ -4,7 +4,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from vision_peft.data.annotations.join_lists import join_lists
+from vision_peft.data.annotations.json_lists import read_json_lines
 from vision_peft.data.annotations.list_files import (
     MAX_CLASSES,
     MAX_NAME,
@@ -13,13 +16,16 @@ from vision_peft.data.annotations.list_files import (
     read_class_names,
     warn_of_empty_classes,
 )
-from vision_peft.data.annotations.list_lines import ListLines, read_list_lines
+from vision_peft.data.annotations.list_lines import ListForm, ListLines, read_list_lines
 from vision_peft.data.annotations.path_check import PathCheck
 from vision_peft.data.annotations.split_items import SplitItems
+from vision_peft.data.annotations.target_texts import Grades, LabelSets, Numbers, TargetTexts, find_task_kind
 from vision_peft.data.flat_arrays import IntArray, TextArray
-from vision_peft.data.problems import quote, raise_problems
+from vision_peft.data.problems import quote, raise_problems, unknown
 from vision_peft.printable import name_some, warn
 from vision_peft.suggest import Suggestions, did_you_mean
+
+KINDS = ("auto", "classes", "multilabel", "ordinal", "regression")
 
 
 class SplitLists(NamedTuple):
@@ -33,6 +39,9 @@ class SplitLists(NamedTuple):
     classes: str | None
     val_fraction: float
     seed: int
+    task_kind: str = "classes"  # or auto
+    target: tuple[str, ...] = ()  # names of the columns that are read
+    unit: str = ""  # of numbers
 
     def read(self, check: PathCheck, problems: list[str] | None = None) -> SplitItems:
         """Return the items of all lists, as the parts train, val and, where there is a list, test.
@@ -46,12 +55,16 @@ class SplitLists(NamedTuple):
         given = {"train": self.train, "val": self.val, "test": self.test}
         files = {part: _file(root, part, text) for part, text in given.items() if text}
         found: list[str] = []
-        lists = {part: read_list_lines(file, found) for part, file in files.items()}
-        lists = {part: _drop_header(files[part], lines, check, found) for part, lines in lists.items()}
         names_file = _file(root, "classes", self.classes) if self.classes else None
         names = read_class_names(names_file, found) if names_file else []
-        classes, find_label = _labels(lists, names, names_file or files["train"])
+        kind, lists = self._read_lists(files, names, found)
+        lists = {part: _drop_header(files[part], lines, check, found) for part, lines in lists.items()}
+        texts = self._find_targets(kind, lists, names, names_file or files["train"], found)
+        classes, find_label = (
+            (texts.classes, texts.find) if texts else _labels(lists, names, names_file or files["train"])
+        )
         items = join_lists(files, lists, check, classes, find_label, found)
+        items.targets = texts and texts.table()
         if problems is None or not len(items.parts["train"]):
             raise_problems(f"data={name} data.root={root}", found)
         else:
@@ -69,8 +82,46 @@ class SplitLists(NamedTuple):
             raise FileNotFoundError(f"data={self.name} has no test {what}s: give data.test=FILE")
         paths, labels = items.take(split)
         if split in ("train", "trainval"):
-            warn_of_empty_classes(_file(self.root, "train", str(self.train)), items.classes, labels, what)
+            present = labels
+            if items.targets is not None and items.targets.kind == "multilabel" and items.targets.values is not None:
+                present = np.flatnonzero(items.targets.values[np.unique(labels.values)].any(0)).tolist()
+            if items.targets is None or items.targets.kind != "regression":
+                warn_of_empty_classes(_file(self.root, "train", str(self.train)), items.classes, present, what)
         return paths, labels
+
+    def _read_lists(
+        self, files: Mapping[str, Path], names: list[str], problems: list[str]
+    ) -> tuple[str, dict[str, ListLines]]:
+        """Return the kind of task, found from the labels of train where it is not given, and the lines of all lists."""
+        kind, lists, found = self.task_kind, dict[str, ListLines](), list[str]()
+        if kind == "auto":
+            train = _read(files["train"], found, ListForm(self.target, empty=True, flags=None))
+            kind = find_task_kind(train, names)
+            if kind == "multilabel" or not (train.has_empty or train.columns):  # else what is empty is a problem
+                lists["train"] = train
+                problems += found
+        form = ListForm(self.target, empty=kind == "multilabel", flags=kind == "multilabel")
+        others = {part: _read(file, problems, form) for part, file in files.items() if part not in lists}
+        return kind, lists | others
+
+    def _find_targets(
+        self, kind: str, lists: Mapping[str, ListLines], names: list[str], source: Path, problems: list[str]
+    ) -> TargetTexts | None:
+        """Return what finds labels that are not classes; None where they are."""
+        train = lists["train"]
+        if kind == "multilabel":
+            return LabelSets(train, names, source)
+        if kind == "ordinal":
+            return Grades(lists, names, problems, source)
+        if kind == "regression":
+            return Numbers(train, self.target, self.unit)
+        return None
+
+
+def _read(file: Path, problems: list[str], form: ListForm) -> ListLines:
+    if file.suffix.lower() == ".json":
+        return read_json_lines(file, problems, form)
+    return read_list_lines(file, problems, form)
 
 
 def _file(root: Path, field: str, text: str) -> Path:
@@ -121,3 +172,15 @@ def _labels(
         return f"class {quote(name)} is not among the {len(classes)} classes of {source}{suggest(name)}"
 
     return classes, find
+
+
+def check_target(task_kind: str, target: str | tuple[str, ...]) -> None:
+    """Raise ValueError for an unknown kind of task, and for several columns where a task has one label an image."""
+    if task_kind not in KINDS:
+        raise unknown("data.task_kind", task_kind, KINDS)
+    if task_kind in ("classes", "ordinal") and isinstance(target, tuple) and len(target) > 1:
+        raise ValueError(
+            f"data.target names {len(target)} columns, data.task_kind={task_kind} has one label an image: give one"
+        )
+    if not all(target if isinstance(target, tuple) else (target,)):
+        raise ValueError("data.target names columns of the lists, got an empty name")

@@ -13,7 +13,9 @@ import numpy as np
 from PIL import Image
 
 from vision_peft.data.check.contents import Content, Progress, read_contents
-from vision_peft.data.check.report import PROBLEM, WARNING, Finding, Item, TaskReport
+from vision_peft.data.check.findings import PROBLEM, WARNING, Finding, Item
+from vision_peft.data.check.report import TaskReport
+from vision_peft.data.check.target_facts import check_targets, count_labels, name_label
 from vision_peft.data.config import SPLITS, DataConfig
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.images import ImageDecodeError
@@ -58,7 +60,8 @@ def _check(config: DataConfig, workers: int, progress: Progress | None) -> TaskR
     with warnings.catch_warnings():  # PIL's remarks about odd files name no file
         warnings.simplefilter("ignore")
         report.contents = read_contents(report.datasets, workers, progress)
-    report.findings += [*_check_classes(report.datasets), *_check_files(report), *_find_copies(report)]
+    report.findings += [*_check_classes(report.datasets), *check_targets(report.datasets)]
+    report.findings += [*_check_files(report), *_find_copies(report)]
     report.findings.sort(key=lambda finding: finding.severity)  # "problem" before "warning"
     return report
 
@@ -107,19 +110,20 @@ def _check_classes(datasets: Mapping[str, ImageDataset]) -> Iterator[Finding]:
             yield Finding(PROBLEM, "classes", text, [first, split])
     if repeated := [name for name, times in Counter(classes).items() if times > 1]:
         yield Finding(PROBLEM, "classes", f"class names must differ, repeated: {_name_some(repeated)}", [first])
-    if len(classes) < 2:
+    targets = datasets[first].targets
+    if len(classes) < 2 and (targets is None or targets.values is None):
         yield Finding(PROBLEM, "classes", f"there is nothing to learn from {len(classes)} class", [first])
     for split, dataset in datasets.items():
         count = len(dataset.classes)
         labels = np.asarray(dataset.labels)
-        wrong = np.flatnonzero((labels < 0) | (labels >= count)).tolist()
+        table = None if dataset.targets is None else dataset.targets.values
+        wrong = np.flatnonzero((labels < 0) | (labels >= (count if table is None else len(table)))).tolist()
         if outside := [Item(split, dataset.path(index), dataset.labels[index]) for index in wrong]:
             named = _name_some([f"{item.path} ({item.label})" for item in outside])
             text = f"{_count(len(outside), 'label')} of {split} out of range, wanted 0 to {count - 1}: {named}"
             yield Finding(PROBLEM, "label_range", text, [split], outside)
-        present = set(dataset.labels)
         what = dataset.what
-        empty = [name for label, name in enumerate(dataset.classes) if label not in present]
+        empty = [name for name, times in zip(dataset.classes, count_labels(dataset), strict=False) if not times]
         if empty and split in ("train", "test"):
             text = f"{len(empty)} of {count} classes have no {what} in {split}: {_name_some(empty)}"
             yield Finding(WARNING, "empty_class", text, [split])
@@ -235,9 +239,8 @@ def _compare_copies(report: TaskReport, items: list[Item], everywhere: list[Item
             text = f"{split} holds {what} {times} times ({same}): {_name_places(inside)}"
             yield Finding(WARNING, "duplicate", text, [split], inside)
     if len({item.label for item in everywhere}) > 1:
-        classes = report.classes
-        known = [item for item in everywhere if item.label in range(len(classes))]
-        named = dict.fromkeys(f"{item.path} is {classes[item.label]}" for item in known)
+        dataset = next(iter(report.datasets.values()))
+        named = dict.fromkeys(f"{item.path} is {name_label(dataset, item.label)}" for item in everywhere)
         text = f"one {report.what} has several labels ({same}): {_name_some(list(named))}"
         yield Finding(PROBLEM, "label_conflict", text, list(dict.fromkeys(i.split for i in everywhere)), everywhere)
 

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw
 
+from vision_peft.data.check.target_facts import group_items
 from vision_peft.data.check.tiles import INK, PALE, PAPER, cut, draw_tile, load_font, wrap
 from vision_peft.data.config import SPLITS
 from vision_peft.data.dataset import ImageDataset
@@ -20,6 +22,8 @@ _GAP, _BETWEEN, _MARGIN, _LABEL = 4, 20, 20, 210
 def draw_sheet(datasets: Mapping[str, ImageDataset], title: str, file: str | Path) -> Path:
     """Write the PNG `file` with samples of the first `CLASSES` classes of `datasets` (by split); gives its path.
 
+    Of numbers the rows are ranges of the first of them.
+
     The samples of a class are evenly spaced in the order of the split, the same every time. A large image is scaled
     down to its tile, a small one enlarged by a whole number without smoothing; both keep their shape. A video shows
     four of its frames. What cannot be decoded is crossed out. Raises ValueError where there is no split to draw.
@@ -28,7 +32,7 @@ def draw_sheet(datasets: Mapping[str, ImageDataset], title: str, file: str | Pat
     shown = shown or dict(datasets)
     if not shown:
         raise ValueError("there is nothing to draw: no split of the data set can be read")
-    classes = next(iter(shown.values())).classes
+    classes, places = group_items(shown)
     rows = min(len(classes), CLASSES)
     left = _place_columns(shown)
     top, pitch = _MARGIN + 84, TILE + _GAP
@@ -43,12 +47,11 @@ def draw_sheet(datasets: Mapping[str, ImageDataset], title: str, file: str | Pat
     draw.text((_MARGIN, _MARGIN + 28), cut(note, small, width - 2 * _MARGIN), PALE, small)
     for split in shown:
         draw.text((left[split], top - 24), split, INK, plain)
-    places = {split: _index_by_label(dataset) for split, dataset in shown.items()}
     for label in range(rows):
         y = top + label * pitch
-        _draw_label(draw, y, classes[label], {split: len(places[split].get(label, [])) for split in shown})
+        _draw_label(draw, y, classes[label], {split: len(places[split].get(label, ())) for split in shown})
         for split, dataset in shown.items():
-            for column, index in enumerate(_space_evenly(places[split].get(label, []), COLUMNS.get(split, 6))):
+            for column, index in enumerate(_space_evenly(places[split].get(label, ()), COLUMNS.get(split, 6))):
                 sheet.paste(draw_tile(dataset, index, TILE), (left[split] + column * pitch, y))
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -66,18 +69,10 @@ def _place_columns(shown: Mapping[str, ImageDataset]) -> dict[str, int]:
     return left
 
 
-def _index_by_label(dataset: ImageDataset) -> dict[int, list[int]]:
-    """List the indices of the images of every label."""
-    places: dict[int, list[int]] = {}
-    for index, label in enumerate(dataset.labels):
-        places.setdefault(label, []).append(index)
-    return places
-
-
-def _space_evenly(indices: Sequence[int], count: int) -> list[int]:
+def _space_evenly(indices: Sequence[int] | np.ndarray, count: int) -> list[int]:
     if len(indices) <= count:
-        return list(indices)
-    return [indices[round(place * (len(indices) - 1) / (count - 1))] for place in range(count)]
+        return [int(index) for index in indices]
+    return [int(indices[round(place * (len(indices) - 1) / (count - 1))]) for place in range(count)]
 
 
 def _draw_label(draw: ImageDraw.ImageDraw, y: int, name: str, counts: Mapping[str, int]) -> None:

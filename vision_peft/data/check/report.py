@@ -10,6 +10,7 @@
         * `images`, `unreadable`: counts; `per_class`: images of every class in label order
         * `images_per_class`, `width`, `height`: `{min, median, max}`, null of nothing; `sizes`: how many differ
         * `formats`, `modes`: counts of what PIL calls the files' formats and modes ("L", "CMYK", "I;16", ...)
+        * where labels are not classes, `targets`: what `target_facts.describe_targets` says
         * of videos, whose number is `images`, also `frames`, `rate` (a second), `seconds`: `{min, median, max}`, and
           `containers`, `codecs`: counts
     * `findings`: a list of `{severity, kind, text, splits, items}`, an item being `{split, path, label}`
@@ -17,10 +18,10 @@
 Kinds of the severity "problem": `reader` (what the reader of the family refuses, with file and line), `task` (a task of
 a suite is not there), `classes` (splits disagree, names are repeated, fewer than two), `label_range`, `missing`,
 `unreadable` (files), `overlap` (one image in several splits), `label_conflict` (one image with several labels). Of the
-severity "warning": `reader`, `empty_class` (no image in train or test), `trainval` (not train and val together),
-`duplicate` (one image several times in a split), `exif_rotation` (files that EXIF would turn), `extension` (files of
-another format than their name says). Images are one image where their decoded pixels are the same, videos where those
-of all their frames are.
+severity "warning": `reader`, `empty_class` (no image in train or test), `no_label`, `constant`, `range` (see
+`target_facts`), `trainval` (not train and val together), `duplicate` (one image several times in a split),
+`exif_rotation` (files that EXIF would turn), `extension` (files of another format than their name says). Images are one
+image where their decoded pixels are the same, videos where those of all their frames are.
 """
 
 import dataclasses
@@ -30,9 +31,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 from vision_peft.data.check.contents import Content
+from vision_peft.data.check.findings import PROBLEM, WARNING, Finding
+from vision_peft.data.check.target_facts import count_labels, describe_targets, list_lines
 from vision_peft.data.config import SPLITS, DataConfig
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.image_dataset import ImageFiles
@@ -41,29 +44,9 @@ from vision_peft.data.decoding.video_dataset import VideoFiles
 from vision_peft.printable import LONGEST_LINE, printable
 
 VERSION = 1
-PROBLEM, WARNING = "problem", "warning"
 _IMAGE_COLUMNS = ("formats and modes",)
 _VIDEO_COLUMNS = ("frames", "rate", "seconds", "containers and codecs")
 _SHOWN = 10  # findings of one kind that are printed
-
-
-class Item(NamedTuple):
-    """One place of an image."""
-
-    split: str
-    path: str
-    label: int
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong ("problem") or unusual ("warning")."""
-
-    severity: str
-    kind: str
-    text: str
-    splits: list[str] = field(default_factory=list)
-    items: list[Item] = field(default_factory=list)
 
 
 @dataclass
@@ -122,6 +105,7 @@ def summarise(report: TaskReport) -> str:
     table += [_format_row(split, report, len(table[0])) for split in SPLITS]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    lines += [line for split, dataset in report.datasets.items() for line in list_lines(split, dataset)]
     for severity in (PROBLEM, WARNING):
         findings = report.of(severity)
         lines.append(f"{len(findings) or 'no'} {severity}{'s' * (len(findings) != 1)}")
@@ -148,8 +132,7 @@ def _split_to_json(split: str, report: TaskReport) -> dict[str, Any] | None:
     if split not in report.datasets:
         return None
     dataset = report.datasets[split]
-    labels = Counter(dataset.labels)
-    per_class = [labels[label] for label in range(len(dataset.classes))]
+    per_class = count_labels(dataset)
     found = [report.contents[dataset.path(index)] for index in range(len(dataset))]
     contents = [content for content in found if isinstance(content, Content)]
     headers = [content.header for content in contents if content.header]
@@ -164,6 +147,8 @@ def _split_to_json(split: str, report: TaskReport) -> dict[str, Any] | None:
         "formats": dict(Counter(header.format for header in headers).most_common()),
         "modes": dict(Counter(header.mode for header in headers).most_common()),
     }
+    if (targets := describe_targets(dataset)) is not None:
+        facts["targets"] = targets
     if dataset.gives_clips:
         forms = [content.form for content in contents if content.form]
         facts["frames"] = _measure_spread([form.frames for form in forms])

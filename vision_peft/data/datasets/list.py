@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from vision_peft.data.annotations.draw_split import check_fraction
 from vision_peft.data.annotations.path_check import PathCheck
-from vision_peft.data.annotations.split_lists import SplitLists
+from vision_peft.data.annotations.split_lists import SplitLists, check_target
 from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.deep_grey import check_value_range, warn_of_deep_grey
@@ -38,9 +38,13 @@ class ImageLists(DataConfig):
     max_pixels: int = MAX_PIXELS
     exif_rotation: bool = False
     value_range: str | tuple[float, float] = "full"
+    task_kind: str = "auto"
+    target: str | tuple[str, ...] = ()
+    unit: str = ""
 
     def __post_init__(self) -> None:
         check_fraction("val_fraction", self.val_fraction)
+        check_target(self.task_kind, self.target)
         check_value_range(self.value_range)
 
     def draws_by_name(self) -> bool:
@@ -53,7 +57,10 @@ class ImageLists(DataConfig):
 
     def open_splits(self, problems: list[str] | None = None) -> Callable[[str], ImageDataset]:
         root = find_root(self.root, self.name)
-        lists = SplitLists(self.name, root, self.train, self.val, self.test, self.classes, self.val_fraction, self.seed)
+        files = self.train, self.val, self.test, self.classes
+        target = (self.target,) if isinstance(self.target, str) else self.target
+        drawn = self.val_fraction, self.seed
+        lists = SplitLists(self.name, root, *files, *drawn, self.task_kind, target, self.unit)
         images = PathCheck(root, not self.allow_absolute, " (data.allow_absolute=true lets it)")
         items = lists.read(images, problems)
         warn_of_deep_grey(items.paths, str(self.root), self.value_range, self.max_pixels)
@@ -66,6 +73,7 @@ class ImageLists(DataConfig):
                 max_pixels=self.max_pixels,
                 exif_rotation=self.exif_rotation,
                 value_range=self.value_range,
+                targets=items.targets,
             )
 
         return load

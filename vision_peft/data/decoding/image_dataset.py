@@ -18,6 +18,7 @@ from vision_peft.data.decoding.images import (
     read_pixel_count,
 )
 from vision_peft.data.flat_arrays import IntArray, TextArray
+from vision_peft.data.targets import Targets
 
 
 class ImageFiles(ImageDataset):
@@ -25,8 +26,9 @@ class ImageFiles(ImageDataset):
 
     Args:
         paths: one file an image.
-        labels: the number of its class, from 0.
+        labels: the number of its class, from 0, or of a row of `targets`.
         classes: their names.
+        targets: what labels stand for, where that is not a class each.
         max_pixels: width x height beyond which a file is refused, by its header.
         exif_rotation: turn images as their EXIF orientation says; the published benchmarks do not.
         value_range: which values become 0 and 255 where greyscale has more than 8 bits, see `images.py`.
@@ -44,16 +46,19 @@ class ImageFiles(ImageDataset):
         max_pixels: int = MAX_PIXELS,
         exif_rotation: bool = False,
         value_range: ValueRange = "full",
+        targets: Targets | None = None,
     ) -> None:
-        super().__init__(classes, labels)
+        super().__init__(classes, labels, targets)
         self.paths = TextArray.of(paths if isinstance(paths, TextArray) else map(str, paths))
         if len(self.paths) != len(self.labels):
             raise ValueError(f"wanted a label for each image, got {len(self.labels)} of {len(self.paths)} images")
         numbers = np.asarray(self.labels)
         low, high = (int(numbers.min()), int(numbers.max())) if len(numbers) else (0, -1)
-        if low < 0 or high >= len(self.classes):
+        table = None if targets is None else targets.values
+        count, what = (len(self.classes), "classes") if table is None else (len(table), "targets")
+        if low < 0 or high >= count:
             wrong = low if low < 0 else high
-            raise ValueError(f"labels number the {len(self.classes)} classes from 0: {wrong} is not one of them")
+            raise ValueError(f"labels number the {count} {what} from 0: {wrong} is not one of them")
         self.max_pixels = max_pixels
         self.exif_rotation = exif_rotation
         self.value_range: ValueRange = value_range
