@@ -15,7 +15,7 @@ CORNERS = {
     "datasets": ("data/datasets",),
     "decord": ("data",),
     "hydra": ("cli", "config", "training"),
-    "matplotlib": ("data/check", "inference", "results"),
+    "matplotlib": ("data/check", "inference", "results", "tasks"),
     "onnx": ("backbones",),
     "optuna": ("search",),
     "python_multipart": ("inference/serve",),
