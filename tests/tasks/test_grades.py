@@ -29,7 +29,7 @@ def test_the_loss_is_that_of_the_conditional_subsets_and_the_negative_log_likeli
         )
         for k in range(4)
     ]
-    assert losses.sum().item() == pytest.approx(sum(subsets).item(), abs=1e-10)
+    assert losses.sum().item() == pytest.approx(sum(each.item() for each in subsets), abs=1e-10)
 
 
 def test_the_answer_counts_the_steps_that_are_more_likely_than_not():

@@ -52,7 +52,7 @@ def test_f1_is_scikit_learns(seed):
     predicted[:, 3] = False
     right, named, true = count_right(predicted, truth)
     by_class = f1_by_class(right, named, true)
-    wanted = f1_score(truth, predicted, average=None, zero_division=np.nan)
+    wanted = np.asarray(f1_score(truth, predicted, average=None, zero_division=np.nan))  # pyright: ignore[reportArgumentType]
     assert by_class.tolist() == pytest.approx(wanted.tolist(), abs=1e-9, nan_ok=True)
     assert math.isnan(by_class[3])
     micro = 2 * int(right.sum()) / int(named.sum() + true.sum())

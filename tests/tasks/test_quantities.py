@@ -1,5 +1,7 @@
 """Errors of numbers against scikit-learn."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ def test_errors_are_scikit_learns_whatever_the_order_also_of_what_does_not_vary(
     truth = np.round(state.normal(1000, [1, 50, 0, 0], (77, 4)), 1)  # with ties; two columns do not vary
     answers = truth + state.normal(0, [0.5, 30, 1, 0], (77, 4))
     one, two = torch.from_numpy(answers), torch.from_numpy(truth)
-    raw = {"multioutput": "raw_values"}
+    raw: Any = {"multioutput": "raw_values"}
     assert mean_absolute_errors(one, two) == pytest.approx(mean_absolute_error(truth, answers, **raw), abs=1e-9)
     assert root_mean_square_errors(one, two) == pytest.approx(root_mean_squared_error(truth, answers, **raw), abs=1e-9)
     assert explained_shares(one, two) == pytest.approx(r2_score(truth, answers, **raw), abs=1e-9)
