@@ -15,6 +15,7 @@ ALLOWED = {
     "backbones": set(),
     "data": set(),
     "results": set(),
+    "retrieval": set(),
     "distributed": {"tuning"},
     "config": {"methods", "tuning", "data", "distributed"},
     "memory": {"config", "distributed", "tuning"},
@@ -22,6 +23,7 @@ ALLOWED = {
     "runs": {"config", "data", "distributed", "results"},
     "inference": {
         "tasks",
+        "retrieval",
         "runs",
         "config",
         "data",
@@ -38,6 +40,7 @@ ALLOWED = {
         "benchmarks",
         "training",
         "inference",
+        "retrieval",
         "runs",
         "config",
         "distributed",

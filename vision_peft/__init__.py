@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the lines of the metho
     from vision_peft.config.register import register
     from vision_peft.formats import Foreign, load_adapter, read_foreign, save_adapter, write_foreign
     from vision_peft.inference.bank.bank import Bank
+    from vision_peft.inference.embed import embed
     from vision_peft.inference.load import load
     from vision_peft.inference.predictor import Predictor
     from vision_peft.methods import METHODS
@@ -78,8 +79,9 @@ _MODULES = {  # where a name is imported from when it is first used; method clas
     "count_parameters": "tuning.state",
     "create_backbone": "backbones",
     "detach": "tuning.attach",
-    "finish_step": "tuning.finish_step",
     "disabled": "tuning.disable",
+    "embed": "inference.embed",
+    "finish_step": "tuning.finish_step",
     "load": "inference.load",
     "load_adapter": "formats",
     "load_tuned": "tuning.state",
@@ -144,6 +146,7 @@ __all__ = [
     "create_backbone",
     "detach",
     "disabled",
+    "embed",
     "finish_step",
     "load",
     "load_adapter",

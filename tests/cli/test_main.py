@@ -18,6 +18,7 @@ VERBS = [
     "benchmark",
     "check-data",
     "convert",
+    "embed",
     "evaluate",
     "export",
     "inspect",

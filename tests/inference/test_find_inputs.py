@@ -97,3 +97,16 @@ def test_what_is_done_already_is_left_out(tree: Path) -> None:
     found = find("photos")
     assert found.leave_out(["photos/cat/1.png", "elsewhere.png"]) == 1
     assert (found.paths[:2], found.labels[:2]) == (["photos/4.png", "photos/cat/more/2.jpg"], [None, 0])
+
+
+def test_without_classes_they_are_the_names_that_occur(tree: Path) -> None:
+    (tree / "list.csv").write_text("path,label,coarse\nphotos/cat/1.png,7,x\n5.png,dog,x\nphotos/4.png,7,y\n")
+    found = find_inputs(["photos", "5.png", "list.csv", "photos/cat/*.png"], False, None)
+    assert found.classes == ["cat", "dog", "7"]
+    labels = {
+        path: found.classes[label]
+        for path, label in zip(found.paths[:4], found.labels, strict=False)
+        if label is not None
+    }
+    assert labels == {"photos/cat/1.png": "cat", "photos/cat/more/2.jpg": "cat", "photos/dog/3.png": "dog"}
+    assert found.labels[4:] == [None, 2, 1, 2, None], "a file or a pattern alone tells no class"

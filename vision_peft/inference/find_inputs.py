@@ -3,7 +3,7 @@
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,7 @@ class Inputs:
 
     paths: list[str] = field(default_factory=list)
     labels: list[int | None] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)  # names in label order
     absent: dict[str, str] = field(default_factory=dict)  # paths that were named and are not there, and why
     left_out: Counter[str] = field(default_factory=Counter)  # files in folders that are of another kind, by extension
 
@@ -45,7 +46,7 @@ class Inputs:
         return gone
 
 
-def find_inputs(words: Iterable[str], clips: bool, classes: Sequence[str], stdin: Iterable[str] = ()) -> Inputs:
+def find_inputs(words: Iterable[str], clips: bool, classes: Sequence[str] | None, stdin: Iterable[str] = ()) -> Inputs:
     """Find the images, or for a model of clips the videos, that the words of a command line mean, in their order.
 
     A word is a file; a folder, of which all files are taken, at any depth; a pattern such as `photos/**/*.jpg`; a list
@@ -53,17 +54,20 @@ def find_inputs(words: Iterable[str], clips: bool, classes: Sequence[str], stdin
     of a file is known from a labelled list, or from the name of a folder it lies in. For a model of clips a folder with
     images in it is a video, frame by frame.
 
+    Where no classes are given, they are the names that occur: the labels of a list, or the names of the folders right
+    below a folder that was typed.
+
     Args:
         words: as typed.
         clips: whether the model takes videos.
-        classes: names in label order.
+        classes: names in label order; None: whatever names occur, in this order.
         stdin: lines.
 
     Raises:
         ValueError: lists with lines that make no sense or labels that are no class; all of them are named.
     """
-    found, problems = Inputs(), list[str]()
-    finder = _Finder(found, clips, classes, problems)
+    found, problems = Inputs(classes=list(classes or ())), list[str]()
+    finder: _Finder = (_Finder if classes is not None else _OpenFinder)(found, clips, problems)
     for word in words:
         if word == FROM_STDIN:
             for line in stdin:
@@ -76,9 +80,9 @@ def find_inputs(words: Iterable[str], clips: bool, classes: Sequence[str], stdin
 
 
 class _Finder:
-    def __init__(self, found: Inputs, clips: bool, classes: Sequence[str], problems: list[str]) -> None:
-        self.found, self.clips, self.classes, self.problems = found, clips, classes, problems
-        self.label_of: Mapping[str, int] = {to_nfc(name): label for label, name in enumerate(classes)}
+    def __init__(self, found: Inputs, clips: bool, problems: list[str]) -> None:
+        self.found, self.clips, self.problems = found, clips, problems
+        self.label_of: dict[str, int] = {to_nfc(name): label for label, name in enumerate(found.classes)}
         self.kind = (
             FileKind("video", VIDEO_EXTENSIONS, {}, _starts_as_video)
             if clips
@@ -104,7 +108,7 @@ class _Finder:
         if not os.path.lexists(path):
             self.found.absent[path] = "there is no such file"
             return
-        self.found.add(path, self.label_of.get(to_nfc(Path(path).absolute().parent.name)))
+        self.found.add(path, self._label_alone(path))
 
     def add_folder(self, folder: str) -> None:
         """Add all files of a folder, or for a model of clips the folder itself and those in it that hold frames."""
@@ -122,6 +126,10 @@ class _Finder:
         for problem in scan.problems:
             path, _, why = problem.partition(": ")
             self.found.absent[path] = why
+
+    def _label_alone(self, path: str) -> int | None:
+        """Return the class of a file that was named itself, by the folder that it lies in."""
+        return self.label_of.get(to_nfc(Path(path).absolute().parent.name))
 
     def _label_in(self, folder: str, name: str) -> int | None:
         """Return the class of the innermost folder on the way from `folder`, itself included, to a file in it."""
@@ -155,13 +163,34 @@ class _Finder:
 
     def _find_labels(self, file: Path, lines: ListLines) -> dict[int, int]:
         """Return the class of each text in the place of a label: its number where all are numbers, else its name."""
-        texts, classes = lines.texts, len(self.classes)
+        texts, classes = lines.texts, len(self.found.classes)
         if all(is_integer(text) and 0 <= int(text) < classes for text in texts):
             return {place: int(text) for place, text in enumerate(texts)}
         suggest = Suggestions(self.label_of)
         unknown = [text for text in texts if to_nfc(text) not in self.label_of]
         self.problems += [f"{file}: {text!r} is not one of the {classes} classes{suggest(text)}" for text in unknown]
         return {place: self.label_of.get(to_nfc(text), -1) for place, text in enumerate(texts)}
+
+
+class _OpenFinder(_Finder):
+    """Takes whatever names occur as classes."""
+
+    def _label_alone(self, path: str) -> int | None:
+        return None
+
+    def _label_in(self, folder: str, name: str) -> int | None:
+        above = Path(name).parts[:-1]
+        return self._number(above[0]) if above else None
+
+    def _find_labels(self, file: Path, lines: ListLines) -> dict[int, int]:
+        return {place: self._number(text) for place, text in enumerate(lines.texts)}
+
+    def _number(self, text: str) -> int:
+        name = to_nfc(text)
+        if name not in self.label_of:
+            self.label_of[name] = len(self.found.classes)
+            self.found.classes.append(name)
+        return self.label_of[name]
 
 
 def _find_listed(file: Path, path: str) -> str:

@@ -13,7 +13,7 @@ from vision_peft.safe_files import replacing
 
 MOST = 60  # images in one picture
 _SIDE, _GAP, _MARGIN, _CAPTION = 132, 12, 24, 40
-_WRONG, _RIGHT = "#c1121f", "#2a7f3f"
+WRONG, RIGHT = "#c1121f", "#2a7f3f"
 _FRAME = 4  # pixels
 
 
@@ -60,13 +60,13 @@ def draw_montage(dataset: ImageDataset, tiles: Sequence[Tile], title: str, note:
         sheet.paste(draw_tile(dataset, dataset.first_item(tile.place), _SIDE), (x, y))
         if tile.is_wrong:
             box = (x - _FRAME, y - _FRAME, x + _SIDE + _FRAME - 1, y + _SIDE + _FRAME - 1)
-            draw.rectangle(box, outline=_WRONG, width=_FRAME)
+            draw.rectangle(box, outline=WRONG, width=_FRAME)
         elif tile.truth is not None:
-            draw.rectangle((x, y + _SIDE, x + _SIDE - 1, y + _SIDE + 2), fill=_RIGHT)
+            draw.rectangle((x, y + _SIDE, x + _SIDE - 1, y + _SIDE + 2), fill=RIGHT)
         below = y + _SIDE + 8
         sure = f"{100 * tile.probability:.0f} %"
         room = _SIDE - 6 - plain.getlength(sure)
-        draw.text((x, below), cut(printable(tile.label), plain, int(room)), _WRONG if tile.is_wrong else INK, plain)
+        draw.text((x, below), cut(printable(tile.label), plain, int(room)), WRONG if tile.is_wrong else INK, plain)
         draw.text((x + _SIDE - plain.getlength(sure), below), sure, PALE, plain)
         name = printable(Path(dataset.path(dataset.first_item(tile.place))).name)
         if tile.is_wrong:

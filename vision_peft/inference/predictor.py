@@ -14,6 +14,7 @@ from vision_peft.inference.load import load
 from vision_peft.inference.prepare import Item, Preparation
 from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.heads import classifier_of
+from vision_peft.tuning.pool_tokens import check_pooling, pool_tokens
 
 BATCH_IMAGES, BATCH_CLIPS = 64, 16  # those of evaluation, so that no figure moves
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
@@ -48,10 +49,13 @@ class Predictor:
         precision: as in training; `auto` is what a run on this device computes in.
         classes: names in label order, where the adapter has none, or others.
         exif_rotation: turn photographs upright as their EXIF data say.
+        features: which there are: `head` (what enters the head), `class` (the class token) or `patches` (the mean of
+            the patch tokens); with the last two there are no answers.
         options: further arguments of `vp.load`: `backbone`, `checkpoint`, ...
 
     Raises:
-        ValueError, FileNotFoundError, ConnectionError: as `vp.load`; another number of names than classes.
+        ValueError, FileNotFoundError, ConnectionError: as `vp.load`; another number of names than classes, or no tokens
+            of that name.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class Predictor:
         precision: str = "auto",
         classes: Sequence[str] | None = None,
         exif_rotation: bool = True,
+        features: str = "head",
         **options: Any,
     ) -> None:
         self.model: Any = _as_model(source, device, options)
@@ -71,6 +76,9 @@ class Predictor:
         self.prepare = Preparation.of(self.model, exif_rotation=exif_rotation)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is a number of images from 1 on, got {batch_size}")
+        if features != "head":
+            check_pooling(self.model, features)
+        self.features_of = features
         self.batch_size = batch_size or (BATCH_CLIPS if self.prepare.gives_clips else BATCH_IMAGES)
         self.temperature = None if raw or info is None else info.temperature
         target = next(self.model.parameters()).device
@@ -175,6 +183,10 @@ class Predictor:
 
     @torch.no_grad()
     def _forward(self, inputs: Tensor) -> Outputs:
+        if self.features_of != "head":
+            with self.compute.autocast():
+                pooled = pool_tokens(self.model, inputs.to(self.compute.device, non_blocking=True), self.features_of)
+            return Outputs(torch.zeros(len(inputs), len(self.classes)), pooled.float().cpu())
         entered: list[Tensor] = []
         heads = [classifier_of(self.model.get_submodule(name)) for name in classifier_names(self.model)]
         hooks = [head.register_forward_pre_hook(lambda _, given: entered.append(given[0])) for head in heads]
@@ -190,6 +202,8 @@ class Predictor:
         return Outputs(logits, features)
 
     def _check_head(self) -> None:
+        if self.features_of != "head":
+            raise ValueError(f"this predictor gives features ({self.features_of}) and no answers")
         if not self.model.num_classes:
             raise ValueError("this adapter has no head, so that it names no classes: there are only its features")
 

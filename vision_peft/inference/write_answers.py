@@ -5,13 +5,13 @@ import csv
 import io
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from vision_peft.inference.feature_files import Features, RowFile, write_features
 from vision_peft.printable import for_csv, printable
 from vision_peft.safe_files import open_regular, open_to_append, replacing
 from vision_peft.strict_json import parse_json
@@ -165,43 +165,27 @@ def open_csv(file: Path, top: int, classes: Sequence[str] | None) -> Iterator[Cs
 
 
 class FeatureFile:
-    """Embeddings of files as an npz of `features` (N D, float32), `paths`, `labels` (-1: unknown) and `classes`.
-
-    The rows wait in a temporary file, so that a million of them take no memory. `numpy.load` reads the result without
-    pickle.
-    """
+    """Embeddings of files as an npz of `features` (N D, float32), `paths`, `labels` (-1: unknown) and `classes`."""
 
     def __init__(self, file: Path, classes: Sequence[str]) -> None:
         self.file, self.classes = file, list(classes)
-        self._rows = tempfile.TemporaryFile(dir=file.parent)  # noqa: SIM115
-        self._width = 0
+        self._rows = RowFile(file.parent)
         self._paths, self._labels = list[str](), list[int]()
 
     def write(self, answers: Sequence[Answer]) -> None:
         """Append a row for each answer."""
-        for answer in answers:
-            if answer.features is None:
-                raise ValueError("an answer without features cannot be written to a file of features")
-            row = answer.features.astype(np.float32)
-            self._width = len(row)
-            self._rows.write(row.tobytes())
-            self._paths.append(answer.path)
-            self._labels.append(self.classes.index(answer.truth) if answer.truth in self.classes else -1)
+        rows = [answer.features for answer in answers if answer.features is not None]
+        if len(rows) < len(answers):
+            raise ValueError("an answer without features cannot be written to a file of features")
+        self._rows.append(np.array(rows, np.float32))
+        self._paths += [answer.path for answer in answers]
+        self._labels += [self.classes.index(each.truth) if each.truth in self.classes else -1 for each in answers]
 
     def save(self) -> None:
         """Write the file."""
-        self._rows.flush()
-        shape = len(self._paths), self._width
-        features = np.memmap(self._rows, np.float32, "r", shape=shape) if all(shape) else np.empty(shape, np.float32)
-        texts = [text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for text in self._paths]
-        with replacing(self.file) as opened:
-            np.savez(
-                opened,
-                features=features,
-                paths=np.array(texts, dtype=np.str_),
-                labels=np.array(self._labels, dtype=np.int64),
-                classes=np.array(self.classes, dtype=np.str_),
-            )
+        write_features(
+            self.file, Features(self._rows.read(), self._paths, np.array(self._labels, np.int64), self.classes)
+        )
 
     def close(self) -> None:
         """Let go of the rows."""

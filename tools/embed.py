@@ -1,0 +1,8 @@
+"""`vision-peft embed`, started from a clone."""
+
+import sys
+
+from vision_peft.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["embed", *sys.argv[1:]]))
