@@ -1,4 +1,4 @@
-"""Embed images or videos: features for search and clustering, and how good a search with them is.
+"""Embed images or videos as features, and say how good a search with them is.
 
 vision-peft embed RUN photos --out features.npz                              files, folders, patterns, lists
 vision-peft embed RUN data=folder data.root=photos split=val --out val.parquet   a split of a data set
