@@ -15,9 +15,8 @@ from support.matrix import (
     REFUSED,
     choose_compiled,
     choose_cover,
-    every_case,
-    every_compiled_case,
     every_refusal,
+    parametrize,
 )
 
 import vision_peft as vp
@@ -49,7 +48,7 @@ def test_every_method_and_every_family_is_compiled_and_all_else_by_the_whole_mat
     for family in BACKBONES:
         assert sum(other == family for _, other in COMPILED_CASES) >= COMPILED, family
     assert set(COMPILED_CASES) <= set(COVER)
-    assert {case.values for case in every_compiled_case.args[1]} == set(PRODUCT)
+    assert {case.values for case in parametrize(COMPILED_CASES, whole=True).args[1]} == set(PRODUCT)
 
 
 def test_every_reason_to_bake_before_compiling_is_met():
@@ -62,7 +61,9 @@ def test_every_pair_is_in_the_product_or_refused_and_every_refusal_runs_by_defau
     assert len(PRODUCT) + len(REFUSED) == len(METHODS) * len(BACKBONES)
     assert {method.name for method in METHODS} == set(vp.METHODS) - {"knn"}  # which brings a head and grafts nothing
     assert not any(parameters.marks for parameters in every_refusal.args[1])
-    marks = {case.values: {mark.name for mark in case.marks} for case in every_case.args[1]}
+    marks = {case.values: {mark.name for mark in case.marks} for case in parametrize(COVER, whole=True).args[1]}
+    assert set(marks) == set(PRODUCT)
+    assert {case.values for case in parametrize(COVER, whole=False).args[1]} == set(COVER)
     assert {case for case, names in marks.items() if "cover" in names} == set(COVER)
     assert all("matrix" in names for names in marks.values())
     assert len(COVER) < len(PRODUCT) / 3, "the default suite has to stay affordable"

@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 import pytest
+from support import selection
 from support.families import ALL, WITH_BLOCKS, tiny
 
 import vision_peft as vp
@@ -153,28 +154,35 @@ def _compiles_as(method: vp.Method) -> tuple[str, str | None]:
 
 
 def choose_compiled(cover: list[Case]) -> list[Case]:
-    """The cases of ``cover`` that are compiled too: every method once, and on every family ``COMPILED`` settings."""
+    """The cases of ``cover`` that are compiled too: every method once, and on every family ``COMPILED`` settings.
+
+    Each takes about a second. So a method takes a family that no other has taken, those that fit the fewest first.
+    """
     ranked = sorted(cover, key=_rank)
     chosen: set[Case] = set()
-    for kind in {_compiles_as(method) for method, _ in cover}:
-        chosen |= set([case for case in ranked if _compiles_as(case[0]) == kind][:1])
+    kinds: dict[tuple[str, str | None], list[Case]] = {}
+    for case in ranked:
+        kinds.setdefault(_compiles_as(case[0]), []).append(case)
+    for cases in sorted(kinds.values(), key=len):
+        taken = {family for _, family in chosen}
+        chosen.add(next((case for case in cases if case[1] not in taken), cases[0]))
     for family in BACKBONES:
         own = [case for case in ranked if case[1] == family and case not in chosen]
         chosen |= set(own[: max(0, COMPILED - sum(other == family for _, other in chosen))])
     return [case for case in cover if case in chosen]
 
 
-def parametrize(cover: list[Case]) -> pytest.MarkDecorator:
-    """The product as parameters ``method`` and ``family`` of a test; those in ``cover`` run by default."""
+def _mark(covered: bool) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.matrix, pytest.mark.cover] if covered else [pytest.mark.matrix]
+
+
+def parametrize(cover: list[Case], whole: bool = selection.whole) -> pytest.MarkDecorator:
+    """The product as parameters ``method`` and ``family`` of a test, or those in ``cover`` alone."""
     return pytest.mark.parametrize(
         ("method", "family"),
         [
-            pytest.param(
-                *case,
-                id=f"{case[0]!r}-{case[1]}",
-                marks=[pytest.mark.matrix, pytest.mark.cover] if case in cover else [pytest.mark.matrix],
-            )
-            for case in PRODUCT
+            pytest.param(*case, id=f"{case[0]!r}-{case[1]}", marks=_mark(case in cover))
+            for case in (PRODUCT if whole else cover)
         ],
     )
 
@@ -195,12 +203,9 @@ def parametrize_where_fit(methods: list[vp.Method]) -> pytest.MarkDecorator:
 
 def parametrize_compiled(families: list[str]) -> pytest.MarkDecorator:
     """``families`` as parameter ``family`` of a test that compiles; the default suite runs a few of them."""
-    ranked = sorted(families, key=lambda family: hashlib.sha256(family.encode()).digest())
-    marks = {
-        family: [pytest.mark.matrix, *([pytest.mark.cover] if family in ranked[:PER_SETTING] else [])]
-        for family in families
-    }
-    return pytest.mark.parametrize("family", [pytest.param(family, marks=marks[family]) for family in families])
+    few = sorted(families, key=lambda family: hashlib.sha256(family.encode()).digest())[:PER_SETTING]
+    chosen = families if selection.whole else few
+    return pytest.mark.parametrize("family", [pytest.param(family, marks=_mark(family in few)) for family in chosen])
 
 
 def parametrize_stacks(stacks: list[tuple[vp.Method, vp.Method]]) -> pytest.MarkDecorator:
@@ -209,8 +214,8 @@ def parametrize_stacks(stacks: list[tuple[vp.Method, vp.Method]]) -> pytest.Mark
     for stack in stacks:
         fitting = [family for family in WITH_BLOCKS if all(fits(method, family) for method in stack)]
         names = {family: hashlib.sha256(f"{stack!r} on {family}".encode()).digest() for family in fitting}
-        ranked = sorted(fitting, key=names.__getitem__)
-        for family in fitting:
-            marks = [pytest.mark.matrix, *([pytest.mark.cover] if family in ranked[:PER_METHOD] else [])]
+        few = sorted(fitting, key=names.__getitem__)[:PER_METHOD]
+        for family in fitting if selection.whole else few:
+            marks = _mark(family in few)
             parameters.append(pytest.param(*stack, family, id=f"{stack[0]!r}-{stack[1]!r}-{family}", marks=marks))
     return pytest.mark.parametrize(("first", "second", "family"), parameters)
