@@ -44,6 +44,7 @@ def bypass(branch: Any, n: Tensor, rows: int, columns: int) -> Tensor:
 def test_every_block_computes_the_equation(family):
     model: Any = vp.attach(tiny(family), vp.Convpass(bottleneck=4, scale=0.7))
     randomise_tuned(model)
+    vp.restore_last_block(model)
     with torch.no_grad(), recorded_calls(blocks(model)) as calls:
         model.eval()(images(model))
         for block, (x,), kwargs, y in calls:

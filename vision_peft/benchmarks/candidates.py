@@ -164,10 +164,12 @@ class _CopiedBackbone:
 
 
 def _merge(model: nn.Module) -> nn.Module | None:
-    """Merge a copy of `model`; None where no tensors are added to it, or what is added does not merge."""
+    """Merge a copy of `model` and shorten its last block; None where nothing is added to it, or it does not merge."""
     if not graft_tensors(model):
         return None
     try:
-        return vp.merge(copy.deepcopy(model)).eval()
+        merged = vp.merge(copy.deepcopy(model)).eval()
     except ValueError:
         return None
+    vp.shorten_last_block(merged)
+    return merged

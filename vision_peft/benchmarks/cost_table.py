@@ -13,7 +13,8 @@ from vision_peft.printable import printable
 LEGEND = (
     f"{FLOOR}: the frozen backbone, where the gradient comes to the tokens of the first block and the head trains",
     f"{PLAIN}: full fine-tuning by the loop of timm's train.py; its forward is plain timm inference, as the floor's",
-    "step: a whole update; forward: inference without gradient; merged: inference after vp.merge, where it merges",
+    "step: a whole update; forward: inference without gradient",
+    "merged: inference after vp.merge and vp.shorten_last_block, where it merges",
     "ms: median and minimum over the rounds; ratios: medians over the rounds of times of the same round",
     "GFLOP: of matrix products, convolutions and attention, for the whole batch; a multiply-add counts two",
     "saved: bytes that the forward pass leaves in memory for the backward pass; units: in B·N·D numbers a block",

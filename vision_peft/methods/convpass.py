@@ -27,6 +27,7 @@ from vision_peft.tuning.autograd_functions import narrow_linear, widen
 from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.blocks import KEEPS_WIDTH, SINGLE_BRANCHES, BlockGraft, attn_input, mlp_input, width
 from vision_peft.tuning.families import family_of_block
+from vision_peft.tuning.families.family import first_tokens
 from vision_peft.tuning.graft import graft
 from vision_peft.tuning.method import one_of, positive, probability, some_of
 from vision_peft.tuning.needs import Need
@@ -54,16 +55,21 @@ class Bypass(nn.Module):
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def forward(self, n: Tensor) -> Tensor:
+    def forward(self, n: Tensor, prefix_only: bool = False) -> Tensor:
         z = _quick_gelu(narrow_linear(n, self.down_proj.weight, self.down_proj.bias))
-        z = self._convolve_map(z) if self.grid is None else self._convolve_tokens(z, *self.grid)
+        if prefix_only:
+            z = self._convolve_prefix(z)
+        else:
+            z = self._convolve_map(z) if self.grid is None else self._convolve_tokens(z, *self.grid)
         return self.scale * widen(z, _quick_gelu, self.dropout, self.up_proj.weight, self.up_proj.bias)
 
     def _convolve_tokens(self, z: Tensor, rows: int, columns: int) -> Tensor:
         prefix, patches = z.tensor_split([z.shape[1] - self.steps * rows * columns], dim=1)
-        prefix = F.linear(prefix, self.conv.weight[:, :, 1, 1], self.conv.bias)
         maps = self._convolve_map(patches.unflatten(1, (self.steps, rows, columns)).flatten(0, 1))
-        return torch.cat([prefix, maps.unflatten(0, (-1, self.steps)).flatten(1, 3)], dim=1)
+        return torch.cat([self._convolve_prefix(prefix), maps.unflatten(0, (-1, self.steps)).flatten(1, 3)], dim=1)
+
+    def _convolve_prefix(self, z: Tensor) -> Tensor:
+        return F.linear(z, self.conv.weight[:, :, 1, 1], self.conv.bias)
 
     def _convolve_map(self, z: Tensor) -> Tensor:
         return self.conv(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -74,20 +80,29 @@ def _quick_gelu(z: Tensor) -> Tensor:
 
 
 class ConvpassBlock(BlockGraft):
-    """Adds a bypass to one or both halves of a block; every bypass draws a drop-path mask of its own."""
+    """Adds a bypass to one or both halves of a block; every bypass draws a drop-path mask of its own.
 
+    Prefix tokens do not see patches in a bypass, so a last block that gives them alone has bypasses of them alone.
+    """
+
+    token_wise = True
     convpass: nn.ModuleDict
 
-    def attn_half(self, x: Tensor, **kwargs: Any) -> Tensor:
-        y = super().attn_half(x, **kwargs)
+    def attn_half(self, x: Tensor, queries: int | None = None, **kwargs: Any) -> Tensor:
+        asked = {} if queries is None else {"queries": queries}
+        y = super().attn_half(x, **kwargs, **asked)
         if "attn" in self.convpass:
-            y = y + drop_path(family_of_block(self).drop_path(self, "attn"), self.convpass["attn"](attn_input(self, x)))
+            bypass, short = self.convpass["attn"], queries is not None
+            added = bypass(attn_input(self, first_tokens(x, queries)), prefix_only=short)
+            y = y + drop_path(family_of_block(self).drop_path(self, "attn"), added)
         return y
 
     def mlp_half(self, x: Tensor) -> Tensor:
         y = super().mlp_half(x)
         if "mlp" in self.convpass:
-            y = y + drop_path(family_of_block(self).drop_path(self, "mlp"), self.convpass["mlp"](mlp_input(self, x)))
+            short = x.ndim == 3 and x.shape[1] == vars(self).get("short_tokens")  # without a patch
+            added = self.convpass["mlp"](mlp_input(self, x), prefix_only=short)
+            y = y + drop_path(family_of_block(self).drop_path(self, "mlp"), added)
         return y
 
 

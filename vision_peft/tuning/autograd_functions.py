@@ -21,12 +21,16 @@ from torch.autograd import Function
 
 def is_recorded(*tensors: Tensor | None) -> bool:
     """Tell whether autograd records operations on one of ``tensors`` while they run, and nothing else reads them."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
-        return False
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    recorded = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    return recorded and not is_read()
 
 
-def _check_first_derivative() -> None:
+def is_read() -> bool:
+    """Tell whether operations are compiled, traced or transformed, and not only run."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+
+
+def check_first_derivative() -> None:
     """Raise RuntimeError in a backward pass with ``create_graph=True``, whose graph would lack parts."""
     if torch.is_grad_enabled():
         raise RuntimeError(
@@ -75,7 +79,7 @@ class _ScaleAndShift(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        _check_first_derivative()
+        check_first_derivative()
         out, scale, shift = ctx.saved_tensors
         (grad,) = grads
         to_y = (grad * scale).to(grad.dtype) if ctx.needs_input_grad[0] else None
@@ -136,7 +140,7 @@ class _NarrowLinear(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        _check_first_derivative()
+        check_first_derivative()
         weight, mask, kept, *norm = ctx.saved_tensors
         (grad,) = grads
         to_x = grad @ weight.to(grad.dtype)
@@ -213,7 +217,7 @@ class _RunTwice(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        _check_first_derivative()
+        check_first_derivative()
         (grad,) = grads
         tensors, needed = list(ctx.saved_tensors), ctx.needs_input_grad[1:]
         wanted = [i for i, needs in enumerate(needed) if needs]
@@ -260,7 +264,7 @@ class _AddAdapted(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        _check_first_derivative()
+        check_first_derivative()
         x, out, hidden, down, up, up_bias = ctx.saved_tensors
         to_y, of_added = (grads[0].flatten(0, -2).to(dtype) for dtype in ctx.types)
         with torch.enable_grad():

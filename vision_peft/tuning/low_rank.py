@@ -82,10 +82,9 @@ class LowRank(nn.Module):
         """
         channels = 1 if weight.ndim > 2 else -1
         if apply is None:
-            hidden = narrow_linear(x, self.down(), dropout=self.dropout)
+            hidden = self.narrow(x)
         else:
-            hidden = apply(self.dropout(x), self.down()).movedim(channels, -1)
-        hidden = self._drop_experts(hidden)
+            hidden = self._drop_experts(apply(self.dropout(x), self.down()).movedim(channels, -1))
         update = F.linear(hidden, self.B, self.bias)
         if self.B0 is not None:
             start = (apply or F.linear)(x, self._owner().A0).movedim(channels, -1)
@@ -97,6 +96,15 @@ class LowRank(nn.Module):
         y = y.movedim(channels, -1)
         without_bias = y if bias is None else y - bias
         return (y + (gain - 1) * without_bias + gain * update).movedim(-1, channels)
+
+    def narrow(self, x: Tensor) -> Tensor:
+        """Return A dropout(x) (..., rank), of which rows may be left out."""
+        return self._drop_experts(narrow_linear(x, self.down(), dropout=self.dropout))
+
+    @property
+    def only_adds(self) -> bool:
+        """Whether the update is s · B A x and nothing else."""
+        return self.B0 is None and self.bias is None and self.magnitude is None
 
     def restart(self, A: Tensor, scaling: float) -> None:
         """Start anew from A (rank, in), of another rank perhaps, with B at zero."""

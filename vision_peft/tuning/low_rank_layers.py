@@ -5,8 +5,11 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision_peft.tuning.added_product import add_product
+from vision_peft.tuning.autograd_functions import is_read
 from vision_peft.tuning.graft import Graft, depth, graft, ungraft
 from vision_peft.tuning.layers import check_plain, convolve
 from vision_peft.tuning.linear_sites import PROJ_OUTPUT, Site
@@ -23,7 +26,25 @@ class LoRALinear(Graft):
     bias: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
+        if adds_in_place(self, [self.lora]):
+            y = add_product(
+                super().forward(x.flatten(0, -2)), _rows(self.lora.narrow(x)), self.lora.B, self.lora.scaling
+            )
+            return y.unflatten(0, x.shape[:-1])
         return self.lora(x, super().forward(x), self.weight, self.bias)
+
+    def forward_first(self, x: Tensor, tokens: int, channels: int) -> tuple[Tensor, Tensor] | None:
+        """Return the first ``channels`` of the output of the first ``tokens``, and the other ones of all tokens.
+
+        None where the layer cannot make one without the other. x is (B N in).
+        """
+        if not may_add(self, [self.lora]):
+            return None
+        hidden, (of_first, of_all) = self.lora.narrow(x), cut_layer(self, x, tokens, channels)
+        first, rest = self.lora.B.split([channels, len(self.lora.B) - channels])
+        of_first = add_product(of_first, _rows(hidden[:, :tokens]), first, self.lora.scaling)
+        of_all = add_product(of_all, _rows(hidden), rest, self.lora.scaling)
+        return of_first.unflatten(0, (len(x), tokens)), of_all.unflatten(0, x.shape[:-1])
 
     def fold(self) -> None:
         self.lora.fold_into(self.weight, self.bias)
@@ -73,12 +94,30 @@ class LoRAQKV(Graft):
     bias: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.lora_heads is None and adds_in_place(self, self.lora.values()):
+            y = super().forward(x.flatten(0, -2))
+            for name, update in self.lora.items():
+                y = add_product(y, _rows(update.narrow(x)), update.B, update.scaling, "qkv".index(name) * len(update.B))
+            return y.unflatten(0, x.shape[:-1])
         slices = split_rows(super().forward(x), self.lora_heads, -1)
         weights, biases = self._rows()
         for name, update in self.lora.items():
             i = "qkv".index(name)
             slices[i] = update(x, slices[i], weights[i], biases[i])
         return join_rows(slices, self.lora_heads, -1)
+
+    def forward_first(self, x: Tensor, tokens: int, channels: int) -> tuple[Tensor, Tensor] | None:
+        """Return the queries of the first ``tokens``, and keys and values of all; see ``LoRALinear``."""
+        if self.lora_heads is not None or not may_add(self, self.lora.values()):
+            return None
+        of_first, of_all = cut_layer(self, x, tokens, channels)
+        for name, update in self.lora.items():
+            if name == "q":
+                of_first = add_product(of_first, _rows(update.narrow(x[:, :tokens])), update.B, update.scaling)
+            else:
+                place = ("qkv".index(name) - 1) * len(update.B)
+                of_all = add_product(of_all, _rows(update.narrow(x)), update.B, update.scaling, place)
+        return of_first.unflatten(0, (len(x), tokens)), of_all.unflatten(0, x.shape[:-1])
 
     def fold(self) -> None:
         weights, biases = self._rows()
@@ -92,6 +131,29 @@ class LoRAQKV(Graft):
     def _rows(self) -> tuple[list[Tensor], list[Any]]:
         biases = [None] * 3 if self.bias is None else split_rows(self.bias, self.lora_heads)
         return split_rows(self.weight, self.lora_heads), biases
+
+
+def may_add(layer: nn.Module, updates: Iterable[LowRank]) -> bool:
+    """Tell whether updates are sums on the output of a layer of torch, which nothing else reads or changes."""
+    alone = type(layer).__bases__[-1] is nn.Linear and not layer._forward_hooks and not layer._forward_pre_hooks
+    return alone and all(update.only_adds for update in updates)
+
+
+def adds_in_place(layer: nn.Module, updates: Iterable[LowRank]) -> bool:
+    """Tell whether they are added where the output lies."""
+    return not is_read() and may_add(layer, updates)
+
+
+def cut_layer(layer: Any, x: Tensor, tokens: int, channels: int) -> tuple[Tensor, Tensor]:
+    """Compute what the frozen layer makes of x (B N in): see ``forward_first``; rows of both are (B ·, out)."""
+    parts = [channels, layer.out_features - channels]
+    to_first, to_rest = layer.weight.split(parts)
+    of_first, of_rest = (None, None) if layer.bias is None else layer.bias.split(parts)
+    return F.linear(_rows(x[:, :tokens]), to_first, of_first), F.linear(_rows(x), to_rest, of_rest)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.flatten(0, -2)
 
 
 def graft_updates(sites: Iterable[Site], make: Callable[[Site], list[LowRank]]) -> None:

@@ -66,13 +66,20 @@ class AttentionFamily(ABC):
     def project_first(self, attn: Any, x: Tensor, queries: int) -> tuple[Tensor, Tensor, Tensor]:
         """Do as ``project``, with queries of the first ``queries`` tokens alone (B heads queries head_dim).
 
-        A fused layer that nothing is grafted onto makes no others; any other one makes all, of which these are taken.
+        A fused layer that nothing is grafted onto makes no others, nor does one whose graft can do so
+        (``forward_first``); any other one makes all, of which these are taken.
         """
         qkv: Any = attn.qkv
-        if type(qkv) is not nn.Linear or qkv._forward_hooks or qkv._forward_pre_hooks:
-            q, k, v = self.project(attn, x)
-            return q[:, :, :queries], k, v
         heads, head_dim = self.key_value_heads(attn)
+        if type(qkv) is not nn.Linear or qkv._forward_hooks or qkv._forward_pre_hooks:
+            cut_output: Any = getattr(qkv, "forward_first", None) if self.separate_bias(attn) is None else None
+            cut = None if cut_output is None else cut_output(x, queries, heads * head_dim)
+            if cut is None:
+                q, k, v = self.project(attn, x)
+                return q[:, :, :queries], k, v
+            q = cut[0].unflatten(-1, (heads, head_dim)).transpose(1, 2)
+            k, v = cut[1].unflatten(-1, (2, heads, head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
+            return *self.norm_heads(attn, q, k), v
         parts = [heads * head_dim, 2 * heads * head_dim]
         biases = [bias for bias in (qkv.bias, self.separate_bias(attn)) if bias is not None]
         of_q, of_kv = sum(biases[1:], biases[0]).split(parts) if biases else (None, None)
