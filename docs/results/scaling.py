@@ -34,6 +34,7 @@ from vision_peft.distributed.traffic import Traffic, compute_traffic, measure_tr
 
 HERE = Path(__file__).resolve().parent
 PAGE, MEASURED = HERE.parent / "scaling.md", HERE / "scaling_measured.json"
+TEXT = HERE / "scaling_page.txt"  # with {names} of what is filled in
 MODELS = {  # name on the page -> timm's name, and images of a batch on each GPU
     "ViT-B/16": ("vit_base_patch16_224", 64),
     "ViT-L/16": ("vit_large_patch16_224", 64),
@@ -72,78 +73,6 @@ MACHINES = (
     Machine("A100", 312e12, 300e9, 8 * 25e9, "NVLink 3: 600 GB/s both ways; 8 x InfiniBand HDR, 200 Gb/s each"),
     Machine("H100", 989e12, 450e9, 8 * 50e9, "NVLink 4: 900 GB/s both ways; 8 x InfiniBand NDR, 400 Gb/s each"),
 )
-
-
-TEXT = """\
-# Scaling to many GPUs
-
-What each GPU sends in one update, from 1 to 512 GPUs, and what that leaves of their speed. Only the last table is
-measured: bytes are those of the tensors that are exchanged, and times follow from published figures. The page is made
-by `python docs/results/scaling.py`.
-
-## Bytes of an update
-
-DDP averages the gradients of what trains. FSDP2 (`distributed.strategy=fsdp2`) does so for what a method adds and for
-the head. It also gathers the frozen weights of each block from their shards, before the block computes and again before
-its backward pass, and scatters the gradients of trained backbone weights. Everything travels in fp32, the head of
-{classes} classes included. In a ring of n GPUs each sends
-
-| exchange | of its bytes |
-|---|--:|
-| all-reduce: gradients that every GPU gets | 2 (n - 1) / n |
-| all-gather: weights out of shards | (n - 1) / n |
-| reduce-scatter: gradients into shards | (n - 1) / n |
-
-so that under DDP the bytes hardly grow with the number of GPUs. FSDP2 cuts tensors along their first axis into parts of
-one size: what has fewer rows than there are GPUs travels padded, a position embedding, of one row, as often as there
-are GPUs, which shows on ViT-B/16 from 64 on. The table has MB (10^6 bytes) that each of 2 to 512 GPUs sends, and
-receives, in one update; *trained* is in millions, head included.
-
-{bytes}
-
-A tuned part of a percent makes an update of DDP a matter of some megabytes; under FSDP2 the frozen weights travel
-whatever is tuned, and a method saves only what full fine-tuning scatters. FSDP2 is for backbones that do not fit.
-
-From 1 to 512 GPUs, AdaptFormer-64 on ViT-g/14: MB that each GPU sends, and the expected efficiency in % if exchanges
-and computing do not overlap at all:
-
-{growth}
-
-## Expected efficiency
-
-The speed of n GPUs over n times that of one, in %, at 8 / 64 / 512 GPUs, if exchanges and computing do not overlap at
-all. Both strategies do overlap them: the truth lies between the figure and 100.
-
-{efficiency}
-
-Exchanges that last longer than the computing stay the bound, however well they overlap. At 512 GPUs, in % of n times
-the speed of one:
-
-{overlapped}
-
-## What is assumed
-
-{machines}
-* Machines of eight GPUs. Up to eight GPUs the ring runs over NVLink. Beyond, its slowest part is the way out of a
-  machine, over which all its InfiniBand ports work together.
-* {reached} % of the published bandwidth of one direction is reached, and {busy} % of the published operations.
-* An exchange waits {wait} µs for each doubling of the number of GPUs. DDP exchanges {bucket} MiB at a time, FSDP2 block
-  by block.
-* Images of a batch on each GPU: {batches}, at {side} px.
-* Operations of an update are counted on the model with the method attached. The loader keeps up.
-* Memory is not looked at: full fine-tuning of ViT-7B/16 under DDP takes 107 GB in fp32 with AdamW, activations apart.
-
-Without overlap an update takes t = operations / speed + bytes sent / bandwidth + waits, and the efficiency is the first
-term over t; with full overlap t is the longer of the first term and the rest.
-
-## Counted in processes
-
-Bytes of the whole tensors that torch exchanged over gloo in one update of ViT-S/16 at {side} px, in each of 2 and 4
-processes on a CPU, and what each of them sends by the ring's formula, beside that of the tables above. (!) would mark
-a count that differs from it.
-
-{counted}
-"""
 
 
 def create(name: str, method: str) -> Any:
@@ -291,7 +220,8 @@ def write_page() -> str:
     batches = ", ".join(f"{name} {size}" for name, (_, size) in MODELS.items())
     numbers = {"classes": f"{CLASSES:,}", "bucket": BUCKET // 2**20, "batches": batches, "side": SIDE}
     shares = {"reached": f"{100 * REACHED:.0f}", "busy": f"{100 * BUSY:.0f}", "wait": f"{1e6 * LATENCY_S:.0f}"}
-    return TEXT.format(**{name: "\n".join(lines) for name, lines in texts.items()}, **numbers, **shares)
+    filled = {name: "\n".join(lines) for name, lines in texts.items()}
+    return TEXT.read_text("utf-8").format(**filled, **numbers, **shares)
 
 
 def count_in_process(rank: int, processes: int, port: int, folder: str) -> None:
