@@ -62,7 +62,7 @@ def architecture(model: Any) -> dict[str, Any]:
         "width": sorted({width(block) for block in all_blocks}),
         "num_heads": sorted({family_of_block(block).heads(block) for block in all_blocks}),
         "patch_size": _patch_size(model),
-        "img_size": _image_size(model),
+        "img_size": image_size(model),
         **(clip if clip["num_frames"] is not None else {}),
         **({"mean_first": True} if getattr(embed, "mean_first", False) else {}),
     }
@@ -87,11 +87,11 @@ def _describe_layers(model: Any) -> dict[str, Any]:
         "width": sorted({layer.weight.shape[0] for layer in layers.values()}),
         "num_heads": [],
         "patch_size": [],
-        "img_size": _image_size(model),
+        "img_size": image_size(model),
     }
 
 
-def _image_size(model: Any) -> list[int]:
+def image_size(model: Any) -> list[int]:
     """Return height and width that ``model`` is built for, nothing where it takes any image."""
     size = getattr(getattr(model, "patch_embed", None), "img_size", None) or getattr(model, "img_size", None) or ()
     return [size, size] if isinstance(size, int) else list(size)

@@ -71,11 +71,53 @@ class Neighbours(Checked):
         raise_all([above_zero("temperature", self.temperature)])
 
 
+@dataclass(frozen=True, kw_only=True)
+class MapHead(Checked):
+    """What the heads have in common that answer for every place of a map, see `map_heads`."""
+
+    batchnorm: bool = True  # BatchNorm without affine parameters on the features, as DINOv2's linear head has it
+    window: bool = False  # answer larger images in windows of the size that the backbone takes
+    stride: int = 0  # pixels from one window to the next, at most; 0: two thirds of a window
+
+    def __post_init__(self) -> None:
+        raise_all([at_least("stride", self.stride, 0)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapLinear(MapHead):
+    """A 1 x 1 convolution of what the last layer gives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapMulti(MapHead):
+    """A 1 x 1 convolution of what the last `layers` layers give, side by side."""
+
+    layers: int = 4  # blocks of a flat model, stages of another
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        raise_all([at_least("layers", self.layers, 1)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapPyramid(MapHead):
+    """A light UPerNet: pooled context and a path from coarse to fine, see `map_heads.Pyramid`."""
+
+    layers: int = 4  # that are read, evenly spread over the depth of a flat model
+    channels: int = 128  # of every level
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        raise_all([at_least(name, getattr(self, name), 1) for name in ("layers", "channels")])
+
+
 TOKEN_KINDS: dict[str, type[TokenHead]] = {"attentive": Attentive, "attentive_pooler": AttentivePooler}
-_WITH_OPTIONS: dict[str, type[TokenHead | Neighbours]] = {**TOKEN_KINDS, "knn": Neighbours}
+MAP_KINDS: dict[str, type[MapHead]] = {"seg_linear": MapLinear, "seg_multi": MapMulti, "seg_upernet": MapPyramid}
+HeadOptions = TokenHead | MapHead | Neighbours
+_WITH_OPTIONS: dict[str, type[HeadOptions]] = {**TOKEN_KINDS, **MAP_KINDS, "knn": Neighbours}
 
 
-def read_head(text: str, options: Mapping[str, Any] | None = None) -> str | TokenHead | Neighbours:
+def read_head(text: str, options: Mapping[str, Any] | None = None) -> str | HeadOptions:
     """Read a kind of head: ``attentive``, or as `head_text` writes it, ``attentive queries=8``; and further options.
 
     Returns:
@@ -87,11 +129,11 @@ def read_head(text: str, options: Mapping[str, Any] | None = None) -> str | Toke
     name, *written = text.split() or [""]
     if name not in _WITH_OPTIONS:
         if text not in KINDS and not count_mlp_layers(text):
-            kinds = ", ".join(map(repr, [*TOKEN_KINDS, *KINDS]))
+            kinds = ", ".join(map(repr, [*TOKEN_KINDS, *MAP_KINDS, *KINDS]))
             raise ValueError(f"head must be one of {kinds} or 'mlp-2' to 'mlp-9'; got {text!r}")
         if options:
             raise ValueError(
-                f"a head of kind {text} has no options, those of {', '.join(TOKEN_KINDS)} have; got {options}"
+                f"a head of kind {text} has no options, those of {', '.join([*TOKEN_KINDS, *MAP_KINDS])} have; got {options}"
             )
         return text
     kind = _WITH_OPTIONS[name]
@@ -106,7 +148,7 @@ def read_head(text: str, options: Mapping[str, Any] | None = None) -> str | Toke
     return kind(**found)
 
 
-def head_text(head: str | TokenHead | Neighbours) -> str:
+def head_text(head: str | HeadOptions) -> str:
     """Write a head in one line, with the options that are not as by default."""
     if isinstance(head, str):
         return head
@@ -115,7 +157,7 @@ def head_text(head: str | TokenHead | Neighbours) -> str:
     return " ".join([name, *(f"{option}={str(value).lower()}" for option, value in changed)])
 
 
-def _read_option(kind: type[TokenHead | Neighbours], word: str) -> tuple[str, Any]:
+def _read_option(kind: type[HeadOptions], word: str) -> tuple[str, Any]:
     name, _, value = word.partition("=")
     hint = get_type_hints(kind).get(name)
     if hint is bool:

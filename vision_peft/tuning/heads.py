@@ -11,8 +11,10 @@ from vision_peft.tuning import record
 from vision_peft.tuning.attentive import AttentiveHead
 from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.few_bit_linear import FewBitLinear
-from vision_peft.tuning.head_kinds import Neighbours, TokenHead, count_mlp_layers, read_head
+from vision_peft.tuning.head_kinds import HeadOptions, MapHead, TokenHead, count_mlp_layers, read_head
+from vision_peft.tuning.head_maps import check_maps, give_maps, map_classifier
 from vision_peft.tuning.head_tokens import check_tokens, give_tokens, take_tokens_back
+from vision_peft.tuning.map_heads import MapClassifier
 from vision_peft.tuning.neighbours import NeighbourHead
 from vision_peft.tuning.short_block import restore_last_block, shorten_last_block
 
@@ -29,10 +31,11 @@ def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.
             1 bit a weight without a bias (the Bi-Head of PETL-ViT's binary_adapter), in adapter folders
             ``bi_linear_packed``, of which two numbers train. ``attentive`` for efficient probing and
             ``attentive_pooler`` for V-JEPA 2's classifier read tokens in place of pooled features, see ``attentive``;
-            both also as ``adapter.json`` records them, with options: ``attentive queries=8``.
+            both also as ``adapter.json`` records them, with options: ``attentive queries=8``. ``seg_linear``,
+            ``seg_multi`` and ``seg_upernet`` read maps and answer for every place of them (B C h w), see ``map_heads``.
         num_classes: number of classes, at least 1.
-        **options: of the two: ``tokens``, ``norm``, ``time`` and those of ``head_kinds.Attentive`` or
-            ``AttentivePooler``.
+        **options: of those that read tokens or maps: the fields of ``head_kinds.Attentive``, ``AttentivePooler``,
+            ``MapLinear``, ``MapMulti`` or ``MapPyramid``.
 
     ``linear`` and ``batchnorm_linear`` start from weights of σ = 0.01 and zero biases, as linear probes of MAE and
     DINOv2 do: with small logits at the start the parts before the head learn sooner than with torch's default, which
@@ -48,6 +51,8 @@ def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.
         raise ValueError(f"num_classes must be at least 1; got {num_classes}")
     if isinstance(head, TokenHead):
         check_tokens(model, head)
+    if isinstance(head, MapHead):
+        check_maps(model, head)
     tuning = record.get_or_create_record(model)
     old = {name: model.get_submodule(name) for name in classifier_names(model)}
     if not tuning.replaced_head:
@@ -57,7 +62,7 @@ def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.
     model.reset_classifier(num_classes)
     for name in classifier_names(model):
         linear = model.get_submodule(name)
-        if isinstance(head, TokenHead | Neighbours):
+        if isinstance(head, HeadOptions):
             model.set_submodule(name, _with_options(model, head, num_classes, linear).train(model.training))
             continue
         if kind.startswith("bi_linear"):
@@ -76,6 +81,8 @@ def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.
             model.set_submodule(name, nn.Sequential(*before, linear).to(linear.weight).train(model.training))
     if isinstance(head, TokenHead):
         give_tokens(model, head)
+    if isinstance(head, MapHead):
+        give_maps(model, head)
     if shortened or tuning.methods:
         shorten_last_block(model)
     return model
@@ -86,8 +93,10 @@ def classifier_of(head: Any) -> nn.Module:
     return head.classifier if isinstance(head, AttentiveHead) else head
 
 
-def _with_options(model: Any, head: TokenHead | Neighbours, num_classes: int, linear: Any) -> nn.Module:
+def _with_options(model: Any, head: HeadOptions, num_classes: int, linear: Any) -> nn.Module:
     like = next(model.parameters())
+    if isinstance(head, MapHead):
+        return map_classifier(model, head, num_classes).to(like)
     if isinstance(head, TokenHead):
         return AttentiveHead(model.num_features, num_classes, head).to(like)
     return NeighbourHead(linear.in_features, num_classes, head).to(like.device)
@@ -110,6 +119,11 @@ def plain_head(head: Any) -> nn.Module:
         raise ValueError(
             "cannot merge an attentive head, which reads tokens, into the one linear layer of a plain timm model: keep "
             "the adapter and use save_adapter / load_adapter"
+        )
+    if isinstance(head, MapClassifier):
+        raise ValueError(
+            "cannot merge a head for maps into the one linear layer of a plain timm model, which reads pooled features: "
+            "keep the adapter and use save_adapter / load_adapter"
         )
     if isinstance(head, NeighbourHead):
         raise ValueError("cannot merge the votes of neighbours into a linear layer: keep the adapter, which holds them")

@@ -18,6 +18,7 @@ from vision_peft.tuning.families import family_of_block
 from vision_peft.tuning.few_bit_linear import FewBitLinear
 from vision_peft.tuning.head_kinds import head_text
 from vision_peft.tuning.layers import body_layers
+from vision_peft.tuning.map_heads import MapClassifier
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.modes import set_modes
 from vision_peft.tuning.neighbours import NeighbourHead
@@ -174,7 +175,7 @@ def fingerprint(model: nn.Module) -> str:
 def head_kind(model: nn.Module) -> str:
     """Describe what the classification layer is now, whoever put it there: see ``heads.replace_head``."""
     layer = model.get_submodule(classifier_names(model)[0])
-    if isinstance(layer, AttentiveHead | NeighbourHead):
+    if isinstance(layer, AttentiveHead | MapClassifier | NeighbourHead):
         return head_text(layer.kind)
     if isinstance(layer, FewBitLinear):
         return "bi_linear" if layer.weight is not None else "bi_linear_packed"

@@ -144,6 +144,30 @@ def read_values(
         return image.mode, *_find_range(image)
 
 
+def decode_values(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode an image file to its numbers (H W) as they are stored: a mask or a map of depths, never colours.
+
+    Of a palette these are the indices into it, of colours 65536 red + 256 green + blue. Raises `ImageDecodeError`.
+    """
+    with _raise_one_error(path, max_pixels), _open_with_limit(path, max_pixels) as image:
+        check_cost(image, path)
+        if image.mode in ("1", "P", "L") or _is_deep(image.mode):
+            return np.array(image)
+        if image.mode == "PA":
+            return np.array(image.getchannel("P"))
+        if image.mode == "LA":
+            return np.array(image.getchannel("L"))
+        red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")).astype(np.int32), 2, 0)
+        return 65536 * red + 256 * green + blue
+
+
+def read_palette(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> list[tuple[int, int, int]] | None:
+    """Read the colours of the palette of an image file; None: it has none. Raises `ImageDecodeError`."""
+    with _raise_one_error(path, max_pixels), _open_with_limit(path, max_pixels) as image:
+        numbers = (image.getpalette("RGB") or []) if image.mode == "P" else []
+        return [*zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)] or None
+
+
 def check_start(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
     """Raise `ImageDecodeError` unless a file starts as an image does.
 

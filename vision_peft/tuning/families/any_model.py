@@ -42,6 +42,10 @@ class AnyModel(Family):
     def final_norms(self, model: Any) -> list[nn.Module]:
         return []
 
+    def map_norms(self, model: Any) -> list[nn.Module]:
+        norm: Any = getattr(getattr(model, "head", None), "norm", None)
+        return [norm] if isinstance(norm, nn.LayerNorm) else []
+
     def as_sequence(self, model: Any, features: Tensor) -> Tensor:
         channels_first = features.ndim == 4 and features.shape[1] == model.num_features
         return features.flatten(2).transpose(1, 2) if channels_first else super().as_sequence(model, features)

@@ -40,6 +40,7 @@ class Family(AttentionFamily):
     norm_follows_blocks: ClassVar[bool] = True  # the norm of all tokens reads what the last block gives
     has_side_blocks: ClassVar[bool] = True  # ``side_block`` makes one
     has_grid: ClassVar[bool] = True  # the patches of a block form one grid, in its order
+    norms_maps: ClassVar[bool] = True  # timm's forward_intermediates can norm the maps that it gives
     covers_the_rest: ClassVar[bool] = False  # of models that no other family covers
 
     # The model
@@ -63,6 +64,10 @@ class Family(AttentionFamily):
     @abstractmethod
     def final_norms(self, model: Any) -> list[nn.Module]:
         """List the modules that may be norms behind the last block: first of all tokens, then of the pooled ones."""
+
+    def map_norms(self, model: Any) -> list[nn.Module]:
+        """List the norms behind the maps that ``forward_intermediates`` gives: of all in a flat model, else of the last."""
+        return self.final_norms(model)[1:] if self.norms_maps else self.final_norms(model)
 
     def run_final_norm_once(self, model: Any) -> None:
         """Keep the final norm out of gradient checkpointing, which would run it again from what the next forward left.

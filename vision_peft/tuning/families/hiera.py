@@ -22,6 +22,7 @@ class Hiera(HierarchicalFamily):
     block_classes = (HieraBlock,)
     attention_classes = (MaskUnitAttention,)
     has_grid = False
+    norms_maps = False
 
     def stages(self, model: Any) -> list[list[Any]]:
         return cut_at(model.blocks, model.stage_ends)

@@ -27,6 +27,7 @@ class Sam2(HierarchicalFamily):
     model_classes = (HieraDet,)
     block_classes = (MultiScaleBlock,)
     attention_classes = (MultiScaleAttention,)
+    norms_maps = False
 
     def stages(self, model: Any) -> list[list[Any]]:
         return cut_at(model.blocks, model.stage_ends)

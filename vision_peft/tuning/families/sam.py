@@ -26,6 +26,7 @@ class Sam(HierarchicalFamily):
     block_classes = (Block,)
     attention_classes = (Attention,)
     channels_first = True
+    norms_maps = False  # its neck would change the channels
 
     def covers(self, model: Any) -> bool:
         """Leave those with rotary embeddings, of which timm has none by name, to the family of the rest."""
@@ -37,6 +38,9 @@ class Sam(HierarchicalFamily):
     def final_norms(self, model: Any) -> list[nn.Module]:
         last = model.neck[-1] if isinstance(model.neck, nn.Sequential) else model.neck
         return final_norm_of([last, getattr(model.head, "norm", last)])
+
+    def map_norms(self, model: Any) -> list[nn.Module]:
+        return []
 
     def pads_windows(self, block: Any) -> bool:
         return block.window_size > 0  # by the size of every batch
