@@ -11,7 +11,7 @@ from vision_peft.config.recommended import recommend_recipe
 from vision_peft.config.schema import BackboneConfig, Distributed, Recipe, Settings
 from vision_peft.config.sections import METHOD_KEYS, build_section, build_sections
 from vision_peft.data import DATASETS, DataConfig
-from vision_peft.data.choices import AUGMENTS, CLIP_AUGMENTS
+from vision_peft.data.choices import AUGMENTS, CLIP_AUGMENTS, MASK_AUGMENTS
 from vision_peft.fields import raise_all
 from vision_peft.suggest import did_you_mean
 from vision_peft.tuning.method import Method
@@ -34,10 +34,16 @@ class Config(Settings):
         if self.recipe.early_stopping and not self.protocol.startswith("val_select"):
             raise ValueError(f"recipe.early_stopping needs a val split to watch, protocol={self.protocol} has none")
         recipe, clips = self.recipe, self.backbone.num_frames is not None
-        choices = CLIP_AUGMENTS if clips else AUGMENTS
+        choices = CLIP_AUGMENTS if clips else MASK_AUGMENTS if recipe.answers_maps else AUGMENTS
         problems = []
         if recipe.augment not in choices:
-            kind = "clips" if clips else "single images (backbone.num_frames=null)"
+            kind = (
+                "clips"
+                if clips
+                else "images with masks"
+                if recipe.answers_maps
+                else "single images (backbone.num_frames=null)"
+            )
             problems.append(f"recipe.augment={recipe.augment} is not for {kind}: there are {', '.join(choices)}")
         if not clips and (recipe.views != 1 or recipe.crops > 1):
             values = f"recipe.views={recipe.views} and recipe.crops={recipe.crops}"

@@ -10,15 +10,16 @@ from vision_peft.data.choices import (
     BAD_IN_EVALUATION,
     CLIP_AUGMENTS,
     CLIP_PLACES,
+    MASK_AUGMENTS,
+    MASK_RESIZES,
     NORMALISATIONS,
-    RESIZES,
     SAMPLINGS,
     UNIFORM,
     VIEW_AVERAGES,
 )
 from vision_peft.fields import Checked, above_zero, at_least, choice, raise_all, share
 from vision_peft.protocols import PROTOCOLS
-from vision_peft.tuning.head_kinds import check_head, list_grid_problems
+from vision_peft.tuning.head_kinds import MapHead, check_head, list_grid_problems, read_head
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 COMPILE_MODES = (
@@ -86,10 +87,12 @@ class Recipe(Checked):
     class_weights: str | tuple[float, ...] | None = None  # of the loss: balanced (by how rare) | one a class
     mixup: float = 0.0  # alpha of the beta distribution; 0: off
     cutmix: float = 0.0  # alpha of the beta distribution; 0: off
-    augment: str = "none"  # images: none flip random_crop_flip crop_flip randaugment; clips: CLIP_AUGMENTS
+    augment: str = "none"  # images: AUGMENTS (scale_crop_flip: with masks); clips: CLIP_AUGMENTS
     repeated_augmentation: int = 1  # times that a batch holds each of its images or clips, every time augmented anew
     random_erasing: float = 0.0  # probability per image or clip
-    resize: str = "squash"  # squash: to the square whatever the shape | shortest: keep the shape, cut the centre
+    resize: str = "squash"  # squash: to the square whatever the shape | shortest: keep the shape, cut the centre | none
+    window: bool = False  # masks: images keep their shape (shortest) or pixels (none), windows as large as the input
+    stride: int | None = None  # pixels from one such window to the next, at most; null: two thirds of a window
     crop_pct: float = 1.0  # share of the short side that the centre crop of evaluation keeps; shortest only
     interpolation: str = "backbone"  # of the resize; backbone: as in its pretraining | bilinear | bicubic
     normalisation: str = "backbone"  # backbone: mean and std of its pretraining | imagenet | half | none
@@ -100,7 +103,9 @@ class Recipe(Checked):
     views: int | str = 1  # clips of a test video whose answers are averaged; uniform: end to end (seconds only)
     crops: int = 1  # of each of them, spread over the long side; needs resize=shortest
     view_average: str = "logits"  # what is averaged over views and crops: logits | probabilities (after a softmax)
-    head: str = "linear"  # linear batchnorm_linear vpt_linear bi_linear (1 bit) mlp-2..9 attentive attentive_pooler
+    head: str = (
+        "linear"  # linear batchnorm_linear vpt_linear bi_linear mlp-2..9 attentive(_pooler); seg_(linear|multi|upernet)
+    )
     head_options: dict[str, Any] = field(default_factory=dict)  # of attentive: queries, reduce, tokens, norm, time; ...
     head_grid: dict[str, Any] = field(
         default_factory=dict
@@ -116,10 +121,10 @@ class Recipe(Checked):
             choice("schedule", self.schedule, SCHEDULES),
             choice("optimizer", self.optimizer, ("adamw", "sgd", "lars", "lbfgs")),
             _class_weights(self.class_weights),
-            choice("augment", self.augment, tuple(dict.fromkeys((*AUGMENTS, *CLIP_AUGMENTS)))),
+            choice("augment", self.augment, tuple(dict.fromkeys((*AUGMENTS, *MASK_AUGMENTS, *CLIP_AUGMENTS)))),
             choice("sampling", self.sampling, SAMPLINGS),
             choice("clip_place", self.clip_place, CLIP_PLACES),
-            choice("resize", self.resize, RESIZES),
+            choice("resize", self.resize, MASK_RESIZES),
             choice("view_average", self.view_average, VIEW_AVERAGES),
             choice("interpolation", self.interpolation, ("backbone", "bilinear", "bicubic")),
             _head(self.head, self.head_options),
@@ -154,7 +159,20 @@ class Recipe(Checked):
             problems.append(f"{self.crops} crops need resize=shortest: resize=squash leaves nothing to choose from")
         if self.augment == "random_crop_flip" and self.resize != "shortest":
             problems.append("augment random_crop_flip cuts out of the scaled image: it needs resize=shortest")
+        if not any(problems):
+            problems += _windows(self)
         raise_all(problems)
+
+    @property
+    def answers_maps(self) -> bool:
+        """Whether the head answers for every place of a map."""
+        return isinstance(read_head(self.head), MapHead)
+
+    @property
+    def all_head_options(self) -> dict[str, Any]:
+        """Options of the head, with those that have keys of their own."""
+        own: dict[str, Any] = {"window": True} if self.window else {}
+        return {**self.head_options, **own, **({"stride": self.stride} if self.stride else {})}
 
 
 _FROM_ONE = ("epochs", "batch_size", "accumulate", "repeated_augmentation", "frame_stride", "crops")
@@ -248,6 +266,17 @@ class Settings(Checked):
         if self.cache_mb != "auto" and (not isinstance(self.cache_mb, int) or self.cache_mb < 0):
             problems.append(f"cache_mb must be auto or a number of megabytes from 0, got {self.cache_mb!r}")
         raise_all(problems)
+
+
+def _windows(recipe: Recipe) -> Iterator[str | None]:
+    """Describe what is wrong with the keys of windows over large images."""
+    yield at_least("stride", recipe.stride, 1)
+    if recipe.window and not recipe.answers_maps:
+        yield f"window is for heads that answer for maps, such as head=seg_linear; got head={recipe.head}"
+    if recipe.stride is not None and not recipe.window:
+        yield f"stride={recipe.stride} is from one window to the next: it needs window=true"
+    if recipe.resize == "none" and not recipe.window:
+        yield "resize=none leaves images in all sizes, which only windows take: give window=true"
 
 
 def _class_weights(given: str | tuple[float, ...] | None) -> str | None:

@@ -48,6 +48,7 @@ _ACCEPTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value in ("full", "image") or (_each(_number, (2,))(value) and value[0] < value[1]),
         "full, image, or the values that become 0 and 255",
     ),
+    "window": (lambda value: isinstance(value, bool), "true or false"),
     "view_average": (lambda value: value in ("logits", "probabilities"), "logits or probabilities"),
 }
 

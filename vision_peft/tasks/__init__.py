@@ -46,6 +46,9 @@ def learn_task(train_set: ImageDataset, recipe: Recipe) -> Task:
         raise ValueError(f"recipe.loss of a task of {kind.kind} is one of {wanted}; got {recipe.loss}")
     if (recipe.mixup or recipe.cutmix) and not kind.mixes:
         raise ValueError(f"mixup and cutmix mix classes: a task of {kind.kind} takes recipe.mixup=0 recipe.cutmix=0")
+    if recipe.answers_maps != kind.answers_maps:
+        heads = "one for maps: seg_linear, seg_multi, seg_upernet" if kind.answers_maps else "linear, attentive or so"
+        raise ValueError(f"recipe.head={recipe.head} does not fit a task of {kind.kind}, whose head is {heads}")
     if len(train_set.classes) < kind.least_classes:
         raise ValueError(f"there is nothing to learn from {len(train_set.classes)} class")
     return kind.learn(train_set, recipe)

@@ -157,6 +157,7 @@ class Task(ABC):
     words: ClassVar[Mapping[str, str]]  # figure -> how it is written, with its unit: {"map": "mAP, %"}
     losses: ClassVar[tuple[str, ...]]  # recipe.loss; the first is the one by default
     mixes: ClassVar[bool] = False  # whether mixup and cutmix give targets that the loss takes
+    answers_maps: ClassVar[bool] = False  # whether every pixel has an answer, so that the head has to be one for maps
     counts_missed: ClassVar[bool] = False  # whether an item without an answer is a wrong answer
     least_classes: ClassVar[int] = 1
     fits_on_val: ClassVar[str] = ""  # what `fit_on_val` is for, as a sentence that says it was not done; "": nothing

@@ -1,4 +1,4 @@
-"""Scale answers for places (C h w) to pixels, some rows at a time: all classes of a large image would fill the memory."""
+"""Scale answers for places (C h w) to pixels, some rows at a time: all classes of a large image take gigabytes."""
 
 from collections.abc import Iterator, Sequence
 

@@ -15,19 +15,20 @@ from vision_peft.config.parse import Config
 from vision_peft.config.schema import QUANTIZED, BackboneConfig, Recipe
 from vision_peft.data import DataConfig, ImageDataset
 from vision_peft.data.check.contents import ProgressLine
+from vision_peft.data.decoding.mask_dataset import list_mask_problems
 from vision_peft.data.loading.bad_files import is_share
 from vision_peft.data.loading.find_bad_files import find_bad_files
 from vision_peft.data.loading.loader import TrainLoader, eval_loader
 from vision_peft.data.problems import raise_problems
 from vision_peft.data.transforms.images import choose_normalisation
 from vision_peft.distributed.device import DTYPES, Compute, seed_everything
-from vision_peft.distributed.processes import all_gather, take_from_rank0
+from vision_peft.distributed.processes import all_gather, on_rank0, take_from_rank0
 from vision_peft.protocols import list_splits
 from vision_peft.runs.compare_data import describe_since
 from vision_peft.runs.data_record import DataRecord
 from vision_peft.runs.find_run import find_other_root
 from vision_peft.tasks import find_task, learn_task
-from vision_peft.tuning.head_kinds import TokenHead, read_head
+from vision_peft.tuning.head_kinds import MapHead, TokenHead, read_head
 from vision_peft.tuning.record import clear_record
 from vision_peft.tuning.samples import SamplesNeeded
 
@@ -103,6 +104,8 @@ def check_files(config: Config, splits: Mapping[str, ImageDataset], compute: Com
         "train that may be bad, and bad_eval=wrong counts those of val and test as wrong answers",
         problems,
     )
+    if config.check_files == "decode":
+        raise_problems(f"data={config.data.name}: labels", on_rank0(lambda: [*list_mask_problems(splits)]))
 
 
 def check_items(backbone: BackboneConfig, data: DataConfig, dataset: ImageDataset) -> None:
@@ -153,12 +156,14 @@ def attach_methods(
         ValueError: a method that does not fit the backbone, or a `drop_path` that would never act.
     """
     recipe = config.recipe
-    reads_tokens = isinstance(read_head(recipe.head), TokenHead)  # first: methods ask whether the head reads patches
+    reads_tokens = isinstance(
+        read_head(recipe.head), TokenHead | MapHead
+    )  # first: methods ask whether the head reads patches
     seed_everything(config.seed, "methods")
     needed = [method.samples_needed for method in config.methods]
     head_first = reads_tokens or any(each is not None and each.logits for each in needed)
     if head_first:
-        vp.replace_head(model, recipe.head, outputs, **(recipe.head_options if reads_tokens else {}))
+        vp.replace_head(model, recipe.head, outputs, **(recipe.all_head_options if reads_tokens else {}))
     for method in config.methods:
         samples = None
         if method.samples_needed is not None:
@@ -244,6 +249,7 @@ def input_settings(model: nn.Module, recipe: Recipe, data: DataConfig | None = N
         "interpolation": found["interpolation"] if recipe.interpolation == "backbone" else recipe.interpolation,
         "resize": recipe.resize,
         "crop_pct": recipe.crop_pct,
+        **({"window": True} if recipe.window else {}),
         **clips,
         **deep,
     }

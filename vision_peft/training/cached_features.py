@@ -113,7 +113,9 @@ def cached_features(training: Training, model: nn.Module, phase: Phase) -> Itera
     config, splits = training.config, training.splits
     kept_already = any(method.brings_head for method in config.methods)  # those of what is trained on, by k-NN
     names = [name for name in (None if kept_already else phase.trained, phase.watched) if name]
-    unfit = not names or splits[names[0]].varies or training.compute.sharded  # in shards all take part in a forward
+    unfit = (
+        not names or training.task.answers_maps or splits[names[0]].varies or training.compute.sharded
+    )  # in shards all take part in a forward
     if not config.reuse_features or unfit or not images_are_constant(config):
         yield training, ""
         return

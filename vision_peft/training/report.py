@@ -267,7 +267,7 @@ def backbone_name(config: Config, model: Any) -> str:
 def _head_name(config: Config) -> str:
     """Name the head that answers, with its options."""
     own = next((method.name for method in config.methods if method.brings_head), None)
-    return own or head_text(read_head(config.recipe.head, config.recipe.head_options))
+    return own or head_text(read_head(config.recipe.head, config.recipe.all_head_options))
 
 
 def _as_chosen(config: Config, progress: Progress) -> list[Any]:

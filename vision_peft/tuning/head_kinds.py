@@ -132,9 +132,8 @@ def read_head(text: str, options: Mapping[str, Any] | None = None) -> str | Head
             kinds = ", ".join(map(repr, [*TOKEN_KINDS, *MAP_KINDS, *KINDS]))
             raise ValueError(f"head must be one of {kinds} or 'mlp-2' to 'mlp-9'; got {text!r}")
         if options:
-            raise ValueError(
-                f"a head of kind {text} has no options, those of {', '.join([*TOKEN_KINDS, *MAP_KINDS])} have; got {options}"
-            )
+            others = ", ".join([*TOKEN_KINDS, *MAP_KINDS])
+            raise ValueError(f"a head of kind {text} has no options, those of {others} have; got {options}")
         return text
     kind = _WITH_OPTIONS[name]
     found = {**dict(_read_option(kind, word) for word in written), **(options or {})}

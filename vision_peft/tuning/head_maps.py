@@ -56,9 +56,11 @@ class MapsToHead(HeadGraft):
     """A timm model whose head gets maps (B C h w); of two heads the mean counts, as in a distilled model."""
 
     map_source: MapSource
+    forward_intermediates: Any
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        source, answer = self.map_source, super().forward
+        source: MapSource = self.map_source
+        answer: Any = super().forward
         if source.windows is None or x.shape[-2:] == source.windows.size:
             return answer(x, *args, **kwargs)
         return answer_windows(lambda part: answer(part, *args, **kwargs), x, source.windows)

@@ -122,7 +122,7 @@ def plain_head(head: Any) -> nn.Module:
         )
     if isinstance(head, MapClassifier):
         raise ValueError(
-            "cannot merge a head for maps into the one linear layer of a plain timm model, which reads pooled features: "
+            "cannot merge a head for maps into the one linear layer of a plain timm model, behind its pooling: "
             "keep the adapter and use save_adapter / load_adapter"
         )
     if isinstance(head, NeighbourHead):

@@ -9,9 +9,9 @@ linear_head.py):
 Deviations: BatchNorm has no affine parameters, which W and b stand for, and there is no dropout in front of W.
 
 ``Pyramid`` is UPerNet (Xiao et al., ECCV 2018, https://arxiv.org/abs/1807.10221) at a fraction of its cost: one
-convolution of 3 x 3 where the levels join, none behind each level, and fewer channels. Averages over 1, 2, 3 and 6 parts
-of each side join the coarsest map; every finer one adds what is coarser. Of a flat model, whose maps all have the size
-of the patch grid, a transposed convolution doubles the finest one.
+convolution of 3 x 3 where the levels join, none behind each level, and fewer channels. Averages over 1, 2, 3 and 6
+parts of each side join the coarsest map; every finer one adds what is coarser. Of a flat model, whose maps all have the
+size of the patch grid, a transposed convolution doubles the finest one.
 """
 
 from collections.abc import Sequence

@@ -9,9 +9,9 @@ from vision_peft.data.annotations.draw_split import check_fraction
 from vision_peft.data.annotations.mask_folders import SPLITS, MaskItems, find_layout, list_names, pair, read_names
 from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.images import MAX_PIXELS
 from vision_peft.data.decoding.mask_dataset import MaskFiles
 from vision_peft.data.decoding.masks import MaskReading
-from vision_peft.data.decoding.images import MAX_PIXELS
 from vision_peft.data.problems import raise_problems
 
 

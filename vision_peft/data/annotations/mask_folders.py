@@ -43,7 +43,7 @@ class MaskItems:
 
 
 def list_names(folder: Path, suffix: str = "", deep: bool = True) -> dict[str, str]:
-    """List the images below a folder by name: path from there without extension and `suffix`; hidden ones are left out."""
+    """List the images below a folder by name, the path from there without extension and `suffix`; no hidden ones."""
     found: dict[str, str] = {}
     for path, folders, files in os.walk(folder, followlinks=False):
         below = os.path.relpath(path, folder)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from vision_peft.data.decoding.images import COLOUR
 from vision_peft.data.decoding.masks import IGNORE
 from vision_peft.data.problems import quote
 from vision_peft.fields import raise_all
@@ -44,13 +45,13 @@ def read_values(pairs: Iterable[tuple[str, str]], names: Sequence[str] | None) -
 
 
 def read_value(text: str) -> int | None:
-    """Read a number, or a colour as 65536 red + 256 green + blue; None: it is neither."""
+    """Read a number, or that of a colour as `decode_numbers` gives it; None: it is neither."""
     text = text.strip()
     if re.fullmatch(r"\d{1,9}", text, re.ASCII):
         return int(text)
     if not _COLOUR.fullmatch(text):
         return None
     if text.startswith("#"):
-        return int(text[1:], 16)
+        return COLOUR + int(text[1:], 16)
     red, green, blue = map(int, text.split(","))
-    return (red << 16) + (green << 8) + blue if max(red, green, blue) < 256 else None
+    return COLOUR + (red << 16) + (green << 8) + blue if max(red, green, blue) < 256 else None

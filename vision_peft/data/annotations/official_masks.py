@@ -1,4 +1,4 @@
-"""What the known sets of images with masks share: official lists or folders of train and val; test masks are withheld."""
+"""What the known sets of images with masks share: an official train and val, and a test without public masks."""
 
 from abc import abstractmethod
 from dataclasses import dataclass

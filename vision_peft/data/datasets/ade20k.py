@@ -49,5 +49,5 @@ class Ade20k(OfficialMasks):
 
 
 def _tell_apart(names: list[str]) -> list[str]:
-    """Number the classes that share a first word."""
+    """Give classes that share a first word their number."""
     return [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names, start=1)]

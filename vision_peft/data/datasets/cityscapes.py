@@ -15,9 +15,25 @@ from vision_peft.data.annotations.official_masks import OfficialMasks, find_base
 from vision_peft.data.decoding.masks import IGNORE, ClassMasks
 
 IDS = {  # of the classes that are evaluated, in the order of their train ids
-    **{7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole", 19: "traffic light"},
-    **{20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky", 24: "person", 25: "rider", 26: "car"},
-    **{27: "truck", 28: "bus", 31: "train", 32: "motorcycle", 33: "bicycle"},
+    7: "road",
+    8: "sidewalk",
+    11: "building",
+    12: "wall",
+    13: "fence",
+    17: "pole",
+    19: "traffic light",
+    20: "traffic sign",
+    21: "vegetation",
+    22: "terrain",
+    23: "sky",
+    24: "person",
+    25: "rider",
+    26: "car",
+    27: "truck",
+    28: "bus",
+    31: "train",
+    32: "motorcycle",
+    33: "bicycle",
 }
 LAST_ID = 33
 PLATE = 65535  # -1, of a licence plate, in 16 bits
@@ -42,5 +58,5 @@ class Cityscapes(OfficialMasks):
         return items
 
     def find_reading(self, root: Path, items: MaskItems, problems: list[str]) -> ClassMasks:
-        values = {value: IGNORE for value in (*range(LAST_ID + 1), IGNORE, PLATE)}
+        values = dict.fromkeys((*range(LAST_ID + 1), IGNORE, PLATE), IGNORE)
         return ClassMasks([*IDS.values()], values | {value: number for number, value in enumerate(IDS)})

@@ -35,6 +35,7 @@ from vision_peft.data.decoding.image_kinds import FORMATS, START, accepts_start
 from vision_peft.printable import LONGEST_LINE, printable
 
 MAX_PIXELS = 100_000_000
+COLOUR = 2**24  # that numbers of colours start from
 LONGEST_CAUSE = 1000  # letters
 _PIXELS_AT_ONCE = 2**20
 _STORED = ("1", "L", "LA", "RGB", "RGBA")  # modes whose values are those of channels
@@ -144,10 +145,11 @@ def read_values(
         return image.mode, *_find_range(image)
 
 
-def decode_values(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode_numbers(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode an image file to its numbers (H W) as they are stored: a mask or a map of depths, never colours.
 
-    Of a palette these are the indices into it, of colours 65536 red + 256 green + blue. Raises `ImageDecodeError`.
+    Of a palette these are the indices into it, of colours `COLOUR` + 65536 red + 256 green + blue.
+    Raises `ImageDecodeError`.
     """
     with _raise_one_error(path, max_pixels), _open_with_limit(path, max_pixels) as image:
         check_cost(image, path)
@@ -158,7 +160,7 @@ def decode_values(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarr
         if image.mode == "LA":
             return np.array(image.getchannel("L"))
         red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")).astype(np.int32), 2, 0)
-        return 65536 * red + 256 * green + blue
+        return COLOUR + 65536 * red + 256 * green + blue
 
 
 def read_palette(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> list[tuple[int, int, int]] | None:

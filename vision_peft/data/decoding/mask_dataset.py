@@ -15,7 +15,9 @@ from vision_peft.data.decoding.images import ImageDecodeError, read_header, read
 from vision_peft.data.decoding.masks import MaskReading
 from vision_peft.data.decoding.pixel_store import Store
 from vision_peft.data.flat_arrays import IntArray, TextArray
+from vision_peft.data.targets import Targets
 from vision_peft.data.transforms.masks import JointTransform, as_picture, eval_masks, train_masks
+from vision_peft.printable import name_some, warn
 
 _THREADS = 16
 _BATCH = 8  # images of one size that are evaluated at once
@@ -47,6 +49,7 @@ class MaskFiles(ImageFiles):
     ) -> None:
         images = TextArray.of(map(str, paths))
         super().__init__(images, [0] * len(images), list(reading.classes) or ["depth"], **options)
+        self.targets = Targets("segmentation" if reading.classes else "depth", unit="" if reading.classes else "m")
         self.masks, self.reading = TextArray.of(map(str, masks)), reading
         if len(self.masks) != len(self.paths):
             raise ValueError(f"wanted a mask for each image, got {len(self.masks)} of {len(self.paths)} images")
@@ -64,16 +67,23 @@ class MaskFiles(ImageFiles):
 
     def set_evaluation(self, settings: Mapping[str, Any]) -> None:
         self.transform = eval_masks(settings)
-        if len({size for size in self.sizes if size is not None}) > 1:
-            self.eval_batch_size = 1  # masks, and images under windows, keep their sizes  # pyright: ignore[reportAttributeAccessIssue]
+        one_size = len({size for size in self.sizes if size is not None}) < 2  # masks keep their sizes
+        self.eval_batch_size = _BATCH if one_size else 1  # pyright: ignore[reportAttributeAccessIssue]
 
     def subset(self, items: Sequence[int]) -> "MaskFiles":
         part = copy.copy(self)
         part.paths, part.labels = self.paths.take(items), IntArray(self.labels).take(items)
         part.masks, part.transform, part._store = self.masks.take(items), None, None
         for name in ("sizes", "scans"):
-            part.__dict__.pop(name, None)
+            vars(part).pop(name, None)
         return part
+
+    def recorded_label(self, index: int) -> int:
+        """Return the bytes of the mask file, by which data.json sees that another one took its place."""
+        try:
+            return Path(self.masks[index]).stat().st_size
+        except OSError:
+            return 0
 
     def check(self, index: int, decode: bool) -> None:
         if decode:
@@ -104,7 +114,8 @@ class MaskFiles(ImageFiles):
 
     def count_labels(self) -> list[int]:
         """Count the pixels of every class in all masks."""
-        return np.sum([scan.counts for scan in self.scans], axis=0, dtype=np.int64).tolist()
+        counts = np.array([scan.counts for scan in self.scans], dtype=np.int64)
+        return counts.sum(0).tolist()
 
     def list_mask_problems(self) -> Iterator[str]:
         """Describe masks of another size than their image, of values that stand for nothing, or of nothing at all."""
@@ -177,3 +188,16 @@ class MaskFiles(ImageFiles):
             return MaskScan(nothing, f"{path}: the mask has {mine} pixels, {self.paths[index]} {width} x {height}")
         counts = self.reading.count(mask).tolist()
         return MaskScan(counts, None if any(counts) else f"{path}: no pixel of the mask counts, all are to be ignored")
+
+
+def list_mask_problems(splits: Mapping[str, Any]) -> Iterator[str]:
+    """Describe what is wrong with the masks of all splits; warn of classes that no pixel to train on is of."""
+    for split, dataset in splits.items():
+        if isinstance(dataset, MaskFiles):
+            yield from (f"{split}: {problem}" for problem in dataset.list_mask_problems())
+    trained = splits.get("train", splits.get("trainval"))
+    if isinstance(trained, MaskFiles) and trained.reading.classes:
+        counts = zip(trained.classes, trained.count_labels(), strict=True)
+        if unseen := [name for name, count in counts if not count]:
+            few = f"{len(unseen)} of {len(trained.classes)} classes: {name_some(unseen)}"
+            warn(f"no pixel of the masks to train on is of {few}", stacklevel=2)

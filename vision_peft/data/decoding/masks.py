@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vision_peft.data.decoding.images import MAX_PIXELS, ImageDecodeError, decode_values
+from vision_peft.data.decoding.images import COLOUR, MAX_PIXELS, ImageDecodeError, decode_numbers
 
 IGNORE = 255  # in place of a class: the pixel does not count
 MOST_CLASSES = 255
@@ -37,7 +37,7 @@ class ClassMasks:
         Raises:
             ImageDecodeError: no image, or values that stand for nothing; each with the number of its pixels.
         """
-        raw = decode_values(path, max_pixels=max_pixels)
+        raw = decode_numbers(path, max_pixels=max_pixels)
         if raw.dtype.kind == "f":
             raise ImageDecodeError(path, "its values are fractions: wanted whole numbers that stand for classes")
         found = self._look_up(raw.astype(np.int64))
@@ -64,7 +64,9 @@ class ClassMasks:
             return table[raw]
         found = np.full(raw.shape, _UNKNOWN, np.int16)
         for value in np.unique(raw).tolist():
-            found[raw == value] = known.get(value, _UNKNOWN)
+            red, green, blue = _split(value)
+            grey = red if value >= COLOUR and red == green == blue else value  # a grey mask that was saved as colours
+            found[raw == value] = known.get(value, known.get(grey, _UNKNOWN))
         return found
 
     def _describe(self) -> str:
@@ -92,8 +94,8 @@ class DepthMasks:
         Raises:
             ImageDecodeError: no image, an image of colours, or values below 0 or not finite.
         """
-        raw = decode_values(path, max_pixels=max_pixels)
-        if raw.dtype == np.int32 and raw.max(initial=0) > _SMALL:
+        raw = decode_numbers(path, max_pixels=max_pixels)
+        if raw.dtype == np.int32 and raw.max(initial=0) >= COLOUR:
             raise ImageDecodeError(path, "wanted one number for each pixel (16-bit grey or float), got colours")
         depths = raw.astype(np.float32)
         if not np.isfinite(depths).all() or depths.min(initial=0) < 0:
@@ -109,6 +111,9 @@ MaskReading = ClassMasks | DepthMasks
 
 
 def _name(value: int) -> str:
-    if value < _SMALL:
-        return str(value)
-    return f"colour {value >> 16},{value >> 8 & 255},{value & 255}"
+    return "colour {},{},{}".format(*_split(value)) if value >= COLOUR else str(value)
+
+
+def _split(value: int) -> tuple[int, int, int]:
+    """Return red, green and blue of the number of a colour."""
+    return value >> 16 & 255, value >> 8 & 255, value & 255

@@ -14,9 +14,10 @@ from torch.utils.data import Dataset
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.images import ImageDecodeError
 
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images B C H W, labels B, dataset indices B
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # images B C H W, labels B (or masks B H W), dataset indices B
 Key = tuple[int, int, int]  # epoch, index, which of the sample's occurrences in the epoch
-Sample = tuple[torch.Tensor | None, int, int, list[ImageDecodeError]]  # image, label, index, errors on the way to it
+# image, label (or mask), index, errors on the way to it
+Sample = tuple[torch.Tensor | None, Any, int, list[ImageDecodeError]]
 Result = tuple[Batch | None, list[ImageDecodeError], list[int]]  # the last: indices of samples without an image
 
 
@@ -94,5 +95,9 @@ def collate(samples: list[Sample | Exception]) -> Result | Exception:
     if len(shapes) > 1:
         return ValueError(f"the images of a batch must have one shape, got {shapes}: the transform must fix the size")
     places = [(label, index) for image, label, index, _ in found if image is not None]
-    labels, indices = torch.tensor(places).T.contiguous()
+    indices = torch.tensor([index for _, index in places])
+    if isinstance(places[0][0], torch.Tensor):  # masks
+        labels = torch.stack([label for label, _ in places])
+    else:
+        labels = torch.tensor([label for label, _ in places])
     return (torch.stack(images), labels, indices), errors, missing

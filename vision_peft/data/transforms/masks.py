@@ -20,6 +20,7 @@ from vision_peft.data.transforms.images import INTERPOLATIONS, Geometry
 from vision_peft.data.transforms.pixel_table import NormalisePixels
 
 JITTER = (0.5, 2.0)  # of the scale, for augment=scale_crop_flip
+AREA = (0.25, 1.0)  # of the image that is cut out, for augment=crop_flip
 Pair = tuple[Any, Any]  # an image and its mask
 
 
@@ -43,7 +44,7 @@ class JointTransform:
         """Do what is not `fixed`."""
         found: Any = tv_tensors.Mask(torch.from_numpy(np.array(mask)))
         if self.fits_mask and self.fixed is not None:
-            found = F.resize(found, list(self.fixed.size))
+            found = _resize_mask(found, self.fixed.size)
         for step in self.steps:
             image, found = step(image, found)
         plain = found.as_subclass(torch.Tensor)
@@ -84,8 +85,7 @@ def train_masks(settings: Mapping[str, Any], augment: str, random_erasing: float
             raise ValueError("augment=random_crop_flip cuts windows out of an image: give recipe.window=true")
         cut = [scale, pad, v2.RandomCrop(size)]
     elif augment == "crop_flip":
-        mode = INTERPOLATIONS[settings["interpolation"]]
-        cut = [v2.RandomResizedCrop(size, scale=(0.25, 1.0), interpolation=mode)]
+        cut = [_ResizedCrop(size, settings["interpolation"])]
     elif augment == "scale_crop_flip":
         cut = [_Scale(settings, fits_mask=True, jitter=JITTER), pad, v2.RandomCrop(size)]
     else:
@@ -117,6 +117,27 @@ def check_whole(settings: Mapping[str, Any]) -> Geometry | None:
     return None if window else Geometry((height, width), settings["interpolation"])
 
 
+def _resize_mask(mask: Any, size: Sequence[int]) -> Any:
+    """Take of a mask the pixel under the centre of each new one; torchvision's own nearest one lies up and left."""
+    plain = mask.as_subclass(torch.Tensor)[None, None]
+    found = torch.nn.functional.interpolate(plain, size=tuple(size), mode="nearest-exact")
+    return tv_tensors.Mask(found[0, 0])
+
+
+class _ResizedCrop:
+    """Cut a random part out of an image and its mask, and scale it to `size`."""
+
+    def __init__(self, size: Sequence[int], interpolation: str) -> None:
+        self.size, self.mode = size, INTERPOLATIONS[interpolation]
+        self.draw = v2.RandomResizedCrop(list(size), scale=AREA)
+
+    def __call__(self, image: Any, mask: Any) -> Pair:
+        box = self.draw.make_params([image])
+        place = {side: box[side] for side in ("top", "left", "height", "width")}
+        image = F.resized_crop(image, **place, size=[*self.size], interpolation=self.mode)
+        return image, _resize_mask(F.crop(mask, **place), self.size)
+
+
 class _Scale:
     """Scale an image as windows want it, and by a random factor of `jitter`; the mask too where it `fits_mask`."""
 
@@ -129,7 +150,9 @@ class _Scale:
         if resize == "squash":
             height, width = size
         elif resize == "shortest":
-            factor = max(side / (part * self.settings["crop_pct"]) for side, part in zip(size, (height, width)))
+            factor = max(
+                side / (part * self.settings["crop_pct"]) for side, part in zip(size, (height, width), strict=True)
+            )
             height, width = round(height * factor), round(width * factor)
         if self.jitter:
             factor = torch.empty(()).uniform_(*self.jitter).item()
@@ -138,7 +161,7 @@ class _Scale:
             return image, mask
         mode = INTERPOLATIONS[self.settings["interpolation"]]
         image = F.resize(image, [height, width], interpolation=mode)
-        return image, F.resize(mask, [height, width]) if self.fits_mask else mask
+        return image, _resize_mask(mask, (height, width)) if self.fits_mask else mask
 
 
 class _Pad:

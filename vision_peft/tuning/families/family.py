@@ -66,7 +66,7 @@ class Family(AttentionFamily):
         """List the modules that may be norms behind the last block: first of all tokens, then of the pooled ones."""
 
     def map_norms(self, model: Any) -> list[nn.Module]:
-        """List the norms behind the maps that ``forward_intermediates`` gives: of all in a flat model, else of the last."""
+        """List the norms behind what ``forward_intermediates`` gives: of all maps in a flat model, else of the last."""
         return self.final_norms(model)[1:] if self.norms_maps else self.final_norms(model)
 
     def run_final_norm_once(self, model: Any) -> None:

@@ -1,0 +1,56 @@
+"""Figures of depths and their loss against references written out pixel by pixel."""
+
+import math
+
+import pytest
+import torch
+
+from vision_peft.tasks.depth_sums import DepthSums, scale_invariant_loss
+
+
+def draw(seed):
+    generator = torch.Generator().manual_seed(seed)
+    true = 0.5 + 4 * torch.rand(2, 6, 5, generator=generator)
+    true[torch.rand(true.shape, generator=generator) < 0.3] = 0
+    return true * torch.exp(0.3 * torch.randn(true.shape, generator=generator)) + (true == 0), true
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_figures_are_those_written_out(seed):
+    found, true = draw(seed)
+    sums, pairs = DepthSums(), []
+    for one, other in zip(found, true, strict=True):
+        sums.add(one, other)
+        pairs += [(d, t) for d, t in zip(one.flatten().tolist(), other.flatten().tolist(), strict=True) if t > 0]
+    figures = sums.figures()
+    assert abs(figures["rmse"] - math.sqrt(sum((d - t) ** 2 for d, t in pairs) / len(pairs))) < 1e-6
+    assert abs(figures["abs_rel"] - sum(abs(d - t) / t for d, t in pairs) / len(pairs)) < 1e-6
+    assert figures["delta1"] == sum(max(d / t, t / d) < 1.25 for d, t in pairs) / len(pairs)
+
+
+def test_without_a_measurement_there_are_no_figures():
+    sums = DepthSums()
+    sums.add(torch.ones(3, 3), torch.zeros(3, 3))
+    with pytest.raises(ValueError, match="no pixel of the maps has a depth"):
+        sums.figures()
+
+
+def test_the_loss_is_its_equation_written_out():
+    found, true = draw(7)
+    true[1] = 0
+    logs = found.log().requires_grad_()
+    gaps = [a - math.log(t) for a, t in zip(logs[0].flatten().tolist(), true[0].flatten().tolist(), strict=True) if t]
+    mean = sum(gaps) / len(gaps)
+    wanted = (sum(gap**2 for gap in gaps) / len(gaps) - 0.5 * mean**2) / 2  # the second image adds 0
+    loss = scale_invariant_loss(logs, true)
+    assert abs(loss.item() - wanted) < 1e-6
+    loss.backward()
+    assert logs.grad is not None
+    assert logs.grad.isfinite().all()
+    assert not logs.grad[true == 0].any()
+
+
+def test_half_of_a_wrong_scale_is_forgiven():
+    true = torch.full((1, 4, 4), 2.0)
+    assert abs(scale_invariant_loss(true.log() + 0.4, true).item() - 0.5 * 0.4**2) < 1e-6
+    assert abs(scale_invariant_loss(true.log() + 0.4, true, balance=1.0).item()) < 1e-6
