@@ -1,10 +1,15 @@
 """What a config file may hold: every key of every group with its type, default and unit."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from vision_peft.config.memory_size import check_memory_size
+from vision_peft.config.recipe_rules import (
+    class_weights_problem,
+    clip_time_problems,
+    head_problem,
+    window_problems,
+)
 from vision_peft.data.choices import (
     AUGMENTS,
     BAD_IN_EVALUATION,
@@ -14,12 +19,11 @@ from vision_peft.data.choices import (
     MASK_RESIZES,
     NORMALISATIONS,
     SAMPLINGS,
-    UNIFORM,
     VIEW_AVERAGES,
 )
 from vision_peft.fields import Checked, above_zero, at_least, choice, raise_all, share
 from vision_peft.protocols import PROTOCOLS
-from vision_peft.tuning.head_kinds import MapHead, check_head, list_grid_problems, read_head
+from vision_peft.tuning.head_kinds import MapHead, list_grid_problems
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 COMPILE_MODES = (
@@ -120,19 +124,19 @@ class Recipe(Checked):
         problems = [
             choice("schedule", self.schedule, SCHEDULES),
             choice("optimizer", self.optimizer, ("adamw", "sgd", "lars", "lbfgs")),
-            _class_weights(self.class_weights),
+            class_weights_problem(self.class_weights),
             choice("augment", self.augment, tuple(dict.fromkeys((*AUGMENTS, *MASK_AUGMENTS, *CLIP_AUGMENTS)))),
             choice("sampling", self.sampling, SAMPLINGS),
             choice("clip_place", self.clip_place, CLIP_PLACES),
             choice("resize", self.resize, MASK_RESIZES),
             choice("view_average", self.view_average, VIEW_AVERAGES),
             choice("interpolation", self.interpolation, ("backbone", "bilinear", "bicubic")),
-            _head(self.head, self.head_options),
+            head_problem(self.head, self.head_options),
             choice("recompute", self.recompute, RECOMPUTES),
             choice("frozen_mode", self.frozen_mode, ("eval", "train")),
             choice("normalisation", self.normalisation, NORMALISATIONS),
             *(at_least(name, getattr(self, name), 1) for name in _FROM_ONE),
-            *_clip_times(self.sampling, self.clip_seconds, self.views),
+            *clip_time_problems(self.sampling, self.clip_seconds, self.views),
             *(at_least(name, getattr(self, name), 0) for name in _NOT_NEGATIVE),
             *(above_zero(name, getattr(self, name)) for name in ("clip_grad", "early_stopping", "crop_pct")),
             *(share(name, getattr(self, name)) for name in ("label_smoothing", "random_erasing", "drop_path")),
@@ -160,7 +164,7 @@ class Recipe(Checked):
         if self.augment == "random_crop_flip" and self.resize != "shortest":
             problems.append("augment random_crop_flip cuts out of the scaled image: it needs resize=shortest")
         if not any(problems):
-            problems += _windows(self)
+            problems += window_problems(self)
         raise_all(problems)
 
     @property
@@ -266,45 +270,3 @@ class Settings(Checked):
         if self.cache_mb != "auto" and (not isinstance(self.cache_mb, int) or self.cache_mb < 0):
             problems.append(f"cache_mb must be auto or a number of megabytes from 0, got {self.cache_mb!r}")
         raise_all(problems)
-
-
-def _windows(recipe: Recipe) -> Iterator[str | None]:
-    """Describe what is wrong with the keys of windows over large images."""
-    yield at_least("stride", recipe.stride, 1)
-    if recipe.window and not recipe.answers_maps:
-        yield f"window is for heads that answer for maps, such as head=seg_linear; got head={recipe.head}"
-    if recipe.stride is not None and not recipe.window:
-        yield f"stride={recipe.stride} is from one window to the next: it needs window=true"
-    if recipe.resize == "none" and not recipe.window:
-        yield "resize=none leaves images in all sizes, which only windows take: give window=true"
-
-
-def _class_weights(given: str | tuple[float, ...] | None) -> str | None:
-    if isinstance(given, str) and given != "balanced":
-        return f"class_weights must be balanced, null, or a list with a number for each class; got {given}"
-    if isinstance(given, tuple) and (not given or min(given) < 0 or not any(given)):
-        return f"class_weights must be numbers from 0, not all 0; got {list(given)}"
-    return None
-
-
-def _clip_times(sampling: str, seconds: float | None, views: int | str) -> Iterator[str | None]:
-    """Describe what is wrong with the keys of clips by time."""
-    if sampling == "seconds" and seconds is None:
-        yield "sampling=seconds needs clip_seconds, how long a clip lasts: give clip_seconds=2 or so"
-    if sampling != "seconds" and seconds is not None:
-        yield f"clip_seconds={seconds:g} is for sampling=seconds, got sampling={sampling}"
-    yield above_zero("clip_seconds", seconds)
-    if isinstance(views, int):
-        yield at_least("views", views, 1)
-    elif views != UNIFORM:
-        yield f"views must be a number from 1, or uniform; got {views!r}"
-    elif sampling != "seconds":
-        yield f"views={UNIFORM} lays clips end to end, which is for sampling=seconds; got sampling={sampling}"
-
-
-def _head(kind: str, options: dict[str, Any]) -> str | None:
-    try:
-        check_head(kind, options)
-    except ValueError as error:
-        return str(error)
-    return None
