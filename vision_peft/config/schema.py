@@ -23,7 +23,7 @@ from vision_peft.data.choices import (
 )
 from vision_peft.fields import Checked, above_zero, at_least, choice, raise_all, share
 from vision_peft.protocols import PROTOCOLS
-from vision_peft.tuning.head_kinds import MapHead, list_grid_problems
+from vision_peft.tuning.head_kinds import MapHead, list_grid_problems, read_head
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 COMPILE_MODES = (
