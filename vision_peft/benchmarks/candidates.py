@@ -21,7 +21,7 @@ from vision_peft.training.fit import queue_update, run_update
 from vision_peft.training.report import backbone_name
 from vision_peft.training.step import TrainStep
 from vision_peft.tuning.attention_kernels import find_kernels
-from vision_peft.tuning.backbone import classifier_names, has_blocks
+from vision_peft.tuning.backbone import classifier_names, has_blocks, input_channels
 from vision_peft.tuning.bake import baked_state_dict
 from vision_peft.tuning.record import graft_tensors
 
@@ -59,7 +59,7 @@ class Bench:
         generator = torch.Generator().manual_seed(0)
         self.size: list[int] = settings["size"]
         self.batch_size = config.recipe.batch_size
-        images = torch.randn(self.batch_size, 3, *frames, *self.size, generator=generator)
+        images = torch.randn(self.batch_size, input_channels(self.bare), *frames, *self.size, generator=generator)
         labels = torch.randint(CLASSES, (self.batch_size,), generator=generator)
         self.images, self.labels = images.to(self.compute.device), labels.to(self.compute.device)
 

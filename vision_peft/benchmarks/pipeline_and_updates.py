@@ -16,10 +16,12 @@ import torch
 import vision_peft as vp
 from vision_peft.config.parse import Config
 from vision_peft.data import ImageDataset, ImageDecodeError
+from vision_peft.data.decoding.band_statistics import finish
 from vision_peft.data.loading.bad_files import TooManyBadFiles
 from vision_peft.data.loading.batches import resolve_workers
 from vision_peft.data.loading.cache import keep_decoded
 from vision_peft.data.loading.loader import TrainLoader
+from vision_peft.data.loading.measure_bands import measure_bands
 from vision_peft.data.loading.samples import Batch
 from vision_peft.distributed.device import (
     Compute,
@@ -31,7 +33,7 @@ from vision_peft.distributed.device import (
 )
 from vision_peft.distributed.processes import all_gather, join
 from vision_peft.tasks import learn_task
-from vision_peft.training.build import attach_methods, check_items, create_model, input_settings, set_transforms
+from vision_peft.training.build import attach_methods, check_items, create_bare_model, input_settings, set_transforms
 from vision_peft.training.fit import queue_update, run_update
 from vision_peft.training.step import TrainStep
 
@@ -155,8 +157,10 @@ def _choose_compute(config: Config) -> Compute:
 def _train_set_and_model(config: Config) -> tuple[ImageDataset, Any]:
     train_set = config.data.load("train")
     check_items(config.backbone, config.data, train_set)
-    model = create_model(config.backbone, config.seed, config.recipe.drop_path, config.backbone_dtype)
-    set_transforms({"train": train_set}, input_settings(model, config.recipe), config.recipe)
+    model = create_bare_model(config)
+    if train_set.bands is not None:
+        train_set.bands.statistics = finish([measure_bands(train_set)[0]])
+    set_transforms({"train": train_set}, input_settings(model, config.recipe, None, train_set), config.recipe)
     return train_set, model
 
 

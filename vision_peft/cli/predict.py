@@ -73,7 +73,8 @@ def main(argv: Sequence[str]) -> int:
         )
     if not predictor.classes_are_named:
         show("the adapter has no names of classes: they are numbers; --classes FILE names them", sys.stderr)
-    inputs = find_inputs(options.inputs, predictor.prepare.gives_clips, predictor.classes, sys.stdin)
+    prepare = predictor.prepare
+    inputs = find_inputs(options.inputs, prepare.gives_clips, predictor.classes, sys.stdin, prepare.form)
     what = "videos" if predictor.prepare.gives_clips else "images"
     if inputs.left_out:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in inputs.left_out.most_common(10))

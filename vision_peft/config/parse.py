@@ -11,7 +11,8 @@ from vision_peft.config.recommended import recommend_recipe
 from vision_peft.config.schema import BackboneConfig, Distributed, Recipe, Settings
 from vision_peft.config.sections import METHOD_KEYS, build_section, build_sections
 from vision_peft.data import DATASETS, DataConfig
-from vision_peft.data.choices import AUGMENTS, CLIP_AUGMENTS, MASK_AUGMENTS
+from vision_peft.data.choices import AUGMENTS, CLIP_AUGMENTS, MASK_AUGMENTS, RGB_AUGMENTS
+from vision_peft.data.normalisation import find_normalisation_problem
 from vision_peft.fields import raise_all
 from vision_peft.suggest import did_you_mean
 from vision_peft.tuning.method import Method
@@ -35,7 +36,7 @@ class Config(Settings):
             raise ValueError(f"recipe.early_stopping needs a val split to watch, protocol={self.protocol} has none")
         recipe, clips = self.recipe, self.backbone.num_frames is not None
         choices = CLIP_AUGMENTS if clips else MASK_AUGMENTS if recipe.answers_maps else AUGMENTS
-        problems = []
+        problems: list[str | None] = []
         if recipe.augment not in choices:
             kind = (
                 "clips"
@@ -45,6 +46,16 @@ class Config(Settings):
                 else "single images (backbone.num_frames=null)"
             )
             problems.append(f"recipe.augment={recipe.augment} is not for {kind}: there are {', '.join(choices)}")
+        channels = getattr(self.data, "channels", None)
+        problems.append(find_normalisation_problem(recipe.normalisation, self.data))
+        given = self.backbone.in_chans or self.backbone.kwargs.get("in_chans")
+        if given not in (None, channels or 3):
+            of_data = "RGB (data.channels=null)" if channels is None else f"of data.channels={channels}"
+            problems.append(f"backbone.in_chans={given} does not fit the images, which are {of_data}: leave it out")
+        if channels is not None and recipe.augment in RGB_AUGMENTS:
+            problems.append(
+                f"recipe.augment={recipe.augment} changes colours: bands (data.channels) take none or a crop"
+            )
         if not clips and (recipe.views != 1 or recipe.crops > 1):
             values = f"recipe.views={recipe.views} and recipe.crops={recipe.crops}"
             problems.append(f"{values} are for clips: give backbone.num_frames as well")

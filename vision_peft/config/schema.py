@@ -47,6 +47,7 @@ class BackboneConfig(Checked):
     pretrained: bool = True  # false: random weights
     checkpoint: str | None = None  # a local weight file instead of a download (timm, MAE, DINOv2, CLIP, ...)
     img_size: int | tuple[int, int] | None = None  # pixels, or [height, width]; null: as the weights were pretrained
+    in_chans: int | None = None  # channels of an image; null: as the data, RGB or data.channels (timm adapts weights)
     num_frames: int | None = None  # frames of the clips that the backbone takes; null: it takes single images
     tubelet_size: int | None = None  # frames that one token spans; null: each frame by itself, then the mean over time
     inflate: str | None = None  # of image weights to tubelets: average (over the frames) | centre (the middle one)
@@ -55,6 +56,7 @@ class BackboneConfig(Checked):
     def __post_init__(self) -> None:
         sides = (self.img_size,) if isinstance(self.img_size, int) else self.img_size or ()
         problems = [
+            at_least("in_chans", self.in_chans, 1),
             at_least("num_frames", self.num_frames, 1),
             at_least("tubelet_size", self.tubelet_size, 1),
             None if self.inflate is None else choice("inflate", self.inflate, ("average", "centre")),
@@ -99,7 +101,9 @@ class Recipe(Checked):
     stride: int | None = None  # pixels from one such window to the next, at most; null: two thirds of a window
     crop_pct: float = 1.0  # share of the short side that the centre crop of evaluation keeps; shortest only
     interpolation: str = "backbone"  # of the resize; backbone: as in its pretraining | bilinear | bicubic
-    normalisation: str = "backbone"  # backbone: mean and std of its pretraining | imagenet | half | none
+    normalisation: str = (
+        "backbone"  # backbone: its own, of bands (data.channels) those of train | imagenet | half | none
+    )
     sampling: str = "segments"  # frames of a clip: segments (one of each equal part) | dense (by stride) | seconds
     clip_place: str = "random"  # of a training clip in its video: random | middle (every epoch the same, as val's)
     frame_stride: int = 4  # frames from one to the next; dense only

@@ -9,18 +9,21 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vision_peft.data.decoding.band_statistics import Bands
 from vision_peft.data.decoding.images import ImageHeader
 from vision_peft.data.decoding.pixel_store import Store
 from vision_peft.data.flat_arrays import IntArray
 from vision_peft.data.targets import Targets
+from vision_peft.data.transforms.bands import eval_bands, train_bands
 from vision_peft.data.transforms.images import eval_transform, select_geometry, train_transform
 
 
 class ImageDataset(Dataset[tuple[Any, int]], ABC):
     """Map-style dataset whose item `i` is `(transform(image), label)`.
 
-    Without a transform the image is an RGB PIL image. `classes` are the class names in label order, `labels` the label
-    of every item; `targets` says what labels stand for where that is not a class each. An undecodable file raises
+    Without a transform the image is an RGB PIL image, or with `bands` a float32 tensor `C H W` in the units of the
+    file, NaN where a value is missing. `classes` are the class names in label order, `labels` the label of every item;
+    `targets` says what labels stand for where that is not a class each. An undecodable file raises
     `ImageDecodeError`: a dataset neither replaces nor drops a sample; the loader decides what becomes of it and counts.
 
     What users count, and an item shows, is a source: here an image, so that items and sources are the same. A dataset
@@ -38,14 +41,29 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
         self.labels: Sequence[int] = IntArray(labels)
         self.targets = targets
         self.transform: Callable[[Any], Any] | None = None
+        self.bands: Bands | None = None  # of images that are not RGB
 
     @abstractmethod
-    def image(self, index: int) -> Image.Image:
-        """Return the decoded RGB image of item `index`, before any transform."""
+    def image(self, index: int) -> Any:
+        """Return the decoded image of item `index`, before any transform."""
 
     @abstractmethod
     def path(self, index: int) -> str:
         """Say where item `index` comes from, for messages."""
+
+    def picture(self, index: int) -> Image.Image:
+        """Return an RGB picture of item `index` for people to look at."""
+        return self.image(index)
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return 3 if self.bands is None else self.bands.form.channels
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Bytes that a pixel of a decoded image takes."""
+        return 3 if self.bands is None else 4 * self.channels
 
     def file(self, index: int) -> str | None:
         """Return the file, or the folder of frames, that item `index` is decoded from; None: it has none of its own."""
@@ -76,12 +94,16 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
 
         Of videos, `clip_place` says which clip: one from a random place, or always the middle one.
         """
+        if "channels" in settings:
+            self.transform = train_bands(settings, augment, random_erasing)
+            return
         geometry = select_geometry(settings)
         self.transform = train_transform(**geometry, augment=augment, random_erasing=random_erasing)
 
     def set_evaluation(self, settings: Mapping[str, Any]) -> None:
         """Make items what a model is evaluated on, from its input settings; of videos these are all views."""
-        self.transform = eval_transform(**select_geometry(settings))
+        of_bands = "channels" in settings
+        self.transform = eval_bands(settings) if of_bands else eval_transform(**select_geometry(settings))
 
     def subset(self, items: Sequence[int]) -> "ImageDataset":
         """Return a dataset of the sources that `items` show, without a transform where items are images."""
@@ -137,7 +159,8 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
 
     def count_pixels(self, index: int) -> int:
         """Return width x height of the image of item `index`."""
-        return math.prod(self.image(index).size)
+        image = self.image(index)
+        return math.prod(image.size if isinstance(image, Image.Image) else image.shape[1:])
 
     def header(self, index: int) -> ImageHeader | None:
         """Return what the header of the file of item `index` says; None: it has no file of its own."""
@@ -172,10 +195,13 @@ class ImageSubset(ImageDataset):
 
     def __init__(self, dataset: ImageDataset, items: Sequence[int]) -> None:
         super().__init__(dataset.classes, IntArray(dataset.labels).take(items), dataset.targets)
-        self.whole, self.items = dataset, items
+        self.whole, self.items, self.bands = dataset, items, dataset.bands
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Any:
         return self.whole.image(self.items[index])
+
+    def picture(self, index: int) -> Image.Image:
+        return self.whole.picture(self.items[index])
 
     def path(self, index: int) -> str:
         return self.whole.path(self.items[index])

@@ -182,6 +182,7 @@ def _check_backbone(model: Any, info: AdapterInfo, folder: Path, where: str, all
     if not isinstance(wanted, dict):
         raise ValueError(f"{where}: backbone.architecture is missing")
     # Another image size is no other backbone: the tuned tensors do not depend on it. What was learned does.
+    wanted, got = {"in_chans": 3, **wanted}, {"in_chans": 3, **got}  # RGB is not recorded
     differing = [key for key in {**got, **wanted} if key != "img_size" and wanted.get(key) != got.get(key)]
     names = printable(full_name(info.backbone)), backbone_name(model)
     if differing:

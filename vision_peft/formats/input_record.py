@@ -1,13 +1,14 @@
 """What an adapter says of its input, checked before anything is made of it: sizes become memory."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vision_peft.printable import printable
 
 MAX_SIDE = 4096  # pixels
 MAX_FRAMES = 4096
+MAX_CHANNELS = 4096
 
 
 def _whole(lowest: int, highest: int) -> Callable[[Any], bool]:
@@ -18,7 +19,15 @@ def _number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def _each(accepted: Callable[[Any], bool], lengths: tuple[int, ...]) -> Callable[[Any], bool]:
+def _above_zero(value: Any) -> bool:
+    return _number(value) and value > 0
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 1000
+
+
+def _each(accepted: Callable[[Any], bool], lengths: Sequence[int]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and len(value) in lengths and all(map(accepted, value))
 
 
@@ -32,8 +41,15 @@ def _word(value: Any) -> bool:
 
 _ACCEPTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "size": (_each(_whole(1, MAX_SIDE), (2,)), f"[height, width] of 1 to {MAX_SIDE} pixels"),
-    "mean": (_each(_number, (1, 3)), "a finite number for each channel"),
-    "std": (_each(lambda value: _number(value) and value > 0, (1, 3)), "a number above 0 for each channel"),
+    "mean": (_each(_number, range(1, MAX_CHANNELS + 1)), "a finite number for each channel"),
+    "std": (_each(_above_zero, range(1, MAX_CHANNELS + 1)), "a number above 0 for each channel"),
+    "channels": (_whole(1, MAX_CHANNELS), f"a whole number from 1 to {MAX_CHANNELS}"),
+    "dtype": (_or_none(_word), "a type of numpy, or null"),
+    "bands": (_each(_text, range(MAX_CHANNELS + 1)), "a name for each channel"),
+    "stack": (_each(_text, range(MAX_CHANNELS + 1)), "an ending of file names for each channel"),
+    "layout": (lambda value: value in ("auto", "hwc", "chw"), "auto, hwc or chw"),
+    "nodata": (_or_none(_number), "a finite number, or null"),
+    "missing": (lambda value: value in ("error", "mean"), "error or mean"),
     "interpolation": (_word, "a name"),
     "resize": (_word, "a name"),
     "sampling": (_word, "a name"),
@@ -64,11 +80,19 @@ def with_todays_words(recorded: Mapping[str, Any]) -> dict[str, Any]:
 
 def input_problems(recorded: Mapping[str, Any]) -> list[str]:
     """Describe what is wrong with the entries that are known; a user's own entries are not checked."""
-    return [
+    problems = [
         f"input.{key} is {printable(recorded[key], 60)}, wanted {words}"
         for key, (accepted, words) in _ACCEPTED.items()
         if key in recorded and not accepted(recorded[key])
     ]
+    lengths = {key: len(recorded[key]) for key in ("mean", "std", "bands", "stack") if key in recorded and not problems}
+    wanted = (recorded["channels"],) if "channels" in recorded else (1, 3)
+    problems += [
+        f"input.{key} has {length} entries, wanted {' or '.join(map(str, wanted))}"
+        for key, length in lengths.items()
+        if length not in wanted
+    ]
+    return problems
 
 
 def complete_input(recorded: Mapping[str, Any] | None, found: Mapping[str, Any]) -> dict[str, Any]:

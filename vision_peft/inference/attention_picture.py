@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
+from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from vision_peft.data.check.tiles import INK, PALE, PAPER, cut, load_font
+from vision_peft.data.decoding.band_files import draw_bands
+from vision_peft.data.decoding.band_statistics import Bands
 from vision_peft.inference.attention_maps import Look, Looks, check_class_token, read_attention
 from vision_peft.inference.predictor import Predictor
 from vision_peft.inference.prepare import Item
@@ -38,10 +41,17 @@ def draw_looks(model: Any, images: Sequence[Item], block: int, title: str, file:
         named = predictor.name(predictor.probabilities([*images]), 1)
         said = [f"{printable(label, 40)} {100 * value:.0f} %" for ((label, value),) in named]
     mean, std = (torch.tensor(prepare.settings[key]).view(-1, 1, 1) for key in ("mean", "std"))
+    seen = inputs * std + mean
+    if prepare.form is not None:
+        seen = torch.stack([_to_tensor(draw_bands(image, Bands(prepare.form).show)) for image in seen])
     count = len(blocks(model))
     note = f"attention of the class token in block {block % count} of 0 to {count - 1}, mean over heads"
     names = [str(image) if isinstance(image, str | Path) else "" for image in images]
-    return draw_attention(inputs * std + mean, looks, names, said, title, note, file)
+    return draw_attention(seen, looks, names, said, title, note, file)
+
+
+def _to_tensor(picture: Image.Image) -> Tensor:
+    return to_dtype(to_image(picture), torch.float32, scale=True)
 
 
 def draw_attention(

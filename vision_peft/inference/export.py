@@ -126,8 +126,12 @@ def _describe(model: nn.Module, settings: Mapping[str, Any], graph: ExportGraph,
     names: Sequence[str] = info.class_names or [str(label) for label in range(info.num_classes)]
     clips = {key: settings[key] for key in ("num_frames",) if settings.get("num_frames")}
     used = {key: settings[key] for key in ("size", "mean", "std", "interpolation", "resize", "crop_pct")}
-    axes = "B T H W 3" if clips else "B H W 3"
-    layout = f"uint8 {axes}" if graph.preprocessing else f"float32 B 3 {'T ' if clips else ''}H W, normalised"
+    channels = settings.get("channels", 3)
+    axes = "B T H W 3" if clips else f"B H W {channels}"
+    values = "float32" if "channels" in settings else "uint8"
+    layout = (
+        f"{values} {axes}" if graph.preprocessing else f"float32 B {channels} {'T ' if clips else ''}H W, normalised"
+    )
     return {
         "class_names": json.dumps(list(names)),
         "input": json.dumps({**used, **clips, "layout": layout}),

@@ -15,7 +15,8 @@ class ExportGraph(nn.Module):
 
     Without preprocessing it maps the normalised float32 input of the model, B 3 H W or B 3 T H W, to logits (B
     classes); with it uint8 pixels as image files hold them, B H W 3 or B T H W 3, of the model's size (scaling is left
-    to whoever opens the image: that of Pillow is no operation of ONNX), to the softmax of logits / `temperature`.
+    to whoever opens the image: that of Pillow is no operation of ONNX), to the softmax of logits / `temperature`. Of
+    images with bands it takes float32 B C H W, or B H W C in the units of their files.
     """
 
     mean: Tensor
@@ -32,6 +33,7 @@ class ExportGraph(nn.Module):
     ) -> None:
         super().__init__()
         self.preprocessing, self.fp16, self.temperature = preprocessing, fp16, temperature
+        self.white = 1.0 if "channels" in settings else 255.0  # bands are in the units of their files
         self.model = copy.deepcopy(model).half() if fp16 else model
         channels = (-1, *(1,) * (3 if settings.get("num_frames") else 2))
         for name in ("mean", "std"):
@@ -50,7 +52,7 @@ class ExportGraph(nn.Module):
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Return uint8 pixels, channels first, as the model takes them in float32."""
-        return (pixels.float() / 255 - self.mean) / self.std
+        return (pixels.float() / self.white - self.mean) / self.std
 
     def prepare(self, pixels: Tensor) -> Tensor:
         """Return uint8 pixels, channels first, as this function takes them."""

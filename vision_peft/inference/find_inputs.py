@@ -11,6 +11,7 @@ from vision_peft.data.annotations.list_files import is_integer, iterate_lines
 from vision_peft.data.annotations.list_lines import PATH_WORDS, ListLines, read_list_lines
 from vision_peft.data.annotations.scan_folder import FileKind, FolderScan
 from vision_peft.data.annotations.video_paths import VIDEO_EXTENSIONS
+from vision_peft.data.decoding.bands import ARRAY_EXTENSIONS, BandForm
 from vision_peft.data.decoding.image_kinds import EXTENSIONS, MISSING_PLUGINS, starts_as_image
 from vision_peft.data.decoding.video_file import VideoDecodeError, find_container
 from vision_peft.data.item_names import to_nfc
@@ -46,7 +47,13 @@ class Inputs:
         return gone
 
 
-def find_inputs(words: Iterable[str], clips: bool, classes: Sequence[str] | None, stdin: Iterable[str] = ()) -> Inputs:
+def find_inputs(
+    words: Iterable[str],
+    clips: bool,
+    classes: Sequence[str] | None,
+    stdin: Iterable[str] = (),
+    bands: BandForm | None = None,
+) -> Inputs:
     """Find the images, or for a model of clips the videos, that the words of a command line mean, in their order.
 
     A word is a file; a folder, of which all files are taken, at any depth; a pattern such as `photos/**/*.jpg`; a list
@@ -62,12 +69,13 @@ def find_inputs(words: Iterable[str], clips: bool, classes: Sequence[str] | None
         clips: whether the model takes videos.
         classes: names in label order; None: whatever names occur, in this order.
         stdin: lines.
+        bands: how the files of a model of images with bands are read.
 
     Raises:
         ValueError: lists with lines that make no sense or labels that are no class; all of them are named.
     """
     found, problems = Inputs(classes=list(classes or ())), list[str]()
-    finder: _Finder = (_Finder if classes is not None else _OpenFinder)(found, clips, problems)
+    finder: _Finder = (_Finder if classes is not None else _OpenFinder)(found, clips, problems, bands)
     for word in words:
         if word == FROM_STDIN:
             for line in stdin:
@@ -80,7 +88,7 @@ def find_inputs(words: Iterable[str], clips: bool, classes: Sequence[str] | None
 
 
 class _Finder:
-    def __init__(self, found: Inputs, clips: bool, problems: list[str]) -> None:
+    def __init__(self, found: Inputs, clips: bool, problems: list[str], bands: BandForm | None = None) -> None:
         self.found, self.clips, self.problems = found, clips, problems
         self.label_of: dict[str, int] = {to_nfc(name): label for label, name in enumerate(found.classes)}
         self.kind = (
@@ -88,6 +96,9 @@ class _Finder:
             if clips
             else FileKind("image", EXTENSIONS, MISSING_PLUGINS, starts_as_image)
         )
+        if bands is not None:
+            self.kind = FileKind("image", EXTENSIONS | ARRAY_EXTENSIONS, {}, starts_as_image)
+        self.ending = bands.stack[0] if bands is not None and bands.stack else ""  # of the files that name an image
 
     def add_word(self, word: str) -> None:
         path = Path(word).expanduser()
@@ -121,6 +132,8 @@ class _Finder:
             kept = {kind: count for kind, count in left_out.items() if not frames or kind not in EXTENSIONS}
             left_out = Counter(kept)
         for name in names:
+            if not name.endswith(self.ending):
+                continue
             self.found.add(os.path.join(folder, name), self._label_in(folder, name))  # noqa: PTH118
         self.found.left_out += left_out
         for problem in scan.problems:

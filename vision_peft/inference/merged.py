@@ -20,6 +20,7 @@ import torch
 from timm.models import get_model_args, save_for_hf
 from torch import Tensor, nn
 
+from vision_peft.inference.export_graph import ExportGraph
 from vision_peft.inference.make_files import make_files
 from vision_peft.inference.pixels import complete_settings, draw_noise
 from vision_peft.tuning.merge import merge
@@ -54,7 +55,7 @@ def write_merged(model: Any, folder: Path, name: str = WEIGHTS, *, overwrite: bo
         FileExistsError: one of the files is there, and `overwrite` is False.
     """
     settings = complete_settings(model)
-    inputs = draw_noise(model, 2) / 127.5 - 1
+    inputs = ExportGraph(model, settings).normalise(draw_noise(model, 2))
     before = _logits(model, inputs)
     try:
         if settings.get("num_frames"):
@@ -90,7 +91,7 @@ def _for_timm(settings: Mapping[str, Any]) -> dict[str, Any]:
     interpolation = str(settings["interpolation"])
     crop = {"crop_mode": "center", "crop_pct": settings["crop_pct"]} if settings["resize"] == "shortest" else _SQUASH
     return {
-        "input_size": (3, *settings["size"]),
+        "input_size": (len(settings["mean"]), *settings["size"]),
         "mean": tuple(settings["mean"]),
         "std": tuple(settings["std"]),
         "interpolation": "nearest" if interpolation == "nearest-exact" else interpolation,  # on PIL images the same

@@ -19,6 +19,21 @@ def read(path):
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
 '''
 _QUIET = "onnxruntime.set_default_logger_severity(3)  # else a line for each fp16 operation without a CPU kernel\n"
+_BANDS = '''"""Label arrays of {channels} bands with {shown}: python {runner} FILE.npy   (onnxruntime, numpy, Pillow)"""
+import json, pathlib, sys
+import numpy as np, onnxruntime
+from PIL import Image
+{quiet}session = onnxruntime.InferenceSession(str(pathlib.Path(__file__).with_name({file!r})))
+names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
+mean = np.float32({mean})
+def read(path):
+    array = np.load(path).astype("float32")
+    array = array.reshape(*array.shape[:2], -1)
+    array = array if array.shape[-1] == {channels} else np.moveaxis(array, 0, -1)
+    array = np.where(np.isnan(array){nodata}, mean, array){clip}
+    return np.stack([scale(Image.fromarray(band)) for band in np.moveaxis(array, -1, 0).copy()], -1)
+def scale(image):
+'''
 _SQUASH = """    return np.asarray(image.resize({size}, Image.Resampling.{filter}))
 """
 _SHORTEST = """    w, h = image.size; W, H = {covered}
@@ -32,7 +47,7 @@ _IMAGES = """for path in sys.argv[1:]:
 _CLIP = """path, frames = "clip", sys.argv[1:]
 for batch in [np.stack([read(frames[len(frames) * (2 * i + 1) // {twice}]) for i in range({frames})])[None]]:
 """
-_NORMALISE = """    batch = (batch.astype("float32") / 255 - np.float32({mean})) / np.float32({std})
+_NORMALISE = """    batch = (batch.astype("float32") / {white} - np.float32({mean})) / np.float32({std})
     logits = session.run(None, {{"input": np.moveaxis(batch, -1, 1)}})[0][0] / {temperature}
     shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
 """
@@ -73,8 +88,23 @@ def write_runner(file: str, settings: Mapping[str, Any], temperature: float | No
     else:
         covered = tuple(int(side / settings["crop_pct"]) for side in (width, height))
         scale = _SHORTEST.format(covered=covered, width=width, height=height, filter=taken)
+    if "channels" in settings:
+        head = _BANDS.format(
+            file=file,
+            quiet=_QUIET if fp16 else "",
+            shown=_in_docstring(file),
+            runner=_in_docstring(name_runner(file)),
+            channels=settings["channels"],
+            mean=list(settings["mean"]),
+            nodata=f" | (array == {settings['nodata']!r})" if settings.get("nodata") is not None else "",
+            clip=".clip({}, {})".format(*settings["value_range"]) if "value_range" in settings else "",
+        )
     items = _CLIP.format(frames=frames, twice=2 * frames) if frames else _IMAGES
-    values = {"temperature": temperature, **{key: list(settings[key]) for key in ("mean", "std")}}
+    values = {
+        "white": 1 if "channels" in settings else 255,
+        "temperature": temperature,
+        **{key: list(settings[key]) for key in ("mean", "std")},
+    }
     return head + scale + items + (_PLAIN if temperature is None else _NORMALISE.format(**values)) + _TAIL
 
 

@@ -1,6 +1,6 @@
 """Pixels to show a model: of its own run, of files, or seeded noise. uint8, as they are before they are normalised."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ from vision_peft.inference.prepare import Item, Preparation
 from vision_peft.printable import printable
 from vision_peft.runs.run_config import CONFIG, read_config
 from vision_peft.runs.run_files import check_read_folder
+from vision_peft.tuning.backbone import input_channels
 
 SEED = 0
-_AS_THEY_ARE = {"mean": [0.0] * 3, "std": [1.0] * 3, "views": 1, "crops": 1}
 
 
 def complete_settings(model: Any) -> dict[str, Any]:
@@ -26,11 +26,19 @@ def complete_settings(model: Any) -> dict[str, Any]:
 
 
 def draw_noise(model: Any, number: int) -> Tensor:
-    """Draw `number` images of noise, the same every time: N 3 H W, of clips N 3 T H W."""
+    """Draw `number` images of noise, the same every time: N 3 H W, of clips N 3 T H W.
+
+    Of bands it is float32 N C H W in the units of their files, spread as the training's values are.
+    """
     settings = complete_settings(model)
     frames = [settings["num_frames"]] if settings.get("num_frames") else []
     generator = torch.Generator().manual_seed(SEED)
-    return torch.randint(0, 256, (number, 3, *frames, *settings["size"]), dtype=torch.uint8, generator=generator)
+    if "channels" in settings:
+        mean, std = (torch.tensor(settings[key], dtype=torch.float32).view(-1, 1, 1) for key in ("mean", "std"))
+        return torch.randn(number, settings["channels"], *settings["size"], generator=generator) * std + mean
+    return torch.randint(
+        0, 256, (number, input_channels(model), *frames, *settings["size"]), dtype=torch.uint8, generator=generator
+    )
 
 
 def read_pixels(model: Any, items: Sequence[Item]) -> Tensor:
@@ -39,8 +47,9 @@ def read_pixels(model: Any, items: Sequence[Item]) -> Tensor:
     Raises:
         ImageDecodeError: one cannot be read.
     """
-    prepare = Preparation({**complete_settings(model), **_AS_THEY_ARE})
-    return _to_bytes([prepare(item) for item in items])
+    settings = complete_settings(model)
+    prepare = Preparation({**settings, **_as_they_are(settings)})
+    return _to_pixels([prepare(item) for item in items], settings)
 
 
 def read_own(model: Any, source: str | Path, number: int) -> tuple[Tensor, str]:
@@ -60,14 +69,22 @@ def read_own(model: Any, source: str | Path, number: int) -> tuple[Tensor, str]:
             raise ValueError("it is on the hub, and nothing is fetched for this")
         data = parse_data({key: value for key, value in section.items() if key != "download"})
         dataset = data.load("test")
-        dataset.set_evaluation({**complete_settings(model), **_AS_THEY_ARE})
+        settings = complete_settings(model)
+        dataset.set_evaluation({**settings, **_as_they_are(settings)})
         step = max(1, len(dataset) // number)
         found = [dataset[index][0] for index in range(0, len(dataset), step)][:number]
-        return _to_bytes(found), f"{len(found)} {what} of the run's test split (data={data.name})"
+        return _to_pixels(found, settings), f"{len(found)} {what} of the run's test split (data={data.name})"
     except (ValueError, OSError, ImportError, KeyError, AttributeError) as error:
         reason = printable(" ".join(str(error).split()), 200)
         return draw_noise(model, number), f"{number} {what} of noise (seed {SEED}; the run's data: {reason})"
 
 
-def _to_bytes(images: Sequence[Tensor]) -> Tensor:
-    return (torch.stack([*images]) * 255).round().to(torch.uint8)
+def _as_they_are(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with which an image is scaled and cropped, and its values are left alone."""
+    channels = settings.get("channels", 3)
+    return {"mean": [0.0] * channels, "std": [1.0] * channels, "views": 1, "crops": 1}
+
+
+def _to_pixels(images: Sequence[Tensor], settings: Mapping[str, Any]) -> Tensor:
+    pixels = torch.stack([*images])
+    return pixels if "channels" in settings else (pixels * 255).round().to(torch.uint8)

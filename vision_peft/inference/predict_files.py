@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.band_files import BandFiles
+from vision_peft.data.decoding.band_statistics import Bands
 from vision_peft.data.decoding.frame_folders import decode_frame_folder, list_frames
 from vision_peft.data.decoding.image_dataset import ImageFiles
 from vision_peft.data.decoding.video import Choose
 from vision_peft.data.decoding.video_dataset import VideoFiles
 from vision_peft.data.decoding.video_file import VideoDecodeError, describe_error
+from vision_peft.data.flat_arrays import IntArray, TextArray
 from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.data.loading.loader import eval_loader
 from vision_peft.inference.predictor import Outputs, Predictor
@@ -53,6 +56,9 @@ def make_dataset(prepare: Preparation, paths: Sequence[str]) -> ImageDataset:
     """Return the data set of evaluation for these files: an item is an image, or a view of a video."""
     if prepare.gives_clips:
         dataset: ImageDataset = Videos(paths)
+    elif prepare.form is not None:
+        labels = IntArray(np.zeros(len(paths), np.int64))
+        dataset = BandFiles(TextArray.of(paths), labels, _ANYTHING, Bands(prepare.form))
     else:
         options = {"exif_rotation": prepare.exif_rotation, "max_pixels": prepare.max_pixels}
         labels = np.zeros(len(paths), np.int64)

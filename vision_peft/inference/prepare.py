@@ -15,10 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from vision_peft.backbones import input_config
+from vision_peft.data.decoding.bands import BandForm, read_band_item
 from vision_peft.data.decoding.frame_folders import list_frames
 from vision_peft.data.decoding.images import MAX_PIXELS, ImageDecodeError, ValueRange, convert_image, decode_image
 from vision_peft.data.decoding.video import Choose
 from vision_peft.data.decoding.video_dataset import VideoFiles
+from vision_peft.data.transforms.bands import eval_bands
 from vision_peft.data.transforms.images import eval_transform, select_geometry
 from vision_peft.formats.input_record import complete_input
 
@@ -47,7 +49,9 @@ class Preparation:
         self.settings = dict(settings)
         self.gives_clips = settings.get("num_frames") is not None
         self.exif_rotation, self.max_pixels = exif_rotation, max_pixels
-        self.transform = eval_transform(**select_geometry(settings))
+        self.form = BandForm.of(settings, max_pixels=max_pixels) if "channels" in settings else None
+        own = eval_transform(**select_geometry(settings)) if self.form is None else eval_bands(settings)
+        self.transform: Callable[[Any], Tensor] = own
 
     @classmethod
     def of(cls, model: Any, **options: Any) -> "Preparation":
@@ -72,12 +76,15 @@ class Preparation:
         Args:
             item: a path (of an image or a video, or of a folder with an image per frame), the bytes of an image file, a
                 PIL image, or an array: uint8 H W 3, H W 4 (alpha is dropped), H W or uint16 H W; for clips uint8
-                T H W 3, of which exactly as many frames as the model takes are the clip itself.
+                T H W 3, of which exactly as many frames as the model takes are the clip itself. Where the model takes
+                bands: a path of what its data were (of a stack the first file), or an array H W C or C H W.
 
         Raises:
             ImageDecodeError: a file that is not there or cannot be decoded; `path` and `cause` say which and why.
             TypeError, ValueError: an array of another form, or an image where the model takes clips.
         """
+        if self.form is not None:
+            return self.transform(read_band_item(item, self.form))
         if not self.gives_clips:
             return self.transform(self.read_image(item))
         return self._open_video(item, views=1, crops=1)[0][0]

@@ -22,6 +22,7 @@ from vision_peft.memory.remembered import memory_key, recall, remember
 from vision_peft.memory.sizes import format_memory, total_memory
 from vision_peft.safe_files import read_file
 from vision_peft.strict_json import parse_json
+from vision_peft.tuning.backbone import input_channels
 from vision_peft.tuning.recompute import set_recompute
 
 MEMORY = "memory.json"
@@ -125,7 +126,7 @@ def _decide(
         return_freed_memory()
         limit //= compute.processes_here
     frames = () if settings.get("num_frames") is None else (settings["num_frames"],)
-    shape = (3, *frames, *settings["size"])
+    shape = (input_channels(model), *frames, *settings["size"])
     ahead = 2 * config.workers + 1 if isinstance(config.workers, int) else 3
     memory = MemoryOfTraining(model, recipe, compute, shape, eval_batch, ahead)
     what = config.backbone.name, [method_entry(method) for method in config.methods], shape, eval_batch

@@ -14,15 +14,11 @@ from vision_peft.backbones import input_config
 from vision_peft.config.parse import Config
 from vision_peft.config.schema import QUANTIZED, BackboneConfig, Recipe
 from vision_peft.data import DataConfig, ImageDataset
-from vision_peft.data.check.contents import ProgressLine
-from vision_peft.data.decoding.mask_dataset import list_mask_problems
-from vision_peft.data.loading.bad_files import is_share
-from vision_peft.data.loading.find_bad_files import find_bad_files
+from vision_peft.data.decoding.band_statistics import choose_band_normalisation
 from vision_peft.data.loading.loader import TrainLoader, eval_loader
-from vision_peft.data.problems import raise_problems
 from vision_peft.data.transforms.images import choose_normalisation
-from vision_peft.distributed.device import DTYPES, Compute, seed_everything
-from vision_peft.distributed.processes import all_gather, on_rank0, take_from_rank0
+from vision_peft.distributed.device import DTYPES, seed_everything
+from vision_peft.distributed.processes import take_from_rank0
 from vision_peft.protocols import list_splits
 from vision_peft.runs.compare_data import describe_since
 from vision_peft.runs.data_record import DataRecord
@@ -81,33 +77,6 @@ def describe_data_since(config: Config, folder: Path) -> str:
     return describe_since(folder, lambda: DataRecord(load_splits(config), config.data), other_root)
 
 
-def check_files(config: Config, splits: Mapping[str, ImageDataset], compute: Compute) -> None:
-    """Look at the files of all splits, shared by the processes, before anything is trained; see `config.check_files`.
-
-    Raises:
-        ValueError: files that would end the run, all of them: any of val and test, of train more than are replaced.
-    """
-    if config.check_files == "off":
-        return
-    decoded = [split for split in ("val", "test") if config.check_files == "decode"]
-    progress = ProgressLine("files looked at") if compute.is_main else None
-    own = find_bad_files(splits, decoded, **compute.share, progress=progress)
-    shares = all_gather({split: [[error.path, error.cause] for error in errors] for split, errors in own.items()})
-    problems = []
-    for split, dataset in splits.items():
-        bad = sorted(error for share in shares for error in share[split])
-        evaluated = split in ("val", "test")
-        allowed = config.bad_eval == "wrong" if evaluated else is_share(len(bad), config.max_bad_fraction, len(dataset))
-        problems += [] if allowed else [f"{split}: {path}: {cause}" for path, cause in bad]
-    raise_problems(
-        f"data={config.data.name}: files cannot be decoded. Fix or remove them; else max_bad_fraction is the share of "
-        "train that may be bad, and bad_eval=wrong counts those of val and test as wrong answers",
-        problems,
-    )
-    if config.check_files == "decode":
-        raise_problems(f"data={config.data.name}: labels", on_rank0(lambda: [*list_mask_problems(splits)]))
-
-
 def check_items(backbone: BackboneConfig, data: DataConfig, dataset: ImageDataset) -> None:
     """Raise ValueError for videos where the backbone takes single images, and for images where it takes clips."""
     if dataset.gives_clips and backbone.num_frames is None:
@@ -122,9 +91,16 @@ def check_items(backbone: BackboneConfig, data: DataConfig, dataset: ImageDatase
         )
 
 
-def create_model(backbone: BackboneConfig, seed: int, drop_path: float = 0.0, dtype: str | None = None) -> Any:
-    """Build the bare backbone without a head; `seed` draws its weights where they are random, `dtype` may pack them."""
+def create_model(
+    backbone: BackboneConfig, seed: int, drop_path: float = 0.0, dtype: str | None = None, channels: int | None = None
+) -> Any:
+    """Build the bare backbone without a head; `seed` draws its weights where they are random, `dtype` may pack them.
+
+    `channels` are those of the data; None: RGB.
+    """
     seed_everything(seed, "backbone")
+    wanted = backbone.in_chans or channels or 3
+    own = {} if wanted == 3 or "in_chans" in backbone.kwargs else {"in_chans": wanted}
     model = vp.create_backbone(
         backbone.name,
         pretrained=backbone.pretrained,
@@ -135,6 +111,7 @@ def create_model(backbone: BackboneConfig, seed: int, drop_path: float = 0.0, dt
         num_frames=backbone.num_frames,
         tubelet_size=backbone.tubelet_size,
         inflate=backbone.inflate,
+        **own,
         **backbone.kwargs,
     )
     return vp.quantize_backbone(model, dtype) if dtype in QUANTIZED else model
@@ -142,7 +119,8 @@ def create_model(backbone: BackboneConfig, seed: int, drop_path: float = 0.0, dt
 
 def create_bare_model(config: Config) -> Any:
     """Create the backbone of a config, before anything is attached."""
-    return create_model(config.backbone, config.seed, config.recipe.drop_path, config.backbone_dtype)
+    channels = getattr(config.data, "channels", None)  # which not all data sets have
+    return create_model(config.backbone, config.seed, config.recipe.drop_path, config.backbone_dtype, channels)
 
 
 def attach_methods(
@@ -208,7 +186,7 @@ def _store_frozen(layer: nn.Module, dtype: torch.dtype) -> None:
 def _load_samples(model: nn.Module, config: Config, dataset: ImageDataset, needed: SamplesNeeded) -> Iterable[Any]:
     """Batches of the images that a method needs, in the order of `dataset`; every pass over them is the same."""
     part = dataset.subset(needed.choose(dataset.labels))
-    settings, recipe = input_settings(model, config.recipe), config.recipe
+    settings, recipe = input_settings(model, config.recipe, None, dataset), config.recipe
     if needed.augmented:
         part.set_training(settings, recipe.augment, recipe.random_erasing, recipe.clip_place)
     else:
@@ -228,20 +206,28 @@ def _load_samples(model: nn.Module, config: Config, dataset: ImageDataset, neede
     return eval_loader(part, part.eval_batch_size, config.workers, bad="wrong")
 
 
-def input_settings(model: nn.Module, recipe: Recipe, data: DataConfig | None = None) -> dict[str, Any]:
+def input_settings(
+    model: nn.Module, recipe: Recipe, data: DataConfig | None = None, dataset: ImageDataset | None = None
+) -> dict[str, Any]:
     """Say how an image or a video becomes the model's input: what adapter.json records and `set_evaluation` takes.
 
-    `data` adds how it decodes greyscale of more than 8 bits, where that is not as by default.
+    `data` adds how it decodes greyscale of more than 8 bits, where that is not as by default; `dataset`, of images with
+    bands, how they are read, and the statistics of the bands.
     """
-    found = input_config(model)
-    mean, std = choose_normalisation(recipe.normalisation, found["mean"], found["std"])
+    found, bands = input_config(model), None if dataset is None else dataset.bands
+    name = "backbone" if recipe.normalisation == "bands" else recipe.normalisation
+    mean, std = choose_normalisation(name, found["mean"], found["std"])
+    if bands is not None:
+        mean, std = choose_band_normalisation(recipe.normalisation, bands, mean, std)
     clips: dict[str, Any] = {}
     if "num_frames" in found:
         clips = {key: found[key] for key in ("num_frames", "tubelet_size")}
         clips |= {key: getattr(recipe, key) for key in ("sampling", "frame_stride", "views", "crops", "view_average")}
         clips |= {"clip_seconds": recipe.clip_seconds} if recipe.clip_seconds else {}
     value_range = getattr(data, "value_range", "full")  # which not all data sets have
-    deep = {} if value_range == "full" else {"value_range": [*value_range] if value_range != "image" else value_range}
+    deep: dict[str, Any] = (
+        {} if value_range == "full" else {"value_range": [*value_range] if value_range != "image" else value_range}
+    )
     return {
         "size": list(found["size"]),
         "mean": list(mean),
@@ -251,7 +237,7 @@ def input_settings(model: nn.Module, recipe: Recipe, data: DataConfig | None = N
         "crop_pct": recipe.crop_pct,
         **({"window": True} if recipe.window else {}),
         **clips,
-        **deep,
+        **(deep if bands is None else bands.form.record()),
     }
 
 

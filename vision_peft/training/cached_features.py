@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 import vision_peft as vp
@@ -28,6 +27,7 @@ from vision_peft.distributed.processes import all_gather, all_gather_tensors
 from vision_peft.protocols import Phase
 from vision_peft.training.evaluation import create_eval_loader
 from vision_peft.training.progress import Training
+from vision_peft.tuning.backbone import input_channels
 from vision_peft.tuning.frozen_part import FrozenPart, NotConstant, find_frozen_part
 from vision_peft.tuning.graft import Graft, depth, graft, ungraft
 
@@ -39,12 +39,12 @@ class Features(ImageDataset):
 
     def __init__(self, dataset: ImageDataset, features: Tensor) -> None:
         super().__init__(dataset.classes, dataset.labels, dataset.targets)
-        self.whole, self.features = dataset, features
+        self.whole, self.features, self.bands = dataset, features, dataset.bands
 
     def as_tensor(self) -> Tensor:
         return self.features
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Any:
         return self.whole.image(index)
 
     def path(self, index: int) -> str:
@@ -163,7 +163,7 @@ def _find_part(training: Training, model: nn.Module) -> Backbone | FrozenPart | 
     compute, settings = training.compute, training.settings
     frames = () if settings.get("num_frames") is None else (settings["num_frames"],)
     model.eval()
-    blank = torch.zeros(1, 3, *frames, *settings["size"], device=compute.device)
+    blank = torch.zeros(1, input_channels(model), *frames, *settings["size"], device=compute.device)
     with compute.autocast():
         if features_are_constant(training.config, model):
             return Backbone(model, blank)

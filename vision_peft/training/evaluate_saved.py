@@ -108,8 +108,9 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = (), config_dir: 
     backbone = raw.get("backbone") or {**_list_recorded(info, adapter), **known}
     backbone = parse_backbone({**backbone, **given.get("backbone", {})})
     check_items(backbone, data, dataset)
+    channels = find_channels(recorded, dataset, f"data={data.name}")
     with rank0_first():
-        model = create_model(backbone, settings.seed, dtype=info.backbone.get("quantized"))
+        model = create_model(backbone, settings.seed, dtype=info.backbone.get("quantized"), channels=channels)
     vp.load_adapter(model, adapter)
     views = {key: given[key] for key in _VIEWS if key in given}
     dataset.set_evaluation({**complete_input(recorded, input_config(model)), **views})
@@ -142,6 +143,28 @@ def check_classes(trained_on: list[str] | None, number: int, given: list[str], w
             "the same, in this order",
             stacklevel=2,
         )
+
+
+def find_channels(recorded: Mapping[str, Any], dataset: ImageDataset, where: str) -> int | None:
+    """Return the channels of the images that an adapter with the input settings `recorded` takes; None: RGB.
+
+    Raises:
+        ValueError: the images of `dataset` have others, or values of another type; both sides are named.
+    """
+    ours, form = recorded.get("channels"), None if dataset.bands is None else dataset.bands.form
+    own, given = _channels(ours, recorded.get("dtype")), _channels(form and form.channels, form and form.dtype)
+    if own != given:
+        raise ValueError(
+            f"the adapter takes {own}, {where} has {given}: give the data that it is for"
+            + (f" (data.channels={ours})" if ours and form is None else "")
+        )
+    return ours
+
+
+def _channels(number: int | None, dtype: str | None) -> str:
+    if number is None:
+        return "RGB images"
+    return f"images of {number} channel{'s' * (number > 1)}" + (f" of {dtype}" if dtype else "")
 
 
 def _names(names: list[str]) -> str:

@@ -22,6 +22,7 @@ from vision_peft.config.parse import Config
 from vision_peft.config.recommended import describe_recipe
 from vision_peft.config.run_id import digest_setting, setting_fields, task_name
 from vision_peft.data import ImageDataset
+from vision_peft.data.normalisation import resolve_normalisation
 from vision_peft.distributed.device import Compute, describe_device, peak_memory_mb
 from vision_peft.distributed.processes import on_rank0
 from vision_peft.distributed.stopping import Interrupted
@@ -32,6 +33,7 @@ from vision_peft.runs.checkpoint import SaveError
 from vision_peft.tasks import describe_task
 from vision_peft.tasks.metrics import Metrics
 from vision_peft.training.progress import Diverged, Progress, Training
+from vision_peft.tuning.backbone import input_channels
 from vision_peft.tuning.head_kinds import head_text, read_head
 
 LONGEST_REASON = 1000  # letters; a message may name every sample of a batch
@@ -165,7 +167,7 @@ def make_row(
         img_size=height if height == width else [height, width],
         num_frames=settings.get("num_frames"),
         views=_count_views(settings, splits),
-        normalisation=recipe.normalisation,
+        normalisation=resolve_normalisation(recipe.normalisation, config.data),
         head=_head_name(config),
         params_trained=counts.trained,
         params_stored=counts.stored,
@@ -244,7 +246,7 @@ def flops_forward(model: nn.Module, size: tuple[int, int], device: torch.device,
 
     model.eval()
     frames = () if num_frames is None else (num_frames,)
-    item = torch.zeros(1, 3, *frames, *size, device=device)
+    item = torch.zeros(1, input_channels(model), *frames, *size, device=device)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused CPU attention counts as zero
         model(item)
     return counter.get_total_flops()

@@ -40,6 +40,7 @@ from vision_peft.memory.plan import plan_memory
 from vision_peft.protocols import PHASES, list_splits
 from vision_peft.results.row import RESULT, Row, from_values, to_values, write_row
 from vision_peft.results.table import format_rows
+from vision_peft.runs.check_files import check_files
 from vision_peft.runs.checkpoint import newest_state
 from vision_peft.runs.compare_data import Pinned, pin_data
 from vision_peft.runs.data_record import DATA, DataRecord
@@ -51,7 +52,6 @@ from vision_peft.tasks import learn_task, record_task
 from vision_peft.tasks.metrics import Metrics
 from vision_peft.training.build import (
     attach_methods,
-    check_files,
     check_shares,
     create_bare_model,
     describe_data_since,
@@ -162,7 +162,7 @@ def _train_in(
     start = on_rank0(lambda: describe_start(compute))
     with capture_log("vision_peft.backbones") as about_weights, rank0_first():
         model = create_bare_model(config)
-    settings = input_settings(model, config.recipe, config.data)
+    settings = input_settings(model, config.recipe, config.data, splits[PHASES[config.protocol][0].trained])
     set_transforms(splits, settings, config.recipe)
     phases = PHASES[config.protocol]
     check_shares(config.recipe, compute.world_size, len(splits[phases[0].trained]))

@@ -23,14 +23,25 @@ def patch_area(model: Any) -> int:
     """Return the fan-in of the patch embedding: pixels of one patch times channels.
 
     A tubelet counts the pixels of all its frames, and a convolution behind a stem reads the stem's channels; a stem
-    without one has the pixels of a patch in RGB.
+    without one has the pixels of a patch.
     """
     embed = family_of(model).patch_embedding(model)
     projection = getattr(embed, "proj", None)
     if isinstance(projection, nn.Conv2d | nn.Conv3d | nn.Linear):
         return projection.weight[0].numel()
     height, width = _patch_size(model)
-    return 3 * height * width
+    return input_channels(model) * height * width
+
+
+def input_channels(model: Any) -> int:
+    """Return the channels of the images that `model` takes, as its first layer says."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Conv3d):
+            return layer.in_channels
+        if isinstance(layer, nn.Linear):  # patches are cut out before
+            height, width = _patch_size(model)
+            return layer.in_features // (height * width)
+    raise ValueError(f"{type(model).__name__} has no layer that takes an image")
 
 
 def _patch_size(model: Any) -> list[int]:
@@ -48,8 +59,8 @@ def _patch_size(model: Any) -> list[int]:
 def architecture(model: Any) -> dict[str, Any]:
     """Describe ``model`` by what tells two backbones apart at a glance.
 
-    Class, depth, widths, heads, patch and image size (pixels); of clips also the frames of a clip and of a patch (None:
-    frame by frame), and whether their mean is taken before the norm.
+    Class, depth, widths, heads, patch and image size (pixels); channels where they are not RGB; of clips also the
+    frames of a clip and of a patch (None: frame by frame), and whether their mean is taken before the norm.
     """
     if not has_blocks(model):
         return _describe_layers(model)
@@ -63,6 +74,7 @@ def architecture(model: Any) -> dict[str, Any]:
         "num_heads": sorted({family_of_block(block).heads(block) for block in all_blocks}),
         "patch_size": _patch_size(model),
         "img_size": image_size(model),
+        **_describe_channels(model),
         **(clip if clip["num_frames"] is not None else {}),
         **({"mean_first": True} if getattr(embed, "mean_first", False) else {}),
     }
@@ -88,7 +100,13 @@ def _describe_layers(model: Any) -> dict[str, Any]:
         "num_heads": [],
         "patch_size": [],
         "img_size": image_size(model),
+        **_describe_channels(model),
     }
+
+
+def _describe_channels(model: Any) -> dict[str, int]:
+    channels = input_channels(model)
+    return {} if channels == 3 else {"in_chans": channels}
 
 
 def image_size(model: Any) -> list[int]:

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vision_peft.data.annotations.class_folders import WHOLE, OtherKind, find_split_folders, read_class_folders
 from vision_peft.data.annotations.draw_split import check_fraction
@@ -54,11 +55,15 @@ class ClassFolders(DataConfig):
         """The files for which another family is meant."""
 
     @abstractmethod
-    def make(self, paths: TextArray, labels: IntArray, classes: list[str]) -> ImageDataset:
-        """Return the dataset of one split."""
+    def make(self, paths: TextArray, labels: IntArray, classes: list[str], seen: Any) -> ImageDataset:
+        """Return the dataset of one split; `seen` is what `look_at` returned."""
 
-    def look_at(self, items: SplitItems) -> None:
-        """Warn of what the files themselves say."""
+    def select(self, items: SplitItems, problems: list[str]) -> SplitItems:
+        """Choose the files that are items; what is wrong is appended to `problems`."""
+        return items
+
+    def look_at(self, items: SplitItems) -> Any:
+        """Warn of what the files themselves say, and return what the data sets of all splits share."""
 
     def load(self, split: str) -> ImageDataset:
         """Load the files of `split`; raises one ValueError with every problem of the tree."""
@@ -72,12 +77,13 @@ class ClassFolders(DataConfig):
         items = read_class_folders(
             root, self.kind, found, other=self.other, recursive=self.recursive, leave_out=leave_out
         )
+        items = self.select(items, found)
         if problems is None or not len(items.paths):
             raise_problems(f"data.root={self.root}", found)
         else:
             problems += found
         self._draw(root, items)
-        self.look_at(items)
+        seen = self.look_at(items)
 
         def load(split: str) -> ImageDataset:
             check_split(split)
@@ -86,7 +92,7 @@ class ClassFolders(DataConfig):
                     f"{root} has no folder test: name one so (val is then drawn from train where there is none), "
                     f"or put the class folders directly into the root to have train, val and test drawn"
                 )
-            return self.make(*items.take(split), items.classes)
+            return self.make(*items.take(split), items.classes, seen)
 
         return load
 

@@ -44,6 +44,17 @@ class SplitItems:
         self.draw = SplitByName(self.names.take(whole), labels, shares, seed, where)
         self.parts |= {name: whole[items] for name, items in self.draw.parts.items()}
 
+    def keep(self, places: Sequence[int]) -> "SplitItems":
+        """Return the items at these places, in rising order, alone."""
+        kept = np.asarray(places, dtype=np.int64)
+        parts: dict[str, Sequence[int] | np.ndarray] = {
+            name: np.flatnonzero(np.isin(kept, np.asarray(part, dtype=np.int64))) for name, part in self.parts.items()
+        }
+        of_kept = self.paths.take(kept), self.names.take(kept), self.labels.take(kept)
+        found = SplitItems(*of_kept, self.classes, parts)
+        found.targets = self.targets
+        return found
+
     def take(self, split: str) -> tuple[TextArray, IntArray]:
         """Return paths and labels of a split; trainval is train with val behind it.
 

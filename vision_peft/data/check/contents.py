@@ -8,8 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.band_statistics import BandRange, find_ranges
 from vision_peft.data.decoding.frame_folders import list_frames
 from vision_peft.data.decoding.images import ImageDecodeError, ImageHeader
 from vision_peft.data.decoding.video_dataset import VideoFiles
@@ -31,6 +35,7 @@ class Content:
     file: bytes | None = None  # SHA-256 of the file
     header: ImageHeader | None = None
     form: VideoForm | None = None  # of a video
+    ranges: tuple[BandRange, ...] = ()  # of each band, of an image that has bands
 
 
 class ProgressLine:
@@ -97,11 +102,17 @@ def _read(dataset: ImageDataset, index: int) -> Content | ImageDecodeError:
         if isinstance(dataset, VideoFiles):
             return _read_video(dataset, dataset.source_of(index))
         image = dataset.image(index)
-        pixels = hashlib.sha256(f"{image.mode} {image.width}x{image.height} ".encode() + image.tobytes()).digest()
+        if isinstance(image, Tensor):
+            bands, height, width = image.shape
+            found: dict[str, Any] = {"size": (width, height), "ranges": find_ranges(image)}
+            pixels = hashlib.sha256(f"{bands} {width}x{height} ".encode() + image.numpy().tobytes()).digest()
+        else:
+            found = {"size": image.size}
+            pixels = hashlib.sha256(f"{image.mode} {image.width}x{image.height} ".encode() + image.tobytes()).digest()
         if (header := dataset.header(index)) is None:
-            return Content(pixels, image.size)
+            return Content(pixels, **found)
         file = dataset.file(index)
-        return Content(pixels, image.size, None if file is None else _hash_file(file), header)
+        return Content(pixels, **found, file=None if file is None else _hash_file(file), header=header)
     except ImageDecodeError as error:
         return ImageDecodeError(error.path, error.cause)  # a new one: the old keeps the frames that raised it
     except OSError as error:

@@ -13,6 +13,8 @@
         * where labels are not classes, `targets`: what `target_facts.describe_targets` says
         * of videos, whose number is `images`, also `frames`, `rate` (a second), `seconds`: `{min, median, max}`, and
           `containers`, `codecs`: counts
+        * of images with bands also `bands`: a list of `{band, min, max, images, missing}`, `images` being those with a
+          value in it and `missing` the mean share of values that are missing
     * `findings`: a list of `{severity, kind, text, splits, items}`, an item being `{split, path, label}`
 
 Kinds of the severity "problem": `reader` (what the reader of the family refuses, with file and line), `task` (a task of
@@ -27,7 +29,7 @@ image where their decoded pixels are the same, videos where those of all their f
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -38,6 +40,8 @@ from vision_peft.data.check.findings import PROBLEM, WARNING, Finding
 from vision_peft.data.check.target_facts import count_labels, describe_targets, list_lines
 from vision_peft.data.config import SPLITS, DataConfig
 from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.band_statistics import BandRange
+from vision_peft.data.decoding.bands import BandForm
 from vision_peft.data.decoding.image_dataset import ImageFiles
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.decoding.video_dataset import VideoFiles
@@ -106,6 +110,9 @@ def summarise(report: TaskReport) -> str:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     lines += [line for split, dataset in report.datasets.items() for line in list_lines(split, dataset)]
+    for split in report.datasets:
+        if (facts := _split_to_json(split, report)) and "bands" in facts and split != "trainval":
+            lines += [f"values of {split}:", *_format_bands(facts["bands"])]
     for severity in (PROBLEM, WARNING):
         findings = report.of(severity)
         lines.append(f"{len(findings) or 'no'} {severity}{'s' * (len(findings) != 1)}")
@@ -149,6 +156,8 @@ def _split_to_json(split: str, report: TaskReport) -> dict[str, Any] | None:
     }
     if (targets := describe_targets(dataset)) is not None:
         facts["targets"] = targets
+    if dataset.bands is not None:
+        facts["bands"] = _measure_bands([content.ranges for content in contents], dataset.bands.form)
     if dataset.gives_clips:
         forms = [content.form for content in contents if content.form]
         facts["frames"] = _measure_spread([form.frames for form in forms])
@@ -158,6 +167,26 @@ def _split_to_json(split: str, report: TaskReport) -> dict[str, Any] | None:
         facts["containers"] = dict(Counter(form.container for form in forms).most_common())
         facts["codecs"] = dict(Counter(form.codec for form in forms).most_common())
     return facts
+
+
+def _measure_bands(images: Sequence[Sequence[BandRange]], form: BandForm) -> list[dict[str, Any]]:
+    """Describe what the images hold in each band; null where a band has no value."""
+    found = []
+    for band, ranges in enumerate(zip(*images, strict=True)):
+        known = [each for each in ranges if each.missing < 1]
+        low, high = (min((each.low for each in known), default=None), max((each.high for each in known), default=None))
+        missing = sum(each.missing for each in ranges) / len(ranges)
+        name = form.bands[band] if form.bands else str(band)
+        found.append({"band": name, "min": low, "max": high, "images": len(known), "missing": round(missing, 6)})
+    return found
+
+
+def _format_bands(bands: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Write a line for each band."""
+    for band in bands:
+        values = "no value" if band["min"] is None else f"{band['min']:,.6g} to {band['max']:,.6g}"
+        missing = f", {100 * band['missing']:.2g} % missing" if band["missing"] else ""
+        yield f"  band {band['band']}: {values}{missing}"
 
 
 def _measure_spread(values: Sequence[float]) -> dict[str, float] | None:

@@ -18,7 +18,7 @@ def draw_tile(dataset: ImageDataset, index: int, side: int) -> Image.Image:
     """
     tile = Image.new("RGB", (side, side), GROUND)
     try:
-        image = dataset.image(index)
+        image = dataset.picture(index)
     except ImageDecodeError:
         draw = ImageDraw.Draw(tile)
         for ends in ((8, 8, side - 9, side - 9), (8, side - 9, side - 9, 8)):

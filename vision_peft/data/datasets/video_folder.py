@@ -4,7 +4,7 @@ This is how UCF101, Kinetics and HMDB51 lie on disk before anybody writes lists 
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from vision_peft.data.annotations.class_folders import OtherKind
 from vision_peft.data.annotations.folder_data import ClassFolders
@@ -43,5 +43,5 @@ class VideoFolder(ClassFolders):
     def other(self) -> OtherKind:
         return IMAGES
 
-    def make(self, paths: TextArray, labels: IntArray, classes: list[str]) -> ImageDataset:
+    def make(self, paths: TextArray, labels: IntArray, classes: list[str], seen: Any) -> ImageDataset:
         return VideoFiles(paths, labels, classes, decoder=self.decoder)

@@ -109,6 +109,28 @@ def read_bands(path: str | Path, form: BandForm) -> Tensor:
     return convert_bands(torch.from_numpy(whole), form, path, header.nodata)
 
 
+def read_band_item(item: Any, form: BandForm) -> Tensor:
+    """Return what `read_bands` returns, of a path or of an array: `H W` of one band, `H W C` or `C H W`.
+
+    Raises:
+        TypeError: something else.
+        ValueError: an array of other channels, or of another type than `form` has.
+        ImageDecodeError: as `read_bands`; of an array too.
+    """
+    if isinstance(item, str | Path):
+        return read_bands(Path(item).expanduser(), form)
+    if not isinstance(item, np.ndarray):
+        raise TypeError(f"this model takes {form.channels} bands: wanted a path or an array, got {type(item).__name__}")
+    first = bands_come_first(item.shape, form.channels, form.layout)
+    array = item if first else np.moveaxis(item[..., None] if item.ndim == 2 else item, -1, 0)
+    types = (form.dtype,) if form.dtype else _TYPES
+    if len(array) != form.channels or not array.size or array.dtype.name not in types:
+        raise ValueError(
+            f"this model takes arrays of {form.channels} bands of {' or '.join(types)}, got {item.dtype} {item.shape}"
+        )
+    return convert_bands(torch.from_numpy(array.astype(np.float32)), form, "the array")
+
+
 def convert_bands(values: Tensor, form: BandForm, path: str | Path, nodata: float | None = None) -> Tensor:
     """Make missing values of float32 `C H W` NaN, cut off what is outside of the range, and refuse what is neither.
 

@@ -3,9 +3,9 @@
 import copy
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.images import (
@@ -63,7 +63,7 @@ class ImageFiles(ImageDataset):
         self.exif_rotation = exif_rotation
         self.value_range: ValueRange = value_range
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Any:
         return decode_image(
             self.paths[index],
             max_pixels=self.max_pixels,

@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Store:
-    """Pixels (uint8) kept by key, at most `limit` bytes of them."""
+    """Pixels (uint8, of bands float32) kept by key, at most `limit` bytes of them."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.used = limit, 0

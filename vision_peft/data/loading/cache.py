@@ -72,12 +72,14 @@ def _estimate(datasets: Iterable[Cached]) -> tuple[int, int, bool]:
         new = [index for index in range(len(dataset)) if dataset.key(index) not in seen]
         seen |= {dataset.key(index) for index in new}
         if dataset.geometry is not None:
-            size += 3 * math.prod(dataset.geometry.size) * len(new)
+            size += dataset.bytes_per_pixel * math.prod(dataset.geometry.size) * len(new)
             continue
         asked = new if len(new) <= HEADERS_READ else new[:: len(new) // SAMPLED]
         exact &= len(asked) == len(new)
         with ThreadPoolExecutor(count_cores()) as pool:
-            size += 3 * sum(pool.map(dataset.count_pixels, asked)) * len(new) // max(len(asked), 1)
+            size += (
+                dataset.bytes_per_pixel * sum(pool.map(dataset.count_pixels, asked)) * len(new) // max(len(asked), 1)
+            )
     return len(seen), size, exact
 
 

@@ -1,7 +1,7 @@
 """A dataset of images that are decoded once and kept in memory, without a change to any pixel that reaches the model.
 
-What is kept, as uint8, is what the transform makes of an image every time (`Transform.fixed`): with a fixed resize the
-resized image, a few dozen kilobytes; with random crops the whole image.
+What is kept, as uint8 or of bands as float32, is what the transform makes of an image every time (`Transform.fixed`):
+with a fixed resize the resized image, a few dozen kilobytes; with random crops the whole image.
 """
 
 import os
@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from vision_peft.data.dataset import ImageDataset
@@ -29,6 +30,7 @@ class Cached(ImageDataset):
     def __init__(self, dataset: ImageDataset, store: Store) -> None:
         super().__init__(dataset.classes, dataset.labels, dataset.targets)
         self.dataset, self.store, self.transform = dataset, store, dataset.transform
+        self.bands = dataset.bands
         self.in_memory = dataset.in_memory or self.geometry is not None  # random crops of whole images cost time
         self._prepared = False
 
@@ -41,8 +43,11 @@ class Cached(ImageDataset):
     def is_kept(self) -> bool:
         return True
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int) -> Any:
         return self._fixed_image(index, None)
+
+    def picture(self, index: int) -> Image.Image:
+        return self.dataset.picture(index)
 
     def path(self, index: int) -> str:
         return self.dataset.path(index)
@@ -89,9 +94,9 @@ class Cached(ImageDataset):
         except ImageDecodeError:
             return 0
 
-    def _fixed_image(self, index: int, geometry: Geometry | None) -> Image.Image:
+    def _fixed_image(self, index: int, geometry: Geometry | None) -> Any:
         if geometry == self.geometry and (pixels := self.store.kept.get(self.key(index))) is not None:
-            return Image.fromarray(pixels)
+            return Image.fromarray(pixels) if self.bands is None else torch.from_numpy(pixels)
         image = self.dataset.image(index)
         return image if geometry is None else geometry(image)
 

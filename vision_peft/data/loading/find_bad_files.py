@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from vision_peft.data.dataset import ImageDataset
-from vision_peft.data.decoding.images import ImageDecodeError
+from vision_peft.data.decoding.images import ImageDecodeError, MisfitError
 from vision_peft.data.distinct_items import list_distinct
 from vision_peft.data.loading.cached_images import count_cores
 
@@ -64,7 +64,8 @@ def _look(dataset: ImageDataset, item: int, decode: bool) -> ImageDecodeError | 
     try:
         dataset.check(item, decode)
     except ImageDecodeError as error:
-        return ImageDecodeError(error.path, error.cause)  # a new one: the old keeps the frames that raised it
+        kind = MisfitError if isinstance(error, MisfitError) else ImageDecodeError
+        return kind(error.path, error.cause)  # a new one: the old keeps the frames that raised it
     except OSError as error:
         return ImageDecodeError(dataset.path(item), f"{type(error).__name__}: {error}")
     return None

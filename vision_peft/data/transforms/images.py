@@ -53,7 +53,7 @@ class Geometry:
     crop_pct: float = 1.0
 
     def __post_init__(self) -> None:
-        _find_mode(self.interpolation)
+        find_mode(self.interpolation)
         if self.resize not in RESIZES:
             raise unknown("resize", self.resize, RESIZES)
         if self.resize == "shortest" and not 0 < self.crop_pct <= 1:
@@ -64,7 +64,7 @@ class Geometry:
 
     def __call__(self, image: Any) -> Any:
         if self.resize == "squash":
-            return F.resize(image, list(self.size), interpolation=_find_mode(self.interpolation))
+            return F.resize(image, list(self.size), interpolation=find_mode(self.interpolation))
         return F.center_crop(self.cover(image), list(self.size))
 
     def cover(self, image: Any) -> Any:
@@ -79,7 +79,7 @@ class Geometry:
             scaled = [tall, max(wide, int(width * tall / height))]
         else:
             scaled = [max(tall, int(height * wide / width)), wide]
-        return F.resize(image, scaled, interpolation=_find_mode(self.interpolation))
+        return F.resize(image, scaled, interpolation=find_mode(self.interpolation))
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def eval_transform(
     `resize="squash"` scales to `size` directly, changing the aspect ratio, as the VTAB-1k papers do, and knows no
     `crop_pct`; `"shortest"` scales the short side to `size / crop_pct` and crops the centre, as timm does.
     """
-    geometry = Geometry(_height_width(size), interpolation, resize, crop_pct)
+    geometry = Geometry(height_width(size), interpolation, resize, crop_pct)
     return Transform(geometry, NormalisePixels(mean, std))
 
 
@@ -136,7 +136,7 @@ def train_transform(
     """
     if augment not in AUGMENTS:
         raise unknown("augment", augment, AUGMENTS)
-    geometry = Geometry(_height_width(size), interpolation, resize, crop_pct)
+    geometry = Geometry(height_width(size), interpolation, resize, crop_pct)
     fixed: Geometry | None = None
     steps: list[Callable[[Any], Any]] = []
     if augment in ("none", "flip"):
@@ -146,7 +146,7 @@ def train_transform(
             raise ValueError(f"augment='random_crop_flip' needs resize='shortest', got resize={resize!r}")
         steps += [geometry.cover, v2.RandomCrop(geometry.size)]
     else:
-        steps += [v2.RandomResizedCrop(_height_width(size), scale=crop_scale, interpolation=_find_mode(interpolation))]
+        steps += [v2.RandomResizedCrop(height_width(size), scale=crop_scale, interpolation=find_mode(interpolation))]
     if augment != "none":
         steps.append(v2.RandomHorizontalFlip())
     if augment == "randaugment":
@@ -159,14 +159,16 @@ def train_transform(
     return Transform(fixed, v2.Compose(steps) if len(steps) > 1 else steps[0])
 
 
-def _height_width(size: int | Sequence[int]) -> tuple[int, int]:
+def height_width(size: int | Sequence[int]) -> tuple[int, int]:
+    """Return a size in pixels, of a square by its side; ValueError where it is none."""
     height, width = (size, size) if isinstance(size, int) else size
     if height < 1 or width < 1:
         raise ValueError(f"an image size is (height, width) in pixels, got {size}")
     return int(height), int(width)
 
 
-def _find_mode(interpolation: str) -> v2.InterpolationMode:
+def find_mode(interpolation: str) -> v2.InterpolationMode:
+    """Return torchvision's interpolation of a name; ValueError where there is none."""
     if interpolation not in INTERPOLATIONS:
         raise unknown("interpolation", interpolation, INTERPOLATIONS)
     return INTERPOLATIONS[interpolation]

@@ -92,6 +92,11 @@ class Service:
             settings = complete_input(task.info.input, input_config(self.bank.backbone))
             if settings.get("num_frames") is not None:
                 raise ValueError(f"the task {task.name} takes clips: serve answers pictures, take vision-peft predict")
+            if "channels" in settings:
+                of_bands = f"images of {settings['channels']} bands"
+                raise ValueError(
+                    f"the task {task.name} takes {of_bands}: serve answers pictures, take vision-peft predict"
+                )
             if not task.info.num_classes:
                 raise ValueError(f"the task {task.name} has no head: serve answers with labels")
             prepare = Preparation(settings, max_pixels=self.limits.max_pixels)
