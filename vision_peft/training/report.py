@@ -245,8 +245,7 @@ def flops_forward(model: nn.Module, size: tuple[int, int], device: torch.device,
     from torch.utils.flop_counter import FlopCounterMode  # imports triton, which a training needs at its end only
 
     model.eval()
-    frames = () if num_frames is None else (num_frames,)
-    item = torch.zeros(1, input_channels(model), *frames, *size, device=device)
+    item = torch.zeros(1, input_channels(model), *([num_frames] if num_frames else []), *size, device=device)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused CPU attention counts as zero
         model(item)
     return counter.get_total_flops()
