@@ -157,7 +157,7 @@ class _Embedder:
         return Source(dataset, labels, dataset.classes, {})
 
     def _find(self, inputs: list[str]) -> Source:
-        found = find_inputs(inputs, self.predictor.prepare.gives_clips, None, sys.stdin)
+        found = find_inputs(inputs, self.predictor.prepare.gives_clips, None, sys.stdin, self.predictor.prepare.form)
         if found.left_out:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.left_out.most_common(10))
             show(f"left out in folders: {printable(kinds)}", sys.stderr)
