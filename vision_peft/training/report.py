@@ -6,7 +6,7 @@ import logging
 import queue
 import statistics
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import Any
@@ -237,7 +237,7 @@ def _write_status(training: Training, row: Row) -> None:
 
 
 @torch.no_grad()
-def flops_forward(model: nn.Module, size: tuple[int, int], device: torch.device, num_frames: int | None = None) -> int:
+def flops_forward(model: nn.Module, size: Sequence[int], device: torch.device, num_frames: int | None = None) -> int:
     """Count the floating point operations of one forward pass on one image or clip.
 
     Attention is included; a multiply-add counts two.
@@ -253,9 +253,9 @@ def flops_forward(model: nn.Module, size: tuple[int, int], device: torch.device,
 
 def count_flops(training: Training, model: nn.Module) -> int:
     """Count the operations of the model on one image, or clip, of the run."""
-    height, width = training.settings["size"]
+    size, frames = training.settings["size"], training.settings.get("num_frames")
     with training.compute.autocast():  # frozen matrices may be stored in its type
-        return flops_forward(model, (height, width), training.compute.device, training.settings.get("num_frames"))
+        return flops_forward(model, size, training.compute.device, frames)
 
 
 def backbone_name(config: Config, model: Any) -> str:
