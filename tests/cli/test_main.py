@@ -31,6 +31,7 @@ VERBS = [
     "serve",
     "share",
     "submit",
+    "sweep",
     "train",
 ]
 

@@ -1,0 +1,63 @@
+"""Train every run of a sweep, several at a time, and make one table of them.
+
+    vision-peft sweep sweep=methods_x_sizes data=digits --seeds 0,1,2 --jobs 2
+    vision-peft sweep sweep=learning_rate method=lora data=digits read_test=false
+    vision-peft sweep sweep=bottleneck_size data=digits --list
+
+Overrides are those of train, and go before those of the sweep, a file of configs/sweep/ (or of --config-dir) with
+`runs` and `across`. Finished runs are skipped and broken ones resumed, so the same command goes on after a stop; a run
+that another sweep has begun is waited for. What each run prints is in OUTPUT_DIR/logs/.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from vision_peft.cli._errors import USER_ERROR
+from vision_peft.cli._roots import check_roots
+from vision_peft.cli._verb import add_config_dir, announce_loading, make_parser, overrides_of, suggest_next
+from vision_peft.cli.tune import parse_positive, parse_seeds
+from vision_peft.config.command_line import read_command_line
+from vision_peft.config.commands import door
+from vision_peft.config.errors import ConfigError
+from vision_peft.config.find_configs import list_configs
+from vision_peft.printable import for_shell, show
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse, train what is missing, print the table."""
+    parser = make_parser("sweep", __doc__)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="sweep=NAME, and what train takes")
+    parser.add_argument("--seeds", type=parse_seeds, default=[], metavar="0,1,2", help="of every run (default: seed)")
+    parser.add_argument("--jobs", type=parse_positive, default=1, metavar="N", help="runs at a time (default: 1)")
+    parser.add_argument("--list", action="store_true", help="print the runs and end")
+    add_config_dir(parser)
+    options = parser.parse_intermixed_args(argv)
+    names = [word.partition("=")[2] for word in options.overrides if word.startswith("sweep=")]
+    if len(names) != 1:
+        known = list_configs("sweep")
+        raise ConfigError([f"give one sweep=NAME, got {len(names)} of them; there are {', '.join(known)}"])
+    options.overrides = [word for word in options.overrides if not word.startswith("sweep=")]
+    overrides = overrides_of(options)
+    check_roots(read_command_line(overrides).runs)
+    announce_loading()
+    from vision_peft.results.table import format_rows
+    from vision_peft.search.sweep import describe_failed, do_runs, list_runs, read_sweep
+
+    runs = list_runs(read_sweep(names[0], options.config_dir), overrides, options.seeds)
+    if options.list:
+        show("\n".join(for_shell([*door("train"), *run.words]) for run in runs))
+        return 0
+    output_dir = runs[0].config.output_dir
+    outcome = do_runs(runs, options.jobs, show)
+    if outcome.rows:
+        show(f"\n{format_rows(outcome.rows, mean_over_seeds=True)}")
+    if outcome.stopped:
+        return INTERRUPTED
+    if outcome.failed:
+        text = "of the runs failed; the same command does them again:"
+        show("\n  ".join([f"\n{len(outcome.failed)} {text}", *describe_failed(outcome.failed)]), sys.stderr)
+        return USER_ERROR
+    suggest_next(["report", output_dir], ["plot", output_dir])
+    return 0

@@ -1,0 +1,291 @@
+"""Sweeps: which runs one stands for, and doing them, several at a time, in processes of their own.
+
+A sweep is a file of `configs/sweep/`: `runs`, the overrides of each line of the table, and `across`, further keys of
+which every value goes with every line.
+"""
+
+import contextlib
+import itertools
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from vision_peft.config.command_line import compose_config, with_values
+from vision_peft.config.errors import ConfigError
+from vision_peft.config.find_configs import find_configs, list_configs
+from vision_peft.config.parse import Config
+from vision_peft.data.loading.cached_images import count_cores
+from vision_peft.printable import LONGEST_LINE, printable
+from vision_peft.results.row import Row
+from vision_peft.runs.find_run import find_run
+from vision_peft.runs.folder_lock import FolderLock
+from vision_peft.runs.run_files import LOCK
+from vision_peft.runs.run_folder import find_diverged_row, find_finished_row
+from vision_peft.safe_files import read_file
+from vision_peft.strict_yaml import MAX_BYTES, check_yaml
+from vision_peft.suggest import did_you_mean
+
+LOOK_EVERY_S = 0.5
+MOST_RUNS = 10_000
+LOGS = "logs"  # below output_dir: what each run printed
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a file of `configs/sweep/` holds."""
+
+    runs: tuple[tuple[str, ...], ...]
+    across: Mapping[str, tuple[Any, ...]]
+
+
+@dataclass
+class SweepRun:
+    """One training of a sweep."""
+
+    words: list[str]  # overrides
+    config: Config
+    folder: Path
+    name: str  # what it has of its own
+    seconds: float = 0.0  # that it took here
+
+    @property
+    def log(self) -> Path:
+        """The file that its output goes into."""
+        below = self.folder.relative_to(self.config.output_dir)
+        return Path(self.config.output_dir, LOGS, "--".join(below.parts) + ".txt")
+
+    def find_row(self) -> Row | None:
+        """Find the row of the run, if it need not be done again: it has finished or diverged."""
+        row = find_finished_row(self.config, self.folder)
+        return find_diverged_row(self.folder) if row is None and self.folder.is_dir() else row
+
+    def is_taken(self) -> bool:
+        """Whether another process trains it right now."""
+        if not (self.folder / LOCK).is_file():
+            return False
+        try:
+            FolderLock(self.folder / LOCK).release()
+        except BlockingIOError:
+            return True
+        return False
+
+
+@dataclass
+class Outcome:
+    """What became of a sweep."""
+
+    rows: list[Row] = field(default_factory=list)
+    failed: list[SweepRun] = field(default_factory=list)
+    stopped: bool = False
+
+
+def read_sweep(name: str, config_dir: str | Path | None = None) -> Sweep:
+    """Read the sweep of that name.
+
+    Raises:
+        ConfigError: there is none, or the file holds something else.
+    """
+    folders = (find_configs(), *([Path(config_dir)] if config_dir else []))
+    known = list_configs("sweep", folders[1:])
+    if name not in known:
+        raise ConfigError([f"sweep={name}: no such config{did_you_mean(name, known)}; there are {', '.join(known)}"])
+    path = next(path for folder in reversed(folders) if (path := folder / "sweep" / f"{name}.yaml").is_file())
+    text = read_file(path, MAX_BYTES).decode()
+    try:
+        check_yaml(text, references=True)
+        raw = yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError([f"{path}: {' '.join(str(error).split())}"]) from None
+    return _check(raw, path)
+
+
+def _check(raw: Any, path: Path) -> Sweep:
+    if not isinstance(raw, dict) or not {"runs"} <= raw.keys() <= {"runs", "across"}:
+        raise ConfigError([f"{path}: wanted runs (a list of overrides) and perhaps across (a list of values by key)"])
+    runs, across = raw["runs"], raw.get("across") or {}
+    if not isinstance(runs, list) or not runs or not all(isinstance(each, str) for each in runs):
+        raise ConfigError([f"{path}: runs must be a list of texts such as 'method=lora method.rank=4'"])
+    wrong = not isinstance(across, dict) or not all(isinstance(each, list) and each for each in across.values())
+    if wrong:
+        raise ConfigError([f"{path}: across must hold a list of values for each key"])
+    found = tuple(tuple(shlex.split(each)) for each in runs)
+    return Sweep(found, {str(key): tuple(values) for key, values in across.items()})
+
+
+def list_runs(sweep: Sweep, overrides: Sequence[str], seeds: Sequence[int] = ()) -> list[SweepRun]:
+    """List the trainings of a sweep, seed by seed, so that early ones already make a table; `overrides` go on top.
+
+    Raises:
+        ConfigError: the problems of all runs.
+    """
+    count = len(sweep.runs) * max(len(seeds), 1)
+    for values in sweep.across.values():
+        count *= len(values)
+    if count > MOST_RUNS:
+        raise ConfigError([f"the sweep stands for {count:,} runs, at most {MOST_RUNS:,} are started: cut it in parts"])
+    found: dict[Path, SweepRun] = {}
+    problems: dict[str, None] = {}
+    for seed, words, values in itertools.product(seeds or [None], sweep.runs, _combine(sweep.across)):
+        own = with_values(list(words), {**values, **({} if seed is None else {"seed": seed})})
+        typed = {word.partition("=")[0].lstrip("+") for word in overrides}
+        run = [*overrides, *(word for word in own if word.partition("=")[0].lstrip("+") not in typed)]
+        try:
+            config = compose_config(run)
+        except ConfigError as error:
+            problems |= dict.fromkeys(error.problems)
+            continue
+        folder = find_run(config)
+        found.setdefault(folder, SweepRun(run, config, folder, " ".join(own)))
+    if problems:
+        raise ConfigError(problems)
+    return [*found.values()]
+
+
+def _combine(across: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    for values in itertools.product(*across.values()):
+        yield dict(zip(across, values, strict=True))
+
+
+def do_runs(
+    runs: Sequence[SweepRun],
+    jobs: int,
+    tell: Callable[[str], None],
+    command: Sequence[str] = (sys.executable, "-m", "vision_peft", "train"),
+) -> Outcome:
+    """Do the runs that are not done, `jobs` at a time, and collect the rows of all.
+
+    Each is a process of its own, whose output goes into its log. What another process trains at the moment is waited
+    for. A run that fails stops no other. Ctrl-C has all that run save their state and end.
+
+    Args:
+        runs: of a sweep.
+        jobs: processes at a time, each with its share of the cores and, where there are several GPUs, one of them.
+        tell: is given a line at each event.
+        command: that trains; overrides come behind it.
+    """
+    outcome, waiting, slots = Outcome(), [run for run in runs if run.find_row() is None], dict[int, _Job]()
+    if before := len(runs) - len(waiting):
+        tell(f"{before} of {len(runs)} runs are done already")
+    taken: list[SweepRun] = []
+    took: list[float] = []
+    try:
+        while waiting or slots or taken:
+            for slot in range(jobs):
+                if waiting and slot not in slots:
+                    slots[slot] = _Job(waiting.pop(0), slot, jobs, command)
+            time.sleep(LOOK_EVERY_S)
+            waiting += [run for run in taken if not run.is_taken() and run.find_row() is None]
+            taken = [run for run in taken if run.is_taken()]
+            for slot, job in [*slots.items()]:
+                if not job.has_ended():
+                    continue
+                del slots[slot]
+                run = job.run
+                if run.find_row() is None and run.is_taken():
+                    tell(f"another process trains {run.folder}: waiting for it")
+                    taken.append(run)
+                    continue
+                row, failed = run.find_row(), job.process.returncode
+                took += [run.seconds] * (row is not None)
+                outcome.failed += [] if row is not None else [run]
+                number = len(runs) - len(waiting) - len(slots) - len(taken)
+                left = _describe_left(took, len(waiting) + len(slots), jobs)
+                what = f"exit code {failed}, see {run.log}" if row is None else _describe(row)
+                tell(f"[{number}/{len(runs)}] {run.name}: {what} ({run.seconds:.0f} s){left}")
+    except KeyboardInterrupt:
+        outcome.stopped = True
+        tell("stopping: what runs saves its state; the same command goes on from there")
+    finally:
+        for job in slots.values():
+            job.stop()
+    outcome.rows = [row for run in runs if (row := run.find_row()) is not None]
+    return outcome
+
+
+class _Job:
+    """The process of a run."""
+
+    def __init__(self, run: SweepRun, slot: int, jobs: int, command: Sequence[str]) -> None:
+        self.run, self.started = run, time.monotonic()
+        run.log.parent.mkdir(parents=True, exist_ok=True)
+        self._log: IO[bytes] = run.log.open("ab")
+        self.process = subprocess.Popen(
+            [*command, *run.words],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | choose_share(slot, jobs),
+            start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
+        )
+
+    def has_ended(self) -> bool:
+        """Whether the process has ended; notes how long it took."""
+        if self.process.poll() is None:
+            return False
+        self.run.seconds = time.monotonic() - self.started
+        self._log.close()
+        return True
+
+    def stop(self) -> None:
+        """Have the training save its state and end."""
+        self.process.terminate()
+        with contextlib.suppress(KeyboardInterrupt):
+            self.process.wait()
+        self._log.close()
+
+
+def choose_share(slot: int, jobs: int) -> dict[str, str]:
+    """Return the environment of the process in a slot: its share of the cores and one of several GPUs."""
+    share: dict[str, str] = {}
+    if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
+        share["OMP_NUM_THREADS"] = str(max(count_cores() // jobs, 1))
+    if jobs > 1 and len(devices := list_gpus()) > 1:
+        share["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+    return share
+
+
+def list_gpus() -> list[str]:
+    """List the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [word.strip() for word in given.split(",") if word.strip()]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _describe(row: Row) -> str:
+    from vision_peft.results.figures import describe_metric, format_number, get_figure, get_val_score
+
+    figure, where = get_figure(row, row.metric), "test"
+    if figure is None:
+        figure, where = get_val_score(row), "val"
+    if figure is None:
+        return row.status
+    words = describe_metric([row], row.metric).replace(" on test", "")
+    return f"{words.partition(',')[0]} {format_number(figure)} on {where}"
+
+
+def _describe_left(took: Iterable[float], left: int, jobs: int) -> str:
+    took = [*took]
+    if not took or not left:
+        return ""
+    minutes = sum(took) / len(took) * left / jobs / 60
+    return f", {left} left, about {max(round(minutes), 1)} min"
+
+
+def describe_failed(runs: Sequence[SweepRun]) -> list[str]:
+    """Describe the runs that failed: the last line that each printed."""
+    lines = []
+    for run in runs:
+        text = run.log.read_bytes()[-2000:].decode("utf-8", "replace").strip()
+        lines.append(f"{run.name}: {printable(text.rpartition(chr(10))[2], LONGEST_LINE)}")
+    return lines
