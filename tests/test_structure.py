@@ -19,7 +19,7 @@ ALLOWED = {
     "distributed": {"tuning"},
     "config": {"methods", "tuning", "data", "distributed"},
     "memory": {"config", "distributed", "tuning"},
-    "tasks": {"config", "data", "distributed"},
+    "tasks": {"retrieval", "config", "data", "distributed"},
     "runs": {"config", "data", "distributed", "results"},
     "inference": {
         "tasks",

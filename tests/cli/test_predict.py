@@ -239,7 +239,7 @@ def test_an_adapter_that_is_none_or_has_no_head_is_one_line(here: Path, capsys: 
     torch.manual_seed(7)
     model = vp.attach(vp.create_backbone(NAME, img_size=32, patch_size=8, num_classes=0, **TINY), vp.LoRA(rank=2))
     vp.save_adapter(model, here / "headless", input_config=INPUT)
-    assert "this adapter has no head, so that it names no classes" in stop(capsys, "headless", "photos")
+    assert "this adapter has no head that names classes" in stop(capsys, "headless", "photos")
 
 
 def test_ctrl_c_and_a_lack_of_memory_are_one_line(

@@ -166,7 +166,7 @@ def test_an_adapter_without_a_head_has_features_only(tmp_path: Path, files: list
     model = vp.attach(vp.create_backbone(NAME, img_size=32, patch_size=8, num_classes=0, **TINY), vp.LoRA(rank=2))
     predict = Predictor(vp.load(vp.save_adapter(model, tmp_path, input_config=INPUT), device="cpu"))
     assert predict.features(files).shape == (3, 16)
-    with pytest.raises(ValueError, match="this adapter has no head, so that it names no classes"):
+    with pytest.raises(ValueError, match="this adapter has no head that names classes"):
         predict(files[0])
 
 

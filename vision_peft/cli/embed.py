@@ -55,7 +55,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     words = "a run folder, an adapter folder or hf-hub:OWNER/NAME (none with backbone=), then files, folders, lists"
     parser.add_argument("words", metavar="RUN_OR_ADAPTER INPUT", nargs="+", help=words)
     parser.add_argument("--out", metavar="FILE", type=Path, help="write features: .npz, or .parquet (needs pyarrow)")
-    parser.add_argument("--features", default="head", choices=("head", "class", "patches"), help=_FEATURES)
+    parser.add_argument("--features", choices=("head", "class", "patches", "output"), help=_FEATURES)
     parser.add_argument("--normalise", action="store_true", help="write features of length 1; scores need it not")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
@@ -82,7 +82,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-_FEATURES = "what enters the head (default), the class token, or the mean of the patch tokens"
+_FEATURES = (
+    "what enters the head (default), the class token, the mean of the patch tokens, or what the model answers (default "
+    "where it learned to embed)"
+)
 
 
 def _read_way(text: str) -> int:

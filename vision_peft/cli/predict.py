@@ -67,10 +67,8 @@ def main(argv: Sequence[str]) -> int:
             exif_rotation=not options.no_exif,
             **given,
         )
-    if not predictor.model.num_classes:
-        raise ValueError(
-            "this adapter has no head, so that it names no classes: vp.Predictor(...).features has its features"
-        )
+    if not predictor.names_classes:
+        raise ValueError("this adapter has no head that names classes: vision-peft embed has its features")
     if not predictor.classes_are_named:
         show("the adapter has no names of classes: they are numbers; --classes FILE names them", sys.stderr)
     prepare = predictor.prepare

@@ -93,6 +93,8 @@ class Recipe(Checked):
     class_weights: str | tuple[float, ...] | None = None  # of the loss: balanced (by how rare) | one a class
     mixup: float = 0.0  # alpha of the beta distribution; 0: off
     cutmix: float = 0.0  # alpha of the beta distribution; 0: off
+    images_per_class: int | None = None  # that a batch has of each of its classes; null: as usual for the task
+    embedding_width: int | None = None  # data.task_kind=embedding: of a projection; null: the features themselves
     augment: str = "none"  # images: AUGMENTS (scale_crop_flip: with masks); clips: CLIP_AUGMENTS
     repeated_augmentation: int = 1  # times that a batch holds each of its images or clips, every time augmented anew
     random_erasing: float = 0.0  # probability per image or clip
@@ -183,7 +185,8 @@ class Recipe(Checked):
         return {**self.head_options, **own, **({"stride": self.stride} if self.stride else {})}
 
 
-_FROM_ONE = ("epochs", "batch_size", "accumulate", "repeated_augmentation", "frame_stride", "crops")
+_OF_PAIRS = ("images_per_class", "embedding_width")
+_FROM_ONE = ("epochs", "batch_size", "accumulate", "repeated_augmentation", "frame_stride", "crops", *_OF_PAIRS)
 _NOT_NEGATIVE = ("lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix")
 
 

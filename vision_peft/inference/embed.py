@@ -18,7 +18,7 @@ def embed(
     source: str | Path | nn.Module,
     items: Any,
     *,
-    features: str = "head",
+    features: str | None = None,
     normalise: bool = False,
     device: str = "auto",
     batch_size: int | None = None,
@@ -32,7 +32,8 @@ def embed(
     Args:
         source: a run folder, an adapter folder, `hf-hub:OWNER/NAME`, or any timm model, with or without methods.
         items: one item, or a list of them, as `vp.Predictor` takes them.
-        features: `head` (what enters the head), `class` (the class token) or `patches` (the mean of the patch tokens).
+        features: `head` (what enters the head), `class` (the class token), `patches` (the mean of the patch tokens) or
+            `output` (what the model answers). None: `head`, or `output` of a model that learned to embed.
         normalise: give every row the length 1.
         device, batch_size, options: as of `vp.Predictor`.
 

@@ -14,7 +14,7 @@ from vision_peft.inference.load import load
 from vision_peft.inference.prepare import Item, Preparation
 from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.heads import classifier_of
-from vision_peft.tuning.pool_tokens import check_pooling, pool_tokens
+from vision_peft.tuning.pool_tokens import POOLED, check_pooling, pool_tokens
 
 BATCH_IMAGES, BATCH_CLIPS = 64, 16  # those of evaluation, so that no figure moves
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
@@ -49,8 +49,9 @@ class Predictor:
         precision: as in training; `auto` is what a run on this device computes in.
         classes: names in label order, where the adapter has none, or others.
         exif_rotation: turn photographs upright as their EXIF data say.
-        features: which there are: `head` (what enters the head), `class` (the class token) or `patches` (the mean of
-            the patch tokens); with the last two there are no answers.
+        features: which there are: `head` (what enters the head), `class` (the class token), `patches` (the mean of the
+            patch tokens) or `output` (what the model answers); with the middle two there are no answers. None: `head`,
+            or `output` of a model that learned to embed.
         options: further arguments of `vp.load`: `backbone`, `checkpoint`, ...
 
     Raises:
@@ -68,7 +69,7 @@ class Predictor:
         precision: str = "auto",
         classes: Sequence[str] | None = None,
         exif_rotation: bool = True,
-        features: str = "head",
+        features: str | None = None,
         **options: Any,
     ) -> None:
         self.model: Any = _as_model(source, device, options)
@@ -76,16 +77,18 @@ class Predictor:
         self.prepare = Preparation.of(self.model, exif_rotation=exif_rotation)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is a number of images from 1 on, got {batch_size}")
-        if features != "head":
-            check_pooling(self.model, features)
-        self.features_of = features
+        task = None if info is None or info.task is None else info.task["kind"]
+        self.features_of = features or ("output" if task == "embedding" else "head")
+        if self.features_of not in ("head", "output"):
+            check_pooling(self.model, self.features_of)
         self.batch_size = batch_size or (BATCH_CLIPS if self.prepare.gives_clips else BATCH_IMAGES)
         self.temperature = None if raw or info is None else info.temperature
         target = next(self.model.parameters()).device
         self.compute = Compute(target, choose_precision(precision, target))
         named = classes or (info and info.class_names)
         self.classes_are_named = bool(named)
-        self.classes = list(named or map(str, range(self.model.num_classes)))
+        self.names_classes = bool(self.model.num_classes) and task != "embedding"
+        self.classes = list((named if self.names_classes else None) or map(str, range(self.model.num_classes)))
         if len(self.classes) != self.model.num_classes:
             raise ValueError(f"got {len(self.classes)} class names for a head of {self.model.num_classes} classes")
 
@@ -183,7 +186,7 @@ class Predictor:
 
     @torch.no_grad()
     def _forward(self, inputs: Tensor) -> Outputs:
-        if self.features_of != "head":
+        if self.features_of in POOLED:
             with self.compute.autocast():
                 pooled = pool_tokens(self.model, inputs.to(self.compute.device, non_blocking=True), self.features_of)
             return Outputs(torch.zeros(len(inputs), len(self.classes)), pooled.float().cpu())
@@ -196,16 +199,18 @@ class Predictor:
         finally:
             for hook in hooks:
                 hook.remove()
+        if self.features_of == "output":
+            return Outputs(logits, logits)
         features = torch.stack([each.float().cpu() for each in entered]).mean(0)  # a distilled model has two heads
         if len(features) > len(inputs):  # an ensemble of prompts has features of each, member by member
             features = features.unflatten(0, (-1, len(inputs))).mean(0)
         return Outputs(logits, features)
 
     def _check_head(self) -> None:
-        if self.features_of != "head":
+        if self.features_of in POOLED:
             raise ValueError(f"this predictor gives features ({self.features_of}) and no answers")
-        if not self.model.num_classes:
-            raise ValueError("this adapter has no head, so that it names no classes: there are only its features")
+        if not self.names_classes:
+            raise ValueError("this adapter has no head that names classes: there are only its features")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -18,20 +18,21 @@ _RESUMED = {**_STARTED, "weights": str | None, "update": int}
 _WATCHED = ("val", "test")
 
 
-def list_problems(entries: Mapping[str, Any], kinds: Mapping[str, Any], phases: int) -> list[str]:
+def list_problems(entries: Mapping[str, Any], kinds: Mapping[str, Any], phases: int, metric: str = "top1") -> list[str]:
     """Describe what in a state is of another type than what is written there.
 
     Args:
         entries: of the state; `progress` and those of the tensors are there.
         kinds: annotations of the fields of the progress.
         phases: that the run has.
+        metric: the figure that chooses epochs.
     """
     progress = entries["progress"]
     found = [f"progress.{name} {text}" for name, value in progress.items() if (text := _problem(value, kinds[name]))]
     if not found and progress["phase"] >= phases:
         found.append(f"progress.phase is {progress['phase']}, this run has {phases}")
     if not found:
-        found += _list_wrong_records(progress)
+        found += _list_wrong_records(progress, metric)
     tables = [name for name in _TABLES if name in entries and not (name == "average" and entries[name] is None)]
     found += [f"{name} {text}" for name in tables if (text := _table_problem(entries[name], name == "moments"))]
     scaler = entries["scaler"]
@@ -72,12 +73,12 @@ def _plain_problem(value: Any) -> str | None:
     return None
 
 
-def _list_wrong_records(progress: Mapping[str, Any]) -> Iterator[str]:
+def _list_wrong_records(progress: Mapping[str, Any], metric: str) -> Iterator[str]:
     """Find what is missing in the records of a progress whose fields are of the right types."""
     best = progress["best"]
     if best is not None:
-        split = next((name for name in _WATCHED if f"{name}_top1" in best), _WATCHED[0])
-        wanted = {"epoch": int, f"{split}_top1": float, f"{split}_loss": float}
+        split = next((name for name in _WATCHED if f"{name}_{metric}" in best), _WATCHED[0])
+        wanted = {"epoch": int, f"{split}_{metric}": float, f"{split}_loss": float}
         yield from _list_wrong_fields("progress.best", best, wanted, needed=wanted)
     if start := progress.get("start"):
         yield from _list_wrong_fields("progress.start", start, _STARTED, needed=_STARTED)

@@ -49,6 +49,8 @@ def learn_task(train_set: ImageDataset, recipe: Recipe) -> Task:
     if recipe.answers_maps != kind.answers_maps:
         heads = "one for maps: seg_linear, seg_multi, seg_upernet" if kind.answers_maps else "linear, attentive or so"
         raise ValueError(f"recipe.head={recipe.head} does not fit a task of {kind.kind}, whose head is {heads}")
+    if recipe.embedding_width is not None and not kind.has_width:
+        raise ValueError(f"recipe.embedding_width is of data.task_kind=embedding; a task of {kind.kind} has its own")
     if len(train_set.classes) < kind.least_classes:
         raise ValueError(f"there is nothing to learn from {len(train_set.classes)} class")
     return kind.learn(train_set, recipe)

@@ -124,7 +124,8 @@ class KeptOutputs(Tally):
         self._kept.append((outputs, labels, indices))
 
     def gather_into(self, whole: "KeptOutputs") -> None:
-        empty = torch.empty(0, self.task.outputs), torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
+        width = max(all_gather(max((outputs.shape[1] for outputs, _, _ in self._kept), default=self.task.outputs)))
+        empty = torch.empty(0, width), torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64)
         own = [torch.cat(column) for column in zip(*self._kept, strict=True)] if self._kept else empty
         outputs, labels, indices = (torch.cat(list(all_gather_tensors(tensor))) for tensor in own)
         order = indices.argsort(stable=True)
@@ -160,6 +161,9 @@ class Task(ABC):
     answers_maps: ClassVar[bool] = False  # whether every pixel has an answer, so that the head has to be one for maps
     counts_missed: ClassVar[bool] = False  # whether an item without an answer is a wrong answer
     least_classes: ClassVar[int] = 1
+    images_per_class: ClassVar[int | None] = None  # recipe.images_per_class by default; None: batches are shuffled
+    open_set: ClassVar[bool] = False  # whether it is evaluated on other classes than it was trained on
+    has_width: ClassVar[bool] = False  # whether recipe.embedding_width is of this task
     fits_on_val: ClassVar[str] = ""  # what `fit_on_val` is for, as a sentence that says it was not done; "": nothing
     temperature: float | None = None  # that logits are divided by before they become probabilities
 
@@ -196,7 +200,7 @@ class Task(ABC):
 
     @property
     def outputs(self) -> int:
-        """Numbers that the head answers with."""
+        """Numbers that the head answers with; 0: there is none, and the features are the answer."""
         return len(self.classes)
 
     def check_outputs(self, outputs: Tensor) -> None:

@@ -126,7 +126,7 @@ def create_bare_model(config: Config) -> Any:
 def attach_methods(
     model: Any, config: Config, train_set: ImageDataset, outputs: int, device: torch.device
 ) -> nn.Module:
-    """Attach the methods and a fresh head that answers with so many `outputs`, ready to train on `device`.
+    """Attach the methods and a fresh head that answers with so many `outputs` (0: none), ready to train on `device`.
 
     Methods that need images (`samples_needed`) get those of `train_set` that they ask for.
 
@@ -139,7 +139,7 @@ def attach_methods(
     )  # first: methods ask whether the head reads patches
     seed_everything(config.seed, "methods")
     needed = [method.samples_needed for method in config.methods]
-    head_first = reads_tokens or any(each is not None and each.logits for each in needed)
+    head_first = bool(outputs) and (reads_tokens or any(each is not None and each.logits for each in needed))
     if head_first:
         vp.replace_head(model, recipe.head, outputs, **(recipe.all_head_options if reads_tokens else {}))
     for method in config.methods:
@@ -149,7 +149,7 @@ def attach_methods(
         vp.attach(model, method, samples=samples)
         if samples is not None:
             take_from_rank0(vp.tuned_state_dict(model).values())
-    if not head_first:
+    if outputs and not head_first:
         vp.replace_head(model, recipe.head, outputs)
     if recipe.recompute != "none":
         vp.set_recompute(model, recipe.recompute)

@@ -32,7 +32,7 @@ from vision_peft.runs.compare_data import describe_evaluated
 from vision_peft.runs.data_record import DataRecord
 from vision_peft.runs.run_config import CONFIG, describe_runs_below, read_config
 from vision_peft.runs.run_files import check_read_folder
-from vision_peft.tasks import learn_task, read_task
+from vision_peft.tasks import find_kind, learn_task, read_task
 from vision_peft.tasks.metrics import Metrics
 from vision_peft.training.build import attach_methods, check_items, create_bare_model, create_model
 from vision_peft.training.evaluation import create_eval_loader, evaluate
@@ -98,7 +98,9 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = (), config_dir: 
     with warnings.catch_warnings():
         if not compute.is_main:
             warnings.simplefilter("ignore")
-        check_classes(info.class_names, info.num_classes, dataset.classes, f"data={data.name}")
+        number = info.num_classes if info.task is None else len(info.class_names or ())
+        if info.task is None or not find_kind(str(info.task["kind"])).open_set:
+            check_classes(info.class_names, number, dataset.classes, f"data={data.name}")
         own = bool(raw) and not {"data", "data_config"} & given.keys()
         record = DataRecord({split: dataset}, data)
         if words := on_rank0(lambda: describe_evaluated(adapter.parent, record, split, own)):

@@ -48,6 +48,7 @@ def fit(
         bad_files=run.bad_files,
         repeated_augmentation=recipe.repeated_augmentation,
         balanced=config.data.balanced,
+        images_per_class=recipe.images_per_class or training.task.images_per_class,
         report=run.say,
     )
     epochs = progress.count_epochs(config)

@@ -105,8 +105,8 @@ class Progress:
     total_seconds: float = 0.0  # of all starts, from building to the last save
 
     @classmethod
-    def of(cls, state: State | None, phases: int) -> "Progress":
-        """Return how far the run was, of so many `phases`, that `state` is of.
+    def of(cls, state: State | None, phases: int, metric: str = "top1") -> "Progress":
+        """Return how far the run was, of so many `phases` and with epochs chosen by `metric`, that `state` is of.
 
         Raises:
             ValueError: another version of this file wrote it, or an entry is not of its type.
@@ -123,7 +123,7 @@ class Progress:
                 f"{path} is not a state as this version of vision_peft saves it: end the run with the version that "
                 "began it, or start over with overwrite=true"
             )
-        if problems := list_problems(entries, get_type_hints(cls), phases):
+        if problems := list_problems(entries, get_type_hints(cls), phases, metric):
             raise ValueError(f"{path} is not a state of a run: {name_some(problems, 5)}; remove it to go on without it")
         return cls(**found)
 

@@ -178,7 +178,7 @@ def _train_in(
             return pin_data(path, record, state is not None, used, find_other_root(config, folder))
 
         pinned = Pinned(*run.save(DATA, pin))
-        progress = Progress.of(state, len(phases))
+        progress = Progress.of(state, len(phases), task.metric)
         run.start(progress.step, progress.lines)
         try:
             for words in (*about_data, *about_weights, describe_run(config, model, splits, folder, plan.compute)):

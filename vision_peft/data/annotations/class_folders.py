@@ -37,11 +37,13 @@ def read_class_folders(
     other: OtherKind,
     recursive: bool = False,
     leave_out: Collection[str] = (),
+    open_set: bool = False,
 ) -> SplitItems:
     """Read the files of all class folders below `root`, with parts named as its split folders, or `WHOLE`.
 
     The class names are those of train, in NFC and sorted; two spellings of a name are one class, with a warning. What
-    is wrong is appended to `problems`; what is left out is counted in a warning.
+    is wrong is appended to `problems`; what is left out is counted in a warning. With `open_set` they are those of all
+    splits, which may have different ones.
 
     Raises:
         ValueError, FileNotFoundError: split folders that make no sense.
@@ -51,10 +53,15 @@ def read_class_folders(
     label_of: dict[str, int] = {}
     empty: list[str] = []
     suggest = Suggestions([])
-    for split, folder in (find_split_folders(root) or {WHOLE: root}).items():
-        names = _list_class_folders(folder, scan)
+    folders = find_split_folders(root) or {WHOLE: root}
+    names_of: dict[str, list[str]] = {}
+    for split, folder in folders.items():
+        names_of[split] = _list_class_folders(folder, scan)
+    known = {to_nfc(name) for names in names_of.values() for name in names} if open_set else set[str]()
+    for split, folder in folders.items():
+        names = names_of[split]
         if not parts:  # train, or all
-            label_of = {name: label for label, name in enumerate(dict.fromkeys(map(to_nfc, names)))}
+            label_of = {name: label for label, name in enumerate(sorted(known) or dict.fromkeys(map(to_nfc, names)))}
             suggest = Suggestions(label_of)
             if not names:
                 scan.problems.append(f"{folder}: no class folders in it")

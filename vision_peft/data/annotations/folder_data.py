@@ -14,6 +14,9 @@ from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.flat_arrays import IntArray, TextArray
 from vision_peft.data.problems import raise_problems
+from vision_peft.data.targets import Targets
+
+KINDS = ("classes", "embedding")  # of tasks that class folders are for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,8 @@ class ClassFolders(DataConfig):
     The class names are those of the train folder, in the order of `sorted`. Without a val folder `val_fraction` of
     train is drawn; without any split folder `test_fraction` and `val_fraction` of all files are. What is drawn depends
     on the name of each file and on `seed` alone (`SplitByName`), so a file that comes or goes moves no other. Links
-    are followed. Files that are not read are counted in a warning: hidden ones, and those of other extensions.
+    are followed. Files that are not read are counted in a warning: hidden ones, and those of other extensions. With
+    `task_kind` "embedding" the classes are those of all splits, which may have different ones.
     """
 
     root: str | None = None
@@ -32,8 +36,11 @@ class ClassFolders(DataConfig):
     seed: int = 0
     recursive: bool = False
     leave_out: tuple[str, ...] = ()
+    task_kind: str = "classes"
 
     def __post_init__(self) -> None:
+        if self.task_kind not in KINDS:
+            raise ValueError(f"task_kind must be one of {', '.join(KINDS)}, got {self.task_kind!r}")
         for field in ("val_fraction", "test_fraction"):
             check_fraction(field, getattr(self, field))
         if self.val_fraction + self.test_fraction >= 1:
@@ -75,7 +82,13 @@ class ClassFolders(DataConfig):
         found: list[str] = []
         leave_out = [extension.lower() for extension in self.leave_out]
         items = read_class_folders(
-            root, self.kind, found, other=self.other, recursive=self.recursive, leave_out=leave_out
+            root,
+            self.kind,
+            found,
+            other=self.other,
+            recursive=self.recursive,
+            leave_out=leave_out,
+            open_set=self.task_kind == "embedding",
         )
         items = self.select(items, found)
         if problems is None or not len(items.paths):
@@ -92,7 +105,9 @@ class ClassFolders(DataConfig):
                     f"{root} has no folder test: name one so (val is then drawn from train where there is none), "
                     f"or put the class folders directly into the root to have train, val and test drawn"
                 )
-            return self.make(*items.take(split), items.classes, seen)
+            dataset = self.make(*items.take(split), items.classes, seen)
+            dataset.targets = None if self.task_kind == "classes" else Targets(self.task_kind)
+            return dataset
 
         return load
 

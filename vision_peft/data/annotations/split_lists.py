@@ -19,13 +19,20 @@ from vision_peft.data.annotations.list_files import (
 from vision_peft.data.annotations.list_lines import ListForm, ListLines, read_list_lines
 from vision_peft.data.annotations.path_check import PathCheck
 from vision_peft.data.annotations.split_items import SplitItems
-from vision_peft.data.annotations.target_texts import Grades, LabelSets, Numbers, TargetTexts, find_task_kind
+from vision_peft.data.annotations.target_texts import (
+    AnyClasses,
+    Grades,
+    LabelSets,
+    Numbers,
+    TargetTexts,
+    find_task_kind,
+)
 from vision_peft.data.flat_arrays import IntArray, TextArray
 from vision_peft.data.problems import quote, raise_problems, unknown
 from vision_peft.printable import name_some, warn
 from vision_peft.suggest import Suggestions, did_you_mean
 
-KINDS = ("auto", "classes", "multilabel", "ordinal", "regression")
+KINDS = ("auto", "classes", "multilabel", "ordinal", "regression", "embedding")
 
 
 class SplitLists(NamedTuple):
@@ -85,7 +92,7 @@ class SplitLists(NamedTuple):
             present = labels
             if items.targets is not None and items.targets.kind == "multilabel" and items.targets.values is not None:
                 present = np.flatnonzero(items.targets.values[np.unique(labels.values)].any(0)).tolist()
-            if items.targets is None or items.targets.kind != "regression":
+            if items.targets is None or items.targets.kind not in ("regression", "embedding"):
                 warn_of_empty_classes(_file(self.root, "train", str(self.train)), items.classes, present, what)
         return paths, labels
 
@@ -115,6 +122,8 @@ class SplitLists(NamedTuple):
             return Grades(lists, names, problems, source)
         if kind == "regression":
             return Numbers(train, self.target, self.unit)
+        if kind == "embedding":
+            return AnyClasses(lists, names, source)
         return None
 
 
@@ -178,7 +187,7 @@ def check_target(task_kind: str, target: str | tuple[str, ...]) -> None:
     """Raise ValueError for an unknown kind of task, and for several columns where a task has one label an image."""
     if task_kind not in KINDS:
         raise unknown("data.task_kind", task_kind, KINDS)
-    if task_kind in ("classes", "ordinal") and isinstance(target, tuple) and len(target) > 1:
+    if task_kind in ("classes", "ordinal", "embedding") and isinstance(target, tuple) and len(target) > 1:
         raise ValueError(
             f"data.target names {len(target)} columns, data.task_kind={task_kind} has one label an image: give one"
         )

@@ -151,6 +151,31 @@ class Grades(TargetTexts):
         return Targets("ordinal")
 
 
+class AnyClasses(TargetTexts):
+    """Classes of all lists together, so that val and test may have others than train: names, or numbers as names."""
+
+    def __init__(self, lists: Mapping[str, ListLines], names: Sequence[str], source: Path) -> None:
+        super().__init__()
+        found = {text for lines in lists.values() for text in lines.texts if text and len(text) <= MAX_NAME}
+        self.classes = list(names) or (sorted(found, key=int) if all(map(is_integer, found)) else sorted(found))
+        self.source, self._place = source, {name: place for place, name in enumerate(self.classes)}
+        self._suggest = Suggestions(self.classes)
+
+    def find(self, text: str) -> int | str:
+        if text in self._place:
+            return self._place[text]
+        if len(text) > MAX_NAME:
+            return f"class {quote(text)} has {len(text):,} letters, wanted at most {MAX_NAME:,}"
+        return f"class {quote(text)} is not among the {len(self.classes)} classes of {self.source}{self._suggest(text)}"
+
+    def read(self, text: str) -> tuple[float, ...] | str:
+        found = self.find(text)
+        return found if isinstance(found, str) else (found,)
+
+    def table(self) -> Targets:
+        return Targets("embedding")
+
+
 class Numbers(TargetTexts):
     """Numbers to estimate, one or several an image, in the unit that the data has them in."""
 

@@ -18,6 +18,7 @@ from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.data.loading.batches import CPU, read_results, resolve_workers, start_reading, yield_batches
+from vision_peft.data.loading.class_batches import group_classes
 from vision_peft.data.loading.measured_workers import ReadingTimes
 from vision_peft.data.loading.order import EpochOrder, balance_classes, shuffle
 from vision_peft.data.loading.samples import Batch, Key
@@ -56,6 +57,7 @@ class TrainLoader:
         bad_files: BadFiles | None = None,
         repeated_augmentation: int = 1,
         balanced: bool = False,
+        images_per_class: int | None = None,
         report: Callable[[str], None] = lambda words: None,
     ) -> None:
         _check_sizes(dataset, batch_size, rank, world_size)
@@ -69,6 +71,9 @@ class TrainLoader:
             raise ValueError(f"{len(dataset)} training samples cannot be shared by {world_size} processes: use fewer")
         share = min(batch_size // repeats, len(dataset)) // world_size
         draw = balance_classes(dataset.labels) if balanced else shuffle(len(dataset))
+        if images_per_class is not None:
+            share = _check_groups(share, batch_size // world_size, images_per_class, repeats, balanced)
+            draw = group_classes(dataset.labels, images_per_class, share)
         self._order = EpochOrder(draw, len(dataset), seed, share, rank, world_size, repeats)
         self._dataset, self._most = dataset, max_bad_fraction
         self._bad: dict[str, None] = {}
@@ -196,6 +201,21 @@ class _InOrder:
     def __iter__(self) -> Iterator[list[Key]]:
         for first in self.firsts:
             yield [(0, index, 0) for index in range(first, min(first + self.share, self.samples))]
+
+
+def _check_groups(share: int, wanted: int, per_class: int, repeats: int, balanced: bool) -> int:
+    """Return the samples of a batch that a process gets, in whole groups of `per_class`."""
+    if balanced or repeats > 1:
+        other = "balanced" if balanced else "repeated_augmentation"
+        raise ValueError(f"images_per_class={per_class} draws every class equally often already: leave {other} out")
+    if wanted % per_class:
+        raise ValueError(
+            f"the part of a batch that a process computes at once, {wanted} images, must be a multiple of "
+            f"images_per_class={per_class}: change recipe.batch_size or recipe.accumulate"
+        )
+    if share < per_class:
+        raise ValueError(f"{share} training samples for each process are fewer than images_per_class={per_class}")
+    return share - share % per_class
 
 
 def _check_sizes(dataset: ImageDataset, batch_size: int, rank: int, world_size: int) -> None:
