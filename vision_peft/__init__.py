@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the lines of the metho
     from vision_peft.methods.gps import GPS
     from vision_peft.methods.houlsby import Houlsby
     from vision_peft.methods.ia3 import IA3
+    from vision_peft.methods.input_tuning import InputTuning
     from vision_peft.methods.knn import KNN
     from vision_peft.methods.linear import LinearProbe
     from vision_peft.methods.lora import LoRA
@@ -124,6 +125,7 @@ __all__ = [
     "Foreign",
     "FullFineTune",
     "Houlsby",
+    "InputTuning",
     "LinearProbe",
     "LoRA",
     "Method",

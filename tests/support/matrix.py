@@ -57,6 +57,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"rank": 4, "init": "orthogonal", "targets": ("v", "proj"), "dora": True, "expert_dropout": 0.2},
     ],
     "lst": [{"reduction": 4, "gate": "none", "mix": "after", "blocks": (1,)}],
+    "input_tuning": [{"part": "patch_embed"}],
     "norm_tuning": [{"norms": "final"}],
     "prefix_tuning": [{"tokens": 3, "hidden": 8, "deep": True, "embedding": 6}, {"tokens": 3, "hidden": None}],
     "p_tuning": [
