@@ -1,8 +1,8 @@
 """What the frozen part of a model makes of images, computed once: all epochs then cost what is behind it.
 
-Where only the head learns that is what enters the head: pooled features (N D), or for an attentive head tokens
-(N tokens D). Else it is what the last block gives below everything that trains (N tokens D, maps N H W D), as
-``tuning.frozen_part`` finds it.
+Where only the head learns that is what enters the head: pooled features (N D), for an attentive head tokens
+(N tokens D), for one that answers every pixel maps (N C h w). Else it is what the last block gives below everything
+that trains (N tokens D, maps N H W D), as ``tuning.frozen_part`` finds it.
 """
 
 import contextlib
@@ -30,6 +30,7 @@ from vision_peft.training.progress import Training
 from vision_peft.tuning.backbone import input_channels
 from vision_peft.tuning.frozen_part import FrozenPart, NotConstant, find_frozen_part
 from vision_peft.tuning.graft import Graft, depth, graft, ungraft
+from vision_peft.tuning.head_maps import is_flat
 
 
 class Features(ImageDataset):
@@ -51,8 +52,22 @@ class Features(ImageDataset):
         return self.whole.path(index)
 
 
+class MapFeatures(Features):
+    """Feature maps (N C h w) in place of the images, with the mask of each."""
+
+    def __init__(self, dataset: ImageDataset, features: Tensor) -> None:
+        super().__init__(dataset, features)
+        self.eval_batch_size = dataset.eval_batch_size  # pyright: ignore[reportAttributeAccessIssue]  as masks allow it
+
+    def as_tensor(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  masks are no labels
+        return None
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self.features[index], self.whole[index][1]
+
+
 class HeadOnly(Graft):
-    """A timm model that is given features (B D) or tokens, as they enter its head, and answers with logits."""
+    """A timm model that is given features (B D), tokens or maps, as they enter its head, and answers with logits."""
 
     get_classifier: Any
 
@@ -113,9 +128,8 @@ def cached_features(training: Training, model: nn.Module, phase: Phase) -> Itera
     config, splits = training.config, training.splits
     kept_already = any(method.brings_head for method in config.methods)  # those of what is trained on, by k-NN
     names = [name for name in (None if kept_already else phase.trained, phase.watched) if name]
-    unfit = (
-        not names or training.task.answers_maps or splits[names[0]].varies or training.compute.sharded
-    )  # in shards all take part in a forward
+    unfit = not names or splits[names[0]].varies or training.compute.sharded  # in shards all take part in a forward
+    unfit = unfit or (training.task.answers_maps and not _gives_maps(config, model))
     if not config.reuse_features or unfit or not images_are_constant(config):
         yield training, ""
         return
@@ -155,7 +169,17 @@ def _keep(
     where = f", in a file of {rows[0].path.parent}" if isinstance(rows[0], RowsInFile) else ""
     words = f"{what}, {size / 1e6:.1f} MB in {time.perf_counter() - started:.1f} s{where}"
     kept = zip(names, tensors, strict=True)
-    return {name: Features(training.splits[name], each) for name, each in kept}, words
+    kind = MapFeatures if training.task.answers_maps else Features
+    return {name: kind(training.splits[name], each) for name, each in kept}, words
+
+
+def _gives_maps(config: Config, model: Any) -> bool:
+    """Whether a head for maps is all that learns, and reads one tensor of an image, which is not cut into windows.
+
+    Maps of several blocks cannot start from what the last frozen one gives.
+    """
+    source = getattr(model, "map_source", None)
+    return features_are_constant(config, model) and source is not None and source.windows is None and is_flat(model)
 
 
 def _find_part(training: Training, model: nn.Module) -> Backbone | FrozenPart | None:

@@ -1,0 +1,58 @@
+"""Feature maps are computed once where a head for maps is all that learns: the same losses and figures as without."""
+
+from pathlib import Path
+
+import pytest
+from support.mask_files import write_set
+from support.tiny_run import TINY
+
+from vision_peft.config.command_line import compose_config
+from vision_peft.config.parse import Config
+from vision_peft.training.trained import Trained, train
+
+HEAD = ["method=linear", "recipe.head=seg_linear", "recipe.lr=0.01"]
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_set(tmp_path_factory.mktemp("masks"), {"train": 12, "val": 5, "test": 3}, size=(40, 24))
+
+
+def configure(root: Path, output_dir: Path, *overrides: str) -> Config:
+    given = [*TINY, "data=segmentation", f"data.root={root}", f"output_dir={output_dir}", "trackers=[]"]
+    return compose_config([*given, *HEAD, *overrides])
+
+
+def log_of(trained: Trained) -> str:
+    return (trained.folder / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "head", [["recipe.head=seg_linear"], ["recipe.head=seg_multi", "recipe.head_options.layers=2"]]
+)
+def test_losses_and_figures_are_those_of_images_in_every_epoch(head: list[str], masks: Path, tmp_path: Path) -> None:
+    kept, plain = (
+        train(configure(masks, tmp_path / name, *head, *own))
+        for name, own in (("kept", ["reuse_dtype=exact"]), ("plain", ["reuse_features=false"]))
+    )
+    assert "only the head learns: the features of 17 images were computed once" in log_of(kept)
+    assert "computed once" not in log_of(plain)
+    assert kept.row.reused_features
+    assert [entry["train_loss"] for entry in kept.row.curve] == pytest.approx(
+        [entry["train_loss"] for entry in plain.row.curve], rel=1e-6
+    )
+    assert [entry["val_miou"] for entry in kept.row.curve] == [entry["val_miou"] for entry in plain.row.curve]
+    assert kept.row.figures == plain.row.figures
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        ["method=lora", "method.blocks=last 1"],  # maps of several blocks do not start from a frozen one
+        ["recipe.window=true", "recipe.resize=shortest"],
+        ["recipe.augment=flip"],
+    ],
+)
+def test_they_are_computed_in_every_epoch_elsewhere(own: list[str], masks: Path, tmp_path: Path) -> None:
+    trained = train(configure(masks, tmp_path, *own, "recipe.epochs=1", "read_test=false"))
+    assert "computed once" not in log_of(trained)
