@@ -15,7 +15,7 @@ from torch import nn
 from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder
 from vision_peft.distributed.device import Compute
-from vision_peft.tasks.classes import CrossEntropy, list_class_weights
+from vision_peft.tasks.classes import Classes, CrossEntropy, list_class_weights
 from vision_peft.training.build import load_splits
 from vision_peft.training.step import TrainStep
 from vision_peft.training.trained import train
@@ -61,7 +61,10 @@ def test_balanced_goes_by_the_labels_that_are_trained_on(tmp_path: Path) -> None
         ("[1,2]", r"recipe\.class_weights must be 3 numbers, one for each class; got 2"),
         ("[1,-1,1]", "class_weights must be numbers from 0, not all 0"),
         ("[0,0,0]", "class_weights must be numbers from 0, not all 0"),
-        ("balancd", "class_weights must be balanced, null, or a list with a number for each class; got balancd"),
+        (
+            "balancd",
+            "class_weights must be balanced, effective, null, or a list with a number for each class; got balancd",
+        ),
         ("[a,b,c]", "class_weights must be"),
     ],
 )
@@ -88,3 +91,23 @@ def test_two_processes_and_parts_of_a_batch_have_the_losses_of_one(tiny: Tiny, p
     first, second = in_two_processes(functools.partial(losses_of_two, photos=photos), tmp_path)
     assert first["given"] == second["given"] == pytest.approx(one, abs=1e-5)
     assert run_folder(tiny(*SAME)) != run_folder(tiny())
+
+
+def test_logits_are_adjusted_by_the_shares_of_train_in_the_loss_alone(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", {"train": 8, "val": 2, "test": 2})
+    for path in sorted((tmp_path / "photos" / "train" / "red").iterdir())[2:]:
+        path.unlink()
+    plain, adjusted = (
+        tiny_config(tmp_path / "photos", tmp_path / "runs", *words) for words in ([], ["recipe.logit_adjustment=2"])
+    )
+    train_set = load_splits(plain)["train"]  # blue 8, green 8, red 2
+    loss = Classes(train_set.classes).create_loss(adjusted.recipe, train_set)
+    logits, labels = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 2, 1, 0])
+    shift = 2 * torch.tensor([8 / 18, 8 / 18, 2 / 18]).log()
+    assert loss(logits, labels).item() == pytest.approx(F.cross_entropy(logits + shift, labels).item())
+    soft = F.one_hot(labels, 3).float()
+    assert loss(logits, soft).item() == pytest.approx(F.cross_entropy(logits + shift, labels).item())
+    folder = train(adjusted).folder
+    log = (folder / "log.txt").read_text()
+    assert "logit adjustment: 2 times the log of each class's share of train (0.111 to 0.444)" in log
+    assert run_folder(adjusted) != run_folder(plain)

@@ -21,8 +21,8 @@ def window_problems(recipe: Any) -> Iterator[str | None]:
 
 def class_weights_problem(given: str | tuple[float, ...] | None) -> str | None:
     """Describe what is wrong with the weights of classes; None: nothing."""
-    if isinstance(given, str) and given != "balanced":
-        return f"class_weights must be balanced, null, or a list with a number for each class; got {given}"
+    if isinstance(given, str) and given not in ("balanced", "effective"):
+        return f"class_weights must be balanced, effective, null, or a list with a number for each class; got {given}"
     if isinstance(given, tuple) and (not given or min(given) < 0 or not any(given)):
         return f"class_weights must be numbers from 0, not all 0; got {list(given)}"
     return None

@@ -90,7 +90,9 @@ class Recipe(Checked):
     clip_grad: float | None = None  # highest norm of the gradient; null: no clipping
     label_smoothing: float = 0.0  # 0..1
     loss: str = "auto"  # auto: as usual for the kind of task | cross_entropy, ... (see vision_peft/tasks)
-    class_weights: str | tuple[float, ...] | None = None  # of the loss: balanced (by how rare) | one a class
+    class_weights: str | tuple[float, ...] | None = None  # of the loss: balanced | effective | one a class
+    effective_beta: float = 0.999  # of class_weights=effective: the nearer to 1, the nearer to balanced
+    logit_adjustment: float | None = None  # tau: times the log of each class's share of train, added in the loss
     mixup: float = 0.0  # alpha of the beta distribution; 0: off
     cutmix: float = 0.0  # alpha of the beta distribution; 0: off
     images_per_class: int | None = None  # that a batch has of each of its classes; null: as usual for the task
@@ -147,7 +149,7 @@ class Recipe(Checked):
             *(above_zero(name, getattr(self, name)) for name in ("clip_grad", "early_stopping", "crop_pct")),
             *(share(name, getattr(self, name)) for name in ("label_smoothing", "random_erasing", "drop_path")),
             *(share("each of betas", beta) for beta in self.betas),
-            *(share(name, getattr(self, name)) for name in ("ema", "layer_decay", "momentum")),
+            *(share(name, getattr(self, name)) for name in ("ema", "layer_decay", "momentum", "effective_beta")),
         ]
         if self.accumulate > 0 and self.batch_size % self.accumulate:
             problems.append(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
@@ -187,7 +189,7 @@ class Recipe(Checked):
 
 _OF_PAIRS = ("images_per_class", "embedding_width")
 _FROM_ONE = ("epochs", "batch_size", "accumulate", "repeated_augmentation", "frame_stride", "crops", *_OF_PAIRS)
-_NOT_NEGATIVE = ("lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix")
+_NOT_NEGATIVE = ("logit_adjustment", "lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix")
 
 
 @dataclass(kw_only=True)

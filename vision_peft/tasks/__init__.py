@@ -51,6 +51,8 @@ def learn_task(train_set: ImageDataset, recipe: Recipe) -> Task:
         raise ValueError(f"recipe.head={recipe.head} does not fit a task of {kind.kind}, whose head is {heads}")
     if recipe.embedding_width is not None and not kind.has_width:
         raise ValueError(f"recipe.embedding_width is of data.task_kind=embedding; a task of {kind.kind} has its own")
+    if recipe.logit_adjustment is not None and not kind.adjusts_logits:
+        raise ValueError(f"recipe.logit_adjustment is for classes: a task of {kind.kind} takes null")
     if len(train_set.classes) < kind.least_classes:
         raise ValueError(f"there is nothing to learn from {len(train_set.classes)} class")
     return kind.learn(train_set, recipe)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -100,17 +101,26 @@ class CrossEntropy(Loss):
 
     With class weights w it is the sum of `w[label] * entropy` over the images, divided by their number and not by the
     sum of their weights: so parts of a batch and processes add up to the whole, whatever classes they got.
+
+    With `shift` C the logits are adjusted first, as Menon et al. 2021 (https://arxiv.org/abs/2007.07314, eq. 10) do by
+    tau · log of each class's share of train. Answers are the plain logits: those of balanced classes.
     """
 
     weights: Tensor | None
+    shift: Tensor | None
 
-    def __init__(self, smoothing: float = 0.0, weights: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, smoothing: float = 0.0, weights: Sequence[float] | None = None, shift: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.smoothing = smoothing
         exact = None if weights is None else torch.tensor(weights, dtype=torch.float64)
         self.register_buffer("weights", exact, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        if self.shift is not None:
+            outputs = outputs + self.shift.to(outputs)
         if self.weights is None:
             return F.cross_entropy(outputs, targets, label_smoothing=self.smoothing)
         weights = self.weights.to(outputs)
@@ -131,6 +141,7 @@ class Classes(Task):
     words: ClassVar = {"top1": "top-1, %", "top5": "top-5, %", "mean_per_class": "mean per class, %"}
     losses = ("cross_entropy",)
     mixes = True
+    adjusts_logits = True
     counts_missed = True
     least_classes = 2
     fits_on_val = "probabilities are not calibrated"
@@ -145,8 +156,19 @@ class Classes(Task):
         return {} if self.temperature is None else {"temperature": self.temperature}
 
     def create_loss(self, recipe: Recipe, train_set: ImageDataset) -> CrossEntropy:
-        mixed = recipe.mixup or recipe.cutmix  # whose targets are smooth already
-        return CrossEntropy(0.0 if mixed else recipe.label_smoothing, list_class_weights(recipe, train_set))
+        smoothing = 0.0 if recipe.mixup or recipe.cutmix else recipe.label_smoothing  # mixed targets are smooth already
+        tau, shift = recipe.logit_adjustment, None
+        if tau is not None:
+            counts = np.bincount(np.asarray(train_set.labels), minlength=len(self.classes))
+            shares = np.maximum(counts, 1) / len(train_set)  # a class without images as if it had one
+            shift = torch.from_numpy(tau * np.log(shares))
+        loss = CrossEntropy(smoothing, list_class_weights(recipe, train_set), shift)
+        if tau is not None:
+            loss.remark = (
+                f"logit adjustment: {tau:g} times the log of each class's share of train ({shares.min():.3g} to "
+                f"{shares.max():.3g}) is added to the logits in the loss, not in answers"
+            )
+        return loss
 
     def sum_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(outputs, labels, reduction="sum")
@@ -171,14 +193,14 @@ class Classes(Task):
 
 
 def list_class_weights(recipe: Recipe, train_set: ImageDataset) -> list[float] | None:
-    """List the weight of each class in the loss; None where all count alike. "balanced" goes by the labels.
+    """List the weight of each class in the loss; None where all count alike. Words go by the labels.
 
     Raises:
         ValueError: not as many weights as classes.
     """
     given, classes = recipe.class_weights, len(train_set.classes)
     if given is None or isinstance(given, str):
-        return None if given is None else compute_class_weights(train_set.labels, classes, given)
+        return None if given is None else compute_class_weights(train_set.labels, classes, given, recipe.effective_beta)
     if len(given) != classes:
         raise ValueError(f"recipe.class_weights must be {classes} numbers, one for each class; got {len(given)}")
     return list(given)

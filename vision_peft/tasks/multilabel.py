@@ -202,7 +202,7 @@ def _weigh(recipe: Recipe, positives: np.ndarray, images: int) -> Tensor | None:
     if given is None:
         return None
     if isinstance(given, str):
-        pairs = [weigh_counts([images - count, count], given) for count in positives.tolist()]
+        pairs = [weigh_counts([images - count, count], given, recipe.effective_beta) for count in positives.tolist()]
         return torch.tensor(pairs, dtype=torch.float64).T.contiguous()
     if len(given) != classes:
         raise ValueError(f"recipe.class_weights must be {classes} numbers, one for each class; got {len(given)}")

@@ -21,6 +21,8 @@ from vision_peft.tasks.metrics import Metrics
 class Loss(nn.Module, ABC):
     """What training minimises. Its buffers are what it knows of the training data, so that it goes to a device."""
 
+    remark = ""  # what the log of a run says of it
+
     @abstractmethod
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Compute the mean over a batch, so that parts of it and processes add up to the whole.
@@ -159,6 +161,7 @@ class Task(ABC):
     losses: ClassVar[tuple[str, ...]]  # recipe.loss; the first is the one by default
     mixes: ClassVar[bool] = False  # whether mixup and cutmix give targets that the loss takes
     answers_maps: ClassVar[bool] = False  # whether every pixel has an answer, so that the head has to be one for maps
+    adjusts_logits: ClassVar[bool] = False  # whether recipe.logit_adjustment is for it
     counts_missed: ClassVar[bool] = False  # whether an item without an answer is a wrong answer
     least_classes: ClassVar[int] = 1
     images_per_class: ClassVar[int | None] = None  # recipe.images_per_class by default; None: batches are shuffled

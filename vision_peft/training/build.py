@@ -16,6 +16,7 @@ from vision_peft.config.schema import QUANTIZED, BackboneConfig, Recipe
 from vision_peft.data import DataConfig, ImageDataset
 from vision_peft.data.decoding.band_statistics import choose_band_normalisation
 from vision_peft.data.loading.loader import TrainLoader, eval_loader
+from vision_peft.data.loading.order import list_groups
 from vision_peft.data.transforms.images import choose_normalisation
 from vision_peft.distributed.device import DTYPES, seed_everything
 from vision_peft.distributed.processes import take_from_rank0
@@ -47,6 +48,8 @@ def load_splits(config: Config) -> dict[str, ImageDataset]:
     try:
         find_task(first).check_splits(splits)
         learn_task(first, config.recipe).create_loss(config.recipe, first)
+        if config.data.balanced:
+            list_groups(first)
     except ValueError as error:
         raise ValueError(f"data={config.data.name}: {error}") from None
     return splits

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -10,7 +11,8 @@ from support.counting import Counting, assert_same, flat, indices
 
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.loading.loader import TrainLoader
-from vision_peft.data.loading.order import Draw, balance_classes, shuffle
+from vision_peft.data.loading.order import Draw, balance_groups, list_groups, shuffle
+from vision_peft.data.targets import Targets
 
 RARE = [0] * 17 + [1] * 2 + [3] * 4  # class 2 has no images
 
@@ -21,6 +23,10 @@ class Labelled(Counting):
     def __init__(self, labels: Sequence[int]) -> None:
         super().__init__(len(labels))
         self.classes, self.labels = [str(label) for label in range(max(labels) + 1)], list(labels)
+
+
+def balance_classes(labels: Sequence[int]) -> Draw:
+    return balance_groups(list_groups(Labelled(labels)), len(labels))
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -115,3 +121,35 @@ def test_the_labels_that_come_are_balanced_over_batches() -> None:
     ((images, labels, _),) = loader.epoch(0)
     assert sorted(labels.bincount().tolist()) == [16, 17]
     assert images[:, 0].tolist() == labels.tolist()
+
+
+SETS = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0], [0, 0, 1]], dtype=np.uint8)
+
+
+def test_every_label_of_sets_is_drawn_equally_often_and_so_is_no_label() -> None:
+    dataset = Labelled([0] * 2 + [1] * 30 + [2] * 3 + [3] * 5)
+    dataset.targets = Targets("multilabel", SETS)
+    groups = [{0, 1, *range(2, 32)}, {0, 1}, {35, 36, 37, 38, 39}, {32, 33, 34}]
+    assert [{*group.tolist()} for group in list_groups(dataset)] == groups
+    for seed in range(3):
+        places = draw(balance_groups(list_groups(dataset), 40), seed)
+        assert len(set(places)) == len(places) == 40
+        times = Counter(index for index, _ in places)
+        for index, count in times.items():
+            assert sorted(again for place, again in places if place == index) == list(range(count))
+        assert sum(times[index] for index in (0, 1)) >= 10
+        assert sum(times[index] for index in groups[2]) == sum(times[index] for index in groups[3]) == 10
+        assert sum(times[index] for index in groups[0]) == 20  # its own ten, and those drawn for the second label
+
+
+def test_grades_are_balanced_as_classes_are_and_numbers_are_refused() -> None:
+    dataset = Labelled(RARE)
+    dataset.targets = Targets("ordinal")
+    assert draw(balance_groups(list_groups(dataset), len(RARE))) == draw(balance_classes(RARE))
+    dataset.targets = Targets("regression", np.zeros((4, 1)))
+    with pytest.raises(ValueError, match="is for classes, grades and sets of labels: regression has none"):
+        TrainLoader(dataset, 4, seed=0, workers=0, balanced=True)
+
+
+def test_the_draw_of_classes_is_that_of_earlier_versions() -> None:
+    assert draw(balance_classes([0, 0, 0, 1]), 1) == [(2, 0), (3, 0), (3, 1), (1, 0)]

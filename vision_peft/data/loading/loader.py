@@ -20,7 +20,7 @@ from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.data.loading.batches import CPU, read_results, resolve_workers, start_reading, yield_batches
 from vision_peft.data.loading.class_batches import group_classes
 from vision_peft.data.loading.measured_workers import ReadingTimes
-from vision_peft.data.loading.order import EpochOrder, balance_classes, shuffle
+from vision_peft.data.loading.order import EpochOrder, balance_groups, list_groups, shuffle
 from vision_peft.data.loading.samples import Batch, Key
 from vision_peft.data.problems import unknown
 
@@ -34,7 +34,7 @@ class TrainLoader:
     when the first epoch starts.
 
     With `repeated_augmentation` every sample comes that often in a row, each time augmented anew, and a batch holds so
-    many fewer samples. With `balanced` an epoch is as long, but has every class equally often (`balance_classes`).
+    many fewer samples. With `balanced` an epoch is as long, but has every class equally often (`balance_groups`).
 
     Undecodable images are replaced and noted in `bad_files`, up to the share `max_bad_fraction` of the dataset; with
     more than that `TooManyBadFiles` is raised, with 0 the first `ImageDecodeError`.
@@ -70,7 +70,7 @@ class TrainLoader:
         if len(dataset) < world_size:
             raise ValueError(f"{len(dataset)} training samples cannot be shared by {world_size} processes: use fewer")
         share = min(batch_size // repeats, len(dataset)) // world_size
-        draw = balance_classes(dataset.labels) if balanced else shuffle(len(dataset))
+        draw = balance_groups(list_groups(dataset), len(dataset)) if balanced else shuffle(len(dataset))
         if images_per_class is not None:
             share = _check_groups(share, batch_size // world_size, images_per_class, repeats, balanced)
             draw = group_classes(dataset.labels, images_per_class, share)

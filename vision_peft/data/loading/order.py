@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
+from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.loading.samples import Key, hash_seed
 
 Draw = Callable[[torch.Generator], torch.Tensor]  # places `N 2`: index of a sample, how often the epoch had it before
@@ -50,27 +51,54 @@ def shuffle(samples: int) -> Draw:
     return draw
 
 
-def balance_classes(labels: Sequence[int]) -> Draw:
-    """Return what draws as many places as there are `labels`, of every class that occurs equally many.
+def list_groups(dataset: ImageDataset) -> Sequence[torch.Tensor]:
+    """List the items of each class or grade that occurs; of sets of labels those with each label, and those without.
 
-    The count is exact: with N samples of C classes every class gets the floor or the ceiling of N / C places, drawn
-    which gets which. A class with fewer samples has all of them in turn before one comes again, under another
-    augmentation; of a class with more, others are left out in every epoch.
+    Raises:
+        ValueError: labels that are neither classes nor sets of them.
     """
-    by_label = torch.sort(torch.from_numpy(np.array(labels, dtype=np.int64)), stable=True)
-    groups = by_label.indices.split(torch.unique_consecutive(by_label.values, return_counts=True)[1].tolist())
+    targets, labels = dataset.targets, torch.from_numpy(np.array(dataset.labels, dtype=np.int64))
+    if targets is not None and targets.kind not in ("classes", "ordinal", "multilabel"):
+        raise ValueError(
+            f"data.balanced=true is for classes, grades and sets of labels: {targets.kind} has none of them"
+        )
+    if targets is None or targets.values is None:
+        by_label = torch.sort(labels, stable=True)
+        return by_label.indices.split(torch.unique_consecutive(by_label.values, return_counts=True)[1].tolist())
+    flags = torch.from_numpy(targets.values).bool()[labels]
+    groups = [own.nonzero()[:, 0] for own in (*flags.T, ~flags.any(1))]
+    return [group for group in groups if len(group)]
+
+
+def balance_groups(groups: Sequence[torch.Tensor], samples: int) -> Draw:
+    """Return what draws `samples` places, from every group of items equally many; items may be in several groups.
+
+    The count is exact: of N places C groups get the floor or the ceiling of N / C each, drawn which gets which. A
+    group with fewer items has all of them in turn before one comes again, under another augmentation; of a group with
+    more, others are left out in every epoch.
+    """
 
     def draw(generator: torch.Generator) -> torch.Tensor:
-        least, extra = divmod(len(labels), len(groups))
+        least, extra = divmod(samples, len(groups))
         counts = torch.full((len(groups),), least)
         counts[torch.randperm(len(groups), generator=generator)[:extra]] += 1
-        indices, times = [], []
+        drawn = []
         for group, count in zip(groups, counts.tolist(), strict=True):
             rounds = -(-count // len(group))
             turns = [torch.randperm(len(group), generator=generator) for _ in range(rounds)]
-            indices.append(group[torch.cat(turns)[:count]] if turns else group[:0])
-            times.append(torch.arange(count) // len(group))
-        order = torch.randperm(len(labels), generator=generator)
-        return torch.stack([torch.cat(indices), torch.cat(times)], dim=1)[order]
+            drawn.append(group[torch.cat(turns)[:count]] if turns else group[:0])
+        order = torch.randperm(samples, generator=generator)
+        indices = torch.cat(drawn)
+        return torch.stack([indices, _count_before(indices)], dim=1)[order]
 
     return draw
+
+
+def _count_before(indices: torch.Tensor) -> torch.Tensor:
+    """Count for each place how often its index stands before it."""
+    by_index = torch.sort(indices, stable=True)
+    counts = torch.unique_consecutive(by_index.values, return_counts=True)[1]
+    starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
+    before = torch.empty_like(indices)
+    before[by_index.indices] = torch.arange(len(indices)) - starts
+    return before

@@ -1,0 +1,102 @@
+"""Make the rows of tasks beyond one label an image: frozen probe, LoRA and AdaptFormer under one budget.
+
+    python docs/results/task_rows.py miml_scenes                 # needs tasks/ in the current folder
+    python docs/results/task_rows.py knee_mae --methods linear   # numbers; knee_grade: grades
+    python docs/results/task_rows.py --show                      # what there is
+
+The rule: the frozen probe is solved for (recipe=lbfgs) along a path of penalties. An adapter tries three rungs of the
+ladder 1e-5, 3e-5, 1e-4, ... (what the method recommends and one on either side), `EPOCHS` epochs each, seed 0. val
+chooses by the metric of the task, the epoch too. The chosen setting is trained with the seeds 0 and 1, each of which
+reads test once. It can be stopped, and goes on where it was: rows/<set>/<method>.jsonl holds every run.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from vision_peft.results.row import to_values
+from vision_peft.training import compose_config, train
+
+ROWS = Path(__file__).parent / "rows"
+LADDER = [float(f"{digit}e{power}") for power in range(-5, 0) for digit in (1, 3)]
+SEEDS = (0, 1)
+EPOCHS = 5
+LISTS = ["data=list", "data.train=train.csv", "data.val=val.csv", "data.test=test.csv", "backbone.img_size=112"]
+KNEES = [*LISTS, "data.root=tasks/ordinal/knee_kl"]
+SETS = {
+    "miml_scenes": [*LISTS, "data.root=tasks/multilabel/miml_scenes"],
+    "knee_mae": [*KNEES, "data.target=value", "data.unit=grades"],
+    "knee_grade": [*KNEES, "data.target=expert1", "data.task_kind=ordinal"],
+    "knee_class": [*KNEES, "data.target=expert1"],
+}
+LAST = ["method.blocks=[8,9,10,11]"]  # what the frozen blocks below make is computed once
+METHODS = {
+    "linear": ["method=linear", "recipe=lbfgs"],
+    "lora": ["method=lora", *LAST],
+    "adaptformer": ["method=adaptformer", *LAST],
+}
+
+Line = dict[str, Any]
+
+
+def run(path: Path, words: list[str], lr: float, epochs: int, seed: int, tried: dict[str, list[Any]] | None) -> Line:
+    """Train, or find the row; test is read where `tried` says what was compared before."""
+    lines = [json.loads(text) for text in path.read_text("utf-8").splitlines()] if path.exists() else []
+    for line in lines:
+        if (line["lr"], line["seed"], line["epochs"], bool(line["n_tested"])) == (lr, seed, epochs, tried is not None):
+            return line
+    words = [*words, f"recipe.lr={lr:g}", f"recipe.epochs={epochs}", f"seed={seed}"]
+    config = compose_config([*words, "output_dir=runs", *(["read_test=false"] if tried is None else [])])
+    values = to_values(train(config, " ".join(["vision-peft train", *words]), tried or None).row)
+    assert values is not None
+    line = {**values, "n_tested": 0 if tried is None else values["n_test"]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    return line
+
+
+def quality(line: Line) -> float:
+    """Return what val compares, the higher the better."""
+    figure = line["val_figure"]
+    return -math.inf if figure is None else -figure if line["lower_is_better"] else figure
+
+
+def study(name: str, method: str) -> list[Line]:
+    """Search, then train the chosen setting with every seed."""
+    path, words = ROWS / name / f"{method}.jsonl", [*SETS[name], *METHODS[method]]
+    if method == "linear":
+        return [run(path, words, 1.0, 15, seed, {}) for seed in SEEDS]
+    recommended = compose_config(words).recipe.lr
+    middle = min(range(len(LADDER)), key=lambda rung: abs(math.log(LADDER[rung] / recommended)))
+    trials = [run(path, words, LADDER[rung], EPOCHS, 0, None) for rung in (middle, middle - 1, middle + 1)]
+    best = max(trials, key=quality)
+    tried = {"recipe.lr": sorted(line["lr"] for line in trials)}
+    return [run(path, words, best["lr"], EPOCHS, seed, tried) for seed in SEEDS]
+
+
+def main() -> None:
+    """Run what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", nargs="?", choices=SETS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--show", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.show:
+        for path in sorted(path for name in SETS for path in (ROWS / name).glob("*.jsonl")):
+            for line in map(json.loads, path.read_text("utf-8").splitlines()):
+                tested = {
+                    name: round(own, 4) for name, own in (line["figures"] or {"top1": line["top1"]}).items() if own
+                }
+                where = f"lr {line['lr']:g} seed {line['seed']} val {line['val_figure']}"
+                print(path.parent.name, path.stem, where, tested if line["n_tested"] else "trial")
+        return
+    for method in arguments.methods:
+        for line in study(arguments.set, method):
+            print(f"== {arguments.set} {method} seed {line['seed']} lr {line['lr']:g}: {line['figures']}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
