@@ -71,8 +71,11 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError("this adapter has no head that names classes: vision-peft embed has its features")
     if not predictor.classes_are_named:
         show("the adapter has no names of classes: they are numbers; --classes FILE names them", sys.stderr)
+    if options.probabilities and not predictor.task.names_classes:
+        raise ValueError(f"--probabilities are of classes, this adapter answers a task of {predictor.task.kind}")
     prepare = predictor.prepare
-    inputs = find_inputs(options.inputs, prepare.gives_clips, predictor.classes, sys.stdin, prepare.form)
+    known = predictor.classes if predictor.task.ranks_names else ()  # else truths are left to evaluate
+    inputs = find_inputs(options.inputs, prepare.gives_clips, known, sys.stdin, prepare.form)
     what = "videos" if predictor.prepare.gives_clips else "images"
     if inputs.left_out:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in inputs.left_out.most_common(10))
@@ -183,7 +186,7 @@ def _predict(options: argparse.Namespace, predictor: "Predictor", inputs: "Input
     dataset = make_dataset(predictor.prepare, inputs.paths)
     shown = choose_places(len(inputs.paths)) if options.montage else []
     wanted = Wanted(options.top, options.probabilities, bool(options.features), frozenset(shown))
-    top, names = min(options.top, len(predictor.classes)), predictor.classes if options.probabilities else None
+    top, task = min(options.top, len(predictor.classes)), predictor.task
     quiet = options.csv or options.jsonl
     countdown = Countdown(len(inputs.paths), what, silent=not quiet and sys.stdout.isatty())
     with contextlib.ExitStack() as stack:
@@ -191,9 +194,9 @@ def _predict(options: argparse.Namespace, predictor: "Predictor", inputs: "Input
         features = None
         if options.jsonl:
             path = None if options.jsonl == STREAM else Path(options.jsonl)
-            writers.append(stack.enter_context(contextlib.closing(JsonLines(path, sys.stdout, predictor.classes))))
+            writers.append(stack.enter_context(contextlib.closing(JsonLines(path, sys.stdout, task))))
         if options.csv:
-            writers.append(stack.enter_context(open_csv(Path(options.csv), top, names)))
+            writers.append(stack.enter_context(open_csv(Path(options.csv), top, task, options.probabilities)))
         if options.features:
             opened = FeatureFile(Path(options.features), predictor.classes)
             features = stack.enter_context(contextlib.closing(opened))
@@ -229,6 +232,7 @@ class _Table:
 
     def __init__(self, paths: Sequence[str], predictor: "Predictor") -> None:
         columns = shutil.get_terminal_size((160, 24)).columns
+        self.task = predictor.task
         self.label = min(max(map(len, predictor.classes)), 24)
         self.path = min(max(map(len, paths)), max(20, columns // 2))
         self.columns = columns if sys.stdout.isatty() else 10_000
@@ -236,7 +240,9 @@ class _Table:
     def write(self, answers: Sequence["Answer"]) -> None:
         lines = []
         for answer in answers:
-            cells = [f"{printable(name, self.label):<{self.label}} {100 * p:5.1f} %" for name, p in answer.guesses]
+            parts = answer.guesses
+            cells = [self.task.format_guess(f"{printable(name, self.label):<{self.label}}", own) for name, own in parts]
+            cells = cells or [answer.label]
             wrong = answer.truth is not None and answer.truth != answer.label
             cells[0] += f"  (true: {printable(answer.truth, self.label)})" if wrong else ""
             line = f"{printable(answer.path, self.path):<{self.path}}  "

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from vision_peft.calibration import Reliability, find_probabilities
+from vision_peft.calibration import Reliability
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.inference.montage import Tile
 from vision_peft.inference.predict_files import predict_files
@@ -100,8 +100,10 @@ def answer_inputs(
         }
         failures |= {dataset.path(dataset.first_item(place)): causes[place] for place in sorted(causes)}
         kept = [row for row, good in enumerate(finite) if good]
-        probabilities = find_probabilities(outputs.logits[kept], predictor.temperature)
-        guesses = predictor.name(probabilities, wanted.top)
+        task = predictor.task
+        probabilities = task.probabilities(outputs.logits[kept]) if task.names_classes else None
+        guesses = task.name_answers(outputs.logits[kept], wanted.top)
+        expected = task.expect(outputs.logits[kept]) or [None] * len(kept)
         answers = []
         for row, (place, named) in enumerate(zip([places[row] for row in kept], guesses, strict=True)):
             label = labels[place]
@@ -110,15 +112,18 @@ def answer_inputs(
                 dataset.path(dataset.first_item(place)),
                 named,
                 truth,
-                probabilities[row].tolist() if wanted.probabilities else None,
+                probabilities[row].tolist() if wanted.probabilities and probabilities is not None else None,
                 outputs.features[kept[row]].numpy() if wanted.features else None,
+                task.say(named),
+                expected[row],
             )
             answers.append(answer)
             if truth is not None:
                 score.count(answer.label, truth)
             if place in wanted.shown:
-                tiles.append(Tile(place, *named[0], truth))
-        score.reliability.add(*_with_truth(probabilities, [labels[places[row]] for row in kept]))
+                tiles.append(Tile(place, answer.label, named[0][1] if task.ranks_names else None, truth))
+        if probabilities is not None:
+            score.reliability.add(*_with_truth(probabilities, [labels[places[row]] for row in kept]))
         for write in writers:
             write(answers)
         done += len(places) + len(failed)

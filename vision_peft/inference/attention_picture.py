@@ -38,8 +38,11 @@ def draw_looks(model: Any, images: Sequence[Item], block: int, title: str, file:
     looks = read_attention(model, inputs, block)
     said = [""] * len(images)
     if model.num_classes:
-        named = predictor.name(predictor.probabilities([*images]), 1)
-        said = [f"{printable(label, 40)} {100 * value:.0f} %" for ((label, value),) in named]
+        task = predictor.task
+        answers = task.name_answers(predictor.logits([*images]), 1)
+        said = [printable(task.say(named), 40) for named in answers]
+        if task.ranks_names:
+            said = [f"{words} {100 * named[0][1]:.0f} %" for words, named in zip(said, answers, strict=True)]
     mean, std = (torch.tensor(prepare.settings[key]).view(-1, 1, 1) for key in ("mean", "std"))
     seen = inputs * std + mean
     if prepare.form is not None:

@@ -26,11 +26,14 @@ def describe_adapter(folder: Path, more: Mapping[str, str]) -> list[str]:
     names = info.class_names
     classes = f": {name_some(names, _MOST_CLASSES)}" if names else ", without names"
     sure = "not calibrated" if info.temperature is None else f"calibrated on val, temperature {info.temperature:.3g}"
+    if info.task:
+        told = ", ".join(f"{key} {value}" for key, value in info.task.items() if key != "kind")
+        sure = f"{info.task.get('kind')}{': ' * bool(told)}{told}"
     rows = {
         "adapter": f"{folder}: {sizes}",
         "written by": f"vision_peft {info.toolkit_version}, format {info.format_version}",
         **{f"method {number}": str(method) for number, method in enumerate(methods, start=1)},
-        "head": f"{info.head}, {info.num_classes:,} classes{classes}",
+        "head": f"{info.head}, {info.num_classes:,} {'outputs' if info.task else 'classes'}{classes}",
         "parameters": ", ".join(f"{name} {count:,}" for name, count in info.counts.items()),
         "backbone": f"{info.backbone_name} ({info.license or 'licence not known'})",
         "built as": ", ".join(f"{key} {value}" for key, value in found.items()),

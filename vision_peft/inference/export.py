@@ -17,6 +17,7 @@ from vision_peft.inference.make_files import make_files
 from vision_peft.inference.onnx_runner import name_runner, write_runner
 from vision_peft.inference.pixels import complete_settings, draw_noise
 from vision_peft.printable import printable
+from vision_peft.tasks import read_task
 
 CLOSE, CLOSE_FP16 = 1e-4, 0.05  # of logits
 _BATCH = 8  # of the images that are compared; the first is a batch of its own
@@ -77,6 +78,12 @@ def export_model(
     if not model.num_classes:
         raise ValueError("this adapter has no head, so that there are no logits to export")
     temperature = model.adapter_info.temperature or 1.0
+    task = read_task(model.adapter_info.task, model.adapter_info.class_names or [])
+    if preprocessing and task.kind != "classes":
+        raise ValueError(
+            f"--with-preprocessing gives probabilities of one of several classes; this adapter answers a task of "
+            f"{task.kind}, whose file gives logits that the runner beside it reads: leave --with-preprocessing out"
+        )
     graph = ExportGraph(model, settings, preprocessing=preprocessing, fp16=fp16, temperature=temperature)
     wanted = _run_in_batches(lambda x: model(graph.normalise(x)), pixels)
     accepted = tolerance if tolerance is not None else CLOSE_FP16 if fp16 else CLOSE
@@ -104,7 +111,8 @@ def export_model(
         traced.write(made / path.name, metadata)
         if name == "onnx":
             (made / names[1]).write_text(
-                write_runner(path.name, settings, None if preprocessing else temperature, fp16), encoding="utf-8"
+                write_runner(path.name, settings, None if preprocessing else temperature, fp16, task.in_numpy),
+                encoding="utf-8",
             )
     return Exported([path.parent / file for file in names], difference, metadata)
 
@@ -137,6 +145,7 @@ def _describe(model: nn.Module, settings: Mapping[str, Any], graph: ExportGraph,
         "input": json.dumps({**used, **clips, "layout": layout}),
         "output": graph.output_name,
         "temperature": repr(graph.temperature),
+        **({"task": json.dumps(info.task)} if info.task else {}),
         "precision": "fp16" if graph.fp16 else "fp32",
         "methods": json.dumps([entry["name"] for entry in info.methods]),
         "backbone": info.backbone_name,

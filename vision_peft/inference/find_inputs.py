@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vision_peft.data.annotations.list_files import is_integer, iterate_lines
-from vision_peft.data.annotations.list_lines import PATH_WORDS, ListLines, read_list_lines
+from vision_peft.data.annotations.list_lines import KNOWN_COLUMNS, PATH_WORDS, ListForm, ListLines, read_list_lines
 from vision_peft.data.annotations.scan_folder import FileKind, FolderScan
 from vision_peft.data.annotations.video_paths import VIDEO_EXTENSIONS
 from vision_peft.data.decoding.bands import ARRAY_EXTENSIONS, BandForm
@@ -67,7 +67,7 @@ def find_inputs(
     Args:
         words: as typed.
         clips: whether the model takes videos.
-        classes: names in label order; None: whatever names occur, in this order.
+        classes: names in label order; None: whatever names occur, in this order; (): labels are not looked at.
         stdin: lines.
         bands: how the files of a model of images with bands are read.
 
@@ -88,6 +88,8 @@ def find_inputs(
 
 
 class _Finder:
+    names_any = False  # whether any name is a class
+
     def __init__(self, found: Inputs, clips: bool, problems: list[str], bands: BandForm | None = None) -> None:
         self.found, self.clips, self.problems = found, clips, problems
         self.label_of: dict[str, int] = {to_nfc(name): label for label, name in enumerate(found.classes)}
@@ -156,7 +158,8 @@ class _Finder:
             for path in lines[1 if lines[0].lower() in PATH_WORDS else 0 :]:
                 self.add_file(_find_listed(file, path))
             return
-        lines = read_list_lines(file, self.problems)
+        form = KNOWN_COLUMNS if self.found.classes or self.names_any else ListForm(empty=True, flags=None)
+        lines = read_list_lines(file, self.problems, form)
         labels = self._find_labels(file, lines)
         for path, text in zip(lines.paths, lines.labels, strict=True):
             full = _find_listed(file, path)
@@ -177,6 +180,8 @@ class _Finder:
     def _find_labels(self, file: Path, lines: ListLines) -> dict[int, int]:
         """Return the class of each text in the place of a label: its number where all are numbers, else its name."""
         texts, classes = lines.texts, len(self.found.classes)
+        if not classes:  # nobody asks what they are of
+            return {}
         if all(is_integer(text) and 0 <= int(text) < classes for text in texts):
             return {place: int(text) for place, text in enumerate(texts)}
         suggest = Suggestions(self.label_of)
@@ -187,6 +192,8 @@ class _Finder:
 
 class _OpenFinder(_Finder):
     """Takes whatever names occur as classes."""
+
+    names_any = True
 
     def _label_alone(self, path: str) -> int | None:
         return None

@@ -22,7 +22,7 @@ class Tile(NamedTuple):
 
     place: int  # of the file in the data set
     label: str
-    probability: float
+    probability: float | None  # of it; None where an answer is not one name
     truth: str | None
 
     @property
@@ -64,7 +64,7 @@ def draw_montage(dataset: ImageDataset, tiles: Sequence[Tile], title: str, note:
         elif tile.truth is not None:
             draw.rectangle((x, y + _SIDE, x + _SIDE - 1, y + _SIDE + 2), fill=RIGHT)
         below = y + _SIDE + 8
-        sure = f"{100 * tile.probability:.0f} %"
+        sure = "" if tile.probability is None else f"{100 * tile.probability:.0f} %"
         room = _SIDE - 6 - plain.getlength(sure)
         draw.text((x, below), cut(printable(tile.label), plain, int(room)), WRONG if tile.is_wrong else INK, plain)
         draw.text((x + _SIDE - plain.getlength(sure), below), sure, PALE, plain)

@@ -18,6 +18,7 @@ names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
 def read(path):
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
 '''
+_TASK = 'task = json.loads(session.get_modelmeta().custom_metadata_map["task"])\n'
 _QUIET = "onnxruntime.set_default_logger_severity(3)  # else a line for each fp16 operation without a CPU kernel\n"
 _BANDS = '''"""Label arrays of {channels} bands with {shown}: python {runner} FILE.npy   (onnxruntime, numpy, Pillow)"""
 import json, pathlib, sys
@@ -57,12 +58,18 @@ _TAIL = """    print(path, repr(names[shares.argmax()]), f"{shares.max():.4f}", 
 """
 
 
+_TOLD = """    print(path, answer, sep="\\t")
+"""
+
+
 def name_runner(file: str) -> str:
     """Return the name of the runner of an ONNX file; it can hide no module that the runner imports."""
     return f"run_{file.removesuffix('.onnx')}.py"
 
 
-def write_runner(file: str, settings: Mapping[str, Any], temperature: float | None, fp16: bool = False) -> str:
+def write_runner(
+    file: str, settings: Mapping[str, Any], temperature: float | None, fp16: bool = False, answer: str = ""
+) -> str:
     """Return the Python text that labels images with the ONNX file `file`, scaled as `eval_transform` scales them.
 
     Args:
@@ -70,6 +77,7 @@ def write_runner(file: str, settings: Mapping[str, Any], temperature: float | No
         settings: of the input, see `pixels.complete_settings`.
         temperature: what logits are divided by before the softmax; None: the file gives probabilities of uint8 pixels.
         fp16: whether it computes in fp16.
+        answer: what the logits say, `Task.in_numpy`; "": the likeliest class.
     """
     height, width = settings["size"]
     frames = settings.get("num_frames")
@@ -105,7 +113,10 @@ def write_runner(file: str, settings: Mapping[str, Any], temperature: float | No
         "temperature": temperature,
         **{key: list(settings[key]) for key in ("mean", "std")},
     }
-    return head + scale + items + (_PLAIN if temperature is None else _NORMALISE.format(**values)) + _TAIL
+    if answer:
+        head += _TASK
+    logits = _PLAIN if temperature is None else _NORMALISE.format(**values)
+    return head + scale + items + logits + (answer + _TOLD if answer else _TAIL)
 
 
 def _in_docstring(name: str) -> str:

@@ -116,7 +116,7 @@ class _Views:
             found.append(self._average(views))
         self.answered = end
         width = self.predictor.model.num_features
-        empty = torch.empty(0, len(self.predictor.classes)), torch.empty(0, width)
+        empty = torch.empty(0, self.predictor.task.outputs), torch.empty(0, width)
         outputs = Outputs(*map(torch.stack, zip(*found, strict=True))) if found else Outputs(*empty)
         return Answers(places, outputs, failures)
 

@@ -7,18 +7,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vision_peft.calibration import find_probabilities
 from vision_peft.distributed.device import Compute, choose_device, choose_precision
 from vision_peft.formats.adapter_info import AdapterInfo
 from vision_peft.inference.load import load
 from vision_peft.inference.prepare import Item, Preparation
+from vision_peft.tasks import read_task
 from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.heads import classifier_of
 from vision_peft.tuning.pool_tokens import POOLED, check_pooling, pool_tokens
 
 BATCH_IMAGES, BATCH_CLIPS = 64, 16  # those of evaluation, so that no figure moves
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
-Guess = tuple[str, float]  # label, probability
 
 
 class Outputs(NamedTuple):
@@ -89,24 +88,30 @@ class Predictor:
         self.classes_are_named = bool(named)
         self.names_classes = bool(self.model.num_classes) and task != "embedding"
         self.classes = list((named if self.names_classes else None) or map(str, range(self.model.num_classes)))
-        if len(self.classes) != self.model.num_classes:
+        self.task = read_task(info and info.task, self.classes, self.temperature)
+        if self.names_classes and self.task.outputs != self.model.num_classes:
             raise ValueError(f"got {len(self.classes)} class names for a head of {self.model.num_classes} classes")
 
     def __call__(self, items: Any, top: int = 5) -> Any:
         """Return the most likely labels with their probabilities, the most likely first.
+
+        Of sets of labels these are the labels above their thresholds, of grades the answer comes first, and numbers
+        stand with their names, in the unit `task.unit`.
 
         Args:
             items: one item, or a list of them.
             top: how many, or as many as there are classes.
 
         Returns:
-            A list of (label, probability); of a list a list of those.
+            A list of (label, probability) or (name, number); of a list a list of those.
 
         Raises:
             ImageDecodeError: an item that cannot be decoded.
             MemoryError: a single image does not fit into the memory of the device.
         """
-        guesses = self.name(self.probabilities(_as_list(items)), top)
+        if top < 1:
+            raise ValueError(f"top is a number of labels from 1 on, got {top}")
+        guesses = self.task.name_answers(self.logits(_as_list(items)), top)
         return guesses if isinstance(items, list | tuple) else guesses[0]
 
     def logits(self, items: Any) -> Tensor:
@@ -116,21 +121,12 @@ class Predictor:
 
     def probabilities(self, items: Any) -> Tensor:
         """Return the probabilities of all classes: N classes of a list, classes of one item."""
-        return find_probabilities(self.logits(items), self.temperature)
+        logits = self.logits(_as_list(items))
+        return _unwrap(self.task.probabilities(logits), items)
 
     def features(self, items: Any) -> Tensor:
         """Return the embeddings before the head: N D of a list, D of one item; of clips the mean over their views."""
         return _unwrap(self.run(_as_list(items)).features, items)
-
-    def name(self, probabilities: Tensor, top: int = 5) -> list[list[Guess]]:
-        """Return the labels of the `top` largest probabilities of each row (N classes), the largest first."""
-        if top < 1:
-            raise ValueError(f"top is a number of labels from 1 on, got {top}")
-        values, places = probabilities.topk(min(top, len(self.classes)), dim=-1)
-        return [
-            [(self.classes[place], value) for place, value in zip(*row, strict=True)]
-            for row in zip(places.tolist(), values.tolist(), strict=True)
-        ]
 
     def run(self, items: Sequence[Item]) -> Outputs:
         """Return what the model says of each item, of clips averaged over their views."""
@@ -153,7 +149,7 @@ class Predictor:
         if batch:
             found.append(self.forward(torch.stack(batch)))
         if not found:
-            return Outputs(torch.empty(0, len(self.classes)), torch.empty(0, self.model.num_features))
+            return Outputs(torch.empty(0, self.task.outputs), torch.empty(0, self.model.num_features))
         whole = Outputs(*(torch.cat(parts) for parts in zip(*found, strict=True)))
         if not self.prepare.gives_clips:
             return whole
@@ -189,7 +185,7 @@ class Predictor:
         if self.features_of in POOLED:
             with self.compute.autocast():
                 pooled = pool_tokens(self.model, inputs.to(self.compute.device, non_blocking=True), self.features_of)
-            return Outputs(torch.zeros(len(inputs), len(self.classes)), pooled.float().cpu())
+            return Outputs(torch.zeros(len(inputs), self.task.outputs), pooled.float().cpu())
         entered: list[Tensor] = []
         heads = [classifier_of(self.model.get_submodule(name)) for name in classifier_names(self.model)]
         hooks = [head.register_forward_pre_hook(lambda _, given: entered.append(given[0])) for head in heads]

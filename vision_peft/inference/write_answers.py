@@ -15,6 +15,7 @@ from vision_peft.inference.feature_files import Features, RowFile, write_feature
 from vision_peft.printable import for_csv, printable
 from vision_peft.safe_files import open_regular, open_to_append, replacing
 from vision_peft.strict_json import parse_json
+from vision_peft.tasks.task import Task
 
 MAX_LINE = 2**24  # bytes of one answer; 100,000 classes with their probabilities take 3 million
 
@@ -23,31 +24,29 @@ class Answer(NamedTuple):
     """What the model says of one file."""
 
     path: str
-    guesses: list[tuple[str, float]]  # label, probability; the likeliest first
+    guesses: list[tuple[str, float]]  # label, probability; the likeliest first; or name, number
     truth: str | None  # the label, where it is known
     probabilities: list[float] | None  # of all classes, where they are asked for
     features: np.ndarray | None
-
-    @property
-    def label(self) -> str:
-        """The likeliest label."""
-        return self.guesses[0][0]
+    label: str  # the answer in a few words: the likeliest label, all of a set of labels, a number with its unit
+    expected: float | None = None  # of grades, their mean by probability
 
 
 class JsonLines:
     """A file of one JSON object a line, appended to as answers come: whatever ends the program, whole lines are there.
 
     A line holds `path`, `label`, `probability`, `top` (pairs, the likeliest first), `true` where it is known and
-    `probabilities` (by class) where they are asked for.
+    `probabilities` (by class) where they are asked for; of grades also `expected`. Of other tasks it holds `path` and
+    what `Task.to_json` gives: `labels`, pairs of those above their thresholds, or `values` by name and their `unit`.
 
     Args:
         file: to append to; None writes to `stream`.
         stream: of text.
-        classes: names, for `probabilities`.
+        task: what is answered; its classes are the names of `probabilities`.
     """
 
-    def __init__(self, file: Path | None, stream: IO[str], classes: Sequence[str]) -> None:
-        self.classes, self._stream = classes, stream
+    def __init__(self, file: Path | None, stream: IO[str], task: Task) -> None:
+        self.task, self._stream = task, stream
         self._file = None if file is None else open_to_append(file)
 
     def write(self, answers: Sequence[Answer]) -> None:
@@ -68,12 +67,16 @@ class JsonLines:
             self._file.close()
 
     def _describe(self, answer: Answer) -> dict[str, Any]:
-        label, probability = answer.guesses[0]
-        found: dict[str, Any] = {"path": answer.path, "label": label, "probability": probability}
-        found |= {} if answer.truth is None else {"true": answer.truth}
-        found["top"] = [[name, value] for name, value in answer.guesses]
+        found: dict[str, Any] = {"path": answer.path}
+        if self.task.ranks_names:
+            found |= {"label": answer.label, "probability": answer.guesses[0][1]}
+            found |= {} if answer.expected is None else {"expected": answer.expected}
+            found |= {} if answer.truth is None else {"true": answer.truth}
+            found["top"] = [[name, value] for name, value in answer.guesses]
+        else:
+            found |= self.task.to_json(answer.guesses)
         if answer.probabilities is not None:
-            found["probabilities"] = dict(zip(self.classes, answer.probabilities, strict=True))
+            found["probabilities"] = dict(zip(self.task.classes, answer.probabilities, strict=True))
         return found
 
 
@@ -120,7 +123,8 @@ def _read_line(line: bytes, where: str) -> Written:
     except ValueError as error:
         raise ValueError(f"{where}: not a line of JSON: {error}") from None
     known = values if isinstance(values, dict) else {}
-    path, label, truth = (known.get(key) for key in ("path", "label", "true"))
+    whole = "labels" in known or "values" in known  # of a task that does not rank names
+    path, label, truth = known.get("path"), known.get("label", "" if whole else None), known.get("true")
     if not isinstance(path, str) or not isinstance(label, str) or not isinstance(truth, str | None):
         raise ValueError(f"{where}: not an answer of predict (path, label, ...): {printable(values, 60)}")
     return Written(path, label, truth)
@@ -129,24 +133,38 @@ def _read_line(line: bytes, where: str) -> Written:
 class CsvTable:
     """A table with a row a file: path, likeliest label, its probability, the others of the top, all probabilities.
 
+    Of grades the expected one stands behind the truth. Where names are not ranked a row has the cells of
+    `Task.to_cells` behind the path.
+
     Args:
         file: the open file.
         top: how many labels.
-        classes: names for the columns of all probabilities; None leaves them out.
+        task: what is answered.
+        probabilities: of all classes, a column for each.
     """
 
-    def __init__(self, file: IO[bytes], top: int, classes: Sequence[str] | None) -> None:
-        self._file, self._text = file, io.StringIO(newline="")
+    def __init__(self, file: IO[bytes], top: int, task: Task, probabilities: bool) -> None:
+        self._file, self._text, self._task = file, io.StringIO(newline=""), task
         self._writer = csv.writer(self._text)
+        named = [for_csv(f"p({name})") for name in (task.classes if probabilities and task.names_classes else ())]
+        if not task.ranks_names:
+            nothing = [] if task.names_classes else [(name, 0.0) for name in task.classes]
+            self._row(["path", *map(for_csv, task.to_cells(nothing)), *named])
+            return
         others = [name for rank in range(2, top + 1) for name in (f"label_{rank}", f"probability_{rank}")]
-        named = [for_csv(f"p({name})") for name in classes or ()]
-        self._row(["path", "label", "probability", "true", *others, *named])
+        expected = ["expected"] * task.expects
+        self._row(["path", "label", "probability", "true", *expected, *others, *named])
 
     def write(self, answers: Sequence[Answer]) -> None:
         """Append a row for each answer."""
         for answer in answers:
+            if not self._task.ranks_names:
+                cells = [for_csv(cell) for cell in self._task.to_cells(answer.guesses).values()]
+                self._row([for_csv(answer.path), *cells, *(answer.probabilities or ())])
+                continue
             (label, probability), *others = answer.guesses
-            rest = [cell for name, value in others for cell in (for_csv(name), value)]
+            rest = [] if answer.expected is None else [answer.expected]
+            rest += [cell for name, value in others for cell in (for_csv(name), value)]
             first = [for_csv(answer.path), for_csv(label), probability, for_csv(answer.truth)]
             self._row([*first, *rest, *(answer.probabilities or ())])
 
@@ -158,10 +176,10 @@ class CsvTable:
 
 
 @contextlib.contextmanager
-def open_csv(file: Path, top: int, classes: Sequence[str] | None) -> Iterator[CsvTable]:
+def open_csv(file: Path, top: int, task: Task, probabilities: bool = False) -> Iterator[CsvTable]:
     """Give a table that takes the place of `file` at the end, whole or not at all."""
     with replacing(file) as opened:
-        yield CsvTable(opened, top, classes)
+        yield CsvTable(opened, top, task, probabilities)
 
 
 class FeatureFile:

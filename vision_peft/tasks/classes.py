@@ -170,6 +170,9 @@ class Classes(Task):
             )
         return loss
 
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        return find_probabilities(outputs, self.temperature)
+
     def sum_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(outputs, labels, reduction="sum")
 

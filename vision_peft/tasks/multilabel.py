@@ -14,6 +14,7 @@ from vision_peft.config.schema import Recipe
 from vision_peft.data.class_weights import weigh_counts
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.targets import Targets
+from vision_peft.tasks.answers import Guess
 from vision_peft.tasks.label_sets import (
     MIDDLE,
     asymmetric_loss,
@@ -105,6 +106,10 @@ class Multilabel(Task):
         "exact_match": "exact match, %",
     }
     losses = ("bce", "asymmetric")
+    ranks_names = False
+    in_numpy = """    shares, least = 1 / (1 + np.exp(-logits)), task.get("thresholds") or [0.5] * len(names)
+    answer = ", ".join(f"{name} {p:.4f}" for name, p, each in zip(names, shares, least) if p >= each)
+"""
     fits_on_val = "thresholds are 0.5"
 
     def __init__(
@@ -131,8 +136,24 @@ class Multilabel(Task):
         return torch.from_numpy(self.targets.values[labels.numpy()])
 
     def probabilities(self, outputs: Tensor) -> Tensor:
-        """Return the probability of each class, N C in float32."""
         return outputs.double().sigmoid().float()
+
+    def name_answers(self, outputs: Tensor, top: int = 5) -> list[list[Guess]]:
+        found = []
+        for row in self.probabilities(outputs).tolist():
+            named = zip(self.classes, row, self.thresholds, strict=True)
+            found.append(sorted([(name, p) for name, p, least in named if p >= least], key=lambda guess: -guess[1]))
+        return found
+
+    def say(self, guesses: Sequence[Guess]) -> str:
+        return ", ".join(name for name, _ in guesses) or "none of the classes"
+
+    def to_json(self, guesses: Sequence[Guess]) -> dict[str, Any]:
+        return {"labels": [[name, p] for name, p in guesses]}
+
+    def to_cells(self, guesses: Sequence[Guess]) -> dict[str, Any]:
+        labels, chances = ([guess[part] for guess in guesses] for part in (0, 1))
+        return {"labels": ";".join(map(str, labels)), "probabilities": ";".join(f"{p:.6g}" for p in chances)}
 
     def create_loss(self, recipe: Recipe, train_set: ImageDataset) -> SetLoss:
         assert self.targets is not None

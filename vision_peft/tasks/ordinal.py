@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vision_peft.config.schema import Recipe
 from vision_peft.data.dataset import ImageDataset
+from vision_peft.tasks.answers import Guess
 from vision_peft.tasks.classes import list_class_weights
 from vision_peft.tasks.grades import corn_losses, corn_probabilities, median_grades, quadratic_kappa
 from vision_peft.tasks.metrics import Metrics
@@ -71,6 +72,11 @@ class Ordinal(Task):
     watched = ("accuracy", "mae")
     words: ClassVar = {"accuracy": "accuracy, %", "mae": "MAE, grades", "kappa": "quadratic kappa"}
     losses = ("corn",)
+    expects = True
+    in_numpy = """    above = np.cumprod(1 / (1 + np.exp(-logits)))
+    shares, grade = -np.diff([1, *above, 0]), int((above > 0.5).sum())
+    answer = f"{names[grade]} {shares[grade]:.4f}"
+"""
     least_classes = 2
 
     @property
@@ -78,8 +84,21 @@ class Ordinal(Task):
         return len(self.classes) - 1
 
     def probabilities(self, outputs: Tensor) -> Tensor:
-        """Return the probability of each grade, N K in float64."""
-        return corn_probabilities(outputs)
+        return corn_probabilities(outputs).float()
+
+    def name_answers(self, outputs: Tensor, top: int = 5) -> list[list[Guess]]:
+        chances = corn_probabilities(outputs)
+        found = []
+        for row, answer in zip(chances.tolist(), median_grades(chances).tolist(), strict=True):
+            others = sorted((place for place in range(len(row)) if place != answer), key=lambda place: -row[place])
+            found.append([(self.classes[place], row[place]) for place in [answer, *others][:top]])
+        return found
+
+    def expect(self, outputs: Tensor) -> list[float]:
+        # of grades that are numbers in these, else counted from 0
+        numbered = all(name.lstrip("+-").isdigit() for name in self.classes)
+        grades = torch.tensor([int(name) if numbered else place for place, name in enumerate(self.classes)])
+        return (corn_probabilities(outputs) @ grades.double()).tolist()
 
     def create_loss(self, recipe: Recipe, train_set: ImageDataset) -> GradeLoss:
         if recipe.label_smoothing:

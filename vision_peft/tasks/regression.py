@@ -13,6 +13,7 @@ from torch import Tensor
 from vision_peft.config.schema import Recipe
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.targets import Targets
+from vision_peft.tasks.answers import Guess
 from vision_peft.tasks.metrics import Metrics
 from vision_peft.tasks.pictures import draw_scatter
 from vision_peft.tasks.quantities import explained_shares, mean_absolute_errors, root_mean_square_errors
@@ -87,6 +88,11 @@ class Regression(Task):
     lower_is_better = True
     watched = ("mae", "r2")
     losses = ("huber", "l1", "l2")
+    ranks_names = False
+    names_classes = False
+    in_numpy = """    numbers = logits * np.array(task["std"]) + np.array(task["mean"])
+    answer = ", ".join(f"{name} {number:.6g} {task['unit']}".strip() for name, number in zip(names, numbers))
+"""
 
     def __init__(
         self,
@@ -145,6 +151,22 @@ class Regression(Task):
     def answers(self, outputs: Tensor) -> Tensor:
         """Return outputs N D as numbers in the unit of the data, in float64."""
         return outputs.double() * self.std + self.mean
+
+    def name_answers(self, outputs: Tensor, top: int = 5) -> list[list[Guess]]:
+        return [list(zip(self.classes, row, strict=True)) for row in self.answers(outputs).tolist()]
+
+    def say(self, guesses: Sequence[Guess]) -> str:
+        return ", ".join(self.format_guess("", value).strip() for _, value in guesses)
+
+    def format_guess(self, name: str, value: float) -> str:
+        return f"{name} {value:.4g}{' ' * bool(self.unit)}{self.unit}"
+
+    def to_json(self, guesses: Sequence[Guess]) -> dict[str, Any]:
+        return {"values": dict(guesses), "unit": self.unit}
+
+    def to_cells(self, guesses: Sequence[Guess]) -> dict[str, Any]:
+        unit = f" ({self.unit})" if self.unit else ""
+        return {f"{name}{unit}": value for name, value in guesses}
 
     def create_loss(self, recipe: Recipe, train_set: ImageDataset) -> NumberLoss:
         if recipe.label_smoothing or recipe.class_weights is not None:

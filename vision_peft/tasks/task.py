@@ -15,6 +15,7 @@ from vision_peft.config.schema import Recipe
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.targets import Targets, same_targets
 from vision_peft.distributed.processes import all_gather, all_gather_tensors
+from vision_peft.tasks.answers import Answers
 from vision_peft.tasks.metrics import Metrics
 
 
@@ -144,7 +145,7 @@ class KeptOutputs(Tally):
         return torch.cat([labels for _, labels, _ in self._kept])
 
 
-class Task(ABC):
+class Task(Answers, ABC):
     """What is to be answered, for one data set.
 
     Args:

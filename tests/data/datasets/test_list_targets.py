@@ -119,17 +119,18 @@ def test_numbered_classes_are_in_the_order_of_the_numbers(root: Path) -> None:
 
 
 def test_the_columns_that_target_names_are_read(root: Path) -> None:
-    write(root, "train.csv", "path,label,wet,old,score", "a.png,x,1,0,1.5", "b.png,y,1,1,2.5")
-    write(root, "val.csv", "path,score,label,old,wet", "c.png,3.25,x,0,1")
+    write(root, "train.csv", "path,label,wet,old,score,label_2", "a.png,x,1,0,1.5,7", "b.png,y,1,1,2.5,8")
+    write(root, "val.csv", "path,score,label,old,wet,label_2", "c.png,3.25,x,0,1,9")
     load = open_lists(root, target=("old", "wet"), task_kind="multilabel")
     assert load("train").classes == ["old", "wet"]
     assert sets(load("train")) | sets(load("val")) == {"a": {"wet"}, "b": {"old", "wet"}, "c": {"wet"}}
     load = open_lists(root, target="score", unit="mm")
     assert numbers(load("train")) | numbers(load("val")) == {"a": (1.5,), "b": (2.5,), "c": (3.25,)}
     assert (load("train").classes, load("train").targets.unit) == (["score"], "mm")
-    load = open_lists(root, target=("score", "wet"), task_kind="regression")
-    assert numbers(load("train")) == {"a": (1.5, 1.0), "b": (2.5, 1.0)}
-    assert load("train").classes == ["score", "wet"]
+    for task_kind in ("auto", "regression"):
+        load = open_lists(root, target=("score", "label_2"), task_kind=task_kind)
+        assert numbers(load("train")) == {"a": (1.5, 7.0), "b": (2.5, 8.0)}
+        assert load("train").classes == ["score", "label_2"]
     assert open_lists(root)("train").classes == ["x", "y"]  # the column label
 
 

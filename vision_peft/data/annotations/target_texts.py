@@ -25,10 +25,12 @@ def find_task_kind(train: ListLines, names: Sequence[str]) -> str:
     """Find what kind of task a list is of, as far as its labels can tell: classes where they say nothing else.
 
     Cells such as `a;b`, lists of words and columns of 0 and 1 are sets of labels; numbers most of which can be read,
-    one with a fraction, are to be estimated. Whole numbers are classes: they may be grades or amounts as well.
+    one with a fraction, are to be estimated, and so are several columns of other numbers than 0 and 1. Whole numbers
+    are classes: they may be grades or amounts as well.
     """
-    if train.columns:
-        return "multilabel"
+    if train.columns:  # of several, which are no classes
+        cells = [cell for text in train.texts for cell in _split_joined(text)]
+        return "multilabel" if 2 * sum(cell in ("0", "1") for cell in cells) > len(cells) else "regression"
     texts = [text for text in train.texts if text]
     if texts and set(texts) <= set(names):
         return "classes"

@@ -13,7 +13,6 @@ from typing import Any
 from torch import Tensor
 
 from vision_peft.backbones import input_config
-from vision_peft.calibration import find_probabilities
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.formats.input_record import complete_input
 from vision_peft.inference.bank.bank import Bank
@@ -24,6 +23,7 @@ from vision_peft.inference.serve.limits import Limits, Refusal
 from vision_peft.inference.serve.metrics import SECONDS, Counter, Gauge, Histogram, format_metrics
 from vision_peft.inference.serve.query import Query
 from vision_peft.printable import name_some, printable
+from vision_peft.tasks import find_kind, read_task
 
 _TRIES = 10  # of a picture whose task is replaced while it waits by one that is prepared otherwise
 _log = logging.getLogger(__name__)
@@ -99,6 +99,11 @@ class Service:
                 )
             if not task.info.num_classes:
                 raise ValueError(f"the task {task.name} has no head: serve answers with labels")
+            kind = find_kind((task.info.task or {"kind": "classes"})["kind"])
+            if not kind.names_classes:
+                raise ValueError(
+                    f"the task {task.name} is one of {kind.kind}: serve answers with labels, take vision-peft predict"
+                )
             prepare = Preparation(settings, max_pixels=self.limits.max_pixels)
             found = Served(task, json.dumps(settings, sort_keys=True, default=str), prepare)
             self.served[task.version] = found
@@ -225,13 +230,9 @@ class Service:
 
     def _format(self, answer: Answer, top: int) -> dict[str, Any]:
         info = answer.task.info
-        chances = find_probabilities(answer.logits.cpu(), info.temperature)
-        values, places = chances.topk(min(top, len(chances)))
-        names = info.class_names
-        labels = [
-            {"label": str(place) if names is None else names[place], "probability": round(value, 6)}
-            for value, place in zip(values.tolist(), places.tolist(), strict=True)
-        ]
+        task = read_task(info.task, info.class_names or [*map(str, range(info.num_classes))], info.temperature)
+        (guesses,) = task.name_answers(answer.logits.cpu()[None], top)
+        labels = [{"label": name, "probability": round(value, 6)} for name, value in guesses]
         return {"task": answer.task.name, "version": answer.task.version, "labels": labels}
 
     def _observe(self, images: int, tasks: int, seconds: float) -> None:
