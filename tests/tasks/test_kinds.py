@@ -120,6 +120,13 @@ def test_evaluate_gives_the_figures_of_the_run(finished: Any) -> None:
     assert {name: row.figures[name] for name in found.figures} == dict(found.figures)
 
 
+def test_data_of_another_kind_is_refused(finished: Any) -> None:
+    kind, folder = finished
+    given = "data.target=tags" if kind != "multilabel" else "data.target=age"
+    with pytest.raises(ValueError, match=rf"the adapter answers a task of {kind}, data=list is one of"):
+        evaluate_saved(folder, ["device=cpu", "workers=0", given, "data.task_kind=auto"])
+
+
 def test_thresholds_are_those_that_val_chose(lights: Path, finished: Any) -> None:
     kind, folder = finished
     if kind != "multilabel":
@@ -133,15 +140,15 @@ def test_thresholds_are_those_that_val_chose(lights: Path, finished: Any) -> Non
         assert f1_score(truth[:, place], scores[:, place] >= threshold) == pytest.approx(best)
 
 
-def figures_of(_: int, folder: Path, kind: str, lights: Path, run: Path) -> dict[str, Any]:
+def figures_of(_: int, folder: Path, run: Path) -> dict[str, Any]:
     metrics = evaluate_saved(run, ["device=cpu", "workers=0"]).metrics
     return {**metrics.figures, "loss": metrics.loss, "images": metrics.images}
 
 
-def test_eleven_images_on_two_processes_have_the_figures_of_one(finished: Any, lights: Path, tmp_path: Path) -> None:
-    kind, run = finished
-    one = figures_of(0, tmp_path, kind, lights, run)
-    for own in in_two_processes(functools.partial(figures_of, kind=kind, lights=lights, run=run), tmp_path):
+def test_eleven_images_on_two_processes_have_the_figures_of_one(finished: Any, tmp_path: Path) -> None:
+    _, run = finished
+    one = figures_of(0, tmp_path, run)
+    for own in in_two_processes(functools.partial(figures_of, run=run), tmp_path):
         assert own["given"] == one
 
 
@@ -174,7 +181,9 @@ def test_predict_answers_by_task(finished: Any, lights: Path, tmp_path: Path) ->
     task = read_task(info.task, info.class_names)
     words = [] if kind == "regression" else ["--probabilities"]
     lines, table = predict(folder, lights, tmp_path, *words, "--montage", str(tmp_path / "m.png"))
-    assert vp.Predictor(folder, device="cpu")(str(lights / "test0.png")) == task.name_answers(logits[:1].float())[0]
+    (named,) = task.name_answers(logits[:1].float())
+    said = vp.Predictor(folder, device="cpu")(str(lights / "test0.png"))
+    assert said == [(name, pytest.approx(value, abs=1e-5)) for name, value in named]
     for place, (line, cells) in enumerate(zip(lines, table, strict=True)):
         if kind == "multilabel":
             chances = dict(zip(task.classes, logits[place].sigmoid().float().tolist(), strict=True))
@@ -208,7 +217,8 @@ def test_numbers_have_no_probabilities_and_said_so(finished: Any, lights: Path, 
     with pytest.raises(ValueError, match="a task of regression has no probabilities"):
         vp.Predictor(folder, device="cpu").probabilities(str(lights / "test0.png"))
     words = ["--jsonl", "-", "--probabilities"]
-    assert main(["predict", str(folder), str(lights / "test0.png"), *words, "--device", "cpu"]) == 2
+    with pytest.raises(SystemExit):
+        main(["predict", str(folder), str(lights / "test0.png"), *words, "--device", "cpu"])
     assert "--probabilities are of classes, this adapter answers a task of regression" in capsys.readouterr().err
 
 

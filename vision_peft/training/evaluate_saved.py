@@ -32,7 +32,7 @@ from vision_peft.runs.compare_data import describe_evaluated
 from vision_peft.runs.data_record import DataRecord
 from vision_peft.runs.run_config import CONFIG, describe_runs_below, read_config
 from vision_peft.runs.run_files import check_read_folder
-from vision_peft.tasks import find_kind, learn_task, read_task
+from vision_peft.tasks import find_kind, find_task, learn_task, read_task
 from vision_peft.tasks.metrics import Metrics
 from vision_peft.training.build import attach_methods, check_items, create_bare_model, create_model
 from vision_peft.training.evaluation import create_eval_loader, evaluate
@@ -100,6 +100,7 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = (), config_dir: 
             warnings.simplefilter("ignore")
         number = info.num_classes if info.task is None else len(info.class_names or ())
         if info.task is None or not find_kind(str(info.task["kind"])).open_set:
+            check_kind(info, dataset, f"data={data.name}")
             check_classes(info.class_names, number, dataset.classes, f"data={data.name}")
         own = bool(raw) and not {"data", "data_config"} & given.keys()
         record = DataRecord({split: dataset}, data)
@@ -121,6 +122,15 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = (), config_dir: 
     task = read_task(info.task, dataset.classes, info.temperature, dataset.targets)
     metrics = evaluate(model.to(compute.device), batches, task, compute)
     return Evaluation(data, split, metrics)
+
+
+def check_kind(info: AdapterInfo, dataset: ImageDataset, where: str) -> None:
+    """Raise ValueError where an adapter answers another kind of task than the labels of a data set are of."""
+    trained, given = (info.task or {"kind": "classes"})["kind"], find_task(dataset).kind
+    if trained != given:
+        raise ValueError(
+            f"the adapter answers a task of {trained}, {where} is one of {given} (data.task_kind says which)"
+        )
 
 
 def check_classes(trained_on: list[str] | None, number: int, given: list[str], where: str) -> None:
