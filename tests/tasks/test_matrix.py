@@ -69,7 +69,7 @@ def test_every_tuned_tensor_learns_and_a_saved_adapter_answers_as_before(kind, m
     exact = method.baked() == method
     torch.testing.assert_close(fresh.eval()(x), model.eval()(x), rtol=0, atol=0 if exact else 1e-5)
     info = read_adapter_info(tmp_path)
-    again = read_task(info.task, info.class_names, info.temperature)
+    again = read_task(info.task, info.class_names or [], info.temperature)
     assert type(again) is type(task)
     assert again.record() == task.record()
     assert again.outputs == task.outputs
