@@ -187,7 +187,7 @@ def test_predict_answers_by_task(finished: Any, lights: Path, tmp_path: Path) ->
         if kind == "multilabel":
             chances = dict(zip(task.classes, logits[place].sigmoid().float().tolist(), strict=True))
             least = dict(zip(task.classes, told["thresholds"], strict=True))
-            wanted = sorted([[n, p] for n, p in chances.items() if p >= least[n]], key=lambda pair: -pair[1])
+            wanted = sorted([[n, p] for n, p in chances.items() if p >= least[n]], key=lambda pair: -float(pair[1]))
             assert line["labels"] == [[name, pytest.approx(p)] for name, p in wanted]
             assert cells["labels"] == ";".join(name for name, _ in wanted)
             assert float(cells["p(odd)"]) == pytest.approx(chances["odd"])

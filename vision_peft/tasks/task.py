@@ -231,6 +231,10 @@ class Task(Answers, ABC):
             ValueError: a recipe that does not fit the task.
         """
 
+    def list_remarks(self, recipe: Recipe, train_set: ImageDataset) -> list[str]:
+        """List what the log of a run says of its loss."""
+        return [remark] if (remark := self.create_loss(recipe, train_set).remark) else []
+
     @abstractmethod
     def sum_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Sum the plain loss of answers over their items, as evaluation tells it."""

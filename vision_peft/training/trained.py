@@ -181,14 +181,9 @@ def _train_in(
         progress = Progress.of(state, len(phases), task.metric)
         run.start(progress.step, progress.lines)
         try:
-            remark = task.create_loss(config.recipe, splits[phases[0].trained]).remark
-            for words in (
-                *about_data,
-                *about_weights,
-                describe_run(config, model, splits, folder, plan.compute),
-                remark,
-            ):
-                run.say(words) if words else None
+            said = [*about_data, *about_weights, describe_run(config, model, splits, folder, plan.compute)]
+            for words in (*said, *task.list_remarks(config.recipe, splits[phases[0].trained])):
+                run.say(words)
             plan.begin(run.save, run.say)
             changed = note_start(plan.setting, start | plan.start, progress, compute.world_size, tried)
             if state:
