@@ -4,13 +4,10 @@ import gc
 from pathlib import Path
 
 import pytest
-import torch
 from support import selection
 from support.tiny_fixtures import photos, tiny
 
 __all__ = ["photos", "repository", "shared", "tiny"]
-
-torch.set_num_threads(1)  # the tests run as parallel processes; more threads would only fight for the cores
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -18,6 +15,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def pytest_configure(config: pytest.Config) -> None:
     """Collect of the matrix what runs: with the default ``-m`` every worker made 30,000 cases to leave out."""
     selection.whole = config.getoption("markexpr") not in config.getini("addopts")
+    if not config.getoption("numprocesses", default=None):  # the process that only hands out tests needs no torch
+        import torch
+
+        torch.set_num_threads(1)  # the tests run as parallel processes; more threads would only fight for the cores
 
 
 def pytest_collection_finish() -> None:

@@ -1,9 +1,9 @@
 """Experiment configs: each is one published setting that composes, says its source and runs as its header says."""
 
+import functools
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.tiny_run import TINY
@@ -13,7 +13,7 @@ import vision_peft as vp
 from vision_peft.backbones.names import check_has_weights, is_pypi_name
 from vision_peft.config.command_line import compose_config, prepare
 from vision_peft.config.errors import ConfigError
-from vision_peft.config.parse import parse_config, to_dict
+from vision_peft.config.parse import Config, parse_config, to_dict
 from vision_peft.search.trials import expand_grid
 from vision_peft.training.trained import train
 
@@ -28,6 +28,12 @@ def given(name: str) -> list[str]:
     return [f"experiment={name}", *ROOT, *(["backbone.checkpoint=weights.pth"] if name in WITH_CHECKPOINT else [])]
 
 
+@functools.cache
+def whole(name: str) -> Config:
+    """The config of an experiment, which nobody may change."""
+    return compose_config(given(name))
+
+
 def header(name: str) -> list[str]:
     lines = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     return lines[: lines.index("defaults:")]
@@ -40,7 +46,7 @@ def commands(name: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_is_a_whole_valid_config(name: str) -> None:
-    config = compose_config(given(name))
+    config = whole(name)
     assert parse_config(to_dict(config)) == config
     assert config.protocol == "val_select_retrain"
     assert is_pypi_name(config.backbone.name) or check_has_weights(config.backbone.name) is None
@@ -84,7 +90,7 @@ def test_every_command_of_the_header_can_be_typed(name: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_trains_on_a_tiny_backbone(name: str, tmp_path: Path) -> None:
-    backbone = compose_config(given(name)).backbone
+    backbone = whole(name).backbone
     if backbone.num_frames is None:
         data = ["data=vtab1k", f"data.root={write_vtab(tmp_path / 'vtab', ['pebbles'])}", "data.task=pebbles"]
     else:
@@ -109,7 +115,7 @@ def test_what_is_typed_goes_before_what_the_experiment_says() -> None:
 def test_another_method_under_the_same_recipe_takes_nothing_from_the_experiments_own() -> None:
     config = compose_config(["experiment=noah_vtab", "method=vpt", *ROOT])
     assert config.methods == (vp.VPT(),)
-    assert config.recipe == compose_config(["experiment=noah_vtab", *ROOT]).recipe
+    assert config.recipe == whole("noah_vtab").recipe
     config = compose_config(["experiment=vpetl_vtab", "method=convpass", "method.bottleneck=4", *ROOT])
     assert config.methods == (vp.Convpass(bottleneck=4),)
 
@@ -120,23 +126,20 @@ def test_a_misspelt_experiment_is_answered_with_the_nearest_one() -> None:
 
 
 def test_rates_are_those_of_the_papers_at_their_batch() -> None:
-    def at(name: str) -> Any:
-        return compose_config([f"experiment={name}", *ROOT])
-
     for name in ("adaptformer_image", "adaptformer_ssv2", "adaptformer_hmdb51"):
-        adaptformer = compose_config(given(name)).recipe
+        adaptformer = whole(name).recipe
         assert adaptformer.lr == 0.1 * adaptformer.batch_size / 256 == 0.4
-    videomae = compose_config(given("videomae_ssv2")).recipe
+    videomae = whole("videomae_ssv2").recipe
     assert videomae.lr == 5e-4 * (videomae.batch_size / videomae.repeated_augmentation) / 256
     published = (50, 25, 10, 5, 2.5, 1, 0.5, 0.25, 0.1, 0.05)
     for name in ("vpt_vtab", "vpt_fgvc"):
-        config = at(name)
+        config = whole(name)
         assert config.grid["recipe.lr"] == [rate * config.recipe.batch_size / 256 for rate in published]
         assert config.grid["recipe.weight_decay"] == [0.01, 0.001, 1e-4, 0]
 
 
 def test_sizes_are_those_of_the_papers() -> None:
-    recipe = compose_config(["experiment=vpt_fgvc", *ROOT]).recipe
+    recipe = whole("vpt_fgvc").recipe
     assert [int(size / recipe.crop_pct) for size in (224, 448)] == [256, 512]
     assert int(384 / 0.8767) == 438
 
@@ -154,5 +157,5 @@ def text(name: str) -> str:
 
 def test_experiments_on_something_something_never_flip() -> None:
     for name in NAMES:
-        config = compose_config(given(name))
+        config = whole(name)
         assert config.data.name != "ssv2" or "flip" not in config.recipe.augment

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from support.tiny_run import TINY, left_behind, tiny_config
 
 import vision_peft as vp
 from vision_peft.config.command_line import compose_config
+from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder
 from vision_peft.distributed.device import choose_compute, seed_everything
 from vision_peft.distributed.parallel import full_tensor
@@ -51,18 +52,21 @@ def run_job(job: Job, photos: Path, output_dir: Path) -> dict[str, Any]:
     return left_behind(run_folder(config))
 
 
+@functools.cache
+def _config_of_updates() -> Config:
+    return compose_config([*TINY, "recipe.optimizer=sgd", "recipe.lr=0.1"])
+
+
 def updated(name: str, strategy: str) -> dict[str, Any]:
     """Losses and tuned tensors of three updates with a method on random images that the processes share."""
     random = [key for key in ("dropout", "drop_path") if key in vp.METHODS[name].__dataclass_fields__]
-    config = compose_config(
-        [*TINY, f"method={name}", *(f"method.{key}=0" for key in random), "recipe.optimizer=sgd", "recipe.lr=0.1"]
-    )
+    method = vp.METHODS[name](**dict.fromkeys(random, 0.0))
+    config = replace(_config_of_updates(), methods=(method,))
     compute = choose_compute("cpu", "fp32", strategy)
     images = torch.randn(3, 8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     seed_everything(0)
     model: Any = create_model(config.backbone, 0)
-    for method in config.methods:
-        attach(model, method)
+    attach(model, method)
     vp.train_mode(vp.replace_head(model, "linear", 4))
     train_step, found = TrainStep(config, model, CrossEntropy(), 4, compute), []
     labels = torch.arange(8) % 4

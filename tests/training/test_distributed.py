@@ -1,5 +1,6 @@
 """Two processes compute what one does, with whole models and with shards, and resume bit for bit."""
 
+import functools
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -124,10 +125,15 @@ def test_so_they_have_where_the_backbone_trains_and_where_statistics_are_of_the_
     check_losses(further, name, overrides, photos, folder)
 
 
+@functools.cache
+def updated_alone(name: str) -> dict[str, Any]:
+    return updated(name, "ddp")
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_learns_on_two_processes_what_it_learns_on_one(two: Left, name: str, strategy: str) -> None:
-    expected, found = updated(name, "ddp"), two[f"method {name} {strategy}"]
+    expected, found = updated_alone(name), two[f"method {name} {strategy}"]
     assert found["losses"] == pytest.approx(expected["losses"], abs=1e-5)
     assert found["tuned"].keys() == expected["tuned"].keys()
     for tensor, wanted in zip(found["tuned"].values(), expected["tuned"].values(), strict=True):
