@@ -9,6 +9,8 @@ from vision_peft.data.annotations.draw_split import check_fraction
 from vision_peft.data.annotations.mask_folders import SPLITS, MaskItems, find_layout, list_names, pair, read_names
 from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.band_statistics import Bands
+from vision_peft.data.decoding.image_kinds import EXTENSIONS
 from vision_peft.data.decoding.images import MAX_PIXELS
 from vision_peft.data.decoding.mask_dataset import MaskFiles
 from vision_peft.data.decoding.masks import MaskReading
@@ -39,6 +41,10 @@ class MaskData(DataConfig):
     def find_reading(self, root: Path, items: MaskItems, problems: list[str]) -> MaskReading:
         """Return what the values of the masks stand for."""
 
+    def find_bands(self, items: MaskItems) -> Bands | None:
+        """Return how images that are not RGB are read."""
+        return None
+
     def load(self, split: str) -> ImageDataset:
         """Load the images and masks of `split`; raises one ValueError with every problem of names and lists."""
         check_split(split)
@@ -56,11 +62,13 @@ class MaskData(DataConfig):
         if "val" not in items.splits:
             items.draw("train", {"val": self.val_fraction}, self.seed, str(root))
 
+        bands = self.find_bands(items)
+
         def load(split: str) -> ImageDataset:
             check_split(split)
             if split not in (*items.splits, "trainval"):
                 raise FileNotFoundError(f"{root} has no {split} split: give a list or a folder of it")
-            return MaskFiles(*items.pairs(split), reading, max_pixels=self.max_pixels)
+            return MaskFiles(*items.pairs(split), reading, bands, max_pixels=self.max_pixels)
 
         return load
 
@@ -83,12 +91,17 @@ class MaskFolders(MaskData):
         super().__post_init__()
         check_fraction("test_fraction", self.test_fraction)
 
+    @property
+    def extensions(self) -> frozenset[str]:
+        """Endings of the names of images, in lower case."""
+        return EXTENSIONS
+
     def find_items(self, root: Path, problems: list[str]) -> MaskItems:
         layout = find_layout(root, self.images, self.masks, self.splits)
         items = MaskItems({}, {})
         for part, (images, masks) in layout.items():
             ahead = f"{part}/" if part else ""
-            named = list_names(images)
+            named = list_names(images, extensions=self.extensions)
             items.images |= {ahead + name: path for name, path in named.items()}
             items.masks |= {ahead + name: path for name, path in list_names(masks, self.mask_suffix).items()}
             items.splits[part] = [ahead + name for name in named]

@@ -1,7 +1,7 @@
 """Find images and their masks: in folders, by the names that they have in common, and by lists of names."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,7 +42,9 @@ class MaskItems:
         return [self.images[name] for name in names], [self.masks[name] for name in names]
 
 
-def list_names(folder: Path, suffix: str = "", deep: bool = True) -> dict[str, str]:
+def list_names(
+    folder: Path, suffix: str = "", deep: bool = True, extensions: Collection[str] = EXTENSIONS
+) -> dict[str, str]:
     """List the images below a folder by name, the path from there without extension and `suffix`; no hidden ones."""
     found: dict[str, str] = {}
     for path, folders, files in os.walk(folder, followlinks=False):
@@ -52,7 +54,7 @@ def list_names(folder: Path, suffix: str = "", deep: bool = True) -> dict[str, s
             folders.clear()
         for file in sorted(files):
             stem, extension = os.path.splitext(file)  # noqa: PTH122
-            if extension.lower() in EXTENSIONS and not file.startswith(".") and stem.endswith(suffix):
+            if extension.lower() in extensions and not file.startswith(".") and stem.endswith(suffix):
                 name = stem[: len(stem) - len(suffix)]
                 found[name if below == "." else f"{Path(below).as_posix()}/{name}"] = os.path.join(path, file)  # noqa: PTH118
     return found

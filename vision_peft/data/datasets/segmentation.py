@@ -13,13 +13,17 @@ from vision_peft.data.annotations.list_files import read_class_names
 from vision_peft.data.annotations.mask_data import MaskFolders
 from vision_peft.data.annotations.mask_folders import MaskItems
 from vision_peft.data.annotations.mask_values import read_values
+from vision_peft.data.decoding.band_files import BandOptions
+from vision_peft.data.decoding.band_statistics import Bands
+from vision_peft.data.decoding.bands import ARRAY_EXTENSIONS
+from vision_peft.data.decoding.image_kinds import EXTENSIONS
 from vision_peft.data.decoding.masks import IGNORE, MOST_CLASSES, ClassMasks
 
 CLASSES = "classes.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segmentation(MaskFolders):
+class Segmentation(BandOptions, MaskFolders):
     """Masks of classes. Their names are those of `classes`, a file with one a line, or else those in `values`."""
 
     name: ClassVar[str] = "segmentation"
@@ -29,12 +33,22 @@ class Segmentation(MaskFolders):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_bands("full", exif_rotation=False)
+        if self.stack:
+            raise ValueError("data.stack is of images without masks: write the bands of an image into one file")
         if self.values is not None:
             if not isinstance(self.values, Mapping | tuple | list):
                 raise ValueError(f"data.values must be keys and values such as {{7: road}}; got {self.values!r}")
             pairs = self.values.items() if isinstance(self.values, Mapping) else self.values
             object.__setattr__(self, "values", tuple((str(value), str(name)) for value, name in pairs))
             read_values(self.values, None)
+
+    @property
+    def extensions(self) -> frozenset[str]:
+        return EXTENSIONS if self.channels is None else EXTENSIONS | ARRAY_EXTENSIONS
+
+    def find_bands(self, items: MaskItems) -> Bands | None:
+        return self.describe_bands(items.pairs("train")[0], "full", self.max_pixels)
 
     def find_reading(self, root: Path, items: MaskItems, problems: list[str]) -> ClassMasks:
         file = root / (self.classes or CLASSES)

@@ -122,13 +122,17 @@ class BandFiles(ImageFiles):
         return height * width
 
     def header(self, index: int) -> ImageHeader:
-        """Return what the files' headers say; the mode is the type of a value and the number of bands."""
-        found = read_band_header(self.paths[index], self.bands.form)
-        height, width, channels = found.shape
-        return ImageHeader(found.format, f"{found.dtype} x {channels}", (width, height), 1)
+        return read_image_header(self.paths[index], self.bands.form)
 
     def picture(self, index: int) -> Image.Image:
         return draw_bands(self.image(index), self.bands.show)
+
+
+def read_image_header(path: str, form: BandForm) -> ImageHeader:
+    """Return what the headers of an image say; the mode is the type of a value and the number of bands."""
+    found = read_band_header(path, form)
+    height, width, channels = found.shape
+    return ImageHeader(found.format, f"{found.dtype} x {channels}", (width, height), 1)
 
 
 def draw_bands(image: Tensor, show: Sequence[int]) -> Image.Image:

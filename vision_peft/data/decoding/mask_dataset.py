@@ -1,6 +1,7 @@
 """A dataset of image files with a mask file each: an item is `(image, mask)`, the mask in place of a label."""
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -9,9 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 
+from vision_peft.data.decoding.band_files import draw_bands, read_image_header
+from vision_peft.data.decoding.band_statistics import Bands
+from vision_peft.data.decoding.bands import read_bands
 from vision_peft.data.decoding.image_dataset import ImageFiles
-from vision_peft.data.decoding.images import ImageDecodeError, read_header, read_palette
+from vision_peft.data.decoding.images import ImageDecodeError, ImageHeader, read_header, read_palette
 from vision_peft.data.decoding.masks import MaskReading
 from vision_peft.data.decoding.pixel_store import Store
 from vision_peft.data.flat_arrays import IntArray, TextArray
@@ -41,20 +46,39 @@ class MaskFiles(ImageFiles):
         paths: one file an image.
         masks: one file an image, of the same size.
         reading: what the values of masks stand for.
+        bands: how images that are not RGB are read.
         **options: as of `ImageFiles`.
     """
 
     def __init__(
-        self, paths: Iterable[str | Path], masks: Iterable[str | Path], reading: MaskReading, **options: Any
+        self,
+        paths: Iterable[str | Path],
+        masks: Iterable[str | Path],
+        reading: MaskReading,
+        bands: Bands | None = None,
+        **options: Any,
     ) -> None:
         images = TextArray.of(map(str, paths))
         super().__init__(images, [0] * len(images), list(reading.classes) or ["depth"], **options)
         self.targets = Targets("segmentation" if reading.classes else "depth", unit="" if reading.classes else "m")
+        self.bands = bands
         self.masks, self.reading = TextArray.of(map(str, masks)), reading
         if len(self.masks) != len(self.paths):
             raise ValueError(f"wanted a mask for each image, got {len(self.masks)} of {len(self.paths)} images")
         self.eval_batch_size = _BATCH  # pyright: ignore[reportAttributeAccessIssue]  of one process
         self._store: Store | None = None
+
+    def image(self, index: int) -> Any:
+        return super().image(index) if self.bands is None else read_bands(self.paths[index], self.bands.form)
+
+    def picture(self, index: int) -> Image.Image:
+        return super().picture(index) if self.bands is None else draw_bands(self.image(index), self.bands.show)
+
+    def header(self, index: int) -> ImageHeader:
+        return super().header(index) if self.bands is None else read_image_header(self.paths[index], self.bands.form)
+
+    def count_pixels(self, index: int) -> int:
+        return super().count_pixels(index) if self.bands is None else math.prod(self.header(index).size)
 
     def mask(self, index: int) -> np.ndarray:
         """Return the mask (H W) of item `index`, before any transform."""
@@ -130,7 +154,8 @@ class MaskFiles(ImageFiles):
 
     def decoded_size(self) -> int:
         pixels = sum(width * height for width, height in filter(None, self.sizes))
-        image = len(self) * 3 * np.prod(self._fixed.size).item() if self._fixed else 3 * pixels
+        size = self.bytes_per_pixel
+        image = len(self) * size * np.prod(self._fixed.size).item() if self._fixed else size * pixels
         return int(image) + pixels * (4 if not self.reading.classes else 1)
 
     def keep_in(self, store: Store) -> None:

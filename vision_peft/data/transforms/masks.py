@@ -16,6 +16,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from vision_peft.data.transforms.bands import BandGeometry, NormaliseBands, fill_missing
 from vision_peft.data.transforms.images import INTERPOLATIONS, Geometry
 from vision_peft.data.transforms.pixel_table import NormalisePixels
 
@@ -54,10 +55,10 @@ class JointTransform:
 def eval_masks(settings: Mapping[str, Any]) -> JointTransform:
     """Create the transform of evaluation: the whole image at the model's size, or larger where windows go over it."""
     geometry = check_whole(settings)
-    finish = NormalisePixels(settings["mean"], settings["std"])
+    finish = _choose_finish(settings)
     if geometry is not None:
         return JointTransform(geometry, False, (), finish)
-    return JointTransform(None, False, (_Scale(settings),), finish)
+    return JointTransform(None, False, (*_fill(settings), _Scale(settings)), finish)
 
 
 def train_masks(settings: Mapping[str, Any], augment: str, random_erasing: float, padding: int) -> JointTransform:
@@ -70,7 +71,7 @@ def train_masks(settings: Mapping[str, Any], augment: str, random_erasing: float
         ValueError: a geometry or an augmentation that masks do not have.
     """
     whole, size = check_whole(settings), [*settings["size"]]
-    finish: Any = NormalisePixels(settings["mean"], settings["std"])
+    finish: Any = _choose_finish(settings)
     if random_erasing:
         finish = v2.Compose([finish, v2.RandomErasing(p=random_erasing)])
     flip = v2.RandomHorizontalFlip()
@@ -93,7 +94,7 @@ def train_masks(settings: Mapping[str, Any], augment: str, random_erasing: float
             f"augment={augment} does not fit masks: wanted one of none, flip, crop_flip, scale_crop_flip and, with "
             "recipe.window=true, random_crop_flip"
         )
-    return JointTransform(None, False, [*cut, *([] if augment == "none" else [flip])], finish)
+    return JointTransform(None, False, [*_fill(settings), *cut, *([] if augment == "none" else [flip])], finish)
 
 
 def check_whole(settings: Mapping[str, Any]) -> Geometry | None:
@@ -114,7 +115,21 @@ def check_whole(settings: Mapping[str, Any]) -> Geometry | None:
             "recipe.resize=shortest (the short side scaled to that of the window, by recipe.crop_pct)"
         )
     height, width = settings["size"]
-    return None if window else Geometry((height, width), settings["interpolation"])
+    if window:
+        return None
+    if "channels" in settings:
+        return BandGeometry((height, width), settings["interpolation"], mean=tuple(settings["mean"]))
+    return Geometry((height, width), settings["interpolation"])
+
+
+def _choose_finish(settings: Mapping[str, Any]) -> Callable[[Any], Tensor]:
+    kind = NormaliseBands if "channels" in settings else NormalisePixels
+    return kind(settings["mean"], settings["std"])
+
+
+def _fill(settings: Mapping[str, Any]) -> list[Callable[..., Pair]]:
+    """Return the step that gives missing values of bands the mean of their band; none for pictures."""
+    return [lambda image, mask: (fill_missing(image, settings["mean"]), mask)] if "channels" in settings else []
 
 
 def _resize_mask(mask: Any, size: Sequence[int]) -> Any:
@@ -178,6 +193,6 @@ class _Pad:
         return image, mask
 
 
-def as_picture(pixels: np.ndarray) -> Image.Image:
-    """Return kept pixels (H W 3) as the image that they were."""
-    return Image.fromarray(pixels)
+def as_picture(pixels: np.ndarray) -> Any:
+    """Return kept pixels (H W 3), or of bands values (C H W), as the image that they were."""
+    return Image.fromarray(pixels) if pixels.dtype == np.uint8 else torch.from_numpy(pixels)
