@@ -158,6 +158,24 @@ def test_a_query_is_not_its_own_neighbour_in_the_picture(here: Path, monkeypatch
     assert len(drawn) == 12
 
 
+@pytest.mark.parametrize("kind", ["ordinal", "embedding", "regression"])
+def test_grades_and_classes_to_embed_are_classes_and_numbers_are_not(
+    here: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    paths, labels = list_photos("photos/val")
+    grades = ["blue", "green", "red"]
+    lines = [f"{path},{grades.index(label)}" for path, label in zip(paths, labels, strict=True)]
+    Path("list.csv").write_text("\n".join(["path,label", *lines]) + "\n")
+    data = ["data=list", "data.root=.", "data.train=list.csv", f"data.task_kind={kind}", "split=trainval"]
+    if kind == "regression":
+        assert stop(capsys, "RUN", *data, "--leave-one-out").startswith("no class of the images is known")
+        return
+    run("RUN", *data, "--leave-one-out", "--workers", "0")
+    numbers = torch.tensor([grades.index(label) for label in labels])
+    expected = score_retrieval(vp.embed("RUN", paths, device="cpu", exif_rotation=False), numbers)
+    assert f"R@1 {expected.recall[1]:.2f} %" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

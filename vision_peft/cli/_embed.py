@@ -150,7 +150,8 @@ class _Embedder:
             holds = "videos" if dataset.gives_clips else "images"
             raise ValueError(f"data={data.name} holds {holds}, the model takes {self.what}")
         dataset.set_evaluation(self.predictor.prepare.settings)
-        known = dataset.targets is None  # else a label is the number of what is told of an image, not of a class
+        # else a label is the number of what is told of an image, not of a class
+        known = dataset.targets is None or dataset.targets.kind in ("ordinal", "embedding")
         labels = [
             dataset.labels[dataset.first_item(each)] if known else None for each in range(dataset.count_sources())
         ]
