@@ -8,6 +8,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from vision_peft.backbones.skip_draws import SkipDraws
 from vision_peft.backbones.strict import build
 from vision_peft.printable import printable
 
@@ -64,7 +65,7 @@ def check_family(name: str, arguments: dict[str, Any], *, tubelets: bool) -> Non
     Raises:
         ValueError: it is of another class, or its patches are not one convolution of fixed size.
     """
-    with torch.device("meta"):
+    with SkipDraws(), torch.device("meta"):  # as in bounds.py: draws on the meta device are slow
         model = build(name, num_classes=0, **arguments)
     if tubelets:
         wanted, kinds = "tubelets need a timm model of class VisionTransformer (ViT, DeiT, DINOv2, CLIP, SigLIP)", "vit"
