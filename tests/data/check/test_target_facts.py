@@ -60,7 +60,7 @@ def test_sets_of_labels_are_counted_together_and_empty_ones_are_said(root: Path)
 
 def test_numbers_have_ranges_and_a_histogram_and_test_beyond_train_is_said(root: Path) -> None:
     lines = ["path,value", *(f"{number}.png,{number}.5" for number in range(8)), "8.png,1.5"]
-    report = check(root, lines, ["9.png,9.25", "10.png,3.5"], unit="mm")
+    report = check(root, lines, ["9.png,9.25", "10.png,3.5", "11.png,0.25"], unit="mm")
     facts = to_json([report])["tasks"][0]["splits"]["train"]
     own = facts["targets"]["targets"]["value"]
     assert facts["per_class"] == []
@@ -68,7 +68,7 @@ def test_numbers_have_ranges_and_a_histogram_and_test_beyond_train_is_said(root:
     assert sum(own["histogram"]["counts"]) == 8
     assert own["histogram"]["counts"][0] == own["histogram"]["counts"][-1] == 1
     assert "train: value 0.5 to 7.5 mm, median 4, mean 4, standard deviation 2.29129" in summarise(report)
-    assert ("range", "1 of 2 values of value in test lie outside of train's 0.5 to 7.5") in findings(report)
+    assert ("range", "2 of 3 values of value in test lie outside of train's 0.5 to 7.5") in findings(report)
     assert report.of("problem") == []
     assert draw_sheet(report.datasets, "numbers", root / "sheet.png").stat().st_size > 0
 

@@ -285,3 +285,26 @@ def test_a_value_that_occurs_once_may_fall_into_any_drawn_split(root: Path) -> N
     write(root, "train.csv", "path,value", *(f"{name}.png,{place}.5" for place, name in enumerate("abcdef")))
     shares = [len(open_lists(root, val=None, val_fraction=0.5, seed=seed)("val")) for seed in range(4)]
     assert np.mean(shares) > 1.5
+
+
+def test_a_folder_with_one_list_has_all_splits_drawn_by_name(root: Path) -> None:
+    write(root, "labels.csv", "path,labels", *(f"{name}.png,sea;{name}" for name in "abcdef"))
+    fields: dict[str, Any] = {"train": "labels.csv", "val": None, "val_fraction": 0.3, "seed": 3}
+    load = open_lists(root, **fields, test_fraction=0.3)
+    parts = [{*sets(load(split))} for split in ("train", "val", "test")]
+    assert sorted(name for part in parts for name in part) == [*"abcdef"]
+    assert all(parts)
+    assert {*sets(load("trainval"))} == parts[0] | parts[1]
+    with pytest.raises(FileNotFoundError, match=r"has no test images: give data\.test=FILE or data\.test_fraction"):
+        open_lists(root, **fields)("test")
+    with pytest.raises(ValueError, match="leave nothing for train"):
+        open_lists(root, **{**fields, "val_fraction": 0.5}, test_fraction=0.5)
+
+
+def test_a_drawn_test_beside_a_val_list_leaves_val_as_it_is(root: Path) -> None:
+    write(root, "train.csv", "path,labels", *(f"{name}.png,sea;sun" for name in "abcde"))
+    write(root, "val.csv", "path,labels", "f.png,sea")
+    load = open_lists(root, test_fraction=0.4)
+    assert [*sets(load("val"))] == ["f"]
+    assert {*sets(load("train")), *sets(load("test"))} == {*"abcde"}
+    assert len(load("test")) > 0

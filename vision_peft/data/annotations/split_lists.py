@@ -49,6 +49,7 @@ class SplitLists(NamedTuple):
     task_kind: str = "classes"  # or auto
     target: tuple[str, ...] = ()  # names of the columns that are read
     unit: str = ""  # of numbers
+    test_fraction: float = 0.0  # of train, drawn where there is no test list; 0: there is no test
 
     def read(self, check: PathCheck, problems: list[str] | None = None) -> SplitItems:
         """Return the items of all lists, as the parts train, val and, where there is a list, test.
@@ -79,14 +80,17 @@ class SplitLists(NamedTuple):
         if respelt := sorted({name for lines in lists.values() for name in lines.respelt}):
             few = "classes whose names differ in their Unicode spelling alone are one"
             warn(f"{files['train']}: {few}: {name_some(respelt)}", stacklevel=3)
-        if "val" not in items.parts:
-            items.draw_parts("train", {"val": self.val_fraction}, self.seed, str(files["train"]))
+        shares = {"test": self.test_fraction} if self.test_fraction and "test" not in items.parts else {}
+        shares |= {} if "val" in items.parts else {"val": self.val_fraction}
+        if shares:
+            items.draw_parts("train", shares, self.seed, str(files["train"]))
         return items
 
     def take(self, items: SplitItems, split: str, what: str) -> tuple[TextArray, IntArray]:
         """Return paths and labels of `split`; FileNotFoundError where no list gives it, a warning of empty classes."""
-        if split == "test" and not self.test:
-            raise FileNotFoundError(f"data={self.name} has no test {what}s: give data.test=FILE")
+        if split == "test" and "test" not in items.parts:
+            drawn = " or data.test_fraction" * (self.name == "list")
+            raise FileNotFoundError(f"data={self.name} has no test {what}s: give data.test=FILE{drawn}")
         paths, labels = items.take(split)
         if split in ("train", "trainval"):
             present = labels

@@ -35,6 +35,7 @@ class ImageLists(BandOptions, DataConfig):
     test: str | None = None
     classes: str | None = None
     val_fraction: float = 0.1
+    test_fraction: float = 0.0
     seed: int = 0
     allow_absolute: bool = False
     max_pixels: int = MAX_PIXELS
@@ -46,12 +47,16 @@ class ImageLists(BandOptions, DataConfig):
 
     def __post_init__(self) -> None:
         check_fraction("val_fraction", self.val_fraction)
+        if self.test_fraction:
+            check_fraction("test_fraction", self.test_fraction)
+            if self.val_fraction + self.test_fraction >= 1:
+                raise ValueError("data.val_fraction and data.test_fraction leave nothing for train")
         check_target(self.task_kind, self.target)
         check_value_range(self.value_range)
         self.check_bands(self.value_range, self.exif_rotation)
 
     def draws_by_name(self) -> bool:
-        return not self.val
+        return not self.val or bool(self.test_fraction and not self.test)
 
     def load(self, split: str) -> ImageDataset:
         """Load the images of `split`; one ValueError names every problem of all the lists, with file and line."""
@@ -63,7 +68,7 @@ class ImageLists(BandOptions, DataConfig):
         files = self.train, self.val, self.test, self.classes
         target = (self.target,) if isinstance(self.target, str) else self.target
         drawn = self.val_fraction, self.seed
-        lists = SplitLists(self.name, root, *files, *drawn, self.task_kind, target, self.unit)
+        lists = SplitLists(self.name, root, *files, *drawn, self.task_kind, target, self.unit, self.test_fraction)
         images = StackCheck(root, self.stack, not self.allow_absolute, " (data.allow_absolute=true lets it)")
         items = lists.read(images, problems)
         bands = self.describe_bands(items.paths.take(items.parts["train"]), self.value_range, self.max_pixels)
