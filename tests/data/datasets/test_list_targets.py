@@ -224,34 +224,6 @@ def test_all_problems_of_grades_are_named_at_once(root: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("[1, 2", ["train.json: not a list in JSON: Expecting ',' delimiter: line 1 column 6 (char 5)"]),
-        ("3", ["train.json: wanted a list of entries or an object, got 3"]),
-        ('[{"path": "a.png"}]', ["train.json:1: wanted labels (labels, label, value, ...), got {'path': 'a.png'}"]),
-        ('[{"labels": ["x"]}, 7]', [
-            "train.json:1: wanted a path (path, file_name, image, ...), got {'labels': ['x']}",
-            "train.json:2: wanted an object such as {\"path\": ..., \"labels\": [...]}, got 7",
-        ]),
-        ('{"a.png": [null]}', ["train.json:1: wanted labels of 'a.png', got [None]"]),
-        ('{"a.png": ["x\\u001fy"]}', ["train.json:1: wanted labels of 'a.png', got ['x\\x1fy']"]),
-        ('{"images": [{"id": 1, "file_name": "a.png"}, {"id": 1, "file_name": "b.png"}, {}], "categories": [], '
-         '"annotations": [{"image_id": 5, "category_id": 1}, {"image_id": 1, "category_id": 4}, {"image_id": "1"}]}', [
-            "train.json: images[2]: id 1 is that of another image too",
-            "train.json: images[3]: wanted id and file_name, got {}",
-            "train.json: annotations[1]: there is no image with the id 5",
-            "train.json: annotations[2]: there is no category with the id 4",
-            "train.json: annotations[3]: wanted image_id and category_id, got {'image_id': '1'}",
-        ]),
-        ("[" * 100_000, ["train.json: not a list in JSON: nested too deep"]),
-    ],
-)  # fmt: skip
-def test_what_is_wrong_in_json_is_named_with_its_entry(root: Path, text: str, wanted: list[str]) -> None:
-    (root / "train.json").write_text(text)
-    assert problems(root, train="train.json", val=None)[: len(wanted)] == wanted
-
-
 def test_a_column_that_is_not_there_is_named_with_those_that_are(root: Path) -> None:
     write(root, "train.csv", "path,value,weight", "a.png,1.5,2")
     write(root, "val.csv", "path,value,weight", "b.png,1.5,2")
