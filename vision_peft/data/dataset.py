@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -152,6 +154,14 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
     def as_tensor(self) -> Tensor | None:
         """Return all items as one tensor, which a loader then indexes instead of reading items; None: read items."""
         return None
+
+    def label_tensor(self) -> Tensor:
+        """Return what all items are labelled with, N ..., as items give it."""
+        return torch.from_numpy(np.array(self.labels, dtype=np.int64))
+
+    def label_bytes(self) -> int | None:
+        """Return the bytes of `label_tensor`; None: labels have several shapes, or differ from time to time."""
+        return 8 * len(self)
 
     def key(self, index: int) -> Hashable:
         """Return what the decoded image of item `index` is kept under; datasets that share a file may share it."""

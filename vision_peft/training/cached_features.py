@@ -30,7 +30,7 @@ from vision_peft.training.progress import Training
 from vision_peft.tuning.backbone import input_channels
 from vision_peft.tuning.frozen_part import FrozenPart, NotConstant, find_frozen_part
 from vision_peft.tuning.graft import Graft, depth, graft, ungraft
-from vision_peft.tuning.head_maps import is_flat
+from vision_peft.tuning.head_maps import is_flat, reads_layers
 
 
 class Features(ImageDataset):
@@ -41,6 +41,11 @@ class Features(ImageDataset):
     def __init__(self, dataset: ImageDataset, features: Tensor) -> None:
         super().__init__(dataset.classes, dataset.labels, dataset.targets)
         self.whole, self.features, self.bands = dataset, features, dataset.bands
+        self.kept_labels = None if dataset.label_bytes() is None else dataset.label_tensor()
+
+    def label_tensor(self) -> Tensor:
+        assert self.kept_labels is not None
+        return self.kept_labels
 
     def as_tensor(self) -> Tensor:
         return self.features
@@ -53,7 +58,7 @@ class Features(ImageDataset):
 
 
 class MapFeatures(Features):
-    """Feature maps (N C h w) in place of the images, with the mask of each."""
+    """Feature maps (N C h w) or tokens in place of the images, with the mask of each, which have several sizes."""
 
     def __init__(self, dataset: ImageDataset, features: Tensor) -> None:
         super().__init__(dataset, features)
@@ -87,7 +92,7 @@ class Backbone:
 
     @torch.no_grad()
     def run(self, model: Any, images: Tensor) -> Tensor:
-        """Return what enters the head, (B D) or tokens (B tokens D)."""
+        """Return what enters the head, (B D), tokens (B tokens D) or maps of one size (B D h w)."""
         return model.forward_head(model.forward_features(images), pre_logits=True).float()
 
     @contextlib.contextmanager
@@ -128,8 +133,8 @@ def cached_features(training: Training, model: nn.Module, phase: Phase) -> Itera
     config, splits = training.config, training.splits
     kept_already = any(method.brings_head for method in config.methods)  # those of what is trained on, by k-NN
     names = [name for name in (None if kept_already else phase.trained, phase.watched) if name]
-    unfit = not names or splits[names[0]].varies or training.compute.sharded  # in shards all take part in a forward
-    unfit = unfit or (training.task.answers_maps and not _gives_maps(config, model))
+    # in shards all take part in a forward; windows are cut out of images of all sizes
+    unfit = not names or splits[names[0]].varies or training.compute.sharded or config.recipe.window
     if not config.reuse_features or unfit or not images_are_constant(config):
         yield training, ""
         return
@@ -169,17 +174,11 @@ def _keep(
     where = f", in a file of {rows[0].path.parent}" if isinstance(rows[0], RowsInFile) else ""
     words = f"{what}, {size / 1e6:.1f} MB in {time.perf_counter() - started:.1f} s{where}"
     kept = zip(names, tensors, strict=True)
-    kind = MapFeatures if training.task.answers_maps else Features
-    return {name: kind(training.splits[name], each) for name, each in kept}, words
+    return {name: _put_in_place(training.splits[name], each) for name, each in kept}, words
 
 
-def _gives_maps(config: Config, model: Any) -> bool:
-    """Whether a head for maps is all that learns, and reads one tensor of an image, which is not cut into windows.
-
-    Maps of several blocks cannot start from what the last frozen one gives.
-    """
-    source = getattr(model, "map_source", None)
-    return features_are_constant(config, model) and source is not None and source.windows is None and is_flat(model)
+def _put_in_place(dataset: ImageDataset, features: Tensor) -> Features:
+    return (Features if dataset.label_bytes() is not None else MapFeatures)(dataset, features)
 
 
 def _find_part(training: Training, model: nn.Module) -> Backbone | FrozenPart | None:
@@ -189,8 +188,13 @@ def _find_part(training: Training, model: nn.Module) -> Backbone | FrozenPart | 
     model.eval()
     blank = torch.zeros(1, input_channels(model), *frames, *settings["size"], device=compute.device)
     with compute.autocast():
+        several = reads_layers(model) > 1
         if features_are_constant(training.config, model):
+            if several and not is_flat(model):
+                raise NotKept("the head reads maps of several sizes")
             return Backbone(model, blank)
+        if several:
+            raise NotKept("the head reads what earlier layers give, too")
         return find_frozen_part(model, blank)
 
 
@@ -201,6 +205,7 @@ def _make_room(
     config, compute, counts = training.config, training.compute, [len(training.splits[name]) for name in names]
     shape, dtype = part.tokens.shape[1:], _choose_type(config, part)
     size = sum(counts) * math.prod(shape) * dtype.itemsize
+    size += sum(training.splits[name].label_bytes() or 0 for name in names) * training.task.answers_maps
     limit = min(all_gather(limit_bytes(config.cache_mb) // compute.processes_here))
     if size <= limit or len(shape) == 1:  # pooled features always fit
         return [RowsInMemory(count, shape, dtype) for count in counts]

@@ -147,6 +147,11 @@ def _windows(model: Any, head: MapHead) -> Windows:
     return Windows((height, width), head.stride, step)
 
 
+def reads_layers(model: Any) -> int:
+    """Count the layers whose maps the head of ``model`` reads; 1 where it reads none."""
+    return len(model.map_source.layers) if reads_maps(model) else 1
+
+
 def reads_maps(model: nn.Module) -> bool:
     """Tell whether the head of ``model`` answers for every place of a map."""
     return isinstance(getattr(model, "map_source", None), MapSource)

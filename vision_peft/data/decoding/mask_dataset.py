@@ -177,6 +177,19 @@ class MaskFiles(ImageFiles):
                     break
                 self._store.keep(("mask", self.masks[index]), pair[1])
 
+    def label_tensor(self) -> torch.Tensor:
+        """Return all masks, N H W, of classes in 8 bits."""
+        assert isinstance(self.transform, JointTransform)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return torch.stack([*pool.map(lambda index: self.transform.fit_mask(self.mask(index)), range(len(self)))])
+
+    def label_bytes(self) -> int | None:
+        if not isinstance(self.transform, JointTransform) or self.transform.steps:
+            return None
+        sizes = {self._fixed.size} if self.transform.fits_mask else {size for size in self.sizes if size is not None}
+        width, height = next(iter(sizes), (0, 0))
+        return width * height * len(self) * (1 if self.reading.classes else 4) if len(sizes) == 1 else None
+
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         if self.transform is None:
             return self.image(index), torch.from_numpy(np.array(self.mask(index)))

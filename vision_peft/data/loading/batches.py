@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -91,13 +90,15 @@ def _use_one_thread() -> Iterator[None]:
 class _TensorBatches:
     """Batches indexed from a tensor that holds all items: a DataLoader would take longer than the indexing."""
 
-    def __init__(self, items: torch.Tensor, labels: Sequence[int], sampler: Iterable[list[Key]]) -> None:
-        self.items, self.labels, self.sampler = items, torch.from_numpy(np.array(labels, dtype=np.int64)), sampler
+    def __init__(self, items: torch.Tensor, labels: torch.Tensor, sampler: Iterable[list[Key]]) -> None:
+        self.items, self.labels, self.sampler = items, labels, sampler
 
     def __iter__(self) -> Iterator[Result]:
         for keys in self.sampler:
             indices = torch.tensor([index for _, index, _ in keys])
-            yield (self.items[indices], self.labels[indices], indices), [], []
+            labels = self.labels[indices]  # of masks as they are kept, in few bits
+            labels = labels if labels.is_floating_point() else labels.long()
+            yield (self.items[indices], labels, indices), [], []
 
 
 def read_results(
@@ -110,7 +111,7 @@ def read_results(
 ) -> Iterable[Any]:
     """Return what gives a `Result`, or an error, for each batch of keys."""
     if (items := dataset.as_tensor()) is not None:
-        return _TensorBatches(items, dataset.labels, sampler)
+        return _TensorBatches(items, dataset.label_tensor(), sampler)
     number = resolve_workers(workers, dataset, device=device)
     return DataLoader(
         SeededSamples(dataset, seed, spare),

@@ -41,11 +41,16 @@ class JointTransform:
     def __call__(self, image: Any, mask: np.ndarray) -> tuple[Tensor, Tensor]:
         return self.rest(image if self.fixed is None else self.fixed(image), mask)
 
+    def fit_mask(self, mask: np.ndarray) -> Tensor:
+        """Return the mask as it is before `steps`, in its own type."""
+        found = tv_tensors.Mask(torch.from_numpy(np.array(mask)))
+        if self.fixed is not None and self.fits_mask:
+            found = _resize_mask(found, self.fixed.size)
+        return found.as_subclass(torch.Tensor)
+
     def rest(self, image: Any, mask: np.ndarray) -> tuple[Tensor, Tensor]:
         """Do what is not `fixed`."""
-        found: Any = tv_tensors.Mask(torch.from_numpy(np.array(mask)))
-        if self.fits_mask and self.fixed is not None:
-            found = _resize_mask(found, self.fixed.size)
+        found: Any = tv_tensors.Mask(self.fit_mask(mask))
         for step in self.steps:
             image, found = step(image, found)
         plain = found.as_subclass(torch.Tensor)
