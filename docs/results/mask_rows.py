@@ -4,8 +4,8 @@
     python docs/results/mask_rows.py kitchen --methods linear
     python docs/results/mask_rows.py --show                      # what there is
 
-The rule: every method has `EPOCHS` epochs a run and the rates of `METHODS` to choose from, seed 0; val chooses the rate
-and the epoch by the metric of the task (protocol=val_select). The chosen rate is trained with the seeds 0 and 1, each of
+The rule: every method has `EPOCHS` epochs a run and the rates of `METHODS` to choose from, seed 0; val chooses rate
+and epoch by the metric of the task (protocol=val_select). The chosen rate is trained with the seeds 0 and 1, each of
 which reads test once. Adapters stand in the last two blocks: what the frozen ones below make is computed once. It can
 be stopped, and goes on where it was: rows/<set>/<method>.jsonl holds every run.
 """

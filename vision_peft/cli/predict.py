@@ -3,6 +3,7 @@
 vision-peft predict RUN photo.jpg photos                                     files and folders; folders at any depth
 vision-peft predict ADAPTER "photos/**/*.jpg" --csv answers.csv              patterns; a table with a row a file
 vision-peft predict hf-hub:OWNER/NAME test.txt --montage wrong.png           a list; where it has labels, accuracy
+vision-peft predict RUN photos --masks out                                   segmentation, depth: masks and overlays
 find . -name "*.png" | vision-peft predict RUN - --jsonl answers.jsonl --resume   paths on stdin; goes on where it was
 
 INPUT is a file, a folder, a pattern in quotes, a list (.txt, .csv, .tsv, .lst: a path, or a path and a label, a line;
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vision_peft.cli._foreign import check_source, convert_first, list_checkpoint, split_given
+from vision_peft.cli._masks import check_masks
 from vision_peft.cli._progress import Countdown
 from vision_peft.cli._verb import announce_loading, make_parser
 from vision_peft.printable import LONGEST_LINE, name_some, printable, show
@@ -71,6 +73,7 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError("this adapter has no head that names classes: vision-peft embed has its features")
     if not predictor.classes_are_named:
         show("the adapter has no names of classes: they are numbers; --classes FILE names them", sys.stderr)
+    masks = check_masks(options, predictor, [*_FILES, "resume", "probabilities"])
     if options.probabilities and not predictor.task.names_classes:
         raise ValueError(f"--probabilities are of classes, this adapter answers a task of {predictor.task.kind}")
     prepare = predictor.prepare
@@ -84,7 +87,10 @@ def main(argv: Sequence[str]) -> int:
         _list_unread(inputs.absent)
         raise ValueError(f"there is nothing to predict: no {what} among {name_some(options.inputs, 5)}")
     try:
-        failures = _predict(options, predictor, inputs, what)
+        if masks is None:
+            failures = _predict(options, predictor, inputs, what)
+        else:
+            failures = write_masks(masks, predictor, inputs)
     except MemoryError as error:
         raise ValueError(str(error)) from None
     except KeyboardInterrupt:
@@ -106,6 +112,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--probabilities", action="store_true", help="of all classes, in --csv and --jsonl")
     parser.add_argument("--features", metavar="FILE", help="write the embeddings before the head, .npz")
     parser.add_argument("--montage", metavar="FILE", help="write a picture of up to 60 inputs with answers, .png")
+    parser.add_argument("--masks", metavar="FOLDER", help="segmentation and depth: write a mask and an overlay each")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     parser.add_argument("--raw", action="store_true", help="probabilities without the temperature of the adapter")
     parser.add_argument("--no-exif", action="store_true", help="leave photographs as they are stored")

@@ -18,6 +18,7 @@ from vision_peft.inference.onnx_runner import name_runner, write_runner
 from vision_peft.inference.pixels import complete_settings, draw_noise
 from vision_peft.printable import printable
 from vision_peft.tasks import read_task
+from vision_peft.tuning.head_maps import reads_maps
 
 CLOSE, CLOSE_FP16 = 1e-4, 0.05  # of logits
 _BATCH = 8  # of the images that are compared; the first is a batch of its own
@@ -85,13 +86,17 @@ def export_model(
             f"{task.kind}, whose file gives logits that the runner beside it reads: leave --with-preprocessing out"
         )
     graph = ExportGraph(model, settings, preprocessing=preprocessing, fp16=fp16, temperature=temperature)
-    wanted = _run_in_batches(lambda x: model(graph.normalise(x)), pixels)
+    wanted = _run_in_batches(lambda x: graph.scale(model(graph.normalise(x)).float()), pixels)
     accepted = tolerance if tolerance is not None else CLOSE_FP16 if fp16 else CLOSE
     metadata = _describe(model, settings, graph, words)
     traced: Format = FORMATS[name]()
     names = [path.name]
+    runner = name == "onnx" and not reads_maps(model)  # it names classes of whole images
     if name == "onnx":
-        names += [name_runner(path.name), *([f"{path.name}.data"] if count_bytes(graph) > LARGEST else [])]
+        names += [
+            *([name_runner(path.name)] if runner else []),
+            *([f"{path.name}.data"] if count_bytes(graph) > LARGEST else []),
+        ]
     with quiet_exporters(), make_files(path.parent, names, overwrite) as made:
         try:
             traced.trace(graph, graph.prepare(draw_noise(model, 2)), opset)  # torch's files keep this input
@@ -109,7 +114,7 @@ def export_model(
             )
         metadata |= {"difference": f"{difference:.2e}"}
         traced.write(made / path.name, metadata)
-        if name == "onnx":
+        if runner:
             (made / names[1]).write_text(
                 write_runner(path.name, settings, None if preprocessing else temperature, fp16, task.in_numpy),
                 encoding="utf-8",

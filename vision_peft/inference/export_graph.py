@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 _LEAST = 1e-30  # probabilities below are as good as none
@@ -14,9 +15,10 @@ class ExportGraph(nn.Module):
     """A model of images or clips as one function of one input, whose first axis is the batch.
 
     Without preprocessing it maps the normalised float32 input of the model, B 3 H W or B 3 T H W, to logits (B
-    classes); with it uint8 pixels as image files hold them, B H W 3 or B T H W 3, of the model's size (scaling is left
-    to whoever opens the image: that of Pillow is no operation of ONNX), to the softmax of logits / `temperature`. Of
-    images with bands it takes float32 B C H W, or B H W C in the units of their files.
+    classes; of a head for maps B classes H W); with it uint8 pixels as image files hold them, B H W 3 or B T H W 3, of
+    the model's size (scaling is left to whoever opens the image: that of Pillow is no operation of ONNX), to the
+    softmax of logits / `temperature`. Of images with bands it takes float32 B C H W, or B H W C in the units of their
+    files.
     """
 
     mean: Tensor
@@ -35,6 +37,7 @@ class ExportGraph(nn.Module):
         self.preprocessing, self.fp16, self.temperature = preprocessing, fp16, temperature
         self.white = 1.0 if "channels" in settings else 255.0  # bands are in the units of their files
         self.model = copy.deepcopy(model).half() if fp16 else model
+        self.size = tuple(settings["size"])
         channels = (-1, *(1,) * (3 if settings.get("num_frames") else 2))
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(settings[name], dtype=torch.float32).view(channels))
@@ -64,9 +67,13 @@ class ExportGraph(nn.Module):
 
     def to_outputs(self, logits: Tensor) -> Tensor:
         """Return what this function gives where the model gives `logits`."""
-        return (logits / self.temperature).softmax(-1) if self.preprocessing else logits
+        return (logits / self.temperature).softmax(1) if self.preprocessing else logits
+
+    def scale(self, outputs: Tensor) -> Tensor:
+        """Return what the model answers, for places of a map scaled to the pixels of the input (B C H W)."""
+        return F.interpolate(outputs, size=self.size, mode="bilinear") if outputs.ndim == 4 else outputs
 
     def forward(self, images: Tensor) -> Tensor:
         if self.preprocessing:
             images = self.normalise(images.movedim(-1, 1))
-        return self.to_outputs(self.model(images.half() if self.fp16 else images).float())
+        return self.to_outputs(self.scale(self.model(images.half() if self.fp16 else images).float()))

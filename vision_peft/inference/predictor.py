@@ -13,6 +13,7 @@ from vision_peft.inference.load import load
 from vision_peft.inference.prepare import Item, Preparation
 from vision_peft.tasks import read_task
 from vision_peft.tuning.backbone import classifier_names
+from vision_peft.tuning.head_maps import reads_maps
 from vision_peft.tuning.heads import classifier_of
 from vision_peft.tuning.pool_tokens import POOLED, check_pooling, pool_tokens
 
@@ -205,6 +206,11 @@ class Predictor:
     def _check_head(self) -> None:
         if self.features_of in POOLED:
             raise ValueError(f"this predictor gives features ({self.features_of}) and no answers")
+        if reads_maps(self.model):
+            raise ValueError(
+                "this model answers for every pixel: vision-peft predict --masks FOLDER, or in Python "
+                "vision_peft.inference.predict_masks.find_mask(predictor, image)"
+            )
         if not self.names_classes:
             raise ValueError("this adapter has no head that names classes: there are only its features")
 

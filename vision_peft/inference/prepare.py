@@ -22,6 +22,7 @@ from vision_peft.data.decoding.video import Choose
 from vision_peft.data.decoding.video_dataset import VideoFiles
 from vision_peft.data.transforms.bands import eval_bands
 from vision_peft.data.transforms.images import eval_transform, select_geometry
+from vision_peft.data.transforms.masks import eval_image
 from vision_peft.formats.input_record import complete_input
 
 Item = str | Path | bytes | Image.Image | np.ndarray
@@ -50,8 +51,13 @@ class Preparation:
         self.gives_clips = settings.get("num_frames") is not None
         self.exif_rotation, self.max_pixels = exif_rotation, max_pixels
         self.form = BandForm.of(settings, max_pixels=max_pixels) if "channels" in settings else None
-        own = eval_transform(**select_geometry(settings)) if self.form is None else eval_bands(settings)
-        self.transform: Callable[[Any], Tensor] = own
+        self.transform: Callable[[Any], Tensor]
+        if settings.get("window", False):  # over images as large as they are
+            self.transform = eval_image(settings)
+        elif self.form is not None:
+            self.transform = eval_bands(settings)
+        else:
+            self.transform = eval_transform(**select_geometry(settings))
 
     @classmethod
     def of(cls, model: Any, **options: Any) -> "Preparation":

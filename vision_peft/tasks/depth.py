@@ -1,12 +1,14 @@
 """A depth for every pixel: the logarithm is learned, in a loss that forgives part of a wrong scale; RMSE."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vision_peft.config.schema import Recipe
@@ -16,9 +18,11 @@ from vision_peft.data.targets import Targets
 from vision_peft.distributed.processes import all_gather_tensors
 from vision_peft.tasks.depth_sums import DepthSums, scale_invariant_loss
 from vision_peft.tasks.metrics import Metrics
+from vision_peft.tasks.overlays import Examples, colour_depths, draw_rows
 from vision_peft.tasks.task import Loss, Tally, Task
 from vision_peft.tasks.upsample import upsample
 
+EXAMPLES = "examples.png"
 _LOOKED_AT = 200  # training images whose depths say where answers start
 _FARTHEST = 1e6  # metres
 
@@ -28,6 +32,7 @@ class DepthMetrics(Metrics):
     """Figures over the pixels with a measurement, of all images together."""
 
     sums: DepthSums
+    examples: Examples
 
     @property
     def figures(self) -> Mapping[str, float | None]:
@@ -38,6 +43,18 @@ class DepthMetrics(Metrics):
         rmse, abs_rel, delta1 = self.figures.values()
         words = f"RMSE {rmse:.4f} m  AbsRel {abs_rel:.4f}  delta1 {delta1:.2f} %"
         return f"{words}  loss {self.loss:.4f}  ({self.describe_items()})"
+
+    def pictures(self, dataset: ImageDataset) -> Mapping[str, Callable[[Path], Any]]:
+        def draw(path: Path) -> None:
+            rows = []
+            for item, (true, found) in sorted(self.examples.kept.items()):
+                measured = true[true > 0]
+                near, far = (float(measured.min()), float(measured.max())) if measured.size else (1.0, 2.0)
+                maps = [Image.fromarray(colour_depths(depths, near, far)) for depths in (true, found)]
+                rows.append([dataset.image(item).convert("RGB").resize(maps[0].size), *maps])
+            draw_rows(path, rows)
+
+        return {EXAMPLES: draw}
 
 
 class ScaleInvariant(Loss):
@@ -115,14 +132,17 @@ class DepthTally(Tally):
 
     def __init__(self, task: Task) -> None:
         super().__init__(task)
-        self.sums = DepthSums()
+        self.sums, self.examples = DepthSums(), Examples()
 
     def count(self, outputs: Tensor, labels: Tensor, indices: Tensor) -> None:
-        for found, true in zip(self.task.find_depths(outputs, labels.shape[-2:]), labels, strict=True):
+        depths = self.task.find_depths(outputs, labels.shape[-2:])
+        for found, true, item in zip(depths, labels, indices.tolist(), strict=True):
             self.sums.add(found, true)
+            self.examples.add(item, true.numpy(), found.numpy())
 
     def gather_into(self, whole: "DepthTally") -> None:
+        whole.examples = self.examples  # a picture is of what one process saw
         whole.sums.sums = torch.cat(list(all_gather_tensors(self.sums.sums[None]))).sum(0)
 
     def compute(self, shared: Mapping[str, Any]) -> DepthMetrics:
-        return DepthMetrics(**shared, sums=self.sums)
+        return DepthMetrics(**shared, sums=self.sums, examples=self.examples)

@@ -40,6 +40,10 @@ class Metrics(ABC):
         """Return what is too large for a row (a confusion matrix): name in the folder of a run -> what writes it."""
         return {}
 
+    def pictures(self, dataset: Any) -> Mapping[str, Callable[[Path], Any]]:
+        """Return pictures of some items of the data set that these figures are of, as `files` does."""
+        return {}
+
     def describe_items(self) -> str:
         """Say of what the figures are: "200 images", "20 videos, 4 views each"."""
         items = "images" if self.views is None else "videos"

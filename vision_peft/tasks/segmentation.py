@@ -1,9 +1,9 @@
 """A class for every pixel: cross entropy over the pixels of a mask, mIoU."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +12,17 @@ from torch import Tensor
 from vision_peft.config.schema import Recipe
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.mask_dataset import MaskFiles
+from vision_peft.data.targets import Targets
 from vision_peft.distributed.processes import all_gather_tensors
 from vision_peft.printable import name_some
 from vision_peft.tasks.classes import CONFUSION, LARGEST_CONFUSION, write_confusion
 from vision_peft.tasks.mask_counts import IGNORE, MaskCounts
 from vision_peft.tasks.metrics import Metrics
+from vision_peft.tasks.overlays import Colour, Examples, colour_classes, draw_rows, lay_over, make_palette
 from vision_peft.tasks.task import Loss, Tally, Task
 from vision_peft.tasks.upsample import find_classes, upsample, upsample_rows
+
+EXAMPLES = "examples.png"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +30,13 @@ class MaskMetrics(Metrics):
     """Figures in percent, over the pixels of all images together; those without a class are left out."""
 
     counts: MaskCounts
-    classes: list[str]
+    task: "Segmentation"
+    examples: Examples
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes."""
+        return self.task.classes
 
     @property
     def present(self) -> Tensor:
@@ -71,6 +81,18 @@ class MaskMetrics(Metrics):
     def files(self) -> Mapping[str, Callable[[Path], Any]]:
         return {CONFUSION: lambda path: write_confusion(path, self)}
 
+    def pictures(self, dataset: ImageDataset) -> Mapping[str, Callable[[Path], Any]]:
+        palette = self.task.colours
+
+        def draw(path: Path) -> None:
+            rows = []
+            for item, masks in sorted(self.examples.kept.items()):
+                pictures = [lay_over(dataset.image(item), colour_classes(mask, palette)) for mask in masks]
+                rows.append([dataset.image(item).convert("RGB").resize(pictures[0].size), *pictures])
+            draw_rows(path, rows)
+
+        return {EXAMPLES: draw}
+
 
 class PixelCrossEntropy(Loss):
     """The mean over the images of the mean cross entropy of their pixels with a class; of none it is 0.
@@ -97,7 +119,11 @@ class PixelCrossEntropy(Loss):
 
 
 class Segmentation(Task):
-    """A class for every pixel; masks are numbers of classes H W, 255 where a pixel does not count."""
+    """A class for every pixel; masks are numbers of classes H W, 255 where a pixel does not count.
+
+    Args:
+        palette: colours (red, green, blue) of the first classes, as the masks of train have them.
+    """
 
     kind = "segmentation"
     metric = "miou"
@@ -112,6 +138,28 @@ class Segmentation(Task):
     answers_maps = True
     least_classes = 2
 
+    def __init__(
+        self, classes: Sequence[str], targets: Targets | None = None, palette: Any = None, **fields: Any
+    ) -> None:
+        super().__init__(classes, targets, **fields)
+        given = [tuple(colour) if isinstance(colour, list | tuple) else () for colour in palette or ()]
+        if any(len(each) != 3 or not all(type(part) is int and 0 <= part < 256 for part in each) for each in given):
+            raise ValueError("palette of a task of segmentation lists colours, three numbers from 0 to 255 each")
+        self.palette: list[Any] = given[: len(self.classes)]
+
+    @classmethod
+    def learn(cls, train_set: ImageDataset, recipe: Recipe) -> Self:
+        palette = train_set.palette() if isinstance(train_set, MaskFiles) else None
+        return cls(train_set.classes, train_set.targets, palette=palette)
+
+    def record(self) -> dict[str, Any]:
+        return {"palette": [[*colour] for colour in self.palette]} if self.palette else {}
+
+    @property
+    def colours(self) -> list[Colour]:
+        """A colour for every class."""
+        return make_palette(len(self.classes), self.palette)
+
     def create_loss(self, recipe: Recipe, train_set: ImageDataset) -> PixelCrossEntropy:
         return PixelCrossEntropy(recipe.label_smoothing, list_pixel_weights(recipe, train_set))
 
@@ -125,15 +173,20 @@ class Segmentation(Task):
 class MaskTally(Tally):
     """Counts of pixels, whole numbers."""
 
+    task: Segmentation
+
     def __init__(self, task: Task) -> None:
         super().__init__(task)
-        self.counts = MaskCounts(len(task.classes))
+        self.counts, self.examples = MaskCounts(len(task.classes)), Examples()
 
     def count(self, outputs: Tensor, labels: Tensor, indices: Tensor) -> None:
-        for logits, mask in zip(outputs, labels, strict=True):
-            self.counts.add(find_classes(logits, mask.shape), mask)
+        for logits, mask, item in zip(outputs, labels, indices.tolist(), strict=True):
+            found = find_classes(logits, mask.shape)
+            self.counts.add(found, mask)
+            self.examples.add(item, mask.byte().numpy(), found.byte().numpy())
 
     def gather_into(self, whole: "MaskTally") -> None:
+        whole.examples = self.examples  # a picture is of what one process saw
         for name in ("confusion", "boundary"):
             parts = all_gather_tensors(getattr(self.counts, name)[None])
             setattr(whole.counts, name, torch.cat(list(parts)).sum(0))
@@ -141,7 +194,7 @@ class MaskTally(Tally):
     def compute(self, shared: Mapping[str, Any]) -> MaskMetrics:
         if not self.counts.confusion.sum():
             raise ValueError("no pixel of the masks of this split has a class")
-        return MaskMetrics(**shared, counts=self.counts, classes=self.task.classes)
+        return MaskMetrics(**shared, counts=self.counts, task=self.task, examples=self.examples)
 
 
 def list_pixel_weights(recipe: Recipe, train_set: ImageDataset) -> list[float] | None:

@@ -253,7 +253,7 @@ def _evaluate_and_save(training: Training, model: Any, kept: Mapping[str, Tensor
             metrics = evaluate(model, batches, task, compute)
         run.say(f"test: {metrics.describe()}{task.describe_test(metrics)}")
         run.record("test", progress.step, {name: metrics.figures[name] for name in task.watched})
-        for name, write in metrics.files().items():
+        for name, write in {**metrics.files(), **metrics.pictures(splits["test"])}.items():
             run.save(name, write)
     run.flush()
 

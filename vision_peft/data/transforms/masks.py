@@ -66,6 +66,12 @@ def eval_masks(settings: Mapping[str, Any]) -> JointTransform:
     return JointTransform(None, False, (*_fill(settings), _Scale(settings)), finish)
 
 
+def eval_image(settings: Mapping[str, Any]) -> Callable[[Any], Tensor]:
+    """Create what `eval_masks` does to an image, for images without a mask."""
+    transform, nothing = eval_masks(settings), np.zeros((1, 1), np.uint8)
+    return lambda image: transform(image, nothing)[0]
+
+
 def train_masks(settings: Mapping[str, Any], augment: str, random_erasing: float, padding: int) -> JointTransform:
     """Create the transform of training; `augment` as for images, or "scale_crop_flip".
 

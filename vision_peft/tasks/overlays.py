@@ -1,0 +1,92 @@
+"""Masks and depths as pictures: colours of classes, over the image they belong to."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vision_peft.safe_files import replacing
+
+Colour = tuple[int, int, int]
+LARGEST = 512  # pixels of the long side of an example
+_SHARE = 0.55  # of the colour over the image
+_GAP = 4  # pixels between pictures
+_GREY = (127, 127, 127)
+
+
+def make_palette(classes: int, given: Sequence[Colour] | None = None) -> list[Colour]:
+    """Return a colour for each class: those given, or else the first of PASCAL VOC's, bits of the number spread."""
+    palette = [*(given or ())][:classes]
+    for number in range(len(palette), classes):
+        bits, colour = number + 1, [0, 0, 0]
+        for place in range(8):
+            for channel in range(3):
+                colour[channel] |= (bits >> channel & 1) << (7 - place)
+            bits >>= 3
+        palette.append((colour[0], colour[1], colour[2]))
+    return palette
+
+
+def colour_classes(mask: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
+    """Return the colours (H W 3) of a mask of classes (H W); what is no class is grey."""
+    table = np.full((256, 3), _GREY, np.uint8)
+    table[: len(palette)] = palette
+    return table[mask]
+
+
+def colour_depths(depths: np.ndarray, nearest: float, farthest: float) -> np.ndarray:
+    """Return the colours (H W 3) of depths from near (bright) to far (dark); 0, no measurement, is grey."""
+    from matplotlib import colormaps
+
+    span = max(np.log(farthest / nearest), 1e-6)
+    place = 1 - np.log(np.clip(depths, nearest, farthest) / nearest) / span
+    colours: Any = colormaps["magma"](place)
+    return np.where(depths[..., None] > 0, (colours[..., :3] * 255).astype(np.uint8), np.uint8(_GREY[0]))
+
+
+def lay_over(image: Image.Image, colours: np.ndarray) -> Image.Image:
+    """Return the image with colours (H W 3) over it."""
+    below = image.convert("RGB").resize((colours.shape[1], colours.shape[0]))
+    return Image.blend(below, Image.fromarray(colours), _SHARE)
+
+
+def draw_rows(path: Path, rows: Sequence[Sequence[Image.Image]]) -> None:
+    """Write pictures as PNG, row by row, on white: in each the image, what is true, what was predicted."""
+    width = sum(max(row[column].width for row in rows) for column in range(len(rows[0]))) + _GAP * (len(rows[0]) - 1)
+    height = sum(max(each.height for each in row) for row in rows) + _GAP * (len(rows) - 1)
+    sheet, top = Image.new("RGB", (width, height), "white"), 0
+    for row in rows:
+        left = 0
+        for column, each in enumerate(row):
+            sheet.paste(each, (left, top))
+            left += max(other[column].width for other in rows) + _GAP
+        top += max(each.height for each in row) + _GAP
+    with replacing(path) as file:
+        sheet.save(file, "PNG")
+
+
+def thin(mask: np.ndarray) -> np.ndarray:
+    """Leave out rows and columns of a mask (H W) until its long side is at most `LARGEST`."""
+    step = -(-max(mask.shape) // LARGEST)
+    return mask[::step, ::step]
+
+
+class Examples:
+    """A few of many masks, the same ones whatever the order in which they come: true and predicted, by item."""
+
+    def __init__(self, most: int = 6) -> None:
+        self.most = most
+        self.kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def add(self, item: int, true: np.ndarray, predicted: np.ndarray) -> None:
+        """Offer the masks (H W) of an item."""
+        self.kept[item] = thin(true), thin(predicted)
+        if len(self.kept) > self.most:
+            del self.kept[max(self.kept, key=_scatter)]
+
+
+def _scatter(item: int) -> int:
+    """Return a number that spreads items evenly."""
+    return item * 2654435761 % 2**32
