@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vision_peft.cli._foreign import check_source, convert_first, list_checkpoint, split_given
-from vision_peft.cli._masks import check_masks
+from vision_peft.cli._masks import check_masks, write_masks
 from vision_peft.cli._progress import Countdown
 from vision_peft.cli._verb import announce_loading, make_parser
 from vision_peft.printable import LONGEST_LINE, name_some, printable, show

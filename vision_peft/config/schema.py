@@ -169,7 +169,7 @@ class Recipe(Checked):
         problems += list_grid_problems(self.head_grid)
         if self.crops > 1 and self.resize != "shortest":
             problems.append(f"{self.crops} crops need resize=shortest: resize=squash leaves nothing to choose from")
-        if self.augment == "random_crop_flip" and self.resize != "shortest":
+        if self.augment == "random_crop_flip" and self.resize != "shortest" and not self.window:
             problems.append("augment random_crop_flip cuts out of the scaled image: it needs resize=shortest")
         if not any(problems):
             problems += window_problems(self)

@@ -76,7 +76,7 @@ def test_colours_are_values(tmp_path):
     colours = np.zeros((12, 16, 3), np.uint8)
     colours[:, 8:] = (0, 0, 142)
     write_mask(root / "masks" / "000.png", colours)
-    train = load(root, values={"0,0,0": "land", "#00008e": "water"})
+    train = load(root, values={"0/0/0": "land", "#00008e": "water"})
     assert np.array_equal(train.mask(0), halves())
     with pytest.raises(ImageDecodeError, match=r"colour 0,0,142 \(96 pixels\) of the mask stand for no class"):
         load(root, values={"0,0,0": "land", "1,1,1": "water"}).mask(0)
@@ -208,3 +208,16 @@ def test_kept_items_are_those_that_are_read(tmp_path):
     assert mask.shape == (8, 8)
     for one, other in zip(plain[1], kept[1], strict=True):
         assert one.equal(other)
+
+
+def test_check_data_lists_what_is_wrong_with_masks(tmp_path):
+    from vision_peft.data.check.check import check_tasks
+
+    root = write_set(tmp_path, SPLITS)
+    write_mask(root / "masks" / "004.png", halves((15, 12)))
+    (report,) = check_tasks(Segmentation(root=str(root)), 1)
+    assert [finding.text for finding in report.findings] == [
+        f"{root}/masks/004.png: the mask has 15 x 12 pixels, {root}/images/004.jpg 16 x 12"
+    ]
+    (report,) = check_tasks(Depth(root=str(write_depths(tmp_path / "depths", SPLITS))), 1)
+    assert report.findings == []

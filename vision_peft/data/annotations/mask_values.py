@@ -10,11 +10,11 @@ from vision_peft.fields import raise_all
 from vision_peft.suggest import did_you_mean
 
 IGNORED = "ignore"
-_COLOUR = re.compile(r"#[0-9a-fA-F]{6}|\d{1,3}\s*,\s*\d{1,3}\s*,\s*\d{1,3}", re.ASCII)
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}|\d{1,3}\s*[,/]\s*\d{1,3}\s*[,/]\s*\d{1,3}", re.ASCII)
 
 
 def read_values(pairs: Iterable[tuple[str, str]], names: Sequence[str] | None) -> tuple[list[str], dict[int, int]]:
-    """Read pairs of a value (a number, `red,green,blue` or `#rrggbb`) and the class that it stands for, or "ignore".
+    """Read pairs of a value (a number, `red/green/blue` or `#rrggbb`) and the class that it stands for, or "ignore".
 
     Args:
         names: of the classes, in their order; None: those of the pairs, as they come.
@@ -29,7 +29,7 @@ def read_values(pairs: Iterable[tuple[str, str]], names: Sequence[str] | None) -
     for text, name in pairs:
         value = read_value(text)
         if value is None:
-            problems.append(f"data.values: {quote(text)} is not a value of a mask: wanted a number or red,green,blue")
+            problems.append(f"data.values: {quote(text)} is not a value of a mask: wanted a number or red/green/blue")
         elif value in found:
             problems.append(f"data.values: {quote(text)} stands there twice")
         elif name == IGNORED:
@@ -53,5 +53,5 @@ def read_value(text: str) -> int | None:
         return None
     if text.startswith("#"):
         return COLOUR + int(text[1:], 16)
-    red, green, blue = map(int, text.split(","))
+    red, green, blue = map(int, re.split("[,/]", text))
     return COLOUR + (red << 16) + (green << 8) + blue if max(red, green, blue) < 256 else None

@@ -111,7 +111,8 @@ def _check_classes(datasets: Mapping[str, ImageDataset]) -> Iterator[Finding]:
     if repeated := [name for name, times in Counter(classes).items() if times > 1]:
         yield Finding(PROBLEM, "classes", f"class names must differ, repeated: {_name_some(repeated)}", [first])
     targets = datasets[first].targets
-    if len(classes) < 2 and (targets is None or targets.values is None):
+    numbers = targets is not None and (targets.values is not None or targets.kind == "depth")
+    if len(classes) < 2 and not numbers:
         yield Finding(PROBLEM, "classes", f"there is nothing to learn from {len(classes)} class", [first])
     for split, dataset in datasets.items():
         count = len(dataset.classes)

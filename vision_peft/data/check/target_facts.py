@@ -8,6 +8,7 @@ import numpy as np
 
 from vision_peft.data.check.findings import PROBLEM, WARNING, Finding
 from vision_peft.data.dataset import ImageDataset
+from vision_peft.data.decoding.mask_dataset import MaskFiles
 
 BINS = 10
 _CLASSES = 20  # that are named
@@ -17,7 +18,9 @@ _BARS = " ▁▂▃▄▅▆▇█"
 
 
 def count_labels(dataset: ImageDataset) -> list[int]:
-    """Count the images of each class; numbers have none."""
+    """Count the images of each class, with masks those that show it; numbers have none."""
+    if isinstance(dataset, MaskFiles):
+        return dataset.count_images()
     rows = read_rows(dataset)
     if rows is None:
         labels = np.asarray(dataset.labels)
@@ -124,6 +127,8 @@ def list_lines(split: str, dataset: ImageDataset) -> Iterator[str]:
 def check_targets(datasets: Mapping[str, ImageDataset]) -> Iterator[Finding]:
     """List what is wrong or unusual about labels that are not classes."""
     for split, dataset in datasets.items():
+        if isinstance(dataset, MaskFiles) and split != "trainval":
+            yield from (Finding(PROBLEM, "mask", problem, [split]) for problem in dataset.list_mask_problems())
         rows = read_rows(dataset)
         if rows is None or dataset.targets is None or not len(rows):
             continue

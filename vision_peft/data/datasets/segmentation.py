@@ -1,7 +1,7 @@
 """Images with a mask each that gives every pixel a class: `ROOT/images`, `ROOT/masks`, lists of the splits.
 
 The values of a mask (the indices of a palette, not its colours; grey values; of an RGB image the colours) are the
-numbers of the classes in their order, or what `values` says: `{7: road, 8: sidewalk, "0,0,142": car, 0: ignore}`.
+numbers of the classes in their order, or what `values` says: `{7: road, 8: sidewalk, 0/0/142: car, 0: ignore}`.
 """
 
 from collections.abc import Mapping

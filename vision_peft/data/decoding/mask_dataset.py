@@ -141,6 +141,12 @@ class MaskFiles(ImageFiles):
         counts = np.array([scan.counts for scan in self.scans], dtype=np.int64)
         return counts.sum(0).tolist()
 
+    def count_images(self) -> list[int]:
+        """Count the images that show each class; of depths there are none."""
+        if not self.reading.classes:
+            return []
+        return (np.array([scan.counts for scan in self.scans], dtype=np.int64) > 0).sum(0).tolist()
+
     def list_mask_problems(self) -> Iterator[str]:
         """Describe masks of another size than their image, of values that stand for nothing, or of nothing at all."""
         yield from (scan.problem for scan in self.scans if scan.problem)
