@@ -13,7 +13,6 @@ from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.item_names import to_nfc
 from vision_peft.inference.predictor import Predictor
 from vision_peft.safe_files import replacing
-from vision_peft.tasks import read_task
 from vision_peft.tasks.depth import Depth
 from vision_peft.tasks.overlays import colour_classes, colour_depths, lay_over
 from vision_peft.tasks.segmentation import Segmentation
@@ -66,8 +65,7 @@ def write_masks(predictor: Predictor, paths: Sequence[str], folder: Path, overla
 
 
 def _task(predictor: Predictor) -> Segmentation | Depth:
-    record = predictor.model.adapter_info.task
-    task = read_task(record, predictor.classes)
+    task = predictor.task
     if not isinstance(task, Segmentation | Depth):
         raise ValueError(f"the head answers for every pixel, and the adapter is of a task of {task.kind}")
     return task
