@@ -45,6 +45,10 @@ def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return train(config(root, tmp_path_factory.mktemp("runs")))
 
 
+def count_pixels(row: Any) -> int:
+    return sum(map(sum, row.confusion))
+
+
 def test_a_run_leaves_figures_a_confusion_matrix_and_examples(run):
     row = run.row
     assert (row.task_kind, row.metric, row.status) == ("segmentation", "miou", "finished")
@@ -197,7 +201,7 @@ def test_windows_evaluate_an_image_at_its_own_size(root, tmp_path):
     words = ("recipe.window=true", "recipe.resize=none", "recipe.augment=random_crop_flip", "recipe.stride=8")
     run = train(config(root, tmp_path, *words))
     assert run.row.head == "seg_linear window=true stride=8"
-    assert sum(map(sum, run.row.confusion)) == 11 * 40 * 36
+    assert count_pixels(run.row) == 11 * 40 * 36
     predictor = Predictor(run.folder, device="cpu")
     _, mask = find_mask(predictor, str(root / "images" / "011.jpg"))
     assert mask.shape == (36, 40)
