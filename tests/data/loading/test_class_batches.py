@@ -87,6 +87,11 @@ def test_a_small_data_set_gives_one_batch_of_whole_groups() -> None:
     loader = TrainLoader(make_images([0] * 7 + [1] * 7), 64, seed=0, workers=0, images_per_class=4)
     (batch,) = loader.epoch(0)
     assert Counter(batch[1].tolist()) in (Counter({0: 8, 1: 4}), Counter({0: 4, 1: 8}))
+    for rank in (0, 1):  # of 14 images each gets 7, of which one whole group fits
+        shared = TrainLoader(
+            make_images([0] * 7 + [1] * 7), 64, seed=0, workers=0, images_per_class=4, rank=rank, world_size=2
+        )
+        assert [[*Counter(own[1].tolist()).values()] for own in shared.epoch(0)] == [[4]]
 
 
 def test_mistakes_are_answered() -> None:
