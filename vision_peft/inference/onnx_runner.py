@@ -15,7 +15,7 @@ import numpy as np, onnxruntime
 from PIL import Image, ImageOps
 {quiet}session = onnxruntime.InferenceSession(str(pathlib.Path(__file__).with_name({file!r})))
 names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
-def read(path):
+{task}def read(path):
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
 '''
 _TASK = 'task = json.loads(session.get_modelmeta().custom_metadata_map["task"])\n'
@@ -90,6 +90,7 @@ def write_runner(
         runner=_in_docstring(name_runner(file)),
         arguments=arguments,
         of_clips=of_clips,
+        task=_TASK if answer else "",
     )
     if settings["resize"] == "squash":
         scale = _SQUASH.format(size=(width, height), filter=taken)
@@ -113,8 +114,6 @@ def write_runner(
         "temperature": temperature,
         **{key: list(settings[key]) for key in ("mean", "std")},
     }
-    if answer:
-        head += _TASK
     logits = _PLAIN if temperature is None else _NORMALISE.format(**values)
     return head + scale + items + logits + (answer + _TOLD if answer else _TAIL)
 
