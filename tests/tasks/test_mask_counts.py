@@ -137,3 +137,11 @@ def test_rows_are_scaled_as_the_whole_is(monkeypatch, places, size):
     assert [part.start for part, _ in rows] == [*range(0, size[0], 2)]
     torch.testing.assert_close(torch.cat([part for _, part in rows], 1), whole, rtol=0, atol=1e-5)
     assert (find_classes(answers, size) == whole.argmax(0)).double().mean() > 0.995  # rounding may break ties
+
+
+def test_the_confusion_is_by_truth_and_then_by_prediction():
+    counts = MaskCounts(3)
+    counts.add(torch.tensor([[0, 1, 1, 2]]), torch.tensor([[0, 0, 0, IGNORE]]))
+    assert counts.confusion.tolist() == [[1, 2, 0], [0, 0, 0], [0, 0, 0]]
+    assert abs(counts.class_accuracy()[0].item() - 1 / 3) < 1e-9
+    assert counts.class_accuracy()[1].isnan()
