@@ -170,6 +170,16 @@ def doubles_with_its_weights(model: Any, x: torch.Tensor) -> bool:
     return right
 
 
+def enters_by_a_convolution(model: Any, x: torch.Tensor) -> bool:
+    """Whether the first layer with weights that is called is a convolution of all channels of the image."""
+    kinds = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Conv3d)
+    layers = [module for module in model.modules() if isinstance(module, kinds)]
+    with torch.no_grad(), recorded_calls(layers) as calls:
+        model(x)
+    first = calls[0][0]
+    return not isinstance(first, torch.nn.Linear) and first.groups == 1 and first.in_channels == x.shape[1]
+
+
 # Need -> what can be seen from outside of a backbone that has it.
 SEEN: dict[str, Callable[[Any, torch.Tensor], bool]] = {
     "transformer blocks": holds_blocks,
@@ -188,6 +198,7 @@ SEEN: dict[str, Callable[[Any, torch.Tensor], bool]] = {
     "attention without a position bias": attends_over_any_length,
     "norms in front of attention and MLP": norms_come_first,
     "layers that use their weights as they are": doubles_with_its_weights,
+    "a convolution that images enter": enters_by_a_convolution,
 }
 NEEDS = {need.name: need for method in METHODS for need in method.needs}
 

@@ -44,8 +44,7 @@ def describe_figure(row: Row, name: str) -> str:
 
 def list_figures(row: Row) -> list[str]:
     """List the names of the figures that rows of this task have, the one that chooses first."""
-    names = [*(row.figure_words or OF_CLASSES)]
-    return sorted(names, key=lambda name: name != row.metric)
+    return [*dict.fromkeys((row.metric, *(row.figure_words or OF_CLASSES)))]
 
 
 def choose_metric(rows: Iterable[Row], given: str | None) -> list[str]:

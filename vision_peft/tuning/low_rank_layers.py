@@ -44,7 +44,7 @@ class LoRALinear(Graft):
         first, rest = self.lora.B.split([channels, len(self.lora.B) - channels])
         of_first = add_product(of_first, _rows(hidden[:, :tokens]), first, self.lora.scaling)
         of_all = add_product(of_all, _rows(hidden), rest, self.lora.scaling)
-        return of_first.unflatten(0, (len(x), tokens)), of_all.unflatten(0, x.shape[:-1])
+        return of_first.unflatten(0, (x.shape[0], tokens)), of_all.unflatten(0, x.shape[:-1])
 
     def fold(self) -> None:
         self.lora.fold_into(self.weight, self.bias)
@@ -117,7 +117,7 @@ class LoRAQKV(Graft):
             else:
                 place = ("qkv".index(name) - 1) * len(update.B)
                 of_all = add_product(of_all, _rows(update.narrow(x)), update.B, update.scaling, place)
-        return of_first.unflatten(0, (len(x), tokens)), of_all.unflatten(0, x.shape[:-1])
+        return of_first.unflatten(0, (x.shape[0], tokens)), of_all.unflatten(0, x.shape[:-1])
 
     def fold(self) -> None:
         weights, biases = self._rows()
