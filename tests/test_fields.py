@@ -128,7 +128,8 @@ def test_every_field_of_every_config_refuses_an_object_of_no_kind(config: Any) -
         return
     with pytest.raises(ValueError, match="must be") as caught:
         config(**dict.fromkeys(names, object()))
-    assert [line.split()[0] for line in str(caught.value).splitlines()] == names
+    checked_later = ["values"] if config is DATASETS["segmentation"] else []  # keys and values, or pairs of them
+    assert [line.split()[0] for line in str(caught.value).splitlines()] == [n for n in names if n not in checked_later]
 
 
 def test_the_check_does_not_import_torch() -> None:

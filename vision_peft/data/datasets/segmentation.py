@@ -28,7 +28,7 @@ class Segmentation(BandOptions, MaskFolders):
 
     name: ClassVar[str] = "segmentation"
     classes: str | None = None
-    values: dict[Any, Any] | tuple[Any, ...] | None = None
+    values: Any = None
     ignore: int = IGNORE
 
     def __post_init__(self) -> None:
