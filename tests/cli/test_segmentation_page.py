@@ -25,4 +25,5 @@ def test_values_of_masks_arrive_from_a_command_line():
             "data.values={7: road, 0/0/142: car, 0: ignore}",
         ]
     )
-    assert config.data.values == (("7", "road"), ("0/0/142", "car"))  # pyright: ignore[reportAttributeAccessIssue]
+    expected = (("7", "road"), ("0/0/142", "car"), ("0", "ignore"))
+    assert config.data.values == expected  # pyright: ignore[reportAttributeAccessIssue]
