@@ -127,10 +127,9 @@ def test_data_of_another_kind_is_refused(finished: Any) -> None:
         evaluate_saved(folder, ["device=cpu", "workers=0", given, "data.task_kind=auto"])
 
 
+@pytest.mark.parametrize("finished", ["multilabel"], indirect=True)
 def test_thresholds_are_those_that_val_chose(lights: Path, finished: Any) -> None:
-    kind, folder = finished
-    if kind != "multilabel":
-        pytest.skip("the other kinds have no thresholds")
+    _, folder = finished
     scores = outputs_of(folder, lights, "val").double().sigmoid().float().double().numpy()
     truth = np.array([[n in each["tags"].split(";") for n in ("dark", "odd")] for each in truths(lights, "val")])
     info = read_adapter_info(folder / "adapter")
@@ -209,10 +208,9 @@ def test_predict_answers_by_task(finished: Any, lights: Path, tmp_path: Path) ->
             assert float(cells["age (mg)"]) == pytest.approx(numbers[1].item(), abs=1e-4)
 
 
+@pytest.mark.parametrize("finished", ["regression"], indirect=True)
 def test_numbers_have_no_probabilities_and_said_so(finished: Any, lights: Path, capsys: Any) -> None:
-    kind, folder = finished
-    if kind != "regression":
-        pytest.skip("the other kinds have probabilities")
+    _, folder = finished
     with pytest.raises(ValueError, match="a task of regression has no probabilities"):
         vp.Predictor(folder, device="cpu").probabilities(str(lights / "test0.png"))
     words = ["--jsonl", "-", "--probabilities"]

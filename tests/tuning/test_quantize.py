@@ -100,11 +100,10 @@ def test_every_method_tunes_it_as_it_tunes_the_unpacked_weights(method, dtype):
         with pytest.raises(ValueError, match=f"are kept in {dtype} and cannot be trained or changed"):
             attach_for_loading(quantized, method)
         return
-    if method.samples_needed is not None:
-        return  # start values from images are drawn; covered by the other methods
+    put_on = vp.attach if method.samples_needed is None else attach_for_loading  # start values from images are drawn
     for model in (quantized, plain):
         torch.manual_seed(0)
-        vp.attach(model, method)
+        put_on(model, method)
         randomise_tuned(model)
         vp.train_mode(model)
         torch.manual_seed(1)

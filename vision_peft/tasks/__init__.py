@@ -76,6 +76,12 @@ def read_task(
     return kind(classes, targets, **fields)
 
 
+def describe_classes(dataset: ImageDataset) -> str:
+    """Say how much is asked of an image: "3 classes", "1 number"."""
+    count = len(dataset.classes)
+    return f"{count} {find_task(dataset).nouns[count != 1]}"
+
+
 def describe_task(task: Task) -> dict[str, Any]:
     """Return what a row says of its task; nothing of classes, whose figures have fields of their own."""
     if task.kind == "classes":

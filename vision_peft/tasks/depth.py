@@ -79,6 +79,7 @@ class Depth(Task):
     """
 
     kind = "depth"
+    nouns = ("number a pixel", "numbers a pixel")
     metric = "rmse"
     lower_is_better = True
     watched = ("rmse", "delta1")

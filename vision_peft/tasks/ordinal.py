@@ -67,6 +67,7 @@ class Ordinal(Task):
     """Grades in an order; the answer is the middle one (P(grade > k) above 1/2 for each k below it), as CORN has it."""
 
     kind = "ordinal"
+    nouns = ("grade", "grades")
     metric = "mae"
     lower_is_better = True
     watched = ("accuracy", "mae")

@@ -84,6 +84,7 @@ class Regression(Task):
     """
 
     kind = "regression"
+    nouns = ("number", "numbers")
     metric: str = "mae"  # pyright: ignore[reportIncompatibleVariableOverride]
     lower_is_better = True
     watched = ("mae", "r2")

@@ -155,6 +155,7 @@ class Task(Answers, ABC):
     """
 
     kind: ClassVar[str]  # data.task_kind, the name of the file
+    nouns: ClassVar[tuple[str, str]] = ("class", "classes")  # what `classes` name, one and several
     metric: ClassVar[str]  # the figure that chooses epochs and settings
     lower_is_better: ClassVar[bool] = False  # of `metric`
     watched: ClassVar[tuple[str, ...]]  # figures of test that trackers get

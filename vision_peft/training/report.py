@@ -30,7 +30,7 @@ from vision_peft.printable import printable, warn
 from vision_peft.results.row import DIVERGED, STATUS, STOPPED, UNFINISHED, Row, write_row
 from vision_peft.results.table import format_count
 from vision_peft.runs.checkpoint import SaveError
-from vision_peft.tasks import describe_task
+from vision_peft.tasks import describe_classes, describe_task
 from vision_peft.tasks.metrics import Metrics
 from vision_peft.training.progress import Diverged, Progress, Training
 from vision_peft.tuning.backbone import input_channels
@@ -77,7 +77,7 @@ def describe_run(
     counts = vp.count_parameters(model)
     methods = " + ".join(str(method) for method in config.methods)
     numbers = ", ".join(f"{name} {dataset.count_sources()}" for name, dataset in splits.items())
-    classes = len(next(iter(splits.values())).classes)
+    asked = describe_classes(next(iter(splits.values())))
     data = " ".join(filter(None, (config.data.name, task_name(config.data))))
     items = "images" if config.backbone.num_frames is None else f"videos ({_describe_clips(config)})"
     processes = f", {describe_processes(compute)}" if compute.world_size > 1 else ""
@@ -86,7 +86,7 @@ def describe_run(
     return (
         f"{methods} on {backbone_name(config, model)}: {format_count(counts.trained)} parameters and a head of "
         f"{format_count(counts.head)} train, {format_count(counts.backbone)} are the backbone's\n{''.join(remarks)}"
-        f"{data}: {classes} classes, {items}: {numbers}; {config.protocol}\n"
+        f"{data}: {asked}, {items}: {numbers}; {config.protocol}\n"
         f"{describe_recipe(config.recipe, config.methods)}\n"
         f"{describe_device(compute.device)}, {compute.precision}{processes}; {folder}{''.join(oddities)}"
     )
