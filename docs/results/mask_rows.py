@@ -11,61 +11,32 @@ be stopped, and goes on where it was: rows/<set>/<method>.jsonl holds every run.
 """
 
 import argparse
-import json
-import math
 from pathlib import Path
-from typing import Any
 
-from vision_peft.results.row import to_values
-from vision_peft.training import compose_config, train
+from search_rows import Line, quality, run, show_rows
 
 ROWS = Path(__file__).parent / "rows"
 SEEDS = (0, 1)
 EPOCHS = 16
-SHARED = ["recipe.head=seg_linear", "recipe.batch_size=8", "backbone.img_size=[168,224]", f"recipe.epochs={EPOCHS}"]
+SHARED = ["recipe.head=seg_linear", "recipe.batch_size=8", "backbone.img_size=[168,224]"]
 SETS = {
     "camvid11": [*SHARED, "data=segmentation", "data.root=tasks/segmentation/camvid11"],
     "kitchen": [*SHARED, "data=depth", "data.root=tasks/depth/kitchen"],
 }
 LAST = "method.blocks=[10,11]"
-METHODS = {  # and the rates to choose from
+METHODS = {  # and the rates to choose from, as many for each
     "linear": (["method=linear"], (3e-3, 1e-2, 3e-2)),
-    "lora": (["method=lora", LAST], (1e-3, 3e-3)),
-    "adaptformer": (["method=adaptformer", LAST], (1e-3, 3e-3)),
+    "lora": (["method=lora", LAST], (1e-3, 3e-3, 1e-2)),
+    "adaptformer": (["method=adaptformer", LAST], (1e-3, 3e-3, 1e-2)),
 }
-
-Line = dict[str, Any]
-
-
-def run(path: Path, words: list[str], lr: float, seed: int, tried: dict[str, list[Any]] | None) -> Line:
-    """Train, or find the row; test is read where `tried` says what was compared before."""
-    lines = [json.loads(text) for text in path.read_text("utf-8").splitlines()] if path.exists() else []
-    for line in lines:
-        if (line["lr"], line["seed"], bool(line["n_tested"])) == (lr, seed, tried is not None):
-            return line
-    words = [*words, f"recipe.lr={lr:g}", f"seed={seed}"]
-    config = compose_config([*words, "output_dir=runs", *(["read_test=false"] if tried is None else [])])
-    values = to_values(train(config, " ".join(["vision-peft train", *words]), tried).row)
-    assert values is not None
-    line = {**values, "n_tested": 0 if tried is None else values["n_test"]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-    return line
-
-
-def quality(line: Line) -> float:
-    """Return what val compares, the higher the better."""
-    figure = line["val_figure"]
-    return -math.inf if figure is None else -figure if line["lower_is_better"] else figure
 
 
 def study(name: str, method: str) -> list[Line]:
     """Search, then train the chosen setting with every seed."""
     own, rates = METHODS[method]
     path, words = ROWS / name / f"{method}.jsonl", [*SETS[name], *own]
-    best = max((run(path, words, rate, 0, None) for rate in rates), key=quality)
-    return [run(path, words, best["lr"], seed, {"recipe.lr": list(rates)}) for seed in SEEDS]
+    best = max((run(path, words, rate, EPOCHS, 0, None) for rate in rates), key=quality)
+    return [run(path, words, best["lr"], EPOCHS, seed, {"recipe.lr": list(rates)}) for seed in SEEDS]
 
 
 def main() -> None:
@@ -76,11 +47,7 @@ def main() -> None:
     parser.add_argument("--show", action="store_true")
     arguments = parser.parse_args()
     if arguments.show:
-        for path in sorted(path for name in SETS for path in (ROWS / name).glob("*.jsonl")):
-            for line in map(json.loads, path.read_text("utf-8").splitlines()):
-                tested = {name: round(own, 4) for name, own in line["figures"].items() if own is not None}
-                where = f"lr {line['lr']:g} seed {line['seed']} val {line['val_figure']}"
-                print(path.parent.name, path.stem, where, tested if line["n_tested"] else "trial")
+        show_rows(ROWS / name for name in SETS)
         return
     for method in arguments.methods:
         for line in study(arguments.set, method):

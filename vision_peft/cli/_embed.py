@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vision_peft.cli._progress import Countdown
+from vision_peft.cli._unread import list_unread
 from vision_peft.config.command_line import read_command_line
 from vision_peft.config.parse import parse_backbone, parse_data
 from vision_peft.data.dataset import ImageDataset
@@ -23,13 +24,12 @@ from vision_peft.inference.montage import choose_places
 from vision_peft.inference.neighbour_picture import MOST, NEIGHBOURS, Shown, draw_neighbours
 from vision_peft.inference.predict_files import make_dataset
 from vision_peft.inference.predictor import Predictor
-from vision_peft.printable import LONGEST_LINE, name_some, printable, show
+from vision_peft.printable import name_some, printable, show
 from vision_peft.retrieval.episodes import score_episodes
 from vision_peft.retrieval.nearest import iterate_nearest
 from vision_peft.retrieval.score import score_retrieval
 
 UNREAD = 1  # exit code where some images could not be read
-_LISTED = 20
 
 
 class Done(NamedTuple):
@@ -88,7 +88,7 @@ def embed_and_score(options: argparse.Namespace) -> Done:
             scores = _Scores(options, queries, gallery, "cpu" if device == "mps" else device)
             figures = scores.figures
             lines += scores.lines
-        _list_unread(failures)
+        list_unread(failures)
     return Done(lines, figures, UNREAD if failures else 0)
 
 
@@ -137,7 +137,7 @@ class _Embedder:
         countdown.clear()
         self.failures |= {**source.absent, **found.failures}
         if not found.places:
-            _list_unread(self.failures)
+            list_unread(self.failures)
             raise ValueError(f"none of the {source.dataset.count_sources():,} {self.what} could be embedded")
         return Side(found.features._replace(classes=source.classes), source.dataset, found.places)
 
@@ -163,7 +163,7 @@ class _Embedder:
             kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.left_out.most_common(10))
             show(f"left out in folders: {printable(kinds)}", sys.stderr)
         if not found.paths:
-            _list_unread(found.absent)
+            list_unread(found.absent)
             raise ValueError(f"there is nothing to embed: no {self.what} among {name_some(inputs, 5)}")
         return Source(make_dataset(self.predictor.prepare, found.paths), found.labels, found.classes, found.absent)
 
@@ -254,12 +254,3 @@ def _renumber(found: Features, classes: Sequence[str]) -> np.ndarray:
     place = {name: number for number, name in enumerate(classes)}
     table = np.array([*(place[name] for name in found.classes), -1], np.int64)
     return table[found.labels]
-
-
-def _list_unread(causes: dict[str, str]) -> None:
-    if not causes:
-        return
-    lines = [f"{len(causes):,} input{'s' * (len(causes) > 1)} could not be read:"]
-    lines += [f"  {printable(path, LONGEST_LINE)}: {cause}" for path, cause in [*causes.items()][:_LISTED]]
-    lines += [f"  and {len(causes) - _LISTED:,} more"] if len(causes) > _LISTED else []
-    show("\n".join(lines), sys.stderr)

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from vision_peft.cli._foreign import check_source, convert_first, list_checkpoint, split_given
 from vision_peft.cli._masks import check_masks, write_masks
 from vision_peft.cli._progress import Countdown
+from vision_peft.cli._unread import list_unread
 from vision_peft.cli._verb import announce_loading, make_parser
 from vision_peft.printable import LONGEST_LINE, name_some, printable, show
 
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 UNREAD = 1  # exit code where some inputs could not be read
 STOPPED = 130  # exit code after Ctrl-C
 STREAM = "-"  # a file of this name is stdout, an input stdin
-_LISTED = 20  # files that cannot be read
 _FILES = {"csv": ".csv", "jsonl": ".jsonl", "features": ".npz", "montage": ".png"}
 
 
@@ -84,7 +84,7 @@ def main(argv: Sequence[str]) -> int:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in inputs.left_out.most_common(10))
         show(f"left out in folders: {printable(kinds)}", sys.stderr)
     if not inputs.paths:
-        _list_unread(inputs.absent)
+        list_unread(inputs.absent)
         raise ValueError(f"there is nothing to predict: no {what} among {name_some(options.inputs, 5)}")
     try:
         if masks is None:
@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
         more = "; the same command with --resume goes on" if options.jsonl not in (None, STREAM) else ""
         show(f"stopped{more}", sys.stderr)
         raise SystemExit(STOPPED) from None
-    _list_unread({**inputs.absent, **failures})
+    list_unread({**inputs.absent, **failures})
     return UNREAD if inputs.absent or failures else 0
 
 
@@ -272,12 +272,3 @@ def _describe(score: "Score") -> str:
         f"; {score.right.total():,} right of {score.known:,} whose class is known: top-1 {score.top1:.2f} %, "
         f"mean per class {score.mean_per_class:.2f} %{sure}"
     )
-
-
-def _list_unread(causes: dict[str, str]) -> None:
-    if not causes:
-        return
-    lines = [f"{len(causes):,} input{'s' * (len(causes) > 1)} could not be read:"]
-    lines += [f"  {printable(path, LONGEST_LINE)}: {cause}" for path, cause in [*causes.items()][:_LISTED]]
-    lines += [f"  and {len(causes) - _LISTED:,} more"] if len(causes) > _LISTED else []
-    show("\n".join(lines), sys.stderr)
