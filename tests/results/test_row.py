@@ -34,7 +34,7 @@ WRITTEN = """
     world_size precision device versions commit command curve per_class confusion n_bad
     n_non_finite ece ece_raw temperature reused_features setting settings data_digest
     status reason updates chosen_epoch total_seconds resumed_with tried task_kind metric lower_is_better val_figure
-    figures figure_words
+    figures figure_words hardest
 """
 
 

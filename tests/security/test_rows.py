@@ -21,6 +21,7 @@ def nested(depth: int) -> Any:
 
 
 LONG = "x" * 300_000
+HARD = {"item": "a.png", "true": "cat", "answered": "dog", "confidence": 0.9}
 CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "unknown keys": (lambda row: row.update({f"key{i}": 1 for i in range(100_000)}), "it has 100,0.. keys"),
     "unknown keys, and all others missing": (
@@ -42,6 +43,11 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         "settings has 100,000 keys, wanted at most 1,000",
     ),
     "many methods": (lambda row: row.update(methods=row["methods"] * 100), "methods lists 100 of them"),
+    "many hardest items": (lambda row: row.update(hardest=[HARD] * 13), "hardest lists 13 items, wanted at most 12"),
+    "hardest items of other keys": (lambda row: row.update(hardest=[HARD | {"x": 1}]), "hardest must list objects of"),
+    "a hardest item that is no text": (lambda row: row.update(hardest=[HARD | {"item": 1}]), "hardest must list"),
+    "confidence beyond 1": (lambda row: row.update(hardest=[HARD | {"confidence": 2}]), "hardest must list"),
+    "confidence as a truth": (lambda row: row.update(hardest=[HARD | {"confidence": True}]), "hardest must list"),
     "many sizes": (lambda row: row.update(img_size=[1] * 10**6), "img_size holds more than 1,000 values"),
     "lists in lists": (lambda row: row["methods"][0]["fields"].update(a=nested(500)), "methods is nested more than 10"),
     "a number of 400 digits": (lambda row: row.update(seed=10**400), "has 401 digits"),

@@ -129,6 +129,19 @@ def test_only_answers_that_are_not_finite_give_nought_percent() -> None:
     assert math.isnan(metrics.loss)
 
 
+def test_the_hardest_items_are_the_surest_wrong_answers_in_their_order() -> None:
+    sure = [3.0, 1.0, 2.0, 9.0, 2.0]
+    logits = torch.tensor([[0.0, each] for each in sure])
+    labels = torch.tensor([0, 0, 0, 1, 0])  # all but number 3 are answered wrongly
+    batches = [(logits[:3], labels[:3], torch.arange(3)), (logits[3:], labels[3:], torch.tensor([3, 4]))]
+    metrics = evaluate(Given(), batches, ["x", "y"], CPU)
+    wanted = [(item, "x", "y", pytest.approx(1 / (1 + math.exp(-sure[item])))) for item in (0, 2, 4, 1)]
+    assert metrics.list_hardest() == wanted
+    many = torch.arange(40)
+    metrics = evaluate(Given(), [(torch.tensor([[0.0, 1.0]] * 40), many * 0, many)], ["x", "y"], CPU)
+    assert [item for item, *_ in metrics.list_hardest()] == [*range(12)]
+
+
 def test_the_confusion_file_names_rows_and_columns(tmp_path: Path) -> None:
     metrics = evaluate(Given(), [(logits_for([1, 1], 2), torch.tensor([0, 1]), torch.arange(2))], ["x", "y"], CPU)
     write_confusion(tmp_path / "confusion.csv", metrics)

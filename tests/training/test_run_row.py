@@ -113,6 +113,18 @@ def test_the_chosen_epoch_is_in_the_row(tiny: Tiny) -> None:
     assert train(tiny("recipe.epochs=1", "protocol=last_epoch")).row.chosen_epoch is None
 
 
+def test_the_row_names_the_surest_wrong_answers_as_the_data_does(tiny: Tiny, photos: Path) -> None:
+    row = train(tiny("recipe.epochs=1")).row
+    assert row.confusion is not None
+    wrong = sum(sum(counts) - counts[truth] for truth, counts in enumerate(row.confusion))
+    assert len(row.hardest) == min(wrong, 12) > 0
+    for each in row.hardest:
+        assert (photos / each["item"]).is_file()
+        assert each["item"].split("/")[:2] == ["test", each["true"]]
+        assert each["answered"] in {*row.per_class} - {each["true"]}
+    assert [each["confidence"] for each in row.hardest] == sorted((e["confidence"] for e in row.hardest), reverse=True)
+
+
 def diverge_from(update: int) -> Callable[..., Any]:
     """A `run_update` that gets NaN for images from this update on."""
     real = fit_module.run_update

@@ -92,6 +92,7 @@ class Row:
     val_figure: float | None = None  # `metric` on val at the chosen epoch
     figures: dict[str, float | None] = field(default_factory=dict)  # on test, of tasks other than classes
     figure_words: dict[str, str] = field(default_factory=dict)  # how these are written, with unit: {"map": "mAP, %"}
+    hardest: list[dict[str, Any]] = field(default_factory=list)  # surest wrong answers on test, see `row_bounds`
     extra: dict[str, Any] = field(default_factory=dict)  # keys of other versions, flat in the file
     file: Path | None = field(default=None, compare=False)  # it was read from
 

@@ -9,6 +9,7 @@ MAX_KEYS = 1000  # of a row, those of other versions among them
 MAX_TEXT = 10_000  # letters of a name
 MAX_DEPTH = 10
 MAX_METHODS = 32
+MAX_HARDEST = 12
 # Values in all, by field; elsewhere MAX_KEYS. Class by class there are 100,000 at most, or 400 x 400.
 MAX_VALUES = {"per_class": 10**6, "confusion": 10**6, "curve": 10**6, "settings": 10**6, "tried": 10**6}
 MAX_LETTERS = {"command": 10**6}  # it may hold a weight for each class
@@ -22,10 +23,27 @@ def bound_problems(data: Mapping[str, Any]) -> list[str]:
     methods = data.get("methods")
     if isinstance(methods, list) and len(methods) > MAX_METHODS:
         problems.append(f"methods lists {len(methods):,} of them, wanted at most {MAX_METHODS}")
+    problems += _hardest_problems(data.get("hardest"))
     for name in ("settings", "tried"):
         if isinstance(keys := data.get(name), dict) and len(keys) > MAX_KEYS:
             problems.append(f"{name} has {len(keys):,} keys, wanted at most {MAX_KEYS:,}")
     return problems
+
+
+def _hardest_problems(found: Any) -> list[str]:
+    """Describe what is wrong with the list of surest wrong answers; its own type is not looked at."""
+    if not isinstance(found, list):
+        return []
+    if len(found) > MAX_HARDEST:
+        return [f"hardest lists {len(found):,} items, wanted at most {MAX_HARDEST}"]
+    for each in found:
+        match each:
+            case {"item": str(), "true": str(), "answered": str(), "confidence": int() | float() as sure, **other}:
+                if not other and type(sure) is not bool and 0 <= sure <= 1:
+                    continue
+        wanted = "item, true and answered (texts) and confidence (0 to 1)"
+        return [f"hardest must list objects of {wanted}, got {printable(each, 40)}"]
+    return []
 
 
 def _problem(name: str, value: Any) -> str | None:

@@ -83,9 +83,8 @@ class DataRecord:
         dataset, base = self.splits[split], self.config.base()
         folder = None if base is None else str(base)
         for source, size in enumerate(self.sizes[split].tolist()):
-            item = dataset.first_item(source)
-            name = name_below(dataset.file(item) or dataset.path(item), folder)
-            yield Item(name, dataset.recorded_label(item), None if size == _NO_SIZE else size)
+            label = dataset.recorded_label(dataset.first_item(source))
+            yield Item(name_item(dataset, source, folder), label, None if size == _NO_SIZE else size)
 
     def write(self, path: Path) -> None:
         """Write data.json: the file is either the old or the complete new one."""
@@ -119,6 +118,12 @@ class DataRecord:
             return False
         both = (line for split in ("train", "val") for line in self._lines(split))
         return _digest(both)[0] == self.digests["trainval"]
+
+
+def name_item(dataset: ImageDataset, source: int, folder: str | None) -> str:
+    """Name image or video number `source` of a split as data.json does: its path below `folder`, the root."""
+    item = dataset.first_item(source)
+    return name_below(dataset.file(item) or dataset.path(item), folder)
 
 
 def _measure(dataset: ImageDataset, pool: ThreadPoolExecutor) -> np.ndarray:

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -24,6 +24,7 @@ from vision_peft.tasks.metrics import Metrics
 from vision_peft.tasks.task import Loss, Tally, Task
 
 LARGEST_CONFUSION = 400
+MOST_HARDEST = 12  # wrong answers that a row lists
 CONFUSION = "confusion.csv"
 
 
@@ -43,6 +44,7 @@ class ClassMetrics(Metrics):
     pairs: list[tuple[int, int, int]]  # truth, prediction, how often; in this order
     ece: float | None = None  # expected calibration error in percent, 15 bins; of the answers that have a prediction
     ece_raw: float | None = None  # the same without the temperature; equal to `ece` where there is none
+    hardest: list[tuple[float, int, int, int]] = field(default_factory=list)  # see `ClassTally.hardest`
 
     @property
     def confusion(self) -> list[list[int]] | None:
@@ -67,6 +69,10 @@ class ClassMetrics(Metrics):
             "per_class": self.per_class,
             "confusion": self.confusion,
         }
+
+    def list_hardest(self) -> list[tuple[int, str, str, float]]:
+        names = [*self.per_class]
+        return [(item, names[truth], names[answer], sure) for sure, item, truth, answer in self.hardest]
 
     def describe(self) -> str:
         top5 = "" if self.top5 is None else f"  top-5 {self.top5:.2f} %"
@@ -218,17 +224,27 @@ class ClassTally(Tally):
         self.calibrated, self.raw = Reliability(), Reliability()
         self.pairs: list[Tensor] = [torch.empty(0, dtype=torch.int64)]  # truth x classes + prediction, item by item
         self.in_top5 = 0
+        self.hardest: list[tuple[float, int, int, int]] = []  # confidence, number of the item, truth, answer
 
     def count(self, outputs: Tensor, labels: Tensor, indices: Tensor) -> None:
-        self.pairs.append(labels * self.classes + outputs.argmax(1))
+        answers = outputs.argmax(1)
+        self.pairs.append(labels * self.classes + answers)
+        self._note_hardest(outputs, labels, answers, indices)
         if self.classes > 5:
             self.in_top5 += int((outputs.topk(5).indices == labels[:, None]).sum())
         self.calibrated.add(find_probabilities(outputs, self.task.temperature), labels)
         self.raw.add(find_probabilities(outputs), labels)
 
+    def _note_hardest(self, outputs: Tensor, labels: Tensor, answers: Tensor, indices: Tensor) -> None:
+        wrong = answers != labels
+        sure = find_probabilities(outputs[wrong], self.task.temperature).amax(1)
+        columns = [each[wrong].tolist() for each in (indices, labels, answers)]
+        self.hardest = _take_surest([*self.hardest, *zip(sure.tolist(), *columns, strict=True)])
+
     def gather_into(self, whole: "ClassTally") -> None:
         whole.pairs = list(all_gather_tensors(torch.cat(self.pairs)))
         whole.in_top5 = sum(all_gather(self.in_top5))
+        whole.hardest = _take_surest([tuple(wrong) for own in all_gather(self.hardest) for wrong in own])
         whole.calibrated, whole.raw = self.calibrated.gather(all_reduce_sum), self.raw.gather(all_reduce_sum)
 
     def compute(self, shared: Mapping[str, Any]) -> ClassMetrics:
@@ -248,4 +264,9 @@ class ClassTally(Tally):
             pairs=[*zip(truth.tolist(), predicted.tolist(), times.tolist(), strict=True)],
             ece=self.calibrated.error,
             ece_raw=self.raw.error,
+            hardest=self.hardest,
         )
+
+
+def _take_surest(wrong: list[tuple[float, int, int, int]]) -> list[tuple[float, int, int, int]]:
+    return sorted(wrong, key=lambda each: (-each[0], each[1]))[:MOST_HARDEST]

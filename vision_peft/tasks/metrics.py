@@ -44,6 +44,10 @@ class Metrics(ABC):
         """Return pictures of some items of the data set that these figures are of, as `files` does."""
         return {}
 
+    def list_hardest(self) -> list[tuple[int, str, str, float]]:
+        """List wrong answers, the surest first: number of the image or video, truth, answer, confidence (0 to 1)."""
+        return []
+
     def describe_items(self) -> str:
         """Say of what the figures are: "200 images", "20 videos, 4 views each"."""
         items = "images" if self.views is None else "videos"

@@ -30,6 +30,7 @@ from vision_peft.printable import printable, warn
 from vision_peft.results.row import DIVERGED, STATUS, STOPPED, UNFINISHED, Row, write_row
 from vision_peft.results.table import format_count
 from vision_peft.runs.checkpoint import SaveError
+from vision_peft.runs.data_record import name_item
 from vision_peft.tasks import describe_classes, describe_task
 from vision_peft.tasks.metrics import Metrics
 from vision_peft.training.progress import Diverged, Progress, Training
@@ -156,6 +157,7 @@ def make_row(
         settings=progress.settings,
         temperature=temperature,
         **(nothing | ({} if metrics is None else metrics.to_row())),
+        hardest=[] if metrics is None else _name_hardest(training, metrics),
         **describe_task(training.task),
         n_train=trained_on.count_sources(),
         n_val=splits["val"].count_sources() if "val" in splits else 0,
@@ -184,6 +186,20 @@ def make_row(
         data_digest=training.data_digest,
         **_describe_progress(training, progress),
     )
+
+
+def _name_hardest(training: Training, metrics: Metrics) -> list[dict[str, Any]]:
+    """Name the surest wrong answers by what `data.json` calls the items."""
+    test, base = training.splits["test"], training.config.data.base()
+    return [
+        {
+            "item": printable(name_item(test, item, None if base is None else str(base))),
+            "true": printable(truth),
+            "answered": printable(answer),
+            "confidence": round(sure, 6),
+        }
+        for item, truth, answer, sure in metrics.list_hardest()
+    ]
 
 
 def _describe_progress(training: Training, progress: Progress) -> dict[str, Any]:
