@@ -2,14 +2,14 @@
 
 import posixpath
 import re
-from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from anchors import slugify  # mkdocs puts the folder of a hook on the path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from navigation import expand
+from pages import PAGES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ONLINE = "https://github.com/vision-peft/vision-peft/blob/main"
@@ -25,46 +25,17 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are not files of docs/, then write out the patterns of the navigation."""
-    for name in TOP_LEVEL:
-        text = (REPOSITORY / name).read_text(encoding="utf-8")
-        files.append(File.generated(config, f"project/{name}", content=text))
-    pages = sorted(file.src_uri for file in files.documentation_pages())
-    config.nav = expand(config.nav or [], pages)
+    made = {path: make() for path, make in PAGES.items()}
+    made |= {f"project/{name}": (REPOSITORY / name).read_text(encoding="utf-8") for name in TOP_LEVEL}
+    for path, text in made.items():
+        files.append(File.generated(config, path, content=text))
+    config.nav = expand(config.nav or [], sorted(file.src_uri for file in files.documentation_pages()))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Point links to files that are not pages to where they can be read."""
     return LINK.sub(lambda match: _relink(match[1], page.file.src_uri, files), markdown)
-
-
-def expand(nav: list[Any], pages: list[str]) -> list[Any]:
-    """Return `nav` with every pattern replaced by the pages it matches that are named nowhere before.
-
-    Names and patterns without a page vanish, and so do sections without one.
-    """
-    named = {entry for section in nav for entry in _entries(section) if "*" not in entry}
-    expanded: list[Any] = []
-    for entry in nav:
-        if isinstance(entry, dict):
-            title, inner = next(iter(entry.items()))
-            found = [page for each in inner for page in _match(each, pages, named)]
-            expanded += [{title: found}] if found else []
-        else:
-            expanded += _match(entry, pages, named)
-    return expanded
-
-
-def _entries(section: Any) -> list[str]:
-    return [entry for inner in section.values() for entry in inner] if isinstance(section, dict) else [section]
-
-
-def _match(entry: str, pages: list[str], named: set[str]) -> list[str]:
-    if "*" not in entry:
-        return [entry] if entry in pages else []
-    found = [page for page in pages if fnmatch(page, entry) and page not in named]
-    named.update(found)
-    return found
 
 
 def _relink(link: str, source: str, files: Files) -> str:

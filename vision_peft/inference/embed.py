@@ -35,7 +35,9 @@ def embed(
         features: `head` (what enters the head), `class` (the class token), `patches` (the mean of the patch tokens) or
             `output` (what the model answers). None: `head`, or `output` of a model that learned to embed.
         normalise: give every row the length 1.
-        device, batch_size, options: as of `vp.Predictor`.
+        device: as of `vp.Predictor`.
+        batch_size: as of `vp.Predictor`.
+        options: as of `vp.Predictor`.
 
     Returns:
         fp32 on the CPU: N D of a list, D of one item.
