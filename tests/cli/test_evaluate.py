@@ -29,6 +29,7 @@ def test_evaluating_a_run_gives_the_same_figures_and_mistakes_are_one_line(repos
     row, figures = read_row(result), json.loads((tmp_path / "figures.json").read_text())
     assert figures == {name: getattr(row, name) for name in figures}
     names = {"top1", "top5", "n_bad", "n_non_finite", "mean_per_class", "ece", "ece_raw", "per_class", "confusion"}
+    names.add("correct")
     assert set(figures) == names
     assert f"digits test: top-1 {row.top1:.2f} %" in done.stdout
 

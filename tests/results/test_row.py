@@ -3,9 +3,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from vision_peft.results.row import Row, read_row, write_row
+from vision_peft.packed_bits import pack_bits
+from vision_peft.results.row import Row, find_correct, read_row, write_row
 
 
 def edited(path: Path, row: Row, **changed: Any) -> Path:
@@ -22,9 +24,12 @@ def test_a_row_read_back_equals_the_row_written(make_row, tmp_path):
         per_class={"zero": 98.0, "one": None},
         confusion=[[3, 1], [0, 4]],
         img_size=[112, 224],
+        correct=pack_bits(np.arange(597) % 3 > 0),
     )
     write_row(tmp_path / "result.json", row)
-    assert read_row(tmp_path / "result.json") == row
+    back = read_row(tmp_path / "result.json")
+    assert back == row
+    assert np.array_equal(find_correct(back), np.arange(597) % 3 > 0)
 
 
 WRITTEN = """
@@ -34,7 +39,7 @@ WRITTEN = """
     world_size precision device versions commit command curve per_class confusion n_bad
     n_non_finite ece ece_raw temperature reused_features setting settings data_digest
     status reason updates chosen_epoch total_seconds resumed_with tried task_kind metric lower_is_better val_figure
-    figures figure_words hardest
+    figures figure_words hardest correct
 """
 
 
@@ -85,8 +90,9 @@ def test_keys_of_a_newer_version_are_kept_and_written_back(make_row, tmp_path):
 
 
 def test_an_older_row_without_the_nested_entries_reads(make_row, tmp_path):
-    row = read_row(edited(tmp_path / "result.json", make_row(), curve=..., per_class=..., confusion=...))
-    assert (row.curve, row.per_class, row.confusion) == ([], {}, None)
+    left_out = dict.fromkeys(("curve", "per_class", "confusion", "correct"), ...)
+    row = read_row(edited(tmp_path / "result.json", make_row(), **left_out))
+    assert (row.curve, row.per_class, row.confusion, find_correct(row)) == ([], {}, None, None)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +108,11 @@ def test_an_older_row_without_the_nested_entries_reads(make_row, tmp_path):
         ({"params_head": -1}, r"params_head must be in 0..inf, got -1"),
         ({"protocol": "best"}, r"protocol must be one of val_select, .*best_test, got best"),
         ({"methods": []}, r"methods must list"),
+        ({"correct": "oA=="}, r"correct: wanted one bit for each of 597 items, 75 bytes; got 1"),
+        ({"correct": "/" * 100}, r"correct: holds ones behind the last of 597 items"),
+        ({"correct": "A" * 10_000_001}, r"correct holds a text of 10,000,001 letters"),
+        ({"n_test": 2**62, "correct": "oA=="}, r"correct: wanted one bit for each of"),
+        ({"n_test": -1, "correct": "oA=="}, r"correct: wanted one bit for each of 0 items"),
         ({"methods": [{"name": "vpt"}]}, r"methods must list .* got \{'name': 'vpt'\}"),
     ],
 )

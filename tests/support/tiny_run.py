@@ -109,6 +109,7 @@ def left_behind(folder: Path) -> dict[str, Any]:
         "val_top1": row.val_top1,
         "confusion": row.confusion,
         "hardest": [each["item"] for each in row.hardest],
+        "correct": row.correct,
         "curve": row.curve,
         "metrics": [json.loads(line) for line in lines],
         "unfinished": [str(path.relative_to(folder)) for path in folder.rglob("*.tmp")],

@@ -21,6 +21,7 @@ from vision_peft.data.loading.bad_files import TooManyBadFiles
 from vision_peft.data.loading.loader import eval_loader
 from vision_peft.data.transforms.images import eval_transform
 from vision_peft.distributed.device import choose_compute
+from vision_peft.packed_bits import unpack_bits
 from vision_peft.tasks.classes import Classes
 from vision_peft.training import trained as train_module
 from vision_peft.training.evaluate_saved import evaluate_saved
@@ -170,6 +171,7 @@ def test_a_bad_image_counts_in_every_accuracy(tmp_path: Path) -> None:
     assert (metrics.images, metrics.bad) == (7, 3)
     assert metrics.top1 == pytest.approx(100 * 4 / 7)
     assert metrics.top5 == pytest.approx(100 * 4 / 7)
+    assert unpack_bits(metrics.to_row()["correct"], 7).tolist() == [False, True, True, True, False, True, False]
     assert metrics.per_class == {**dict.fromkeys(classes, None), "a": 75.0, "b": 50.0, "c": 0.0}
     assert metrics.mean_per_class == pytest.approx((75 + 50 + 0) / 3)
     assert [sum(counts) for counts in metrics.confusion or []] == [3, 1, 0, 0, 0, 0, 0]

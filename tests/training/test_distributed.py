@@ -94,7 +94,7 @@ def check_losses(found: Left, name: str, overrides: list[str], photos: Path, fol
         left = found[f"{name} {strategy}"]
         assert len(losses(left)) == 21
         assert losses(left) == pytest.approx(losses(one), abs=1e-5)
-        assert left["confusion"] == one["confusion"]
+        assert (left["confusion"], left["correct"]) == (one["confusion"], one["correct"])
     assert losses(found[f"{name} ddp"]) == pytest.approx(losses(found[f"{name} fsdp2"]), abs=1e-5)
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from vision_peft.distributed.device import Compute
+from vision_peft.packed_bits import unpack_bits
+from vision_peft.tasks import classes as classes_module
 from vision_peft.tasks.classes import Classes, ClassMetrics, write_confusion
 from vision_peft.training import evaluation
 from vision_peft.training.evaluate_saved import check_classes
@@ -47,6 +49,7 @@ def test_the_metrics_of_unequal_batches_are_those_of_all_images_together() -> No
     assert metrics.confusion == [[2, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     assert metrics.loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item())
     assert metrics.top5 is None
+    assert unpack_bits(metrics.to_row()["correct"], 6).tolist() == [True, True, False, True, False, True]
 
 
 def test_top5_counts_labels_among_the_five_highest_and_needs_six_classes() -> None:
@@ -119,6 +122,37 @@ def test_an_answer_that_is_not_finite_is_wrong_and_counted() -> None:
     assert metrics.loss == pytest.approx(nn.functional.cross_entropy(logits[[2, 4]], labels[[2, 4]]).item())
     assert "3 answered with NaN or infinity and counted as wrong" in metrics.describe()
     assert metrics.to_row()["n_non_finite"] == 3
+    assert unpack_bits(metrics.to_row()["correct"], 5).tolist() == [False, False, True, False, True]
+
+
+def test_which_items_are_right_is_known_by_their_place_whoever_answered_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, predicted, places = (
+        torch.tensor([0, 1, 1, 0, 1]),
+        torch.tensor([0, 0, 1, 1, 1]),
+        torch.tensor([3, 0, 4, 2, 1]),
+    )
+    logits, task = logits_for(predicted.tolist(), 2), Classes(["x", "y"])
+    alone = evaluate(Given(), [(logits, truth, places)], task.classes, CPU)
+    assert unpack_bits(alone.correct or "", 5).tolist() == [False, True, False, True, True]
+    parts = []
+    for own in (slice(0, 2), slice(2, 5), slice(5, 5)):
+        parts.append(task.start_tally())
+        if own.start < own.stop:
+            parts[-1].add(logits[own], truth[own], places[own])
+    asked = iter([[tally.pairs for tally in parts], [tally.places for tally in parts]])
+    monkeypatch.setattr(classes_module, "all_gather_tensors", lambda _: [torch.cat(own) for own in next(asked)])
+    monkeypatch.setattr(classes_module, "all_gather", lambda own: [own])
+    whole = task.start_tally()
+    parts[0].gather_into(whole)
+    whole.items = 5
+    assert whole.compute({"loss": 0.0, "images": 5}).correct == alone.correct
+
+
+@pytest.mark.parametrize("places", [[0, 1, 1], [0, 1, 3], [-1, 0, 1]])
+def test_which_items_are_right_is_not_known_of_a_part_of_a_data_set(places: list[int]) -> None:
+    batch = (logits_for([0, 0, 0], 2), torch.tensor([0, 0, 1]), torch.tensor(places))
+    metrics = evaluate(Given(), [batch], ["x", "y"], CPU)
+    assert (metrics.correct, metrics.top1) == (None, pytest.approx(200 / 3))
 
 
 def test_only_answers_that_are_not_finite_give_nought_percent() -> None:

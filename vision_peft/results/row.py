@@ -7,6 +7,9 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+
+from vision_peft.packed_bits import unpack_bits
 from vision_peft.printable import LONGEST_LINE, printable
 from vision_peft.protocols import PROTOCOLS
 from vision_peft.results.row_bounds import bound_problems
@@ -93,6 +96,7 @@ class Row:
     figures: dict[str, float | None] = field(default_factory=dict)  # on test, of tasks other than classes
     figure_words: dict[str, str] = field(default_factory=dict)  # how these are written, with unit: {"map": "mAP, %"}
     hardest: list[dict[str, Any]] = field(default_factory=list)  # surest wrong answers on test, see `row_bounds`
+    correct: str | None = None  # which test items were answered right, of classes: see `find_correct`; None: not known
     extra: dict[str, Any] = field(default_factory=dict)  # keys of other versions, flat in the file
     file: Path | None = field(default=None, compare=False)  # it was read from
 
@@ -111,6 +115,14 @@ class Row:
         """Name with sizes, for example "adaptformer-64" or "lora-8+vpt-10"."""
         sized = zip(self.methods, self.sizes, strict=True)
         return "+".join(method["name"] + ("" if size is None else f"-{size}") for method, size in sized)
+
+
+def find_correct(row: Row) -> np.ndarray | None:
+    """Return which test items were answered right, n_test (bool), in the order of the data; None: not known.
+
+    Items without an answer, undecodable ones for example, were not. Rows of equal `data_digest` have the same items.
+    """
+    return None if row.correct is None else unpack_bits(row.correct, row.n_test)
 
 
 def find_size_field(fields_of_method: dict[str, Any]) -> str | None:
@@ -188,6 +200,11 @@ def _problems(data: dict[str, Any]) -> list[str]:
     for method in data["methods"] or [None]:
         if not (method and isinstance(method.get("name"), str) and isinstance(method.get("fields"), dict)):
             problems.append(f'methods must list {{"name": text, "fields": object}} at least once, got {method}')
+    if (correct := data.get("correct")) is not None:
+        try:
+            unpack_bits(correct, max(data["n_test"], 0))
+        except ValueError as error:
+            problems.append(f"correct: {error}")
     return problems
 
 

@@ -12,7 +12,7 @@ MAX_METHODS = 32
 MAX_HARDEST = 12
 # Values in all, by field; elsewhere MAX_KEYS. Class by class there are 100,000 at most, or 400 x 400.
 MAX_VALUES = {"per_class": 10**6, "confusion": 10**6, "curve": 10**6, "settings": 10**6, "tried": 10**6}
-MAX_LETTERS = {"command": 10**6}  # it may hold a weight for each class
+MAX_LETTERS = {"command": 10**6, "correct": 10**7}  # a weight for each class; a bit for each of 60 million items
 
 
 def bound_problems(data: Mapping[str, Any]) -> list[str]:

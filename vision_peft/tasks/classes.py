@@ -18,6 +18,7 @@ from vision_peft.data.class_weights import compute_class_weights
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.targets import Targets
 from vision_peft.distributed.processes import all_gather, all_gather_tensors, all_reduce_sum
+from vision_peft.packed_bits import pack_bits
 from vision_peft.printable import for_csv
 from vision_peft.safe_files import write_file
 from vision_peft.tasks.metrics import Metrics
@@ -45,6 +46,7 @@ class ClassMetrics(Metrics):
     ece: float | None = None  # expected calibration error in percent, 15 bins; of the answers that have a prediction
     ece_raw: float | None = None  # the same without the temperature; equal to `ece` where there is none
     hardest: list[tuple[float, int, int, int]] = field(default_factory=list)  # see `ClassTally.hardest`
+    correct: str | None = None  # which items were answered right, in their order: `packed_bits`; None: not known
 
     @property
     def confusion(self) -> list[list[int]] | None:
@@ -68,6 +70,7 @@ class ClassMetrics(Metrics):
             "n_non_finite": self.non_finite,
             "per_class": self.per_class,
             "confusion": self.confusion,
+            "correct": self.correct,
         }
 
     def list_hardest(self) -> list[tuple[int, str, str, float]]:
@@ -223,6 +226,7 @@ class ClassTally(Tally):
         self.classes = len(task.classes)
         self.calibrated, self.raw = Reliability(), Reliability()
         self.pairs: list[Tensor] = [torch.empty(0, dtype=torch.int64)]  # truth x classes + prediction, item by item
+        self.places: list[Tensor] = [torch.empty(0, dtype=torch.int64)]  # of these items in the data set
         self.in_top5 = 0
         self.hardest: list[tuple[float, int, int, int]] = []  # confidence, number of the item, truth, answer
 
@@ -230,6 +234,7 @@ class ClassTally(Tally):
         answers = outputs.argmax(1)
         self.pairs.append(labels * self.classes + answers)
         self._note_hardest(outputs, labels, answers, indices)
+        self.places.append(indices)
         if self.classes > 5:
             self.in_top5 += int((outputs.topk(5).indices == labels[:, None]).sum())
         self.calibrated.add(find_probabilities(outputs, self.task.temperature), labels)
@@ -243,6 +248,7 @@ class ClassTally(Tally):
 
     def gather_into(self, whole: "ClassTally") -> None:
         whole.pairs = list(all_gather_tensors(torch.cat(self.pairs)))
+        whole.places = list(all_gather_tensors(torch.cat(self.places)))
         whole.in_top5 = sum(all_gather(self.in_top5))
         whole.hardest = _take_surest([tuple(wrong) for own in all_gather(self.hardest) for wrong in own])
         whole.calibrated, whole.raw = self.calibrated.gather(all_reduce_sum), self.raw.gather(all_reduce_sum)
@@ -265,7 +271,20 @@ class ClassTally(Tally):
             ece=self.calibrated.error,
             ece_raw=self.raw.error,
             hardest=self.hardest,
+            correct=self._pack_correct(items),
         )
+
+    def _pack_correct(self, items: int) -> str | None:
+        """Pack which of so many items were answered right; those without an answer were not.
+
+        None where what was evaluated is not each item of a data set once.
+        """
+        pairs, places = torch.cat(self.pairs), torch.cat(self.places)
+        if len(places.unique()) < len(places) or (len(places) and not 0 <= places.min() <= places.max() < items):
+            return None
+        bits = torch.zeros(items, dtype=torch.bool)
+        bits[places] = pairs // self.classes == pairs % self.classes
+        return pack_bits(bits.numpy())
 
 
 def _take_surest(wrong: list[tuple[float, int, int, int]]) -> list[tuple[float, int, int, int]]:
