@@ -36,7 +36,7 @@ class Config(Settings):
             raise ValueError(f"recipe.early_stopping needs a val split to watch, protocol={self.protocol} has none")
         recipe, clips = self.recipe, self.backbone.num_frames is not None
         choices = CLIP_AUGMENTS if clips else MASK_AUGMENTS if recipe.answers_maps else AUGMENTS
-        problems: list[str | None] = []
+        problems = self.data.find_part_problems()
         if recipe.augment not in choices:
             kind = (
                 "clips"

@@ -9,7 +9,7 @@ from typing import ClassVar
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.problems import unknown
 from vision_peft.data.root import find_root as find_root
-from vision_peft.fields import Checked
+from vision_peft.fields import Checked, at_least
 
 SPLITS = ("train", "val", "trainval", "test")
 
@@ -26,6 +26,19 @@ class DataConfig(Checked, ABC):
     protocol: ClassVar[str] = "val_select"  # of the training where the user names none
     suite: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # groups of tasks: data.task=<group>, or all of them: all
     balanced: bool = False  # train on every class equally often, however many images it has
+    shots: int | None = None  # items of each class that are trained on; None: all
+    train_share: float = 1.0  # of the items of each class, or of all where there are none, that are trained on
+
+    def find_part_problems(self) -> list[str | None]:
+        """Describe what is wrong with the part of the data that is trained on."""
+        both = self.shots is not None and self.train_share != 1
+        return [
+            at_least("data.shots", self.shots, 1),
+            None
+            if 0 < self.train_share <= 1
+            else f"data.train_share must be above 0, at most 1; got {self.train_share}",
+            "data.shots and data.train_share both take a part of train: give either" if both else None,
+        ]
 
     @abstractmethod
     def load(self, split: str) -> ImageDataset:

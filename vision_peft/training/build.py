@@ -15,12 +15,13 @@ from vision_peft.config.parse import Config
 from vision_peft.config.schema import QUANTIZED, BackboneConfig, Recipe
 from vision_peft.data import DataConfig, ImageDataset
 from vision_peft.data.decoding.band_statistics import choose_band_normalisation
+from vision_peft.data.few_items import take_few
 from vision_peft.data.loading.loader import TrainLoader, eval_loader
 from vision_peft.data.loading.order import list_groups
 from vision_peft.data.transforms.images import choose_normalisation
 from vision_peft.distributed.device import DTYPES, seed_everything
 from vision_peft.distributed.processes import take_from_rank0
-from vision_peft.protocols import list_splits
+from vision_peft.protocols import PHASES, list_splits
 from vision_peft.runs.compare_data import describe_since
 from vision_peft.runs.data_record import DataRecord
 from vision_peft.runs.find_run import find_other_root
@@ -39,7 +40,8 @@ def load_splits(config: Config) -> dict[str, ImageDataset]:
     """
     names = list_splits(config.protocol, config.read_test)
     load = config.data.open_splits()
-    splits = {name: load(name) for name in names}
+    trained = {phase.trained for phase in PHASES[config.protocol]}
+    splits = {name: take_few(load(name), config.data) if name in trained else load(name) for name in names}
     first = splits[names[0]]
     check_items(config.backbone, config.data, first)
     if len(set(first.classes)) < len(first.classes):
