@@ -126,7 +126,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line(
 
 
 def test_the_card_says_what_the_row_says_and_nothing_in_it_breaks_out(place: Path) -> None:
-    changed = {"top1": 81.25, "protocol": "best_test", "dataset": "photos", "task": "a|b\n# c"}
+    changed = {"metric": "top1", "top1": 81.25, "protocol": "best_test", "dataset": "photos", "task": "a|b\n# c"}
     changed |= {"command": "vision-peft train data=folder 'data.root=x\n```\n# breaks out'"}
     row = sample_row(**changed, tried={"recipe.lr": [0.001, 0.01]})
     (place / "run" / "result.json").write_text(json.dumps(row))
@@ -136,11 +136,38 @@ def test_the_card_says_what_the_row_says_and_nothing_in_it_breaks_out(place: Pat
     matter = yaml.safe_load(head)
     assert matter["model-index"][0]["results"][0]["metrics"][0]["value"] == 81.25
     assert matter["tags"] == ["vision_peft", "peft", "timm", "adaptformer"]
-    for words in ("81.25 %", "test chose, so that the figure is too high", "recipe.lr out of 0.001, 0.01", "a, b, ü c"):
+    assert "| data | test images | top-1 % |" in body
+    for words in (
+        "| 81.25 |",
+        "test chose, so that the figure is too high",
+        "recipe.lr out of 0.001, 0.01",
+        "a, b, ü c",
+    ):
         assert words in body
     headings = [line for line in body.splitlines() if line.startswith("#")]
     assert headings == ["# flowers", "## Use", "## Results", "## Details"]
     assert body.count("```") == 4
+
+
+def test_the_card_of_another_task_has_its_figures_and_words(place: Path) -> None:
+    task = {"kind": "regression", "mean": [1.0, 2.0, 3.0], "std": [1.0, 1.0, 2.0], "unit": "mm", "loss": "l1"}
+    save_tuned(place / "numbers" / "adapter", seeded=True, task=task)
+    changed = {"task_kind": "regression", "metric": "mae", "lower_is_better": True, "top1": None, "val_figure": 0.5}
+    changed |= {"figures": {"mae": 0.8312, "r2": 0.51}, "figure_words": {"mae": "MAE, mm", "r2": "R2"}}
+    (place / "numbers" / "result.json").write_text(json.dumps(sample_row(**changed)))
+    assert main(["share", "numbers", "owner/numbers", "--dry-run", "out"]) == 0
+    _, head, body = (place / "out" / "README.md").read_text("utf-8").split("---\n", 2)
+    matter = yaml.safe_load(head)
+    assert "pipeline_tag" not in matter
+    assert matter["model-index"][0]["results"][0]["metrics"] == [{"type": "mae", "value": 0.831, "name": "MAE mm"}]
+    for words in (
+        "| MAE mm | R2 | MAE mm on val |",
+        "| 0.831 | 0.510 | 0.500 |",
+        "3 numbers, ",
+        "a task of regression",
+    ):
+        assert words in body
+    assert "top-1" not in body
 
 
 @pytest.mark.parametrize(

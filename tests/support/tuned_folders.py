@@ -30,6 +30,7 @@ def save_tuned(
     settings: Any = None,
     temperature: float | None = None,
     seeded: bool = False,
+    task: dict[str, Any] | None = None,
     **arguments: Any,
 ) -> Path:
     """Write the adapter of a tiny tuned model of three classes; `settings` are of the input, beyond INPUT.
@@ -57,7 +58,12 @@ def save_tuned(
     size = list(model.patch_embed.img_size)
     clips = {key: arguments[key] for key in ("num_frames", "tubelet_size") if key in arguments}
     settings = {"size": size, **INPUT, "crop_pct": 1.0, **clips, **(settings or {})}
-    options: dict[str, Any] = {"class_names": CLASSES, "input_config": settings, "temperature": temperature}
+    options: dict[str, Any] = {
+        "class_names": CLASSES,
+        "input_config": settings,
+        "temperature": temperature,
+        "task": task,
+    }
     return vp.save_adapter(model.eval(), folder, **options)
 
 

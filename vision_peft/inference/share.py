@@ -20,6 +20,7 @@ from vision_peft.inference.make_files import make_files
 from vision_peft.printable import printable
 from vision_peft.results.model_card import CardFacts, make_card
 from vision_peft.results.row import RESULT, Row, read_row
+from vision_peft.tasks import find_kind
 
 CARD = "README.md"
 
@@ -83,13 +84,25 @@ def _collect_facts(repository: str, info: AdapterInfo, row: Row | None, size: in
         hub_id=hub_repository(info.backbone_name) or (config and config.hf_hub_id) or None,
         weights="beside" if beside else Path(str(arguments.get("checkpoint") or "")).name,
         class_names=info.class_names,
-        num_classes=info.num_classes,
+        **_describe_answers(info),
         input={"size": (info.backbone.get("architecture") or {}).get("img_size") or ["any"], **(info.input or {})},
         counts=info.counts,
         adapter_bytes=size,
         version=info.toolkit_version,
         row=row,
     )
+
+
+def _describe_answers(info: AdapterInfo) -> dict[str, Any]:
+    """Say what the adapter answers, in the words of its kind of task."""
+    kind = find_kind((info.task or {"kind": "classes"})["kind"])
+    count = len(info.class_names) if info.class_names else info.num_classes
+    ranked = "labels with probabilities, the most likely first"
+    return {
+        "answers": f"{count} {kind.nouns[count != 1]}",
+        "answer": ranked if kind.ranks_names else f"what it answers: a task of {kind.kind}",
+        "hub_task": kind.hub_task,
+    }
 
 
 def _find_weights(name: str) -> Any:

@@ -8,6 +8,14 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from vision_peft.printable import LONGEST_LINE, for_markdown, printable
 from vision_peft.results.commands import collect_commands
+from vision_peft.results.figures import (
+    describe_figure,
+    format_number,
+    get_figure,
+    get_val_score,
+    is_tested,
+    list_figures,
+)
 from vision_peft.results.labels import format_value
 from vision_peft.results.row import Row
 
@@ -35,7 +43,9 @@ class CardFacts:
     hub_id: str | None  # repository of the backbone's weights
     weights: str  # "", "beside" where they lie in the repository, else the file that the user has to have
     class_names: Sequence[str] | None
-    num_classes: int
+    answers: str  # how much is answered: "10 classes", "1 number"
+    answer: str  # what an answer is, in words
+    hub_task: str | None  # what the hub calls such a task; None: nothing
     input: Mapping[str, Any]
     counts: Mapping[str, int]
     adapter_bytes: int
@@ -51,23 +61,23 @@ def make_card(facts: CardFacts) -> str:
 
 def _front_matter(facts: CardFacts) -> str:
     row, known = facts.row, (facts.backbone_license or "").lower()
-    video = facts.input.get("num_frames") is not None
-    task = "video-classification" if video else "image-classification"
+    task = facts.hub_task
+    if task == "image-classification" and facts.input.get("num_frames") is not None:
+        task = "video-classification"
     licence: dict[str, Any] = {}
     if known:
         licence = {"license": known} if known in _LICENCES else {"license": "other", "license_name": printable(known)}
     results = []
-    if row is not None and row.top1 is not None:
-        data = printable(row.dataset + (f" {row.task}" if row.task else ""))
+    if row is not None and (chosen := get_figure(row, row.metric)) is not None:
         results = [
             EvalResult(
-                task_type=task,
+                task_type=task or "other",
                 dataset_type=printable(row.dataset),
-                dataset_name=data,
+                dataset_name=printable(row.dataset + (f" {row.task}" if row.task else "")),
                 dataset_split="test",
-                metric_type="accuracy",
-                metric_name="top-1",
-                metric_value=round(row.top1, 2),
+                metric_type="accuracy" if row.metric == "top1" else printable(row.metric),
+                metric_name=printable(describe_figure(row, row.metric).removesuffix(" %")),
+                metric_value=float(format_number(chosen)),
             )
         ]
     data = ModelCardData(
@@ -88,7 +98,7 @@ def _head(facts: CardFacts) -> list[str]:
     beside = "lie beside it" if facts.weights == "beside" else "are not in it"
     return [
         f"\n# {for_markdown(facts.repository.partition('/')[2])}\n",
-        f"An adapter of vision_peft: {methods} on `{_code(facts.backbone)}`{where}, {facts.num_classes} classes, "
+        f"An adapter of vision_peft: {methods} on `{_code(facts.backbone)}`{where}, {facts.answers}, "
         f"{facts.adapter_bytes / 1e6:.1f} MB. The backbone is a plain timm model; its weights {beside}.",
     ]
 
@@ -103,7 +113,7 @@ def _use(facts: CardFacts) -> list[str]:
         "import vision_peft as vp",
         "",
         f'predict = vp.Predictor("hf-hub:{facts.repository}"{file})',
-        f'predict("{item}")  # labels with probabilities, the most likely first',
+        f'predict("{item}")  # {facts.answer}',
         "```",
         f'\n`vp.load("hf-hub:{facts.repository}"{file})` gives the timm model itself.',
         *([own] if file else []),
@@ -112,11 +122,13 @@ def _use(facts: CardFacts) -> list[str]:
 
 def _results(facts: CardFacts) -> list[str]:
     row = facts.row
-    if row is None or row.top1 is None:
+    if row is None or not is_tested(row):
         return ["\n## Results\n", "No result on test is recorded with this adapter."]
     task = f" {for_markdown(row.task)}" if row.task else ""
-    figures = (row.top1, row.mean_per_class, row.top5, row.val_top1)
-    cells = " | ".join("not measured" if value is None else f"{value:.2f} %" for value in figures)
+    figures = {describe_figure(row, name): get_figure(row, name) for name in list_figures(row)}
+    figures |= {"top-5 %": row.top5, f"{describe_figure(row, row.metric)} on val": get_val_score(row)}
+    shown = {name: format_number(value) for name, value in figures.items() if value is not None}
+    heads, cells = (" | ".join(for_markdown(text) for text in texts) for texts in (shown, shown.values()))
     tried = "; ".join(
         f"{for_markdown(key)} out of {', '.join(for_markdown(format_value(value)) for value in values[:20])}"
         for key, values in (row.tried or {}).items()
@@ -124,8 +136,8 @@ def _results(facts: CardFacts) -> list[str]:
     chosen = "" if row.chosen_epoch is None else f", epoch {row.chosen_epoch} chosen"
     return [
         "\n## Results\n",
-        "| data | test images | top-1 | mean per class | top-5 | top-1 on val |",
-        "|---|---|---|---|---|---|",
+        f"| data | test images | {heads} |",
+        f"|---|---|{'---|' * len(shown)}",
         f"| {for_markdown(row.dataset)}{task} | {row.n_test:,} | {cells} |",
         f"\nProtocol `{row.protocol}`: {_PROTOCOLS[row.protocol]} Budget: {row.n_train:,} training images, "
         f"{row.epochs} epochs{chosen}, batch {row.batch_size}, learning rate {row.lr:g}, seed {row.seed}, "
@@ -141,12 +153,12 @@ def _details(facts: CardFacts) -> list[str]:
     size = " x ".join(map(str, facts.input["size"]))
     frames = f", {facts.input['num_frames']} frames" if facts.input.get("num_frames") else ""
     names = [for_markdown(name) for name in (facts.class_names or [])[:_SHOWN_CLASSES]]
-    more = facts.num_classes - len(names)
+    more = len(facts.class_names or []) - len(names)
     lines = [
         ("methods", methods),
         ("parameters", f"{numbers} (trained and stored without the head)"),
         ("input", f"{size} pixels{frames}, resize {for_markdown(facts.input.get('resize'))}"),
-        ("classes", ", ".join(names) + (f" and {more:,} more" if names and more else "") if names else "not named"),
+        ("answers", ", ".join(names) + (f" and {more:,} more" if names and more else "") if names else "not named"),
         ("licence of the backbone's weights", for_markdown(facts.backbone_license or "not known")),
     ]
     if row is not None:

@@ -14,12 +14,13 @@ from functools import cached_property
 from itertools import islice
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vision_peft.data import DataConfig, ImageDataset
 from vision_peft.data.item_names import name_below
+from vision_peft.printable import printable
 from vision_peft.safe_files import replacing
 
 DATA = "data.json"
@@ -124,6 +125,23 @@ def name_item(dataset: ImageDataset, source: int, folder: str | None) -> str:
     """Name image or video number `source` of a split as data.json does: its path below `folder`, the root."""
     item = dataset.first_item(source)
     return name_below(dataset.file(item) or dataset.path(item), folder)
+
+
+def name_wrong(
+    dataset: ImageDataset, config: DataConfig, answers: Iterable[tuple[int, str, str, float]]
+) -> list[dict[str, Any]]:
+    """Write wrong answers (number of the item, truth, answer, confidence) as a row holds them, by the items' names."""
+    base = config.base()
+    folder = None if base is None else str(base)
+    return [
+        {
+            "item": printable(name_item(dataset, item, folder)),
+            "true": printable(truth),
+            "answered": printable(answer),
+            "confidence": round(sure, 6),
+        }
+        for item, truth, answer, sure in answers
+    ]
 
 
 def _measure(dataset: ImageDataset, pool: ThreadPoolExecutor) -> np.ndarray:

@@ -80,6 +80,7 @@ class Depth(Task):
 
     kind = "depth"
     nouns = ("number a pixel", "numbers a pixel")
+    hub_task = "depth-estimation"
     metric = "rmse"
     lower_is_better = True
     watched = ("rmse", "delta1")

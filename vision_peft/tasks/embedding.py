@@ -75,6 +75,7 @@ class Embedding(Task):
     """
 
     kind = "embedding"
+    hub_task = "image-feature-extraction"
     metric = "recall_at_1"
     watched = ("recall_at_1", "map_at_r")
     words: ClassVar = {

@@ -85,6 +85,7 @@ class Regression(Task):
 
     kind = "regression"
     nouns = ("number", "numbers")
+    hub_task = None
     metric: str = "mae"  # pyright: ignore[reportIncompatibleVariableOverride]
     lower_is_better = True
     watched = ("mae", "r2")

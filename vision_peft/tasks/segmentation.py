@@ -126,6 +126,7 @@ class Segmentation(Task):
     """
 
     kind = "segmentation"
+    hub_task = "image-segmentation"
     metric = "miou"
     watched = ("miou", "pixel_accuracy")
     words: ClassVar = {

@@ -156,6 +156,7 @@ class Task(Answers, ABC):
 
     kind: ClassVar[str]  # data.task_kind, the name of the file
     nouns: ClassVar[tuple[str, str]] = ("class", "classes")  # what `classes` name, one and several
+    hub_task: ClassVar[str | None] = "image-classification"  # what the Hugging Face hub calls it; None: nothing
     metric: ClassVar[str]  # the figure that chooses epochs and settings
     lower_is_better: ClassVar[bool] = False  # of `metric`
     watched: ClassVar[tuple[str, ...]]  # figures of test that trackers get

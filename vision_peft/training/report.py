@@ -30,7 +30,7 @@ from vision_peft.printable import printable, warn
 from vision_peft.results.row import DIVERGED, STATUS, STOPPED, UNFINISHED, Row, write_row
 from vision_peft.results.table import format_count
 from vision_peft.runs.checkpoint import SaveError
-from vision_peft.runs.data_record import name_item
+from vision_peft.runs.data_record import name_wrong
 from vision_peft.tasks import describe_classes, describe_task
 from vision_peft.tasks.metrics import Metrics
 from vision_peft.training.progress import Diverged, Progress, Training
@@ -82,7 +82,9 @@ def describe_run(
     data = " ".join(filter(None, (config.data.name, task_name(config.data))))
     items = "images" if config.backbone.num_frames is None else f"videos ({_describe_clips(config)})"
     processes = f", {describe_processes(compute)}" if compute.world_size > 1 else ""
-    oddities = on_rank0(lambda: [f"\n{name}: {words}" for name, words in _list_oddities(splits)])
+    oddities = on_rank0(
+        lambda: [f"\n{name}: {odd}" for name, part in splits.items() if (odd := part.describe_oddities())]
+    )
     remarks = [f"{method.name}: {method.remark}\n" for method in config.methods if method.remark]
     return (
         f"{methods} on {backbone_name(config, model)}: {format_count(counts.trained)} parameters and a head of "
@@ -91,11 +93,6 @@ def describe_run(
         f"{describe_recipe(config.recipe, config.methods)}\n"
         f"{describe_device(compute.device)}, {compute.precision}{processes}; {folder}{''.join(oddities)}"
     )
-
-
-def _list_oddities(splits: Mapping[str, ImageDataset]) -> list[tuple[str, str]]:
-    """List the splits whose items are odd, and in which way."""
-    return [(name, words) for name, dataset in splits.items() if (words := dataset.describe_oddities())]
 
 
 def describe_processes(compute: Compute) -> str:
@@ -157,7 +154,7 @@ def make_row(
         settings=progress.settings,
         temperature=temperature,
         **(nothing | ({} if metrics is None else metrics.to_row())),
-        hardest=[] if metrics is None else _name_hardest(training, metrics),
+        hardest=[] if metrics is None else name_wrong(splits["test"], config.data, metrics.list_hardest()),
         **describe_task(training.task),
         n_train=trained_on.count_sources(),
         n_val=splits["val"].count_sources() if "val" in splits else 0,
@@ -186,20 +183,6 @@ def make_row(
         data_digest=training.data_digest,
         **_describe_progress(training, progress),
     )
-
-
-def _name_hardest(training: Training, metrics: Metrics) -> list[dict[str, Any]]:
-    """Name the surest wrong answers by what `data.json` calls the items."""
-    test, base = training.splits["test"], training.config.data.base()
-    return [
-        {
-            "item": printable(name_item(test, item, None if base is None else str(base))),
-            "true": printable(truth),
-            "answered": printable(answer),
-            "confidence": round(sure, 6),
-        }
-        for item, truth, answer, sure in metrics.list_hardest()
-    ]
 
 
 def _describe_progress(training: Training, progress: Progress) -> dict[str, Any]:
