@@ -32,13 +32,13 @@ def names_on(family, cases):
     return {method.name for method, other in cases if other == family}
 
 
-def test_every_method_runs_on_four_families_or_on_all_that_it_fits_and_every_setting_on_two():
+def test_every_method_and_every_setting_runs_on_enough_families():
     for method in METHODS:
         fitting, wanted = families_of(method, PRODUCT), PER_METHOD if method == type(method)() else PER_SETTING
         assert len(families_of(method, COVER)) >= min(wanted, len(fitting)) >= 1, method
 
 
-def test_every_family_runs_under_six_methods_or_under_all_that_fit_it():
+def test_every_family_runs_under_enough_methods_or_under_all_that_fit_it():
     for family in BACKBONES:
         assert len(names_on(family, COVER)) >= min(PER_FAMILY, len(names_on(family, PRODUCT))), family
 

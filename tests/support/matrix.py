@@ -17,9 +17,9 @@ from support.families import ALL, WITH_BLOCKS, tiny
 
 import vision_peft as vp
 
-PER_METHOD = 4  # families under which the default suite runs a method as it is by default, all where it fits fewer
-PER_SETTING = 2  # families under which it runs another setting
-PER_FAMILY = 6  # methods that it runs on a family
+PER_METHOD = 3  # families under which the default suite runs a method as it is by default, all where it fits fewer
+PER_SETTING = 1  # families under which it runs another setting
+PER_FAMILY = 4  # methods that it runs on a family
 COMPILED = 1  # settings that it compiles on a family; every method on one at least
 
 # Settings beyond the defaults, by method name.
