@@ -14,7 +14,7 @@ ALLOWED = {
     "formats": {"methods", "tuning", "backbones"},
     "backbones": set(),
     "data": set(),
-    "results": set(),
+    "results": {"methods"},
     "retrieval": set(),
     "distributed": {"tuning"},
     "config": {"methods", "tuning", "data", "distributed"},

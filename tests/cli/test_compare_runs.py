@@ -31,9 +31,9 @@ def test_settings_stay_apart_and_a_diverged_seed_is_counted_in_table_picture_and
         "augment=flip, mixup=0.8",
         "mixup=0.8",
     ]
-    assert {(line[0], line[2]) for line in table[2:]} == {("lora-8", "2")}
+    assert {(line[0], line[2]) for line in table[2:]} == {("LoRA-8", "2")}
     (note,) = [line for line in text.splitlines() if "diverged" in line]
-    assert note.startswith("* lora-8 (")
+    assert note.startswith("* LoRA-8 (")
     assert "mixup=0.8" in note
     assert "optimizer=sgd" in note
     assert "): 1 of 1 seed diverged at update " in note
@@ -45,6 +45,6 @@ def test_settings_stay_apart_and_a_diverged_seed_is_counted_in_table_picture_and
     assert sorted(line["n_seeds"] for line in lines) == ["0", "2", "2", "2", "2"]
     assert "1 of 1 seed diverged at update" in next(line["not_finished"] for line in lines if line["n_seeds"] == "0")
     picture = (tmp_path / "picture.svg").read_text()
-    for label in ("lora-8", "lora-8 (augment=flip)", "lora-8 (mixup=0.8)"):
+    for label in ("LoRA-8", "LoRA-8 (augment=flip)", "LoRA-8 (mixup=0.8)"):
         assert f">{label}</text>" in picture
-    assert re.search(r">lora-8 \((mixup=0.8, augment=flip|augment=flip, mixup=0.8)\)</text>", picture)
+    assert re.search(r">LoRA-8 \((mixup=0.8, augment=flip|augment=flip, mixup=0.8)\)</text>", picture)

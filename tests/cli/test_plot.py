@@ -76,9 +76,9 @@ def test_a_tree_of_runs_becomes_a_table_a_picture_and_a_csv(repository, plot, tm
     assert done.stderr.splitlines() == [f"{Path('runs', 'open')} has not finished (no result.json yet): left out"]
     with (tmp_path / "figures" / "digits.csv").open(newline="") as file:
         lines = {line["method"]: line for line in csv.DictReader(file)}
-    assert (lines["adaptformer-64"]["mean"], lines["adaptformer-64"]["std"]) == ("82.0000", f"{8**0.5:.4f}")
-    assert (lines["linear"]["mean"], lines["linear"]["std"]) == ("70.0000", "")
-    assert "adaptformer-64" in (tmp_path / "figures" / "digits.svg").read_text()
+    assert (lines["AdaptFormer-64"]["mean"], lines["AdaptFormer-64"]["std"]) == ("82.0000", f"{8**0.5:.4f}")
+    assert (lines["linear probe"]["mean"], lines["linear probe"]["std"]) == ("70.0000", "")
+    assert "AdaptFormer-64" in (tmp_path / "figures" / "digits.svg").read_text()
 
 
 def test_metric_and_axis_can_be_chosen_and_a_plain_terminal_is_enough(plot, tmp_path):

@@ -42,7 +42,7 @@ def test_a_published_grid_is_searched_without_test_and_the_printed_command_reads
     assert done.returncode == 0, done.stderr
     rows = find_rows([tmp_path / "runs"])
     assert len(rows) == 2
-    assert {(row.protocol, row.top1, row.label) for row in rows} == {("val_select", None, "vpt-2")}
+    assert {(row.protocol, row.top1, row.label) for row in rows} == {("val_select", None, "VPT-deep-2")}
     assert all(row.command.startswith(f"python {train} experiment=vpt_vtab ") for row in rows)
     (command,) = (line for line in done.stdout.splitlines() if line.startswith(f"  python {train} "))
     assert run(repository, tmp_path, "train.py", *shlex.split(command)[2:]).returncode == 2  # test cannot be decoded

@@ -65,3 +65,30 @@ def test_fields_are_typed_as_a_config_schema_can_hold_them(name):
         assert "Literal" not in str(field.type), "OmegaConf has no Literal: use str and check in __post_init__"
         missing = field.default is field.default_factory is dataclasses.MISSING
         assert not missing, f"{field.name} needs a default"
+
+
+@every_method
+def test_no_two_methods_have_one_title_whatever_the_fields(name):
+    default = vp.METHODS[name].choose_title(vp.METHODS[name]().recorded_fields())
+    others = {vp.METHODS[other].choose_title({}) for other in vp.METHODS if other != name}
+    assert default.strip()
+    assert default not in others
+    strange: dict = {field.name: [None] for field in dataclasses.fields(vp.METHODS[name])}
+    assert isinstance(vp.METHODS[name].choose_title(strange), str)
+
+
+def test_titles_are_those_of_the_papers():
+    titles = {
+        "VPT-shallow": ("vpt", {"deep": False}),
+        "VPT-deep": ("vpt", {"deep": True}),
+        "Adapter+": ("adapter_plus", {}),
+        "FacT-TK": ("fact", {"form": "tk"}),
+        "DTL+": ("dtl", {"kernel": 3}),
+        "Pfeiffer": ("houlsby", {"positions": ["mlp"]}),
+        "PiSSA": ("lora", {"init": "pissa", "dora": False}),
+        "LoRA": ("lora", {"init": "pissa", "dora": True}),
+    }
+    assert {title: vp.METHODS[name].choose_title(fields) for title, (name, fields) in titles.items()} == {
+        title: title for title in titles
+    }
+    assert vp.AdaptFormer.choose_title({}) == "AdaptFormer"

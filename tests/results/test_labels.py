@@ -34,28 +34,28 @@ def test_five_runs_that_differ_in_their_settings_have_five_labels_that_say_so(ma
     rows += make_settings(make_row, {"schedule": "constant"})
     rows[-1].precision = "bf16"
     assert make_labels(rows) == [
-        "lora-8",
-        "lora-8 (augment=flip)",
-        "lora-8 (label_smoothing=0.3, optimizer=sgd)",
-        "lora-8 (mixup=0.8)",
-        "lora-8 (precision=bf16, schedule=constant)",
+        "LoRA-8",
+        "LoRA-8 (augment=flip)",
+        "LoRA-8 (label_smoothing=0.3, optimizer=sgd)",
+        "LoRA-8 (mixup=0.8)",
+        "LoRA-8 (precision=bf16, schedule=constant)",
     ]
 
 
 def test_methods_that_were_trained_unlike_the_others_of_their_panel_are_marked(make_row: MakeRow) -> None:
     rows = [make_row(), make_row("lora", {"rank": 8}), make_row("linear", {}, epochs=100, lr=0.5)]
-    assert make_labels(rows) == ["adaptformer-64", "lora-8", "linear (epochs=100)"]
+    assert make_labels(rows) == ["AdaptFormer-64", "LoRA-8", "linear probe (epochs=100)"]
 
 
 def test_where_most_share_no_value_all_are_marked(make_row: MakeRow) -> None:
     rows = [make_row(epochs=5), make_row("lora", {"rank": 8}, epochs=10)]
-    assert make_labels(rows) == ["adaptformer-64 (epochs=5)", "lora-8 (epochs=10)"]
+    assert make_labels(rows) == ["AdaptFormer-64 (epochs=5)", "LoRA-8 (epochs=10)"]
 
 
 def test_a_default_goes_without_saying_also_where_most_have_another_value(make_row: MakeRow) -> None:
     rows = make_settings(make_row, {"mixup": 0.8, "lr": 1}, {"mixup": 0.8, "lr": 2}, {}, name="lora")
     rows[0].lr, rows[1].lr = 1.0, 2.0
-    assert make_labels(rows) == ["lora-8 (mixup=0.8, lr=1.0)", "lora-8 (mixup=0.8, lr=2.0)", "lora-8"]
+    assert make_labels(rows) == ["LoRA-8 (mixup=0.8, lr=1.0)", "LoRA-8 (mixup=0.8, lr=2.0)", "LoRA-8"]
 
 
 def test_a_label_is_the_same_on_all_panels_and_names_no_difference_between_them(make_row: MakeRow) -> None:
@@ -65,15 +65,15 @@ def test_a_label_is_the_same_on_all_panels_and_names_no_difference_between_them(
         make_row("linear", {}, task="b", epochs=100),
     ]
     assert make_labels(rows) == [
-        "adaptformer-64",
-        "linear (epochs=100)",
-        "lora-8",
+        "AdaptFormer-64",
+        "linear probe (epochs=100)",
+        "LoRA-8",
         "dora-8",
-        "vera-8",
-        "linear (epochs=100)",
+        "VeRA-8",
+        "linear probe (epochs=100)",
     ]
     rows = [make_row(task="a", epochs=7), make_row(task="b", epochs=5), make_row(img_size=56, batch_size=8)]
-    assert make_labels(rows) == ["adaptformer-64"] * 3
+    assert make_labels(rows) == ["AdaptFormer-64"] * 3
 
 
 def test_other_weights_other_data_and_early_rows_are_told_apart(make_row: MakeRow) -> None:
@@ -82,29 +82,29 @@ def test_other_weights_other_data_and_early_rows_are_told_apart(make_row: MakeRo
         make_row(setting=str(place), settings={f"backbone.{key}": value for key, value in file.items()})
         for place, file in enumerate(files)
     ]
-    assert make_labels(rows) == ["adaptformer-64 (sha256=11111111)", "adaptformer-64 (sha256=22222222)"]
+    assert make_labels(rows) == ["AdaptFormer-64 (sha256=11111111)", "AdaptFormer-64 (sha256=22222222)"]
     rows = [make_row(data_digest=digit * 64) for digit in "34"]
-    assert make_labels(rows) == ["adaptformer-64 (data=33333333)", "adaptformer-64 (data=44444444)"]
+    assert make_labels(rows) == ["AdaptFormer-64 (data=33333333)", "AdaptFormer-64 (data=44444444)"]
     rows = [make_row(), make_row(setting=None, settings=None), make_row("linear", {})]
-    assert make_labels(rows) == ["adaptformer-64", "adaptformer-64 (settings=unknown)", "linear"]
+    assert make_labels(rows) == ["AdaptFormer-64", "AdaptFormer-64 (settings=unknown)", "linear probe"]
 
 
 def test_settings_of_which_no_field_is_shown_are_told_apart_by_their_digest(make_row: MakeRow) -> None:
     rows = [make_row(setting=digit * 16, settings={"backbone.name": "vit"}) for digit in "56"]
-    assert make_labels(rows) == [f"adaptformer-64 (setting={digit * 16})" for digit in "56"]
+    assert make_labels(rows) == [f"AdaptFormer-64 (setting={digit * 16})" for digit in "56"]
 
 
 def test_long_values_are_shortened_and_still_told_apart(make_row: MakeRow) -> None:
     several = [[1.0] * 5000 + [weight] + [1.0] * 5000 for weight in (2.0, 3.0)]
     rows = [make_row(setting=str(n), settings={"class_weights": weights}) for n, weights in enumerate(several)]
-    assert make_labels(rows) == ["adaptformer-64 (setting=0)", "adaptformer-64 (setting=1)"]
+    assert make_labels(rows) == ["AdaptFormer-64 (setting=0)", "AdaptFormer-64 (setting=1)"]
 
 
 def test_of_very_many_settings_the_first_are_named_and_labels_still_differ(make_row: MakeRow) -> None:
     several = [{f"key{n}": value for n in range(500)} for value in (1, 2)]
     several.append({**several[1], "key499": 3})
     labels = make_labels([make_row(setting=str(n), settings=settings) for n, settings in enumerate(several)])
-    assert labels[0].startswith("adaptformer-64 (key0=1, key1=1, ")
+    assert labels[0].startswith("AdaptFormer-64 (key0=1, key1=1, ")
     assert labels[0].endswith("key19=1, 480 more)")
     assert len(set(labels)) == 3
     assert max(map(len, labels)) < 500

@@ -40,8 +40,8 @@ def rows(make_row):
 def test_the_csv_holds_mean_and_sample_deviation_of_every_setting(rows, tmp_path):
     assert plot_accuracy(rows, tmp_path / "a") == [tmp_path / "a.png", tmp_path / "a.svg", tmp_path / "a.csv"]
     table = records(tmp_path / "a")
-    assert list(table) == ["adaptformer-64", "adaptformer-8", "lora-8", "linear", "full"]
-    three = table["adaptformer-64"]
+    assert list(table) == ["AdaptFormer-64", "AdaptFormer-8", "LoRA-8", "linear probe", "full fine-tuning"]
+    three = table["AdaptFormer-64"]
     mean = (95 + 96 + 98) / 3
     std = (((95 - mean) ** 2 + (96 - mean) ** 2 + (98 - mean) ** 2) / 2) ** 0.5
     assert float(three["mean"]) == pytest.approx(mean, abs=5e-5)
@@ -50,17 +50,17 @@ def test_the_csv_holds_mean_and_sample_deviation_of_every_setting(rows, tmp_path
     assert (three["params_trained"], three["params_stored"], three["params_head"]) == ("1189632", "1189632", "7690")
     assert "adaptformer.bottleneck=64; adaptformer.scale=0.1" in three["settings"]
     assert "lr=0.001" in three["settings"]
-    assert (table["linear"]["params_trained"], table["linear"]["mean"]) == ("0", "90.0000")
+    assert (table["linear probe"]["params_trained"], table["linear probe"]["mean"]) == ("0", "90.0000")
 
 
 def test_a_single_seed_has_an_empty_deviation(rows, tmp_path):
     plot_accuracy(rows, tmp_path / "a")
-    assert (records(tmp_path / "a")["lora-8"]["n_seeds"], records(tmp_path / "a")["lora-8"]["std"]) == ("1", "")
+    assert (records(tmp_path / "a")["LoRA-8"]["n_seeds"], records(tmp_path / "a")["LoRA-8"]["std"]) == ("1", "")
 
 
 def test_the_metric_is_the_one_asked_for(rows, tmp_path):
     plot_accuracy(rows, tmp_path / "a", metric="mean_per_class")
-    assert records(tmp_path / "a")["adaptformer-64"]["mean"] == f"{(94 + 95 + 97) / 3:.4f}"
+    assert records(tmp_path / "a")["AdaptFormer-64"]["mean"] == f"{(94 + 95 + 97) / 3:.4f}"
     assert "mean per-class accuracy (%)" in texts(tmp_path / "a")
 
 
@@ -68,7 +68,7 @@ def test_the_svg_names_methods_references_axes_task_and_seeds_as_text(rows, tmp_
     plot_accuracy(rows, tmp_path / "a")
     found = texts(tmp_path / "a")
     for wanted in (
-        *("adaptformer", "8", "64", "lora-8", "linear probe", "90.0", "full fine-tuning", "97.0", "digits"),
+        *("AdaptFormer", "8", "64", "LoRA-8", "linear probe", "90.0", "full fine-tuning", "97.0", "digits"),
         *(
             "vit_base_patch16_224.augreg_in21k, 224 px, val_select",
             "trained parameters, head excluded",
@@ -113,7 +113,7 @@ def test_a_reference_alone_is_a_picture_without_a_parameter_axis(make_row, tmp_p
 
 def test_a_single_run_is_a_picture(make_row, tmp_path):
     plot_accuracy([make_row()], tmp_path / "a")
-    assert "adaptformer-64" in texts(tmp_path / "a")
+    assert "AdaptFormer-64" in texts(tmp_path / "a")
 
 
 def test_tasks_backbones_and_protocols_get_a_panel_each(make_row, tmp_path):
@@ -128,7 +128,7 @@ def test_tasks_backbones_and_protocols_get_a_panel_each(make_row, tmp_path):
     assert found.count("vtab1k clothing") == 3
     assert found.count("vtab1k rsscn7") == 1
     assert "vit_small, 224 px, val_select" in found
-    assert found.count("adaptformer-64") == 1, "one legend for all panels"
+    assert found.count("AdaptFormer-64") == 1, "one legend for all panels"
 
 
 def test_an_epoch_selected_on_test_is_hollow_starred_and_explained(make_row, tmp_path):
@@ -145,7 +145,7 @@ def test_an_epoch_selected_on_test_is_hollow_starred_and_explained(make_row, tmp
 def test_rows_without_test_accuracy_are_left_out_and_counted(make_row, tmp_path):
     plot_accuracy([make_row(), make_row(top1=None, lr=1e-2), make_row(top1=None, lr=1e-4)], tmp_path / "a")
     assert "One seed. 2 runs without test accuracy left out." in texts(tmp_path / "a")
-    assert records(tmp_path / "a")["adaptformer-64"]["n_seeds"] == "1"
+    assert records(tmp_path / "a")["AdaptFormer-64"]["n_seeds"] == "1"
 
 
 def test_nothing_to_plot_is_an_error(make_row, tmp_path):
@@ -176,7 +176,7 @@ def test_a_line_joins_sizes_of_one_method_and_nothing_else(make_row):
     settings = group_by_seed([row(8), row(2, lr=1e-4), row(4, targets=["qkv"])])
     lines = build_series(settings, "params_trained", settings)
     found = {label: [point.row.sizes[0] for point in points] for label, points in lines}
-    assert found == {"lora (targets=[q, v])": [2, 8], "lora (targets=[qkv])": [4]}
+    assert found == {"LoRA (targets=[q, v])": [2, 8], "LoRA (targets=[qkv])": [4]}
 
 
 def test_a_size_with_two_learning_rates_splits_the_line(make_row):
@@ -186,7 +186,7 @@ def test_a_size_with_two_learning_rates_splits_the_line(make_row):
     settings = group_by_seed([row(8, 0.001), row(64, 0.001), row(64, 0.01)])
     lines = build_series(settings, "params_trained", settings)
     found = {label: [point.row.sizes[0] for point in points] for label, points in lines}
-    assert found == {"adaptformer (lr=0.001)": [8, 64], "adaptformer (lr=0.01)": [64]}
+    assert found == {"AdaptFormer (lr=0.001)": [8, 64], "AdaptFormer (lr=0.01)": [64]}
 
 
 def test_what_has_no_place_on_a_logarithmic_axis_is_a_reference(make_row):
@@ -200,7 +200,7 @@ def test_what_has_no_place_on_a_logarithmic_axis_is_a_reference(make_row):
 def test_equal_names_on_different_tasks_need_no_telling_apart(make_row):
     settings = group_by_seed([make_row(lr=0.1), make_row(lr=0.2, dataset="other"), make_row(lr=0.3)])
     labels = disambiguate([setting.row.label for setting in settings], [[setting] for setting in settings])
-    assert labels == ["adaptformer-64 (lr=0.1)", "adaptformer-64", "adaptformer-64 (lr=0.3)"]
+    assert labels == ["AdaptFormer-64 (lr=0.1)", "AdaptFormer-64", "AdaptFormer-64 (lr=0.3)"]
 
 
 def test_images_of_two_sizes_are_two_panels_that_say_so(make_row, tmp_path):
@@ -223,7 +223,7 @@ def test_settings_of_one_method_are_marked_side_by_side(make_row, tmp_path):
     ]
     plot_accuracy(rows, tmp_path / "a")
     found = texts(tmp_path / "a")
-    assert {f"adaptformer-64 (mixup={value})" for value in (0.2, 0.4, 0.8)} <= set(found)
+    assert {f"AdaptFormer-64 (mixup={value})" for value in (0.2, 0.4, 0.8)} <= set(found)
     assert "One seed each. Points side by side have the same number of parameters." in found
     markers = re.findall(
         r'<use xlink:href="#m\w+" x="([\d.]+)" y="[\d.]+" style="fill: #(?:0072b2|d55e00|009e73)', svg(tmp_path / "a")
@@ -238,10 +238,10 @@ def test_seeds_that_have_not_finished_are_counted_below_the_figure_and_in_the_cs
     rows = [make_row(seed=0), make_row(seed=1, **diverged), make_row("lora", {"rank": 8}, **diverged)]
     plot_accuracy(rows, tmp_path / "a", without_row=2)
     note = " ".join(text for text in texts(tmp_path / "a") if "diverged" in text or "row" in text)
-    assert "adaptformer-64: 1 of 2 seeds diverged at update 40. lora-8: 1 of 1 seed diverged at update 40." in note
+    assert "AdaptFormer-64: 1 of 2 seeds diverged at update 40. LoRA-8: 1 of 1 seed diverged at update 40." in note
     assert "2 runs without a row left out, unfinished." in note
     table = records(tmp_path / "a")
-    assert (table["adaptformer-64"]["n_seeds"], table["adaptformer-64"]["mean"]) == ("1", "96.4000")
-    assert table["adaptformer-64"]["not_finished"] == "1 of 2 seeds diverged at update 40"
-    assert (table["lora-8"]["n_seeds"], table["lora-8"]["mean"]) == ("0", "")
-    assert "lora-8" not in texts(tmp_path / "a")
+    assert (table["AdaptFormer-64"]["n_seeds"], table["AdaptFormer-64"]["mean"]) == ("1", "96.4000")
+    assert table["AdaptFormer-64"]["not_finished"] == "1 of 2 seeds diverged at update 40"
+    assert (table["LoRA-8"]["n_seeds"], table["LoRA-8"]["mean"]) == ("0", "")
+    assert "LoRA-8" not in texts(tmp_path / "a")

@@ -34,7 +34,7 @@ def table(report: Report) -> list[dict[str, str]]:
 def test_a_line_holds_mean_and_spread_of_every_task_and_both_averages(make_row: MakeRow) -> None:
     (line,) = table(make_report(runs(make_row), suites=SUITES))
     assert line == {
-        "method": "adaptformer-64",
+        "method": "AdaptFormer-64",
         "seeds": "2",
         "a": "50.50 ± 0.71",
         "b": "60.50 ± 0.71",
@@ -53,9 +53,9 @@ def test_a_part_of_the_benchmark_is_called_what_it_is(make_row: MakeRow) -> None
         runs(make_row, "ac") + runs(make_row, "a", methods=[{"name": "linear", "fields": {}}]), suites=SUITES
     )
     lines = {line["method"]: line for line in table(report)}
-    assert lines["adaptformer-64"]["mean of 2 tasks"] == "60.50 ± 0.71"
-    assert lines["linear"]["mean of 2 tasks"] == "-"  # it lacks one of the tasks shown
-    assert lines["linear"]["c"] == "-"
+    assert lines["AdaptFormer-64"]["mean of 2 tasks"] == "60.50 ± 0.71"
+    assert lines["linear probe"]["mean of 2 tasks"] == "-"  # it lacks one of the tasks shown
+    assert lines["linear probe"]["c"] == "-"
     assert "near (2)" not in report.columns
     assert "mean of 2 tasks: those shown, not the benchmark's 3" in report.notes
 
@@ -81,8 +81,8 @@ def test_two_recipes_on_one_task_are_two_lines_that_tell_their_difference(make_r
 
 
 def test_equal_names_get_the_fields_in_which_they_differ(make_row: MakeRow) -> None:
-    rows = [make_row("vpt", {"tokens": 10, "deep": deep, "dropout": 0.0}) for deep in (True, False)]
-    assert sorted(line["method"] for line in table(make_report(rows))) == ["vpt-10 (deep=False)", "vpt-10 (deep=True)"]
+    rows = [make_row("ssf", {"size": 10, "deep": deep, "dropout": 0.0}) for deep in (True, False)]
+    assert sorted(line["method"] for line in table(make_report(rows))) == ["SSF-10 (deep=False)", "SSF-10 (deep=True)"]
 
 
 def test_figures_selected_on_test_are_starred_also_in_the_averages(make_row: MakeRow) -> None:
@@ -144,7 +144,7 @@ def test_markdown_is_aligned_names_what_all_share_and_turns_where_it_is_too_wide
     lines = text.splitlines()
     assert lines[0].startswith("bench, val_select, 1000 train images, 224 px, ")
     assert lines[0].endswith(": top-1 accuracy on test, %")
-    assert [line[:8] for line in lines[2:6]] == ["| method", "| ------", "| adaptf", "| adaptf"]
+    assert [line[:8] for line in lines[2:6]] == ["| method", "| ------", "| AdaptF", "| AdaptF"]
     assert len({len(line) for line in lines[2:6]}) == 1
     assert r"x\|y" in text
     assert "* device: cpu, fp32" in lines
@@ -236,8 +236,8 @@ def test_seeds_that_diverged_or_are_unfinished_are_counted_in_notes_table_and_cs
     assert (line["seeds"], line["a"]) == ("2 of 4", "50.50 ± 0.71")
     words = "1 of 4 seeds diverged at update 40, 1 of 4 seeds unfinished at update 0"
     for note in (
-        f"adaptformer-64 (lr=0.001): {words}",
-        "adaptformer-64 (lr=1.0): 1 of 1 seed diverged at update 3",
+        f"AdaptFormer-64 (lr=0.001): {words}",
+        "AdaptFormer-64 (lr=1.0): 1 of 1 seed diverged at update 3",
         "1 run without test accuracy left out",
         "1 run without a row left out, unfinished",
     ):
@@ -252,7 +252,7 @@ def test_seeds_that_diverged_or_are_unfinished_are_counted_in_notes_table_and_cs
 
 def test_nothing_but_diverged_runs_is_an_error_that_says_so(make_row: MakeRow) -> None:
     rows = [make_row(top1=None, status="diverged", updates=40)]
-    with pytest.raises(ValueError, match=r"nothing to report: none of 1 rows .*; adaptformer-64: 1 of 1 seed diverged"):
+    with pytest.raises(ValueError, match=r"nothing to report: none of 1 rows .*; AdaptFormer-64: 1 of 1 seed diverged"):
         make_report(rows)
 
 
@@ -262,8 +262,8 @@ def test_what_was_chosen_on_val_and_out_of_what_is_told(make_row: MakeRow) -> No
     assert words in make_report(searched, suites=SUITES).notes
     plain = runs(make_row, "a", name="linear", fields={})
     notes = make_report([*searched, *plain], suites=SUITES).notes
-    assert f"{words} (adaptformer-64)" in notes
-    assert "no search recorded: linear" in notes
+    assert f"{words} (AdaptFormer-64)" in notes
+    assert "no search recorded: linear probe" in notes
 
 
 def test_the_train_time_of_a_run_and_what_a_resume_changed_are_told(make_row: MakeRow) -> None:
@@ -271,7 +271,7 @@ def test_the_train_time_of_a_run_and_what_a_resume_changed_are_told(make_row: Ma
     rows = [make_row(seed=0, train_seconds=10.0), make_row(seed=1, train_seconds=30.0, resumed_with=resumed)]
     report = make_report(rows)
     assert table(report)[0]["train time"] == "20 s"
-    assert "adaptformer-64, seed 1: resumed after update 12 with precision bf16, torch 2.15.0" in report.notes
+    assert "AdaptFormer-64, seed 1: resumed after update 12 with precision bf16, torch 2.15.0" in report.notes
 
 
 def test_sizes_and_settings_of_several_types_stand_beside_each_other(make_row: MakeRow) -> None:

@@ -153,7 +153,7 @@ def test_labels_name_methods_and_their_sizes(make_row):
     lora, vpt = {"rank": 8, "alpha": 8}, {"deep": True, "tokens": 10}
     stack = [{"name": "lora", "fields": lora}, {"name": "vpt", "fields": vpt}]
     rows = [make_row(), make_row("linear", {}), make_row(methods=stack), make_row("prefix", {"tokens": 4, "hidden": 9})]
-    assert [row.label for row in rows] == ["adaptformer-64", "linear", "lora-8+vpt-10", "prefix-4"]
+    assert [row.label for row in rows] == ["AdaptFormer-64", "linear probe", "LoRA-8 + VPT-deep-10", "prefix-4"]
     assert [row.method for row in rows] == ["adaptformer", "linear", "lora+vpt", "prefix"]
     assert rows[2].sizes == (8, 10)
 

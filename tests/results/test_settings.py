@@ -62,7 +62,7 @@ def test_a_true_repeat_is_left_out_once_and_both_files_are_named(
     (row,) = group_by_seed(rows)[0].rows
     assert row.top1 == 90.0
     first, second = (tmp_path / folder / "result.json" for folder in "ab")
-    words = f"adaptformer-64 on digits near: seed 0 occurs twice, {first} counts, {second} is left out"
+    words = f"AdaptFormer-64 on digits near: seed 0 occurs twice, {first} counts, {second} is left out"
     assert caplog.messages == [words]
 
 
@@ -79,7 +79,7 @@ def test_a_finished_run_goes_before_one_that_diverged_with_the_same_seed(
 ) -> None:
     (setting,) = group_by_seed([make_row(top1=None, status="diverged"), make_row(top1=90.0)])
     assert ([row.top1 for row in setting.rows], setting.lost) == ([90.0], ())
-    assert caplog.messages == ["adaptformer-64 on digits: seed 0 occurs twice, the second row is left out"]
+    assert caplog.messages == ["AdaptFormer-64 on digits: seed 0 occurs twice, the second row is left out"]
 
 
 def test_seeds_that_have_not_finished_are_kept_apart_and_described(make_row: MakeRow) -> None:

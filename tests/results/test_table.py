@@ -36,7 +36,7 @@ def test_seconds_become_minutes_and_hours():
 def test_one_row_is_written_downwards_with_exact_shares(make_row):
     lines = format_rows([make_row()]).splitlines()
     facts = {line[:20].strip(): line[20:] for line in lines if len(line) > 20}
-    assert facts["method"] == "adaptformer-64"
+    assert facts["method"] == "AdaptFormer-64"
     assert (facts["top-1 accuracy %"], facts["mean per class %"]) == ("96.40", "96.30")
     assert (facts["trained parameters"], facts["head parameters"]) == ("1.19 M", "7.69 k")
     assert facts["total parameters"] == "85.81 M"
@@ -62,22 +62,22 @@ def test_many_rows_are_aligned_under_what_they_share(make_row):
     end = header.index("top-1 %") + len("top-1 %")
     assert first[:end].endswith("  96.40")
     assert second[:end].endswith("      -")
-    assert second.startswith("vpt-10 ")
+    assert second.startswith("VPT-deep-10 ")
 
 
 def test_what_differs_becomes_a_column_and_the_same_name_is_told_apart(make_row):
     text = format_rows([make_row(task="a"), make_row(task="b"), make_row(task="b", lr=0.01)])
     assert text.startswith("digits, vit_base_patch16_224.augreg_in21k, 224 px, val_select\n")
-    assert [line.split()[:1] for line in text.splitlines()[4:6]] == [["adaptformer-64"], ["adaptformer-64"]]
-    assert "adaptformer-64 (lr=0.01)   b" in text
-    assert "adaptformer-64             a" in text
+    assert [line.split()[:1] for line in text.splitlines()[4:6]] == [["AdaptFormer-64"], ["AdaptFormer-64"]]
+    assert "AdaptFormer-64 (lr=0.01)   b" in text
+    assert "AdaptFormer-64             a" in text
 
 
 def test_seeds_become_mean_and_deviation_where_asked(make_row):
     rows = [make_row(seed=0, top1=95.0), make_row(seed=1, top1=97.0), make_row("lora", {"rank": 8}, top1=96.0)]
     text = format_rows(rows, mean_over_seeds=True)
     assert f"96.00 ± {2**0.5:.2f}" in text
-    (lora,) = [line for line in text.splitlines() if line.startswith("lora-8")]
+    (lora,) = [line for line in text.splitlines() if line.startswith("LoRA-8")]
     assert "±" not in lora
     assert len(format_rows(rows).splitlines()) == len(text.splitlines()) + 1
 
@@ -98,8 +98,8 @@ def test_runs_that_have_not_finished_say_so_instead_of_an_accuracy_and_below(mak
     rows = [make_row(seed=0), make_row(seed=1, **diverged), make_row("vpt", {"tokens": 10}, **diverged)]
     lines = format_rows(rows, mean_over_seeds=True).splitlines()
     cells = {line.split()[0]: line.split()[1:3] for line in lines[4:6]}
-    assert cells == {"adaptformer-64": ["0", "96.40"], "vpt-10": ["0", "diverged"]}
-    assert "adaptformer-64: 1 of 2 seeds diverged at update 40" in lines
-    assert "vpt-10: 1 of 1 seed diverged at update 40" in lines
+    assert cells == {"AdaptFormer-64": ["0", "96.40"], "VPT-deep-10": ["0", "diverged"]}
+    assert "AdaptFormer-64: 1 of 2 seeds diverged at update 40" in lines
+    assert "VPT-deep-10: 1 of 1 seed diverged at update 40" in lines
     single = format_rows([make_row(**diverged)])
     assert "top-1 accuracy %    diverged" in single

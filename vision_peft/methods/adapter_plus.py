@@ -140,6 +140,7 @@ class AdapterPlus(BlockMethod):
     """Bottlenecks with a learned scale per channel, one behind every block."""
 
     name: ClassVar[str] = "adapter_plus"
+    title: ClassVar[str] = "Adapter+"
     recommended: ClassVar[Mapping[str, float]] = {"lr": 2e-3}
 
     bottleneck: int = 8  # hidden channels

@@ -62,6 +62,7 @@ class BiAdaptFormer(BlockMethod):
     """
 
     name: ClassVar[str] = "bi_adaptformer"
+    title: ClassVar[str] = "Bi-AdaptFormer"
     recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-3}
 
     bottleneck: int = 32  # hidden channels h of the branch

@@ -90,6 +90,7 @@ class BiLoRA(BlockMethod):
     """
 
     name: ClassVar[str] = "bi_lora"
+    title: ClassVar[str] = "Bi-LoRA"
     recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-3}
 
     rank: int = 32  # r

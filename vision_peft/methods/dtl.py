@@ -148,6 +148,10 @@ class DTL(BlockMethod):
         check_blocks(self.added, "added")
 
     @classmethod
+    def choose_title(cls, fields: Mapping[str, Any]) -> str:
+        return "DTL" if fields.get("kernel") is None else "DTL+"
+
+    @classmethod
     def as_published(cls, **fields: Any) -> "DTL":
         """Give the released code: the default. Its readout is the backbone's, see the top of this file."""
         return cls(**fields)

@@ -131,6 +131,10 @@ class FacT(BlockMethod):
         one_of("columns", self.columns, ("mixed", "own"))
 
     @classmethod
+    def choose_title(cls, fields: Mapping[str, Any]) -> str:
+        return "FacT-TK" if fields.get("form") == "tk" else "FacT-TT"
+
+    @classmethod
     def as_published(cls, **fields: Any) -> "FacT":
         """Give the released code: ``tk`` mixes the columns of fc1 and of fc2 (the default)."""
         return cls(**fields)

@@ -17,6 +17,7 @@ class FullFineTune(Method):
     """Train the whole backbone. It wants about a tenth of the learning rate of the other methods (1e-4 with AdamW)."""
 
     name: ClassVar[str] = "full"
+    title: ClassVar[str] = "full fine-tuning"
     recommended: ClassVar[Mapping[str, float]] = {"lr": 5e-5}
 
     @property

@@ -83,6 +83,10 @@ class Houlsby(BlockMethod):
         some_of("positions", self.positions, ("attn", "mlp"))
 
     @classmethod
+    def choose_title(cls, fields: Mapping[str, Any]) -> str:
+        return "Pfeiffer" if fields.get("positions") in (["mlp"], ("mlp",)) else "Houlsby"
+
+    @classmethod
     def as_published(cls, **fields: Any) -> "Houlsby":
         """Give the released code: σ = 0.001, and all layer norms train."""
         return cls(**{"train_norms": True, **fields})

@@ -106,6 +106,7 @@ class IA3(BlockMethod):
     """One scale per channel of keys, values and the MLP's hidden layer; folds into the weights (``merge``)."""
 
     name: ClassVar[str] = "ia3"
+    title: ClassVar[str] = "(IA)³"
 
     targets: tuple[str, ...] = TARGETS  # out of k, v and fc2 (what it reads: the MLP's hidden channels)
 

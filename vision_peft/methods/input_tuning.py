@@ -45,6 +45,7 @@ class InputTuning(Method):
     """A mixer of the channels in front of the first convolution trains, or that convolution itself."""
 
     name: ClassVar[str] = "input_tuning"
+    title: ClassVar[str] = "input tuning"
     recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-3}
 
     part: str = "mixer"  # mixer: C x C weights in front of the first convolution | patch_embed: the convolution itself

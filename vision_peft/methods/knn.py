@@ -35,6 +35,7 @@ class KNN(Method):
     """
 
     name: ClassVar[str] = "knn"
+    title: ClassVar[str] = "k-NN"
     recommended: ClassVar = {"lr": 0.0, "epochs": 1, "weight_decay": 0.0}  # nothing trains
 
     k: int = 20

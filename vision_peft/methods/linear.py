@@ -18,6 +18,7 @@ class LinearProbe(Method):
     """
 
     name: ClassVar[str] = "linear"
+    title: ClassVar[str] = "linear probe"
     recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-2, "epochs": 100}
 
     @property

@@ -117,6 +117,13 @@ class LoRA(BlockMethod):
             )
 
     @classmethod
+    def choose_title(cls, fields: Mapping[str, Any]) -> str:
+        named = {"dora": "DoRA", "rslora": "rsLoRA"}
+        found = [title for field, title in named.items() if fields.get(field) is True]
+        found += [title for title in ("PiSSA", "OLoRA", "EVA") if fields.get("init") == title.lower()]
+        return found[0] if len(found) == 1 else "LoRA"
+
+    @classmethod
     def as_published(cls, **fields: Any) -> "LoRA":
         """Give the released code: A from kaiming_uniform(a=√5), which is the default here too."""
         return cls(**fields)

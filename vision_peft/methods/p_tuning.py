@@ -107,6 +107,7 @@ class PTuning(Method):
     """
 
     name: ClassVar[str] = "p_tuning"
+    title: ClassVar[str] = "P-Tuning"
     recommended: ClassVar[Mapping[str, float]] = {"lr": 5e-3}
 
     tokens: int = 10  # pseudo tokens P

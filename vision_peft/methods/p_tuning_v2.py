@@ -30,6 +30,7 @@ class PTuningV2(BlockMethod):
     """Learned keys and values in every block, trained directly."""
 
     name: ClassVar[str] = "p_tuning_v2"
+    title: ClassVar[str] = "P-Tuning v2"
     recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-1}
 
     tokens: int = 10  # prefixes P of every block

@@ -19,6 +19,7 @@ class PartialFineTune(Method):
     """The last ``blocks`` transformer blocks, or chosen ones, and the norm behind them train."""
 
     name: ClassVar[str] = "partial"
+    title: ClassVar[str] = "Partial"
     recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-4}
 
     blocks: int | str | tuple[int, ...] = 1  # how many, counted from the last, or which: "first 4", "2-5", [0, 3]

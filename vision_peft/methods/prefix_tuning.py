@@ -33,6 +33,7 @@ class PrefixTuning(BlockMethod):
     """
 
     name: ClassVar[str] = "prefix_tuning"
+    title: ClassVar[str] = "Prefix-Tuning"
     recommended: ClassVar[Mapping[str, float]] = {"lr": 2e-3}
 
     tokens: int = 10  # prefixes P of every block

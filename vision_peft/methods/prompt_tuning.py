@@ -93,6 +93,7 @@ class PromptTuning(Method):
     """Learned tokens at the input, started at random or from the classes, alone or as an ensemble of prompts."""
 
     name: ClassVar[str] = "prompt_tuning"
+    title: ClassVar[str] = "Prompt Tuning"
     recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-2}
 
     tokens: int = 20  # prompt tokens P

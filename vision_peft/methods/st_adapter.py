@@ -81,6 +81,7 @@ class STAdapter(BlockMethod):
     """
 
     name: ClassVar[str] = "st_adapter"
+    title: ClassVar[str] = "ST-Adapter"
 
     width: int = 384  # channels of the convolution
     kernel: tuple[int, ...] = (3, 1, 1)  # its odd size in frames, rows and columns of patches

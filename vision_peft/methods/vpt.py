@@ -92,6 +92,10 @@ class VPT(BlockMethod):
         if self.project is not None:
             positive(project=self.project)
 
+    @classmethod
+    def choose_title(cls, fields: Mapping[str, Any]) -> str:
+        return "VPT-shallow" if fields.get("deep") is False else "VPT-deep"
+
     @property
     def needs(self) -> tuple[Need, ...]:
         return (*super().needs, KEYS_VALUES) if self.deep else (INPUT_TOKENS,)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from vision_peft.results.labels import TUNED_WITH_SIZE, disambiguate
 from vision_peft.results.settings import Setting, list_method_fields, list_settings
 
-REFERENCES = {"linear": "linear probe", "full": "full fine-tuning"}
+REFERENCES = ("linear", "full")  # what every other method is compared with
 
 Line = tuple[str, list[Setting]]  # label and points, by parameters
 
@@ -35,16 +35,16 @@ def build_series(panel: Sequence[Setting], x: str, among: Sequence[Setting]) -> 
     groups = [sorted(group, key=lambda setting: getattr(setting.row, x)) for group in groups]
     sizes = defaultdict(set)
     for setting in among:
-        sizes[setting.row.method].add(setting.row.sizes)
+        sizes[setting.row.title].add(setting.row.sizes)
     first = [group[0].row for group in groups]
-    names = [row.label if len(sizes[row.method]) == 1 else row.method for row in first]
+    names = [row.label if len(sizes[row.title]) == 1 else row.title for row in first]
     return list(zip(disambiguate(names, groups, among), groups, strict=True))
 
 
 def build_references(panel: Sequence[Setting], x: str, among: Sequence[Setting]) -> list[Line]:
     """Build the horizontal lines of one panel, one per setting; `among` are the settings of the whole figure."""
     groups = [[setting] for setting in panel if is_reference(setting, x)]
-    names = [REFERENCES.get(setting.row.method, setting.row.label) for (setting,) in groups]
+    names = [setting.row.label for (setting,) in groups]
     return list(zip(disambiguate(names, groups, among), groups, strict=True))
 
 

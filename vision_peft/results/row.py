@@ -12,6 +12,7 @@ import numpy as np
 from vision_peft.packed_bits import unpack_bits
 from vision_peft.printable import LONGEST_LINE, printable
 from vision_peft.protocols import PROTOCOLS
+from vision_peft.results.method_titles import add_size, find_title
 from vision_peft.results.row_bounds import bound_problems
 from vision_peft.safe_files import read_file, write_file
 from vision_peft.strict_json import parse_json
@@ -102,7 +103,7 @@ class Row:
 
     @property
     def method(self) -> str:
-        """Name without sizes, for example "adaptformer" or "lora+vpt"."""
+        """Names as typed, without sizes, for example "adaptformer" or "lora+vpt"."""
         return "+".join(method["name"] for method in self.methods)
 
     @property
@@ -111,10 +112,15 @@ class Row:
         return tuple(method["fields"].get(find_size_field(method["fields"])) for method in self.methods)
 
     @property
+    def title(self) -> str:
+        """Names as papers have them, for example "AdaptFormer" or "LoRA + VPT-deep"."""
+        return " + ".join(map(find_title, self.methods))
+
+    @property
     def label(self) -> str:
-        """Name with sizes, for example "adaptformer-64" or "lora-8+vpt-10"."""
-        sized = zip(self.methods, self.sizes, strict=True)
-        return "+".join(method["name"] + ("" if size is None else f"-{size}") for method, size in sized)
+        """Titles with sizes, for example "AdaptFormer-64" or "LoRA-8 + VPT-deep-10"."""
+        sized = zip(map(find_title, self.methods), self.sizes, strict=True)
+        return " + ".join(add_size(title, size) for title, size in sized)
 
 
 def find_correct(row: Row) -> np.ndarray | None:

@@ -22,6 +22,7 @@ class Method(Checked, ABC):
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]  # what papers call it, for tables and plots; by default the name of the class
     recommended: ClassVar[Mapping[str, float]] = {}  # recipe.lr, epochs, weight_decay where the user gives none
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -31,6 +32,15 @@ class Method(Checked, ABC):
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.recorded_fields().items())
         return f"{type(self).__name__}({shown})"
+
+    @classmethod
+    def choose_title(cls, fields: Mapping[str, Any]) -> str:
+        """Return what tables and plots call the method: "Adapter+"; a method whose `fields` have names says so here.
+
+        Args:
+            fields: as some version recorded them, of any values.
+        """
+        return cls.__dict__.get("title", cls.__name__)
 
     @classmethod
     def read_fields(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
