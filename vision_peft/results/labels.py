@@ -21,7 +21,7 @@ def disambiguate(
 ) -> list[str]:
     """Append to names what their settings do not share with the others on the same panel.
 
-    Of three lines, ["vpt", "vpt", "lora-8"] becomes ["vpt (deep=False)", "vpt (deep=True)", "lora-8 (mixup=0.8)"]:
+    Of three lines, ["SSF", "SSF", "LoRA-8"] becomes ["SSF (a=1)", "SSF (a=2)", "LoRA-8 (mixup=0.8)"]:
     fields of methods are named where equal names differ in them, other settings where the value is neither the default
     nor that of most lines. Tuned fields, which each method has of its own, are named only where nothing else tells
     equal names apart.
