@@ -29,12 +29,13 @@ class ParserFound(Exception):
 
 
 def find_parser(verb: str) -> argparse.ArgumentParser | None:
-    """Return the parser that a verb makes; None: it makes none, as train, whose words are Hydra's."""
-    with _stop_at_parsing():
-        try:
-            import_module(list_verbs()[verb]).main(["--help"] if verb == "train" else [])
-        except ParserFound as found:
-            return found.parser
+    """Return the parser that a verb makes; None for train, whose words are Hydra's."""
+    if verb != "train":
+        with _stop_at_parsing():
+            try:
+                import_module(list_verbs()[verb]).main([])
+            except ParserFound as found:
+                return found.parser
     return None
 
 

@@ -63,7 +63,7 @@ def tiny_config(photos: Path, output_dir: Path, *overrides: str) -> Config:
     raw: dict[str, Any] = copy.deepcopy(dict(composed.raw))
     for word in words:
         if word not in groups:
-            *sections, key, value = _read_value(word)
+            *sections, key, value = read_value(word)
             section = raw
             for name in sections:
                 section[name] = section = section[name] if isinstance(section.get(name), dict) else {}
@@ -79,7 +79,7 @@ def _compose(groups: tuple[str, ...]) -> Composed:
 
 
 @functools.cache
-def _read_value(word: str) -> tuple[Any, ...]:
+def read_value(word: str) -> tuple[Any, ...]:
     """The parts of a dotted key, and its value as Hydra reads it."""
     override = OverridesParser.create().parse_override(quote_values([word])[0])
     return (*override.key_or_group.split("."), override.value())

@@ -28,7 +28,7 @@ class Bank:
 
         bank = vp.Bank.load("runs/flowers/.../seed0")         # the backbone that this run records, no task yet
         bank.add("flowers", "runs/flowers/.../seed0")
-        bank.add("cars", "cars-adapter")
+        bank.add("cars", "adapters/cars")
         logits = bank(images, tasks=["flowers", "cars", "flowers"])   # a list: one (classes,) per image
 
     The batch is sorted by task once. At a module that tasks have grafts on, it is cut, and each part goes through its
