@@ -25,7 +25,8 @@ class Picture:
         self.figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor="none")
         self.axes = self.figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, height))
         self.axes.set_axis_off()
-        self._shape(FancyBboxPatch((9, 9), WIDTH - 18, height - 18, boxstyle="round,pad=8"), ("white", "#ced4da", ""))
+        card = FancyBboxPatch((9, 9), WIDTH - 18, height - 18, boxstyle="round,pad=8")
+        self._shape(card, ("white", "#ced4da", "")).set_zorder(0)
         self.text(16, height - 20, title, size=13, weight="bold", ha="left")
         self.text(16, height - 36, source, size=9, ha="left")
         for x, colours, word in ((16, FROZEN, "frozen"), (76, TRAINED, "trained")):
@@ -81,7 +82,6 @@ class Picture:
             self.arrow((x, low), (x, high), trained=trained)
 
     def note(self, words: str) -> None:
-        """Write lines above the legend."""
         self.text(16, 36 + 6 * words.count("\n"), words, size=8.5, ha="left")
 
     def tokens(self, x: float, y: float, kinds: str, size: float = 15) -> None:

@@ -33,3 +33,9 @@ def _read(picture: Path) -> tuple[list[str], list[float]]:
     """Return a picture's text and numbers apart, without the fonts, which versions of matplotlib write otherwise."""
     text = re.sub(r'<text style="[^"]*(fill: #\w+)[^"]*"', r"<text \1", picture.read_text("utf-8"))
     return re.split(r"\d+\.\d+|\b\d+\b", text), [float(number) for number in re.findall(r"\d+\.\d+|\b\d+\b", text)]
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_lines_are_drawn_on_top_of_the_card(name: str) -> None:
+    text = (FOLDER / name).read_text("utf-8")
+    assert text.index("fill: #ffffff") < text.index('id="line2d_1"')
