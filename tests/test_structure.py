@@ -21,6 +21,7 @@ ALLOWED = {
     "memory": {"config", "distributed", "tuning"},
     "tasks": {"retrieval", "config", "data", "distributed"},
     "runs": {"config", "data", "distributed", "results"},
+    "doctor": {"distributed", "data", "results", "backbones"},
     "inference": {
         "tasks",
         "retrieval",
@@ -35,6 +36,7 @@ ALLOWED = {
         "backbones",
     },
     "cli": {
+        "doctor",
         "tasks",
         "search",
         "benchmarks",

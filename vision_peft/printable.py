@@ -7,6 +7,7 @@ the terminal, past which nothing of the package prints.
 """
 
 import io
+import os
 import re
 import shlex
 import sys
@@ -18,6 +19,7 @@ from typing import TextIO
 LONGEST = 200  # characters of one name
 LONGEST_LINE = 10_000  # of one message, which may list many names
 _JOINERS = "\u200c\u200d"  # without which some scripts cannot be written
+STYLES = {"bold": 1, "red": 31, "green": 32, "yellow": 33}  # the numbers that terminals know them by
 _BLOCKS = ("#", ">", "+ ", "- ", "* ", "=", "~~~", "---", "***", "___")  # what starts another block of Markdown
 
 
@@ -45,9 +47,26 @@ def printable_lines(text: str, kept: str = "") -> str:
     )
 
 
-def show(text: str, to: TextIO | None = None) -> None:
-    """Print a text of our own, by default on stdout; names in it that came out of files are `printable` already."""
-    print(printable_lines(text), file=to or sys.stdout, flush=True)
+def show(text: str, to: TextIO | None = None, style: str | None = None) -> None:
+    """Print a text of our own, by default on stdout; names in it that came out of files are `printable` already.
+
+    Args:
+        text: its lines.
+        to: the stream.
+        style: one of `STYLES`, where the stream is a terminal that has them.
+    """
+    stream, lines = to or sys.stdout, printable_lines(text)
+    if style and has_colours(stream):
+        plain = stream.write_unguarded if isinstance(stream, GuardedStream) else stream.write
+        plain(f"\x1b[{STYLES[style]}m{lines}\x1b[0m\n")
+        stream.flush()
+    else:
+        print(lines, file=stream, flush=True)
+
+
+def has_colours(stream: TextIO) -> bool:
+    """Whether a stream leads to a terminal with colours, and the user did not ask for none by NO_COLOR."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def show_over(text: str, before: int, to: TextIO) -> int:
@@ -85,6 +104,10 @@ class GuardedStream(io.TextIOWrapper):
         start = "\r" if text.startswith("\r") else ""
         super().write(start + printable_lines(text[len(start) :], kept="\t"))
         return len(text)
+
+    def write_unguarded(self, text: str) -> None:
+        """Write a text that controls the terminal and should: what is ours in it is `printable` already."""
+        super().write(text)
 
 
 def name_some(names: Iterable[object], most: int = 10) -> str:

@@ -27,6 +27,14 @@ PHASES = {
 PROTOCOLS = tuple(PHASES)
 
 
+CHOICES = {
+    "val_select": "val chooses the epoch, test is read once",
+    "val_select_retrain": "val chooses how long, a new model trains as long on train + val, test is read once",
+    "last_epoch": "trains on train + val, the last epoch counts, test is read once",
+    "best_test": "test chooses the epoch, as older papers did: its figure is too good",
+}
+
+
 def list_splits(protocol: str, read_test: bool = True) -> list[str]:
     """List the splits that a protocol reads, in the order in which it needs them.
 

@@ -18,6 +18,7 @@ VERBS = [
     "benchmark",
     "check-data",
     "convert",
+    "doctor",
     "embed",
     "evaluate",
     "export",

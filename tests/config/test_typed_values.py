@@ -223,7 +223,7 @@ def test_every_verb_reads_a_folder_with_an_odd_name_and_the_printed_commands_do_
     checked = run("check-data", *data)
     assert shlex.split(checked.splitlines()[-1]) == ["vision-peft", "train", *data]
     commands = [shlex.split(line) for line in run("train", *tiny, *data).partition("\nnext:\n")[2].splitlines()]
-    assert [words[:2] for words in commands] == [["vision-peft", verb] for verb in ("evaluate", "report", "plot")]
+    assert [words[:2] for words in commands] == [["vision-peft", verb] for verb in ("inspect", "report", "plot")]
     for words in commands:
         run(*words[1:])
     (row,) = find_rows([tmp_path / "my runs=1"])

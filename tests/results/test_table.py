@@ -1,6 +1,6 @@
 import pytest
 
-from vision_peft.results.table import format_bytes, format_count, format_rows, format_seconds
+from vision_peft.results.table import format_bytes, format_count, format_result, format_rows, format_seconds
 
 
 @pytest.mark.parametrize(
@@ -103,3 +103,20 @@ def test_runs_that_have_not_finished_say_so_instead_of_an_accuracy_and_below(mak
     assert "VPT-deep-10: 1 of 1 seed diverged at update 40" in lines
     single = format_rows([make_row(**diverged)])
     assert "top-1 accuracy %    diverged" in single
+
+
+def test_what_came_of_a_run_is_a_small_table_of_at_most_80_columns(make_row):
+    lines = format_result(make_row()).splitlines()
+    assert lines[0].split() == ["val", "test"]
+    assert lines[1].split() == ["top-1", "%", "96.00", "96.40"]
+    assert lines[2].split() == ["per", "class", "%", "96.30"]
+    assert [line.split()[0] for line in lines[3:]] == ["trained", "adapter", "training"]
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_run_that_read_no_test_shows_val_alone_and_one_that_chose_on_test_says_so(make_row):
+    assert "96.40" not in format_result(make_row(top1=None, mean_per_class=None))
+    marked = format_result(make_row(protocol="best_test", val_top1=None))
+    assert "96.40*" in marked
+    assert marked.endswith("* epoch selected on test")
+    assert "val" not in marked

@@ -42,7 +42,7 @@ class Running:
 
     def has_begun(self) -> bool:
         """Whether it has opened its run folder and is about to train."""
-        return "are the backbone's" in self.text()
+        return "\nfolder    " in self.text()
 
     @property
     def folder(self) -> Path:

@@ -1,6 +1,7 @@
 """What a training does, keeps, refuses and reports."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -15,7 +16,7 @@ from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder
 from vision_peft.results.row import Row, read_row
 from vision_peft.tasks.classes import ClassMetrics
-from vision_peft.training import build
+from vision_peft.training import build, unread
 from vision_peft.training import fit as fit_module
 from vision_peft.training import step as step_module
 from vision_peft.training import trained as train_module
@@ -282,10 +283,17 @@ def test_a_dry_run_trains_one_batch_reads_no_test_and_leaves_nothing(
     assert "dry run passed" in capsys.readouterr().out
 
 
-def test_plain_progress_tells_the_time_left_and_is_sparse(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_progress_tells_the_time_left_and_is_sparse(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unread, "SHORTEST_ESTIMATE", 0)
     train(tiny())
     out = capsys.readouterr().out
     assert "\r" not in out
     assert "update 1/3" in out
     assert " left" in out
+    assert out.count("\ntakes     about ") == 1
+    first, last = re.findall(r"^epoch \d/2  train loss .*$", out, re.M)
+    assert first.endswith(" s left")
+    assert " left" not in last
     assert out.count("update 1/3") + out.count("update 2/3") + out.count("update 3/3") <= 3

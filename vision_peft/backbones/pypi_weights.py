@@ -54,7 +54,7 @@ def load_state() -> dict[str, Tensor]:
         ValueError: the download is not the expected file; nothing is kept of it.
         PermissionError: the cache folder cannot be written.
     """
-    folder = Path(os.environ.get("VISION_PEFT_CACHE") or "~/.cache/vision_peft").expanduser()
+    folder = find_cached().parent
     state = _read_cached(folder / CACHED)
     if state is not None:
         return state
@@ -69,6 +69,21 @@ def load_state() -> dict[str, Tensor]:
     with lock:  # of several processes one downloads, the others wait and find the file
         state = _read_cached(folder / CACHED)
         return state if state is not None else _build(folder)
+
+
+def find_cached() -> Path:
+    """Return the file that the weights are kept in, there or not."""
+    return Path(os.environ.get("VISION_PEFT_CACHE") or "~/.cache/vision_peft").expanduser() / CACHED
+
+
+def check_cached(path: Path) -> str:
+    """Say whether the kept file is "ready", "damaged" or "missing"."""
+    if not path.is_file():
+        return "missing"
+    try:
+        return "ready" if _digest(load_file(path)) == STATE_SHA256 else "damaged"
+    except (SafetensorError, OSError):
+        return "damaged"
 
 
 def _read_cached(path: Path) -> dict[str, Tensor] | None:

@@ -65,5 +65,5 @@ def _end(text: str, code: int) -> None:
     first, *others = text.split("\n")
     # what follows is moved in: a name with a line end in it cannot make a line that starts as ours do
     lines = [first, *(line if line.startswith("  ") else f"  {line}" for line in others)]
-    show(f"{'' if rank == '0' else f'process {rank}: '}error: " + "\n".join(lines), sys.stderr)
+    show(f"{'' if rank == '0' else f'process {rank}: '}error: " + "\n".join(lines), sys.stderr, "red")
     raise SystemExit(code) from None

@@ -44,7 +44,8 @@ def suggest_next(*commands: Sequence[str]) -> None:
     """Print what can be done next: for each command its verb and arguments."""
     if is_first_process():
         lines = (f"  {for_shell([*door(verb), *map(_as_argument, words)])}" for verb, *words in commands)
-        show("\n".join(["", "next:", *lines]))
+        show("\nnext:", style="bold")
+        show("\n".join(lines))
 
 
 def _as_argument(word: str) -> str:

@@ -59,8 +59,8 @@ def train_composed(composed: Any) -> None:
         else:
             train(config, command_line.command())
         if not config.dry_run:
-            evaluation = [] if tasks else [["evaluate", str(find_run(config))]]
-            finished[:] = [*evaluation, ["report", config.output_dir], ["plot", config.output_dir]]
+            look_inside = [] if tasks else [["inspect", str(find_run(config))]]
+            finished[:] = [*look_inside, ["report", config.output_dir], ["plot", config.output_dir]]
 
 
 @contextlib.contextmanager

@@ -101,16 +101,19 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _check_kernels(capability: tuple[int, int], built_for: list[str], name: str) -> None:
-    """Refuse a GPU without kernels in this torch; kernels run on their major version from their minor on."""
+def has_kernels(capability: tuple[int, int], built_for: list[str]) -> bool:
+    """Whether a torch built for these has kernels for a GPU; they run on their major version from their minor on."""
     major, minor = capability
     kernels = [re.fullmatch(r"sm_(\d+)(\d)[a-z]?", arch) for arch in built_for]
-    if any(match and int(match[1]) == major and int(match[2]) <= minor for match in kernels):
-        return
-    if any(
+    return any(match and int(match[1]) == major and int(match[2]) <= minor for match in kernels) or any(
         arch.startswith("compute_") and int(arch.removeprefix("compute_")) <= 10 * major + minor for arch in built_for
-    ):
+    )
+
+
+def _check_kernels(capability: tuple[int, int], built_for: list[str], name: str) -> None:
+    if has_kernels(capability, built_for):
         return
+    major, minor = capability
     raise ValueError(
         f"device={name}: the GPU is sm_{major}{minor}, the installed torch {torch.__version__} has kernels for "
         f"{', '.join(built_for)}; install a build for it, for a V100 "

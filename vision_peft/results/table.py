@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vision_peft.printable import LONGEST_LINE, for_csv, printable
-from vision_peft.results.figures import describe_figure, format_number, list_figures
+from vision_peft.results.figures import describe_figure, format_number, get_val_score, is_tested, list_figures
 from vision_peft.results.labels import disambiguate, format_value
 from vision_peft.results.row import FINISHED, Row
 from vision_peft.results.selection import describe_left_out, describe_lost, describe_panel
@@ -41,6 +41,32 @@ def format_rows(rows: Sequence[Row], mean_over_seeds: bool = False) -> str:
     lines = [{name: line.get(name, "-") for name in every} for line in lines]
     names = [name for name in every if name not in shared and any(line[name] != "-" for line in lines)]
     return "\n".join([*([heading, ""] if heading else []), *_format_lines(names, lines), "", *notes])
+
+
+def format_result(row: Row) -> str:
+    """Format what came of one run as a small table: its figures on val and test, and what they cost."""
+    setting, mark = group_by_seed([row])[0], "*" if row.protocol == "best_test" else ""
+    val = "" if get_val_score(row) is None else format_number(get_val_score(row))
+    lines = [["", "val" if val else "", "test"]] if is_tested(row) or val else []
+    for name in list_figures(row):
+        chosen = val if name == row.metric else ""
+        if chosen or is_tested(row):
+            lines.append([describe_figure(row, name), chosen, _format_figure(setting, name, mark)])
+    trained, total = row.params_trained + row.params_head, row.params_backbone + row.params_head
+    share = f", {100 * trained / total:.2f} % of all" if total else ""
+    memory = "" if row.peak_memory_mb is None else f", {format_bytes(row.peak_memory_mb * 1e6)} of memory at most"
+    epoch = f"epoch {row.chosen_epoch} of {row.epochs} is kept; " if row.chosen_epoch else ""
+    facts = [
+        [
+            "trained",
+            f"{format_count(row.params_trained)} parameters, {format_count(row.params_head)} of the head{share}",
+        ],
+        ["adapter", f"{format_bytes(row.adapter_bytes)} on disk"],
+        ["training", f"{epoch}{format_seconds(row.train_seconds or 0)}{memory}"],
+    ]
+    figures = [f"{name:<18}{on_val:>8}{on_test:>10}".rstrip() for name, on_val, on_test in lines]
+    notes = ["", "* epoch selected on test"] if mark else []
+    return "\n".join([*figures, *(f"{name:<18}{printable(fact)}" for name, fact in facts), *notes])
 
 
 def write_csv(path: Path, settings: Sequence[Setting], metric: Metric) -> None:

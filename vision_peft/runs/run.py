@@ -13,7 +13,6 @@ from vision_peft.data import ImageDecodeError
 from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.distributed.processes import all_gather, on_rank0
 from vision_peft.distributed.stopping import Interrupted, mark_requeue, unmark_requeue
-from vision_peft.results.table import format_seconds
 from vision_peft.runs.append_log import Journal
 from vision_peft.runs.checkpoint import save_errors, truncate_lines
 from vision_peft.runs.folder_lock import FolderLock
@@ -58,10 +57,10 @@ class Run:
         self.lines = lines
         on_rank0(lambda: self._start(step, lines))
 
-    def say(self, text: str) -> None:
-        """Print a line and keep it in log.txt with the time."""
+    def say(self, text: str, style: str | None = None) -> None:
+        """Print a line and keep it in log.txt with the time; a terminal shows it in a `style`, warnings in yellow."""
         for output in self._texts:
-            output.say(text)
+            output.say(text, style or ("yellow" if text.startswith("warning: ") else None))
 
     def progress(self, text: str, plain: bool) -> None:
         """Show `text` as the line of a terminal that changes; elsewhere if `plain`, at most every two seconds."""
@@ -121,8 +120,3 @@ class Run:
         for name in self._config.trackers:
             self._trackers.append(TRACKERS[name](self.folder, step, to_dict(self._config)))
         unmark_requeue(self.folder, self._config.requeue_file)
-
-
-def format_time_left(seconds_per_update: float, updates: int) -> str:
-    """Say how long `updates` more will take."""
-    return f"{format_seconds(seconds_per_update * updates)} left"

@@ -17,6 +17,7 @@ from vision_peft.distributed.parallel import clip_gradients, full_tensor, gradie
 from vision_peft.distributed.processes import Heartbeat, all_reduce_sum
 from vision_peft.distributed.stopping import FROM_KEYBOARD, catch_signals, stop_decision
 from vision_peft.protocols import Phase
+from vision_peft.results.table import format_seconds
 from vision_peft.runs.train_state import TrainState, load_scaler
 from vision_peft.tasks.task import Task
 from vision_peft.training.evaluation import create_eval_loader, evaluate_heads
@@ -100,14 +101,18 @@ def fit(
                 raise Diverged(f"no update of epoch {progress.epoch + 1}/{epochs} was finite: {WAYS_OUT}")
             entry = {"phase": phase.name, "epoch": progress.epoch + 1, "train_loss": progress.loss_sum / counted}
             if phase.watched is not None:
+                watch_started = time.perf_counter()
                 with _use_average(model, average):
                     entry |= watch(training, model, phase.watched, f"after epoch {progress.epoch + 1}/{epochs}")
                     if is_better(training.task, entry, progress.best):
                         progress.best = entry
                         saver.best = _copy(vp.tuned_state_dict(model))
+                items = len(training.splits[phase.watched])
+                training.timing.evaluated.append((time.perf_counter() - watch_started) / max(items, 1))
             progress.end_epoch(entry)
             run.record("epoch", progress.step, entry)
-            run.say(format_epoch(training.task, entry, epochs, best=entry is progress.best))
+            left = unread.seconds_left()
+            run.say(format_epoch(training.task, entry, epochs, best=entry is progress.best, seconds_left=left))
             due, *asked = all_reduce_sum([saver.is_due_after_epoch(), *requests.votes()])
             stop = stop_decision(asked, progress.step)
             if stop or due or progress.epoch == epochs:
@@ -255,9 +260,13 @@ def _rank(task: Task, entry: Mapping[str, Any]) -> tuple[float, float]:
     return -math.inf if figure is None else -figure if task.lower_is_better else figure, -entry[f"{split}_loss"]
 
 
-def format_epoch(task: Task, entry: Mapping[str, Any], epochs: int, best: bool) -> str:
-    """Describe an epoch in a line."""
+def format_epoch(
+    task: Task, entry: Mapping[str, Any], epochs: int, best: bool, seconds_left: float | None = None
+) -> str:
+    """Describe an epoch in a line, with what the epochs after it will take."""
     figures = {split: entry.get(f"{split}_{task.metric}") for split in ("val", "test")}
     watched = [f"{split} {task.format_figure(task.metric, it)}" for split, it in figures.items() if it is not None]
     words = [f"epoch {entry['epoch']}/{epochs}", f"train loss {entry['train_loss']:.4f}", *watched]
-    return "  ".join(words) + ("  best so far" if best else "")
+    words += ["best so far"] * best
+    words += [f"{format_seconds(seconds_left)} left"] if seconds_left and entry["epoch"] < epochs else []
+    return "  ".join(words)

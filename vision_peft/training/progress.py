@@ -26,6 +26,7 @@ from vision_peft.tasks.task import Task
 
 LONGEST_UNSAVED_SECONDS = 300
 SHORTEST_BETWEEN_EPOCHS_SECONDS = 10  # an epoch on kept features takes milliseconds, a state that lasts takes longer
+FORWARD_SHARE = 0.4  # of an update that is its forward pass, about
 WAYS_OUT = "try a lower recipe.lr, recipe.clip_grad=1 or precision=fp32"
 ADDED = ("start", "settings", "tried", "resumed_with", "total_seconds")  # entries that states of earlier versions lack
 State = tuple[dict[str, Any], Path]  # the entries of a saved state, and its folder
@@ -43,11 +44,17 @@ class Timing:
     waited: float = 0.0  # of them, for the loader
     images: int = 0  # or clips that went through these updates, of all processes
     reused_features: bool = False  # computed once, so that an update is one of what is behind them alone
+    evaluated: list[float] = field(default_factory=list)  # seconds an item, of each evaluation between epochs
 
     @property
     def step_seconds(self) -> float:
         """Median of an update; 0 before the first."""
         return statistics.median(self.updates[-200:]) if self.updates else 0.0
+
+    def seconds_left(self, updates: int, items: int, batch_size: int) -> float:
+        """Estimate what so many more updates, and evaluations of so many items in all, will take."""
+        item = FORWARD_SHARE * self.step_seconds / batch_size
+        return updates * self.step_seconds + items * (statistics.median(self.evaluated) if self.evaluated else item)
 
     def describe_first(self) -> str:
         """Say what the first update took, of which the second one has to tell what compilation was."""

@@ -27,6 +27,7 @@ from vision_peft.distributed.device import Compute, describe_device, peak_memory
 from vision_peft.distributed.processes import on_rank0
 from vision_peft.distributed.stopping import Interrupted
 from vision_peft.printable import printable, warn
+from vision_peft.protocols import CHOICES
 from vision_peft.results.row import DIVERGED, STATUS, STOPPED, UNFINISHED, Row, write_row
 from vision_peft.results.table import format_count
 from vision_peft.runs.checkpoint import SaveError
@@ -82,16 +83,18 @@ def describe_run(
     data = " ".join(filter(None, (config.data.name, task_name(config.data))))
     items = "images" if config.backbone.num_frames is None else f"videos ({_describe_clips(config)})"
     processes = f", {describe_processes(compute)}" if compute.world_size > 1 else ""
-    oddities = on_rank0(
-        lambda: [f"\n{name}: {odd}" for name, part in splits.items() if (odd := part.describe_oddities())]
-    )
+    odd = on_rank0(lambda: [f"\n{name}: {it}" for name, part in splits.items() if (it := part.describe_oddities())])
     remarks = [f"{method.name}: {method.remark}\n" for method in config.methods if method.remark]
     return (
-        f"{methods} on {backbone_name(config, model)}: {format_count(counts.trained)} parameters and a head of "
-        f"{format_count(counts.head)} train, {format_count(counts.backbone)} are the backbone's\n{''.join(remarks)}"
-        f"{data}: {asked}, {items}: {numbers}; {config.protocol}\n"
-        f"{describe_recipe(config.recipe, config.methods)}\n"
-        f"{describe_device(compute.device)}, {compute.precision}{processes}; {folder}{''.join(oddities)}"
+        f"backbone  {backbone_name(config, model)}, {format_count(counts.backbone)} parameters\n"
+        f"method    {methods}\n"
+        f"trains    {format_count(counts.trained)} parameters of the method, {format_count(counts.head)} of the head\n"
+        f"{''.join(remarks)}"
+        f"data      {data}: {asked}, {items}: {numbers}\n"
+        f"protocol  {config.protocol}: {CHOICES[config.protocol]}\n"
+        f"recipe    {describe_recipe(config.recipe, config.methods)}\n"
+        f"device    {describe_device(compute.device)}, {compute.precision}{processes}\n"
+        f"folder    {folder}{''.join(odd)}"
     )
 
 

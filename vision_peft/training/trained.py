@@ -39,7 +39,7 @@ from vision_peft.distributed.stopping import (
 from vision_peft.memory.plan import plan_memory
 from vision_peft.protocols import PHASES, list_splits
 from vision_peft.results.row import RESULT, Row, from_values, to_values, write_row
-from vision_peft.results.table import format_rows
+from vision_peft.results.table import format_result, format_rows
 from vision_peft.runs.check_files import check_files
 from vision_peft.runs.checkpoint import newest_state
 from vision_peft.runs.compare_data import Pinned, pin_data
@@ -265,7 +265,7 @@ def _evaluate_and_save(training: Training, model: Any, kept: Mapping[str, Tensor
 
     row = from_values(run.save(RESULT, save_row))
     assert row is not None
-    run.say(f"\n{format_rows([row])}")
+    run.say(f"\n{format_result(row)}", "bold")
     forget_tuning(model, plain)
     return row
 

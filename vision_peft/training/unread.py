@@ -12,13 +12,15 @@ import torch
 
 from vision_peft.distributed.processes import all_gather, all_gather_numbers
 from vision_peft.printable import LONGEST_LINE, printable
-from vision_peft.protocols import Phase
-from vision_peft.runs.run import format_time_left
+from vision_peft.protocols import PHASES, Phase
+from vision_peft.results.table import format_seconds
 from vision_peft.training.progress import WAYS_OUT, Diverged, Progress, Training
 from vision_peft.training.step import Queued, StepResult
 
 SECONDS_UNREAD = 1.0  # a request to stop is heard as often
 MOST_UNREAD = 50
+SHORTEST_ESTIMATE = 10  # seconds that are worth a line
+ESTIMATE_AFTER = 3  # updates; the first ones take longer
 
 
 class UnreadUpdates:
@@ -35,6 +37,7 @@ class UnreadUpdates:
         self._rates: list[float] = []
         self._started = 0.0  # when the first of them was
         self._most = 1  # the same in all processes
+        self._told_estimate = False
 
     def __len__(self) -> int:
         return len(self._results)
@@ -99,12 +102,30 @@ class UnreadUpdates:
         if result.skipped:
             self._report_skipped(result, f"{where} (step {progress.step}, lr {rate:.3g})")
         tenth = progress.update % max(updates // 10, 1) == 0
+        if last and len(self.training.timing.updates) >= ESTIMATE_AFTER and not self._told_estimate:
+            self._tell_estimate()
         if tenth or last:
-            left = (self.epochs - progress.epoch) * updates - progress.update
-            time_left = format_time_left(self.training.timing.step_seconds, left)
+            time_left = f"{format_seconds(self.seconds_left())} left"
             run.progress(f"{where}  loss {result.loss:.4f}  lr {rate:.2e}  {time_left}", tenth)
         if tenth:
             run.record("step", progress.step, {"epoch": progress.epoch + 1, "loss": result.loss, "lr": rate})
+
+    def seconds_left(self) -> float:
+        """Estimate what is left of the phase, with its evaluations and, after the last phase, that of test."""
+        config, splits, epochs = self.training.config, self.training.splits, self.epochs - self.progress.epoch
+        items = epochs * len(splits[self.phase.watched]) if self.phase.watched else 0
+        items += len(splits["test"]) if config.read_test and self.phase is PHASES[config.protocol][-1] else 0
+        updates = epochs * self.updates - self.progress.update
+        return self.training.timing.seconds_left(updates, items, config.recipe.batch_size)
+
+    def _tell_estimate(self) -> None:
+        """Say once a phase how long it will take, as soon as a few updates tell."""
+        self._told_estimate = True
+        seconds, timing = self.seconds_left(), self.training.timing
+        again = "; then a new model trains" if self.phase is not PHASES[self.training.config.protocol][-1] else ""
+        pace = f"{self.epochs} epochs of {self.updates} updates, {format_seconds(timing.step_seconds)} each"
+        if seconds >= SHORTEST_ESTIMATE:
+            self.training.run.say(f"takes     about {format_seconds(seconds)}: {pace}{again}")
 
     def _report_skipped(self, result: StepResult, where: str) -> None:
         """Say which update was skipped and on what; Diverged after too many in a row."""

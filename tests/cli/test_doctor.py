@@ -1,0 +1,32 @@
+"""`vision-peft doctor` on this machine."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from support.forked import run_tool
+
+
+@pytest.mark.parametrize("place", ["runs", "file"])
+def test_one_line_a_finding_and_exit_code_1_for_problems_only(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")  # cannot hold runs
+    done = run_tool("doctor.py", tmp_path, f"--output-dir={place}")
+    *lines, empty, total = done.stdout.splitlines()
+    assert empty == ""
+    levels = [re.match(r"(ok|note|problem) +\w+ +\S", line) for line in lines]
+    assert all(levels), lines
+    problems = [line for line in lines if line.startswith("problem")]
+    assert total.startswith(f"{len(problems)} problems, ")
+    assert done.returncode == (1 if problems else 0)
+    assert any("runs: file cannot be written -> take another folder" in line for line in problems) == (place == "file")
+    assert not any("network" in line.split()[1] for line in lines)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_json_says_the_same(tmp_path: Path) -> None:
+    done = run_tool("doctor.py", tmp_path, "--json")
+    report = json.loads(done.stdout)
+    assert {"python", "torch", "gpu", "disk", "weights"} <= {finding["topic"] for finding in report["findings"]}
+    assert report["problems"] == sum(finding["level"] == "problem" for finding in report["findings"])
+    assert all(finding["fix"] for finding in report["findings"] if finding["level"] == "problem")
