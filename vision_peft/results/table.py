@@ -46,7 +46,8 @@ def format_rows(rows: Sequence[Row], mean_over_seeds: bool = False) -> str:
 def format_result(row: Row) -> str:
     """Format what came of one run as a small table: its figures on val and test, and what they cost."""
     setting, mark = group_by_seed([row])[0], "*" if row.protocol == "best_test" else ""
-    val = "" if get_val_score(row) is None else format_number(get_val_score(row))
+    score = get_val_score(row)
+    val = "" if score is None else format_number(score)
     lines = [["", "val" if val else "", "test"]] if is_tested(row) or val else []
     for name in list_figures(row):
         chosen = val if name == row.metric else ""

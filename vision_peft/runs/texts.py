@@ -58,11 +58,16 @@ def break_lines(text: str, width: int) -> str:
     for line in text.split("\n"):
         name = re.match(r"\w+ {2,}", line)
         indent = " " * (min(len(name[0]), 20) if name else 4)
-        whole = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False}
         words = line.replace(" %", f"{NO_BREAK}%")
         breaks = len(line) > width >= len(indent) + max(map(len, words.split()), default=0)
-        lines += textwrap.wrap(words, width, subsequent_indent=indent, **whole) if breaks else [line]
+        lines += _wrap(words, width, indent) if breaks else [line]
     return "\n".join(lines).replace(NO_BREAK, " ")
+
+
+def _wrap(line: str, width: int, indent: str) -> list[str]:
+    whole = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False, replace_whitespace=False)
+    whole.subsequent_indent = indent
+    return whole.wrap(line)
 
 
 class LogFile:
