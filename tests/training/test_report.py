@@ -9,7 +9,8 @@ import torch
 from vision_peft.cli._errors import one_line_errors
 from vision_peft.data.loading.lost_workers import LostWorker
 from vision_peft.distributed.device import Compute
-from vision_peft.training.report import capture_warnings, describe_other_processes, describe_processes
+from vision_peft.runs.capture import capture_warnings
+from vision_peft.training.report import describe_other_processes, describe_processes
 
 CPU = torch.device("cpu")
 ONE, TWO = Compute(CPU, "fp32"), Compute(CPU, "fp32", world_size=2)

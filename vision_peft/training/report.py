@@ -2,12 +2,8 @@
 
 import contextlib
 import dataclasses
-import logging
-import queue
 import statistics
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +22,7 @@ from vision_peft.data.normalisation import resolve_normalisation
 from vision_peft.distributed.device import Compute, describe_device, peak_memory_mb
 from vision_peft.distributed.processes import on_rank0
 from vision_peft.distributed.stopping import Interrupted
-from vision_peft.printable import printable, warn
+from vision_peft.printable import printable
 from vision_peft.protocols import CHOICES
 from vision_peft.results.row import DIVERGED, STATUS, STOPPED, UNFINISHED, Row, write_row
 from vision_peft.results.table import format_count
@@ -39,37 +35,6 @@ from vision_peft.tuning.backbone import input_channels
 from vision_peft.tuning.head_kinds import head_text, read_head
 
 LONGEST_REASON = 1000  # letters; a message may name every sample of a batch
-
-
-@contextlib.contextmanager
-def capture_log(name: str) -> Iterator[list[str]]:
-    """Collect what the logger `name` says inside, one record an entry, for the run's log once that is open."""
-    logger, records = logging.getLogger(name), queue.SimpleQueue()
-    handler, level, words = QueueHandler(records), logger.level, []
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield words
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        while not records.empty():
-            words.append(records.get().getMessage())
-
-
-@contextlib.contextmanager
-def capture_warnings() -> Iterator[list[str]]:
-    """Collect the warnings issued inside as lines for the run's log, each once; after an error they are shown."""
-    words: list[str] = []
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            yield words
-    except BaseException:
-        for text in dict.fromkeys(str(warning.message) for warning in caught):
-            warn(text, stacklevel=3)
-        raise
-    words += dict.fromkeys(f"warning: {warning.message}" for warning in caught)
 
 
 def describe_run(

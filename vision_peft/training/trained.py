@@ -40,6 +40,7 @@ from vision_peft.memory.plan import plan_memory
 from vision_peft.protocols import PHASES, list_splits
 from vision_peft.results.row import RESULT, Row, from_values, to_values, write_row
 from vision_peft.results.table import format_result, format_rows
+from vision_peft.runs.capture import capture_log, capture_warnings
 from vision_peft.runs.check_files import check_files
 from vision_peft.runs.checkpoint import newest_state
 from vision_peft.runs.compare_data import Pinned, pin_data
@@ -67,8 +68,6 @@ from vision_peft.training.evaluation import create_eval_loader, evaluate, say_ad
 from vision_peft.training.fit import fit
 from vision_peft.training.progress import Progress, State, Training
 from vision_peft.training.report import (
-    capture_log,
-    capture_warnings,
     count_flops,
     describe_other_processes,
     describe_processes,
