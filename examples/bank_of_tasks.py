@@ -5,6 +5,7 @@ Run it by: python examples/bank_of_tasks.py   (a minute on a CPU; with --tiny se
 
 import sys
 import tempfile
+from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
@@ -14,8 +15,8 @@ import vision_peft as vp
 
 tiny = "--tiny" in sys.argv
 name, size = ("vit_tiny_patch16_224", 32) if tiny else ("dinov2_small_pypi", 56)
-options = {"embed_dim": 24, "depth": 2, "num_heads": 2} if tiny else {"pretrained": True}
-digits = load_digits()
+options: dict[str, Any] = {"embed_dim": 24, "depth": 2, "num_heads": 2} if tiny else {"pretrained": True}
+digits: Any = load_digits()
 images = F.interpolate(torch.tensor(digits.images / 8 - 1).float()[:, None].repeat(1, 3, 1, 1), size=size)
 digit = torch.tensor(digits.target)
 tasks = {"digit": (vp.LoRA(rank=4), digit, 10), "parity": (vp.AdaptFormer(bottleneck=8), digit % 2, 2)}

@@ -6,6 +6,7 @@ Run it by: pip install 'vision_peft[export]', then python examples/export_onnx.p
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -16,7 +17,7 @@ from vision_peft.inference.export import export_model
 
 tiny = "--tiny" in sys.argv
 name, size = ("vit_tiny_patch16_224", 32) if tiny else ("dinov2_small_pypi", 56)
-options = {"embed_dim": 24, "depth": 2, "num_heads": 2} if tiny else {"pretrained": True}
+options: dict[str, Any] = {"embed_dim": 24, "depth": 2, "num_heads": 2} if tiny else {"pretrained": True}
 
 with tempfile.TemporaryDirectory() as folder:
     torch.manual_seed(0)  # an adapter records the seed of random weights
@@ -30,5 +31,5 @@ with tempfile.TemporaryDirectory() as folder:
     session = onnxruntime.InferenceSession(f"{folder}/pets.onnx")
     (taken,) = session.get_inputs()
     images = np.random.default_rng(0).integers(0, 256, (5, size, size, 3), dtype=np.uint8)
-    (probabilities,) = session.run(None, {taken.name: images})
+    probabilities = np.asarray(session.run(None, {taken.name: images})[0])
     print("onnxruntime answers", taken.shape, "with", probabilities.shape)

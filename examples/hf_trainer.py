@@ -31,8 +31,8 @@ def measure(outputs: Any) -> dict[str, float]:
 
 tiny = "--tiny" in sys.argv
 name, size = ("vit_tiny_patch16_224", 32) if tiny else ("dinov2_small_pypi", 56)
-options = {"embed_dim": 24, "depth": 2, "num_heads": 2} if tiny else {"pretrained": True}
-digits = load_digits()
+options: dict[str, Any] = {"embed_dim": 24, "depth": 2, "num_heads": 2} if tiny else {"pretrained": True}
+digits: Any = load_digits()
 images = F.interpolate(torch.tensor(digits.images / 8 - 1).float()[:, None].repeat(1, 3, 1, 1), size=size)
 data: Any = [{"pixel_values": x, "labels": y} for x, y in zip(images, digits.target, strict=True)]
 train, val = (data[:96], data[96:160]) if tiny else (data[:1000], data[1000:1200])

@@ -5,6 +5,7 @@ Run it by: python examples/own_loop.py   (minutes on a CPU; with --tiny seconds,
 
 import sys
 import tempfile
+from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
@@ -14,8 +15,8 @@ import vision_peft as vp
 
 tiny = "--tiny" in sys.argv
 name, size = ("vit_tiny_patch16_224", 32) if tiny else ("dinov2_small_pypi", 56)
-options = {"embed_dim": 24, "depth": 2, "num_heads": 2} if tiny else {"pretrained": True}
-digits = load_digits()
+options: dict[str, Any] = {"embed_dim": 24, "depth": 2, "num_heads": 2} if tiny else {"pretrained": True}
+digits: Any = load_digits()
 images, labels = torch.tensor(digits.images / 8 - 1).float()[:, None].repeat(1, 3, 1, 1), torch.tensor(digits.target)
 images = F.interpolate(images, size=size)
 train, val = (slice(0, 96), slice(96, 160)) if tiny else (slice(0, 1000), slice(1000, 1200))

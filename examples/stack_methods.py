@@ -4,6 +4,7 @@ Run it by: python examples/stack_methods.py   (seconds; with --tiny on a small r
 """
 
 import sys
+from typing import Any
 
 import timm
 import torch
@@ -12,9 +13,9 @@ import vision_peft as vp
 
 tiny = "--tiny" in sys.argv
 name, size = ("vit_tiny_patch16_224", 32) if tiny else ("dinov2_small_pypi", 56)
-options = {"embed_dim": 24, "depth": 2, "num_heads": 2} if tiny else {"pretrained": True}
+options: dict[str, Any] = {"embed_dim": 24, "depth": 2, "num_heads": 2} if tiny else {"pretrained": True}
 images = torch.rand(4, 3, size, size)
-model = vp.create_backbone(name, img_size=size, num_classes=10, **options).eval()
+model: Any = vp.create_backbone(name, img_size=size, num_classes=10, **options).eval()
 weights = {key: tensor.clone() for key, tensor in model.state_dict().items()}
 
 vp.attach(model, vp.AdaptFormer(bottleneck=8))

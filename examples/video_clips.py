@@ -4,6 +4,7 @@ Run it by: python examples/video_clips.py   (minutes on a CPU; with --tiny secon
 """
 
 import sys
+from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
@@ -13,8 +14,9 @@ import vision_peft as vp
 
 tiny = "--tiny" in sys.argv
 name, size = ("vit_tiny_patch16_224", 32) if tiny else ("dinov2_small_pypi", 56)
-options = {"embed_dim": 24, "depth": 2, "num_heads": 2} if tiny else {"pretrained": True}
-pictures, frames = torch.tensor(load_digits().images / 16).float(), 4
+options: dict[str, Any] = {"embed_dim": 24, "depth": 2, "num_heads": 2} if tiny else {"pretrained": True}
+digits: Any = load_digits()
+pictures, frames = torch.tensor(digits.images / 16).float(), 4
 small = F.interpolate(F.pad(pictures, (8, 8, 4, 4))[:, None], size=size)[:, 0]  # a digit on a dark field
 
 
