@@ -2,21 +2,27 @@
 
 import base64
 import binascii
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:  # reading rows, which imports this, has no need of numpy
+    import numpy as np
 
 
-def pack_bits(bits: np.ndarray) -> str:
+def pack_bits(bits: "np.ndarray") -> str:
     """Return the text of bits N (bool), which `unpack_bits` reads."""
+    import numpy as np
+
     return base64.b64encode(np.packbits(bits.astype(bool)).tobytes()).decode()
 
 
-def unpack_bits(text: str, number: int) -> np.ndarray:
+def unpack_bits(text: str, number: int) -> "np.ndarray":
     """Return the `number` bits (bool) that `pack_bits` wrote.
 
     Raises:
         ValueError: the text holds another number of bits, or is not what `pack_bits` writes.
     """
+    import numpy as np
+
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
