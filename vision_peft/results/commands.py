@@ -8,7 +8,7 @@ from vision_peft.printable import for_shell
 from vision_peft.results.averages import Groups, list_tasks
 from vision_peft.results.row import Row
 
-_TASK, _SEED = "data.task=", "seed="
+_TASK, _SEED, _EXPERIMENT = "data.task=", "seed=", "experiment="
 
 
 def collect_commands(rows: Sequence[Row], suites: Mapping[str, Groups]) -> list[str]:
@@ -22,7 +22,7 @@ def collect_commands(rows: Sequence[Row], suites: Mapping[str, Groups]) -> list[
     commands: list[str] = []
     for words, group in alike.items():
         if len(group) == 1 or words[:1] not in (("python",), ("vision-peft",)):
-            commands += [_show_command(row) for row in group if row.command]
+            commands += [show_command(row) for row in group if row.command]
             continue
         seeds_of: dict[str, set[int]] = defaultdict(set)
         for row in group:
@@ -37,6 +37,12 @@ def collect_commands(rows: Sequence[Row], suites: Mapping[str, Groups]) -> list[
             sweep = [f"{_TASK}{','.join(named)}"] * bool(named[0]) + [f"{_SEED}{','.join(map(str, seeds))}"]
             commands.append(for_shell([*words[:2], *["-m"] * several, *words[2:], *sweep]))
     return commands
+
+
+def list_experiments(rows: Iterable[Row]) -> list[str]:
+    """List the experiments that commands of rows name, each once."""
+    words = (word for row in rows for word in _split_command(row) if word.startswith(_EXPERIMENT))
+    return [*dict.fromkeys(word.removeprefix(_EXPERIMENT) for word in words)]
 
 
 def describe_provenance(rows: Sequence[Row]) -> list[str]:
@@ -74,7 +80,7 @@ def _split_command(row: Row) -> list[str]:
         return [row.command]
 
 
-def _show_command(row: Row) -> str:
+def show_command(row: Row) -> str:
     """Quote the command of a row anew: it starts one program of ours, whatever stood in the file, or is a comment."""
     words = _split_command(row)
     known = words[0] in ("python", "torchrun", "vision-peft") and len(words) > 1
