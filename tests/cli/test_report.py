@@ -6,7 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from cli.test_plot import put
+
+from vision_peft.config.command_line import compose_config
+from vision_peft.config.parse import to_dict
 
 
 @pytest.fixture
@@ -38,6 +42,50 @@ def test_a_tree_of_runs_becomes_markdown_and_csv(repository: Path, report, tmp_p
     assert ",mean_per_class," in (tmp_path / "table.csv").read_text()
 
 
+def test_a_page_is_made_of_the_rows_alone(report, tmp_path: Path) -> None:
+    for seed, top1 in ((0, 80.0), (1, 84.0)):
+        folder = tmp_path / "runs" / f"a{seed}"
+        put(folder, "adaptformer", 64, seed, top1)
+        (folder / "adapter").mkdir()
+        for name in ("config.yaml", "log.txt", "metrics.jsonl", "confusion.csv", "adapter/adapter.json"):
+            (folder / name).write_text("any: text\n")
+    code, shown, errors = report("runs", "-o", "pages/report.html")
+    assert (code, errors) == (0, "")
+    assert "82.00 ± 2.83" in shown
+    assert "wrote pages/report.html" in shown
+    page = (tmp_path / "pages" / "report.html").read_bytes()
+    assert b"82.00 \\u00b1 2.83" in page
+    assert str(tmp_path).encode() not in page
+    for path in sorted((tmp_path / "runs").rglob("*"), reverse=True):
+        if path.is_dir() and path.name == "adapter":
+            path.rmdir()
+        elif path.is_file() and path.name != "result.json":
+            path.unlink()
+    assert report("runs", "-o", "again.html")[0] == 0
+    assert (tmp_path / "again.html").read_bytes() == page
+
+
+def test_thumbnails_are_of_the_data_that_the_config_of_a_run_names(
+    report, tmp_path: Path, photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["test/red/0.png", "test/red/none.png"]
+    hardest = [{"item": name, "true": "red", "answered": "blue", "confidence": 0.9} for name in names]
+    for place, data in enumerate((photos, tmp_path / "gone")):
+        folder = tmp_path / "runs" / f"a{place}"
+        put(folder, "adaptformer", 64 + place, 0, 80.0)
+        row = json.loads((folder / "result.json").read_text()) | {"hardest": hardest}
+        (folder / "result.json").write_text(json.dumps(row))
+        config = to_dict(compose_config(["data=folder", "data.root=photos"]))
+        config["data"]["root"] = str(data)
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert report("runs", "-o", "plain.html")[0] == 0
+    assert b"data:image/jpeg" not in (tmp_path / "plain.html").read_bytes()
+    assert report("runs", "-o", "with.html", "--thumbnails")[0] == 0
+    assert (tmp_path / "with.html").read_bytes().count(b"data:image/jpeg;base64,") == 1
+    assert "no thumbnails of" in caplog.text
+    assert "gone" in caplog.text
+
+
 def test_the_19_tasks_of_vtab_are_averaged_in_both_ways(report, tmp_path: Path) -> None:
     from vision_peft.data.datasets.vtab1k import CLASS_COUNTS
 
@@ -57,7 +105,8 @@ def test_the_19_tasks_of_vtab_are_averaged_in_both_ways(report, tmp_path: Path) 
     ("arguments", "message"),
     [
         (["run"], "no such file or folder: run (did you mean runs?)"),
-        (["runs", "--out", "table.html"], "--out must end in .md or .csv, got table.html"),
+        (["runs", "--out", "table.htm"], "--out must end in .html, .md or .csv, got table.htm (did you mean .html?)"),
+        (["runs", "--out", "table.md", "--thumbnails"], "--thumbnails is of a page: give -o report.html"),
         (["trial"], "nothing to report: none of 1 rows has top1 (search trials do not read test)"),
     ],
 )

@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--thumbnails",
         action="store_true",
-        help="of an .html page: show the hardest test images too, read from the data that config.yaml of each run names",
+        help="of an .html page: show the hardest test images, read from the data that config.yaml of a run names",
     )
     options = parser.parse_args(argv)
     suffix = options.out.suffix if options.out else ""

@@ -1,5 +1,7 @@
 """Reproduce rows: the commands that make them again, and the device, commit and versions they ran with."""
 
+import functools
+import re
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,6 +10,7 @@ from vision_peft.printable import for_shell
 from vision_peft.results.averages import Groups, list_tasks
 from vision_peft.results.row import Row
 
+LONGEST_SPLIT = 20_000  # letters of a command with quotation marks; shlex takes a time that grows with their square
 _TASK, _SEED, _EXPERIMENT = "data.task=", "seed=", "experiment="
 
 
@@ -74,16 +77,25 @@ def _describe_resumes(row: Row) -> str:
 
 
 def _split_command(row: Row) -> list[str]:
+    return [*_split(row.command)]
+
+
+@functools.lru_cache(maxsize=4096)
+def _split(command: str) -> tuple[str, ...]:
+    if not {*command} & {*"'\"\\"}:
+        return tuple(filter(None, re.split("[ \t\r\n]+", command)))
+    if len(command) > LONGEST_SPLIT:
+        return (command,)
     try:
-        return shlex.split(row.command)
+        return tuple(shlex.split(command))
     except ValueError:  # an unclosed quotation mark: the command is shown as it is
-        return [row.command]
+        return (command,)
 
 
 def show_command(row: Row) -> str:
     """Quote the command of a row anew: it starts one program of ours, whatever stood in the file, or is a comment."""
     words = _split_command(row)
-    known = words[0] in ("python", "torchrun", "vision-peft") and len(words) > 1
+    known = words[:1] and words[0] in ("python", "torchrun", "vision-peft") and len(words) > 1
     return for_shell(words) if known else f"# {row.command}"
 
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from vision_peft.printable import printable
 from vision_peft.results.averages import Groups
 from vision_peft.results.commands import list_experiments
 from vision_peft.results.figures import describe_figure, describe_metric, format_number, list_figures
@@ -25,7 +26,7 @@ PROTOCOL_WORDS = {
     "last_epoch": "last epoch, nothing chosen",
     "best_test": "epoch chosen on test",
 }
-PARAMETERS = {"trained": "params_trained", "stored": "params_stored"}
+MOST_EXPERIMENTS = 5  # that a setting may name
 # Column -> its head, and what it is
 HEADS = {
     "method": ("Method", ""),
@@ -93,8 +94,8 @@ def make_kind(rows: Sequence[Row], suites: Mapping[str, Groups]) -> tuple[Data, 
         "panels": _make_panels(settings),
         "report": {
             "title": report.title,
-            "columns": [[name, name not in TEXTS] for name in report.columns],
-            "cells": [*map(list, zip(*report.columns.values(), strict=True))],
+            "columns": [[printable(name), name not in TEXTS] for name in report.columns],
+            "cells": [[printable(text) for text in line] for line in zip(*report.columns.values(), strict=True)],
         },
         "notes": report.notes,
     }, settings
@@ -118,7 +119,7 @@ def _make_cells(setting: Setting, label: str, figures: Sequence[str]) -> dict[st
     val = "val_top1" if row.metric == "top1" else "val_figure"
     share = 100 * (row.params_trained + row.params_head) / total if total else None
     return {
-        "method": [label, label],
+        "method": _text(label),
         "task": _text(" ".join(panel[name] for name in ("dataset", "task") if name in panel)),
         "backbone": _text(row.backbone),
         "size": _text(", ".join(panel[name] for name in ("img_size", "num_frames") if name in panel)),
@@ -141,7 +142,7 @@ def _make_cells(setting: Setting, label: str, figures: Sequence[str]) -> dict[st
 
 
 def _text(text: str) -> Cell:
-    return [text, text]
+    return [printable(text)] * 2
 
 
 def _number(value: float | None, write: Callable[[float], str]) -> Cell:
@@ -173,7 +174,7 @@ def _describe(setting: Setting) -> Data:
         "early": row.setting is None,  # a row of an earlier version
         "reused": any(each.reused_features for each in setting.rows),
         "lost": setting.describe_lost(),
-        "experiments": list_experiments(setting.rows),
+        "experiments": list_experiments(setting.rows)[:MOST_EXPERIMENTS],
     }
 
 
@@ -196,11 +197,13 @@ def _make_panels(settings: Sequence[Setting]) -> list[Data]:
         lines = []
         for label, points in build_series(panel, "params_trained", settings):
             colours.setdefault(label, len(colours))
-            lines.append({"label": label, "colour": colours[label], "points": [numbers[id(each)] for each in points]})
+            lines.append(
+                {"label": printable(label), "colour": colours[label], "points": [numbers[id(each)] for each in points]}
+            )
         for label, points in build_references(panel, "params_trained", settings):
             colours.setdefault(label, len(colours))
             method = points[0].row.method if points[0].row.method in REFERENCES else "other"
             place = {"points": [numbers[id(points[0])]], "reference": method}
-            lines.append({"label": label, "colour": colours[label], **place})
-        panels.append({"name": name, "about": [*about.values()], "lines": lines})
+            lines.append({"label": printable(label), "colour": colours[label], **place})
+        panels.append({"name": printable(name), "about": [*map(printable, about.values())], "lines": lines})
     return panels

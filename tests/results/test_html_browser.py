@@ -1,0 +1,242 @@
+"""The HTML report in a headless Chromium: what a reader does with it, and that no name in a row runs."""
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.browser import browser, list_complaints, resize
+from support.hostile_text import HOSTILE
+
+from vision_peft.printable import printable
+from vision_peft.results.html_page import make_page
+from vision_peft.results.row import Row
+
+__all__ = ["browser"]
+ATTACKS = [
+    "</script><script>window.hit=1</script>",
+    "<img src=x onerror=window.hit=1>",
+    '"><svg onload=window.hit=1>',
+    "'-window.hit=1-'",
+    "javascript:window.hit=1",
+    HOSTILE,
+]
+PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+
+
+def list_rows(make_row: Callable[..., Row]) -> list[Row]:
+    """Rows of four methods on two tasks, with all that a page can show."""
+    rows = []
+    per_class = {"cat": 90.0, "dog": 80.0, "red fox": 70.0}
+    hard = [{"item": "test/cat/1.png", "true": "cat", "answered": "dog", "confidence": 0.9}]
+    sizes = {
+        "adaptformer-8": 150_000,
+        "adaptformer-64": 1_190_000,
+        "lora-8": 290_000,
+        "linear-0": 0,
+        "full-0": 86_000_000,
+    }
+    for place, (label, count) in enumerate(sizes.items()):
+        name, size = label.split("-")
+        for task in ("clothing", "rsscn7"):
+            for seed in (0, 1):
+                curve = [{"epoch": n, "train_loss": 1 / n, "val_top1": 60.0 + n + seed} for n in range(1, 6)]
+                rows.append(
+                    make_row(
+                        name,
+                        {"size": int(size)} if size != "0" else {},
+                        task=task,
+                        seed=seed,
+                        top1=70.0 + 3 * place + seed,
+                        params_trained=count,
+                        params_stored=2 * count,
+                        step_ms=100.0 + place,
+                        peak_memory_mb=500.0 * (5 - place),
+                        curve=curve,
+                        per_class=per_class,
+                        confusion=[[9, 1, 0], [2, 8, 0], [1, 2, 7]],
+                        hardest=hard,
+                        tried={"recipe.lr": [1e-3, 1e-2]} if name == "lora" else None,
+                        command=f"vision-peft train method={name} data.task={task} seed={seed}",
+                    )
+                )
+    return rows
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("page")
+
+
+@pytest.fixture
+def page(browser: Any, folder: Path, make_row: Callable[..., Row]) -> Any:
+    """The browser at a page of `list_rows`, fresh."""
+    if not (folder / "report.html").exists():
+        (folder / "report.html").write_text(make_page(list_rows(make_row)), encoding="utf-8")
+    resize(browser, 1200)
+    browser.get((folder / "report.html").as_uri())
+    yield browser
+    assert list_complaints(browser) == []
+
+
+def choose(page: Any, name: str, value: str) -> None:
+    """Choose an entry as a user does, by its value."""
+    done = page.execute_script(
+        "const s = document.getElementById(arguments[0]); s.value = arguments[1];"
+        "s.dispatchEvent(new Event('change')); return s.value",
+        name,
+        value,
+    )
+    assert done == value
+
+
+def texts(page: Any, selector: str) -> list[str]:
+    return page.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].filter((e) => e.offsetParent).map((e) => e.innerText)",
+        selector,
+    )
+
+
+def marks(page: Any) -> list[Any]:
+    return page.find_elements("css selector", "#chart .mark")
+
+
+def test_a_point_shows_its_figures_on_hover_and_by_arrow_keys(page: Any) -> None:
+    from selenium.webdriver import ActionChains
+
+    labels = [mark.get_attribute("aria-label") for mark in marks(page)]
+    assert labels == ["adaptformer-8: 70.50 ± 0.71", "lora-8: 76.50 ± 0.71", "adaptformer-64: 73.50 ± 0.71"]
+    tip = page.find_element("id", "tip")
+    assert not tip.is_displayed()
+    ActionChains(page).move_to_element(marks(page)[1]).perform()
+    assert tip.is_displayed()
+    for wanted in ("lora-8", "76.50 ± 0.71", "290.00 k", "102 ms", "1.5 GB", "tried lr: 2"):
+        assert wanted in tip.text
+    marks(page)[0].send_keys("\ue014")  # arrow right
+    assert page.switch_to.active_element.get_attribute("aria-label").startswith("lora-8")
+    assert "lora-8" in tip.text
+    page.switch_to.active_element.send_keys("\n")
+    assert page.find_element("id", "detail-title").text == "lora-8 on digits clothing"
+    assert "vision-peft train method=lora data.task=clothing seed=1" in texts(page, "#one pre")
+
+
+def test_the_axis_the_figure_and_the_task_can_be_switched(page: Any) -> None:
+    before = [mark.rect["x"] for mark in marks(page)]
+    choose(page, "axis", "memory")
+    assert [mark.get_attribute("aria-label").split(":")[0] for mark in marks(page)] == [
+        "full",
+        "linear",
+        "lora-8",
+        "adaptformer-64",
+        "adaptformer-8",
+    ]
+    assert [mark.rect["x"] for mark in marks(page)][:3] != before
+    assert "peak memory (bytes)" in page.find_element("id", "chart").text
+    choose(page, "figure", "figure mean_per_class")
+    assert all(": 96.30" in mark.get_attribute("aria-label") for mark in marks(page))
+    choose(page, "panel", "1")
+    assert "rsscn7" in page.find_element("css selector", "#chart svg").get_attribute("aria-label")
+
+
+def test_a_method_is_hidden_by_its_entry_in_the_legend(page: Any) -> None:
+    references = page.find_element("id", "chart").text
+    assert "linear probe 79.5" in references
+    assert "full fine-tuning 82.5" in references
+    curves = "#curves polyline"
+    assert len(page.find_elements("css selector", curves)) == 10
+    entry = next(b for b in page.find_elements("css selector", "#legend button") if b.text == "lora-8")
+    entry.send_keys(" ")
+    assert [mark.get_attribute("aria-label").split(":")[0] for mark in marks(page)] == [
+        "adaptformer-8",
+        "adaptformer-64",
+    ]
+    assert len(page.find_elements("css selector", curves)) == 8
+    assert page.switch_to.active_element.get_attribute("aria-pressed") == "false"
+    page.switch_to.active_element.send_keys(" ")
+    assert len(marks(page)) == 3
+
+
+def test_tables_sort_by_their_heads_and_one_filter_acts_on_all(page: Any) -> None:
+    methods, figures = "#results tbody th", "#results tbody td:nth-child(3)"
+    assert len(texts(page, methods)) == 10
+    head = page.find_element("css selector", "#results thead th:nth-child(3) button")
+    head.send_keys("\n")
+    assert texts(page, figures)[:2] == ["82.50 ± 0.71"] * 2
+    assert (
+        page.find_element("css selector", "#results thead th:nth-child(3)").get_attribute("aria-sort") == "descending"
+    )
+    head.send_keys("\n")
+    assert texts(page, methods)[:2] == ["adaptformer-8"] * 2
+    page.find_element("id", "filter").send_keys("adapt CLOTHING")
+    for table in ("results", "costs", "parameters"):
+        assert texts(page, f"#{table} tbody th") == ["adaptformer-8", "adaptformer-64"], table
+    assert page.find_element("id", "count").text == "2 of 10 settings"
+    page.find_element("id", "filter").send_keys("\ue009a", "\ue003")  # all of it, backspace
+    choose(page, "filter-task", "digits rsscn7")
+    choose(page, "filter-search", "yes")
+    assert texts(page, methods) == ["lora-8"]
+    assert texts(page, "#results .badge") == ["val_select", "5 epochs", "tried lr: 2"]
+
+
+def test_a_setting_shows_confusions_hardest_items_and_curves(page: Any) -> None:
+    page.find_element("css selector", "#results tbody th button").click()
+    one = page.find_element("id", "one").text
+    for wanted in ("Most often mixed up", "test/cat/1.png", "wrong with 2 of 2 seeds", "90 %, true: cat"):
+        assert wanted in one
+    assert len(page.find_elements("css selector", "#one .draw .mark")) == 9
+    assert texts(page, "#one tbody tr")[0].split() == ["dog", "cat", "4"]
+
+
+def test_it_fits_a_phone_is_dark_where_that_is_preferred_and_prints(page: Any) -> None:
+    back = "return getComputedStyle(document.body).backgroundColor"
+    assert page.execute_script(back) == "rgb(246, 247, 249)"
+    page.find_element("id", "theme").click()
+    assert page.execute_script(back) == "rgb(18, 20, 23)"
+    page.execute_script("localStorage.clear()")
+    resize(page, 390, "dark")
+    page.refresh()
+    assert page.execute_script(back) == "rgb(18, 20, 23)"
+    assert page.execute_script("return document.documentElement.scrollWidth") == 390
+    assert page.execute_script("return document.querySelector('#chart svg').getBoundingClientRect().right") <= 390
+    pdf = base64.b64decode(page.print_page())
+    assert pdf.startswith(b"%PDF")
+    assert len(pdf) > 10_000
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert page.execute_script(back) == "rgb(255, 255, 255)"
+    assert not page.find_element("id", "theme").is_displayed()
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_no_name_in_a_row_runs_or_becomes_an_element(
+    browser: Any, tmp_path: Path, make_row: Callable[..., Row]
+) -> None:
+    rows = []
+    for text in ATTACKS:
+        own = {
+            "per_class": {text: 50.0, "b": 50.0},
+            "confusion": [[1, 2], [3, 4]],
+            "hardest": [{"item": text, "true": text, "answered": text, "confidence": 0.5}],
+            "curve": [{"epoch": n, "train_loss": text, "val_top1": 5.0} for n in (1, 2)],
+            "tried": {text: [text]},
+            "settings": {text: text},
+            "versions": {text: text},
+            "figure_words": {"top1": text},
+            **dict.fromkeys(("dataset", "task", "backbone", "head", "device", "command", "commit"), text),
+        }
+        rows += [make_row(text, {text: text, "size": 3}, **own), make_row("linear", {}, **own)]
+    published = {"title": ATTACKS[0], "Published": ATTACKS[1]}
+    page = make_page(rows, published=lambda _: published, picture=lambda row, item: PIXEL)
+    (tmp_path / "a.html").write_text(page, encoding="utf-8")
+    browser.get((tmp_path / "a.html").as_uri())
+    count = browser.execute_script("return document.getElementById('setting').options.length")
+    assert count == len(rows)
+    for place in range(count):
+        choose(browser, "setting", str(place))
+        shown = browser.execute_script("return document.getElementById('one').innerText")
+        assert printable(ATTACKS[place // 2])[:20] in browser.execute_script("return document.body.innerText")
+        assert all(letter.isprintable() or letter in "\n\t" for letter in shown)
+    assert browser.execute_script("return [window.hit === undefined, document.scripts.length]") == [True, 2]
+    foreign = "return document.querySelectorAll('img:not([src^=data]), [onerror], [onload], [href^=javascript]').length"
+    assert browser.execute_script(foreign) == 0
+    assert list_complaints(browser) == []
