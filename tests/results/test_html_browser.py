@@ -106,18 +106,18 @@ def test_a_point_shows_its_figures_on_hover_and_by_arrow_keys(page: Any) -> None
     from selenium.webdriver import ActionChains
 
     labels = [mark.get_attribute("aria-label") for mark in marks(page)]
-    assert labels == ["adaptformer-8: 70.50 ± 0.71", "lora-8: 76.50 ± 0.71", "adaptformer-64: 73.50 ± 0.71"]
+    assert labels == ["AdaptFormer-8: 70.50 ± 0.71", "LoRA-8: 76.50 ± 0.71", "AdaptFormer-64: 73.50 ± 0.71"]
     tip = page.find_element("id", "tip")
     assert not tip.is_displayed()
     ActionChains(page).move_to_element(marks(page)[1]).perform()
     assert tip.is_displayed()
-    for wanted in ("lora-8", "76.50 ± 0.71", "290.00 k", "102 ms", "1.5 GB", "tried lr: 2"):
+    for wanted in ("LoRA-8", "76.50 ± 0.71", "290.00 k", "102 ms", "1.5 GB", "tried lr: 2"):
         assert wanted in tip.text
     marks(page)[0].send_keys("\ue014")  # arrow right
-    assert page.switch_to.active_element.get_attribute("aria-label").startswith("lora-8")
-    assert "lora-8" in tip.text
+    assert page.switch_to.active_element.get_attribute("aria-label").startswith("LoRA-8")
+    assert "LoRA-8" in tip.text
     page.switch_to.active_element.send_keys("\n")
-    assert page.find_element("id", "detail-title").text == "lora-8 on digits clothing"
+    assert page.find_element("id", "detail-title").text == "LoRA-8 on digits clothing"
     assert "vision-peft train method=lora data.task=clothing seed=1" in texts(page, "#one pre")
 
 
@@ -125,11 +125,11 @@ def test_the_axis_the_figure_and_the_task_can_be_switched(page: Any) -> None:
     before = [mark.rect["x"] for mark in marks(page)]
     choose(page, "axis", "memory")
     assert [mark.get_attribute("aria-label").split(":")[0] for mark in marks(page)] == [
-        "full",
-        "linear",
-        "lora-8",
-        "adaptformer-64",
-        "adaptformer-8",
+        "full fine-tuning",
+        "linear probe",
+        "LoRA-8",
+        "AdaptFormer-64",
+        "AdaptFormer-8",
     ]
     assert [mark.rect["x"] for mark in marks(page)][:3] != before
     assert "peak memory (bytes)" in page.find_element("id", "chart").text
@@ -145,11 +145,11 @@ def test_a_method_is_hidden_by_its_entry_in_the_legend(page: Any) -> None:
     assert "full fine-tuning 82.5" in references
     curves = "#curves polyline"
     assert len(page.find_elements("css selector", curves)) == 10
-    entry = next(b for b in page.find_elements("css selector", "#legend button") if b.text == "lora-8")
+    entry = next(b for b in page.find_elements("css selector", "#legend button") if b.text == "LoRA-8")
     entry.send_keys(" ")
     assert [mark.get_attribute("aria-label").split(":")[0] for mark in marks(page)] == [
-        "adaptformer-8",
-        "adaptformer-64",
+        "AdaptFormer-8",
+        "AdaptFormer-64",
     ]
     assert len(page.find_elements("css selector", curves)) == 8
     assert page.switch_to.active_element.get_attribute("aria-pressed") == "false"
@@ -167,15 +167,15 @@ def test_tables_sort_by_their_heads_and_one_filter_acts_on_all(page: Any) -> Non
         page.find_element("css selector", "#results thead th:nth-child(3)").get_attribute("aria-sort") == "descending"
     )
     head.send_keys("\n")
-    assert texts(page, methods)[:2] == ["adaptformer-8"] * 2
-    page.find_element("id", "filter").send_keys("adapt CLOTHING")
+    assert texts(page, methods)[:2] == ["AdaptFormer-8"] * 2
+    page.find_element("id", "filter").send_keys("ADAPTFORMER clothing")
     for table in ("results", "costs", "parameters"):
-        assert texts(page, f"#{table} tbody th") == ["adaptformer-8", "adaptformer-64"], table
+        assert texts(page, f"#{table} tbody th") == ["AdaptFormer-8", "AdaptFormer-64"], table
     assert page.find_element("id", "count").text == "2 of 10 settings"
     page.find_element("id", "filter").send_keys("\ue009a", "\ue003")  # all of it, backspace
     choose(page, "filter-task", "digits rsscn7")
     choose(page, "filter-search", "yes")
-    assert texts(page, methods) == ["lora-8"]
+    assert texts(page, methods) == ["LoRA-8"]
     assert texts(page, "#results .badge") == ["val_select", "5 epochs", "tried lr: 2"]
 
 

@@ -31,11 +31,14 @@ def test_a_setting_is_the_mean_of_its_seeds_and_a_panel_has_its_lines(make_row: 
     rows += [make_row("adaptformer", {"bottleneck": 8, "scale": 0.1}, top1=79.0, params_trained=150_000)]
     rows += [make_row("linear", {}, top1=70.0, params_trained=0, params_stored=0)]
     (kind,) = read_data(make_page(rows))["kinds"]
-    assert cells(kind, "method") == [["linear", "linear"], *([f"adaptformer-{size}"] * 2 for size in (8, 64))]
+    assert cells(kind, "method") == [
+        ["linear probe", "linear probe"],
+        *([f"AdaptFormer-{size}"] * 2 for size in (8, 64)),
+    ]
     assert cells(kind, "figure top1") == [[70.0, "70.00", None], [79.0, "79.00", None], [82.0, "82.00 ± 2.83", 2.82843]]
     (panel,) = kind["panels"]
     lines = [(line["label"], line["points"], line.get("reference")) for line in panel["lines"]]
-    assert lines == [("adaptformer", [1, 2], None), ("linear probe", [0], "linear")]
+    assert lines == [("AdaptFormer", [1, 2], None), ("linear probe", [0], "linear")]
 
 
 def test_protocol_budget_and_setting_are_never_averaged(make_row: Make) -> None:

@@ -168,6 +168,7 @@ def _describe(setting: Setting) -> Data:
     tried = {key.rpartition(".")[2]: len(values) for key, values in (row.tried or {}).items()}
     search = ", ".join(f"{key}: {count}" for key, count in [*tried.items()][:4])
     return {
+        "name": printable(row.method),  # as it is typed
         "protocol": row.protocol,
         "epochs": f"{row.epochs} epoch{'s' * (row.epochs != 1)}",
         "tried": f"tried {search}" if search else "",

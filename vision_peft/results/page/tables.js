@@ -77,7 +77,7 @@ function settingTable(kind, name, caption, open) {
   });
   const made = table(caption, columns, rows);
   for (const { line, setting } of rows) {
-    const words = [setting.protocol, setting.epochs, setting.tried || "no search recorded", setting.lost, ...setting.cells.flatMap((cell, place) => cell && kind.texts.includes(place) ? [cell[1]] : [])];
+    const words = [setting.name, setting.protocol, setting.epochs, setting.tried || "no search recorded", setting.lost, ...setting.cells.flatMap((cell, place) => cell && kind.texts.includes(place) ? [cell[1]] : [])];
     FILTERED.push({ line, setting, kind, results: name === "results", task: setting.cells[kind.keys.indexOf("task")][1], text: words.join(" ").toLowerCase() });
   }
   return made;
