@@ -10,11 +10,14 @@ def expand(nav: Sequence[Any], pages: Sequence[str]) -> list[Any]:
 
     Names and patterns without a page vanish, and so do sections without one.
     """
-    named = {entry for section in nav for entry in _list_entries(section) if "*" not in entry}
+    named = {entry for section in nav for entry in list_entries(section) if "*" not in entry}
     expanded: list[Any] = []
     for section in nav:
         if isinstance(section, dict):
             title, entries = next(iter(section.items()))
+            if isinstance(entries, str):
+                expanded += [section] if entries in pages else []
+                continue
             found = [page for entry in entries for page in _match(entry, pages, named)]
             expanded += [{title: found}] if found else []
         else:
@@ -22,8 +25,10 @@ def expand(nav: Sequence[Any], pages: Sequence[str]) -> list[Any]:
     return expanded
 
 
-def _list_entries(section: Any) -> list[str]:
-    return [entry for inner in section.values() for entry in inner] if isinstance(section, dict) else [section]
+def list_entries(section: Any) -> list[str]:
+    """Return the pages and patterns of one part of the navigation."""
+    values = section.values() if isinstance(section, dict) else [section]
+    return [entry for value in values for entry in ([value] if isinstance(value, str) else value)]
 
 
 def _match(entry: str, pages: Sequence[str], named: set[str]) -> list[str]:

@@ -1,14 +1,14 @@
 """The navigation of the site: what patterns match, and that mkdocs.yml leaves no page out."""
 
 import yaml
-from navigation import expand
+from navigation import expand, list_entries
 from support.pages import REPOSITORY, list_pages
 
 
 def test_a_pattern_stands_for_the_pages_that_are_named_nowhere_else() -> None:
     pages = ["index.md", "a/index.md", "a/one.md", "a/two.md", "b.md"]
-    nav = ["index.md", {"A": ["a/index.md", "a/*.md", "b.md"]}, {"None": ["c/*.md", "absent.md"]}]
-    assert expand(nav, pages) == ["index.md", {"A": ["a/index.md", "a/one.md", "a/two.md", "b.md"]}]
+    nav = [{"Home": "index.md"}, {"A": ["a/index.md", "a/*.md", "b.md"]}, {"None": ["c/*.md", "absent.md"]}]
+    assert expand(nav, pages) == [{"Home": "index.md"}, {"A": ["a/index.md", "a/one.md", "a/two.md", "b.md"]}]
     assert expand([{"A": ["a/two.md", "a/*.md"]}], pages) == [{"A": ["a/two.md", "a/index.md", "a/one.md"]}]
     assert expand([{"A": ["a/*.md"]}, {"B": ["a/one.md"]}], pages) == [
         {"A": ["a/index.md", "a/two.md"]},
@@ -20,8 +20,7 @@ def test_every_page_is_in_the_navigation_once_and_nothing_is_loaded_from_elsewhe
     config = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))
     pages = [page.removeprefix("docs/") for page in list_pages() if page.startswith("docs/")]
     pages += ["project/CONTRIBUTING.md", "project/CHANGELOG.md", "project/SECURITY.md"]
-    parts = expand(config["nav"], pages)
-    named = [page for part in parts for page in ([part] if isinstance(part, str) else next(iter(part.values())))]
+    named = [page for part in expand(config["nav"], pages) for page in list_entries(part)]
     assert sorted(named) == sorted(pages)
     assert config["theme"]["font"] is False
     assert "repo_url" not in config  # the theme would ask GitHub for its stars
