@@ -1,7 +1,10 @@
 """`vision-peft doctor` on this machine."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,18 @@ def test_one_line_a_finding_and_exit_code_1_for_problems_only(tmp_path: Path, pl
     assert any("runs: file cannot be written -> take another folder" in line for line in problems) == (place == "file")
     assert not any("network" in line.split()[1] for line in lines)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_machine_without_torch_gets_a_diagnosis_too(repository: Path, tmp_path: Path) -> None:
+    blocked = (
+        "import sys; sys.modules['torch'] = None; from vision_peft.cli.main import main; sys.exit(main(['doctor']))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    words = [sys.executable, "-c", blocked]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert re.search(r"^problem +torch +cannot be imported: .* -> pip install torch torchvision$", done.stdout, re.M)
+    assert done.stdout.splitlines()[-1].endswith("notes")
 
 
 def test_json_says_the_same(tmp_path: Path) -> None:

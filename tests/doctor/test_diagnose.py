@@ -53,6 +53,8 @@ def test_what_keeps_torch_from_the_gpu(facts: Facts, level: str, text: str, fix:
 
 def test_a_torch_for_cpus_is_right_where_there_is_no_driver() -> None:
     assert [finding.level for finding in findings(Facts(), "gpu")] == ["ok"]
+    (other,) = findings(Facts(other_gpu="Apple's, by Metal (mps)"), "gpu")
+    assert other == ("ok", "gpu", "Apple's, by Metal (mps)", "")
 
 
 def test_packages_that_are_missing_or_outside_of_the_tested_range() -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import random
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from vision_peft.distributed.kernels import has_kernels
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -99,15 +100,6 @@ def choose_device(name: str) -> torch.device:
     elif device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError("device=mps: this torch finds no Apple GPU; use device=cpu")
     return device
-
-
-def has_kernels(capability: tuple[int, int], built_for: list[str]) -> bool:
-    """Whether a torch built for these has kernels for a GPU; they run on their major version from their minor on."""
-    major, minor = capability
-    kernels = [re.fullmatch(r"sm_(\d+)(\d)[a-z]?", arch) for arch in built_for]
-    return any(match and int(match[1]) == major and int(match[2]) <= minor for match in kernels) or any(
-        arch.startswith("compute_") and int(arch.removeprefix("compute_")) <= 10 * major + minor for arch in built_for
-    )
 
 
 def _check_kernels(capability: tuple[int, int], built_for: list[str], name: str) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from vision_peft.distributed.device import has_kernels
+from vision_peft.distributed.kernels import has_kernels
 from vision_peft.doctor.facts import Facts, Place
 from vision_peft.results.table import format_bytes
 
@@ -98,10 +98,10 @@ def _check_gpu(facts: Facts) -> Iterator[Finding]:
         return
     if facts.driver is None:
         if facts.torch_cuda:
-            text, fix = "none, trains on the CPU", "on a machine with an NVIDIA GPU, install its driver"
+            text, fix = "none, trains on the CPU", "if there is an NVIDIA GPU, install its driver"
             yield Finding(NOTE, "gpu", text, fix)
         else:
-            yield Finding(OK, "gpu", "none, trains on the CPU")
+            yield Finding(OK, "gpu", facts.other_gpu or "none, trains on the CPU")
         return
     major = facts.driver.partition(".")[0]
     if facts.torch_cuda is None:
@@ -172,6 +172,8 @@ def _check_weights(facts: Facts) -> Iterator[Finding]:
     file = facts.weights_file
     if facts.weights == "ready":
         yield Finding(OK, "weights", f"those that need no network are in {file}, and their hash is right")
+    elif facts.weights == "unknown":
+        yield Finding(NOTE, "weights", f"{file} was not looked at: that needs torch", "install torch first")
     elif facts.weights == "damaged":
         yield Finding(PROBLEM, "weights", f"{file} is damaged", "remove it, the next run fetches it again")
     else:

@@ -42,6 +42,7 @@ class Facts:
         torch_cuda: version of CUDA that torch was built for; None of a build for CPUs.
         torch_arches: the kernels in that build, as `torch.cuda.get_arch_list` names them.
         gpus: that torch can use or at least sees.
+        other_gpu: one of another maker than NVIDIA that torch can use; "" without one.
         driver: version of NVIDIA's driver; None without one.
         cores: that this process may use, of `all_cores`; `quota` is what its control group grants, in cores.
         threads: that torch starts.
@@ -49,7 +50,8 @@ class Facts:
         shared_memory: free bytes of /dev/shm; None where there is none.
         ffmpeg: path of the command.
         decoders: why a video decoder cannot be used, None where it can, by name.
-        weights: what is true of the offline weights: "ready", "missing" or "damaged"; `weights_file` is where they go.
+        weights: state of the offline weights: "ready", "missing", "damaged", or "unknown" without torch; they go into
+            `weights_file`.
         hub_cache: folder of Hugging Face's cache, with `hub_models` models; `hub_offline` where it is told not to ask.
         reachable: addresses that were asked, and what is wrong with each, None where it answers; empty if none was.
     """
@@ -62,6 +64,7 @@ class Facts:
     torch_cuda: str | None = None
     torch_arches: list[str] = field(default_factory=list)
     gpus: list[Gpu] = field(default_factory=list)
+    other_gpu: str = ""
     driver: str | None = None
     cores: int = 8
     all_cores: int = 8

@@ -11,7 +11,6 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from vision_peft.backbones.pypi_weights import check_cached, find_cached
 from vision_peft.data.decoding.video_backends import MODULES, explain_absence
 from vision_peft.data.loading.memory import measure_free_memory
 from vision_peft.doctor.facts import Facts, Gpu, Place, Requirement
@@ -27,7 +26,7 @@ def gather(output_dir: Path, network: bool = False) -> Facts:
         output_dir: where runs would go.
         network: whether to ask the package index and the hub for an answer.
     """
-    weights, hub = find_cached(), _find_hub_cache()
+    (weights, state), hub = _ask_weights(), _find_hub_cache()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Facts(
         python=(sys.version_info.major, sys.version_info.minor, sys.version_info.micro),
@@ -46,7 +45,7 @@ def gather(output_dir: Path, network: bool = False) -> Facts:
         ],
         ffmpeg=shutil.which("ffmpeg"),
         decoders={name: explain_absence(name) for name in MODULES},
-        weights=check_cached(weights),
+        weights=state,
         weights_file=weights,
         hub_cache=hub,
         hub_models=sum(1 for _ in hub.glob("models--*")),
@@ -84,7 +83,7 @@ def _ask_torch() -> dict[str, Any]:
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: one of its libraries cannot be loaded
-        return {"torch": None, "torch_error": str(error).split("\n")[0]}
+        return {"torch": None, "torch_error": str(error).split("\n")[0], "threads": 0}
     arches = torch.cuda.get_arch_list() if torch.version.cuda and torch.cuda.is_available() else []
     count = torch.cuda.device_count() if torch.version.cuda else 0
     gpus = [Gpu(torch.cuda.get_device_name(i), torch.cuda.get_device_capability(i)) for i in range(count)]
@@ -93,8 +92,24 @@ def _ask_torch() -> dict[str, Any]:
         "torch_cuda": torch.version.cuda,
         "torch_arches": arches,
         "gpus": gpus if torch.cuda.is_available() else [],
+        "other_gpu": _find_other_gpu(torch),
         "threads": torch.get_num_threads(),
     }
+
+
+def _find_other_gpu(torch: Any) -> str:
+    if torch.version.hip and torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name(0)}, ROCm {torch.version.hip}"
+    return "Apple's, by Metal (mps)" if torch.backends.mps.is_available() else ""
+
+
+def _ask_weights() -> tuple[Path, str]:
+    try:
+        from vision_peft.backbones.pypi_weights import check_cached, find_cached
+    except (ImportError, OSError):  # torch is missing or broken, which is a finding of its own
+        folder = Path(os.environ.get("VISION_PEFT_CACHE") or "~/.cache/vision_peft").expanduser()
+        return folder / "dinov2_small_pypi.safetensors", "unknown"
+    return find_cached(), check_cached(find_cached())
 
 
 def find_driver(root: Path = Path("/")) -> str | None:
@@ -162,6 +177,8 @@ def _count_memory() -> int:
 
 
 def _find_hub_cache() -> Path:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
+    try:
+        from huggingface_hub.constants import HF_HUB_CACHE
+    except ImportError:
+        return Path("~/.cache/huggingface/hub").expanduser()
     return Path(HF_HUB_CACHE)

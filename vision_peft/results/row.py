@@ -5,9 +5,7 @@ import math
 import types
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from vision_peft.packed_bits import unpack_bits
 from vision_peft.printable import LONGEST_LINE, printable
@@ -17,6 +15,9 @@ from vision_peft.results.row_bounds import bound_problems
 from vision_peft.safe_files import read_file, write_file
 from vision_peft.strict_json import parse_json
 from vision_peft.suggest import find_closest
+
+if TYPE_CHECKING:  # rows are found and listed without numpy
+    import numpy as np
 
 MAX_BYTES = 2**25  # of a result.json; one of 20,000 classes has one million
 RESULT = "result.json"  # in the folder of a run that has finished
@@ -123,7 +124,7 @@ class Row:
         return " + ".join(add_size(title, size) for title, size in sized)
 
 
-def find_correct(row: Row) -> np.ndarray | None:
+def find_correct(row: Row) -> "np.ndarray | None":
     """Return which test items were answered right, n_test (bool), in the order of the data; None: not known.
 
     Items without an answer, undecodable ones for example, were not. Rows of equal `data_digest` have the same items.
