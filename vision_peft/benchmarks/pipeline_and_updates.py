@@ -92,7 +92,7 @@ def measure_steps(configs: dict[str, Config], updates: int = 10) -> list[Steps]:
         configs: what to measure, by the name it gets in the table; the first is what the others are compared with.
         updates: counted updates of each; their data comes as in training, kept decoded where it is then.
     """
-    runs = {name: _run_updates(config) for name, config in configs.items()}
+    runs = {name: run_updates(config) for name, config in configs.items()}
     times: dict[str, list[tuple[float, float, int]]] = {name: [] for name in configs}
     for number, (name, run) in itertools.product(range(WARM_UP + updates), runs.items()):
         taken = next(run)
@@ -197,7 +197,7 @@ def _repeat_epochs(loader: TrainLoader) -> Iterator[Batch]:
         yield from loader.epoch(epoch)
 
 
-def _run_updates(config: Config) -> Iterator[tuple[float, float, int]]:
+def run_updates(config: Config) -> Iterator[tuple[float, float, int]]:
     """One update at a time: seconds in all, seconds of them that went by waiting for data, and its items."""
     compute = _choose_compute(config)
     check_backbone_dtype(config.backbone_dtype, compute)

@@ -3,10 +3,14 @@
 import functools
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from vision_peft.config.errors import ConfigError
 from vision_peft.safe_files import read_file
 from vision_peft.strict_yaml import MAX_BYTES, check_yaml
+from vision_peft.suggest import did_you_mean
 
 
 @functools.cache
@@ -45,3 +49,22 @@ def list_configs(group: str, folders: tuple[Path, ...] = ()) -> list[str]:
     """Return the names of the configs of a group, with those in further folders."""
     found = (folder.joinpath(group).glob("*.yaml") for folder in (find_configs(), *folders))
     return sorted({file.stem for files_ in found for file in files_})
+
+
+def read_uncomposed(group: str, name: str, config_dir: str | Path | None = None) -> tuple[Any, Path]:
+    """Read a file of a group that is not composed into the config of a run, and say which file it is.
+
+    Raises:
+        ConfigError: there is none of that name, or it cannot be read.
+    """
+    folders = (find_configs(), *([Path(config_dir)] if config_dir else []))
+    known = list_configs(group, folders[1:])
+    if name not in known:
+        raise ConfigError([f"{group}={name}: no such config{did_you_mean(name, known)}; there are {', '.join(known)}"])
+    path = next(path for folder in reversed(folders) if (path := folder / group / f"{name}.yaml").is_file())
+    text = read_file(path, MAX_BYTES).decode()
+    try:
+        check_yaml(text, references=True)
+        return yaml.safe_load(text), path
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError([f"{path}: {' '.join(str(error).split())}"]) from None

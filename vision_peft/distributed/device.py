@@ -1,5 +1,8 @@
 """Where a run computes and in which precision, and how its random numbers are tied to its seed."""
 
+import contextlib
+import ctypes
+import gc
 import hashlib
 import os
 import random
@@ -170,6 +173,22 @@ def peak_memory_mb(device: torch.device) -> float | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def reset_peak_memory(device: torch.device) -> bool:
+    """Let `peak_memory_mb` count from now on; False where the system cannot (it does on GPUs and on Linux)."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
 
 
 def seed_everything(*key: int | str) -> None:

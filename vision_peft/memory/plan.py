@@ -92,9 +92,6 @@ def plan_memory(
     kept = on_rank0(lambda: _read(folder / MEMORY))
     if config.memory is None and not kept:
         return Plan(config, config, compute)
-    if any(method.brings_head for method in config.methods):
-        words = f"memory={config.memory}: nothing is trained in batches, so that there is nothing to choose"
-        return Plan(config, config, compute, words=words)
     if compute.sharded:
         raise ValueError(
             f"memory={config.memory}: what a model in shards takes is not predicted: give distributed.strategy=ddp, or "
@@ -141,7 +138,7 @@ def _decide(
     def works(choice: Choice) -> bool:
         if items(choice) >= (recall(key(choice)) or items(choice) + 1):
             return False
-        if compute.device.type != "cuda" or memory.survives(choice):
+        if compute.device.type != "cuda" or not memory.trained or memory.survives(choice):
             return True
         remember(key(choice), items(choice))
         return False
@@ -149,11 +146,13 @@ def _decide(
     auto = config.precision == "auto" and compute.precision == "fp32"
     precisions = [compute.precision, *(["bf16"] if auto else [])]
     choices = list(list_choices(recipe, memory.modes, precisions, compute.world_size, memory.draws))
+    if not memory.trained:  # nothing is trained in batches, so that there is nothing to choose
+        choices = choices[:1]
     try:
         choice, prediction = choose(limit, choices, memory.predict, works)
     except DoesNotFit as error:
         more = "" if config.precision in ("auto", "bf16", "fp16") else "precision=auto, "
-        raise ValueError(
+        raise DoesNotFit(
             f"memory={config.memory}: {error}; give as much, {more}a smaller backbone.img_size or another backbone"
         ) from None
     before = (peak_memory_mb(compute.device) or 0) * 1e6
@@ -167,6 +166,11 @@ def _decide(
         "key": key(choice),
         "words": f"predicted peak {prediction} of {format_memory(limit)}{used_before}",
     }
+
+
+def read_predicted(folder: Path) -> float | None:
+    """Return the bytes that a run was predicted to take at its peak; None where it was started without a limit."""
+    return _read(folder / MEMORY).get("predicted_bytes")
 
 
 def _read(path: Path) -> dict[str, Any]:

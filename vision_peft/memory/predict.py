@@ -83,7 +83,8 @@ class MemoryOfTraining:
         trained = [p.numel() * p.element_size() for p in model.parameters() if p.requires_grad]
         self.trained, self.largest = sum(trained), max(trained, default=0)
         self._evaluation = self._measure_evaluation()
-        self._step(recipe.recompute, compute.precision)
+        if self.trained:
+            self._step(recipe.recompute, compute.precision)
         self.base = _measure_base(compute.device)
 
     @property
@@ -99,7 +100,7 @@ class MemoryOfTraining:
 
     def predict(self, choice: Choice) -> Prediction:
         """Predict the peak under a choice."""
-        one, other = self._step(choice.recompute, choice.precision)
+        one, other = self._step(choice.recompute, choice.precision) if self.trained else ([], [])
         items = self.recipe.batch_size // choice.accumulate // self.compute.world_size
         gradients = self.trained if choice.accumulate > 1 else 0  # of the parts before
         update = self.trained + 2 * self.largest  # gradients, and what a step of the optimiser makes of one tensor

@@ -16,11 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
 from vision_peft.config.command_line import compose_config, with_values
 from vision_peft.config.errors import ConfigError
-from vision_peft.config.find_configs import find_configs, list_configs
+from vision_peft.config.find_configs import read_uncomposed
 from vision_peft.config.parse import Config
 from vision_peft.data.loading.cached_images import count_cores
 from vision_peft.printable import LONGEST_LINE, printable
@@ -29,9 +27,6 @@ from vision_peft.runs.find_run import find_run
 from vision_peft.runs.folder_lock import FolderLock
 from vision_peft.runs.run_files import LOCK
 from vision_peft.runs.run_folder import find_diverged_row, find_finished_row
-from vision_peft.safe_files import read_file
-from vision_peft.strict_yaml import MAX_BYTES, check_yaml
-from vision_peft.suggest import did_you_mean
 
 LOOK_EVERY_S = 0.5
 MOST_RUNS = 10_000
@@ -93,18 +88,7 @@ def read_sweep(name: str, config_dir: str | Path | None = None) -> Sweep:
     Raises:
         ConfigError: there is none, or the file holds something else.
     """
-    folders = (find_configs(), *([Path(config_dir)] if config_dir else []))
-    known = list_configs("sweep", folders[1:])
-    if name not in known:
-        raise ConfigError([f"sweep={name}: no such config{did_you_mean(name, known)}; there are {', '.join(known)}"])
-    path = next(path for folder in reversed(folders) if (path := folder / "sweep" / f"{name}.yaml").is_file())
-    text = read_file(path, MAX_BYTES).decode()
-    try:
-        check_yaml(text, references=True)
-        raw = yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError([f"{path}: {' '.join(str(error).split())}"]) from None
-    return _check(raw, path)
+    return _check(*read_uncomposed("sweep", name, config_dir))
 
 
 def _check(raw: Any, path: Path) -> Sweep:

@@ -121,7 +121,7 @@ def run_trial(config: Config, values: Values, command: str = "") -> Trial:
     """Train one point, resume it or find it finished; one that diverges leaves a row that says so."""
     trial = trial_config(config, values)
     folder = find_run(trial)
-    row = from_values(on_rank0(lambda: to_values(_find_ended_row(trial, folder))))
+    row = from_values(on_rank0(lambda: to_values(find_ended_row(trial, folder))))
     if row is not None:
         about_data = on_rank0(lambda: describe_data_since(trial, folder))
         print_rank0(f"finished before: {folder}{about_data}")
@@ -136,7 +136,7 @@ def run_trial(config: Config, values: Values, command: str = "") -> Trial:
         return Trial(values, row)
 
 
-def _find_ended_row(config: Config, folder: Path) -> Row | None:
+def find_ended_row(config: Config, folder: Path) -> Row | None:
     """Find the row of a trial that need not be run again: it has finished or diverged."""
     row = find_finished_row(config, folder)
     return row if row is not None or config.overwrite else find_diverged_row(folder)

@@ -1,0 +1,140 @@
+"""A few sentences on a comparison of methods, drawn from its figures alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vision_peft.results.comparison import Entry, format_figure, list_done
+from vision_peft.results.figures import get_figure
+from vision_peft.results.intervals import Comparison, compare_rows, find_interval
+from vision_peft.results.row import Row
+from vision_peft.results.table import format_seconds
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What the figures say."""
+
+    sentences: list[str]
+    suggested: Entry | None  # the one with the smallest adapter of those that cannot be told from the best
+
+
+def advise(entries: Sequence[Entry]) -> Advice:
+    """Say which method is best on test, which smaller ones cannot be told from it, and what beats a frozen backbone.
+
+    Two methods are told apart by the sign test on the test items, at 5 % each. Where the rows do not know which items
+    were right, figures are only put in their order.
+    """
+    done = list_done(entries)
+    if not done:
+        return Advice([], None)
+    best, best_row = max(done, key=lambda pair: _rank(pair[1]))
+    if len(done) == 1:
+        return Advice([f"Only {best.name} was compared: {format_figure(best_row)}."], best)
+    sentences = [_capitalise(f"{best.name} is best on test: {format_figure(best_row)}.")]
+    tests = {entry.name: compare_rows([row], [best_row]) for entry, row in done}
+    if any(test is None for test in tests.values()):
+        sentences.append("Whether the others differ from it by more than chance is not known for this kind of task.")
+        return Advice(sentences, best)
+    alike = [(entry, row) for entry, row in done if not _differs(tests[entry.name])]
+    smallest, smallest_row = min(alike, key=lambda pair: (pair[1].adapter_bytes, -_rank(pair[1])))
+    sentences += _describe_unbeaten(done, best)
+    if smallest is not best:
+        sentences.append(_describe_smaller(smallest, smallest_row, best, best_row, tests[smallest.name]))
+    sentences += _describe_largest(smallest, smallest_row, best, done)
+    quickest, quickest_row = min(alike, key=lambda pair: _seconds(pair[0]))
+    if quickest not in (smallest, best) and quickest.search_s is not None and best.search_s is not None:
+        sentences.append(
+            f"{_capitalise(quickest.name)} ({format_figure(quickest_row, False)}) cannot be told from {best.name} "
+            f"either and took the least time, search included: {format_seconds(quickest.search_s)} instead of "
+            f"{format_seconds(best.search_s)}."
+        )
+    worse = [f"{entry.name} ({_describe_p(test)})" for entry, _ in done if _differs(test := tests[entry.name])]
+    if worse:
+        sentences.append(f"Worse than {best.name} beyond chance: {', '.join(worse)}.")
+    return Advice(sentences, smallest)
+
+
+def _describe_unbeaten(done: Sequence[tuple[Entry, Row]], best: Entry) -> list[str]:
+    """Say so where nothing that changes the backbone beats what leaves it as it is beyond chance."""
+    frozen, changed = ([pair for pair in done if bool(pair[1].params_trained) == side] for side in (False, True))
+    if not frozen or not changed:
+        return []
+    probe, probe_row = max(frozen, key=lambda pair: _rank(pair[1]))
+    if probe is best:
+        return ["It leaves the backbone as it is: nothing that changes the backbone beats it."]
+    better = [pair for pair in changed if _rank(pair[1]) >= _rank(probe_row)]
+    tests = [(entry, compare_rows([row], [probe_row])) for entry, row in better]
+    if any(_differs(test) for _, test in tests):
+        return []
+    nearest, test = min(tests, key=lambda pair: pair[1].p_value if pair[1] else 1.0)
+    return [
+        f"Nothing that changes the backbone beats {probe.name} ({format_figure(probe_row, False)}), which leaves it as "
+        f"it is, beyond chance: {nearest.name} is nearest to it ({_describe_test(test)})."
+    ]
+
+
+def _describe_smaller(entry: Entry, row: Row, best: Entry, best_row: Row, test: Comparison | None) -> str:
+    costs = [f"{_describe_ratio(row.adapter_bytes, best_row.adapter_bytes)} of its bytes"]
+    if row.params_stored < best_row.params_stored and row.params_stored:
+        costs.append(f"{_describe_ratio(row.params_stored, best_row.params_stored)} of its stored parameters")
+    return (
+        f"{_capitalise(entry.name)} ({format_figure(row, False)}) cannot be told from {best.name} "
+        f"({_describe_test(test)}) at "
+        f"{' and '.join(costs)}."
+    )
+
+
+def _describe_largest(entry: Entry, row: Row, best: Entry, done: Sequence[tuple[Entry, Row]]) -> list[str]:
+    """Set the suggested method beside the largest adapter, which full fine-tuning has where it was compared."""
+    largest, largest_row = max(done, key=lambda pair: pair[1].adapter_bytes)
+    interval, value = find_interval(largest_row), get_figure(row, row.metric)
+    if (
+        largest in (entry, best)
+        or interval is None
+        or value is None
+        or row.adapter_bytes * 2 > largest_row.adapter_bytes
+    ):
+        return []
+    share = _describe_ratio(row.adapter_bytes, largest_row.adapter_bytes)
+    place = "within" if value in interval else "above" if value > interval.high else "below"
+    bounds = f"{interval.low:.1f} to {interval.high:.1f}"
+    return [f"{_capitalise(entry.name)} is {place} the interval of {largest.name} ({bounds}) at {share} of the bytes."]
+
+
+def _capitalise(text: str) -> str:
+    """Start a sentence; a name such as k-NN or vpt_deep stays as it is."""
+    word = text.split(maxsplit=1)[0]
+    return text[0].upper() + text[1:] if word.isalpha() and word.islower() else text
+
+
+def _describe_ratio(part: float, whole: float) -> str:
+    """Write a share as people say it: 1/300, 1/4, 70 %."""
+    if not part or part >= 0.67 * whole:
+        return f"{100 * part / whole:.0f} %"
+    times = whole / part
+    return f"1/{times:.0f}" if times < 100 else f"1/{float(f'{times:.2g}'):,.0f}"
+
+
+def _describe_test(test: Comparison | None) -> str:
+    if test is None:
+        return "not tested"
+    return f"{_describe_p(test)}: it alone is right on {test.better} test items, the other on {test.worse}"
+
+
+def _describe_p(test: Comparison | None) -> str:
+    if test is None:
+        return "not tested"
+    return "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.2g}"
+
+
+def _differs(test: Comparison | None) -> bool:
+    return test is not None and test.differs
+
+
+def _rank(row: Row) -> float:
+    value = get_figure(row, row.metric)
+    return float("-inf") if value is None else -value if row.lower_is_better else value
+
+
+def _seconds(entry: Entry) -> float:
+    return float("inf") if entry.search_s is None else entry.search_s

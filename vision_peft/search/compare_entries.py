@@ -1,0 +1,58 @@
+"""What became of the candidates of a comparison, as its table shows it."""
+
+from vision_peft.config.command_line import command_of, with_values
+from vision_peft.memory.plan import read_predicted
+from vision_peft.results.comparison import Entry
+from vision_peft.results.row import Row
+from vision_peft.results.table import format_seconds
+from vision_peft.search.candidates import count_epochs, describe_rungs
+from vision_peft.search.compare import Contest
+from vision_peft.search.compare_state import DONE
+from vision_peft.search.competitor import Competitor
+from vision_peft.search.estimate import is_solved
+
+
+def list_entries(contest: Contest) -> list[Entry]:
+    """List all candidates, with what val chose or why they were left out."""
+    return [_make_entry(contest, each) for each in contest.all]
+
+
+def _make_entry(contest: Contest, competitor: Competitor) -> Entry:
+    candidate, progress = competitor.candidate, competitor.progress
+    if progress.state != DONE:
+        return Entry(candidate.name, why=progress.why or "not compared yet")
+    trained, values = contest.find_chosen(competitor)
+    rows = {str(trial.values): trial.row for trial in competitor.trials} | {str(values): trained.row}
+    size = values.get(candidate.size_key or "")
+    return Entry(
+        name=candidate.name if size is None else f"{candidate.name}-{size}",
+        row=trained.row,
+        tried=_describe_tried(contest, competitor, trained.row),
+        search_s=sum(row.total_seconds or row.train_seconds for row in rows.values()),
+        predicted_bytes=read_predicted(trained.folder),
+        inference=progress.ratios.get("inference"),
+        merged=progress.ratios.get("merged"),
+        folder=str(trained.folder),
+        command=command_of(with_values(competitor.words, values)),
+    )
+
+
+def _describe_tried(contest: Contest, competitor: Competitor, row: Row) -> str:
+    """Say what a candidate tried on val: epochs in all, or the values that were solved for."""
+    if not is_solved(competitor.config):
+        return f"{count_epochs(contest.rungs)} epochs"
+    solved = next((key for key in ("penalty", "k") if row.curve and key in row.curve[0]), "setting")
+    return f"{len(row.curve)} {({'penalty': 'penalties', 'setting': 'settings'}).get(solved, solved)}"
+
+
+def list_notes(contest: Contest) -> list[str]:
+    """Say what each method had, and what the columns are."""
+    rungs, budget = contest.rungs, format_seconds(contest.state.budget_s)
+    return [
+        f"tried on val: {describe_rungs(rungs)}, {count_epochs(rungs)} epochs for each method; one run where the "
+        "setting is solved for; test was read once, for what val chose",
+        f"all of it took {format_seconds(contest.used_s)}, the budget was {budget}",
+        "brackets behind the figure: 95 % of a bootstrap over test items; parameters are those without the head",
+        "train: the chosen run, search: all runs of the method; memory: peak of the process, in brackets as predicted",
+        "infer: a forward pass relative to the bare backbone, timed in turn; * with what was merged into the weights",
+    ]
