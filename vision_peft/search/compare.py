@@ -24,7 +24,7 @@ from vision_peft.runs.find_run import find_run
 from vision_peft.search.candidates import Candidate, Rungs, Values
 from vision_peft.search.compare_state import DONE, OPEN, SKIPPED, Progress, open_state
 from vision_peft.search.competitor import Competitor, check_comparable, describe_trial, log_to
-from vision_peft.search.estimate import estimate_seconds, is_solved, measure_speed
+from vision_peft.search.estimate import estimate_seconds, import_late, is_solved, measure_speed
 from vision_peft.search.halving import halve
 from vision_peft.search.measure_inference import measure_inference
 from vision_peft.search.trials import Trial, find_ended_row, rank_trials, run_trial, trial_config
@@ -111,8 +111,15 @@ class Contest:
         self.state.save(self.folder)
 
     def estimate(self, competitor: Competitor, level: int) -> float:
-        """Estimate the seconds of a candidate's search."""
-        return estimate_seconds(competitor.config, competitor.progress, self.splits, self.levels[level])
+        """Estimate the seconds of a candidate's search, with what a run was seen to take beside its epochs."""
+        more = 0.0 if is_solved(competitor.config) else self.find_overhead()
+        return estimate_seconds(competitor.config, competitor.progress, self.splits, self.levels[level], more)
+
+    def find_overhead(self) -> float:
+        """Return the seconds by which a run takes longer than estimated, as seen where one is solved for, and tested."""
+        done = [each.progress for each in self.all if each.progress.state == DONE and is_solved(each.config)]
+        late = [max(each.took_s - (each.estimate_s or 0), 0) / 2 for each in done]
+        return sum(late) / len(late) if late else 0.0
 
     def measure(self) -> None:
         """Time a few updates of each candidate; one that does not fit the backbone or the data is skipped."""
@@ -144,14 +151,11 @@ class Contest:
         """
         able = [each for each in self.all if each.progress.state != SKIPPED]
         if self.state.level is None:
-            budget = self.state.budget_s
-            left = OF_BUDGET * budget - self.used_s
-            totals = [sum(self.estimate(each, level) for each in able) for level in range(len(self.levels))]
-            fits = [level for level, total in enumerate(totals) if total <= left]
-            self.state.level = fits[0] if fits else len(self.levels) - 1
-            cheapest = min(able, key=lambda each: self.estimate(each, len(self.levels) - 1))
-            least = self.estimate(cheapest, len(self.levels) - 1)
-            if least > left:
+            budget, smallest = self.state.budget_s, len(self.levels) - 1
+            self._choose_level(able)
+            cheapest = min(able, key=lambda each: self.estimate(each, smallest))
+            least = self.estimate(cheapest, smallest)
+            if least > OF_BUDGET * budget - self.used_s:
                 needed = (least + self.used_s) / OF_BUDGET
                 raise ValueError(
                     f"--budget {format_seconds(budget)} is too small: {cheapest.name}, the cheapest, is estimated to "
@@ -159,8 +163,25 @@ class Contest:
                     f"{max(round(needed / 60 + 0.5), 1)}m or more"
                 )
         for each in able:
-            each.progress.estimate_s = self.estimate(each, self.state.level)
+            each.progress.estimate_s = each.progress.estimate_s or self.estimate(each, self.state.level or 0)
         self.all.sort(key=lambda each: each.progress.estimate_s or float("inf"))
+        self.save()
+
+    def _choose_level(self, searched: Sequence[Competitor]) -> None:
+        """Choose the largest level at which all of these are estimated to fit, else the smallest."""
+        left = OF_BUDGET * self.state.budget_s - self.used_s
+        totals = [sum(self.estimate(each, level) for each in searched) for level in range(len(self.levels))]
+        self.state.level = next((level for level, total in enumerate(totals) if total <= left), len(totals) - 1)
+
+    def _plan_again(self) -> None:
+        """Choose the level anew, by what was learned of runs, as long as no search that goes by it has begun."""
+        searched = [each for each in self.all if not is_solved(each.config)]
+        if any(each.progress.took_s for each in searched):
+            return
+        able = [each for each in searched if each.progress.state == OPEN]
+        self._choose_level(able)
+        for each in able:
+            each.progress.estimate_s = self.estimate(each, self.state.level or 0)
         self.save()
 
     def run(self) -> None:
@@ -169,8 +190,11 @@ class Contest:
         Raises:
             ValueError: the limit of memory is too small for all of them.
         """
+        import_late(self.all[0].config)
         for competitor in self.all:
             progress = competitor.progress
+            if progress.state == OPEN and not is_solved(competitor.config):
+                self._plan_again()
             if progress.state == SKIPPED or (progress.state == OPEN and not self._has_time(competitor)):
                 continue
             try:
@@ -178,6 +202,10 @@ class Contest:
                     self._search(competitor)
             except DoesNotFit as error:
                 self.skip(competitor, str(error))
+            except ValueError as error:  # it does not fit the task: k-NN has no numbers to tell
+                if competitor.trials:
+                    raise
+                self.skip(competitor, str(error).splitlines()[0])
             except _OverBudget as error:
                 self.skip(competitor, str(error))
             except OutOfMemoryError:
@@ -215,7 +243,7 @@ class Contest:
         progress, budget = competitor.progress, self.state.budget_s
         if progress.took_s:  # it has begun in an earlier start
             return True
-        done = [each.progress for each in self.all if each.progress.state == DONE and each.progress.estimate_s]
+        done = [each.progress for each in self.all if each.progress.state == DONE and not is_solved(each.config)]
         took, estimated = sum(each.took_s for each in done), sum(each.estimate_s or 0 for each in done)
         need = (progress.estimate_s or 0) * (min(max(took / estimated, 0.5), 3) if estimated else 1)
         left = OF_BUDGET * budget - self.used_s

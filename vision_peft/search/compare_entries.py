@@ -52,7 +52,7 @@ def list_notes(contest: Contest) -> list[str]:
         f"tried on val: {describe_rungs(rungs)}, {count_epochs(rungs)} epochs for each method; one run where the "
         "setting is solved for; test was read once, for what val chose",
         f"all of it took {format_seconds(contest.used_s)}, the budget was {budget}",
-        "brackets behind the figure: 95 % of a bootstrap over test items; parameters are those without the head",
+        "brackets behind an accuracy: 95 % of a bootstrap over test items; parameters are those without the head",
         "train: the chosen run, search: all runs of the method; memory: peak of the process, in brackets as predicted",
         "infer: a forward pass relative to the bare backbone, timed in turn; * with what was merged into the weights",
     ]

@@ -55,7 +55,9 @@ def measure_speed(config: Config) -> Speed:
     return Speed(AROUND * start, statistics.median(times))
 
 
-def estimate_seconds(config: Config, progress: Progress, items: Mapping[str, int], rungs: Rungs) -> float:
+def estimate_seconds(
+    config: Config, progress: Progress, items: Mapping[str, int], rungs: Rungs, overhead_s: float = 0.0
+) -> float:
     """Estimate the seconds of a whole search with its reading of test.
 
     Args:
@@ -63,13 +65,14 @@ def estimate_seconds(config: Config, progress: Progress, items: Mapping[str, int
         progress: with what was measured.
         items: number of items of train, val and test.
         rungs: of the search; one run where the setting is solved for.
+        overhead_s: that a run takes beside what was measured.
     """
     assert progress.start_s is not None
     assert progress.update_s is not None
-    update, batch = progress.update_s, config.recipe.batch_size
+    start, update, batch = progress.start_s + overhead_s, progress.update_s, config.recipe.batch_size
     updates = {name: math.ceil(number / batch) for name, number in items.items()}
     runs = ((1, config.recipe.epochs),) if is_solved(config) else rungs
-    test = progress.start_s + OF_FORWARD * update * updates["test"]
+    test = start + OF_FORWARD * update * updates["test"]
     total = 0.0
     for settings, epochs in runs:
         if learns_head_only(config):
@@ -77,5 +80,13 @@ def estimate_seconds(config: Config, progress: Progress, items: Mapping[str, int
             run = once + epochs * updates["train"] * OF_HEAD * update
         else:
             run = epochs * update * (updates["train"] + OF_FORWARD * updates["val"])
-        total += settings * (progress.start_s + run)
+        total += settings * (start + run)
     return total + test
+
+
+def import_late(config: Config) -> None:
+    """Import what a training imports at its end, so that the memory it takes is not taken for that of the first run."""
+    import torch.utils.flop_counter
+
+    if "tensorboard" in config.trackers:
+        import torch.utils.tensorboard  # noqa: F401

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from vision_peft.benchmarks.costs import find_ratio
-from vision_peft.benchmarks.times import Run, measure_times
+from vision_peft.benchmarks.times import Run, measure_seconds, measure_times
 from vision_peft.distributed.device import choose_compute
 from vision_peft.training.build import create_bare_model
 from vision_peft.training.trained import Trained
@@ -16,7 +16,7 @@ from vision_peft.tuning.backbone import input_channels
 from vision_peft.tuning.merge import merge
 from vision_peft.tuning.record import graft_tensors
 
-ROUNDS = 7
+ROUNDS, SHORT_S, OF_SHORT = 7, 0.05, 25  # as many rounds, and of passes shorter than so many seconds more
 BARE, TUNED, MERGED = "bare", "inference", "merged"
 
 
@@ -49,8 +49,9 @@ def measure_inference(trained: Trained) -> dict[str, float | None]:
     runs = {name: Run(partial(infer, model)) for name, model in models.items()}
     with _one_thread():
         for model in models.values():
-            infer(model)
-        rounds = list(measure_times(runs, range(ROUNDS), compute.device))
+            infer(model)  # warms up
+        number = ROUNDS if measure_seconds(runs[BARE].run, compute.device) > SHORT_S else OF_SHORT
+        rounds = list(measure_times(runs, range(number), compute.device))
     times = {name: [taken for each in rounds if (taken := each.get(name)) is not None] for name in models}
     return {name: find_ratio(times[name], times[BARE]) for name in models if name != BARE}
 
