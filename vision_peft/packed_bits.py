@@ -4,7 +4,7 @@ import base64
 import binascii
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # reading rows, which imports this, has no need of numpy
+if TYPE_CHECKING:
     import numpy as np
 
 
@@ -15,14 +15,12 @@ def pack_bits(bits: "np.ndarray") -> str:
     return base64.b64encode(np.packbits(bits.astype(bool)).tobytes()).decode()
 
 
-def unpack_bits(text: str, number: int) -> "np.ndarray":
-    """Return the `number` bits (bool) that `pack_bits` wrote.
+def check_bits(text: str, number: int) -> bytes:
+    """Return the bytes behind a text of `number` bits; free of numpy, as rows are checked before a plot is drawn.
 
     Raises:
         ValueError: the text holds another number of bits, or is not what `pack_bits` writes.
     """
-    import numpy as np
-
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -30,7 +28,13 @@ def unpack_bits(text: str, number: int) -> "np.ndarray":
     wanted = -(-number // 8)
     if len(data) != wanted:
         raise ValueError(f"wanted one bit for each of {number:,} items, {wanted:,} bytes; got {len(data):,}")
-    bits = np.unpackbits(np.frombuffer(data, np.uint8)).astype(bool)
-    if bits[number:].any():
+    if number % 8 and data[-1] & (0xFF >> number % 8):
         raise ValueError(f"holds ones behind the last of {number:,} items")
-    return bits[:number]
+    return data
+
+
+def unpack_bits(text: str, number: int) -> "np.ndarray":
+    """Return the `number` bits (bool) that `pack_bits` wrote; ValueError as of `check_bits`."""
+    import numpy as np
+
+    return np.unpackbits(np.frombuffer(check_bits(text, number), np.uint8), count=number).astype(bool)

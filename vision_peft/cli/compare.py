@@ -1,4 +1,4 @@
-"""Compare methods on your data within a budget of time: which one, at what cost, and what the figures advise.
+"""Compare methods on your data within a budget of time: which one, and at what cost.
 
     vision-peft compare data=digits backbone.img_size=28 --budget 15m
     vision-peft compare data=folder data.root=photos --budget 2h --memory 8GB

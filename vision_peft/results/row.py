@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
-from vision_peft.packed_bits import unpack_bits
+from vision_peft.packed_bits import check_bits, unpack_bits
 from vision_peft.printable import LONGEST_LINE, printable
 from vision_peft.protocols import PROTOCOLS
 from vision_peft.results.method_titles import add_size, find_title
@@ -16,7 +16,7 @@ from vision_peft.safe_files import read_file, write_file
 from vision_peft.strict_json import parse_json
 from vision_peft.suggest import find_closest
 
-if TYPE_CHECKING:  # rows are found and listed without numpy
+if TYPE_CHECKING:
     import numpy as np
 
 MAX_BYTES = 2**25  # of a result.json; one of 20,000 classes has one million
@@ -209,7 +209,7 @@ def _problems(data: dict[str, Any]) -> list[str]:
             problems.append(f'methods must list {{"name": text, "fields": object}} at least once, got {method}')
     if (correct := data.get("correct")) is not None:
         try:
-            unpack_bits(correct, max(data["n_test"], 0))
+            check_bits(correct, max(data["n_test"], 0))
         except ValueError as error:
             problems.append(f"correct: {error}")
     return problems

@@ -116,7 +116,7 @@ class Contest:
         return estimate_seconds(competitor.config, competitor.progress, self.splits, self.levels[level], more)
 
     def find_overhead(self) -> float:
-        """Return the seconds by which a run takes longer than estimated, as seen where one is solved for, and tested."""
+        """Return the seconds by which a run takes longer than estimated, as seen where settings are solved for."""
         done = [each.progress for each in self.all if each.progress.state == DONE and is_solved(each.config)]
         late = [max(each.took_s - (each.estimate_s or 0), 0) / 2 for each in done]
         return sum(late) / len(late) if late else 0.0
