@@ -69,11 +69,13 @@ def test_a_tree_of_runs_becomes_a_table_a_picture_and_a_csv(repository, plot, tm
     done = plot("runs", "--out", "figures/digits")
     assert done.returncode == 0, done.stderr
     assert f"82.00 ± {8**0.5:.2f}" in done.stdout
-    written = [str(Path("figures", f"digits.{kind}")) for kind in ("png", "svg", "csv")]
+    written = [str(Path("figures", f"digits.{kind}")) for kind in ("png", "svg", "pdf", "csv")]
     shown = done.stdout.splitlines()
     assert shown[-4:-1] == ["wrote " + ", ".join(written), "", "next:"]
     assert shown[-1] == f"  python {repository / 'tools' / 'report.py'} runs"
-    assert done.stderr.splitlines() == [f"{Path('runs', 'open')} has not finished (no result.json yet): left out"]
+    unfinished, *loading = done.stderr.splitlines()
+    assert unfinished == f"{Path('runs', 'open')} has not finished (no result.json yet): left out"
+    assert loading == ["loading PyTorch and timm ..."]
     with (tmp_path / "figures" / "digits.csv").open(newline="") as file:
         lines = {line["method"]: line for line in csv.DictReader(file)}
     assert (lines["AdaptFormer-64"]["mean"], lines["AdaptFormer-64"]["std"]) == ("82.0000", f"{8**0.5:.4f}")
@@ -84,8 +86,13 @@ def test_a_tree_of_runs_becomes_a_table_a_picture_and_a_csv(repository, plot, tm
 def test_metric_and_axis_can_be_chosen_and_a_plain_terminal_is_enough(plot, tmp_path):
     put(tmp_path / "a", "adaptformer", 64, 0, 80.0)
     put(tmp_path / "b", "adaptformer", 64, 1, 84.0)
-    done = plot("a", "b", "--metric", "mean_per_class", "--x", "stored", PYTHONIOENCODING="ascii")
+    put(tmp_path / "c", "lora", 8, 0, 82.0)
+    options = ("--metric", "mean_per_class", "--x", "stored", "--width", "column", "--significance", "seeds")
+    done = plot("a", "b", "c", *options, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
+    assert "(1 comparison is too few to show any difference)" in done.stdout
+    (pair,) = csv.DictReader((tmp_path / "accuracy.pairs.csv").read_text().splitlines())
+    assert (pair["a"], pair["b"], pair["n"]) == ("AdaptFormer-64", "LoRA-8", "1")
     text = (tmp_path / "accuracy.svg").read_text()
     assert "mean per-class accuracy (%)" in text
     assert "stored parameters, head excluded" in text
@@ -121,7 +128,15 @@ def test_a_mistake_is_one_line_and_exit_code_2(plot_here, tmp_path, arguments, m
 def test_help_shows_commands_to_copy_and_every_option(repository, plot_here):
     code, shown, _ = plot_here("--help")
     assert code == 0
-    for word in (f"python {repository / 'tools' / 'plot.py'} runs", "--out", "--metric", "--x", "result.json"):
+    for word in (
+        f"python {repository / 'tools' / 'plot.py'} runs",
+        "--out",
+        "--metric",
+        "--x",
+        "--pareto",
+        "--width",
+        "result.json",
+    ):
         assert word in shown
 
 

@@ -17,7 +17,7 @@ from support.tiny_run import tiny_config
 import vision_peft as vp
 from vision_peft.config.parse import parse_config, to_dict
 from vision_peft.config.run_id import comparable_fields, run_folder
-from vision_peft.results.plot import plot_accuracy
+from vision_peft.results.plots.plot import plot_accuracy
 from vision_peft.results.report import make_report
 from vision_peft.results.row import read_row
 from vision_peft.results.table import format_rows
@@ -85,7 +85,7 @@ def test_rows_of_any_numbers_are_drawn_or_refused(tmp_path: Path) -> None:
             (tmp_path / "result.json").write_text(json.dumps(row | {name: value}))
 
             def draw() -> None:
-                plot_accuracy([plain, read_row(tmp_path / "result.json")], tmp_path / "picture")
+                plot_accuracy([plain, read_row(tmp_path / "result.json")], tmp_path / "picture", kinds=["svg"])
 
             assert is_clean(message_of(draw) or ""), (name, value)
 

@@ -33,7 +33,7 @@ from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.formats import read_adapter_info
 from vision_peft.formats.adapter_info import check, recorded_method
 from vision_peft.results.find_rows import find_runs
-from vision_peft.results.plot import plot_accuracy
+from vision_peft.results.plots.plot import plot_accuracy
 from vision_peft.results.report import make_report
 from vision_peft.results.row import Row, read_row
 from vision_peft.results.table import format_rows
@@ -123,7 +123,7 @@ def test_tables_reports_and_csv_files_of_a_hostile_row(text: str, tmp_path: Path
 
 def test_the_picture_of_a_hostile_row_and_its_numbers(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, HOSTILE)
-    _, svg, numbers = plot_accuracy(rows, tmp_path / "accuracy")
+    svg, numbers = plot_accuracy(rows, tmp_path / "accuracy", kinds=["svg"])
     texts = [node.text or "" for node in ElementTree.parse(svg).iter() if node.tag.endswith("text")]
     assert all(map(is_clean_line, texts))
     assert not any(node.tag.endswith("script") for node in ElementTree.parse(svg).iter())

@@ -1,14 +1,18 @@
-"""Draw accuracy against parameters of finished runs.
+"""Draw accuracy against what methods cost, of finished runs.
 
     vision-peft plot runs
     vision-peft plot runs/digits --metric mean_per_class --x stored --out figures/digits
+    vision-peft plot runs --x memory --pareto --width column --out figures/memory
+    vision-peft plot runs --significance seeds
 
-RUNS are folders of runs (searched), single runs, or result.json files. Writes OUT.png, OUT.svg and OUT.csv.
+RUNS are folders of runs (searched), single runs, or result.json files. Writes OUT.png, OUT.svg, OUT.pdf and OUT.csv,
+and of a test of significance OUT.pairs.csv.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from vision_peft.cli._verb import make_parser, suggest_next
+from vision_peft.cli._verb import announce_loading, make_parser, suggest_next, write_output
 from vision_peft.printable import LONGEST_LINE, printable, show
 
 
@@ -21,22 +25,46 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--x",
         default="trained",
-        choices=("trained", "stored"),
-        help="parameters that train, or that the adapter stores; both without the head (default: trained)",
+        help="trained or stored (parameters without the head), step_time, memory, inference (FLOPs of a forward "
+        "pass), adapter (bytes on disk) (default: trained)",
+    )
+    parser.add_argument(
+        "--width", default="page", help="column (3.25 inches), page (6.75 inches) or inches (default: page)"
+    )
+    parser.add_argument("--pareto", action="store_true", help="draw the front that nothing beats at the same cost")
+    parser.add_argument(
+        "--significance",
+        choices=("seeds", "items"),
+        help="test all pairs: methods over the seeds and tasks they share, or settings over test items",
     )
     options = parser.parse_args(argv)
     from vision_peft.results.figures import choose_metric, select_rows
     from vision_peft.results.find_rows import find_runs
-    from vision_peft.results.plot import plot_accuracy
-    from vision_peft.results.table import format_rows
 
     found = find_runs(options.runs)
     metric, *others = choose_metric(found.rows, options.metric)
     if others:
         names = ", ".join((metric, *others))
         raise ValueError(f"the runs are of several kinds of task: choose what to draw, --metric one of {names}")
-    files = plot_accuracy(select_rows(found.rows, metric), options.out, metric, options.x, len(found.without_row))
+    announce_loading()  # the names of methods are those of their classes
+    from vision_peft.results.plots.plot import plot_accuracy
+    from vision_peft.results.significance import compare_all, write_pairs
+    from vision_peft.results.table import format_rows
+
+    rows = select_rows(found.rows, metric)
+    remarks, tables = [], []
+    if options.significance:
+        tables, remarks = compare_all(rows, metric, options.significance)
+        remarks = [*(table.describe() for table in tables), *remarks]
+    look = {"width": options.width, "pareto": options.pareto, "remarks": remarks}
+    files = plot_accuracy(rows, options.out, metric, options.x, len(found.without_row), **look)
+    if options.significance:
+        pairs = files[-1].with_suffix(".pairs.csv")
+        write_output(Path(pairs), write_pairs(tables))
+        files.append(pairs)
     show(format_rows(found.rows, mean_over_seeds=True))
+    if remarks:
+        show("\n" + "\n".join(printable(remark, LONGEST_LINE) for remark in remarks))
     show("\nwrote " + ", ".join(printable(file, LONGEST_LINE) for file in files))
     suggest_next(["report", *options.runs])
     return 0

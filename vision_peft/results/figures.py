@@ -42,6 +42,19 @@ def describe_figure(row: Row, name: str) -> str:
     return (row.figure_words or OF_CLASSES).get(name, name).replace(",", "")
 
 
+def is_lower_better(row: Row, metric: str) -> bool:
+    """Return whether a smaller value of `metric` is the better one.
+
+    Raises:
+        ValueError: it is not known: a row tells it of the figure that chose on val only.
+    """
+    if metric == row.metric:
+        return row.lower_is_better
+    if metric in OF_CLASSES:
+        return False
+    raise ValueError(f"rows do not say whether a high {metric} is better: wanted {row.metric}")
+
+
 def list_figures(row: Row) -> list[str]:
     """List the names of the figures that rows of this task have, the one that chooses first."""
     return [*dict.fromkeys((row.metric, *(row.figure_words or OF_CLASSES)))]

@@ -11,7 +11,8 @@ from vision_peft.results.averages import Groups
 from vision_peft.results.commands import list_experiments
 from vision_peft.results.figures import describe_figure, describe_metric, format_number, list_figures
 from vision_peft.results.labels import disambiguate, get_panel
-from vision_peft.results.plot_series import REFERENCES, build_references, build_series
+from vision_peft.results.plots.axes import choose_axis
+from vision_peft.results.plots.series import REFERENCES, build_references, build_series
 from vision_peft.results.report import TEXTS, make_report
 from vision_peft.results.row import Row
 from vision_peft.results.selection import describe_panel, select_measured
@@ -196,12 +197,12 @@ def _make_panels(settings: Sequence[Setting]) -> list[Data]:
         about = describe_panel(panel[0].row)
         name = " ".join(about.pop(key) for key in ("dataset", "task") if key in about)
         lines = []
-        for label, points in build_series(panel, "params_trained", settings):
+        for label, points in build_series(panel, choose_axis("trained"), settings):
             colours.setdefault(label, len(colours))
             lines.append(
                 {"label": printable(label), "colour": colours[label], "points": [numbers[id(each)] for each in points]}
             )
-        for label, points in build_references(panel, "params_trained", settings):
+        for label, points in build_references(panel, choose_axis("trained"), settings):
             colours.setdefault(label, len(colours))
             method = points[0].row.method if points[0].row.method in REFERENCES else "other"
             place = {"points": [numbers[id(points[0])]], "reference": method}

@@ -23,8 +23,8 @@ def disambiguate(
 
     Of three lines, ["SSF", "SSF", "LoRA-8"] becomes ["SSF (a=1)", "SSF (a=2)", "LoRA-8 (mixup=0.8)"]:
     fields of methods are named where equal names differ in them, other settings where the value is neither the default
-    nor that of most lines. Tuned fields, which each method has of its own, are named only where nothing else tells
-    equal names apart.
+    nor that of most lines. Tuned fields, which each method has of its own, and what a search of any of the rows
+    chose on val are named only where nothing else tells equal names apart.
 
     Args:
         names: of each group of settings.
@@ -32,9 +32,11 @@ def disambiguate(
         among: all settings of the figure or table that shows the labels; by default those of `groups`.
     """
     rows = [group[0].row for group in groups]
-    usual = _find_usual([setting.row for setting in among or [each for group in groups for each in group]])
-    labels = _tell_apart(names, rows, [_drop_tuned(list_method_fields(row)) for row in rows])
-    marks = [_describe_unusual(list_settings(row), usual) for row in rows]
+    shown = [setting.row for setting in among or [each for group in groups for each in group]]
+    tuned = {name for row in shown for name in list_tuned(row)}
+    usual = _find_usual(shown, tuned)
+    labels = _tell_apart(names, rows, [_drop(list_method_fields(row), tuned) for row in rows])
+    marks = [_describe_unusual(_drop(list_settings(row), _list_implied(row)), usual) for row in rows]
     labels = [_append(label, own) for label, own in zip(labels, marks, strict=True)]
     labels = _tell_apart(labels, rows, [list_method_fields(row) | list_settings(row) for row in rows])
     return _tell_apart(labels, rows, [{"setting": row.setting, **(row.settings or {})} for row in rows])
@@ -52,27 +54,38 @@ def cut(words: Sequence[str]) -> list[str]:
     return [*words[:MOST_WORDS], *([f"{more} more"] if more > 0 else [])]
 
 
+def list_searched(row: Row) -> list[str]:
+    """List what a search chose on val: "lr", "epochs"."""
+    return list(dict.fromkeys(key.rpartition(".")[2] for key in row.tried or {}))
+
+
+def list_tuned(row: Row) -> tuple[str, ...]:
+    """List what each method has of its own besides its size: what papers choose for it, and what val chose."""
+    return (*TUNED_WITH_SIZE, *list_searched(row))
+
+
 def get_panel(row: Row) -> tuple[Any, ...]:
     """Return what the rows of one panel agree in."""
     return tuple(json.dumps(getattr(row, name)) for name in PANEL)
 
 
-def _find_usual(rows: Sequence[Row]) -> dict[str, str | None]:
+def _find_usual(rows: Sequence[Row], tuned: set[str]) -> dict[str, str | None]:
     """Find the settings that differ on a panel, and the value, as text, that goes without saying.
 
     It is what more than half of the rows have; None where there is no such value, or where rows that do not name the
     setting have its default, which goes without saying then.
     """
-    fields = [_drop_tuned(list_settings(row)) for row in rows]
+    fields = [_drop(list_settings(row), tuned | _list_implied(row)) for row in rows]
     of_panel: dict[tuple, list[Fields]] = defaultdict(list)
     for row, own in zip(rows, fields, strict=True):
         of_panel[get_panel(row)].append(own)
     usual: dict[str, str | None] = {}
     for key in dict.fromkeys(key for own in fields for key in own):
         if any(_differs(key, beside) for beside in of_panel.values()):
-            value, count = Counter(_get_text(own, key) for own in fields).most_common(1)[0]
-            named_by_all = all(key in own for own in fields)
-            usual[key] = value if named_by_all and 2 * count > len(rows) else None
+            asked = [own for row, own in zip(rows, fields, strict=True) if key not in _list_implied(row)]
+            value, count = Counter(_get_text(own, key) for own in asked).most_common(1)[0]
+            named_by_all = all(key in own for own in asked)
+            usual[key] = value if named_by_all and 2 * count > len(asked) else None
     return usual
 
 
@@ -107,8 +120,13 @@ def _append(label: str, words: Sequence[str]) -> str:
     return f"{label[:-1]}, {text})" if label.endswith(")") else f"{label} ({text})"
 
 
-def _drop_tuned(fields: Fields) -> dict[str, Any]:
-    return {key: value for key, value in fields.items() if key.split(".")[-1] not in (*TUNED_WITH_SIZE, WEIGHTS)}
+def _list_implied(row: Row) -> set[str]:
+    """List the settings that the method decides: the head that it brings, which is called what the method is."""
+    return {"head"} if row.head == row.method else set()
+
+
+def _drop(fields: Fields, names: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key.split(".")[-1] not in names | {WEIGHTS}}
 
 
 def _differs(key: str, beside: Sequence[Fields]) -> bool:

@@ -47,12 +47,12 @@ class Report:
         If it is wider than `width` characters and narrower when transposed, settings become columns and tasks rows.
         """
         turned = [[name, *cells] for name, cells in self.columns.items()]
-        table = _format_table(
+        table = format_table(
             [list(cells) for cells in zip(*turned, strict=True)], [name not in TEXTS for name in self.columns]
         )
         if width is not None and len(table[0]) > width:
             table = min(
-                table, _format_table(turned, [False] + [True] * (len(turned[0]) - 1)), key=lambda lines: len(lines[0])
+                table, format_table(turned, [False] + [True] * (len(turned[0]) - 1)), key=lambda lines: len(lines[0])
             )
         notes = "\n".join(f"* {for_markdown(note, starts=True)}" for note in self.notes)
         named = [[f"# {name}", *commands] for name, commands in self.commands if commands]
@@ -212,7 +212,7 @@ def _format_numbers(*numbers: float | None) -> list[str]:
     return ["" if number is None else f"{number:.4f}" for number in numbers]
 
 
-def _format_table(table: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
+def format_table(table: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
     """Format a Markdown table, its columns padded to the same width."""
     cells = [[for_markdown(text) for text in row] for row in table]
     widths = [max(3, *(len(row[place]) for row in cells)) for place in range(len(cells[0]))]

@@ -171,19 +171,25 @@ def from_values(values: dict[str, Any] | None) -> Row | None:
 def read_row(path: str | Path) -> Row:
     """Read and check one result.json; ValueError names the file and every missing or mistyped key."""
     path = Path(path)
-    text = read_file(path, MAX_BYTES)
+    row = parse_row(read_file(path, MAX_BYTES), str(path))
+    row.file = path
+    return row
+
+
+def parse_row(text: str | bytes, where: str) -> Row:
+    """Check the JSON text of one row; ValueError names `where` it stands and every missing or mistyped key."""
     try:
         data = parse_json(text)
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        raise ValueError(f"{where} is not valid JSON: {error}") from error
     if not isinstance(data, dict):
-        raise ValueError(f"{path} must hold one JSON object, a result row, got a {type(data).__name__}")
+        raise ValueError(f"{where} must hold one JSON object, a result row, got a {type(data).__name__}")
     if problems := bound_problems(data) or _problems(data):
-        raise ValueError(printable(f"{path} is not a result row: " + "; ".join(problems), LONGEST_LINE))
+        raise ValueError(printable(f"{where} is not a result row: " + "; ".join(problems), LONGEST_LINE))
     extra = {name: data.pop(name) for name in list(data) if name not in _FIELDS}
     if isinstance(extra.get(DIVERGED), str):  # as earlier versions wrote it
         data |= {"status": DIVERGED, "reason": extra.pop(DIVERGED)}
-    return Row(**data, extra=extra, file=path)
+    return Row(**data, extra=extra)
 
 
 def _problems(data: dict[str, Any]) -> list[str]:

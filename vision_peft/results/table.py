@@ -1,17 +1,13 @@
-"""Format result rows as text: one run as a column of facts, several as lines, settings as CSV."""
+"""Format result rows as text: one run as a column of facts, several as lines."""
 
-import csv
-import io
 from collections.abc import Sequence
-from pathlib import Path
 
-from vision_peft.printable import LONGEST_LINE, for_csv, printable
+from vision_peft.printable import LONGEST_LINE, printable
 from vision_peft.results.figures import describe_figure, format_number, get_val_score, is_tested, list_figures
-from vision_peft.results.labels import disambiguate, format_value
+from vision_peft.results.labels import disambiguate
 from vision_peft.results.row import FINISHED, Row
 from vision_peft.results.selection import describe_left_out, describe_lost, describe_panel
-from vision_peft.results.settings import PANEL, Metric, Setting, group_by_seed, list_settings
-from vision_peft.safe_files import write_file
+from vision_peft.results.settings import PANEL, Setting, group_by_seed
 
 _NOTE = "parameters: trained and stored exclude the head; total = backbone + head; share = (trained + head) / total"
 
@@ -68,29 +64,6 @@ def format_result(row: Row) -> str:
     figures = [f"{name:<18}{on_val:>8}{on_test:>10}".rstrip() for name, on_val, on_test in lines]
     notes = ["", "* epoch selected on test"] if mark else []
     return "\n".join([*figures, *(f"{name:<18}{printable(fact)}" for name, fact in facts), *notes])
-
-
-def write_csv(path: Path, settings: Sequence[Setting], metric: Metric) -> None:
-    """Write one line per setting with mean and standard deviation (n - 1) of `metric` over the seeds that finished."""
-    columns = ("method", "settings", *PANEL, "metric", "n_seeds", "mean", "std", "not_finished")
-    counts = ("params_trained", "params_stored", "params_head")
-    with io.StringIO(newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*columns, *counts])
-        for setting in settings:
-            row = setting.row
-            settings_text = [
-                f"{method['name']}.{name}={format_value(value)}"
-                for method in row.methods
-                for name, value in method["fields"].items()
-            ]
-            settings_text += [f"{name}={format_value(value)}" for name, value in list_settings(row).items()]
-            where = ["" if (value := getattr(row, name)) is None else value for name in PANEL]
-            mean = ["" if value is None else f"{value:.4f}" for value in (setting.mean(metric), setting.std(metric))]
-            accuracy = [metric, len(setting.rows), *mean, setting.describe_lost()]
-            cells = [row.label, "; ".join(settings_text), *where, *accuracy, *(getattr(row, name) for name in counts)]
-            writer.writerow(map(for_csv, cells))
-        write_file(path, file.getvalue())
 
 
 def format_count(number: float, digits: int = 2) -> str:

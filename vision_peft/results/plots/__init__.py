@@ -1,0 +1,1 @@
+"""Plots of accuracy against what methods cost, made of result rows alone."""

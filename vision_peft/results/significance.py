@@ -1,0 +1,207 @@
+"""Test which settings of a plot differ: over seeds and tasks, or over the test items that each answered.
+
+Over seeds and tasks: of every task and seed that two methods share, either is the better one with probability one half
+if they are equally good (sign test, exact, two-sided). Over test items: the same test of the items of one task, with
+the bootstrap interval of the difference (`intervals.py`); it does not count that another seed gives other answers. The
+p-values of all pairs of a table are corrected for their number (Holm, Scandinavian Journal of Statistics 1979).
+"""
+
+import csv
+import io
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from vision_peft.printable import for_csv, name_some
+from vision_peft.results.figures import get_figure, is_lower_better
+from vision_peft.results.intervals import LEVEL, compare_rows, compute_sign_test
+from vision_peft.results.labels import disambiguate, get_panel, list_tuned
+from vision_peft.results.row import Row
+from vision_peft.results.selection import describe_panel
+from vision_peft.results.settings import PANEL, Metric, Setting, group_by_seed, list_method_fields, list_settings
+
+KINDS = ("seeds", "items")
+MOST_NAMED = 12
+COLUMNS = ("test", "where", "a", "b", "difference", "low", "high", "n", "a_better", "b_better", "p_value", "p_holm")
+Values = dict[tuple[str, int], float]  # a figure by task (with its data) and seed
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a test says of two settings, a and b."""
+
+    a: str  # label
+    b: str
+    difference: float  # of the means, a minus b
+    bounds: tuple[float, float] | None  # 95 % of the difference; None: not known
+    counts: tuple[int, int, int]  # what was compared: all, where a is better, where b is
+    p_value: float
+    p_holm: float = 1.0  # corrected for the number of pairs
+
+    @property
+    def differs(self) -> bool:
+        """Whether the corrected test tells them apart."""
+        return self.p_holm < 1 - LEVEL
+
+
+@dataclass(frozen=True)
+class PairTable:
+    """All pairs of what is compared side by side."""
+
+    kind: str  # of KINDS
+    where: str  # what all of them share
+    pairs: list[Pair]
+    ranked: list[str]  # labels, the best in the mean first; those that lack a seed or task of others last
+
+    def describe(self) -> str:
+        """Say which settings the best one is better than, and which it cannot be told from."""
+        best, *others = self.ranked
+        of = [pair for pair in self.pairs if best in (pair.a, pair.b)]
+        apart = {pair.a if pair.b == best else pair.b for pair in of if pair.differs}
+        words = "test items" if self.kind == "items" else "seeds and tasks"
+        told = f"Sign test over {words}, Holm, {self.where}: {best} has the best mean"
+        if apart:
+            told += f"; it differs from {name_some([name for name in others if name in apart], MOST_NAMED)}"
+        if same := [name for name in others if name not in apart]:
+            told += f"; not told apart from it: {name_some(same, MOST_NAMED)}"
+        number = max((pair.counts[0] for pair in of), default=0)
+        if of and compute_sign_test(number, 0) * len(self.pairs) >= 1 - LEVEL:
+            told += f" ({number} comparison{'s are' if number != 1 else ' is'} too few to show any difference)"
+        return told
+
+
+def compare_all(rows: Sequence[Row], metric: Metric, kind: str) -> tuple[list[PairTable], list[str]]:
+    """Test all pairs of settings; notes say what could not be tested.
+
+    Args:
+        rows: of runs; those that have not finished or lack the metric count for nothing.
+        metric: what is compared: any for seeds, accuracy for items.
+        kind: "seeds": methods over the seeds and tasks that both have; "items": settings of one task.
+
+    Raises:
+        ValueError: an unknown kind, or items of another metric than accuracy.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"significance must be one of {', '.join(KINDS)}, got {kind}")
+    if kind == "items" and metric != "top1":
+        raise ValueError(f"rows know of test items whether they were answered right: wanted metric top1, got {metric}")
+    settings = [setting for setting in group_by_seed(rows) if setting.mean(metric) is not None]
+    return _test_items(settings) if kind == "items" else _test_seeds(settings, metric)
+
+
+def write_pairs(tables: Iterable[PairTable]) -> str:
+    """Return all pairs as CSV."""
+    with io.StringIO(newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for table in tables:
+            for pair in table.pairs:
+                bounds = ["", ""] if pair.bounds is None else [f"{bound:.4f}" for bound in pair.bounds]
+                cells = [table.kind, table.where, pair.a, pair.b, f"{pair.difference:.4f}", *bounds, *pair.counts]
+                writer.writerow(map(for_csv, [*cells, f"{pair.p_value:.3g}", f"{pair.p_holm:.3g}"]))
+        return file.getvalue()
+
+
+def _test_items(settings: Sequence[Setting]) -> tuple[list[PairTable], list[str]]:
+    tables, unknown = [], 0
+    for group in _group(settings, get_panel):
+        labels = _label(group)
+        pairs = []
+        for (a, first), (b, second) in itertools.combinations(zip(labels, group, strict=True), 2):
+            found = compare_rows(first.rows, second.rows)
+            if found is None:
+                unknown += 1
+                continue
+            shown = found.difference.mean, (found.difference.low, found.difference.high)
+            counts = first.rows[0].n_test, found.better, found.worse
+            pairs.append(Pair(a, b, *shown, counts, found.p_value))
+        ranked = sorted(labels, key=lambda label: -(group[labels.index(label)].mean("top1") or 0.0))
+        tables += _make_table("items", group[0].row, ranked, pairs, PANEL)
+    words = "of an earlier version or of other data: rows do not know which test items both answered right"
+    return tables, [f"{unknown} pair{'s' * (unknown > 1)} not tested, {words}"] * bool(unknown)
+
+
+def _test_seeds(settings: Sequence[Setting], metric: Metric) -> tuple[list[PairTable], list[str]]:
+    shared = tuple(name for name in PANEL if name not in ("dataset", "task"))
+    tables, notes = [], []
+    for group in _group(settings, lambda row: [getattr(row, name) for name in shared]):
+        sign = -1 if is_lower_better(group[0].row, metric) else 1
+        methods = _join_tasks(group)
+        labels = _label_methods(methods)
+        values = [_list_values(own, metric) for own in methods]
+        pairs, apart = [], 0
+        for (a, first), (b, second) in itertools.combinations(zip(labels, values, strict=True), 2):
+            differences = [first[key] - second[key] for key in first if key in second]
+            if not differences:
+                apart += 1
+                continue
+            better, worse = sum(sign * each > 0 for each in differences), sum(sign * each < 0 for each in differences)
+            mean, counts = sum(differences) / len(differences), (len(differences), better, worse)
+            pairs.append(Pair(a, b, mean, None, counts, compute_sign_test(better, worse)))
+        score = {
+            label: (len(own), sign * sum(own.values()) / len(own)) for label, own in zip(labels, values, strict=True)
+        }
+        ranked = sorted(labels, key=score.__getitem__, reverse=True)
+        tables += _make_table("seeds", group[0].row, ranked, pairs, shared)
+        notes += [f"{apart} pair{'s' * (apart > 1)} of methods without a common seed and task not tested"] * bool(apart)
+    return tables, notes
+
+
+def _group(settings: Sequence[Setting], key: Callable[[Row], object]) -> list[list[Setting]]:
+    groups: dict[str, list[Setting]] = defaultdict(list)
+    for setting in settings:
+        groups[json.dumps(key(setting.row))].append(setting)
+    return list(groups.values())
+
+
+def _join_tasks(settings: Sequence[Setting]) -> list[list[Setting]]:
+    """Join the settings of one method on several tasks: what val chose and the data may differ, each task once."""
+    groups: dict[str, list[Setting]] = defaultdict(list)
+    for setting in settings:
+        free = {*list_tuned(setting.row), "data", "n_train"} - {"alpha"}
+        fields = {**list_method_fields(setting.row), **list_settings(setting.row)}
+        fixed = {name: value for name, value in fields.items() if name.split(".")[-1] not in free}
+        sizes = [] if "k" in list_tuned(setting.row) else setting.row.sizes
+        groups[json.dumps([setting.row.method, sizes, fixed], sort_keys=True)].append(setting)
+    joined: list[list[Setting]] = []
+    for group in groups.values():
+        places = {(setting.row.dataset, setting.row.task) for setting in group}
+        joined += [group] if len(places) == len(group) else [[setting] for setting in group]
+    return joined
+
+
+def _list_values(settings: Sequence[Setting], metric: Metric) -> Values:
+    return {
+        (json.dumps([row.dataset, row.task, row.data_digest]), row.seed): value
+        for setting in settings
+        for row in setting.rows
+        if (value := get_figure(row, metric)) is not None
+    }
+
+
+def _label_methods(methods: Sequence[Sequence[Setting]]) -> list[str]:
+    """Label methods on several tasks, without a size that val chose for each."""
+    names = [own[0].row.label if len({each.row.sizes for each in own}) == 1 else own[0].row.title for own in methods]
+    return disambiguate(names, methods)
+
+
+def _label(settings: Sequence[Setting]) -> list[str]:
+    return disambiguate([setting.row.label for setting in settings], [[setting] for setting in settings])
+
+
+def _make_table(kind: str, row: Row, ranked: list[str], pairs: list[Pair], shared: Sequence[str]) -> list[PairTable]:
+    """Make a table of pairs with p-values that are corrected for their number; none of no pair."""
+    if not pairs:
+        return []
+    where = ", ".join(text for name, text in describe_panel(row).items() if name in shared)
+    return [PairTable(kind, where, _correct(pairs), ranked)]
+
+
+def _correct(pairs: list[Pair]) -> list[Pair]:
+    corrected, highest = list(pairs), 0.0
+    for place, (number, pair) in enumerate(sorted(enumerate(pairs), key=lambda each: each[1].p_value)):
+        highest = max(highest, min(1.0, pair.p_value * (len(pairs) - place)))
+        corrected[number] = replace(pair, p_holm=highest)
+    return corrected
