@@ -34,6 +34,7 @@ def list_entries(section: Any) -> list[str]:
 def _match(entry: str, pages: Sequence[str], named: set[str]) -> list[str]:
     if "*" not in entry:
         return [entry] if entry in pages else []
-    found = [page for page in pages if fnmatch(page, entry) and page not in named]
+    level = [page for page in pages if page.count("/") == entry.count("/")]
+    found = [page for page in level if fnmatch(page, entry) and page not in named]
     named.update(found)
     return found

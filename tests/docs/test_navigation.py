@@ -9,6 +9,7 @@ def test_a_pattern_stands_for_the_pages_that_are_named_nowhere_else() -> None:
     pages = ["index.md", "a/index.md", "a/one.md", "a/two.md", "b.md"]
     nav = [{"Home": "index.md"}, {"A": ["a/index.md", "a/*.md", "b.md"]}, {"None": ["c/*.md", "absent.md"]}]
     assert expand(nav, pages) == [{"Home": "index.md"}, {"A": ["a/index.md", "a/one.md", "a/two.md", "b.md"]}]
+    assert expand([{"A": ["*.md"]}], pages) == [{"A": ["index.md", "b.md"]}]  # of that folder alone
     assert expand([{"A": ["a/two.md", "a/*.md"]}], pages) == [{"A": ["a/two.md", "a/index.md", "a/one.md"]}]
     assert expand([{"A": ["a/*.md"]}, {"B": ["a/one.md"]}], pages) == [
         {"A": ["a/index.md", "a/two.md"]},
