@@ -114,7 +114,7 @@ class UnreadUpdates:
         """Estimate what is left of the phase, with its evaluations and, after the last phase, that of test."""
         config, splits, epochs = self.training.config, self.training.splits, self.epochs - self.progress.epoch
         items = epochs * len(splits[self.phase.watched]) if self.phase.watched else 0
-        items += len(splits["test"]) if config.read_test and self.phase is PHASES[config.protocol][-1] else 0
+        items += len(splits["test"]) if "test" in splits and self.phase is PHASES[config.protocol][-1] else 0
         updates = epochs * self.updates - self.progress.update
         return self.training.timing.seconds_left(updates, items, config.recipe.batch_size)
 
