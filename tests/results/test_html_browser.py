@@ -199,7 +199,7 @@ def test_it_fits_a_phone_is_dark_where_that_is_preferred_and_prints(page: Any) -
     assert page.execute_script(back) == "rgb(18, 20, 23)"
     assert page.execute_script("return document.documentElement.scrollWidth") == 390
     assert page.execute_script("return document.querySelector('#chart svg').getBoundingClientRect().right") <= 390
-    pdf = base64.b64decode(page.print_page())
+    pdf = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {})["data"])
     assert pdf.startswith(b"%PDF")
     assert len(pdf) > 10_000
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})

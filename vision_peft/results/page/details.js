@@ -97,7 +97,7 @@ function drawMatrix(classes, counts) {
       mark.append(box);
       if (cell >= 24 && count) {
         const text = draw("text", { x: left + (j + 0.5) * cell, y: 18 + (i + 0.5) * cell + 4, "text-anchor": "middle" });
-        text.style.fill = share > 0.45 ? "#fff" : "var(--ink)";
+        text.style.fill = share > 0.8 ? "var(--onhigh)" : "var(--onlow)"; // where black and white change places
         text.textContent = short(count);
         mark.append(text);
       }
