@@ -78,7 +78,7 @@ def test_commands_of_the_readme_run_one_after_another(tmp_path):
         done = run_tool(f"{DOORS.get(verb, verb.replace('-', '_'))}.py", tmp_path, *words[2:], *extra)
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.strip()
-    assert {p.suffix for p in tmp_path.glob("accuracy.*")} == {".png", ".svg", ".csv"}
+    assert {p.suffix for p in tmp_path.glob("accuracy.*")} == {".png", ".svg", ".pdf", ".csv"}
 
 
 def _photos(root: Path) -> None:
