@@ -7,7 +7,8 @@ from support.pages import find_blocks, list_pages, read_page
 from vision_peft.config.errors import ConfigError
 
 KINDS = {"bash", "python", "text", "json", "yaml", "toml", "csv", "console"}  # console: a command with what it prints
-LATER = {"docs/results/README.md", "docs/reference/experiments.md"}  # records; tests/test_experiments.py has the latter
+# Records; tests/test_experiments.py has the commands of experiments
+LATER = {"docs/results/README.md", "docs/leaderboard.md", "docs/reference/experiments.md"}
 ELSEWHERE = {"README.md"}  # tests/test_readme.py runs its commands
 
 
