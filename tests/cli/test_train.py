@@ -57,8 +57,8 @@ def test_a_sweep_trains_every_combination_and_the_same_sweep_again_only_reports(
     assert done.returncode == 0, done.stderr
     rows = find_rows([tmp_path / "runs"])
     assert sorted((row.seed, row.label) for row in rows) == [
-        (1, "linear probe + VPT-deep-2"),
         (1, "LoRA-8 + VPT-deep-2"),
+        (1, "linear probe + VPT-deep-2"),
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
     words = rows[0].command.split()[2:]

@@ -10,7 +10,7 @@ import hashlib
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,12 @@ class WandB(Tracker):
 
 
 TRACKERS = {"tensorboard": TensorBoard, "wandb": WandB}
+
+
+def import_trackers(names: Iterable[str]) -> None:
+    """Import now what the trackers of these names would import at the first figure."""
+    if "tensorboard" in names:
+        import torch.utils.tensorboard.writer  # noqa: F401
 
 
 def wandb_id(folder: Path) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from vision_peft.benchmarks.pipeline_and_updates import run_updates
 from vision_peft.config.parse import Config
+from vision_peft.runs.trackers import import_trackers
 from vision_peft.search.candidates import Rungs
 from vision_peft.search.compare_state import Progress
 from vision_peft.training.cached_features import images_are_constant
@@ -86,7 +87,6 @@ def estimate_seconds(
 
 def import_late(config: Config) -> None:
     """Import what a training imports at its end, so that the memory it takes is not taken for that of the first run."""
-    import torch.utils.flop_counter
+    import torch.utils.flop_counter  # noqa: F401
 
-    if "tensorboard" in config.trackers:
-        import torch.utils.tensorboard  # noqa: F401
+    import_trackers(config.trackers)

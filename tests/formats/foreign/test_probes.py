@@ -77,7 +77,8 @@ def test_logits_gradients_and_statistics_of_efficient_probing(name, golden, conf
         wanted = file[f"grad/{theirs}"]
         compare(trained[ours].grad, wanted[0] if wanted.ndim == 3 else wanted)
     vp.train_mode(model)
-    assert (model(file["input"]) - file["logits_train"]).abs().max() <= 1e-5
+    trained_logits = file["logits_train"]  # BatchNorm over three images divides by small deviations: relative
+    assert (model(file["input"]) - trained_logits).abs().max() <= 1e-5 * trained_logits.abs().max()
     batchnorm = model.head.classifier[0]
     for buffer in ("running_mean", "running_var"):
         torch.testing.assert_close(getattr(batchnorm, buffer), file[f"after/head.1.{buffer}"], rtol=1e-5, atol=1e-6)
