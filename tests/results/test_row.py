@@ -29,7 +29,8 @@ def test_a_row_read_back_equals_the_row_written(make_row, tmp_path):
     write_row(tmp_path / "result.json", row)
     back = read_row(tmp_path / "result.json")
     assert back == row
-    assert np.array_equal(find_correct(back), np.arange(597) % 3 > 0)
+    assert (correct := find_correct(back)) is not None
+    assert np.array_equal(correct, np.arange(597) % 3 > 0)
 
 
 WRITTEN = """

@@ -40,7 +40,8 @@ def test_sixteen_methods_have_colours_and_markers_of_their_own_and_more_have_pai
     assert min(distances) > 20, "2 is about the smallest difference that is seen side by side"
     assert all(to_lab(colour)[0] < 76 for colour in COLOURS), "dark enough on white"
     paths = [MarkerStyle(marker) for marker in MARKERS]
-    assert len({path.get_path().transformed(path.get_transform()).vertices.tobytes() for path in paths}) == 16
+    outlines = [np.asarray(path.get_path().transformed(path.get_transform()).vertices) for path in paths]
+    assert len({outline.tobytes() for outline in outlines}) == 16
     assert all(path.is_filled() for path in paths), "hollow is what was selected on test"
 
 
