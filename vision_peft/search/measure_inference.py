@@ -1,7 +1,6 @@
 """What a forward pass costs with a trained adapter, as a ratio to the bare backbone: both in turn, on one batch."""
 
 import contextlib
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 
 from vision_peft.benchmarks.costs import find_ratio
 from vision_peft.benchmarks.times import Run, measure_seconds, measure_times
+from vision_peft.data.loading.batches import use_one_thread
 from vision_peft.distributed.device import choose_compute
 from vision_peft.training.build import create_bare_model
 from vision_peft.training.trained import Trained
@@ -47,20 +47,10 @@ def measure_inference(trained: Trained) -> dict[str, float | None]:
             model(images)
 
     runs = {name: Run(partial(infer, model)) for name, model in models.items()}
-    with _one_thread():
+    with use_one_thread():
         for model in models.values():
             infer(model)  # warms up
         number = ROUNDS if measure_seconds(runs[BARE].run, compute.device) > SHORT_S else OF_SHORT
         rounds = list(measure_times(runs, range(number), compute.device))
     times = {name: [taken for each in rounds if (taken := each.get(name)) is not None] for name in models}
     return {name: find_ratio(times[name], times[BARE]) for name in models if name != BARE}
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

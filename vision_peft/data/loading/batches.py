@@ -61,7 +61,7 @@ def yield_batches(
     Raises the first result that is an error.
     """
     while True:
-        with _use_one_thread(), report_lost_workers():
+        with use_one_thread(), report_lost_workers():
             result = next(results, None)
         if result is None:
             return
@@ -77,7 +77,7 @@ def yield_batches(
 
 
 @contextmanager
-def _use_one_thread() -> Iterator[None]:
+def use_one_thread() -> Iterator[None]:
     """Compute as the DataLoader's workers do: on tensors as small as one image, threads wait more than they work."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
