@@ -4,6 +4,7 @@
     python docs/results/common_budget.py clothing --methods lora vpt  # needs vtab-1k/ and fgvc/ in the current folder
     python docs/results/common_budget.py digits --part 2/2            # every second method, beside another process
     python docs/results/common_budget.py fights --methods zero_i2v attentive_frames  # needs fights/ (HMDB51's layout)
+    python docs/results/common_budget.py clothing_28px --sizes        # two more sizes of each method that has one
     python docs/results/common_budget.py digits --unpack runs         # result.json files for report and plot
 
 The rule: learning rates are rungs of the ladder 1e-5, 3e-5, 1e-4, ... From the rung nearest to what the method
@@ -61,6 +62,39 @@ METHODS = {  # setting -> what is typed
     "eva": ["method=lora", "method.init=eva"],
     "gps": ["method=gps"],
     "bi_lora": ["method=bi_lora"],
+    "bi_adaptformer": ["method=bi_adaptformer"],
+    "adalora": ["method=adalora"],
+    "vera": ["method=vera"],
+    "mona": ["method=mona"],
+    "input_tuning": ["method=input_tuning"],
+}
+SIZES = {  # setting of METHODS -> the key of its size, and values below and above its default
+    "adaptformer": ("method.bottleneck", 8, 256),
+    "lora": ("method.rank", 2, 32),
+    "vpt": ("method.tokens", 1, 50),
+    "vpt_shallow": ("method.tokens", 1, 50),
+    "houlsby": ("method.bottleneck", 8, 256),
+    "adapter_plus": ("method.bottleneck", 2, 32),
+    "prefix_tuning": ("method.tokens", 2, 50),
+    "p_tuning_v2": ("method.tokens", 2, 50),
+    "p_tuning": ("method.tokens", 2, 50),
+    "prompt_tuning": ("method.tokens", 2, 100),
+    "repadapter": ("method.bottleneck", 2, 32),
+    "fact": ("method.rank", 4, 64),
+    "convpass": ("method.bottleneck", 2, 32),
+    "lst": ("method.reduction", 16, 4),
+    "partial": ("method.blocks", 2, 4),
+    "dtl_plus": ("method.rank", 1, 8),
+    "gps": ("method.per_neuron", 2, 4),
+    "bi_lora": ("method.rank", 8, 128),
+    "bi_adaptformer": ("method.bottleneck", 8, 128),
+    "vera": ("method.rank", 64, 1024),
+    "mona": ("method.width", 16, 128),
+}
+SIZED = {
+    f"{setting}_{size}": [*METHODS[setting], f"{key}={size}"]
+    for setting, (key, *sizes) in SIZES.items()
+    for size in sizes
 }
 METHODS_ON_CLIPS = {
     "linear_frames": ["method=linear", "recipe.clip_place=middle"],
@@ -82,12 +116,15 @@ FILES = {
     "cifar10": [*VTAB, "data.task=cifar10"],
     "sign_digits": [*FGVC, "data.task=sign_digits"],
 }
+FASHION = ["data=fashion_mnist", "data.root=/usr/share/datasets/fashion-mnist", "protocol=val_select"]
 SETS = {
     "digits": ["data=digits"],
     "digits_28px": ["data=digits", "backbone.img_size=28"],
     **{name: [*words, "backbone.img_size=56"] for name, words in FILES.items()},
     **{f"{name}_112px": [*words, "backbone.img_size=112"] for name, words in FILES.items()},
     **{f"{name}_28px": [*words, "backbone.img_size=28"] for name, words in FILES.items()},
+    "fashion_mnist_28px": [*FASHION, "data.shots=100", "data.val_fraction=0.0034", "backbone.img_size=28"],
+    "fashion_mnist_all_28px": [*FASHION, "backbone.img_size=28"],
 }
 CLIPS = {
     "moving_digits_28px": [
@@ -174,7 +211,7 @@ def climb(book: Book, typed: list[str]) -> Line:
 
 def study(setting: str, name: str) -> Iterator[Line]:
     """Search, then train the chosen setting with every seed."""
-    typed = [*(SETS | CLIPS)[name], *(METHODS | METHODS_ON_CLIPS)[setting]]
+    typed = [*(SETS | CLIPS)[name], *(METHODS | SIZED | METHODS_ON_CLIPS)[setting]]
     book = Book(ROWS / name / f"{setting}.jsonl")
     if setting in UNTRIED:
         for seed in SEEDS:
@@ -202,7 +239,8 @@ def main() -> None:
     """Run what is missing, setting by setting."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", choices=[*SETS, *CLIPS])
-    parser.add_argument("--methods", nargs="+", choices=[*METHODS, *METHODS_ON_CLIPS])
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS, *SIZED, *METHODS_ON_CLIPS])
+    parser.add_argument("--sizes", action="store_true", help="the other sizes instead of the default ones")
     parser.add_argument("--part", default="1/1", help="which of how many processes this is")
     parser.add_argument("--unpack", type=Path, metavar="FOLDER")
     arguments = parser.parse_args()
@@ -210,7 +248,8 @@ def main() -> None:
         unpack(arguments.set, arguments.unpack)
         return
     part, parts = map(int, arguments.part.split("/"))
-    methods = arguments.methods or list(METHODS_ON_CLIPS if arguments.set in CLIPS else METHODS)
+    usual = METHODS_ON_CLIPS if arguments.set in CLIPS else SIZED if arguments.sizes else METHODS
+    methods = arguments.methods or list(usual)
     for setting in methods[part - 1 :: parts]:
         for line in study(setting, arguments.set):
             chosen = f"lr {line['lr']:g}, {line['epochs']} epochs"
