@@ -91,6 +91,12 @@ def test_the_quickest_of_those_that_are_alike_is_named(entry: Any) -> None:
     )
 
 
+@pytest.mark.parametrize(("seconds", "said"), [(50.0, True), (51.0, False), (99.0, False)])
+def test_a_few_seconds_less_are_not_worth_a_sentence(entry: Any, seconds: float, said: bool) -> None:
+    entries = [entry("a1", 320, size=9000), entry("b1", 319, size=1000), entry("c1", 318, size=5000, search_s=seconds)]
+    assert any("least time" in each for each in advise(entries).sentences) == said
+
+
 def test_tasks_without_single_answers_are_ordered_and_not_tested(make_row: Any) -> None:
     def of(name: str, mae: float) -> Entry:
         figures = {"figures": {"mae": mae}, "figure_words": {"mae": "MAE, kg"}}

@@ -9,6 +9,8 @@ from vision_peft.results.intervals import Comparison, compare_rows, find_interva
 from vision_peft.results.row import Row
 from vision_peft.results.table import format_seconds
 
+WORTH_SAYING = 2  # times less time, or bytes
+
 
 @dataclass(frozen=True)
 class Advice:
@@ -42,11 +44,11 @@ def advise(entries: Sequence[Entry]) -> Advice:
         sentences.append(_describe_smaller(smallest, smallest_row, best, best_row, tests[smallest.name]))
     sentences += _describe_largest(smallest, smallest_row, best, done)
     quickest, quickest_row = min(alike, key=lambda pair: _seconds(pair[0]))
-    if quickest not in (smallest, best) and quickest.search_s is not None and best.search_s is not None:
+    if quickest not in (smallest, best) and _seconds(quickest) * WORTH_SAYING <= _seconds(best):
         sentences.append(
             f"{_capitalise(quickest.name)} ({format_figure(quickest_row, False)}) cannot be told from {best.name} "
-            f"either and took the least time, search included: {format_seconds(quickest.search_s)} instead of "
-            f"{format_seconds(best.search_s)}."
+            f"either and took the least time, search included: {format_seconds(_seconds(quickest))} instead of "
+            f"{format_seconds(_seconds(best))}."
         )
     worse = [f"{entry.name} ({_describe_p(test)})" for entry, _ in done if _differs(test := tests[entry.name])]
     if worse:
@@ -92,7 +94,7 @@ def _describe_largest(entry: Entry, row: Row, best: Entry, done: Sequence[tuple[
         largest in (entry, best)
         or interval is None
         or value is None
-        or row.adapter_bytes * 2 > largest_row.adapter_bytes
+        or row.adapter_bytes * WORTH_SAYING > largest_row.adapter_bytes
     ):
         return []
     share = _describe_ratio(row.adapter_bytes, largest_row.adapter_bytes)
