@@ -195,13 +195,13 @@ def quality(line: Line) -> tuple[float, float]:
     return (-math.inf if top1 is None else top1, -math.inf if loss is None else -loss)
 
 
-def climb(book: Book, typed: list[str]) -> Line:
-    """Try rungs of the ladder, five epochs each, until the best has a neighbour on either side."""
+def climb(book: Book, typed: list[str], epochs: int = 5) -> Line:
+    """Try rungs of the ladder, some epochs each, until the best has a neighbour on either side."""
     recommended = compose_config(typed).recipe.lr
     start = min(range(len(LADDER)), key=lambda rung: abs(math.log(LADDER[rung] / recommended)))
     rungs = {start}
     while True:
-        trials = {rung: run(book, typed, LADDER[rung], 5) for rung in sorted(rungs)}
+        trials = {rung: run(book, typed, LADDER[rung], epochs) for rung in sorted(rungs)}
         best = max(trials, key=lambda rung: quality(trials[rung]))
         missing = {best - 1, best + 1} & set(range(len(LADDER))) - rungs
         if not missing:
