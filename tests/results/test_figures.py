@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from vision_peft.cli import plot, report
 from vision_peft.results.figures import choose_metric, describe_metric, format_number, rank_val_score, select_rows
 from vision_peft.results.report import make_report
-from vision_peft.results.row import Row, write_row
+from vision_peft.results.row import RESULT, STATUS, Row, write_row
 from vision_peft.results.selection import select_measured
 from vision_peft.results.table import format_rows
 from vision_peft.search.trials import Trial, format_trials, rank_trials
@@ -80,6 +81,35 @@ def test_the_verbs_report_each_task_and_draw_the_one_that_is_named(tmp_path, cap
     assert "R²" in (tmp_path / "picture.svg").read_text()
     with pytest.raises(ValueError, match="metric must be one of mae, r2, top1, mean_per_class, got maee"):
         report.main([str(tmp_path / "runs"), "--metric", "maee"])
+
+
+@pytest.mark.parametrize("lost", ["stopped", "trial"])
+def test_a_kind_of_task_without_a_finished_run_hides_no_other(tmp_path, capsys, measured, make_row, lost: str) -> None:
+    runs, file = tmp_path / "runs", {"stopped": STATUS, "trial": RESULT}[lost]
+    write_row(runs / "a" / RESULT, make_row(top1=97.5))
+    fields = {"status": "stopped", "updates": 7} if lost == "stopped" else {}
+    write_row(runs / "b" / file, measured(mae=None, **fields))
+    why = {
+        "stopped": "none of 1 rows has mae; AdaptFormer-64: 1 of 1 seed stopped at update 7",
+        "trial": "none of 1 rows has mae (search trials do not read test)",
+    }[lost]
+    for name in ("all.md", "all.csv", "all.html"):
+        assert report.main([str(runs), "--out", str(tmp_path / name)]) == 0
+        shown = capsys.readouterr().out
+        assert "97.50" in shown
+        assert f"digits: MAE on test, grades\n\n* nothing to report: {why}\n" in shown
+    assert why in (tmp_path / "all.md").read_text()
+    lines = (tmp_path / "all.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[6:8] for line in lines] == [["top1", "1"], *([["mae", "0"]] if lost == "stopped" else [])]
+    page = (tmp_path / "all.html").read_text()
+    assert "97.50" in page
+    assert f"no table of MAE on test, grades: {why}" in page
+    assert plot.main([str(runs), "--out", str(tmp_path / "picture")]) == 0
+    assert "not drawn: MAE on test, grades, which no finished run has" in capsys.readouterr().out
+    (runs / "a" / RESULT).unlink()
+    for verb, word in ((report, "report"), (plot, "plot")):
+        with pytest.raises(ValueError, match=f"nothing to {word}: {re.escape(why)}$"):
+            verb.main([str(runs), "--out", str(tmp_path / "none.csv")])
 
 
 def test_a_run_that_did_not_read_test_is_a_trial_in_every_task(measured) -> None:

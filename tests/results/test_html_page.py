@@ -105,11 +105,14 @@ def test_what_has_not_finished_and_what_is_missing_is_said(make_row: Make) -> No
     assert kind["settings"][0]["lost"] == "1 of 2 seeds diverged at update 40"
     assert "1 run without test accuracy left out" in kind["notes"]
     assert data["notes"] == ["2 runs without a row left out, unfinished"]
-    with pytest.raises(ValueError, match="nothing to report: none of 1 rows has top1"):
+    with pytest.raises(ValueError, match="nothing to report: no table of top-1 .*: none of 1 rows has top1; .* stopped"):
         make_page([make_row(status="stopped", top1=None)])
-    found = read_data(make_page([make_row(), make_row(task_kind="depth", metric="rmse", top1=None, n_test=0)]))
+    words = {"rmse": "RMSE, m"}
+    depth = make_row(task_kind="depth", metric="rmse", figure_words=words, top1=None, status="stopped", updates=7)
+    found = read_data(make_page([make_row(), depth]))
     assert len(found["kinds"]) == 1
-    assert found["notes"][0].startswith("nothing to report: none of 1 rows has rmse")
+    why = "none of 1 rows has rmse; AdaptFormer-64: 1 of 1 seed stopped at update 7"
+    assert found["notes"] == [f"no table of RMSE on test, m: {why}"]
 
 
 def test_details_of_a_setting_are_those_of_its_seeds(make_row: Make) -> None:

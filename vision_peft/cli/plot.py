@@ -38,11 +38,12 @@ def main(argv: Sequence[str]) -> int:
         help="test all pairs: methods over the seeds and tasks they share, or settings over test items",
     )
     options = parser.parse_args(argv)
-    from vision_peft.results.figures import choose_metric, select_rows
+    from vision_peft.results.figures import choose_metric, describe_metric, list_measured, select_rows
     from vision_peft.results.find_rows import find_runs
 
     found = find_runs(options.runs)
-    metric, *others = choose_metric(found.rows, options.metric)
+    wanted = choose_metric(found.rows, options.metric)
+    metric, *others = list_measured(found.rows, wanted) or wanted[:1]
     if others:
         names = ", ".join((metric, *others))
         raise ValueError(f"the runs are of several kinds of task: choose what to draw, --metric one of {names}")
@@ -65,6 +66,9 @@ def main(argv: Sequence[str]) -> int:
     show(format_rows(found.rows, mean_over_seeds=True))
     if remarks:
         show("\n" + "\n".join(printable(remark, LONGEST_LINE) for remark in remarks))
+    for other in wanted:
+        if other != metric:
+            show(f"\nnot drawn: {describe_metric(select_rows(found.rows, other), other)}, which no finished run has")
     show("\nwrote " + ", ".join(printable(file, LONGEST_LINE) for file in files))
     suggest_next(["report", *options.runs])
     return 0

@@ -45,14 +45,11 @@ def main(argv: Sequence[str]) -> int:
     found = find_runs(options.runs)
     announce_loading()  # the groups of tasks are those of the data sets
     from vision_peft.data import DATASETS
-    from vision_peft.results.figures import choose_metric, select_rows
-    from vision_peft.results.report import join_csv, make_report
+    from vision_peft.results.figures import choose_metric
+    from vision_peft.results.report import join_csv, make_reports
 
     suites = {name: family.suite for name, family in DATASETS.items()}
-    reports = [
-        make_report(select_rows(found.rows, metric), metric, suites, len(found.without_row))
-        for metric in choose_metric(found.rows, options.metric)
-    ]
+    reports = make_reports(found.rows, choose_metric(found.rows, options.metric), suites, len(found.without_row))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
     if suffix == ".html":

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from vision_peft.results.row import Row
+from vision_peft.results.row import FINISHED, Row
 from vision_peft.suggest import did_you_mean
 
 # Of one of several classes, as a row's `figure_words` has those of other tasks
@@ -78,6 +78,12 @@ def choose_metric(rows: Iterable[Row], given: str | None) -> list[str]:
 def select_rows(rows: Sequence[Row], metric: str) -> list[Row]:
     """Return the rows of the tasks that have `metric`, so that rows of other tasks are not missed in them."""
     return [row for row in rows if metric in list_figures(row)]
+
+
+def list_measured(rows: Iterable[Row], metrics: Sequence[str]) -> list[str]:
+    """Return those of `metrics` that a finished run has on test."""
+    finished = [row for row in rows if row.status == FINISHED]
+    return [metric for metric in metrics if any(get_figure(row, metric) is not None for row in finished)]
 
 
 def describe_metric(rows: Iterable[Row], metric: str, axis: bool = False) -> str:

@@ -65,7 +65,7 @@ def split_kinds(rows: Sequence[Row]) -> list[list[Row]]:
 def make_kind(rows: Sequence[Row], suites: Mapping[str, Groups]) -> tuple[Data, list[Setting]]:
     """Arrange rows of one kind of task; gives the data and its settings, in the order of the data's.
 
-    ValueError if none of the rows has the figure that chose on val, on test.
+    NothingMeasuredError if none of the rows has the figure that chose on val, on test.
     """
     metric = rows[0].metric
     report = make_report(rows, metric, suites)

@@ -15,6 +15,7 @@ from typing import Any
 
 from vision_peft.printable import LONGEST_LINE, printable
 from vision_peft.results.averages import Groups
+from vision_peft.results.figures import describe_metric
 from vision_peft.results.html_data import Data, make_kind, split_kinds
 from vision_peft.results.html_details import (
     Picture,
@@ -25,7 +26,7 @@ from vision_peft.results.html_details import (
     trace_curves,
 )
 from vision_peft.results.row import Row
-from vision_peft.results.selection import describe_left_out
+from vision_peft.results.selection import NothingMeasuredError, describe_left_out
 from vision_peft.results.settings import Setting
 
 MOST_BYTES = 1_000_000  # of the page
@@ -58,10 +59,10 @@ def make_page(
     for own in split_kinds(rows):
         try:
             kinds.append(make_kind(own, suites or {}))
-        except ValueError as error:
-            problems.append(str(error))
+        except NothingMeasuredError as error:
+            problems.append(f"no table of {describe_metric(own, own[0].metric)}: {error.why}")
     if not kinds:
-        raise ValueError("\n".join(problems))
+        raise ValueError(f"nothing to report: {'; '.join(problems)}")
     notes = [*problems, *describe_left_out([], 0, without_row)]
     room = MOST_BYTES - len(_fill("", {"title": ""}).encode()) - 2000
     kinds, left_out = _cut(kinds, int(CORE * room))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from vision_peft.printable import for_csv, for_markdown, printable
 from vision_peft.results.averages import Groups, Mean, list_tasks
 from vision_peft.results.commands import collect_commands, describe_provenance
-from vision_peft.results.figures import describe_metric, format_number
+from vision_peft.results.figures import describe_metric, format_number, select_rows
 from vision_peft.results.labels import format_value
 from vision_peft.results.report_lines import (
     Line,
@@ -22,7 +22,7 @@ from vision_peft.results.report_lines import (
     name_lines,
 )
 from vision_peft.results.row import Row
-from vision_peft.results.selection import select_measured
+from vision_peft.results.selection import NothingMeasuredError, select_measured
 from vision_peft.results.settings import Metric, Setting, list_settings
 from vision_peft.results.table import format_count, format_seconds
 
@@ -36,7 +36,7 @@ class Report:
     """Rows arranged for printing: `columns` is the table, `notes` go below it."""
 
     title: str
-    columns: dict[str, list[str]]
+    columns: dict[str, list[str]]  # none where nothing was measured
     notes: list[str]
     commands: list[tuple[str, list[str]]]  # name of each line, commands that reproduce it
     numbers: list[tuple]  # of the CSV file
@@ -47,9 +47,8 @@ class Report:
         If it is wider than `width` characters and narrower when transposed, settings become columns and tasks rows.
         """
         turned = [[name, *cells] for name, cells in self.columns.items()]
-        table = format_table(
-            [list(cells) for cells in zip(*turned, strict=True)], [name not in TEXTS for name in self.columns]
-        )
+        cells, right = [list(line) for line in zip(*turned, strict=True)], [name not in TEXTS for name in self.columns]
+        table = format_table(cells, right) if cells else [""]
         if width is not None and len(table[0]) > width:
             table = min(
                 table, format_table(turned, [False] + [True] * (len(turned[0]) - 1)), key=lambda lines: len(lines[0])
@@ -75,6 +74,29 @@ def join_csv(reports: Sequence[Report]) -> str:
     return first + "".join(text.partition("\n")[2] for text in others)
 
 
+def make_reports(
+    rows: Sequence[Row], metrics: Sequence[Metric], suites: Mapping[str, Groups], without_row: int = 0
+) -> list[Report]:
+    """Make a report of each of `metrics`, with the arguments of `make_report`.
+
+    That of a metric which no row has is a title and a note that says why, and lists the runs that have not finished in
+    its numbers. NothingMeasuredError if no row has any of the metrics.
+    """
+    reports, problems = [], []
+    for metric in metrics:
+        own = select_rows(rows, metric)
+        try:
+            reports.append(make_report(own, metric, suites, without_row))
+        except NothingMeasuredError as error:
+            problems.append(error)
+            title = f"{' and '.join(dict.fromkeys(row.dataset for row in own))}: {describe_metric(own, metric)}"
+            reports.append(Report(title, {}, [str(error)], [], _list_lost(error.settings, metric)))
+    if problems and len(problems) == len(reports):
+        why = "; ".join(error.why for error in problems)
+        raise NothingMeasuredError("report", why, [setting for error in problems for setting in error.settings])
+    return reports
+
+
 def make_report(
     rows: Sequence[Row], metric: Metric = "top1", suites: Mapping[str, Groups] | None = None, without_row: int = 0
 ) -> Report:
@@ -82,7 +104,7 @@ def make_report(
 
     Runs share a line if they differ only in seed, task, data and, as long as no task has several of them, learning
     rate and weight decay. Search trials, which have no test accuracy, and runs that have not finished, of
-    which `without_row` left no row, are counted in the notes. ValueError if no row has the metric.
+    which `without_row` left no row, are counted in the notes. NothingMeasuredError if no row has the metric.
     """
     suites, selection = suites or {}, select_measured(rows, metric, "report", without_row)
     measured = [row for setting in selection.measured for row in setting.rows]

@@ -25,6 +25,14 @@ class Selection:
         return [setting for setting in self.settings if setting.rows]
 
 
+class NothingMeasuredError(ValueError):
+    """No row has the figure that a table or picture is of: `why` without the verb, `settings` of the rows."""
+
+    def __init__(self, verb: str, why: str, settings: list[Setting]) -> None:
+        self.why, self.settings = printable(why, LONGEST_LINE), settings
+        super().__init__(f"nothing to {verb}: {self.why}")
+
+
 def select_measured(rows: Sequence[Row], metric: Metric, verb: str, without_row: int = 0) -> Selection:
     """Group the rows that have `metric`, and those of test runs that have not finished, by setting.
 
@@ -35,7 +43,8 @@ def select_measured(rows: Sequence[Row], metric: Metric, verb: str, without_row:
         without_row: runs of which nothing is known but that they have not finished.
 
     Raises:
-        ValueError: an unknown metric, or no row has it.
+        ValueError: an unknown metric.
+        NothingMeasuredError: no row has it.
     """
     choose_metric(rows, metric)
     rows = drop_repeats(rows)
@@ -43,8 +52,9 @@ def select_measured(rows: Sequence[Row], metric: Metric, verb: str, without_row:
     settings = group_by_seed(tested)
     notes = describe_lost(settings)
     if not any(setting.rows for setting in settings):
-        why = f"none of {len(rows)} rows has {metric} (search trials do not read test)"
-        raise ValueError(printable("; ".join([f"nothing to {verb}: {why}", *notes]), LONGEST_LINE))
+        why = f"none of {len(rows)} rows has {metric}"
+        why += " (search trials do not read test)" if len(tested) < len(rows) else ""
+        raise NothingMeasuredError(verb, "; ".join([why, *notes]), settings)
     return Selection(settings, [*notes, *describe_left_out(rows, len(rows) - len(tested), without_row)])
 
 
