@@ -166,9 +166,17 @@ def test_random_weights_of_no_known_seed_are_said_to_be_lost(tmp_path: Path) -> 
     torch.manual_seed(7)
     torch.rand(1)
     model = vp.create_backbone(NAME, img_size=32, num_classes=3, **SMALL)
-    folder = vp.save_adapter(vp.attach(model, vp.LoRA(rank=2)), tmp_path)
-    with pytest.raises(ValueError, match=r"its weights are not recorded: give checkpoint=FILE, or backbone="):
+    randomise_tuned(vp.attach(model, vp.LoRA(rank=2)))
+    folder = vp.save_adapter(model, tmp_path)
+    with pytest.raises(
+        ValueError,
+        match=r"its weights were random, .* torch\.manual_seed\(N\) has to come right before create_backbone\. "
+        r"With the model at hand call vp\.load_adapter\(model, FOLDER\), else give checkpoint=FILE or backbone=",
+    ):
         vp.load(folder)
+    tuned_logits = model.eval()(images(model))
+    again = vp.load_adapter(vp.detach(model), folder)
+    assert torch.equal(again.eval()(images(model)), tuned_logits)
 
 
 def forget_arguments(info: dict[str, Any]) -> None:
@@ -199,7 +207,9 @@ def test_an_older_adapter_that_does_not_tell_its_weights_says_what_to_give(tmp_p
     folder = save(tuned(), tmp_path)
     change_info(folder, forget_arguments)
     change_info(folder, lambda info: info["backbone"].update(tag=""))
-    with pytest.raises(ValueError, match=r"give checkpoint=FILE"):
+    with pytest.raises(
+        ValueError, match=r"its weights are not recorded\. With the model at hand .* give checkpoint=FILE"
+    ):
         vp.load(folder, **SMALL)
 
 

