@@ -23,6 +23,9 @@ def test_every_page_is_in_the_navigation_once_and_nothing_is_loaded_from_elsewhe
     pages += ["project/CONTRIBUTING.md", "project/CHANGELOG.md", "project/SECURITY.md"]
     named = [page for part in expand(config["nav"], pages) for page in list_entries(part)]
     assert sorted(named) == sorted(pages)
+    entries = [entry for part in config["nav"] for entry in list_entries(part)]
+    for page in {*pages} - {*entries}:  # of two patterns the first would take it from the section it belongs to
+        assert len([entry for entry in entries if expand([entry], [page])]) == 1, page
     assert config["theme"]["font"] is False
     assert "repo_url" not in config  # the theme would ask GitHub for its stars
     assert "http" not in str({**config["theme"], **config["extra"]})
