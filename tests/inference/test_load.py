@@ -174,9 +174,8 @@ def test_random_weights_of_no_known_seed_are_said_to_be_lost(tmp_path: Path) -> 
         r"With the model at hand call vp\.load_adapter\(model, FOLDER\), else give checkpoint=FILE or backbone=",
     ):
         vp.load(folder)
-    tuned_logits = model.eval()(images(model))
-    again = vp.load_adapter(vp.detach(model), folder)
-    assert torch.equal(again.eval()(images(model)), tuned_logits)
+    logits = model.eval()(images(model))
+    assert torch.equal(vp.load_adapter(vp.detach(model), folder)(images(model)), logits)
 
 
 def forget_arguments(info: dict[str, Any]) -> None:

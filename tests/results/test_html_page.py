@@ -105,7 +105,9 @@ def test_what_has_not_finished_and_what_is_missing_is_said(make_row: Make) -> No
     assert kind["settings"][0]["lost"] == "1 of 2 seeds diverged at update 40"
     assert "1 run without test accuracy left out" in kind["notes"]
     assert data["notes"] == ["2 runs without a row left out, unfinished"]
-    with pytest.raises(ValueError, match="nothing to report: no table of top-1 .*: none of 1 rows has top1; .* stopped"):
+    with pytest.raises(
+        ValueError, match=r"nothing to report: no table of top-1 .*: none of 1 rows has top1; .* stopped"
+    ):
         make_page([make_row(status="stopped", top1=None)])
     words = {"rmse": "RMSE, m"}
     depth = make_row(task_kind="depth", metric="rmse", figure_words=words, top1=None, status="stopped", updates=7)
