@@ -23,7 +23,7 @@ CORNERS = {
     "scipy": (),
     "sklearn": ("data/datasets",),
     "starlette": ("inference/serve",),
-    "submitit": ("cli",),
+    "submitit": ("distributed",),
     "tensorboard": ("runs",),
     "tifffile": ("data",),
     "torchcodec": ("data",),

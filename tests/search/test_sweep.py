@@ -1,5 +1,6 @@
 """Sweeps: which runs a file stands for, and doing them in processes, several at a time, with stops and failures."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -20,7 +21,8 @@ from vision_peft.results.find_rows import find_rows
 from vision_peft.runs.folder_lock import FolderLock
 from vision_peft.runs.run_files import LOCK
 from vision_peft.search import sweep as module
-from vision_peft.search.sweep import Sweep, SweepRun, choose_share, describe_failed, do_runs, list_runs, read_sweep
+from vision_peft.search.sweep import Sweep, SweepRun, describe_failed, do_runs, list_runs, read_sweep
+from vision_peft.search.sweep_jobs import LocalJob
 
 # Stands for a training: makes its folder and leaves a row, fails, or waits until it is told to end.
 SCRIPT = """
@@ -39,7 +41,7 @@ if what == "wait":
     time.sleep(60)
 (folder / "row").touch()
 """
-COMMAND = (sys.executable, "-c", SCRIPT)
+START = functools.partial(LocalJob, command=(sys.executable, "-c", SCRIPT))
 FILES = {"several": "runs: [method=lora, method=vpt method.tokens=5]\nacross: {recipe.lr: [1.0e-3, 1.0e-2]}"}
 
 
@@ -134,7 +136,7 @@ def test_what_is_done_is_skipped_and_a_failure_stops_no_other(make: Callable[...
     runs, told = [make("a"), make("b", "fail"), make("c"), make("d")], list[str]()
     (runs[0].folder).mkdir()
     (runs[0].folder / "row").touch()
-    outcome = do_runs(runs, 2, told.append, COMMAND)
+    outcome = do_runs(runs, 2, told.append, START)
     assert told[0] == "1 of 4 runs are done already"
     assert (len(outcome.rows), [run.name for run in outcome.failed]) == (3, ["b"])
     assert not (runs[0].folder / "began").exists()
@@ -142,27 +144,36 @@ def test_what_is_done_is_skipped_and_a_failure_stops_no_other(make: Callable[...
     assert told[-1].startswith("[4/4]")
     assert "left, about 1 min" in " ".join(told)
     assert describe_failed(outcome.failed) == ["b: error: the disk is full"]
-    again = do_runs(runs, 1, told.append, COMMAND)
+    again = do_runs(runs, 1, told.append, START)
     assert [run.name for run in again.failed] == ["b"]
     assert (runs[1].folder / "began").read_text() == "xx"
     assert (runs[2].folder / "began").read_text() == "x"
 
 
-def test_a_run_of_another_process_is_waited_for(make: Callable[..., SweepRun]) -> None:
-    run, told = make("a", "fail"), list[str]()
+@pytest.mark.parametrize("begun", ["before", "meanwhile"])
+def test_a_run_of_another_process_is_waited_for(make: Callable[..., SweepRun], begun: str) -> None:
+    run, told, locks = make("a"), list[str](), list[FolderLock]()
     run.folder.mkdir()
-    lock = FolderLock(run.folder / LOCK)
+
+    def lock() -> None:
+        locks.append(FolderLock(run.folder / LOCK))
+
+    def start(*_: Any) -> Any:
+        lock()  # the other process was quicker, and this one ends
+        return SimpleNamespace(find_end=lambda: "exit code 2")
 
     def tell(line: str) -> None:
         told.append(line)
         if "waiting for it" in line:
             (run.folder / "row").touch()
-            lock.release()
+            locks.pop().release()
 
-    outcome = do_runs([run], 1, tell, COMMAND)
+    if begun == "before":
+        lock()
+    outcome = do_runs([run], 1, tell, START if begun == "before" else start)
     assert any("another process trains" in line for line in told)
-    assert (len(outcome.rows), outcome.failed) == (1, [])
-    assert (run.folder / "began").read_text() == "x"
+    assert (len(outcome.rows), outcome.failed, locks) == (1, [], [])
+    assert not (run.folder / "began").exists()
 
 
 def test_ctrl_c_lets_what_runs_save_its_state(make: Callable[..., SweepRun], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,22 +184,9 @@ def test_ctrl_c_lets_what_runs_save_its_state(make: Callable[..., SweepRun], mon
             raise KeyboardInterrupt
 
     monkeypatch.setattr(module.time, "sleep", sleep)
-    outcome = do_runs([run, make("b")], 1, lambda _: None, COMMAND)
+    outcome = do_runs([run, make("b")], 1, lambda _: None, START)
     assert outcome.stopped
     assert (run.folder / "saved").exists()
-
-
-def test_jobs_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(module, "count_cores", lambda: 8)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    assert choose_share(0, 1) == {}
-    assert [choose_share(slot, 3) for slot in range(3)] == [
-        {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": device} for device in ("4", "6", "4")
-    ]
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert choose_share(1, 3) == {}
 
 
 def test_the_verb_lists_its_runs(configs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,23 +3,30 @@
     vision-peft sweep sweep=methods_x_sizes data=digits --seeds 0,1,2 --jobs 2
     vision-peft sweep sweep=learning_rate method=lora data=digits read_test=false
     vision-peft sweep sweep=bottleneck_size data=digits --list
+    vision-peft sweep sweep=data_share data=digits --slurm --jobs 32 --gpus 1 --minutes 120 --partition gpu
 
 Overrides are those of train, and go before those of the sweep, a file of configs/sweep/ (or of --config-dir) with
 `runs` and `across`. Finished runs are skipped and broken ones resumed, so the same command goes on after a stop; a run
-that another sweep has begun is waited for. What each run prints is in OUTPUT_DIR/logs/.
+that another sweep has begun is waited for. What each run prints is in OUTPUT_DIR/logs/. --slurm makes every run a job
+(pip install "vision_peft[slurm]"): this command submits up to --jobs of them at a time and waits for all; Ctrl-C ends
+it, not the jobs.
 """
 
+import functools
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from vision_peft.cli._errors import USER_ERROR
 from vision_peft.cli._roots import check_roots
 from vision_peft.cli._verb import add_config_dir, announce_loading, make_parser, overrides_of, suggest_next
+from vision_peft.cli.submit import add_resources, read_resources
 from vision_peft.cli.tune import parse_positive, parse_seeds
 from vision_peft.config.command_line import read_command_line
 from vision_peft.config.commands import door
 from vision_peft.config.errors import ConfigError
 from vision_peft.config.find_configs import list_configs
+from vision_peft.distributed.submit_job import check_submission
 from vision_peft.printable import for_shell, show
 
 INTERRUPTED = 130
@@ -32,6 +39,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--seeds", type=parse_seeds, default=[], metavar="0,1,2", help="of every run (default: seed)")
     parser.add_argument("--jobs", type=parse_positive, default=1, metavar="N", help="runs at a time (default: 1)")
     parser.add_argument("--list", action="store_true", help="print the runs and end")
+    parser.add_argument("--slurm", action="store_true", help="submit every run as a job")
+    add_resources(parser)
     add_config_dir(parser)
     options = parser.parse_intermixed_args(argv)
     names = [word.partition("=")[2] for word in options.overrides if word.startswith("sweep=")]
@@ -44,13 +53,20 @@ def main(argv: Sequence[str]) -> int:
     announce_loading()
     from vision_peft.results.table import format_rows
     from vision_peft.search.sweep import describe_failed, do_runs, list_runs, read_sweep
+    from vision_peft.search.sweep_jobs import LocalJob, SubmittedJob
 
     runs = list_runs(read_sweep(names[0], options.config_dir), overrides, options.seeds)
     if options.list:
         show("\n".join(for_shell([*door("train"), *run.words]) for run in runs))
         return 0
     output_dir = runs[0].config.output_dir
-    outcome = do_runs(runs, options.jobs, show)
+    if options.slurm:
+        resources = read_resources(options)
+        check_submission(resources)
+        start = functools.partial(SubmittedJob, resources=resources, folder=Path(output_dir, "jobs"))
+    else:
+        start = LocalJob
+    outcome = do_runs(runs, options.jobs, show, start)
     if outcome.rows:
         show(f"\n{format_rows(outcome.rows, mean_over_seeds=True)}")
     if outcome.stopped:

@@ -4,29 +4,25 @@ A sweep is a file of `configs/sweep/`: `runs`, the overrides of each line of the
 which every value goes with every line.
 """
 
-import contextlib
 import itertools
-import os
 import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from vision_peft.config.command_line import compose_config, with_values
 from vision_peft.config.errors import ConfigError
 from vision_peft.config.find_configs import read_uncomposed
 from vision_peft.config.parse import Config
-from vision_peft.data.loading.cached_images import count_cores
 from vision_peft.printable import LONGEST_LINE, printable
 from vision_peft.results.row import Row
 from vision_peft.runs.find_run import find_run
 from vision_peft.runs.folder_lock import FolderLock
 from vision_peft.runs.run_files import LOCK
 from vision_peft.runs.run_folder import find_diverged_row, find_finished_row
+from vision_peft.search.sweep_jobs import Job, LocalJob, StartJob
 
 LOOK_EVERY_S = 0.5
 MOST_RUNS = 10_000
@@ -138,112 +134,77 @@ def _combine(across: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
         yield dict(zip(across, values, strict=True))
 
 
-def do_runs(
-    runs: Sequence[SweepRun],
-    jobs: int,
-    tell: Callable[[str], None],
-    command: Sequence[str] = (sys.executable, "-m", "vision_peft", "train"),
-) -> Outcome:
+def do_runs(runs: Sequence[SweepRun], jobs: int, tell: Callable[[str], None], start: StartJob = LocalJob) -> Outcome:
     """Do the runs that are not done, `jobs` at a time, and collect the rows of all.
 
-    Each is a process of its own, whose output goes into its log. What another process trains at the moment is waited
-    for. A run that fails stops no other. Ctrl-C has all that run save their state and end.
+    The output of each goes into its log. What another process trains at the moment is waited for. A run that fails
+    stops no other. Ctrl-C has local ones save their state and end.
 
     Args:
         runs: of a sweep.
-        jobs: processes at a time, each with its share of the cores and, where there are several GPUs, one of them.
+        jobs: trainings at a time; local ones have their share of the cores each and, of several GPUs, one of them.
         tell: is given a line at each event.
-        command: that trains; overrides come behind it.
+        start: starts a training.
     """
-    outcome, waiting, slots = Outcome(), [run for run in runs if run.find_row() is None], dict[int, _Job]()
+    outcome, waiting, slots = Outcome(), [run for run in runs if run.find_row() is None], dict[int, _Started]()
     if before := len(runs) - len(waiting):
         tell(f"{before} of {len(runs)} runs are done already")
     taken: list[SweepRun] = []
     took: list[float] = []
+
+    def wait_for(run: SweepRun) -> None:
+        tell(f"another process trains {run.folder}: waiting for it")
+        taken.append(run)
+
     try:
         while waiting or slots or taken:
-            for slot in range(jobs):
-                if waiting and slot not in slots:
-                    slots[slot] = _Job(waiting.pop(0), slot, jobs, command)
+            for slot in sorted({*range(jobs)} - slots.keys())[: len(waiting)]:
+                run = waiting.pop(0)
+                if run.is_taken():
+                    wait_for(run)
+                else:
+                    slots[slot] = _Started(run, slot, jobs, start)
             time.sleep(LOOK_EVERY_S)
             waiting += [run for run in taken if not run.is_taken() and run.find_row() is None]
             taken = [run for run in taken if run.is_taken()]
-            for slot, job in [*slots.items()]:
-                if not job.has_ended():
+            for slot, started in [*slots.items()]:
+                if (end := started.job.find_end()) is None:
                     continue
                 del slots[slot]
-                run = job.run
+                run, run.seconds = started.run, started.seconds
                 if run.find_row() is None and run.is_taken():
-                    tell(f"another process trains {run.folder}: waiting for it")
-                    taken.append(run)
+                    wait_for(run)
                     continue
-                row, failed = run.find_row(), job.process.returncode
+                row = run.find_row()
                 took += [run.seconds] * (row is not None)
                 outcome.failed += [] if row is not None else [run]
                 number = len(runs) - len(waiting) - len(slots) - len(taken)
                 left = _describe_left(took, len(waiting) + len(slots), jobs)
-                what = f"exit code {failed}, see {run.log}" if row is None else _describe(row)
+                what = f"{end}, see {run.log}" if row is None else _describe(row)
                 tell(f"[{number}/{len(runs)}] {run.name}: {what} ({run.seconds:.0f} s){left}")
     except KeyboardInterrupt:
         outcome.stopped = True
-        tell("stopping: what runs saves its state; the same command goes on from there")
+        tell("stopping: what runs here saves its state; the same command goes on from there")
     finally:
-        for job in slots.values():
-            job.stop()
+        for started in slots.values():
+            if reason := started.job.stop():
+                tell(f"{started.run.name}: {reason}")
     outcome.rows = [row for run in runs if (row := run.find_row()) is not None]
     return outcome
 
 
-class _Job:
-    """The process of a run."""
+class _Started:
+    """A run and its job."""
 
-    def __init__(self, run: SweepRun, slot: int, jobs: int, command: Sequence[str]) -> None:
-        self.run, self.started = run, time.monotonic()
+    def __init__(self, run: SweepRun, slot: int, jobs: int, start: StartJob) -> None:
         run.log.parent.mkdir(parents=True, exist_ok=True)
-        self._log: IO[bytes] = run.log.open("ab")
-        self.process = subprocess.Popen(
-            [*command, *run.words],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | choose_share(slot, jobs),
-            start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
-        )
+        self.run, self._at = run, time.monotonic()
+        self.job: Job = start(run, slot, jobs)
 
-    def has_ended(self) -> bool:
-        """Whether the process has ended; notes how long it took."""
-        if self.process.poll() is None:
-            return False
-        self.run.seconds = time.monotonic() - self.started
-        self._log.close()
-        return True
-
-    def stop(self) -> None:
-        """Have the training save its state and end."""
-        self.process.terminate()
-        with contextlib.suppress(KeyboardInterrupt):
-            self.process.wait()
-        self._log.close()
-
-
-def choose_share(slot: int, jobs: int) -> dict[str, str]:
-    """Return the environment of the process in a slot: its share of the cores and one of several GPUs."""
-    share: dict[str, str] = {}
-    if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
-        share["OMP_NUM_THREADS"] = str(max(count_cores() // jobs, 1))
-    if jobs > 1 and len(devices := list_gpus()) > 1:
-        share["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
-    return share
-
-
-def list_gpus() -> list[str]:
-    """List the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [word.strip() for word in given.split(",") if word.strip()]
-    import torch
-
-    return [str(number) for number in range(torch.cuda.device_count())]
+    @property
+    def seconds(self) -> float:
+        """Time since the start."""
+        return time.monotonic() - self._at
 
 
 def _describe(row: Row) -> str:
