@@ -1,6 +1,8 @@
 """What is in trees of class folders beside plain images: folders, other files, odd names, videos."""
 
 import os
+import re
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -142,6 +144,29 @@ def test_a_tree_of_videos_is_pointed_to_their_reader(tmp_path: Path, fill: Fill)
     assert "no images in the class folders, but 2 .mp4, 1 .avi: data=video_folder backbone.num_frames=8" in str(
         caught.value
     )
+
+
+@pytest.mark.parametrize(
+    ("lists", "words"),
+    [
+        (["labels.csv"], "data.train=labels.csv data.test_fraction=0.2"),
+        (["train.tsv", "valid.tsv", "notes.csv"], "data.train=train.tsv data.val=valid.tsv data.test_fraction=0.2"),
+        (["train_labels.csv", "test_labels.csv"], "data.train=train_labels.csv data.test=test_labels.csv"),
+    ],
+)
+def test_labels_in_a_list_are_pointed_to_its_reader(tmp_path: Path, fill: Fill, lists: list[str], words: str) -> None:
+    for name in lists:
+        (tmp_path / name).write_text("path,label\n")
+    advice = f"; the labels may be in a list: data=list data.root={tmp_path} {words}"
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path}: no class folders in it{advice}") + "$"):
+        load(tmp_path, "train")
+    fill(tmp_path, images=20)
+    with pytest.warns(UserWarning, match=re.escape(f"{tmp_path}: one class folder, images{advice}") + "$"):
+        load(tmp_path, "train")
+    fill(tmp_path, others=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(tmp_path, "train")
 
 
 def test_the_tree_is_scanned_once_for_all_splits(tmp_path: Path, fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,10 @@ from vision_peft.data.annotations.scan_folder import FileKind, FolderScan
 from vision_peft.data.annotations.split_items import SplitItems
 from vision_peft.data.flat_arrays import IntArray, TextArray, TextBuilder
 from vision_peft.data.item_names import name_below, to_nfc
-from vision_peft.printable import name_some, warn
+from vision_peft.printable import for_shell, name_some, warn
 from vision_peft.suggest import Suggestions
 
+LIST_EXTENSIONS = (".csv", ".tsv", ".json")
 SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 WHOLE = "all"  # the part of a tree without split folders
 _NAMED = 3  # files that a message names
@@ -63,8 +64,12 @@ def read_class_folders(
         if not parts:  # train, or all
             label_of = {name: label for label, name in enumerate(sorted(known) or dict.fromkeys(map(to_nfc, names)))}
             suggest = Suggestions(label_of)
+            words = _find_list(root, kind) if len(names) < 2 else None
+            advice = f"; the labels may be in a list: {for_shell(words)}" if words else ""
             if not names:
-                scan.problems.append(f"{folder}: no class folders in it")
+                scan.problems.append(f"{folder}: no class folders in it{advice}")
+            elif advice:
+                warn(f"{folder}: one class folder, {names[0]}{advice}", stacklevel=3)
         first = len(paths)
         for name in names:
             path = os.path.join(folder, name)  # noqa: PTH118  a Path a class takes longer
@@ -114,6 +119,20 @@ def _list_subfolders(folder: Path) -> list[str]:
             return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _find_list(root: Path, kind: FileKind) -> list[str] | None:
+    """Return the overrides that read the lists of labels in `root`, if any lie there."""
+    found = sorted(path.name for path in root.iterdir() if path.suffix.lower() in LIST_EXTENSIONS and path.is_file())
+    lists = {split: next((name for name in found if name.startswith(split)), None) for split in SPLIT_FOLDERS}
+    train = lists["train"] or next((name for name in found if name not in lists.values()), None)
+    if train is None:
+        return None
+    given = {"train": train, **{split: name for split, name in lists.items() if name and split != "train"}}
+    words = [f"data.{split}={name}" for split, name in given.items()]
+    reader = "video_list" if kind.what == "video" else "list"
+    drawn = [] if "test" in given or kind.what == "video" else ["data.test_fraction=0.2"]
+    return [f"data={reader}", f"data.root={root}", *words, *drawn]
 
 
 def _list_class_folders(folder: Path, scan: FolderScan) -> list[str]:
