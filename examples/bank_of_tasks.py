@@ -17,7 +17,8 @@ tiny = "--tiny" in sys.argv
 name, size = ("vit_tiny_patch16_224", 32) if tiny else ("dinov2_small_pypi", 56)
 options: dict[str, Any] = {"embed_dim": 24, "depth": 2, "num_heads": 2} if tiny else {"pretrained": True}
 digits: Any = load_digits()
-images = F.interpolate(torch.tensor(digits.images / 8 - 1).float()[:, None].repeat(1, 3, 1, 1), size=size)
+images = torch.tensor(digits.images / 8 - 1).float()[:, None].repeat(1, 3, 1, 1)
+images = F.interpolate(images, size=size, mode="bicubic")
 digit = torch.tensor(digits.target)
 tasks = {"digit": (vp.LoRA(rank=4), digit, 10), "parity": (vp.AdaptFormer(bottleneck=8), digit % 2, 2)}
 model = vp.create_backbone(name, img_size=size, **options)

@@ -38,13 +38,14 @@ tiny = "--tiny" in sys.argv
 name, size = ("vit_tiny_patch16_224", 32) if tiny else ("dinov2_small_pypi", 56)
 options: dict[str, Any] = {"embed_dim": 24, "depth": 2, "num_heads": 2} if tiny else {"pretrained": True}
 digits: Any = load_digits()
-images = F.interpolate(torch.tensor(digits.images / 8 - 1).float()[:, None].repeat(1, 3, 1, 1), size=size)
+images = torch.tensor(digits.images / 8 - 1).float()[:, None].repeat(1, 3, 1, 1)
+images = F.interpolate(images, size=size, mode="bicubic")
 data = TensorDataset(images, torch.tensor(digits.target))
 train, val, _ = random_split(data, [96, 64, 1637] if tiny else [1000, 200, 597])
 
 tuned = Tuned(name, img_size=size, **options)
 quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-trainer = lightning.Trainer(max_epochs=1 if tiny else 5, **quiet)
+trainer = lightning.Trainer(max_epochs=1 if tiny else 3, **quiet)
 trainer.fit(tuned, DataLoader(train, 32, shuffle=True), DataLoader(val, 64))
 print(f"accuracy {trainer.callback_metrics['accuracy']:.1%}")
 with tempfile.TemporaryDirectory() as folder:

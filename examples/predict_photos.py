@@ -16,7 +16,7 @@ from vision_peft.training import compose_config, train
 tiny = "--tiny" in sys.argv
 backbone = ["backbone=timm", "backbone.name=vit_tiny_patch16_224", "backbone.pretrained=false", "backbone.img_size=32"]
 backbone += ["backbone.kwargs={depth: 2, embed_dim: 24, num_heads: 2}"]
-backbone = backbone if tiny else ["backbone=dinov2_small_pypi"]
+backbone = [*backbone, "recipe.epochs=1"] if tiny else ["backbone=dinov2_small_pypi"]
 generator = np.random.default_rng(0)
 
 with tempfile.TemporaryDirectory() as folder:
@@ -28,7 +28,7 @@ with tempfile.TemporaryDirectory() as folder:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
     data = ["data=folder", f"data.root={folder}/photos", f"output_dir={folder}/runs"]
-    trained = train(compose_config([*data, *backbone, "method=lora", "recipe.epochs=1", "workers=0"]))
+    trained = train(compose_config([*data, *backbone, "method=lora", "workers=0"]))
 
     predict = vp.Predictor(trained.folder, device="cpu")
     photos = sorted(Path(folder, "photos").rglob("*.png"))[::40]

@@ -22,7 +22,7 @@ options: dict[str, Any] = {"embed_dim": 24, "depth": 2, "num_heads": 2} if tiny 
 end, last = (96, 160) if tiny else (1000, 1200)
 digits: Any = load_digits()
 images, labels = torch.tensor(digits.images / 8 - 1).float()[:, None].repeat(1, 3, 1, 1), torch.tensor(digits.target)
-images = torch.nn.functional.interpolate(images, size=size)
+images = torch.nn.functional.interpolate(images, size=size, mode="bicubic")
 
 model = vp.create_backbone(name, img_size=size, num_classes=10, **options)
 vp.attach(model, vp.AdaptFormer(bottleneck=16))  # it stays a timm model; frozen weights have no gradient

@@ -17,7 +17,7 @@ name, size = ("vit_tiny_patch16_224", 32) if tiny else ("dinov2_small_pypi", 56)
 options: dict[str, Any] = {"embed_dim": 24, "depth": 2, "num_heads": 2} if tiny else {"pretrained": True}
 digits: Any = load_digits()
 pictures, frames = torch.tensor(digits.images / 16).float(), 4
-small = F.interpolate(F.pad(pictures, (8, 8, 4, 4))[:, None], size=size)[:, 0]  # a digit on a dark field
+small = F.interpolate(F.pad(pictures, (8, 8, 4, 4))[:, None], size=size, mode="bicubic")[:, 0]  # on a dark field
 
 
 def move(numbers: range) -> tuple[torch.Tensor, torch.Tensor]:
