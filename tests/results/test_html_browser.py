@@ -188,6 +188,15 @@ def test_a_setting_shows_confusions_hardest_items_and_curves(page: Any) -> None:
     assert texts(page, "#one tbody tr")[0].split() == ["dog", "cat", "4"]
 
 
+def test_a_single_run_that_python_started_has_a_remark_where_the_command_stands(
+    browser: Any, tmp_path: Path, make_row: Callable[..., Row]
+) -> None:
+    (tmp_path / "report.html").write_text(make_page([make_row(command="")]), encoding="utf-8")
+    browser.get((tmp_path / "report.html").as_uri())
+    assert browser.find_element("id", "count").text == "1 setting"
+    assert texts(browser, "#one .command pre") == ["# started from Python, without a command"]
+
+
 def test_it_fits_a_phone_is_dark_where_that_is_preferred_and_prints(page: Any) -> None:
     back = "return getComputedStyle(document.body).backgroundColor"
     assert page.execute_script(back) == "rgb(246, 247, 249)"

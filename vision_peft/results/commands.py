@@ -95,6 +95,8 @@ def _split(command: str) -> tuple[str, ...]:
 def show_command(row: Row) -> str:
     """Quote the command of a row anew: it starts one program of ours, whatever stood in the file, or is a comment."""
     words = _split_command(row)
+    if not words:
+        return "# started from Python, without a command"
     known = words[:1] and words[0] in ("python", "torchrun", "vision-peft") and len(words) > 1
     return for_shell(words) if known else f"# {row.command}"
 

@@ -96,7 +96,7 @@ function filterCard() {
       row.line.hidden = !fits;
       if (row.results) [shown, all] = [shown + fits, all + 1];
     }
-    count.textContent = shown === all ? `${all} settings` : `${shown} of ${all} settings`;
+    count.textContent = shown === all ? `${all} setting${all === 1 ? "" : "s"}` : `${shown} of ${all} settings`;
   };
   const pick = (name) => (value) => { wanted[name] = value; act(); };
   const every = (values) => [["", "all"], ...[...new Set(values)].map((value) => [value, value])];
