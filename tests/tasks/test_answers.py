@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tuned(tmp_path_factory.mktemp("adapters") / "lora")
 
 
-def test_the_server_names_labels_above_their_thresholds_and_refuses_numbers(folder: Path) -> None:
+def test_the_server_names_labels_above_their_thresholds_and_numbers_with_their_unit(folder: Path) -> None:
     bank = vp.Bank.load(folder, "cpu")
     bank.add("plain", folder)
     service, plain = Service(bank, Limits()), bank.tasks["plain"]
@@ -40,11 +40,11 @@ def test_the_server_names_labels_above_their_thresholds_and_refuses_numbers(fold
     labels = service._format(Answer(sets, logits), 1)["labels"]
     assert [each["label"] for each in labels] == [names[2], names[1]]
     assert [each["probability"] for each in labels] == pytest.approx(logits[[2, 1]].sigmoid().tolist(), abs=1e-6)
-    service.served.clear()
-    with pytest.raises(ValueError, match="the task plain is one of regression: serve answers with labels"):
-        service.describe(numbers)
-    service.served.clear()
-    assert service.describe(sets).task is sets
+    told = service._format(Answer(numbers, logits), 1)
+    assert (told["values"], told["unit"]) == ({names[0]: 3.0, names[1]: 1.0, names[2]: 9.0}, "mm")
+    for task in (sets, numbers):
+        service.served.clear()
+        assert service.describe(task).task is task
 
 
 @pytest.mark.parametrize("task", [SETS, NUMBERS])

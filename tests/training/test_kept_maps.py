@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from support.mask_files import write_set
 from support.tiny_run import TINY
 
@@ -56,3 +58,19 @@ def test_losses_and_figures_are_those_of_images_in_every_epoch(head: list[str], 
 def test_they_are_computed_in_every_epoch_elsewhere(own: list[str], masks: Path, tmp_path: Path) -> None:
     trained = train(configure(masks, tmp_path, *own, "recipe.epochs=1", "read_test=false"))
     assert "computed once" not in log_of(trained)
+
+
+@pytest.mark.parametrize("words", [[], ["recipe.window=true", "recipe.resize=shortest", "recipe.augment=flip"]])
+def test_every_head_for_maps_learns_what_it_learns_alone(words: list[str], masks: Path, tmp_path: Path) -> None:
+    grid = "recipe.head_grid={lr: [1e-5, 3e-2]}"
+    together = train(configure(masks, tmp_path / "grid", *words, grid))
+    alone = [train(configure(masks, tmp_path / lr, *words, f"recipe.lr={lr}")) for lr in ("1e-5", "3e-2")]
+    worse, best = sorted(alone, key=lambda each: each.row.val_figure or 0.0)
+    assert worse.row.val_figure != best.row.val_figure  # val has something to choose
+    assert together.row.lr == best.row.lr
+    assert together.row.val_figure == best.row.val_figure
+    assert together.row.figures == best.row.figures
+    found, wanted = (load_file(each.folder / "adapter" / "adapter.safetensors") for each in (together, best))
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name], rtol=1e-4, atol=1e-6)

@@ -50,7 +50,7 @@ def test_json_and_forms_say_the_same(request_, expected):
         (asked(image=TEXT, top=0), 400, "top must be a whole number from 1 to 10000"),
         (filled(*[("task", b"a")] * 1001), 400, "the form holds more than 1000 parts"),
         (filled(("image", b"x"), ("top", b"two")), 400, "top must be one whole number"),
-        (filled(("image", b"x"), ("task", b"\xff")), 400, "a text of the form is not UTF-8"),
+        (filled(("image", b"x"), ("task", b"\xff")), 400, "a field of the form is not UTF-8"),
     ],
 )
 def test_a_mistake_is_named(request_, status, message):

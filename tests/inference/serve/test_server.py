@@ -91,7 +91,7 @@ def test_slow_headers_and_slow_bodies_are_given_up(server, bank):
     with running(bank, timeout_s=0.3) as impatient:
         answer = impatient.send(post(b"{", length=100))
         assert answer.startswith(b"HTTP/1.1 408 ")
-        assert b"the body did not come within 0.3 s" in answer
+        assert b"the body did not arrive within 0.3 s" in answer
 
 
 def test_what_takes_too_long_or_is_too_much_is_refused_and_leaves_nothing(bank):
@@ -107,7 +107,7 @@ def test_what_takes_too_long_or_is_too_much_is_refused_and_leaves_nothing(bank):
             waiting.start()
             while not server.service.pending:
                 time.sleep(0.005)
-            assert server.ask("/predict", asked) == (503, {"error": "too many pictures wait: try again in a moment"})
+            assert server.ask("/predict", asked) == (503, {"error": "the queue is full: try again in a moment"})
             waiting.join()
         assert found == [(504, {"error": "no answer within 0.4 s"})]
         assert server.ask("/predict", asked)[0] == 200

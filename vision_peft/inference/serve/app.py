@@ -88,7 +88,7 @@ class _Routes:
                 query = await asyncio.to_thread(read_query, request.headers.get("content-type", ""), body)
                 answers = await self.service.classify(query)
         except TimeoutError:
-            late = "no answer" if came else "the body did not come"
+            late = "no answer" if came else "the body did not arrive"
             raise Refusal(504 if came else 408, f"{late} within {limits.timeout_s:g} s") from None
         seconds = time.monotonic() - start
         self.service.latency.observe(seconds)
@@ -109,7 +109,7 @@ class _Routes:
         except UnknownTask as error:
             raise Refusal(404, str(error)) from None
         except TimeoutError:
-            raise Refusal(408, "the body did not come in time") from None
+            raise Refusal(408, "the body did not arrive in time") from None
         except (ValueError, OSError) as error:
             raise Refusal(400, printable(error, 1000)) from None
         return JSONResponse(self.service.describe(task).describe())
@@ -129,7 +129,7 @@ class _Routes:
                     if length > most:
                         raise Refusal(413, f"the body has more than the {most:,} bytes that are read")
                     if service.held > service.limits.bodies_mb * 1e6:
-                        raise Refusal(503, "too many bytes are being read: try again in a moment")
+                        raise Refusal(503, "the server is receiving too much data: try again in a moment")
                     chunks.append(chunk)
             except Refusal:
                 chunks.clear()
@@ -148,10 +148,10 @@ class _Routes:
                 self.service.refused.add(str(refusal.status))
                 response = _refuse(refusal)
             except ClientDisconnect:
-                response = _refuse(Refusal(400, "the body breaks off"))
+                response = _refuse(Refusal(400, "the body is incomplete"))
             except Exception:
                 _log.exception("%s %s failed", request.method, path)
-                response = _refuse(Refusal(500, "something failed: see the server's log"))
+                response = _refuse(Refusal(500, "internal error: see the server's log"))
             self.service.requests.add(path, str(response.status_code))
             response.headers.update(_SAFE)
             if self.service.draining:
@@ -163,10 +163,10 @@ class _Routes:
     def _check_sender(self, request: Request) -> None:
         host = request.headers.get("host", "")
         if self.hosts is not None and _host_name(host) not in self.hosts:
-            raise Refusal(403, f"this server is {self.hosts[0]}, and was asked for {printable(host, 100)}")
+            raise Refusal(403, f"this server is {self.hosts[0]}, but the request is for {printable(host, 100)}")
         origin = request.headers.get("origin")
         if request.method != "GET" and origin is not None and origin.partition("://")[2] != host:
-            raise Refusal(403, "another site's page asks")
+            raise Refusal(403, "requests from pages of other sites are refused")
 
 
 def _host_name(host: str) -> str | None:
@@ -207,5 +207,5 @@ def _refuse(refusal: Refusal) -> Response:
 
 async def _answer_unknown(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    text = {404: "there is no such page", 405: "another method is wanted"}.get(error.status_code, str(error.detail))
+    text = {404: "no such page", 405: "this method is not allowed here"}.get(error.status_code, str(error.detail))
     return JSONResponse({"error": text}, status_code=error.status_code, headers={**_SAFE, **(error.headers or {})})

@@ -62,7 +62,7 @@ def _texts(values: dict[str, Any], name: str) -> list[str]:
         raise Refusal(400, f"give {name} or {name}s, not both")
     found = values.get(f"{name}s", [values[name]] if name in values else [])
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
-        raise Refusal(400, f"{name} must be a text, {name}s a list of texts")
+        raise Refusal(400, f"{name} must be a string, {name}s a list of strings")
     return found
 
 
@@ -92,7 +92,7 @@ def _from_form(content_type: str, body: bytes) -> Query:
     except FormParserError as error:
         raise Refusal(400, f"the form is damaged: {printable(error)}") from None
     if not form.ended:
-        raise Refusal(400, "the form is damaged: it breaks off")
+        raise Refusal(400, "the form is damaged: it is incomplete")
     if unknown := sorted({name for name, _ in form.parts} - _FIELDS):
         raise Refusal(400, f"unknown field {printable(unknown[0])}: there are {', '.join(sorted(_FIELDS))}")
     images = [data for name, data in form.parts if name in ("image", "images")]
@@ -145,12 +145,12 @@ def _text(data: bytes) -> str:
     try:
         return data[:1000].decode()
     except UnicodeDecodeError:
-        raise Refusal(400, "a text of the form is not UTF-8") from None
+        raise Refusal(400, "a field of the form is not UTF-8") from None
 
 
 def _check(images: list[bytes], tasks: list[str], top: Any) -> Query:
     if not images or not all(images):
-        raise Refusal(400, "no image: wanted the content of an image file under image")
+        raise Refusal(400, "no image: send an image file in the field image")
     if type(top) is not int or not 1 <= top <= 10_000:
         raise Refusal(400, "top must be a whole number from 1 to 10000")
     return Query(images, list(dict.fromkeys(tasks)), top)

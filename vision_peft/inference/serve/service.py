@@ -1,9 +1,9 @@
-"""From pictures to labels: what stands between HTTP and the bank, and bounds what waits."""
+"""From images to answers: what stands between HTTP and the bank, and bounds what waits."""
 
 import asyncio
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +24,8 @@ from vision_peft.inference.serve.metrics import SECONDS, Counter, Gauge, Histogr
 from vision_peft.inference.serve.query import Query
 from vision_peft.printable import name_some, printable
 from vision_peft.tasks import find_kind, read_task
+from vision_peft.tasks.task import Task
+from vision_peft.tuning.head_kinds import MapHead, read_head
 
 _TRIES = 10  # of a picture whose task is replaced while it waits by one that is prepared otherwise
 _log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class Served:
         return {
             "name": self.task.name,
             "version": self.task.version,
+            "kind": _find_kind(self.task).kind,
             "methods": self.task.methods,
             "classes": info.num_classes,
             "class_names": info.class_names,
@@ -85,25 +88,13 @@ class Service:
         """Return a task of the bank with the way its pictures are prepared.
 
         Raises:
-            ValueError: it takes clips, or has no classes.
+            ValueError: it takes something else than RGB images, or its answer is neither labels nor numbers.
         """
         found = self.served.get(task.version)
         if found is None:
             settings = complete_input(task.info.input, input_config(self.bank.backbone))
-            if settings.get("num_frames") is not None:
-                raise ValueError(f"the task {task.name} takes clips: serve answers pictures, take vision-peft predict")
-            if "channels" in settings:
-                of_bands = f"images of {settings['channels']} bands"
-                raise ValueError(
-                    f"the task {task.name} takes {of_bands}: serve answers pictures, take vision-peft predict"
-                )
-            if not task.info.num_classes:
-                raise ValueError(f"the task {task.name} has no head: serve answers with labels")
-            kind = find_kind((task.info.task or {"kind": "classes"})["kind"])
-            if not kind.names_classes:
-                raise ValueError(
-                    f"the task {task.name} is one of {kind.kind}: serve answers with labels, take vision-peft predict"
-                )
+            if problem := _find_problem(task, settings):
+                raise ValueError(f"the task {printable(task.name)} {problem}")
             prepare = Preparation(settings, max_pixels=self.limits.max_pixels)
             found = Served(task, json.dumps(settings, sort_keys=True, default=str), prepare)
             self.served[task.version] = found
@@ -196,7 +187,7 @@ class Service:
         if answers > self.limits.max_queue:
             raise Refusal(413, f"{answers} answers at once: at most {self.limits.max_queue} in one request")
         if self.pending + answers > self.limits.max_queue:
-            raise Refusal(503, "too many pictures wait: try again in a moment")
+            raise Refusal(503, "the queue is full: try again in a moment")
         self.pending += answers
         try:
             yield
@@ -226,14 +217,17 @@ class Service:
             if self.describe(answer.task).key == served.key:
                 self.images.add(name)
                 return answer
-        raise Refusal(503, f"the task {printable(name)} is being replaced all the time: try again in a moment")
+        raise Refusal(503, f"the task {printable(name)} is being replaced: try again in a moment")
 
     def _format(self, answer: Answer, top: int) -> dict[str, Any]:
         info = answer.task.info
         task = read_task(info.task, info.class_names or [*map(str, range(info.num_classes))], info.temperature)
         (guesses,) = task.name_answers(answer.logits.cpu()[None], top)
-        labels = [{"label": name, "probability": round(value, 6)} for name, value in guesses]
-        return {"task": answer.task.name, "version": answer.task.version, "labels": labels}
+        if task.names_classes:
+            found = {"labels": [{"label": name, "probability": round(value, 6)} for name, value in guesses]}
+        else:
+            found = task.to_json(guesses)
+        return {"task": answer.task.name, "version": answer.task.version, **found}
 
     def _observe(self, images: int, tasks: int, seconds: float) -> None:
         self.batch_images.observe(images)
@@ -241,8 +235,26 @@ class Service:
         self.forward.observe(seconds)
 
 
+def _find_kind(task: BankTask) -> type[Task]:
+    return find_kind((task.info.task or {"kind": "classes"})["kind"])
+
+
+def _find_problem(task: BankTask, settings: Mapping[str, Any]) -> str | None:
+    """Describe why a task cannot be served, and what answers it."""
+    kind = _find_kind(task)
+    if settings.get("num_frames") is not None:
+        return "takes clips, and serve reads images: use vision-peft predict"
+    if "channels" in settings:
+        return f"takes images of {settings['channels']} bands, and serve reads RGB images: use vision-peft predict"
+    if not task.info.num_classes or kind.open_set:
+        return "answers with features: use vision-peft embed"
+    if kind.answers_maps or isinstance(read_head(task.info.head), MapHead):
+        return "answers for every pixel: use vision-peft predict --masks FOLDER"
+    return None
+
+
 def _dropped(name: str) -> Refusal:
-    return Refusal(404, f"the task {printable(name)} was dropped while the picture waited")
+    return Refusal(404, f"the task {printable(name)} was removed while the image waited")
 
 
 def _prepare(served: Served, content: bytes) -> Tensor:
