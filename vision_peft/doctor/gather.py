@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from vision_peft.data.decoding.video_backends import MODULES, explain_absence
+from vision_peft.data.decoding.video_backends import MODULES, explain_absence_quickly
 from vision_peft.data.loading.memory import measure_free_memory
 from vision_peft.doctor.facts import Facts, Gpu, Place, Requirement
 
@@ -44,7 +44,7 @@ def gather(output_dir: Path, network: bool = False) -> Facts:
             for purpose, path in (("runs", output_dir), ("weights", weights.parent), ("the hub's cache", hub))
         ],
         ffmpeg=shutil.which("ffmpeg"),
-        decoders={name: explain_absence(name) for name in MODULES},
+        decoders={name: explain_absence_quickly(name) for name in MODULES},
         weights=state,
         weights_file=weights,
         hub_cache=hub,
