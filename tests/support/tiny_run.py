@@ -15,7 +15,6 @@ from PIL import Image
 from vision_peft.config.command_line import Composed, compose_config, read_command_line
 from vision_peft.config.find_configs import find_configs
 from vision_peft.config.parse import Config
-from vision_peft.config.sections import check_keys
 from vision_peft.config.typed_values import quote_values
 from vision_peft.results.row import read_row
 
@@ -68,7 +67,6 @@ def tiny_config(photos: Path, output_dir: Path, *overrides: str) -> Config:
             for name in sections:
                 section[name] = section = section[name] if isinstance(section.get(name), dict) else {}
             section[key] = value
-    check_keys(raw, composed.choices)
     return Composed(raw, composed.choices).parse()
 
 

@@ -4,6 +4,7 @@ timm's are ``<architecture>`` and ``<architecture>.<tag>``; outside its registry
 ``local-dir:FOLDER``.
 """
 
+import functools
 from pathlib import Path
 
 import timm
@@ -45,8 +46,9 @@ def check_name(name: str) -> None:
         ValueError: unknown architecture or tag (with what is close), or a deprecated alias that several sets share.
     """
     architecture, _, tag = name.partition(".")
-    if architecture in timm.list_models():
-        _check_tag(architecture, tag)
+    if architecture in _list_first_models() or architecture in timm.list_models():  # one registered since then
+        if tag:
+            _check_tag(architecture, tag)
     elif timm.is_model(architecture):
         _check_alias(architecture)
     else:
@@ -56,6 +58,12 @@ def check_name(name: str) -> None:
             f"vit_base_patch16_224.augreg_in21k (all: timm.list_models('*vit*', include_tags=True)), {PYPI_NAME}, "
             "hf-hub:OWNER/NAME or local-dir:FOLDER."
         )
+
+
+@functools.cache
+def _list_first_models() -> frozenset[str]:
+    """List the models that timm had at the first call; sorting them takes milliseconds every time."""
+    return frozenset(timm.list_models())
 
 
 def check_has_weights(name: str) -> None:
@@ -73,7 +81,7 @@ def check_has_weights(name: str) -> None:
 
 def _check_tag(architecture: str, tag: str) -> None:
     tags = [full.partition(".")[2] for full in timm.list_models(f"{architecture}.*", include_tags=True)]
-    if tag and tag not in tags:
+    if tag not in tags:
         known = ", ".join(sorted(filter(None, tags))) or "none"
         raise ValueError(
             f"{architecture} has no tag {printable(repr(tag))}{did_you_mean(tag, tags, count=3)}. Its tags: {known}."

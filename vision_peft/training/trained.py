@@ -174,7 +174,8 @@ def _train_in(
         state = newest_state(folder / "state")
 
         def pin(path: Path) -> Pinned:
-            return pin_data(path, record, state is not None, used, find_other_root(config, folder))
+            other_root = None if state is None else find_other_root(config, folder)
+            return pin_data(path, record, state is not None, used, other_root)
 
         pinned = Pinned(*run.save(DATA, pin))
         progress = Progress.of(state, len(phases), task.metric)
