@@ -42,7 +42,7 @@ def test_references_count_as_what_they_stand_for() -> None:
     with pytest.raises(ValueError, match="more than 100,000 keys"):
         check_yaml(LAUGHS, references=True)
     for text in ("a: &a [*a]", "a: *b", "a: &a {x: {y: *a}}"):
-        with pytest.raises(ValueError, match="stands inside what it stands for, or for nothing"):
+        with pytest.raises(ValueError, match="refers to itself or to nothing"):
             check_yaml(text, references=True)
 
 

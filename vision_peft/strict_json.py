@@ -27,7 +27,7 @@ def parse_json(text: bytes | str, pairs: Callable[[Any], Any] | None = None) -> 
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON, write null")
+    raise ValueError(f"{name} is not a number in JSON: write null")
 
 
 def _parse_int(text: str) -> int:

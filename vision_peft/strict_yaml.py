@@ -33,7 +33,7 @@ def check_yaml(text: str, references: bool = False) -> None:
                 if not references:
                     raise ValueError("it refers to parts of itself (*)")
                 if event.anchor not in sizes:
-                    raise ValueError(f"*{event.anchor} stands inside what it stands for, or for nothing")
+                    raise ValueError(f"*{event.anchor} refers to itself or to nothing")
                 count += sizes[event.anchor]
             elif isinstance(event, yaml.ScalarEvent):
                 if len(event.value) > MAX_TEXT:

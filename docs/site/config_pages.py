@@ -80,7 +80,7 @@ def make_experiment_page() -> str:
     """Return the page of the published settings and of the sweeps, from the headers of their files."""
     parts = [
         "# Experiments and sweeps",
-        "`experiment=NAME` is a whole published setting; what else is typed goes before what it says.",
+        "`experiment=NAME` is a complete published setting; your other overrides take precedence.",
         _list_files("experiment", linked=True),
         *(_describe_file("experiment", file) for file in _find("experiment")),
         "## Sweeps",

@@ -108,5 +108,5 @@ def test_another_file_is_not_taken_for_costs(tmp_path: Path) -> None:
     assert read_costs(tmp_path / "none.json") is None
     for text in ("{}", "[]", "nothing", '{"groups": [{}]}'):
         (tmp_path / "other.json").write_text(text, "utf-8")
-        with pytest.raises(ValueError, match="is not a table of costs"):
+        with pytest.raises(ValueError, match="is not a cost table"):
             read_costs(tmp_path / "other.json")

@@ -68,7 +68,7 @@ def test_the_same_command_goes_on_and_measures_nothing_twice(tmp_path: Path) -> 
     assert benchmark(tmp_path, *words, "--rounds=1").returncode == 0
     first = read(tmp_path)["groups"][0]
     done = benchmark(tmp_path, *words, "--rounds=3", "--minutes=0")
-    assert "the same command goes on from there" in done.stderr
+    assert "the same command continues from there" in done.stderr
     assert read(tmp_path)["groups"][0] == first
     assert benchmark(tmp_path, *words, "--rounds=3").returncode == 0
     second = read(tmp_path)["groups"][0]
@@ -89,7 +89,7 @@ def test_the_same_command_goes_on_and_measures_nothing_twice(tmp_path: Path) -> 
     assert third["rows"][2]["times"]["step"][0] != second["rows"][2]["times"]["step"][0]
     (tmp_path / "costs.json").write_text(json.dumps({**read(tmp_path), "code": "other"}), "utf-8")
     done = benchmark(tmp_path, *words, "--rounds=1")
-    assert "all is measured anew" in done.stderr
+    assert "measuring everything again" in done.stderr
     assert [len(row["times"]["step"]) for row in read(tmp_path)["groups"][0]["rows"]] == [1, 1, 1]
 
 
@@ -119,13 +119,13 @@ def test_a_preset_can_be_made_smaller(tmp_path: Path) -> None:
     [
         (["methods=lroa"], "did you mean lora?"),
         (["methods=lora", "peers=hf"], "peers=hf is not one of hf_lora"),
-        (["--preset", "gpu", "device=cpu"], "--preset gpu measures on a GPU"),
-        (["--preset", "cpu", "methods=lora"], "--preset names its methods"),
+        (["--preset", "gpu", "device=cpu"], "--preset gpu needs a GPU"),
+        (["--preset", "cpu", "methods=lora"], "--preset has its own methods"),
         (["--preset", "tpu"], "invalid choice: 'tpu'"),
         (["methods=lora", "method=vpt"], "method= has no place beside methods="),
         (["methods=lora", "--rounds=0"], "--rounds must be at least 1, got 0"),
-        (["methods=lora", "--json=f.json"], "a table of costs takes --out"),
-        (["--rounds=3"], "--rounds is for a table of costs"),
+        (["methods=lora", "--json=f.json"], "the cost table takes --out"),
+        (["--rounds=3"], "--rounds is for the cost table"),
         (["methods=lora", "recipe.lrr=1"], "did you mean"),
     ],
 )

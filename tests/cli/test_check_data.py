@@ -106,7 +106,7 @@ def test_problems_end_with_1_and_stand_in_the_json(repository: Path, tmp_path: P
         (["data=folder", "data.rot=photos"], "error: unknown key data.rot: did you mean data.root?"),
         (["data=folder", "data.root=photoss"], "error: data.root=photoss is not a folder"),
         (["data=foldr"], "error: data=foldr: no such config (did you mean folder?)"),
-        (["data.root=photos"], "error: no data set is named: give data=<config>"),
+        (["data.root=photos"], "error: no dataset given: add data=<config>"),
         (["data=folder", "data.root=photos", "split=val"], "error: unknown key split"),
         (["data=folder", "data.root"], "error: "),
     ],
@@ -125,7 +125,7 @@ def test_the_command_line_of_train_is_accepted_and_what_does_not_matter_is_named
     words = ["method=lora", "recipe.lr=1e-3", "backbone.num_frames=8", "data.seed=1", "--config-dir", "mine"]
     code, shown, errors = check_here("data=pets", *words)
     assert (code, shown.splitlines()[0]) == (0, f"folder: 2 classes, 12 images below {tmp_path / 'photos'}")
-    said = "ignored here, as it does not change the data: method, recipe.lr, backbone.num_frames"
+    said = "ignored, because it does not affect the data: method, recipe.lr, backbone.num_frames"
     assert errors.splitlines()[0] == said
     assert shown.splitlines()[-1].endswith("train.py --config-dir=mine data=pets " + " ".join(words[:4]))
     code, _, errors = check_here("data=pets")
@@ -134,7 +134,7 @@ def test_the_command_line_of_train_is_accepted_and_what_does_not_matter_is_named
 
 def test_a_number_of_threads_starts_at_1(check_here: Check) -> None:
     code, _, errors = check_here("data=digits", "--workers", "0")
-    assert (code, "from 1 on, got 0" in errors) == (2, True)
+    assert (code, "must be at least 1, got 0" in errors) == (2, True)
 
 
 def test_help_shows_what_to_type(repository: Path, check_here: Check) -> None:

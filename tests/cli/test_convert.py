@@ -121,12 +121,15 @@ def test_every_keyword_of_a_reader_can_be_typed() -> None:
         (["checkpoint.pth", "out", "source=vtp"], "unknown source 'vtp' (did you mean vpt?): known are adapter_plus, "),
         (["checkpoint.pth", "out", "sorce=vpt"], "unknown key sorce (did you mean source?)"),
         (["checkpoint.pth", "out", "source=convpass"], "convpass needs the keyword scale ("),
-        (["checkpoint.pth", "out", "source=adaptformer"], "the file does not tell the attention heads of its backbone"),
+        (
+            ["checkpoint.pth", "out", "source=adaptformer"],
+            "the file does not say how many attention heads its backbone has",
+        ),
         (["checkpoint.pth", "out", "source=adaptformer", "num_heads=3"], "num_heads must divide the width 8"),
         (["checkpoint.pth", "out", "source=adaptformer", "scal=1"], "unknown key scal (did you mean scale?)"),
         (
             ["checkpoint.pth", "out", "source=ssf", "num_heads=2"],
-            "backbone tensors do not tell the architecture: missing",
+            "the tensors do not reveal the architecture: missing",
         ),
         (
             ["checkpoint.pth", "out", "source=hf_peft", "backbone.img_size=8"],
@@ -134,7 +137,7 @@ def test_every_keyword_of_a_reader_can_be_typed() -> None:
         ),
         (
             ["checkpoint.pth", "there", "source=adaptformer", "num_heads=2"],
-            "already there and kept: there/adapter.json",
+            "already there: there/adapter.json",
         ),
         (["checkpoint.pth", "out", "source=vpt", "--classes", "checkpoint.pth"], "checkpoint.pth is not a list of cla"),
     ],

@@ -80,8 +80,11 @@ def test_what_is_shown_to_both_are_the_pixels_of_evaluation(place: Path) -> None
         (["adapter", "-o", "x.pt", "--images", "gone"], "--images gone: there is no such file or folder"),
         (["adapter", "-o", "x.pt", "--images", "adapter"], "--images adapter: no images there"),
         (["adapter", "-o", "x.pt", "--images", "photos/notes.txt"], "cannot decode photos/notes.txt: not a known"),
-        (["adapter", "-o", "there.pt"], "already there and kept: there.pt; --overwrite replaces"),
-        (["adapter", "-o", "there.onnx"], "already there and kept: run_there.py; --overwrite replaces"),
+        (["adapter", "-o", "there.pt"], "already there: there.pt; nothing was written, --overwrite replaces them"),
+        (
+            ["adapter", "-o", "there.onnx"],
+            "already there: run_there.py; nothing was written, --overwrite replaces them",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(

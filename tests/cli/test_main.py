@@ -92,7 +92,7 @@ def test_a_misspelt_verb_is_one_line_with_exit_code_2(tmp_path: Path) -> None:
         (["train", "data=folder", "data.root=nowhere"], 2, "data.root=nowhere is not a folder"),
         (["train", "data=folder"], 2, "give data.root=FOLDER"),
         (["train", "--config-dir=nowhere"], 2, "--config-dir=nowhere is not a folder"),
-        (["train", "=3"], 2, "=3 has no key in front of ="),
+        (["train", "=3"], 2, "=3 has no key before ="),
         (["tune", "--config-dir=nowhere"], 2, "--config-dir=nowhere is not a folder"),
         (["benchmark", "--config-dir", "nowhere"], 2, "--config-dir=nowhere is not a folder"),
         (["tune", "method.rnk=8", "method=lora"], 2, "did you mean method.rank?"),
@@ -169,7 +169,7 @@ def test_a_wheel_without_its_configs_is_one_line(repository: Path, tmp_path: Pat
     package = tmp_path / "site" / "vision_peft"
     assert done.returncode == 2
     assert done.stderr == (
-        f"error: vision_peft in {package} was installed without its configs: build the wheel from a whole clone\n"
+        f"error: vision_peft in {package} was installed without its configs: build the wheel from a complete clone\n"
     )
     shutil.copytree(repository / "configs", package / "configs")
     done = run_module(tmp_path, "train", "--cfg", "job", PYTHONPATH=str(tmp_path / "site"))

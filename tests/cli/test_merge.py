@@ -32,7 +32,10 @@ def test_the_examples_of_the_help_run_and_end_in_lines_to_paste(
     [
         (["nowhere", "-o", "out"], "nowhere is not a folder: wanted a run folder, an adapter folder or hf-hub:"),
         (["adapter", "-o", "out.pth"], "-o out.pth ends in .pth: wanted a folder, or a file that ends in .safetensors"),
-        (["adapter", "-o", "there"], "already there and kept: there/config.json; --overwrite replaces"),
+        (
+            ["adapter", "-o", "there"],
+            "already there: there/config.json; nothing was written, --overwrite replaces them",
+        ),
         (["vpt", "-o", "out"], "cannot merge VPT: VPTAttention is not a constant update of the weights it sits on; "),
     ],
 )

@@ -149,7 +149,7 @@ def test_resume_goes_on_behind_the_last_whole_line(here: Path, capsys: pytest.Ca
     assert re.findall(r"; (\d+ right of 24) whose class is known: (top-1 \S+ %)", shown.out) == right
     Path("photos/red/bad.png").unlink()
     run("ADAPTER", "photos", "--jsonl", "a.jsonl", "--resume")
-    assert capsys.readouterr().out.startswith("nothing is left to do: a.jsonl has all 24 images; ")
+    assert capsys.readouterr().out.startswith("nothing left to do: a.jsonl has all 24 images; ")
     assert Path("a.jsonl").read_bytes() == resumed
 
 
@@ -195,10 +195,10 @@ def test_names_that_control_a_terminal_are_shown_by_their_numbers(
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["photos", "--top", "0"], "--top is a number of labels from 1 on, got 0"),
-        (["photos", "--resume"], "--resume goes on with a file of --jsonl: name it"),
-        (["photos", "--resume", "--jsonl", "a.jsonl", "--csv", "a.csv"], "--resume goes with --jsonl alone: --csv"),
-        (["photos", "--probabilities"], "--probabilities are written by --csv or --jsonl: name a file"),
+        (["photos", "--top", "0"], "--top must be at least 1, got 0"),
+        (["photos", "--resume"], "--resume continues a --jsonl file: give --jsonl FILE as well"),
+        (["photos", "--resume", "--jsonl", "a.jsonl", "--csv", "a.csv"], "--resume works with --jsonl only: --csv"),
+        (["photos", "--probabilities"], "--probabilities needs --csv FILE or --jsonl FILE"),
         (["photos", "--csv", "taken.csv"], "--csv taken.csv is there already: --overwrite replaces it"),
         (["photos", "--jsonl", "taken.csv"], "is there already: --resume goes on with it, --overwrite replaces it"),
         (["photos", "--jsonl", "taken.csv", "--resume"], "taken.csv:1: not a line of JSON"),
@@ -210,8 +210,8 @@ def test_names_that_control_a_terminal_are_shown_by_their_numbers(
         (["photos", "--csv", "-"], "--csv -: only --jsonl writes to stdout"),
         (["photos", "--classes", "nowhere"], "--classes nowhere: there is no such file"),
         (["gone.png", "none"], "there is no such file or folder: gone.png, none"),
-        (["empty"], "there is nothing to predict: no images among empty"),
-        (["photos", "--workers", "many"], "workers is 'auto' or a number of processes from 0 on, got 'many'"),
+        (["empty"], "nothing to predict: no images among empty"),
+        (["photos", "--workers", "many"], "workers must be 'auto' or a whole number from 0, got 'many'"),
     ],
 )
 def test_mistakes_are_one_line_and_nothing_is_written(
@@ -239,7 +239,7 @@ def test_an_adapter_that_is_none_or_has_no_head_is_one_line(here: Path, capsys: 
     torch.manual_seed(7)
     model = vp.attach(vp.create_backbone(NAME, img_size=32, patch_size=8, num_classes=0, **TINY), vp.LoRA(rank=2))
     vp.save_adapter(model, here / "headless", input_config=INPUT)
-    assert "this adapter has no head that names classes" in stop(capsys, "headless", "photos")
+    assert "this adapter has no head for classes" in stop(capsys, "headless", "photos")
 
 
 def test_ctrl_c_and_a_lack_of_memory_are_one_line(
@@ -265,7 +265,9 @@ def test_classes_are_numbers_without_names_and_can_be_named(here: Path, capsys: 
     model = vp.load("ADAPTER", device="cpu")
     vp.save_adapter(model, here / "nameless", input_config=INPUT)
     run("nameless", "photos/red/0.png")
-    assert "the adapter has no names of classes: they are numbers; --classes FILE names them" in capsys.readouterr().err
+    assert (
+        "the adapter records no class names, so labels are numbers; give them with --classes FILE"
+    ) in capsys.readouterr().err
     Path("names.txt").write_text("sky\ngrass\nfire\n")
     run("nameless", "photos/red/0.png", "--classes", "names.txt")
     assert capsys.readouterr().out.split()[1] in ("sky", "grass", "fire")

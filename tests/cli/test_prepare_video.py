@@ -166,12 +166,12 @@ def test_what_cannot_be_right_is_refused_in_one_line(prepare: Prepare, tree: Pat
     write_video(twins / "small.avi", 2)
     write_video(twins / "small.mp4", 2)
     cases = [
-        ((tree, out, "--short-side", 64), "was begun with"),
-        ((tree, tree / "out"), "lie in each other"),
-        ((tmp_path / "nowhere", out), "is no folder of videos"),
+        ((tree, out, "--short-side", 64), "was started with"),
+        ((tree, tree / "out"), "contains the other"),
+        ((tmp_path / "nowhere", out), "is not a folder"),
         ((tree / "splits", tmp_path / "new"), "holds no video"),
-        ((twins, tmp_path / "new"), "both would become one file, give --keep-names: small.avi and small.mp4"),
-        ((tree, out, "--gop", 0), "--gop and --workers 1 or more"),
+        ((twins, tmp_path / "new"), "two videos would become one file, give --keep-names: small.avi and small.mp4"),
+        ((tree, out, "--gop", 0), "--gop and --workers at least 1"),
         ((tree, tmp_path / "nothing", "--verify"), "nothing has been prepared"),
     ]
     for arguments, message in cases:

@@ -106,7 +106,7 @@ def test_the_19_tasks_of_vtab_are_averaged_in_both_ways(report, tmp_path: Path) 
     [
         (["run"], "no such file or folder: run (did you mean runs?)"),
         (["runs", "--out", "table.htm"], "--out must end in .html, .md or .csv, got table.htm (did you mean .html?)"),
-        (["runs", "--out", "table.md", "--thumbnails"], "--thumbnails is of a page: give -o report.html"),
+        (["runs", "--out", "table.md", "--thumbnails"], "--thumbnails is for an .html page: give -o report.html"),
         (["trial"], "nothing to report: none of 1 rows has top1 (search trials do not read test)"),
     ],
 )

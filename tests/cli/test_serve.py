@@ -82,7 +82,7 @@ def test_the_examples_of_the_help_serve_and_stop_with_a_count(
         (["--task", "a=adapter", "--max-body-mb", "999"], "--bodies-mb 200 does not hold one body of 999 MB"),
         (["--task", "a=adapter", "--port", "99999"], "cannot listen on port 99999: wanted 0 to 65535"),
         (["--task", "a=adapter", "--host", "no.such.host."], "cannot listen on no.such.host. port 8000: "),
-        (["--task", "a=clips"], "the task a takes clips: serve answers pictures"),
+        (["--task", "a=clips"], "the task a takes clips, and serve reads images: use vision-peft predict"),
         (["--task", "a=adapter", "--most", "0"], "most must be a whole number from 1"),
     ],
 )

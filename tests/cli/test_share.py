@@ -176,7 +176,10 @@ def test_the_card_of_another_task_has_its_figures_and_words(place: Path) -> None
         (["gone", "owner/flowers"], "gone is not a folder: wanted a run folder or an adapter folder"),
         (["run", "flowers"], "flowers is not a name of the hub: wanted OWNER/NAME"),
         (["run", "owner/a/b"], "owner/a/b is not a name of the hub: wanted OWNER/NAME"),
-        (["run", "owner/flowers", "--dry-run", "there"], "already there and kept: there/README.md; --overwrite"),
+        (
+            ["run", "owner/flowers", "--dry-run", "there"],
+            "already there: there/README.md; nothing was written, --overwrite",
+        ),
         (["empty", "owner/flowers", "--dry-run", "out"], "empty holds neither an adapter"),
     ],
 )

@@ -76,7 +76,7 @@ def test_a_run_of_a_sweep_that_fails_loses_no_other(repository: Path, tmp_path: 
     assert statuses == {1e-3: "finished", 1e30: "diverged"}
     assert "error: the loss is " in done.stderr
     *_, told, command = done.stderr.splitlines()
-    assert told.startswith("1 of the runs failed; the same sweep again runs only what is missing")
+    assert told.startswith("1 of the runs failed; the same sweep runs only the missing ones")
     assert command.startswith(f"  python {repository / 'tools' / 'train.py'} ")
     assert "recipe.lr=1e+30" in command
 

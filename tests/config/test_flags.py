@@ -27,8 +27,8 @@ def test_overrides_stand_before_and_behind_flags() -> None:
 @pytest.mark.parametrize(
     ("content", "words", "expected"),
     [
-        (b"a: [1,\nb: }\n", ["data=mine"], r"YAML that cannot be read: .*mine\.yaml: .*line 2"),
-        (b"\xff\xfe\x00", ["data=mine"], r"mine\.yaml is not a text in UTF-8"),
+        (b"a: [1,\nb: }\n", ["data=mine"], r"invalid YAML: .*mine\.yaml: .*line 2"),
+        (b"\xff\xfe\x00", ["data=mine"], r"mine\.yaml is not UTF-8 text"),
         (b"defaults:\n  - absent\n", ["data=mine"], r"Could not load 'data/absent'\.$"),
         (None, ["data=digits"], r"--config-dir=.* is not a folder"),
     ],
@@ -46,7 +46,7 @@ def test_a_damaged_folder_of_configs_is_one_clear_line(
 
 
 def test_an_argument_that_is_not_utf_8_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"^'output_dir=x\\udcff' is not a text in UTF-8"):
+    with pytest.raises(ConfigError, match=r"^'output_dir=x\\udcff' is not UTF-8 text"):
         read_command_line(["output_dir=x\udcff", "seed=1"])
 
 

@@ -60,7 +60,7 @@ def test_all_problems_are_reported_at_once() -> None:
         (["recipe.lr"], "write key=value"),
         (["seed=0,1"], "add -m"),
         (["recipe=null"], "no such config"),
-        (["backbone=timm"], "backbone.name is needed"),
+        (["backbone=timm"], "backbone.name is required"),
         (["method.scale=big"], "method.scale must be one of 'learnable'"),
         (["recipe.epochs=2.5"], "recipe.epochs"),
         (["recipe.betas=[0.9]"], "betas"),

@@ -178,8 +178,8 @@ def test_what_is_not_a_method_or_dataset_is_refused(registered: None) -> None:
         name: ClassVar[str] = "two words"
 
     for kind, reason in (
-        (Shift(), "wanted a class below vp.Method"),
-        (int, "wanted a class below vp.Method"),
+        (Shift(), "vp.register needs a subclass of vp.Method"),
+        (int, "vp.register needs a subclass of vp.Method"),
         (Bare, "is not a dataclass: put @dataclass"),
         (Unfinished, "it does not define attach"),
         (Nameless, "needs a name of its own"),

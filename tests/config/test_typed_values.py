@@ -76,7 +76,7 @@ NAMES = [
 
 
 def list_text_keys() -> list[str]:
-    """Every key of every schema whose value is text: those of the settings, and of each method and data set."""
+    """Every key of every schema whose value is text: those of the settings, and of each method and dataset."""
     parts = {"": Settings, "backbone": BackboneConfig, "recipe": Recipe, "distributed": Distributed}
     keys = [f"{prefix}.{name}".lstrip(".") for prefix, part in parts.items() for name in list_text_fields(part)]
     for group, kinds in (("method", vp.METHODS), ("data", DATASETS)):

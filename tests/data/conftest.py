@@ -1,4 +1,4 @@
-"""Miniature data sets in the layouts that the readers know."""
+"""Miniature datasets in the layouts that the readers know."""
 
 from collections.abc import Callable
 from pathlib import Path

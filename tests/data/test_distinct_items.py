@@ -1,4 +1,4 @@
-"""Items of several data sets that are the same file."""
+"""Items of several datasets that are the same file."""
 
 from vision_peft.data.distinct_items import list_distinct
 

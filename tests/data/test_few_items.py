@@ -88,7 +88,7 @@ def test_only_what_is_trained_on_is_cut(protocol: str, trained: list[str]) -> No
         (["data.shots=0"], "data.shots must be at least 1"),
         (["data.train_share=0"], r"data\.train_share must be above 0, at most 1; got 0"),
         (["data.train_share=1.5"], "at most 1; got 1.5"),
-        (["data.shots=4", "data.train_share=0.5"], "both take a part of train: give either"),
+        (["data.shots=4", "data.train_share=0.5"], "both select a part of train: give only one"),
     ],
 )
 def test_bad_parts_are_refused(words: list[str], match: str) -> None:

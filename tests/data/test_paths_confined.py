@@ -137,7 +137,7 @@ PATHS = {
 
 @pytest.fixture
 def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An image that every data set could read, were it inside, and a folder of frames of the same name."""
+    """An image that every dataset could read, were it inside, and a folder of frames of the same name."""
     Image.new("RGB", (8, 6)).save(tmp_path / "outside.jpg")
     (tmp_path / "outside.webm").write_bytes(b"video")
     monkeypatch.setenv("HOME", str(tmp_path))

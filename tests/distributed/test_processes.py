@@ -68,9 +68,9 @@ def test_processes_meet_after_a_start_in_which_not_all_came() -> None:
 
 def test_a_process_that_never_comes_is_named() -> None:
     _, errors = meet(dist.HashStore(), {2: NEVER}, timeout_s=0.2)
-    assert errors == ["process 0 waited 0.2 s for process 2: never heard of"]
+    assert errors == ["process 0 waited 0.2 s for process 2: never reported"]
     _, errors = meet(dist.HashStore(), {0: NEVER}, timeout_s=0.2)
-    assert sorted(errors)[1] == "process 2 waited 0.2 s for process 0, which never answered"
+    assert sorted(errors)[1] == "process 2 waited 0.2 s for process 0, which did not answer"
 
 
 def raised_in(module: str, error: Exception) -> Exception:
@@ -166,5 +166,5 @@ def test_a_store_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.Monke
     place = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     for name, value in {**place, "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(LostProcess, match=r"^process 1 of 2 could not meet the others \(.*localhost"):
+    with pytest.raises(LostProcess, match=r"^process 1 of 2 could not reach the others \(.*localhost"):
         join(choose_compute("cpu", "fp32"), timeout_s=1)

@@ -32,7 +32,7 @@ def test_torchrun_does_not_undo_a_stop_by_starting_again(
         with pytest.raises(StoppedBefore, match="was stopped on request"):
             train(config)
         assert marker.exists()
-    assert "the processes that torchrun starts again end too" in capsys.readouterr().out
+    assert "processes that torchrun restarts end as well" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("run_id", "restarts"), [("second", 0), ("first", 0), ("second", 1)])

@@ -1,4 +1,4 @@
-"""The pages that are made of the code hold all of it: no verb, argument, key, method, data set or name is missing."""
+"""The pages that are made of the code hold all of it: no verb, argument, key, method, dataset or name is missing."""
 
 import re
 from dataclasses import fields

@@ -83,7 +83,10 @@ def test_a_process_that_hangs_is_named(
         run.until(lambda: "error: " in run.text())
         os.kill(hung, signal.SIGCONT)
         assert run.end() == 1, run.text()
-    named = rf"^error: process 0 waits in vain for another, most likely process 1 \(.*, pid {hung}\), last heard of at"
+    named = (
+        r"^error: process 0 waits for another process that does not answer, most likely process 1 \(.*, pid "
+        rf"{hung}\), last reported at"
+    )
     assert re.search(named, run.text(), re.M), run.text()
     assert "the same command again resumes from the last saved state" in run.text()
     goes_on("SIGSTOP of one process of two, ddp", folder, whole, *words, at_most=1, processes=2)

@@ -16,7 +16,7 @@ from vision_peft.tuning.blocks import blocks
 
 REFUSED = {
     **dict.fromkeys(("siglip", "swin", "swin_v2", "swin_v2_cr"), "has no class token"),
-    **dict.fromkeys(("tubelet", "frames"), "of models of images, this one takes clips"),
+    **dict.fromkeys(("tubelet", "frames"), "for image models only, and this one takes clips"),
 }
 WITH_CLASS_TOKEN = [name for name in FAMILIES if name not in REFUSED]
 

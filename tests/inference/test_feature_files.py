@@ -66,7 +66,7 @@ def test_without_pyarrow_it_says_what_to_install(tmp_path: Path, monkeypatch: py
 
 
 def test_another_name_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"features are written to a file .npz or .parquet, got a.csv"):
+    with pytest.raises(ValueError, match=r"a feature file must end in .npz or .parquet, got a.csv"):
         write_features(Path("a.csv"), draw(1))
 
 

@@ -42,7 +42,7 @@ def test_a_folder_is_read_at_any_depth_and_the_innermost_folder_named_as_a_class
 def test_patterns_are_sorted_and_one_that_fits_nothing_is_absent(tree: Path) -> None:
     found = find("photos/**/*.png", "*.gif")
     assert found.paths == ["photos/4.png", "photos/cat/1.png", "photos/dog/3.png"]
-    assert found.absent == {"*.gif": "nothing has a name of this pattern"}
+    assert found.absent == {"*.gif": "no file matches this pattern"}
     (tree / "a[1].png").write_bytes((tree / "5.png").read_bytes())
     assert find("a[1].png").paths == ["a[1].png"], "a file whose name looks like a pattern"
 

@@ -30,7 +30,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_what_is_there_is_kept_unless_it_may_be_replaced(tmp_path: Path) -> None:
     (tmp_path / "one").write_text("old")
-    with pytest.raises(FileExistsError, match=r"already there and kept: .*one; --overwrite replaces"):
+    with pytest.raises(FileExistsError, match=r"already there: .*one; nothing was written, --overwrite replaces them"):
         check_absent(tmp_path, ["one"])
     with pytest.raises(FileExistsError), make_files(tmp_path, ["one"]):
         pass

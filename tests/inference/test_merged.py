@@ -67,7 +67,7 @@ def test_what_timm_does_otherwise_is_said(tmp_path: Path) -> None:
     ("methods", "arguments", "reason"),
     [
         ([vp.VPT(tokens=2)], {}, "cannot merge VPT: VPTAttention is not a constant update"),
-        ([], {"num_frames": 4}, "cannot merge a model of clips"),
+        ([], {"num_frames": 4}, "cannot merge a video model"),
         ([], {"head": "mlp-2"}, "cannot merge an MLP head"),
     ],
     ids=["vpt", "clips", "mlp head"],

@@ -166,7 +166,7 @@ def test_an_adapter_without_a_head_has_features_only(tmp_path: Path, files: list
     model = vp.attach(vp.create_backbone(NAME, img_size=32, patch_size=8, num_classes=0, **TINY), vp.LoRA(rank=2))
     predict = Predictor(vp.load(vp.save_adapter(model, tmp_path, input_config=INPUT), device="cpu"))
     assert predict.features(files).shape == (3, 16)
-    with pytest.raises(ValueError, match="this adapter has no head that names classes"):
+    with pytest.raises(ValueError, match="this adapter has no head for classes"):
         predict(files[0])
 
 
@@ -174,11 +174,11 @@ def test_what_cannot_be_predicted_is_said(adapter: Path, tmp_path: Path) -> None
     predict = vp.Predictor(adapter, device="cpu")
     with pytest.raises(ImageDecodeError, match="FileNotFoundError"):
         predict(tmp_path / "nothing.png")
-    with pytest.raises(ValueError, match="top is a number of labels from 1 on, got 0"):
+    with pytest.raises(ValueError, match="top must be at least 1, got 0"):
         predict([], top=0)
-    with pytest.raises(ValueError, match="batch_size is a number of images from 1 on, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         vp.Predictor(adapter, batch_size=0)
-    with pytest.raises(TypeError, match="a model that is there takes no checkpoint"):
+    with pytest.raises(TypeError, match="an existing model takes no checkpoint"):
         vp.Predictor(predict.model, checkpoint="x")
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         vp.Predictor(tmp_path / "nowhere")

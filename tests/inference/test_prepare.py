@@ -168,7 +168,7 @@ def test_bytes_and_opened_images_that_are_damaged_are_answered_likewise(photo: P
         (INPUT, np.zeros((2, 4, 4, 3), np.uint8), r"got uint8 2 4 4 3; clips T H W 3 are for models of clips"),
         (INPUT, np.zeros((0, 4, 3), np.uint8), r"got uint8 0 4 3"),
         (INPUT, np.zeros((3, 5, 5), np.uint8), r"got uint8 3 5 5"),
-        (INPUT, torch.zeros(3, 4, 4), r"got Tensor; what is a tensor already goes to the model"),
+        (INPUT, torch.zeros(3, 4, 4), r"got Tensor; pass a tensor to the model"),
         (INPUT, None, r"got NoneType"),
         (CLIPS, np.zeros((4, 4, 3), np.uint8), r"a clip is an array uint8 T H W 3, got uint8 4 4 3"),
         (CLIPS, b"", r"wanted a path of a video or an array T H W 3, got bytes"),

@@ -168,7 +168,7 @@ def test_steps_outside_of_the_training_are_refused_and_plain_models_have_nothing
         ({"every": 0}, "every must be a number above 0"),
         ({"beta1": 1.0}, r"beta1 must lie in \[0, 1\)"),
         ({"targets": ("q",)}, "targets must be one of 'qkv', 'proj', 'fc1', 'fc2', 'all-linear'; got 'q'"),
-        ({"targets": ("all-linear", "qkv")}, "targets name all-linear and what is part of it"),
+        ({"targets": ("all-linear", "qkv")}, "all-linear includes all other targets"),
     ],
 )
 def test_impossible_fields_are_refused(fields, reason):

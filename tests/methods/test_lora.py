@@ -136,7 +136,7 @@ def test_dropout_acts_on_the_input_of_a_only():
         ({"targets": ("query",)}, "targets must be one of"),
         ({"targets": ()}, "at least one"),
         ({"targets": ("q", "q")}, "distinct"),
-        ({"targets": ("qkv", "q")}, "qkv and single slices"),
+        ({"targets": ("qkv", "q")}, "qkv includes q, k and v"),
         ({"rank": 0}, "rank must"),
         ({"rank": "8"}, "rank must"),
         ({"alpha": -1}, "alpha must"),

@@ -94,11 +94,11 @@ def test_an_adapter_keeps_its_patterns(tmp_path):
         ({"rank_pattern": 3}, "rank_pattern must be keys and values; got 3"),
         ({"alpha_pattern": {"q": 0}}, r"alpha_pattern must give numbers above 0; got q: 0"),
         ({"alpha_pattern": {"q": "1"}}, r"alpha_pattern must give numbers above 0; got q: '1'"),
-        ({"targets": ("all-linear", "q")}, "targets name all-linear and q, which is part of it: take either"),
+        ({"targets": ("all-linear", "q")}, "targets name all-linear and q, which it includes: give only one"),
         ({"expert_dropout": 1.0}, r"expert_dropout must lie in \[0, 1\)"),
         ({"eva_rho": 0.5}, "eva_rho must be at least 1; got 0.5"),
         ({"eva_images": 0}, "eva_images must be"),
-        ({"dora": True, "lora_bias": True}, "a bias behind B is no part of it: lora_bias=False"),
+        ({"dora": True, "lora_bias": True}, "cannot include a bias after B: give lora_bias=False"),
     ],
 )
 def test_impossible_fields_are_refused(fields, reason):

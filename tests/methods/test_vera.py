@@ -98,7 +98,7 @@ def test_chosen_blocks_share_matrices_of_their_own_size():
         ({"seed": -1}, "seed must be a whole number from 0; got -1"),
         ({"dropout": 1}, r"dropout must lie in \[0, 1\)"),
         ({"targets": ("v",)}, "targets must be one of 'qkv'"),
-        ({"targets": ("all-linear", "fc1")}, "targets name all-linear and what is part of it"),
+        ({"targets": ("all-linear", "fc1")}, "all-linear includes all other targets"),
     ],
 )
 def test_impossible_fields_are_refused(fields, reason):

@@ -131,7 +131,7 @@ def test_a_wrong_row_is_refused_by_file_key_and_type(make_row, tmp_path, changed
         (b'{"top1": 9', "is not valid JSON"),
         (b"\xff\xfe\x00", "is not valid JSON"),
         (b"[" * 100_000, "is not valid JSON"),
-        (b'{"top1": NaN}', "NaN is no number of JSON, write null"),
+        (b'{"top1": NaN}', "NaN is not a number in JSON: write null"),
         (b"[1, 2]", "must hold one JSON object, a result row, got a list"),
     ],
 )

@@ -72,7 +72,7 @@ def test_a_damaged_newest_state_is_skipped_with_a_warning(tmp_path: Path, damage
     else:
         file.write_bytes(pickle.dumps(Path("somewhere")))
         checksum.write_text(checkpoint._sha256(file))
-    with pytest.warns(UserWarning, match=r"step_2 is damaged .*: trying the one before"):
+    with pytest.warns(UserWarning, match=r"step_2 is damaged .*: trying the previous one"):
         loaded = newest_state(tmp_path)
     assert loaded is not None
     assert loaded["step"] == 1

@@ -194,9 +194,9 @@ def test_a_finished_run_says_what_changed_since_or_why_that_cannot_be_told(tree:
     remove(tree)
     assert "changed since: train: 1 removed (train/red/3.png)" in describe_since(folder, lambda: record(tree))
     shutil.rmtree(tree)
-    assert "cannot be told: data.root=" in describe_since(folder, lambda: record(tree))
+    assert "it is not known whether its data has changed: data.root=" in describe_since(folder, lambda: record(tree))
     (folder / "data.json").write_text("{")
-    assert "cannot be told: " in describe_since(folder, lambda: record(tree))
+    assert "it is not known whether its data has changed: " in describe_since(folder, lambda: record(tree))
 
 
 def test_an_evaluation_is_told_what_was_trained_on(mixed: Path) -> None:

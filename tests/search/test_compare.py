@@ -260,7 +260,7 @@ def test_a_comparison_killed_by_sigkill_ends_with_the_same_table(photos: Path, t
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["data=vtab1k", "data.root=.", "data.task=all"], "is for one task: give data.task=NAME"),
+        (["data=vtab1k", "data.root=.", "data.task=all"], "works on one task: give data.task=NAME"),
         (["dry_run=true"], "has no dry run"),
     ],
 )

@@ -196,7 +196,7 @@ def test_the_verb_lists_its_runs(configs: Path, capsys: pytest.CaptureFixture[st
     assert lines[-1].endswith(f"train --config-dir={configs} data=digits method=vpt method.tokens=5 recipe.lr=0.01")
     with pytest.raises(SystemExit, match="2"):
         main(["sweep", "data=digits"])
-    assert "give one sweep=NAME, got 0" in capsys.readouterr().err
+    assert "give exactly one sweep=NAME, got 0" in capsys.readouterr().err
 
 
 @pytest.mark.slow

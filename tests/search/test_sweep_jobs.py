@@ -68,7 +68,7 @@ def test_without_slurm_a_sweep_says_so(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SystemExit, match="2"):
         main(["sweep", "sweep=learning_rate", "data=digits", f"output_dir={tmp_path}", "--slurm"])
-    assert capsys.readouterr().err.startswith("error: there is no srun on this machine")
+    assert capsys.readouterr().err.startswith("error: this machine has no srun")
 
 
 @pytest.mark.slow

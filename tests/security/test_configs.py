@@ -139,7 +139,7 @@ def test_an_adapter_that_says_its_backbone_is_smaller_than_it_is(tmp_path: Path)
 def test_files_of_an_own_folder_of_configs_are_bounded(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.yaml").write_text("[" * 10**6)
-    with pytest.raises(ConfigError, match=r"YAML that cannot be read: .*mine\.yaml: .*nest") as refused:
+    with pytest.raises(ConfigError, match=r"invalid YAML: .*mine\.yaml: .*nest") as refused:
         prepare([f"--config-dir={tmp_path}", *TINY])
     assert is_one_line(refused.value)
 

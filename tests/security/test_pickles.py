@@ -162,7 +162,7 @@ def test_shards_outside_their_folder_are_refused(state: Path, name: Any) -> None
 def test_checksums_of_files_elsewhere_are_not_computed(state: Path, name: str) -> None:
     with (state / "sha256").open("a") as file:
         file.write(f"{'0' * 64}  {name}\n")
-    with pytest.warns(UserWarning, match="which lies elsewhere"):
+    with pytest.warns(UserWarning, match="which is outside the folder"):
         assert newest_state(state.parent) is None
 
 

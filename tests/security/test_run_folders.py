@@ -99,7 +99,7 @@ def test_overwrite_refuses_a_folder_that_holds_something_else_than_a_run(tiny: T
     folder = run_folder(config)
     folder.mkdir(parents=True)
     (folder / "thesis.tex").write_text("precious")
-    with pytest.raises(ValueError, match=r"has no config\.yaml, so it is no run: move it away"):
+    with pytest.raises(ValueError, match=r"has no config\.yaml, so it is not a run: move it away"):
         train(config)
     assert untouched(folder)
 

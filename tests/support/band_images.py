@@ -1,4 +1,4 @@
-"""Small data sets of images with bands, as users have them."""
+"""Small datasets of images with bands, as users have them."""
 
 from pathlib import Path
 

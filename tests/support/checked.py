@@ -1,4 +1,4 @@
-"""What is checked here: noise images, flat images in memory, and a data set's one report."""
+"""What is checked here: noise images, flat images in memory, and a dataset's one report."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def noise(seed: int, size: tuple[int, int] = (9, 7)) -> Image.Image:
 
 
 def check(config: DataConfig) -> TaskReport:
-    """The report on a data set of one task."""
+    """The report on a dataset of one task."""
     (report,) = check_tasks(config, workers=2)
     return report
 

@@ -1,4 +1,4 @@
-"""A data set whose images are their indices, and what loaders made of it."""
+"""A dataset whose images are their indices, and what loaders made of it."""
 
 import random
 from typing import Any

@@ -48,7 +48,7 @@ def run_blocks(blocks: Sequence[Block], folder: Path, given: Mapping[str, Any] =
 
 @contextlib.contextmanager
 def forget_registered() -> Iterator[None]:
-    """Take back what a page registers: other tests go over all methods and data sets."""
+    """Take back what a page registers: other tests go over all methods and datasets."""
     try:
         yield
     finally:

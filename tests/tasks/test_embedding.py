@@ -149,21 +149,27 @@ def test_what_pairs_cannot_be_made_of_is_refused() -> None:
     sound = make_set([0, 0, 1])
     Embedding.check_splits({"train": sound, "val": make_set([1, 2, 2])})
     for labels, words in (([0, 1, 2], "3 classes of at most 1"), ([1, 1], "1 classes of at most 2"), ([], "0 classes")):
-        with pytest.raises(ValueError, match=f"and two images of a class: split val has {words}"):
+        with pytest.raises(ValueError, match=f"and two images of one class: split val has {words}"):
             Embedding.check_splits({"train": sound, "val": make_set(labels)})
     with pytest.raises(ValueError, match="split val has other classes than train"):
         Embedding.check_splits({"train": sound, "val": make_set([0, 0, 1], classes=2)})
     with pytest.raises(ValueError, match=r"recipe\.head=mlp-2 is a projection here: give recipe.embedding_width=128"):
         learn_task(make_set([0, 0, 1]), Recipe(head="mlp-2"))
-    with pytest.raises(ValueError, match=r"recipe\.embedding_width is of data.task_kind=embedding; a task of classes"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"recipe\.embedding_width is for data.task_kind=embedding, got a task of "
+            r"classes"
+        ),
+    ):
         learn_task(make_set([0, 0, 1], targets=None), Recipe(embedding_width=4))
     with pytest.raises(
-        ValueError, match=r"recipe\.loss of a task of embedding is one of auto, supcon, multi_similarity"
+        ValueError, match=r"recipe\.loss for a task of embedding must be one of auto, supcon, multi_similarity"
     ):
         learn_task(make_set([0, 0, 1]), Recipe(loss="cross_entropy"))
     task = learn_task(make_set([0, 0, 1]), Recipe())
     for recipe in (Recipe(label_smoothing=0.1), Recipe(class_weights="balanced")):
-        with pytest.raises(ValueError, match=r"is of a task of classes: a task of embedding has none"):
+        with pytest.raises(ValueError, match=r"is for classes, got .* for a task of embedding"):
             task.create_loss(recipe, make_set([0, 0, 1]))
 
 

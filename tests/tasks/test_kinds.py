@@ -216,19 +216,23 @@ def test_numbers_have_no_probabilities_and_said_so(finished: Any, lights: Path, 
     words = ["--jsonl", "-", "--probabilities"]
     with pytest.raises(SystemExit):
         main(["predict", str(folder), str(lights / "test0.png"), *words, "--device", "cpu"])
-    assert "--probabilities are of classes, this adapter answers a task of regression" in capsys.readouterr().err
+    assert "--probabilities is for classes, and this adapter is for regression: leave it out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("kind", "words", "message"),
     [
-        ("multilabel", ["recipe.loss=corn"], "recipe.loss of a task of multilabel is one of auto, bce, asymmetric"),
-        ("multilabel", ["recipe.mixup=0.2"], "mixup and cutmix mix classes: a task of multilabel takes"),
+        (
+            "multilabel",
+            ["recipe.loss=corn"],
+            "recipe.loss for a task of multilabel must be one of auto, bce, asymmetric",
+        ),
+        ("multilabel", ["recipe.mixup=0.2"], "mixup and cutmix mix classes: for a task of multilabel give"),
         ("multilabel", ["recipe.class_weights=[1,2,3]"], "must be 2 numbers, one for each class; got 3"),
-        ("multilabel", ["recipe.logit_adjustment=1"], "logit_adjustment is for classes: a task of multilabel"),
+        ("multilabel", ["recipe.logit_adjustment=1"], "logit_adjustment is for classes: for a task of multilabel"),
         ("multilabel", ["recipe.loss=asymmetric", "recipe.label_smoothing=0.1"], "takes recipe.label_smoothing=0"),
-        ("ordinal", ["recipe.label_smoothing=0.1"], "label_smoothing=0: a task of ordinal has none"),
-        ("regression", ["recipe.class_weights=balanced"], "class_weights is for classes: a task of regression"),
+        ("ordinal", ["recipe.label_smoothing=0.1"], "a task of ordinal needs recipe.label_smoothing=0"),
+        ("regression", ["recipe.class_weights=balanced"], "class_weights is for classes: for a task of regression"),
         ("regression", ["data.balanced=true"], "data.balanced=true is for classes, grades and sets of labels"),
     ],
 )

@@ -104,7 +104,7 @@ def test_a_finished_run_says_what_changed_since(mixed: Path, capsys: pytest.Capt
     assert f"test: 1 removed ({gone})" in said
     shutil.rmtree(mixed)
     assert train(config).row == row
-    assert "whether its data has changed cannot be told: data.root=" in capsys.readouterr().out
+    assert "it is not known whether its data has changed: data.root=" in capsys.readouterr().out
 
 
 def test_an_evaluation_says_what_changed_and_refuses_what_was_trained_on(mixed: Path) -> None:
@@ -140,7 +140,7 @@ def test_an_image_of_test_that_fails_after_training_leaves_the_adapter_and_the_w
     content = cut.read_bytes()
     cut.write_bytes(content[:-60])
     changes = ["check_files=headers", "recipe.epochs=2"]
-    with pytest.raises(ImageDecodeError, match=r"The adapter is safe in .*/adapter: the same command then only") as e:
+    with pytest.raises(ImageDecodeError, match=r"The adapter is saved in .*/adapter: the same command then only") as e:
         train(config_of(mixed, *changes))
     assert "bad_eval=wrong" in str(e.value)
     assert (run_folder(config) / "adapter" / "adapter.safetensors").is_file()

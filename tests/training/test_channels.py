@@ -84,9 +84,7 @@ def test_data_of_other_channels_is_refused_in_evaluation(tmp_path: Path, photos:
     for split in ("train", "val", "test"):
         for name, own in (("dark", "red"), ("bright", "blue")):
             shutil.copytree(photos / split / own, tmp_path / "photos" / split / name)
-    with pytest.raises(
-        ValueError, match=r"data=folder has RGB images: give the data that it is for \(data.channels=4\)"
-    ):
+    with pytest.raises(ValueError, match=r"data=folder has RGB images: give data of that kind \(data.channels=4\)"):
         evaluate_saved(folder, ["data=folder", "data.channels=null", f"data.root={tmp_path / 'photos'}"])
 
 
@@ -101,7 +99,7 @@ def test_all_that_is_wrong_with_files_is_said_before_training(tmp_path: Path) ->
         train(config)
     lines = str(caught.value).splitlines()
     assert [line.split(": ", 1)[1].removeprefix(f"{root}/") for line in lines[1:]] == [
-        "train/bright/x.npy: its values are uint8, those of the data uint16: another scale",
+        "train/bright/x.npy: its values are uint8, the data has uint16: their scales differ",
         f"train/bright/y.npy: its values are complex64: wanted one of {', '.join(TYPES)}",
         "train/dark/3.tif: it has 3 channels, wanted 4",
         "val/dark/4.tif: it has 1 channel, wanted 4",
@@ -120,7 +118,7 @@ def test_nan_is_refused_or_becomes_the_mean(tmp_path: Path) -> None:
         tifffile.imwrite(path, values, photometric="minisblack", planarconfig="contig")
     with pytest.raises(ValueError, match="2 problems") as caught:
         train(configure(root, tmp_path / "runs", 2, "max_bad_fraction=0"))
-    assert str(caught.value).count("80 values are NaN: data.missing=mean takes the mean of a band for them") == 2
+    assert str(caught.value).count("80 values are NaN: data.missing=mean replaces them by the mean of their band") == 2
     row = train(configure(root, tmp_path / "runs", 2, "data.missing=mean", "recipe.epochs=1")).row
     assert row.n_bad == 0
 
@@ -160,13 +158,13 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path) -> None:
         (["data.channels=2", "data.bands=[a,a]"], "data.bands names one twice: a, a"),
         (["data.channels=2", "data.stack=[a.tif]"], "data.stack must have 2 entries (data.channels), got 1"),
         (["data.channels=2", "data.show_bands=[2]"], "data.show_bands must be 1 or 3 numbers from 0 to 1, got [2]"),
-        (["data.channels=2", "data.value_range=image"], "data.value_range=image is of grey pictures"),
-        (["data.channels=2", "data.exif_rotation=true"], "data.exif_rotation turns photographs"),
-        (["data.nodata=-1"], "data.nodata: of images with bands; give data.channels too"),
+        (["data.channels=2", "data.value_range=image"], "data.value_range=image is for grey images"),
+        (["data.channels=2", "data.exif_rotation=true"], "data.exif_rotation is for photographs"),
+        (["data.nodata=-1"], "data.nodata: for images with bands; give data.channels too"),
         (["data.channels=2", "recipe.augment=randaugment"], "recipe.augment=randaugment changes colours"),
-        (["data.channels=2", "recipe.normalisation=imagenet"], "is in shares of a range: give data.value_range"),
-        (["data.channels=2", "data.value_range=[0,9]", "recipe.normalisation=imagenet"], "is of 3 channels"),
-        (["recipe.normalisation=bands"], "recipe.normalisation=bands is for data.channels"),
+        (["data.channels=2", "recipe.normalisation=imagenet"], "needs data.value_range=[low,high]: give it"),
+        (["data.channels=2", "data.value_range=[0,9]", "recipe.normalisation=imagenet"], "is for 3 channels"),
+        (["recipe.normalisation=bands"], "recipe.normalisation=bands needs data.channels"),
         (["data.channels=2", "backbone.in_chans=4"], "backbone.in_chans=4 does not fit the images, which are of data"),
         (["backbone.in_chans=4"], "backbone.in_chans=4 does not fit the images, which are RGB (data.channels=null)"),
     ],

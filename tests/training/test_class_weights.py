@@ -59,11 +59,11 @@ def test_balanced_goes_by_the_labels_that_are_trained_on(tmp_path: Path) -> None
     ("given", "message"),
     [
         ("[1,2]", r"recipe\.class_weights must be 3 numbers, one for each class; got 2"),
-        ("[1,-1,1]", "class_weights must be numbers from 0, not all 0"),
-        ("[0,0,0]", "class_weights must be numbers from 0, not all 0"),
+        ("[1,-1,1]", "class_weights must be numbers of at least 0, not all 0"),
+        ("[0,0,0]", "class_weights must be numbers of at least 0, not all 0"),
         (
             "balancd",
-            "class_weights must be balanced, effective, null, or a list with a number for each class; got balancd",
+            "class_weights must be balanced, effective, null, or a list with one number per class; got balancd",
         ),
         ("[a,b,c]", "class_weights must be"),
     ],

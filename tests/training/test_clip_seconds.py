@@ -83,8 +83,8 @@ def test_a_probe_on_clips_of_the_middle_runs_the_backbone_once(
         (["recipe.sampling=seconds"], r"recipe\.sampling=seconds needs clip_seconds"),
         (["recipe.clip_seconds=2"], r"recipe\.clip_seconds=2 is for sampling=seconds, got sampling=segments"),
         (["recipe.sampling=seconds", "recipe.clip_seconds=0"], r"recipe\.clip_seconds must be above 0, got 0"),
-        (["recipe.views=uniform"], r"recipe\.views=uniform lays clips end to end"),
-        (["recipe.views=all"], r"recipe\.views must be a number from 1, or uniform; got 'all'"),
+        (["recipe.views=uniform"], r"recipe\.views=uniform \(clips end to end\) needs sampling=seconds"),
+        (["recipe.views=all"], r"recipe\.views must be a whole number from 1, or uniform; got 'all'"),
         (["recipe.views=0"], r"recipe\.views must be at least 1, got 0"),
     ],
 )

@@ -117,7 +117,7 @@ def test_its_adapter_names_no_classes(configure: Any) -> None:
     folder = train(configure("method=lora", "recipe.epochs=1", "recipe.embedding_width=4")).folder
     predictor = vp.Predictor(folder, "cpu")
     assert (predictor.names_classes, predictor.features_of) == (False, "output")
-    with pytest.raises(ValueError, match="has no head that names classes"):
+    with pytest.raises(ValueError, match="has no head for classes"):
         predictor.logits([])
     assert vp.Predictor(folder, "cpu", features="head").features([]).shape == (0, 24)
 

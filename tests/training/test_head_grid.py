@@ -124,7 +124,7 @@ def test_what_heads_cannot_share_is_refused(tiny: Tiny, settings: list[str], rea
 @pytest.mark.parametrize(
     ("grid", "reason"),
     [
-        ("{rate: [1.0]}", "head_grid has lists of lr and weight_decay, got rate"),
+        ("{rate: [1.0]}", "head_grid takes lists of lr and weight_decay, got rate"),
         ("{lr: 1.0}", r"head_grid\.lr must be a list of numbers, got 1\.0"),
         ("{lr: []}", "must be a list of numbers"),
         ("{lr: [a]}", "must be a list of numbers"),

@@ -125,7 +125,7 @@ def test_what_is_wrong_with_masks_ends_a_run_before_it_starts(tmp_path):
     with pytest.raises(DataProblems, match="2 problems") as error:
         train(config(root, tmp_path / "runs"))
     assert "the mask has 15 x 12 pixels" in str(error.value)
-    assert "7 (96 pixels) of the mask stand for no class" in str(error.value)
+    assert "7 (96 pixels) in the mask stand for no class" in str(error.value)
     assert not (tmp_path / "runs").exists()
 
 
@@ -145,7 +145,7 @@ def test_a_recipe_that_does_not_fit_masks_is_refused(root, tmp_path, words, mess
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("recipe.window=true", "recipe.head=linear"), "window is for heads that answer for maps"),
+        (("recipe.window=true", "recipe.head=linear"), "window needs a head for maps"),
         (("recipe.stride=8",), "it needs window=true"),
         (("recipe.resize=none",), "which only windows take"),
         (("recipe.augment=randaugment",), "is not for images with masks"),

@@ -67,7 +67,7 @@ def test_a_resume_with_other_code_and_precision_is_said_and_stands_in_the_row(
     monkeypatch.setattr(provenance, "version", lambda name: "9.9" if name == "timm" else real_version(name))
     capsys.readouterr()
     row = train(tiny("save_every=2")).row
-    said = "since its last start this has changed: commit later (was early), precision bf16 (was fp32), timm 9.9 (was "
+    said = "changes since its last start: commit later (was early), precision bf16 (was fp32), timm 9.9 (was "
     assert said in capsys.readouterr().out
     assert (row.commit, row.precision) == ("early", "fp32")
     assert row.resumed_with == [

@@ -197,7 +197,7 @@ REFUSED = {
     "maxvit": [vp.LST(), vp.PTuning()],
     "mvitv2_class_token": [vp.Convpass(sites=("mlp",)), vp.RepAdapter(groups=1)],
 }
-REASONS = "pool and widen|no side blocks|no sequence|no grid of patches"
+REASONS = "pool and widen|no side blocks|no sequence|not a grid of patches"
 
 
 @pytest.mark.parametrize("family", REFUSED)

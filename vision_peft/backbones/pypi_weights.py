@@ -95,7 +95,7 @@ def _read_cached(path: Path) -> dict[str, Tensor] | None:
         state = {}
     if _digest(state) == STATE_SHA256:
         return state
-    _log.warning("The cached weights %s are damaged; they are built anew.", path)
+    _log.warning("The cached weights %s are damaged and are built again.", path)
     return None
 
 

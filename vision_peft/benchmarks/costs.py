@@ -86,7 +86,7 @@ def read_costs(path: Path) -> Costs | None:
         groups = [CostGroup(**{**group, "rows": [Cost(**row) for row in group["rows"]]}) for group in raw.pop("groups")]
         return Costs(**raw, groups=groups)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is not a table of costs, which would be written there: give another --out") from error
+        raise ValueError(f"{path} exists and is not a cost table: give another --out") from error
 
 
 def to_json(costs: Costs) -> str:

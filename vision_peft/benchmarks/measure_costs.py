@@ -74,9 +74,9 @@ def check_configs(configs: Iterable[Config], preset: str | None = None) -> None:
     for config in configs:
         compute = choose_compute(config.device, config.precision)
         if compute.world_size > 1:
-            raise ValueError("a table of costs is measured by one process: leave torchrun away")
+            raise ValueError("the cost table is measured by one process: start it without torchrun")
         if preset == "gpu" and compute.device.type != "cuda":
-            raise ValueError(f"--preset gpu measures on a GPU, and device={config.device} is none: give --preset cpu")
+            raise ValueError(f"--preset gpu needs a GPU, and device={config.device} is not one: give --preset cpu")
         check_backbone_dtype(config.backbone_dtype, compute)
 
 

@@ -1,4 +1,4 @@
-"""A data set of random images, so that what they are trained with needs no files."""
+"""A dataset of random images, so that what they are trained with needs no files."""
 
 import numpy as np
 from PIL import Image

@@ -7,9 +7,11 @@ from typing import Any
 
 def add_adapter(parser: argparse.ArgumentParser) -> None:
     """Add the adapter and the two ways to give its backbone."""
-    parser.add_argument("adapter", metavar="ADAPTER", help="a run folder, an adapter folder or hf-hub:OWNER/NAME")
-    parser.add_argument("--backbone", metavar="NAME", help="backbone in place of the recorded name, same weights")
-    parser.add_argument("--checkpoint", metavar="FILE", type=Path, help="weights of a backbone that came from a file")
+    parser.add_argument("adapter", metavar="ADAPTER", help="run folder, adapter folder or hf-hub:OWNER/NAME")
+    parser.add_argument("--backbone", metavar="NAME", help="another name of the backbone, with the same weights")
+    parser.add_argument(
+        "--checkpoint", metavar="FILE", type=Path, help="weight file of a backbone that came from a file"
+    )
 
 
 def check_adapter(source: str) -> None:

@@ -39,7 +39,9 @@ def report_costs(options: argparse.Namespace, overrides: list[str], further: Map
     if before is not None and before.is_same_machine(costs):
         costs = before
     elif before is not None:
-        show(f"{files['.json']} was measured by other code or on another machine: all is measured anew", sys.stderr)
+        show(
+            f"{files['.json']} was measured by other code or on another machine: measuring everything again", sys.stderr
+        )
     rounds = options.rounds or ROUNDS
     progress = Countdown(sum(group.count() * (1 + 2 * rounds) for group in groups), "measurements")
     done = iter(range(1, sys.maxsize))
@@ -56,8 +58,8 @@ def report_costs(options: argparse.Namespace, overrides: list[str], further: Map
     save()
     show(format_costs(costs))
     if not finished:
-        hint = "the same command goes on from there" if files else "with --out FILE the same command would go on"
-        show(f"--minutes {options.minutes:g} are over before all is measured: {hint}", sys.stderr)
+        hint = "the same command continues from there" if files else "with --out FILE the same command could continue"
+        show(f"--minutes {options.minutes:g} ran out before everything was measured: {hint}", sys.stderr)
     return 0
 
 
@@ -68,7 +70,7 @@ def _compose(group: Group) -> dict[str, Composed]:
 def _plan(options: argparse.Namespace, overrides: list[str], further: Mapping[str, Sequence[str]]) -> list[Group]:
     if options.json or options.updates is not None or options.seconds is not None:
         raise ValueError(
-            "--json, --updates and --seconds are for the pipeline; a table of costs takes --out and --rounds"
+            "--json, --updates and --seconds are for the pipeline; the cost table takes --out and --rounds"
         )
     if options.rounds is not None and options.rounds < 1:
         raise ValueError(f"--rounds must be at least 1, got {options.rounds}")
@@ -79,10 +81,10 @@ def _plan(options: argparse.Namespace, overrides: list[str], further: Mapping[st
     peers = [name for text in asked["peers="] for name in choose_peers(text)]
     if options.preset:
         if methods:
-            raise ValueError("--preset names its methods: leave methods= out, and add further ones with --against")
+            raise ValueError("--preset has its own methods: leave methods= out, and add others with --against")
         return plan_preset(options.preset, shared, further, peers if asked["peers="] else None)
     if any(word.startswith("method=") for word in shared):
-        raise ValueError('method= has no place beside methods=: add a setting with --against "method=..."')
+        raise ValueError('method= cannot be combined with methods=: add a setting with --against "method=..."')
     return plan_methods(methods, peers, shared, further)
 
 

@@ -50,7 +50,7 @@ class Source(NamedTuple):
 
 
 class Side(NamedTuple):
-    """Queries or the gallery: features, and where each is in the data set that was read here."""
+    """Queries or the gallery: features, and where each is in the dataset that was read here."""
 
     features: Features
     dataset: ImageDataset | None = None
@@ -143,7 +143,7 @@ class _Embedder:
 
     def _load(self, split: str) -> Source:
         if self.run is None or not self.options.data:
-            raise ValueError("split=... is of a data set: give data=<config> as well")
+            raise ValueError("split=... selects from a dataset: give data=<config> as well")
         data = parse_data({"name": self.run.choices["data"], **self.run.raw["data"]})
         dataset = data.load(split)
         if dataset.gives_clips != self.predictor.prepare.gives_clips:
@@ -164,7 +164,7 @@ class _Embedder:
             show(f"left out in folders: {printable(kinds)}", sys.stderr)
         if not found.paths:
             list_unread(found.absent)
-            raise ValueError(f"there is nothing to embed: no {self.what} among {name_some(inputs, 5)}")
+            raise ValueError(f"nothing to embed: no {self.what} among {name_some(inputs, 5)}")
         return Source(make_dataset(self.predictor.prepare, found.paths), found.labels, found.classes, found.absent)
 
 

@@ -11,7 +11,7 @@ from vision_peft.data.root import find_root
 def check_roots(runs: Sequence[Composed]) -> None:
     """Raise what reading the data would raise where `data.root` is not given or is not there.
 
-    Where there are runs on a data set of that name already, this is left to the training: a finished run is reported
+    Where there are runs on a dataset of that name already, this is left to the training: a finished run is reported
     without its data.
     """
     known = list_configs("data")

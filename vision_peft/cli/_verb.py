@@ -23,7 +23,7 @@ def make_parser(verb: str, text: str | None) -> argparse.ArgumentParser:
 
 def add_config_dir(parser: argparse.ArgumentParser) -> None:
     """Let a verb that takes the overrides of train take its `--config-dir` too."""
-    parser.add_argument("--config-dir", "-cd", metavar="FOLDER", help="configs of your own, as train takes them")
+    parser.add_argument("--config-dir", "-cd", metavar="FOLDER", help="folder of your own configs, as for train")
 
 
 def overrides_of(arguments: argparse.Namespace) -> list[str]:

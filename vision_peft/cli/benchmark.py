@@ -3,19 +3,19 @@
     vision-peft benchmark data=vtab1k data.root=vtab-1k data.task=dtd
     vision-peft benchmark method=lora --against method=vpt --against "method=lora recipe.recompute=mlp"
 
-Takes the overrides of train. Each --against is one more setting: the same overrides with these on top. Their updates
-alternate, so the ratio (to the first setting) is right on a noisy machine too; milliseconds alone are not. Under
-torchrun the processes share every batch, and the speeds are those of all of them together.
+It takes the overrides of train. Each --against adds a setting: the same overrides with these on top. The settings are
+measured in turn, so ratios to the first one hold even on a noisy machine, where milliseconds do not. Under torchrun the
+processes share every batch, and speeds are totals over all of them.
 
     vision-peft benchmark methods=adaptformer,lora,vpt peers=all backbone=timm backbone.name=vit_small_patch16_224
     vision-peft benchmark methods=all recipe.batch_size=8,64 --against "method=lora method.rank=64" --out costs
     vision-peft benchmark --preset cpu --out costs
 
-With methods= (or all), or a preset, no data is read: on random images and weights it measures training steps, inference
-and merged inference, operations, bytes saved for the backward pass and peak memory of every method, beside the floor
-of a frozen backbone, full fine-tuning by timm's own loop and plain timm inference. On a CPU the time is CPU time of one
-thread. peers= adds Hugging Face's PEFT (hf_lora) and methods as published code has them (vpt_inserted,
-adaptformer_written_out). --out FILE writes FILE.md, FILE.csv and FILE.json; the same command goes on from FILE.json.
+With methods= or a preset it reads no data: every method is measured on random images and weights. The table has
+training steps, inference before and after merging, operations, bytes saved for the backward pass, and peak memory.
+Baselines are a frozen backbone, full fine-tuning by timm's own loop, and plain timm inference. On a CPU, times are CPU
+time of one thread. peers= adds Hugging Face's PEFT (hf_lora) and methods as in published code (vpt_inserted,
+adaptformer_written_out). --out FILE writes FILE.md, FILE.csv and FILE.json; the same command continues from FILE.json.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     if options.preset or any(word.startswith(COST_KEYS) for word in overrides):
         return report_costs(options, overrides, further)
     if given := [flag for flag in ("rounds", "minutes", "out") if getattr(options, flag) is not None]:
-        raise ValueError(f"--{given[0]} is for a table of costs: give methods=... or --preset as well")
+        raise ValueError(f"--{given[0]} is for the cost table: give methods=... or --preset as well")
     settings = {"": overrides, **{text: override(overrides, words) for text, words in further.items()}}
     runs = {text: read_command_line(words).runs[0] for text, words in settings.items()}
     check_roots(list(runs.values()))
@@ -69,17 +69,15 @@ def main(argv: Sequence[str]) -> int:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = make_parser("benchmark", __doc__)
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train; methods=, peers=")
-    parser.add_argument("--against", action="append", default=[], metavar='"KEY=VALUE ..."', help="one more setting")
-    parser.add_argument("--updates", type=int, help="counted updates of each setting (default: 10)")
-    parser.add_argument("--seconds", type=float, help="of each reading of the pipeline (default: 5)")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train; also methods=, peers=")
+    parser.add_argument("--against", action="append", default=[], metavar='"KEY=VALUE ..."', help="another setting")
+    parser.add_argument("--updates", type=int, help="updates measured per setting (default: 10)")
+    parser.add_argument("--seconds", type=float, help="length of each pipeline measurement (default: 5)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures to this file")
     costs = parser.add_argument_group("what each method costs (with methods= or a preset)")
-    costs.add_argument(
-        "--preset", choices=list(PRESETS), help="many methods on ViT-B/16; or ViT-S, B, L and g on a GPU"
-    )
-    costs.add_argument("--rounds", type=int, help="times that each setting is measured (default: 7)")
-    costs.add_argument("--minutes", type=float, help="after which no round starts; the same command goes on")
+    costs.add_argument("--preset", choices=list(PRESETS), help="cpu: many methods on ViT-B/16; gpu: ViT-S, B, L and g")
+    costs.add_argument("--rounds", type=int, help="measurements of each setting (default: 7)")
+    costs.add_argument("--minutes", type=float, help="start no round after this; the same command continues")
     costs.add_argument("--out", metavar="FILE", type=Path, help="write FILE.md, FILE.csv and FILE.json")
     add_config_dir(parser)
     options = parser.parse_intermixed_args(argv)

@@ -1,14 +1,14 @@
-"""Check a data set before training: unreadable files, labels, copies between splits.
+"""Check a dataset before training: unreadable files, wrong labels, duplicates across splits.
 
     vision-peft check-data data=vtab1k data.root=vtab-1k data.task=dtd
     vision-peft check-data data=vtab1k data.root=vtab-1k data.task=all --out checked --workers 8
     vision-peft check-data data=folder data.root=photos --json photos.json
     vision-peft check-data data=hmdb51 data.root=hmdb51 backbone.num_frames=8 --config-dir mine
 
-Finds what cannot be read, labels out of range, images in two splits or with two labels (by content), and says what
-sizes, formats and counts there are; of videos also frames, rates, seconds, containers and codecs, for which all frames
-are decoded. The command line of train is accepted; what does not concern the data is ignored, which it says.
-Exit code 0: no problem (warnings may be), 1: problems, 2: cannot check.
+It finds unreadable files, labels out of range, and images that are in two splits or have two labels (by content). It
+also lists sizes, formats and counts. For videos it decodes every frame and adds frame counts, frame rates, durations,
+containers and codecs. It accepts the overrides of train, and says which ones it ignores.
+Exit code 0: no problem, perhaps warnings; 1: problems; 2: the data could not be checked.
 """
 
 import argparse
@@ -38,14 +38,14 @@ def main(argv: Sequence[str]) -> int:
     parser = make_parser("check-data", __doc__)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="data=<config> data.<key>=..., as for train")
     add_config_dir(parser)
-    parser.add_argument("--out", metavar="DIR", type=Path, help="write report.json and a sheet of samples there")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="folder for report.json and a contact sheet")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the report to this file")
     parser.add_argument(
-        "--workers", type=int, default=min(os.cpu_count() or 1, 8), help="threads (default: %(default)s)"
+        "--workers", type=int, default=min(os.cpu_count() or 1, 8), help="decoding threads (default: %(default)s)"
     )
     arguments = parser.parse_intermixed_args(argv)
     if arguments.workers < 1:
-        parser.error(f"argument --workers: wanted a number of threads from 1 on, got {arguments.workers}")
+        parser.error(f"argument --workers: must be at least 1, got {arguments.workers}")
     section = _read_section(arguments)
     if "root" in section and not section.get("hub"):
         find_root(section["root"], section["name"])
@@ -81,9 +81,9 @@ def _read_section(arguments: argparse.Namespace) -> dict[str, Any]:
     keys = [word.partition("=")[0].lstrip("+~") for word in arguments.overrides]
     if not {"data", "experiment"} & {*keys}:
         options = ", ".join(list_configs("data"))
-        raise ValueError(f"no data set is named: give data=<config> (and data.root=...); there are {options}")
+        raise ValueError(f"no dataset given: add data=<config> (and data.root=...); there are {options}")
     (run,) = read_command_line(overrides_of(arguments)).runs
     ignored = [key for key in keys if key not in ("data", "experiment") and not key.startswith("data.")]
     if ignored:
-        show(f"ignored here, as it does not change the data: {', '.join(ignored)}", sys.stderr)
+        show(f"ignored, because it does not affect the data: {', '.join(ignored)}", sys.stderr)
     return {"name": run.choices["data"], **run.raw["data"]}

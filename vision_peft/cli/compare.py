@@ -1,13 +1,13 @@
-"""Compare methods on your data within a budget of time: which one, and at what cost.
+"""Compare methods on your data within a time budget: which is best, and at what cost.
 
     vision-peft compare data=digits backbone.img_size=28 --budget 15m
     vision-peft compare data=folder data.root=photos --budget 2h --memory 8GB
     vision-peft compare data=digits methods=LoRA,VPT-deep,ssf output_dir=compared
 
-Takes the overrides of train but for the method, the learning rate, epochs and protocol, which it chooses on val: every
-method gets the same small search by successive halving, the cheapest method first, and test is read once for the
-setting that val chose. compare=NAME is a file of configs/compare/ (or of --config-dir) with other methods. The same
-command again goes on after a stop; the table is in OUTPUT_DIR as compare.md and compare.csv, too.
+It takes the overrides of train except method, learning rate, epochs and protocol, which it chooses itself, on val.
+Every method gets the same small search by successive halving, the cheapest method first. Test is read once per method,
+for the setting that val chose. compare=NAME names a file of configs/compare/ (or of --config-dir) with other methods.
+After a stop the same command continues. The table is also written to compare.md and compare.csv in OUTPUT_DIR.
 """
 
 import re
@@ -36,9 +36,11 @@ OWN = ("method", "method_", "recipe.lr", "recipe.epochs", "protocol", "read_test
 def main(argv: Sequence[str]) -> int:
     """Parse, compare, print the table and the advice."""
     parser = make_parser("compare", __doc__)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for train; methods=A,B, compare=NAME")
-    parser.add_argument("--budget", default="10m", metavar="TIME", help="90s, 15m, 2h, for all of it (default: 10m)")
-    parser.add_argument("--memory", metavar="SIZE", help="most that a training may take: 8GB, 50%% (default: no limit)")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="as for train; also methods=A,B, compare=NAME"
+    )
+    parser.add_argument("--budget", default="10m", metavar="TIME", help="time in all: 90s, 15m, 2h (default: 10m)")
+    parser.add_argument("--memory", metavar="SIZE", help="memory limit of a training: 8GB, 50%% (default: none)")
     add_config_dir(parser)
     options = parser.parse_intermixed_args(argv)
     budget = read_budget(options.budget)

@@ -1,4 +1,4 @@
-"""Convert what official code or HF peft saved into an adapter folder, or the other way.
+"""Convert files of official code or HF peft to an adapter folder, or back.
 
     vision-peft convert checkpoint.pth flowers source=adaptformer num_heads=2
     vision-peft convert PEFT cars source=hf_peft backbone.name=vit_base_patch16_224.augreg_in21k
@@ -7,10 +7,10 @@
 Sources: adaptformer, vpt, ssf, convpass, fact, repadapter, adapter_plus, dtl, bi_adaptformer, bi_lora, mona, gps,
 st_adapter, aim, zeroi2v, videomae, internvideo2, ep, vjepa2, hf_peft.
 
-A file with its backbone in it gives backbone.safetensors beside the adapter; num_heads=, and for some img_size= and
-num_frames=, say what its tensors do not. One without needs backbone.name= (and backbone.checkpoint=,
-backbone.img_size=, ...), the backbone that it was trained on. What a source needs besides (scale=0.1) is asked for by
-name. input.<key>= records how its images were prepared: input.mean=[0.5,0.5,0.5] input.resize=shortest.
+If a file includes its backbone, the result has backbone.safetensors beside the adapter. What its tensors do not say has
+to be given: num_heads=, for some sources img_size= and num_frames=. If it does not, name the backbone it was trained
+on: backbone.name= (and backbone.checkpoint=, backbone.img_size=, ...). If a source needs another key (scale=0.1), the
+error names it. input.<key>= records how images were prepared: input.mean=[0.5,0.5,0.5] input.resize=shortest.
 """
 
 from collections.abc import Sequence
@@ -26,11 +26,13 @@ _SHOWN = 100  # lines of the key map
 def main(argv: Sequence[str]) -> int:
     """Read, write, and show what became of every tensor."""
     parser = make_parser("convert", __doc__)
-    parser.add_argument("file", metavar="SOURCE", help="file or folder to read; with target= an adapter or a run")
-    parser.add_argument("folder", metavar="TARGET", type=Path, help="folder to write into")
-    parser.add_argument("given", nargs="*", default=[], metavar="key=value", help="source=, target= and what they need")
-    parser.add_argument("--classes", metavar="FILE", type=Path, help="class names, one a line in order of the labels")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("file", metavar="SOURCE", help="file or folder to read; with target=, an adapter or run")
+    parser.add_argument("folder", metavar="TARGET", type=Path, help="folder to write")
+    parser.add_argument(
+        "given", nargs="*", default=[], metavar="key=value", help="source=, target= and the keys they need"
+    )
+    parser.add_argument("--classes", metavar="FILE", type=Path, help="class names, one per line, in label order")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     options = parser.parse_intermixed_args(argv)
     given = read_given(options.given, ("target",))
     if ("source" in given) == ("target" in given):

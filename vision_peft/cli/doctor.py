@@ -1,11 +1,11 @@
-"""Say what is wrong with this machine, and how to fix it.
+"""Check this machine, and say how to fix what is wrong.
 
     vision-peft doctor
-    vision-peft doctor --network   asks the package index and the Hugging Face hub, too
-    vision-peft doctor --json      the same for programs
+    vision-peft doctor --network   also contacts the package index and the Hugging Face hub
+    vision-peft doctor --json      the same as JSON
 
-Looks at Python, torch and the GPU, versions, cores, memory, disks, the weights that need no network, video decoders and
-extras. One line each: ok, a note, or a problem with the way to fix it. Exit code 1 if there are problems.
+It checks Python, package versions, torch and the GPU, cores, memory, disks, the cached weights, video decoders and
+extras. Each finding is one line: ok, a note, or a problem and its fix. Exit code 1 if there are problems.
 """
 
 import json
@@ -23,9 +23,9 @@ STYLES = {"ok": "green", "note": "yellow", "problem": "red"}
 def main(argv: Sequence[str]) -> int:
     """Gather the facts, show what follows from them; 1 if there are problems."""
     parser = make_parser("doctor", __doc__)
-    parser.add_argument("--network", action="store_true", help="ask the package index and the hub for an answer")
+    parser.add_argument("--network", action="store_true", help="also contact the package index and the hub")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--output-dir", metavar="FOLDER", type=Path, default=Path("runs"), help="where runs would go")
+    parser.add_argument("--output-dir", metavar="FOLDER", type=Path, default=Path("runs"), help="folder of runs (runs)")
     options = parser.parse_args(argv)
     from vision_peft.doctor.diagnose import PROBLEM, diagnose
     from vision_peft.doctor.gather import gather

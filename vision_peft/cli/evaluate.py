@@ -20,14 +20,14 @@ def main(argv: Sequence[str]) -> int:
     """Parse, evaluate, print."""
     parser = make_parser("evaluate", __doc__)
     parser.add_argument(
-        "folder", help="a run folder, or an adapter folder or a file with source=... (then data=... is needed)"
+        "folder", help="run folder; or, with data=..., an adapter folder or a file of official code (source=...)"
     )
     parser.add_argument(
         "overrides",
         nargs="*",
         default=[],  # else argparse calls it required where the folder is missing
         metavar="key=value",
-        help="data, backbone, split, device, precision, workers, bad_eval; source and what convert takes",
+        help="data, backbone, split, device, precision, workers, bad_eval; source and the keys of convert",
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures to this file")
     add_config_dir(parser)

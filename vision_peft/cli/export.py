@@ -5,10 +5,10 @@
     vision-peft export ADAPTER --format torch_export -o flowers.pt2 --fp16
     vision-peft export ADAPTER --format torchscript -o flowers.pt --images PHOTOS
 
-Any method, models of images and of clips, batches of any size. The file is kept only after it was run beside the
-adapter: logits may differ by 1e-4 (0.05 with --fp16). Input is the normalised tensor B 3 H W (clips B 3 T H W), output
-are logits. With --with-preprocessing it is uint8 B H W 3 (clips B T H W 3) as numpy gives an image, of the model's
-size: normalising and softmax are inside, scaling the image is not. ONNX needs pip install 'vision_peft[export]'.
+Every method can be exported, for images or clips, with any batch size. The file is kept only if its logits match those
+of the adapter to within 1e-4 (0.05 with --fp16). The input is a normalised tensor B 3 H W (clips B 3 T H W), the output
+logits. With --with-preprocessing the input is uint8 B H W 3 (clips B T H W 3), already resized to the size of the
+model; normalisation and softmax are part of the file. ONNX needs pip install 'vision_peft[export]'.
 """
 
 from collections.abc import Sequence
@@ -31,8 +31,8 @@ def main(argv: Sequence[str]) -> int:
     parser = make_parser("export", __doc__)
     add_adapter(parser)
     parser.add_argument("-o", "--out", metavar="FILE", type=Path, required=True, help="file to write")
-    parser.add_argument("--format", help=f"{', '.join(FORMATS)} (default: by the ending of FILE)")
-    parser.add_argument("--opset", type=int, metavar="N", help="operator set of ONNX (default: torch's)")
+    parser.add_argument("--format", help=f"{', '.join(FORMATS)} (default: by the extension of FILE)")
+    parser.add_argument("--opset", type=int, metavar="N", help="ONNX operator set (default: torch's)")
     parser.add_argument("--fp16", action="store_true", help="weights and computation in fp16")
     parser.add_argument("--with-preprocessing", action="store_true", help="uint8 pixels in, probabilities out")
     parser.add_argument(
@@ -40,10 +40,10 @@ def main(argv: Sequence[str]) -> int:
         nargs="+",
         metavar="PATH",
         type=Path,
-        help="images, folders of them or videos to compare on (default: 8 of the run's test split, else noise)",
+        help="images, folders or videos to compare on (default: 8 of the run's test split, or noise)",
     )
-    parser.add_argument("--tolerance", type=float, metavar="X", help="largest accepted difference of logits")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--tolerance", type=float, metavar="X", help="largest accepted difference between logits")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     options = parser.parse_args(argv)
     name = _choose_format(options.format, options.out)
     if options.opset is not None and name != "onnx":

@@ -2,11 +2,11 @@
 
 vision-peft inspect runs/digits/dinov2_small_pypi-56px/lora/...              of a run, with what trained it
 vision-peft inspect ADAPTER                                                  an adapter folder, or hf-hub:OWNER/NAME
-vision-peft inspect RUN --attention looks.png --images a.jpg b.jpg           where the class token looks, before and now
+vision-peft inspect RUN --attention looks.png --images a.jpg b.jpg           class token attention, before and after
 
-For every block: what is grafted or trained there, how many parameters, the norm of its tensors, and where they amount
-to an update of weights (LoRA, SSF, BitFit, ...) the norm of the update and its share of the norm of the weights. Where
-the frozen weights cannot be had, what the two files say is shown alone.
+For every block it lists what is attached or trained there, the number of parameters and the norm of the tensors. Where
+they amount to an update of weights (LoRA, SSF, BitFit, ...), it adds the norm of the update, and its size relative to
+the weights. Without the frozen weights it shows only what the two files of the adapter say.
 """
 
 import argparse
@@ -48,13 +48,13 @@ def main(argv: Sequence[str]) -> int:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = make_parser("inspect", __doc__)
     parser.add_argument("source", metavar="RUN_OR_ADAPTER", help="run folder, adapter folder or hf-hub:OWNER/NAME")
-    parser.add_argument("--attention", metavar="FILE", help="picture to write, .png")
+    parser.add_argument("--attention", metavar="FILE", help="write a picture of the attention (.png)")
     parser.add_argument("--images", metavar="IMAGE", nargs="+", default=[], help="images for --attention, up to 12")
-    parser.add_argument("--block", type=int, default=-1, metavar="N", help="block whose attention it is (the last)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a picture that is there")
+    parser.add_argument("--block", type=int, default=-1, metavar="N", help="block whose attention is drawn (the last)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing picture")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
-    parser.add_argument("--backbone", metavar="NAME", help="frozen weights by another name, as vp.load takes it")
-    parser.add_argument("--checkpoint", metavar="FILE", help="frozen weights, where they came from a file")
+    parser.add_argument("--backbone", metavar="NAME", help="another name of the backbone, with the same weights")
+    parser.add_argument("--checkpoint", metavar="FILE", help="weight file of a backbone that came from a file")
     options = parser.parse_args(argv)
     if bool(options.attention) != bool(options.images):
         raise ValueError("--attention FILE and --images IMAGE ... go together: give both")

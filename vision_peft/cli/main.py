@@ -69,8 +69,8 @@ def _overview(verbs: dict[str, str]) -> str:
             "",
             *lines,
             "",
-            "vision-peft VERB --help says what a verb takes; vision-peft --version prints the version.",
-            "vision-peft train alone is the main job: AdaptFormer on handwritten digits.",
+            "vision-peft VERB --help explains a verb; vision-peft --version prints the version.",
+            "vision-peft train without arguments trains AdaptFormer on handwritten digits.",
         ]
     )
 

@@ -3,9 +3,9 @@
     vision-peft merge RUN -o flowers                 flowers/model.safetensors and flowers/config.json
     vision-peft merge ADAPTER -o flowers.safetensors   a file of that name, config.json beside it
 
-The folder is in timm's own layout of the hub: timm.create_model("local-dir:flowers", pretrained=True) loads it, and
-timm's resolve_data_config gives the preprocessing of the training. Methods that are no constant update of weights
-cannot be merged: vision-peft export writes those.
+The folder has timm's own hub layout: timm.create_model("local-dir:flowers", pretrained=True) loads it, and timm's
+resolve_data_config gives the preprocessing. Methods that are not a constant update of the weights cannot be merged;
+vision-peft export writes them.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     parser = make_parser("merge", __doc__)
     add_adapter(parser)
     parser.add_argument("-o", "--out", metavar="FILE", type=Path, required=True, help="folder, or .safetensors file")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     options = parser.parse_args(argv)
     check_adapter(options.adapter)
     folder, name = _name_outputs(options.out)

@@ -1,12 +1,12 @@
-"""Draw accuracy against what methods cost, of finished runs.
+"""Plot the accuracy of finished runs against their cost.
 
     vision-peft plot runs
     vision-peft plot runs/digits --metric mean_per_class --x stored --out figures/digits
     vision-peft plot runs --x memory --pareto --width column --out figures/memory
     vision-peft plot runs --significance seeds
 
-RUNS are folders of runs (searched), single runs, or result.json files. Writes OUT.png, OUT.svg, OUT.pdf and OUT.csv,
-and of a test of significance OUT.pairs.csv.
+RUNS are folders of runs (searched), single runs, or result.json files. It writes OUT.png, OUT.svg, OUT.pdf and OUT.csv,
+and with --significance OUT.pairs.csv.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ def main(argv: Sequence[str]) -> int:
     """Read, draw, print the table."""
     parser = make_parser("plot", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="folder of runs, run folder or result.json")
-    parser.add_argument("--out", default="accuracy", help="path of the files without their ending (default: accuracy)")
-    parser.add_argument("--metric", help="figure on the y axis: mean_per_class, ... (default: what val chose by)")
+    parser.add_argument("--out", default="accuracy", help="path of the files without extension (default: accuracy)")
+    parser.add_argument("--metric", help="figure on the y axis: mean_per_class, ... (default: the one val chose by)")
     parser.add_argument(
         "--x",
         default="trained",
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--width", default="page", help="column (3.25 inches), page (6.75 inches) or inches (default: page)"
     )
-    parser.add_argument("--pareto", action="store_true", help="draw the front that nothing beats at the same cost")
+    parser.add_argument("--pareto", action="store_true", help="draw the Pareto front of accuracy and cost")
     parser.add_argument(
         "--significance",
         choices=("seeds", "items"),
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     metric, *others = list_measured(found.rows, wanted) or wanted[:1]
     if others:
         names = ", ".join((metric, *others))
-        raise ValueError(f"the runs are of several kinds of task: choose what to draw, --metric one of {names}")
+        raise ValueError(f"the runs have several kinds of task: choose one figure, --metric one of {names}")
     announce_loading()  # the names of methods are those of their classes
     from vision_peft.results.plots.plot import plot_accuracy
     from vision_peft.results.significance import compare_all, write_pairs

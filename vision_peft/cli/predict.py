@@ -1,17 +1,17 @@
-"""Say what is on images or videos, with a run or an adapter.
+"""Predict the labels of images or videos with a run or an adapter.
 
 vision-peft predict RUN photo.jpg photos                                     files and folders; folders at any depth
-vision-peft predict ADAPTER "photos/**/*.jpg" --csv answers.csv              patterns; a table with a row a file
-vision-peft predict hf-hub:OWNER/NAME test.txt --montage wrong.png           a list; where it has labels, accuracy
+vision-peft predict ADAPTER "photos/**/*.jpg" --csv answers.csv              patterns; a table with one row per file
+vision-peft predict hf-hub:OWNER/NAME test.txt --montage wrong.png           a list; with labels in it, accuracy too
 vision-peft predict RUN photos --masks out                                   segmentation, depth: masks and overlays
-find . -name "*.png" | vision-peft predict RUN - --jsonl answers.jsonl --resume   paths on stdin; goes on where it was
+find . -name "*.png" | vision-peft predict RUN - --jsonl answers.jsonl --resume   paths on stdin; continues after a stop
 
-INPUT is a file, a folder, a pattern in quotes, a list (.txt, .csv, .tsv, .lst: a path, or a path and a label, a line;
-paths below the folder of the list or from here), or - for paths on stdin. Where a list has labels, or files lie in
-folders named as classes, the accuracy is printed. Photographs are turned upright as their EXIF data say; evaluate, as
-the published benchmarks, does not: --no-exif. Probabilities are calibrated where val was there when training ended;
---raw leaves that out. Files that cannot be read are listed at the end, and the exit code is then 1. In place of a run a
-file of official code is taken with what vision-peft convert takes: FILE photos source=ssf num_heads=12.
+INPUT is a file, a folder, a quoted pattern, a list (.txt, .csv, .tsv, .lst) or - for paths on stdin. Each line of a
+list is a path, or a path and a label; paths are relative to the list or to the current folder. If a list has labels, or
+files are in folders named like the classes, the accuracy is printed. Photographs are rotated as their EXIF data say;
+evaluate, like the published benchmarks, does not do so (--no-exif). Probabilities are calibrated if training had a val
+split; --raw turns this off. Files that cannot be read are listed at the end, and the exit code is then 1. A file of
+official code can take the place of the run, with the keys of convert: FILE photos source=ssf num_heads=12.
 """
 
 import argparse
@@ -70,12 +70,12 @@ def main(argv: Sequence[str]) -> int:
             **given,
         )
     if not predictor.names_classes:
-        raise ValueError("this adapter has no head that names classes: vision-peft embed has its features")
+        raise ValueError("this adapter has no head for classes: use vision-peft embed for its features")
     if not predictor.classes_are_named:
-        show("the adapter has no names of classes: they are numbers; --classes FILE names them", sys.stderr)
+        show("the adapter records no class names, so labels are numbers; give them with --classes FILE", sys.stderr)
     masks = check_masks(options, predictor, [*_FILES, "resume", "probabilities"])
     if options.probabilities and not predictor.task.names_classes:
-        raise ValueError(f"--probabilities are of classes, this adapter answers a task of {predictor.task.kind}")
+        raise ValueError(f"--probabilities is for classes, and this adapter is for {predictor.task.kind}: leave it out")
     prepare = predictor.prepare
     known = predictor.classes if predictor.task.ranks_names else ()  # else truths are left to evaluate
     inputs = find_inputs(options.inputs, prepare.gives_clips, known, sys.stdin, prepare.form)
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
         show(f"left out in folders: {printable(kinds)}", sys.stderr)
     if not inputs.paths:
         list_unread(inputs.absent)
-        raise ValueError(f"there is nothing to predict: no {what} among {name_some(options.inputs, 5)}")
+        raise ValueError(f"nothing to predict: no {what} among {name_some(options.inputs, 5)}")
     try:
         if masks is None:
             failures = _predict(options, predictor, inputs, what)
@@ -105,38 +105,38 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = make_parser("predict", __doc__)
     parser.add_argument("source", metavar="RUN_OR_ADAPTER", help="run folder, adapter folder or hf-hub:OWNER/NAME")
     parser.add_argument("inputs", metavar="INPUT", nargs="+", help="files, folders, patterns, lists; - for stdin")
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="likeliest labels of each (default: 5)")
-    parser.add_argument("--csv", metavar="FILE", help="write a table, a row a file")
-    parser.add_argument("--jsonl", metavar="FILE", help="append one JSON object a line as answers come; - for stdout")
-    parser.add_argument("--resume", action="store_true", help="skip what the file of --jsonl holds already")
-    parser.add_argument("--probabilities", action="store_true", help="of all classes, in --csv and --jsonl")
-    parser.add_argument("--features", metavar="FILE", help="write the embeddings before the head, .npz")
-    parser.add_argument("--montage", metavar="FILE", help="write a picture of up to 60 inputs with answers, .png")
-    parser.add_argument("--masks", metavar="FOLDER", help="segmentation and depth: write a mask and an overlay each")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
-    parser.add_argument("--raw", action="store_true", help="probabilities without the temperature of the adapter")
-    parser.add_argument("--no-exif", action="store_true", help="leave photographs as they are stored")
-    parser.add_argument("--classes", metavar="FILE", help="names of the classes, one a line, in label order")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="halved where it does not fit (64; 16 clips)")
-    parser.add_argument("--workers", default="auto", help="processes that decode (default: one a core, at most 8)")
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="labels per input (default: 5)")
+    parser.add_argument("--csv", metavar="FILE", help="write a table with one row per file")
+    parser.add_argument("--jsonl", metavar="FILE", help="append one JSON object per line, at once; - for stdout")
+    parser.add_argument("--resume", action="store_true", help="skip inputs that are already in the --jsonl file")
+    parser.add_argument("--probabilities", action="store_true", help="write those of all classes to --csv and --jsonl")
+    parser.add_argument("--features", metavar="FILE", help="write the features that enter the head (.npz)")
+    parser.add_argument("--montage", metavar="FILE", help="draw up to 60 inputs with their answers (.png)")
+    parser.add_argument("--masks", metavar="FOLDER", help="segmentation and depth: write masks and overlays")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    parser.add_argument("--raw", action="store_true", help="do not calibrate probabilities")
+    parser.add_argument("--no-exif", action="store_true", help="ignore the EXIF orientation of photographs")
+    parser.add_argument("--classes", metavar="FILE", help="class names, one per line, in label order")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="halved if memory is short (64; 16 clips)")
+    parser.add_argument("--workers", default="auto", help="decoding processes (default: one per core, at most 8)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
-    parser.add_argument("--backbone", metavar="NAME", help="frozen weights by another name, as vp.load takes it")
-    parser.add_argument("--checkpoint", metavar="FILE", help="frozen weights, where they came from a file")
+    parser.add_argument("--backbone", metavar="NAME", help="another name of the backbone, with the same weights")
+    parser.add_argument("--checkpoint", metavar="FILE", help="weight file of a backbone that came from a file")
     return parser.parse_args(argv)
 
 
 def _check(options: argparse.Namespace, of_file: Sequence[str]) -> None:
     """Raise what can be said before torch is imported."""
     if options.top < 1:
-        raise ValueError(f"--top is a number of labels from 1 on, got {options.top}")
+        raise ValueError(f"--top must be at least 1, got {options.top}")
     if options.resume and not options.jsonl:
-        raise ValueError("--resume goes on with a file of --jsonl: name it")
+        raise ValueError("--resume continues a --jsonl file: give --jsonl FILE as well")
     others = [f"--{name}" for name in ("csv", "features", "montage") if getattr(options, name)]
     if options.resume and others:
-        raise ValueError(f"--resume goes with --jsonl alone: {', '.join(others)} would hold only what is left to do")
+        raise ValueError(f"--resume works with --jsonl only: {', '.join(others)} would hold only what is left to do")
     if options.probabilities and not (options.csv or options.jsonl):
-        raise ValueError("--probabilities are written by --csv or --jsonl: name a file")
+        raise ValueError("--probabilities needs --csv FILE or --jsonl FILE")
     if options.classes and not Path(options.classes).is_file():
         raise FileNotFoundError(f"--classes {options.classes}: there is no such file")
     targets = {name: Path(path) for name in _FILES if (path := getattr(options, name)) and path != STREAM}
@@ -188,7 +188,7 @@ def _predict(options: argparse.Namespace, predictor: "Predictor", inputs: "Input
         else:
             Path(options.jsonl).unlink()
     if not inputs.paths:
-        show(f"nothing is left to do: {options.jsonl} has all {skipped:,} {what}{_describe(score)}")
+        show(f"nothing left to do: {options.jsonl} has all {skipped:,} {what}{_describe(score)}")
         return {}
     dataset = make_dataset(predictor.prepare, inputs.paths)
     shown = choose_places(len(inputs.paths)) if options.montage else []

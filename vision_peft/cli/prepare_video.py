@@ -1,18 +1,18 @@
-"""Re-encode a tree of videos so that clips are read from it several times as fast.
+"""Re-encode a folder of videos so that clips can be read several times faster.
 
     vision-peft prepare-video hmdb51 hmdb51-256
     vision-peft prepare-video ssv2 ssv2-240 --short-side 240 --gop 12 --workers 16
     vision-peft prepare-video kinetics kinetics-320 --short-side 320 --keep-names
     vision-peft prepare-video hmdb51 hmdb51-256 --verify
 
-Small frames, many key frames: every video becomes H.264 in mp4 at the same place below OUT, its short side scaled down
-to --short-side (never up), upright, without sound, with a key frame at least every --gop frames and all the frames it
-had. A clip from the middle of a video is then decoded from a key frame close by, and smaller. What is a video, its name
-or its first bytes say; other files, such as split lists, are copied, and counted by their extensions at the end.
+Every video becomes H.264 in mp4 at the same place below OUT, upright and without sound. Its short side is scaled down
+to --short-side (never up). It keeps all its frames, with a key frame at least every --gop frames, so a clip from the
+middle is decoded from a nearby key frame. Videos are recognised by name or by their first bytes. Other files, such as
+split lists, are copied, and counted by extension at the end.
 
-A video is written to a temporary name, decoded again, and only takes its place with the right number of frames; what is
-in OUT/prepared.jsonl is finished, so the same command goes on where it was stopped. Videos that cannot be decoded are
-reported at the end; the others do not depend on them.
+A video is written under a temporary name, decoded again, and moved into place only if the number of frames is right.
+OUT/prepared.jsonl lists what is finished, so the same command continues after a stop. Videos that cannot be decoded are
+reported at the end and do not stop the others.
 """
 
 import json
@@ -60,9 +60,9 @@ def prepare(source: Path, out: Path, settings: Settings, workers: int) -> list[s
     """
     source, out = source.resolve(), out.resolve()
     if not source.is_dir():
-        raise FileNotFoundError(f"{source} is no folder of videos")
+        raise FileNotFoundError(f"{source} is not a folder")
     if out.is_relative_to(source) or source.is_relative_to(out):
-        raise ValueError(f"{out} and {source} lie in each other: choose another folder to write to")
+        raise ValueError(f"one of {out} and {source} contains the other: choose another output folder")
     found = sorted(path.relative_to(source) for path in source.rglob("*") if not path.is_dir())
     files = [path for path in found if (source / path).is_file()]
     videos = [path for path in files if _is_video(source / path)]
@@ -174,7 +174,7 @@ def read_manifest(out: Path, settings: Settings) -> dict[str, dict[str, Any]]:
         path.write_text(json.dumps(asdict(settings)) + "\n", encoding="utf-8")
         return {}
     if lines[0] != asdict(settings):
-        raise ValueError(f"{out} was begun with {lines[0]}, now {asdict(settings)}: choose another folder")
+        raise ValueError(f"{out} was started with {lines[0]}, got {asdict(settings)}: choose another folder")
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")  # without a cut last line
     return {line["path"]: line for line in lines[1:]}
 
@@ -234,7 +234,7 @@ def _check_names(videos: list[Path], settings: Settings) -> None:
     seen: dict[Path, Path] = {}
     problems = [f"{seen[target]} and {path}" for path in videos if _twice(seen, target := settings.target(path), path)]
     if problems:
-        raise ValueError(f"both would become one file, give --keep-names: {'; '.join(problems[:5])}")
+        raise ValueError(f"two videos would become one file, give --keep-names: {'; '.join(problems[:5])}")
 
 
 def _twice(seen: dict[Path, Path], target: Path, path: Path) -> bool:
@@ -271,19 +271,19 @@ def _cause(error: Exception) -> str:
 def main(argv: Sequence[str]) -> int:
     """Parse, prepare or verify, report."""
     parser = make_parser("prepare-video", __doc__)
-    parser.add_argument("source", type=Path, help="folder of the videos, with folders in it")
+    parser.add_argument("source", type=Path, help="folder of videos; may have subfolders")
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--short-side", type=int, default=256, help="pixels (default: 256)")
-    parser.add_argument("--gop", type=int, default=12, help="most frames from one key frame to the next (default: 12)")
+    parser.add_argument("--short-side", type=int, default=256, help="short side in pixels (default: 256)")
+    parser.add_argument("--gop", type=int, default=12, help="frames between key frames, at most (default: 12)")
     parser.add_argument("--crf", type=int, default=18, help="quality, 0 (lossless) to 51 (default: 18)")
-    parser.add_argument("--keep-names", action="store_true", help="keep extensions, for lists that name them")
+    parser.add_argument("--keep-names", action="store_true", help="keep file extensions, for lists that contain them")
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="videos at a time (default: one a core)"
+        "--workers", type=int, default=os.cpu_count() or 1, help="videos at a time (default: one per core)"
     )
-    parser.add_argument("--verify", action="store_true", help="only decode again what is finished")
+    parser.add_argument("--verify", action="store_true", help="only check finished videos by decoding them again")
     options = parser.parse_args(argv)
     if options.short_side < 16 or options.gop < 1 or not 0 <= options.crf <= 51 or options.workers < 1:
-        raise ValueError("--short-side wants 16 or more, --gop and --workers 1 or more, --crf 0 to 51")
+        raise ValueError("--short-side must be at least 16, --gop and --workers at least 1, and --crf 0 to 51")
     settings = Settings(options.short_side, options.gop, options.crf, options.keep_names)
     what = "are not as they were written" if options.verify else "could not be prepared"
     announce_loading()

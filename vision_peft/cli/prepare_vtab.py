@@ -272,8 +272,8 @@ def main(argv: Sequence[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("out", type=Path, help="folder to write, a task folder each")
-    parser.add_argument("--tasks", default="all", help="names and groups, with commas (default: all)")
+    parser.add_argument("out", type=Path, help="folder to write, with a folder for each task")
+    parser.add_argument("--tasks", default="all", help="tasks and groups, separated by commas (default: all)")
     parser.add_argument("--tfds", metavar="DIR", help="data folder of TFDS (default: its own)")
     parser.add_argument("--verify", action="store_true", help="only compare the files with the manifests")
     options = parser.parse_args(argv)

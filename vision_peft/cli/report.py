@@ -1,12 +1,12 @@
-"""Turn finished runs into one table with mean and spread over seeds, and the commands.
+"""Put finished runs into one table: mean and spread over seeds, and the commands.
 
     vision-peft report runs
     vision-peft report runs -o report.html
     vision-peft report runs/vtab1k-* --metric mean_per_class --out results/vtab.md
 
-A row a setting, a column a task. RUNS are folders of runs (searched), single runs, or result.json files. --out FILE.md
-writes the same Markdown, --out FILE.csv the numbers, --out FILE.html a page with curves, tables that sort and filter,
-costs, and every setting in detail, which loads nothing from anywhere.
+The table has a row per setting and a column per task. RUNS are folders of runs (searched), single runs, or result.json
+files. --out FILE.md writes it as Markdown, --out FILE.csv the numbers. --out FILE.html writes a self-contained page
+with curves, tables that sort and filter, costs, and every setting in detail.
 """
 
 import shutil
@@ -28,22 +28,22 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("-o", "--out", metavar="FILE", type=Path, help="file to write, .html, .md or .csv")
     parser.add_argument(
         "--metric",
-        help="figure in the table: mean_per_class, ... (default: what val chose by, a table for each kind of task); "
+        help="figure in the table: mean_per_class, ... (default: the one val chose by, one table per kind of task); "
         "an .html page has all figures",
     )
     parser.add_argument(
         "--thumbnails",
         action="store_true",
-        help="of an .html page: show the hardest test images, read from the data that config.yaml of a run names",
+        help="in an .html page, show the hardest test images, read from the data named in config.yaml",
     )
     options = parser.parse_args(argv)
     suffix = options.out.suffix if options.out else ""
     if options.out and suffix not in FORMATS:
         raise ValueError(f"--out must end in .html, .md or .csv, got {options.out}{did_you_mean(suffix, FORMATS)}")
     if options.thumbnails and suffix != ".html":
-        raise ValueError("--thumbnails is of a page: give -o report.html")
+        raise ValueError("--thumbnails is for an .html page: give -o report.html")
     found = find_runs(options.runs)
-    announce_loading()  # the groups of tasks are those of the data sets
+    announce_loading()  # the groups of tasks are those of the datasets
     from vision_peft.data import DATASETS
     from vision_peft.results.figures import choose_metric
     from vision_peft.results.report import join_csv, make_reports

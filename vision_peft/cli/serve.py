@@ -1,15 +1,16 @@
-"""Answer pictures over HTTP: one backbone, a task for every adapter.
+"""Serve predictions for images over HTTP: one backbone, one task per adapter.
 
     vision-peft serve --task flowers=RUN                                   http://127.0.0.1:8000
     vision-peft serve --task flowers=RUN --task cars=ADAPTER --port 8080   several tasks on one frozen backbone
 
-All adapters belong to the backbone of the first. Open the address in a browser and drop a picture on it, or
+All adapters must have the backbone of the first one. Open the address in a browser and drop an image on it, or
 
     curl -F image=@photo.jpg -F task=flowers http://127.0.0.1:8000/predict
 
 Also JSON: {"image": base64, "tasks": ["flowers", "cars"], "top": 5}. GET /tasks, /healthz, /metrics (Prometheus).
-Pictures of all tasks that come at the same time are answered in one forward. SIGTERM answers what was accepted.
-With --admin-token-file tasks change while it runs: PUT /tasks/NAME {"source": ADAPTER}, DELETE /tasks/NAME.
+Images that arrive at the same time share one forward pass, whatever their tasks. On SIGTERM it answers what it
+accepted, then stops. With --admin-token-file tasks can change while it runs: PUT /tasks/NAME {"source": ADAPTER},
+DELETE /tasks/NAME.
 """
 
 import argparse
@@ -27,16 +28,16 @@ from vision_peft.safe_files import read_file
 
 _SHORTEST_TOKEN = 16
 _HELP = {
-    "max_batch": "images in one forward",
-    "max_wait_ms": "how long the first image of a batch waits for others",
-    "max_body_mb": "of one request",
-    "max_pixels": "width x height of a picture",
-    "max_queue": "answers that may wait; more are refused with 503",
-    "timeout_s": "from the first byte of a request to its answer",
-    "header_s": "for the headers of a request",
-    "max_connections": "open at a time",
-    "bodies_mb": "of all requests in memory",
-    "decoders": "pictures decoded at a time",
+    "max_batch": "images per forward pass",
+    "max_wait_ms": "longest wait of an image for others to share its batch",
+    "max_body_mb": "size of a request",
+    "max_pixels": "width x height of an image",
+    "max_queue": "answers that may wait; others get status 503",
+    "timeout_s": "time from the first byte of a request to its answer",
+    "header_s": "time for the headers of a request",
+    "max_connections": "connections open at a time",
+    "bodies_mb": "size of all requests in memory",
+    "decoders": "images decoded at a time",
 }
 
 
@@ -80,21 +81,27 @@ def main(argv: Sequence[str]) -> int:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = make_parser("serve", __doc__)
     parser.add_argument(
-        "--task", metavar="NAME=ADAPTER", action="append", required=True, help="a run, an adapter or hf-hub:OWNER/NAME"
+        "--task",
+        metavar="NAME=ADAPTER",
+        action="append",
+        required=True,
+        help="run folder, adapter folder or hf-hub:OWNER/NAME",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s: this machine alone)")
-    parser.add_argument("--port", type=int, default=8000, help="0: a free one (%(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s: this machine only)")
+    parser.add_argument("--port", type=int, default=8000, help="port; 0: any free one (%(default)s)")
     parser.add_argument(
-        "--allowed-host", metavar="NAME", action="append", default=[], help="host name that requests may ask for"
+        "--allowed-host", metavar="NAME", action="append", default=[], help="accept requests for this host name too"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (%(default)s)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of a forward on the CPU")
-    parser.add_argument("--backbone", metavar="NAME", help="backbone in place of the recorded name, same weights")
-    parser.add_argument("--checkpoint", metavar="FILE", type=Path, help="weights of a backbone that came from a file")
-    parser.add_argument("--most", type=int, metavar="N", help="adapters in memory; the others are read when asked for")
-    parser.add_argument("--bits", type=int, choices=(1,), help="keep matrices of adapters in one bit a number")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of a forward pass")
+    parser.add_argument("--backbone", metavar="NAME", help="another name of the backbone, with the same weights")
     parser.add_argument(
-        "--admin-token-file", metavar="FILE", type=Path, help="whoever sends its content may change the tasks"
+        "--checkpoint", metavar="FILE", type=Path, help="weight file of a backbone that came from a file"
+    )
+    parser.add_argument("--most", type=int, metavar="N", help="adapters kept in memory; others are read when needed")
+    parser.add_argument("--bits", type=int, choices=(1,), help="keep adapter matrices at one bit per number")
+    parser.add_argument(
+        "--admin-token-file", metavar="FILE", type=Path, help="file with the token that lets clients change tasks"
     )
     for field in dataclasses.fields(Limits):
         kind: Any = type(field.default)

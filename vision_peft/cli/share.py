@@ -1,4 +1,4 @@
-"""Put an adapter on the Hugging Face hub, with a model card made of its run.
+"""Upload an adapter to the Hugging Face hub, with a model card made from its run.
 
     vision-peft share RUN owner/flowers --dry-run flowers   writes the files to a folder and uploads nothing
     vision-peft share RUN owner/flowers --private
@@ -20,11 +20,11 @@ from vision_peft.printable import LONGEST_LINE, printable, show
 def main(argv: Sequence[str]) -> int:
     """Write the files, upload them, say how they are read."""
     parser = make_parser("share", __doc__)
-    parser.add_argument("adapter", metavar="ADAPTER", help="a run folder or an adapter folder")
-    parser.add_argument("repository", metavar="OWNER/NAME", help="repository of the hub, made where there is none")
-    parser.add_argument("--dry-run", metavar="FOLDER", type=Path, help="write the files there and upload nothing")
-    parser.add_argument("--private", action="store_true", help="make the repository private, where it is new")
-    parser.add_argument("--overwrite", action="store_true", help="replace an adapter that is there")
+    parser.add_argument("adapter", metavar="ADAPTER", help="run folder or adapter folder")
+    parser.add_argument("repository", metavar="OWNER/NAME", help="hub repository, created if it does not exist")
+    parser.add_argument("--dry-run", metavar="FOLDER", type=Path, help="write the files there, upload nothing")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing adapter")
     options = parser.parse_args(argv)
     if not Path(options.adapter).is_dir():
         raise FileNotFoundError(f"{options.adapter} is not a folder: wanted a run folder or an adapter folder")

@@ -1,9 +1,9 @@
-"""Submit a training to Slurm, back into the queue at its time limit.
+"""Submit a training to Slurm; at its time limit it is queued again and resumes.
 
     pip install "vision_peft[slurm]"
     vision-peft submit --nodes 2 --gpus 8 --minutes 480 --partition gpu method=vpt recipe.lr=1e-2
 
-By submitit, one torchrun on each node. Takes the overrides of train, which are checked before anything is submitted.
+It uses submitit and starts one torchrun per node. It takes the overrides of train and checks them before it submits.
 The training must see the same files as this command: submit from a file system that all nodes share.
 """
 
@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     parser = make_parser("submit", __doc__)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train")
     add_resources(parser)
-    parser.add_argument("--logs", type=Path, default=Path("jobs"), metavar="DIR", help="(default: jobs)")
+    parser.add_argument("--logs", type=Path, default=Path("jobs"), metavar="DIR", help="folder of logs (default: jobs)")
     options = parser.parse_intermixed_args(argv)
     resources = read_resources(options)
     command_line = read_command_line(options.overrides)
@@ -36,13 +36,13 @@ def main(argv: Sequence[str]) -> int:
 
 def add_resources(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say what a job asks Slurm for."""
-    group = parser.add_argument_group("a job of Slurm")
-    group.add_argument("--nodes", type=int, default=1, help="(default: 1)")
-    group.add_argument("--gpus", type=int, default=1, help="and processes on each node; 0: on its CPU (default: 1)")
-    group.add_argument("--cpus", type=int, default=8, help="cores for each GPU (default: 8)")
+    group = parser.add_argument_group("Slurm job")
+    group.add_argument("--nodes", type=int, default=1, help="number of nodes (default: 1)")
+    group.add_argument("--gpus", type=int, default=1, help="per node, a process each; 0: use the CPU (default: 1)")
+    group.add_argument("--cpus", type=int, default=8, help="CPU cores per GPU (default: 8)")
     group.add_argument("--minutes", type=int, default=480, help="time limit, after which it resumes (default: 480)")
-    group.add_argument("--partition", help="of Slurm")
-    group.add_argument("--local", action="store_true", help="run it here, in the background, to try it out")
+    group.add_argument("--partition", help="Slurm partition")
+    group.add_argument("--local", action="store_true", help="run on this machine in the background, as a test")
 
 
 def read_resources(options: argparse.Namespace) -> Resources:

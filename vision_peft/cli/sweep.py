@@ -1,15 +1,15 @@
-"""Train every run of a sweep, several at a time, and make one table of them.
+"""Train every run of a sweep, several at a time, and show them in one table.
 
     vision-peft sweep sweep=methods_x_sizes data=digits --seeds 0,1,2 --jobs 2
     vision-peft sweep sweep=learning_rate method=lora data=digits read_test=false
     vision-peft sweep sweep=bottleneck_size data=digits --list
     vision-peft sweep sweep=data_share data=digits --slurm --jobs 32 --gpus 1 --minutes 120 --partition gpu
 
-Overrides are those of train, and go before those of the sweep, a file of configs/sweep/ (or of --config-dir) with
-`runs` and `across`. Finished runs are skipped and broken ones resumed, so the same command goes on after a stop; a run
-that another sweep has begun is waited for. What each run prints is in OUTPUT_DIR/logs/. --slurm makes every run a job
-(pip install "vision_peft[slurm]"): this command submits up to --jobs of them at a time and waits for all; Ctrl-C ends
-it, not the jobs.
+A sweep is a file of configs/sweep/ (or of --config-dir) with `runs` and `across`. Overrides are those of train, and
+take precedence over those of the sweep. Finished runs are skipped and interrupted ones resumed, so the same command
+continues after a stop. If another sweep is training a run, this one waits for it. The output of each run is in
+OUTPUT_DIR/logs/. With --slurm every run is a job (pip install "vision_peft[slurm]"): this command submits up to --jobs
+of them at a time and waits for all. Ctrl-C ends the command, not the jobs.
 """
 
 import functools
@@ -35,10 +35,12 @@ INTERRUPTED = 130
 def main(argv: Sequence[str]) -> int:
     """Parse, train what is missing, print the table."""
     parser = make_parser("sweep", __doc__)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="sweep=NAME, and what train takes")
-    parser.add_argument("--seeds", type=parse_seeds, default=[], metavar="0,1,2", help="of every run (default: seed)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="sweep=NAME, and overrides as for train")
+    parser.add_argument(
+        "--seeds", type=parse_seeds, default=[], metavar="0,1,2", help="seeds of every run (default: seed)"
+    )
     parser.add_argument("--jobs", type=parse_positive, default=1, metavar="N", help="runs at a time (default: 1)")
-    parser.add_argument("--list", action="store_true", help="print the runs and end")
+    parser.add_argument("--list", action="store_true", help="print the runs and exit")
     parser.add_argument("--slurm", action="store_true", help="submit every run as a job")
     add_resources(parser)
     add_config_dir(parser)
@@ -46,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     names = [word.partition("=")[2] for word in options.overrides if word.startswith("sweep=")]
     if len(names) != 1:
         known = list_configs("sweep")
-        raise ConfigError([f"give one sweep=NAME, got {len(names)} of them; there are {', '.join(known)}"])
+        raise ConfigError([f"give exactly one sweep=NAME, got {len(names)}; there are {', '.join(known)}"])
     options.overrides = [word for word in options.overrides if not word.startswith("sweep=")]
     overrides = overrides_of(options)
     check_roots(read_command_line(overrides).runs)
@@ -72,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
     if outcome.stopped:
         return INTERRUPTED
     if outcome.failed:
-        text = "of the runs failed; the same command does them again:"
+        text = "of the runs failed; the same command runs them again:"
         show("\n  ".join([f"\n{len(outcome.failed)} {text}", *describe_failed(outcome.failed)]), sys.stderr)
         return USER_ERROR
     suggest_next(["report", output_dir], ["plot", output_dir])

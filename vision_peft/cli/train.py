@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     sys.argv[1:] = command.words
     hydra.main(version_base="1.3", config_path=str(find_configs()), config_name="config")(train_composed)()
     if failed_runs:
-        text = "of the runs failed; the same sweep again runs only what is missing, or one by one:"
+        text = "of the runs failed; the same sweep runs only the missing ones, or run them one by one:"
         show("\n  ".join([f"\n{len(failed_runs)} {text}", *failed_runs]), sys.stderr)
     elif finished and not failed_tasks:
         suggest_next(*finished)

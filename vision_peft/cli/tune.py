@@ -5,9 +5,9 @@
     vision-peft tune method=lora "grid.recipe.lr=[1e-3,3e-3,1e-2]" "grid.method.rank=[4,8]"
     vision-peft tune method=lora "grid.recipe.lr=[1e-4,1e-1]" --optuna 20
 
-Overrides are those of train. grid.<key>=[...] adds a key of the search or changes one of the experiment's,
-grid.<key>=null leaves it out. Every trial is a run with protocol=val_select read_test=false in its own folder; the same
-command again reuses what is finished and resumes what was interrupted.
+Overrides are those of train. grid.<key>=[...] adds a key to the search, or replaces one of the experiment's;
+grid.<key>=null removes it. Every trial is a run with protocol=val_select read_test=false in its own folder. The same
+command again reuses finished trials and resumes interrupted ones.
 """
 
 import functools
@@ -21,12 +21,14 @@ from vision_peft.config.command_line import read_command_line
 def main(argv: Sequence[str]) -> int:
     """Parse, search, print."""
     parser = make_parser("tune", __doc__)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for train, and grid.<key>=[...]")
-    parser.add_argument("--final", action="store_true", help="train the chosen setting and read test with it")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for train; also grid.<key>=[...]")
+    parser.add_argument("--final", action="store_true", help="train the chosen setting and evaluate it on test")
     parser.add_argument(
-        "--seeds", type=parse_seeds, default=[], metavar="0,1,2", help="of the final runs (default: seed)"
+        "--seeds", type=parse_seeds, default=[], metavar="0,1,2", help="seeds of the final runs (default: seed)"
     )
-    parser.add_argument("--optuna", type=parse_positive, metavar="N", help="sample N trials from the ranges of grid")
+    parser.add_argument(
+        "--optuna", type=parse_positive, metavar="N", help="sample N trials from the ranges of grid, with Optuna"
+    )
     add_config_dir(parser)
     arguments = parser.parse_intermixed_args(argv)
     overrides = overrides_of(arguments)

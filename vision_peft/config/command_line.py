@@ -1,6 +1,6 @@
 """From what a user types to a checked config: Hydra composes, this file finds the mistakes before it does.
 
-Names of configs and keys are checked without torch, which takes seconds to import; values of methods and data sets are
+Names of configs and keys are checked without torch, which takes seconds to import; values of methods and datasets are
 checked by their classes afterwards.
 """
 
@@ -76,7 +76,7 @@ def read_command_line(arguments: Sequence[str]) -> CommandLine:
         ConfigError: unreadable overrides, names without a config file, unknown keys.
     """
     if foreign := [text for text in arguments if not _is_encodable(text)]:
-        raise ConfigError([f"{text!a} is not a text in UTF-8, as a config must be" for text in foreign])
+        raise ConfigError([f"{text!a} is not UTF-8 text" for text in foreign])
     parsed = parse_flags(arguments)
     flags = [argument for argument in arguments if argument not in parsed.overrides]
     folders = [find_configs(), *([Path(parsed.config_dir).resolve()] if parsed.config_dir else [])]
@@ -92,10 +92,12 @@ def read_command_line(arguments: Sequence[str]) -> CommandLine:
     except HydraException as error:
         raise ConfigError([f"{' '.join(str(error).split())} (write key=value)"]) from error
     if nameless := [text for text in parsed.overrides if text.lstrip("+~").startswith("=")]:
-        raise ConfigError([f"{text} has no key in front of = (write key=value)" for text in nameless])
+        raise ConfigError([f"{text} has no key before = (write key=value)" for text in nameless])
     problems = [problem for override in overrides for problem in _find_unknown_options(override, folders)]
     if parsed.multirun and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        problems.append("-m under torchrun would mix the runs: give each run its own torchrun, or leave torchrun away")
+        problems.append(
+            "-m does not work under torchrun: start each run with its own torchrun, or start without torchrun"
+        )
     if not parsed.multirun:
         sweeps = [override.input_line for override in overrides if override.is_sweep_override()]
         problems += [f"{text} lists several values: add -m to run them one after another" for text in sweeps]
@@ -164,11 +166,11 @@ def _compose(overrides: Sequence[str], further_folders: Sequence[Path], name: st
     except UnicodeDecodeError as error:  # names no file
         files = [path for folder in further_folders for path in sorted(folder.rglob("*.yaml")) if not _is_utf8(path)]
         raise ConfigError(
-            [f"{path} is not a text in UTF-8: save it as such" for path in files] or [str(error)]
+            [f"{path} is not UTF-8 text: save it in that encoding" for path in files] or [str(error)]
         ) from error
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         text = " ".join(str(error).split()).partition(" Config search path:")[0]
-        raise ConfigError([f"YAML that cannot be read: {text}" if isinstance(error, YAMLError) else text]) from error
+        raise ConfigError([f"invalid YAML: {text}" if isinstance(error, YAMLError) else text]) from error
     check_keys(run.raw, run.choices)
     return run
 

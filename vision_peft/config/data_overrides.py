@@ -73,7 +73,7 @@ def fill_data(given: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str
     """Return the data section of a run, or of the config that was named in its place, under what was typed.
 
     Raises:
-        ValueError: neither names a data set.
+        ValueError: neither names a dataset.
     """
     name = given.get("data_config")
     if name is None and not recorded:

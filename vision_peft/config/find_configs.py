@@ -27,7 +27,7 @@ def find_configs() -> Path:
     if (cloned / "config.yaml").is_file() and (package.parent / "setup.cfg").is_file():
         return cloned
     raise ConfigError(
-        [f"vision_peft in {package} was installed without its configs: build the wheel from a whole clone"]
+        [f"vision_peft in {package} was installed without its configs: build the wheel from a complete clone"]
     )
 
 
@@ -41,7 +41,7 @@ def find_unbounded_files(folder: Path) -> list[str]:
             continue
         except (ValueError, OSError) as error:
             text = str(error)
-            problems.append(text if text.startswith(str(file)) else f"YAML that cannot be read: {file}: {text}")
+            problems.append(text if text.startswith(str(file)) else f"invalid YAML: {file}: {text}")
     return problems
 
 

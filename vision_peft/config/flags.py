@@ -35,7 +35,7 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     parsed = parser.parse_intermixed_args(list(arguments))
     wrong = {"--config-path": parsed.config_path, "--experimental-rerun": parsed.experimental_rerun}
     problems = [
-        f"{flag}={value} is not accepted: add a folder of your own with --config-dir=FOLDER"
+        f"{flag}={value} is not accepted: add your own configs with --config-dir=FOLDER"
         for flag, value in wrong.items()
         if value
     ]

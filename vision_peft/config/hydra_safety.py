@@ -23,7 +23,9 @@ def check_hydra_keys(composed: DictConfig, bare: DictConfig) -> None:
     changed = [key for key in changed if not key.removeprefix("hydra.").startswith(_OF_THIS_COMMAND)]
     if changed:
         shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
-        raise ConfigError([f"a file of --config-dir sets {shown}, which can run code: such keys are only typed"])
+        raise ConfigError(
+            [f"a file of --config-dir sets {shown}, which can run code: give such keys on the command line"]
+        )
 
 
 def _flat(composed: DictConfig) -> dict[str, Any]:

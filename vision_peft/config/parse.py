@@ -33,7 +33,7 @@ class Config(Settings):
         if self.protocol == "auto":
             self.protocol = self.data.protocol
         if self.recipe.early_stopping and not self.protocol.startswith("val_select"):
-            raise ValueError(f"recipe.early_stopping needs a val split to watch, protocol={self.protocol} has none")
+            raise ValueError(f"recipe.early_stopping needs a val split, and protocol={self.protocol} has none")
         recipe, clips = self.recipe, self.backbone.num_frames is not None
         choices = CLIP_AUGMENTS if clips else MASK_AUGMENTS if recipe.answers_maps else AUGMENTS
         problems = self.data.find_part_problems()
@@ -54,7 +54,8 @@ class Config(Settings):
             problems.append(f"backbone.in_chans={given} does not fit the images, which are {of_data}: leave it out")
         if channels is not None and recipe.augment in RGB_AUGMENTS:
             problems.append(
-                f"recipe.augment={recipe.augment} changes colours: bands (data.channels) take none or a crop"
+                f"recipe.augment={recipe.augment} changes colours, so it does not fit bands (data.channels): "
+                "give none, flip or a crop"
             )
         if not clips and (recipe.views != 1 or recipe.crops > 1):
             values = f"recipe.views={recipe.views} and recipe.crops={recipe.crops}"

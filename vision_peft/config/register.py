@@ -48,7 +48,7 @@ def register(kind: _Kind, /) -> _Kind:
 
 def _register(kind: Any) -> None:
     if not (isinstance(kind, type) and issubclass(kind, Method | DataConfig)):
-        raise TypeError(f"wanted a class below vp.Method or vision_peft.data.DataConfig to register, got {kind!r}")
+        raise TypeError(f"vp.register needs a subclass of vp.Method or vision_peft.data.DataConfig, got {kind!r}")
     words = f"{kind.__module__}.{kind.__qualname__}"
     if inspect.isabstract(kind):
         missing = ", ".join(sorted(kind.__abstractmethods__))

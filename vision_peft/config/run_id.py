@@ -46,7 +46,7 @@ NOT_IN_RUN_ID = (
     "fused",
     "memory",
 )
-MOUNT_POINTS = ("root", "cache")  # fields of a data set that say where it is on this machine
+MOUNT_POINTS = ("root", "cache")  # fields of a dataset that say where it is on this machine
 CHECKPOINT = "backbone.checkpoint"
 
 
@@ -141,7 +141,7 @@ def task_name(data: DataConfig) -> str | None:
 
 
 def _task_field(data: DataConfig) -> str | None:
-    """Name the field of a data set that says which of its tasks is meant; None where there is only one."""
+    """Name the field of a dataset that says which of its tasks is meant; None where there is only one."""
     return next((name for name in ("task", "split", "hub", "root") if getattr(data, name, None) is not None), None)
 
 

@@ -165,12 +165,12 @@ class Recipe(Checked):
             )
         if self.optimizer == "lbfgs":
             unused = [name for name in ("ema", "clip_grad", "layer_decay") if getattr(self, name) is not None]
-            problems += [f"optimizer=lbfgs solves for a linear head: it takes no {name}" for name in unused]
+            problems += [f"optimizer=lbfgs does not use {name}: leave it out" for name in unused]
         problems += list_grid_problems(self.head_grid)
         if self.crops > 1 and self.resize != "shortest":
-            problems.append(f"{self.crops} crops need resize=shortest: resize=squash leaves nothing to choose from")
+            problems.append(f"{self.crops} crops need resize=shortest: with resize=squash there is only one")
         if self.augment == "random_crop_flip" and self.resize != "shortest" and not self.window:
-            problems.append("augment random_crop_flip cuts out of the scaled image: it needs resize=shortest")
+            problems.append("augment=random_crop_flip crops the scaled image: it needs resize=shortest")
         if not any(problems):
             problems += window_problems(self)
         raise_all(problems)

@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from vision_peft.config.registered import REGISTERED
 from vision_peft.config.schema import BackboneConfig, Distributed, Recipe, Settings
 
-# Fields whose values are text, of data sets and of methods; their classes need torch. Paths first.
+# Fields whose values are text, of datasets and of methods; their classes need torch. Paths first.
 DATA_FIELDS = ("root", "train", "val", "test", "classes", "cache", "train_file")
 DATA_TEXT = (*DATA_FIELDS, "task", "decoder", "hub", "subset", "revision", "image_column", "label_column")
 DATA_TEXT += ("image", "label", "json_field", "task_kind", "unit")

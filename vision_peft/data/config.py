@@ -37,7 +37,7 @@ class DataConfig(Checked, ABC):
             None
             if 0 < self.train_share <= 1
             else f"data.train_share must be above 0, at most 1; got {self.train_share}",
-            "data.shots and data.train_share both take a part of train: give either" if both else None,
+            "data.shots and data.train_share both select a part of train: give only one of them" if both else None,
         ]
 
     @abstractmethod

@@ -185,7 +185,7 @@ class ImageDataset(Dataset[tuple[Any, int]], ABC):
 
     def keep_in(self, store: Store) -> None:
         """Keep whole decoded sources in `store` from now on."""
-        raise NotImplementedError(f"{type(self).__name__} keeps nothing whole, as its decoded_size says")
+        raise NotImplementedError(f"{type(self).__name__} does not keep decoded items (see its decoded_size)")
 
     def use_decoder(self, name: str) -> None:
         """Decode files with one of `decoders` from now on."""

@@ -1,4 +1,4 @@
-"""Which items of several data sets are the same file, without a Python object for each of a million."""
+"""Which items of several datasets are the same file, without a Python object for each of a million."""
 
 from array import array
 from collections.abc import Iterable

@@ -28,7 +28,7 @@ def take_few(dataset: ImageDataset, config: DataConfig) -> ImageDataset:
     kind = dataset.targets.kind if dataset.targets is not None else "classes"
     if config.shots is not None and kind not in _BY_CLASS:
         raise ValueError(
-            f"data.shots counts items of each class, a task of {kind} has no classes: give data.train_share=0.1"
+            f"data.shots counts items per class, and a task of {kind} has no classes: give data.train_share=0.1 instead"
         )
     labels: Sequence[int] = dataset.labels if kind in _BY_CLASS else [0] * len(dataset)
     base = None if (folder := config.base()) is None else str(folder)

@@ -8,7 +8,7 @@ def resolve_normalisation(name: str, data: Any) -> str:
 
     Args:
         name: of `recipe.normalisation`.
-        data: what says `channels` (None: RGB) and `value_range`: a data set's config, or the form of its bands.
+        data: what says `channels` (None: RGB) and `value_range`: a dataset's config, or the form of its bands.
     """
     channels, value_range = getattr(data, "channels", None), getattr(data, "value_range", "full")
     own = channels is None or (channels == 3 and isinstance(value_range, tuple))
@@ -16,12 +16,12 @@ def resolve_normalisation(name: str, data: Any) -> str:
 
 
 def find_normalisation_problem(name: str, data: Any) -> str | None:
-    """Describe why images of a data set cannot be normalised as `name` says."""
+    """Describe why images of a dataset cannot be normalised as `name` says."""
     channels, value_range = getattr(data, "channels", None), getattr(data, "value_range", "full")
     if channels is None:
-        return "recipe.normalisation=bands is for data.channels: RGB images take backbone" if name == "bands" else None
+        return "recipe.normalisation=bands needs data.channels: RGB images take backbone" if name == "bands" else None
     if name in ("imagenet", "half") and not isinstance(value_range, tuple):
-        return f"recipe.normalisation={name} is in shares of a range: give data.value_range=[low,high], or take bands"
+        return f"recipe.normalisation={name} needs data.value_range=[low,high]: give it, or take bands"
     if name == "imagenet" and channels != 3:
-        return f"recipe.normalisation=imagenet is of 3 channels, data.channels={channels}: take bands"
+        return f"recipe.normalisation=imagenet is for 3 channels, got data.channels={channels}: take bands"
     return None

@@ -7,7 +7,7 @@ from vision_peft.suggest import did_you_mean
 
 
 class DataProblems(ValueError):
-    """A data set that cannot be used as it is; `problems` are all that was found, one line each."""
+    """A dataset that cannot be used as it is; `problems` are all that was found, one line each."""
 
     def __init__(self, text: str, problems: Sequence[str] = ()) -> None:
         super().__init__(text)

@@ -1,4 +1,4 @@
-"""The folder of a data set. Nothing here imports torch, so that a folder that is not there is answered at once."""
+"""The folder of a dataset. Nothing here imports torch, so that a folder that is not there is answered at once."""
 
 from pathlib import Path
 

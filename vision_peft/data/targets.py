@@ -1,4 +1,4 @@
-"""What the labels of a data set stand for, where each is not simply the number of a class."""
+"""What the labels of a dataset stand for, where each is not simply the number of a class."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import numpy as np
 class Targets:
     """What is to be answered, by the label of an item: label i stands for `values[i]`.
 
-    A label stays one whole number for each item wherever data is read, kept and shuffled. Splits of a data set share
+    A label stays one whole number for each item wherever data is read, kept and shuffled. Splits of a dataset share
     one table.
     """
 

@@ -68,7 +68,7 @@ def choose_compute(device: str, precision: str, strategy: str = "ddp") -> Comput
     chosen = choose_device(device)
     if here > 1 and chosen.index is not None:
         raise ValueError(
-            f"device={device} is one device for {here} processes: give device={chosen.type}, each takes its own"
+            f"device={device} is one device for {here} processes: give device={chosen.type}, and each takes its own"
         )
     if here > 1 and chosen.type == "cuda":
         chosen = choose_device(f"cuda:{local}")
@@ -78,7 +78,7 @@ def choose_compute(device: str, precision: str, strategy: str = "ddp") -> Comput
             "distributed.strategy=fsdp2 cannot scale the loss of fp16: give precision=bf16 or fp32, or ddp"
         )
     if size > 1 and chosen.type == "mps":
-        raise ValueError("several processes need device=cpu or GPUs of CUDA: torch has no exchange between them on mps")
+        raise ValueError("several processes need device=cpu or CUDA: torch cannot communicate between processes on mps")
     return compute
 
 

@@ -65,7 +65,7 @@ def join(compute: Compute, timeout_s: int) -> None:
         if isinstance(error, LostProcess) or not is_communication_error(error):
             raise
         who = f"process {compute.rank} of {compute.world_size}"
-        raise LostProcess(f"{who} could not meet the others ({str(error).splitlines()[0]})") from error
+        raise LostProcess(f"{who} could not reach the others ({str(error).splitlines()[0]})") from error
     _store.append(store)
     atexit.register(_leave)
 
@@ -81,7 +81,7 @@ def fresh_store(store: dist.Store, rank: int, size: int, timeout_s: float) -> di
     if rank:
         store.set(f"came/{rank}", name)
         while not store.check([f"answer/{name}"]):
-            _wait(end, f"process {rank} waited {timeout_s} s for process 0, which never answered")
+            _wait(end, f"process {rank} waited {timeout_s} s for process 0, which did not answer")
         name = store.get(f"answer/{name}").decode()
         store.set(f"{name}/met/{rank}", "")
         return dist.PrefixStore(name, store)
@@ -90,7 +90,7 @@ def fresh_store(store: dist.Store, rank: int, size: int, timeout_s: float) -> di
         for other in missing:
             if store.check([f"came/{other}"]):
                 store.set(f"answer/{store.get(f'came/{other}').decode()}", name)
-        _wait(end, f"process 0 waited {timeout_s} s for process {', '.join(map(str, missing))}: never heard of")
+        _wait(end, f"process 0 waited {timeout_s} s for process {', '.join(map(str, missing))}: never reported")
     return dist.PrefixStore(name, store)
 
 
@@ -229,16 +229,16 @@ class Heartbeat:
         try:
             for other in range(dist.get_world_size()):
                 if other != rank and not _store[0].check([f"heartbeat/{other}"]):
-                    words.append(f"process {other} was never heard of")
+                    words.append(f"process {other} never reported")
                 elif other != rank:
                     step, host, pid, when = _store[0].get(f"heartbeat/{other}").decode().split()
-                    found.append((float(when), f"process {other} ({host}, pid {pid}), last heard of at update {step}"))
+                    found.append((float(when), f"process {other} ({host}, pid {pid}), last reported at update {step}"))
         except (RuntimeError, ValueError):  # the store went with its process
-            return f"process {rank} lost the others: the one that kept their store is gone"
+            return f"process {rank} lost the others: the process that held their store is gone"
         if found:  # whoever is lost was silent for longest
             when, who = min(found)
             words.append(f"{who}, {now - when:.0f} s ago")
-        return f"process {rank} waits in vain for another, most likely {'; '.join(words)}"
+        return f"process {rank} waits for another process that does not answer, most likely {'; '.join(words)}"
 
 
 def is_communication_error(error: BaseException) -> bool:

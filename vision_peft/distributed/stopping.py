@@ -23,7 +23,7 @@ class Interrupted(Exception):
 
     def __init__(self, number: int | None, step: int) -> None:
         self.signal = number
-        why = "the time of max_time is up: " if number is None else ""
+        why = "max_time is over: " if number is None else ""
         super().__init__(f"{why}stopped after update {step}; its state is saved: the same command again resumes there")
 
     @property
@@ -37,7 +37,7 @@ class StoppedBefore(Interrupted):
 
     def __init__(self, folder: Path) -> None:
         self.signal = None
-        Exception.__init__(self, f"{folder} was stopped on request: the processes that torchrun starts again end too")
+        Exception.__init__(self, f"{folder} was stopped on request: processes that torchrun restarts end as well")
 
 
 class StopRequests:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-STOPPED = "stopped, its state is saved: submit the same again"
+STOPPED = "stopped with its state saved: submit the same command again"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Training:
         if code and marker.exists():
             return STOPPED
         if code and job.global_rank == 0:  # the others end with it
-            raise RuntimeError(f"the training ended with {code}: its log says why")
+            raise RuntimeError(f"the training ended with exit code {code}: see its log")
         return "finished"
 
     def checkpoint(self) -> Any:
@@ -97,7 +97,7 @@ def check_submission(resources: Resources) -> None:
     if importlib.util.find_spec("submitit") is None:
         raise ImportError("submitit is not installed: pip install 'vision_peft[slurm]'")
     if not resources.local and not shutil.which("srun"):
-        raise ValueError("there is no srun on this machine: submit from one of Slurm's, or try it out with --local")
+        raise ValueError("this machine has no srun: submit from a Slurm machine, or test with --local")
 
 
 def submit_training(

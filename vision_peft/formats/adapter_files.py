@@ -52,7 +52,7 @@ def read_info(folder: Path) -> tuple[AdapterInfo, str]:
             _log.warning(
                 "%s %s: reading the description in the metadata of %s instead",
                 path,
-                "is missing" if values is None else "describes other tensors (a save was interrupted?)",
+                "is missing" if values is None else "describes other tensors; perhaps a save was interrupted",
                 TENSORS,
             )
             return check(own, inner), inner

@@ -66,7 +66,7 @@ def save_adapter(
     """
     tuning = record.find(model)
     if tuning is None or not tuning.methods:
-        raise ValueError("nothing is attached to this model: call attach(model, method) before save_adapter")
+        raise ValueError("no method is attached to this model: call attach(model, method) before save_adapter")
     if isinstance(class_names, str):
         raise ValueError(f"class_names must be a list of names; got the text {class_names!r}")
     if class_names is not None and task is None and len(class_names) != model.num_classes:
@@ -201,7 +201,8 @@ def _check_backbone(model: Any, info: AdapterInfo, folder: Path, where: str, all
     if trained_as != kept_as:
         warn(
             f"the adapter in {folder} was trained over weights in {trained_as or 'floating point'}, those of the model "
-            f"are in {kept_as or 'floating point'}: its logits differ a little; vp.load({str(folder)!r}) builds it all",
+            f"are in {kept_as or 'floating point'}: its logits will differ slightly; vp.load({str(folder)!r}) "
+            "builds it all",
             stacklevel=3,
         )
     size, own = recorded_size(info.backbone), tuple(got["img_size"])

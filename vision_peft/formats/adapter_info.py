@@ -175,8 +175,8 @@ def recorded_method(entry: Any, where: str) -> Method:
     if name not in METHODS:
         hint = did_you_mean(name, METHODS)
         raise ValueError(
-            f"{where}: unknown method {name!r}{hint}: this vision_peft has {', '.join(METHODS)}; one of your own has "
-            "to be registered first, vp.register(MyMethod)"
+            f"{where}: unknown method {name!r}{hint}: this vision_peft has {', '.join(METHODS)}; register your own "
+            "first, with vp.register(MyMethod)"
         )
     fields = METHODS[name].read_fields(fields)
     known = {field.name for field in dataclasses.fields(METHODS[name])}

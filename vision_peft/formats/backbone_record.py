@@ -133,11 +133,13 @@ def creation_arguments(backbone: Mapping[str, Any], given: Mapping[str, Any]) ->
     elif name.startswith("local-dir:") and "name" not in given:
         problems.append("its weights came from a folder: give it as backbone='local-dir:FOLDER'")
     elif not name:
-        problems.append("its name is not recorded: give backbone=NAME, and checkpoint=FILE for weights of a file")
+        problems.append(
+            "its name is not recorded: give backbone=NAME, and checkpoint=FILE if its weights are in a file"
+        )
     elif not found.get("pretrained") and found.get("seed") is None:
         problems.append(_other_ways(random=recorded is not None))
     elif recorded is None and found.get("tubelet_size") and "inflate" not in given:
-        problems.append("it is not recorded how image weights were inflated: give inflate='average' or 'centre'")
+        problems.append("how image weights were inflated is not recorded: give inflate='average' or 'centre'")
     if problems:
         words = printable("; ".join(problems), 2000)
         raise ValueError(f"cannot make the backbone {printable(name) or '(unnamed)'} of this adapter: {words}")

@@ -74,7 +74,7 @@ def answer_inputs(
     workers: int | str = "auto",
     report: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[Tile], dict[str, str]]:
-    """Predict all files of a data set, in order.
+    """Predict all files of a dataset, in order.
 
     Args:
         predictor: of the model.
@@ -94,7 +94,7 @@ def answer_inputs(
         causes = dict(failed)
         finite = outputs.logits.isfinite().all(1).tolist()
         causes |= {
-            place: "the model answers with NaN or infinity"
+            place: "the output of the model is NaN or infinite"
             for place, good in zip(places, finite, strict=True)
             if not good
         }

@@ -47,7 +47,7 @@ def check_class_token(model: Any) -> None:
     """Raise ValueError unless attention of a class token can be shown."""
     name = type(model).__name__.partition("[")[0]
     if frames_in_batch(model) != 1 or getattr(getattr(model, "patch_embed", None), "num_frames", None):
-        raise ValueError("attention is shown of models of images, this one takes clips")
+        raise ValueError("attention can be shown for image models only, and this one takes clips")
     if getattr(model, "cls_token", None) is None or not isinstance(family_of(model), FlatFamily):
         raise ValueError(
             f"this {name} has no class token: its blocks attend inside windows, or it pools over patches, so that no "

@@ -123,7 +123,7 @@ def _describe(look: Look) -> list[str]:
 def _describe_change(looks: Looks) -> list[str]:
     frozen, tuned = (look.patches / look.patches.sum() for look in (looks.frozen, looks.tuned))
     moved = 50 * float((tuned - frozen).abs().sum())
-    return [f"{moved:.0f} % of the looking went elsewhere", "red: more, blue: less"]
+    return [f"{moved:.0f} % of the attention has moved", "red: more, blue: less"]
 
 
 def _as_picture(image: Tensor) -> Image.Image:

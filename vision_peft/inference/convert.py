@@ -141,7 +141,7 @@ def _build(
     if num_heads is None:
         width = (foreign.backbone or {})["patch_embed.proj.weight"].shape[0]
         usual = next((f", {key[2]} in timm's ViT of width {width}" for key in _NAMED if key[0] == width), "")
-        raise ValueError(f"the file does not tell the attention heads of its backbone: give num_heads=...{usual}")
+        raise ValueError(f"the file does not say how many attention heads its backbone has: give num_heads=...{usual}")
     return foreign.build(num_heads, img_size, num_frames)
 
 

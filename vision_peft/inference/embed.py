@@ -54,10 +54,10 @@ def embed(
 
 
 class Embedded(NamedTuple):
-    """What became of the images or videos of a data set."""
+    """What became of the images or videos of a dataset."""
 
     features: Features  # of those that could be read
-    places: list[int]  # of these in the data set
+    places: list[int]  # of these in the dataset
     failures: dict[str, str]  # of the others: why, by path
 
 
@@ -71,7 +71,7 @@ def embed_dataset(
     workers: int | str = "auto",
     report: Callable[[int], None] = lambda done: None,
 ) -> Embedded:
-    """Embed every image or video of a data set, in order, batch by batch.
+    """Embed every image or video of a dataset, in order, batch by batch.
 
     Args:
         predictor: of the model.
@@ -86,7 +86,7 @@ def embed_dataset(
     for places, outputs, failed in predict_files(predictor, dataset, workers):
         finite = outputs.features.isfinite().all(1)
         bad = [place for place, good in zip(places, finite.tolist(), strict=True) if not good]
-        causes = failed | dict.fromkeys(bad, "the model answers with NaN or infinity")
+        causes = failed | dict.fromkeys(bad, "the output of the model is NaN or infinite")
         failures |= {dataset.path(dataset.first_item(place)): causes[place] for place in sorted(causes)}
         found = outputs.features[finite]
         rows.append((to_length_1(found).float() if normalise else found).numpy())

@@ -55,7 +55,7 @@ def export_model(
     tolerance: float | None = None,
     overwrite: bool = False,
 ) -> Exported:
-    """Write `model` of `vp.load`, on the CPU, to `path`; an ONNX file gets a runner beside it.
+    """Export `model`, from `vp.load` and on the CPU, to `path`; an ONNX file gets a runner beside it.
 
     Args:
         model: images or clips to logits.
@@ -77,7 +77,7 @@ def export_model(
     settings = complete_settings(model)
     pixels, words = images or (draw_noise(model, _BATCH), f"{_BATCH} images of noise")
     if not model.num_classes:
-        raise ValueError("this adapter has no head, so that there are no logits to export")
+        raise ValueError("this adapter has no head, so there are no logits to export")
     temperature = model.adapter_info.temperature or 1.0
     task = read_task(model.adapter_info.task, model.adapter_info.class_names or [])
     if preprocessing and task.kind != "classes":

@@ -51,7 +51,7 @@ class RowFile:
 def check_feature_file(path: Path) -> None:
     """Raise ValueError where features cannot be written by that name, ImportError where pyarrow is missing for it."""
     if path.suffix.lower() not in (NPZ, PARQUET):
-        raise ValueError(f"features are written to a file {NPZ} or {PARQUET}, got {path}")
+        raise ValueError(f"a feature file must end in {NPZ} or {PARQUET}, got {path}")
     if path.suffix.lower() == PARQUET:
         _import_pyarrow()
 

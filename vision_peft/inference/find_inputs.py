@@ -113,7 +113,7 @@ class _Finder:
             for match in matches:
                 self.add_word(match)
             if not matches:
-                self.found.absent[word] = "nothing has a name of this pattern"
+                self.found.absent[word] = "no file matches this pattern"
         else:
             self.add_file(str(path))
 

@@ -145,7 +145,9 @@ def find_adapter(source: str | Path) -> Path:
         check_read_folder(folder)
         return folder / RUN_ADAPTER
     if (folder / RUN_CONFIG).exists():
-        raise FileNotFoundError(f"{folder} has no adapter yet: the run has not finished, its command resumes it")
+        raise FileNotFoundError(
+            f"{folder} has no adapter yet: the run has not finished; the command that started it resumes it"
+        )
     raise FileNotFoundError(
         f"{folder} holds neither an adapter ({INFO}, {TENSORS}) nor a run ({RUN_CONFIG}){describe_runs_below(folder)}"
     )

@@ -18,11 +18,11 @@ def check_absent(folder: Path, names: Sequence[str], overwrite: bool = False) ->
         ValueError: something else than a file has the name, or `folder` is none.
     """
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file, wanted a folder to write {name_some(names)} into")
+        raise ValueError(f"{folder} is a file, wanted a folder for {name_some(names)}")
     for name in names:
         check_regular(folder / name, follow=False)
     if found := [folder / name for name in names if (folder / name).exists() and not overwrite]:
-        raise FileExistsError(f"already there and kept: {name_some(found)}; --overwrite replaces")
+        raise FileExistsError(f"already there: {name_some(found)}; nothing was written, --overwrite replaces them")
 
 
 @contextlib.contextmanager

@@ -59,7 +59,7 @@ def write_merged(model: Any, folder: Path, name: str = WEIGHTS, *, overwrite: bo
     before = _logits(model, inputs)
     try:
         if settings.get("num_frames"):
-            raise ValueError("cannot merge a model of clips: timm has none to load it into")
+            raise ValueError("cannot merge a video model: timm has no model that could load it")
         merge(model)
     except ValueError as error:
         reason = re.split("[;:] keep the adapter", str(error))[0]

@@ -20,7 +20,7 @@ _FRAME = 4  # pixels
 class Tile(NamedTuple):
     """One image of a montage."""
 
-    place: int  # of the file in the data set
+    place: int  # of the file in the dataset
     label: str
     probability: float | None  # of it; None where an answer is not one name
     truth: str | None

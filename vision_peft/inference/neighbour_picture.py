@@ -18,7 +18,7 @@ _SIDE, _GAP, _MARGIN, _CAPTION, _FRAME = 132, 12, 24, 22, 4
 
 
 class Shown(NamedTuple):
-    """An image of the picture: its place in the data set, its class where that is known, and how near it is."""
+    """An image of the picture: its place in the dataset, its class where that is known, and how near it is."""
 
     place: int
     label: str | None

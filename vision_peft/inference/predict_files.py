@@ -48,12 +48,14 @@ class Videos(VideoFiles):
         except OSError as error:
             raise VideoDecodeError(path, "frames", describe_error(error)) from None
         if not count:
-            raise VideoDecodeError(path, "frames", "a folder without images, wanted a video or an image per frame")
+            raise VideoDecodeError(
+                path, "frames", ("a folder without images: wanted a video, or a folder with one image per frame")
+            )
         return decode_frame_folder(path, count, choose)
 
 
 def make_dataset(prepare: Preparation, paths: Sequence[str]) -> ImageDataset:
-    """Return the data set of evaluation for these files: an item is an image, or a view of a video."""
+    """Return the dataset of evaluation for these files: an item is an image, or a view of a video."""
     if prepare.gives_clips:
         dataset: ImageDataset = Videos(paths)
     elif prepare.form is not None:
@@ -68,7 +70,7 @@ def make_dataset(prepare: Preparation, paths: Sequence[str]) -> ImageDataset:
 
 
 def predict_files(predictor: Predictor, dataset: ImageDataset, workers: int | str = "auto") -> Iterator[Answers]:
-    """Yield what the model says of every file of a data set, in order; each file comes once.
+    """Yield what the model says of every file of a dataset, in order; each file comes once.
 
     Args:
         predictor: gives model, batch size and the mean over views.

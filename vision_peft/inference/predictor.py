@@ -1,4 +1,4 @@
-"""Say what is on images and clips: labels with probabilities, logits, or the features before the head."""
+"""Predict images and clips: labels with probabilities, numbers, logits, or the features before the head."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,34 +29,33 @@ class Outputs(NamedTuple):
 
 
 class Predictor:
-    """A tuned model that takes what shows something and says what it is.
+    """Predict the labels of images or videos with a tuned model.
 
         predict = vp.Predictor("runs/digits/...")
         predict("photo.jpg")  # [("7", 0.98), ("1", 0.01), ...]
         predict(["a.jpg", "b.jpg"], top=1)  # a list for each
         predict.features(["a.jpg", "b.jpg"])  # N D
 
-    An item is what `inference.prepare` takes: a path, a PIL image, an array, the bytes of a file; a video or an array
-    T H W 3 for a model of clips, whose answer is the mean over the views that evaluation takes.
+    An item is a path, a PIL image, an array, or the bytes of an image file. For a video model it is a path or an array
+    T H W 3, and predictions are averaged over the views that evaluation uses.
 
     Args:
-        source: a run folder, an adapter folder, `hf-hub:OWNER/NAME`, or a model with an `adapter_info`, as `vp.load`
-            makes it.
-        device: as `vp.load` takes it; a model that is given stays where it is unless one is named.
-        batch_size: images, or clips, at a time. None: those of evaluation, 64 or 16. It is halved where they do not fit
-            into the memory, and stays so.
-        raw: leave the temperature of the adapter out, with which its probabilities are those that val bore out.
-        precision: as in training; `auto` is what a run on this device computes in.
-        classes: names in label order, where the adapter has none, or others.
-        exif_rotation: turn photographs upright as their EXIF data say.
-        features: which there are: `head` (what enters the head), `class` (the class token), `patches` (the mean of the
-            patch tokens) or `output` (what the model answers); with the middle two there are no answers. None: `head`,
-            or `output` of a model that learned to embed.
+        source: a run folder, an adapter folder, `hf-hub:OWNER/NAME`, or a model from `vp.load`.
+        device: as for `vp.load`; "auto" leaves a given model where it is.
+        batch_size: images, or clips, at a time; None: 64 images or 16 clips, as in evaluation. It is halved for good
+            when memory runs out.
+        raw: do not calibrate probabilities by the temperature that the adapter records.
+        precision: as in training; `auto` is what a run on this device would use.
+        classes: class names in label order, instead of those that the adapter records.
+        exif_rotation: rotate photographs as their EXIF data say.
+        features: what `features` returns: `head` (the input of the head), `class` (the class token), `patches` (the
+            mean of the patch tokens) or `output` (the output of the model). With `class` and `patches` nothing can be
+            predicted. None: `head`, or `output` after metric learning.
         options: further arguments of `vp.load`: `backbone`, `checkpoint`, ...
 
     Raises:
-        ValueError, FileNotFoundError, ConnectionError: as `vp.load`; another number of names than classes, or no tokens
-            of that name.
+        ValueError, FileNotFoundError, ConnectionError: as `vp.load`; the number of names is not that of the classes, or
+            the model has no such tokens.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class Predictor:
         info: AdapterInfo | None = getattr(self.model, "adapter_info", None)
         self.prepare = Preparation.of(self.model, exif_rotation=exif_rotation)
         if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size is a number of images from 1 on, got {batch_size}")
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         task = None if info is None or info.task is None else info.task["kind"]
         self.features_of = features or ("output" if task == "embedding" else "head")
         if self.features_of not in ("head", "output"):
@@ -96,37 +95,37 @@ class Predictor:
     def __call__(self, items: Any, top: int = 5) -> Any:
         """Return the most likely labels with their probabilities, the most likely first.
 
-        Of sets of labels these are the labels above their thresholds, of grades the answer comes first, and numbers
-        stand with their names, in the unit `task.unit`.
+        Multi-label models return the labels above their thresholds, ordinal ones the predicted grade first. Regression
+        models return names with numbers, in the unit `task.unit`.
 
         Args:
             items: one item, or a list of them.
-            top: how many, or as many as there are classes.
+            top: number of labels, at most that of the classes.
 
         Returns:
-            A list of (label, probability) or (name, number); of a list a list of those.
+            A list of (label, probability) or (name, number); for a list of items, a list of such lists.
 
         Raises:
             ImageDecodeError: an item that cannot be decoded.
             MemoryError: a single image does not fit into the memory of the device.
         """
         if top < 1:
-            raise ValueError(f"top is a number of labels from 1 on, got {top}")
+            raise ValueError(f"top must be at least 1, got {top}")
         guesses = self.task.name_answers(self.logits(_as_list(items)), top)
         return guesses if isinstance(items, list | tuple) else guesses[0]
 
     def logits(self, items: Any) -> Tensor:
-        """Return the logits of a list of items as N classes, of one item as classes."""
+        """Return logits: N classes for a list of items, classes for one item."""
         self._check_head()
         return _unwrap(self.run(_as_list(items)).logits, items)
 
     def probabilities(self, items: Any) -> Tensor:
-        """Return the probabilities of all classes: N classes of a list, classes of one item."""
+        """Return the probabilities of all classes: N classes for a list of items, classes for one item."""
         logits = self.logits(_as_list(items))
         return _unwrap(self.task.probabilities(logits), items)
 
     def features(self, items: Any) -> Tensor:
-        """Return the embeddings before the head: N D of a list, D of one item; of clips the mean over their views."""
+        """Return features: N D for a list of items, D for one item; for clips the mean over their views."""
         return _unwrap(self.run(_as_list(items)).features, items)
 
     def run(self, items: Sequence[Item]) -> Outputs:
@@ -205,14 +204,14 @@ class Predictor:
 
     def _check_head(self) -> None:
         if self.features_of in POOLED:
-            raise ValueError(f"this predictor gives features ({self.features_of}) and no answers")
+            raise ValueError(f"this predictor gives features ({self.features_of}) only, no predictions")
         if reads_maps(self.model):
             raise ValueError(
                 "this model answers for every pixel: vision-peft predict --masks FOLDER, or in Python "
                 "vision_peft.inference.predict_masks.find_mask(predictor, image)"
             )
         if not self.names_classes:
-            raise ValueError("this adapter has no head that names classes: there are only its features")
+            raise ValueError("this adapter has no head for classes: it only has features")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -226,7 +225,7 @@ def _as_model(source: str | Path | nn.Module, device: str, options: dict[str, An
     if not isinstance(source, nn.Module):
         return load(source, device, **options)
     if options:
-        raise TypeError(f"a model that is there takes no {', '.join(options)}")
+        raise TypeError(f"an existing model takes no {', '.join(options)}")
     return (source if device == "auto" else source.to(choose_device(device))).eval()
 
 

@@ -1,6 +1,6 @@
 """Turn whatever shows something (a file, an image, an array, a clip) into what a model takes, as evaluation does.
 
-Decoding and geometry are those of the data sets, so that a file gives the numbers that evaluation saw. One thing is
+Decoding and geometry are those of the datasets, so that a file gives the numbers that evaluation saw. One thing is
 not theirs: photographs are turned upright as their EXIF data say, which the published benchmarks do not do.
 """
 
@@ -26,7 +26,7 @@ from vision_peft.data.transforms.masks import eval_image
 from vision_peft.formats.input_record import complete_input
 
 Item = str | Path | bytes | Image.Image | np.ndarray
-_CLASSES = ["anything"]  # of a data set whose labels nobody asks for
+_CLASSES = ["anything"]  # of a dataset whose labels nobody asks for
 
 
 class Preparation:
@@ -36,7 +36,7 @@ class Preparation:
         prepare("photo.jpg")  # float32, 3 H W; of a model of clips 3 T H W
 
     Args:
-        settings: size, mean, std, interpolation, ... as a data set's `set_evaluation` takes them.
+        settings: size, mean, std, interpolation, ... as a dataset's `set_evaluation` takes them.
         exif_rotation: turn photographs upright.
         max_pixels: width x height beyond which an image is refused, by its header.
 
@@ -131,12 +131,12 @@ class Preparation:
             case np.ndarray():
                 return convert_image(_to_image(item), **options)
         raise TypeError(
-            f"wanted a path, the bytes of an image file, a PIL image or an array, got {type(item).__name__}; what is a "
-            "tensor already goes to the model itself"
+            f"wanted a path, the bytes of an image file, a PIL image or an array, got {type(item).__name__}; pass a "
+            "tensor to the model itself"
         )
 
     def _open_video(self, item: Item, **changes: Any) -> VideoFiles:
-        """Return a data set of one video, the views of which are its items."""
+        """Return a dataset of one video, the views of which are its items."""
         settings = {**self.settings, **changes}
         match item:
             case np.ndarray():
@@ -171,7 +171,9 @@ def _open_path(path: Path) -> VideoFiles:
     counts: Sequence[int] | None = None
     if path.is_dir():
         if not (frames := _call(list_frames, path)):
-            raise ImageDecodeError(path, "a folder without images, wanted a video or a folder with an image per frame")
+            raise ImageDecodeError(
+                path, ("a folder without images: wanted a video, or a folder with one image per frame")
+            )
         counts = [len(frames)]
     return VideoFiles([path], [0], _CLASSES, frame_counts=counts)
 

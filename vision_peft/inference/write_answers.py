@@ -108,7 +108,9 @@ def resume_lines(file: Path) -> list[Written]:
         for number, line in enumerate(iter(lambda: opened.readline(MAX_LINE), b""), start=1):
             if not line.endswith(b"\n"):
                 if len(line) == MAX_LINE:
-                    raise ValueError(f"{file}:{number}: a line of more than {MAX_LINE:,} bytes is no answer of predict")
+                    raise ValueError(
+                        f"{file}:{number}: a line of more than {MAX_LINE:,} bytes is not an answer of predict"
+                    )
                 break
             found.append(_read_line(line, f"{file}:{number}"))
             length += len(line)

@@ -69,7 +69,7 @@ class Plan:
         words = f"peak memory: {format_memory(measured * 1e6)} measured, {format_memory(predicted)} predicted"
         if measured * 1e6 > limit >= self.chosen["before_bytes"]:
             remember(self.chosen["key"], self.chosen["items"])
-            words += "; that is above the limit: the next run here takes smaller parts of a batch"
+            words += "; that is above the limit: the next run on this machine uses smaller parts of a batch"
         say(words)
 
 

@@ -128,7 +128,7 @@ class AdaLoRA(BlockMethod):
         probability(dropout=self.dropout, warmup=self.warmup, final=self.final, beta1=self.beta1, beta2=self.beta2)
         some_of("targets", self.targets, TARGETS)
         if ALL_LINEAR in self.targets and len(self.targets) > 1:
-            raise ValueError(f"targets name all-linear and what is part of it; got {self.targets}: take either")
+            raise ValueError(f"all-linear includes all other targets; got {self.targets}: give only one")
         if self.target_rank > self.rank:
             raise ValueError(f"target_rank must be at most rank={self.rank}; got {self.target_rank}")
         if self.warmup + self.final > 1:

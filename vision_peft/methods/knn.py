@@ -110,7 +110,7 @@ def _compute_features(model: Any, samples: Iterable[Any]) -> tuple[list[Tensor],
         for module, mode in modes.items():
             module.training = mode
     if not labels:
-        raise ValueError("KNN got no images to compare others with")
+        raise ValueError("KNN got no images to compare with")
     features, every = [torch.cat(found) for found in entered.values()], torch.cat(labels)
     if any(found.ndim != 2 or len(found) != len(every) for found in features):
         shape = tuple(features[0].shape)

@@ -92,14 +92,14 @@ class LoRA(BlockMethod):
         if self.eva_rho < 1:
             raise ValueError(f"eva_rho must be at least 1; got {self.eva_rho}")
         if self.dora and self.lora_bias:
-            raise ValueError("DoRA rescales what the weight gives, a bias behind B is no part of it: lora_bias=False")
+            raise ValueError("DoRA rescales the weight and cannot include a bias after B: give lora_bias=False")
 
     def _check_targets(self) -> None:
         if "qkv" in self.targets and set("qkv") & set(self.targets):
-            raise ValueError(f"targets name qkv and single slices of it; got {self.targets}: take either")
+            raise ValueError(f"qkv includes q, k and v; got {self.targets}: give only one")
         if ALL_LINEAR in self.targets and (others := set(self.targets) - {ALL_LINEAR, PATCH_EMBED}):
             raise ValueError(
-                f"targets name all-linear and {', '.join(sorted(others))}, which is part of it: take either"
+                f"targets name all-linear and {', '.join(sorted(others))}, which it includes: give only one"
             )
         if self.dora and PROJ_OUTPUT in self.targets:
             raise ValueError(
@@ -185,7 +185,7 @@ class LoRA(BlockMethod):
         for site in kept:
             site.check_rank(ranks[site])
         if not kept:
-            raise ValueError("rank_pattern leaves no layer to adapt: give one of them a rank above 0")
+            raise ValueError("rank_pattern leaves no layer to adapt: give at least one a rank above 0")
         return kept
 
     def _updates(self, site: Site) -> list[LowRank]:

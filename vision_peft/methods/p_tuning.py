@@ -151,7 +151,7 @@ class PTuning(Method):
     def attach(self, model: nn.Module) -> None:
         dim = width(blocks(model)[0])
         if self.encoder == "lstm" and self.lstm_width == "half" and dim % 2:
-            raise ValueError(f'lstm_width="half" needs an even width, this backbone has {dim}: take lstm_width="full"')
+            raise ValueError(f'lstm_width="half" needs an even width, this backbone has {dim}: give lstm_width="full"')
         positions = None if self.positions == "start" else TokenPositions(self.tokens, self.positions)
         at = add_prefix_tokens(model, self.tokens, positions)
         graft(

@@ -163,7 +163,7 @@ def _read_rows(path: Path, dim: int) -> Tensor:
     """Read the one tensor (rows, ``dim``) of a safetensors file."""
     if not path.is_file():
         raise FileNotFoundError(
-            f"init_file {path} is no file: wanted a safetensors file with one tensor (classes, {dim})"
+            f"init_file {path} is not a file: wanted a safetensors file with one tensor (classes, {dim})"
         )
     try:
         tensors = list(safetensors.torch.load_file(path).values())

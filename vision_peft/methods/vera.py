@@ -99,7 +99,7 @@ class VeRA(BlockMethod):
         probability(dropout=self.dropout)
         some_of("targets", self.targets, TARGETS)
         if ALL_LINEAR in self.targets and len(self.targets) > 1:
-            raise ValueError(f"targets name all-linear and what is part of it; got {self.targets}: take either")
+            raise ValueError(f"all-linear includes all other targets; got {self.targets}: give only one")
         if not self.d_initial:
             raise ValueError("d_initial=0 and b=0 would stay where they are: wanted another start value of d")
         if not 0 <= self.seed < 2**63:

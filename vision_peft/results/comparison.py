@@ -1,4 +1,4 @@
-"""The table of a comparison of methods on one data set, for a terminal, as Markdown and as CSV."""
+"""The table of a comparison of methods on one dataset, for a terminal, as Markdown and as CSV."""
 
 import csv
 import io

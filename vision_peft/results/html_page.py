@@ -67,7 +67,7 @@ def make_page(
     room = MOST_BYTES - len(_fill("", {"title": ""}).encode()) - 2000
     kinds, left_out = _cut(kinds, int(CORE * room))
     if left_out:
-        notes.append(f"{left_out} more settings do not fit into a page of 1 MB: give fewer runs")
+        notes.append(f"{left_out} more settings do not fit on a page of 1 MB: give fewer runs")
     data: Data = {"title": _title(kinds), "notes": notes, "kinds": [kind for kind, _ in kinds]}
     data["published"] = _list_published(data["kinds"], published)
     _add_details(data, kinds, room, picture)
@@ -133,7 +133,7 @@ def _add_details(data: Data, kinds: Sequence[tuple[Data, list[Setting]]], room: 
                 left -= size
                 entry |= part
     data["notes"] += [
-        f"{name} of {_count(number, 'setting')} do not fit into a page of 1 MB: give fewer runs"
+        f"{name} of {_count(number, 'setting')} do not fit on a page of 1 MB: give fewer runs"
         for name, number in missing.items()
     ]
 

@@ -102,7 +102,7 @@ def find_newest_state(folder: Path) -> Path | None:
             for line in (path / SUMS).read_text(encoding="utf-8").splitlines():
                 digest, _, name = line.partition("  ")
                 if not (path / name).resolve().is_relative_to(path.resolve()):
-                    raise ValueError(f"{SUMS} lists {name!r}, which lies elsewhere")
+                    raise ValueError(f"{SUMS} lists {name!r}, which is outside the folder")
                 if digest != _sha256(path / name):
                     raise ValueError(f"the checksum of {name} does not match")
             read_state(path)
@@ -113,7 +113,7 @@ def find_newest_state(folder: Path) -> Path | None:
             return path
         except Exception as error:  # whatever is wrong with it, an older one may do
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            warn(f"{path} is damaged ({reason}): trying the one before", stacklevel=2)
+            warn(f"{path} is damaged ({reason}): trying the previous one", stacklevel=2)
     return None
 
 

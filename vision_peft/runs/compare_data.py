@@ -14,7 +14,7 @@ from vision_peft.runs.saved_data import SavedData, read_saved_data
 
 TRAINED = ("train", "trainval")  # splits that a model learns from
 _NAMED = 3  # files that a message names
-_NOT_RECORDED = f"this run is of an earlier version, which left no {DATA}: whether its data has changed cannot be told"
+_NOT_RECORDED = f"this run is of an earlier version, which left no {DATA}: it is not known whether its data has changed"
 _DRAWN_OTHERWISE = (
     f"has no {DATA}, as those of earlier versions, which drew other splits: val and test of now may hold what it was "
     "trained on"
@@ -76,7 +76,7 @@ def describe_since(folder: Path, load: Callable[[], DataRecord], other_root: str
         changes = {} if saved is None else describe_changes(saved, load())
         words = "" if saved else _NOT_RECORDED
     except (ValueError, OSError) as error:
-        words = f"whether its data has changed cannot be told: {str(error).splitlines()[0]}"
+        words = f"it is not known whether its data has changed: {str(error).splitlines()[0]}"
     if other_root and (words or changes):
         raise _on_other_data(folder, other_root)
     if words:

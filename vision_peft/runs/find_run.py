@@ -36,7 +36,7 @@ def check_same(config: Config, folder: Path) -> None:
         theirs = comparable_fields(parse_config(raw))
     except ConfigError as error:
         raise ValueError(
-            f"{folder / CONFIG} is of a version whose settings are not understood any more ({error.problems[0]}): "
+            f"{folder / CONFIG} is from a version whose settings are no longer supported ({error.problems[0]}): "
             "nothing was changed; take another output_dir, or start over with overwrite=true"
         ) from None
     differing = _compare(theirs, comparable_fields(config))

@@ -82,7 +82,7 @@ class Run:
                 tracker.record(kind, step, numbers)
             except OSError as error:
                 self._trackers.remove(tracker)
-                self.say(f"warning: {type(tracker).__name__} gets nothing more from {self.folder}: {error}")
+                self.say(f"warning: {type(tracker).__name__} gets no more figures from {self.folder}: {error}")
 
     def flush(self) -> None:
         """Bring metrics.jsonl up to date, as a state that is saved now will expect it; SaveError if that fails."""
@@ -101,7 +101,7 @@ class Run:
         """List what other processes could not decode as well; all of them call this."""
         for causes in all_gather(self.bad_files.causes):
             for path, cause in causes.items():
-                self.bad_files.add(ImageDecodeError(path, cause), "in training the next image takes its place")
+                self.bad_files.add(ImageDecodeError(path, cause), "training uses the next image instead")
 
     def stop(self, why: Interrupted) -> None:
         """Say that the run stops on request, and leave the mark for a scheduler that is to start it again."""

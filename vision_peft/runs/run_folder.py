@@ -29,7 +29,7 @@ def find_finished_row(config: Config, folder: Path) -> Row | None:
             return None
         check_same(config, folder)
     elif not holds_only(folder, (LOCK, f"{CONFIG}.tmp")):
-        raise ValueError(f"{folder} is there but has no {CONFIG}, so it is no run: move it away")
+        raise ValueError(f"{folder} exists but has no {CONFIG}, so it is not a run: move it away")
     if not (folder / RESULT).exists():
         return None
     row = read_row(folder / RESULT)

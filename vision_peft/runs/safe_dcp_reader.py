@@ -101,7 +101,7 @@ class _Unpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIss
     def _set_items(self, start: int) -> None:
         """Refuse keys that are no text and no record: to hash tuples in tuples, each shared, takes for ever."""
         if not all(isinstance(key, str | _Record) for key in self.stack[start::2]):
-            raise pickle.UnpicklingError("it has a key that is no text")
+            raise pickle.UnpicklingError("it has a key that is not text")
 
     def _load_setitem(self) -> None:
         self._set_items(len(self.stack) - 2)
@@ -158,7 +158,7 @@ def _rebuild(contents: Any) -> Metadata:
     fields = _fields(contents, _Contents)
     for name in ("state_dict_metadata", "storage_data"):
         if not isinstance(fields[name], dict):
-            raise ValueError(f"{name} is no table")
+            raise ValueError(f"{name} is not a table")
     tensors: dict[str, Any] = {
         _text(name): _tensor(name, value) for name, value in dict(fields["state_dict_metadata"]).items()
     }

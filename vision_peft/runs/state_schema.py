@@ -37,7 +37,7 @@ def list_problems(entries: Mapping[str, Any], kinds: Mapping[str, Any], phases: 
     found += [f"{name} {text}" for name in tables if (text := _table_problem(entries[name], name == "moments"))]
     scaler = entries["scaler"]
     if not (isinstance(scaler, dict) and all(type(each) in (int, float) for each in scaler.values())):
-        found.append("scaler is no table of numbers")
+        found.append("scaler is not a table of numbers")
     return found + (list(_list_wrong_shards(entries["sharded"])) if "sharded" in entries else [])
 
 
@@ -62,7 +62,7 @@ def _plain_problem(value: Any) -> str | None:
                 return f"is nested more than {MAX_DEPTH} deep, or in itself"
             seen.update([id(each)] if each else [])
             if isinstance(each, dict) and not all(isinstance(key, str) for key in each):
-                return "has a key that is no text"
+                return "has a key that is not text"
             waiting += [(inner, depth + 1) for inner in (each.values() if isinstance(each, dict) else each)]
         elif not (each is None or isinstance(each, bool | int | float)):
             return f"holds a {type(each).__name__}"
@@ -97,16 +97,16 @@ def _list_wrong_fields(
             yield f"{where}.{name} is {printable(repr(record[name]), 60)}, wanted {describe(kind)}"
     versions = record.get("versions")
     if isinstance(versions, dict) and not all(isinstance(text, str) for text in versions.values()):
-        yield f"{where}.versions holds what is no text"
+        yield f"{where}.versions holds something that is not text"
 
 
 def _table_problem(value: Any, numbers: bool = False) -> str | None:
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        return "is no table of tensors by name"
+        return "is not a table of tensors by name"
     for name, each in value.items():
         if isinstance(each, Tensor):
             if each.is_complex() or each.is_quantized or each.is_sparse:
-                return f"holds {printable(name)}, no tensor of real numbers"
+                return f"holds {printable(name)}, which is not a tensor of real numbers"
         elif not (numbers and isinstance(each, int | float)):
             return f"holds {printable(name)}, which is a {type(each).__name__}"
     return None
@@ -117,8 +117,8 @@ def _list_wrong_shards(known: Any) -> Iterator[str]:
         yield "sharded does not say what is in the shards"
         return
     if _table_problem(known["rest"], numbers=True):
-        yield "sharded.rest is no table of numbers"
+        yield "sharded.rest is not a table of numbers"
     if not (isinstance(known["sizes"], dict) and all(isinstance(name, str) for name in known["sizes"])):
-        yield "sharded.sizes is no table"
+        yield "sharded.sizes is not a table"
     elif not all(fits(size, list[int]) and type(size) is list for size in known["sizes"].values()):
-        yield "sharded.sizes holds what is no size"
+        yield "sharded.sizes holds something that is not a size"

@@ -81,7 +81,7 @@ class TrainState:
             found.setdefault(name, set()).add(key)
             size = tuple(value.shape) if isinstance(value, Tensor) else ()
             if size != (() if key == "step" else tuple(of_name[name].shape)):
-                raise ValueError(f"{folder} keeps {printable(path)} of size {size}: the optimiser has no such thing")
+                raise ValueError(f"{folder} keeps {printable(path)} of size {size}: the optimiser has no such state")
         for name, keys in found.items():
             if wanted is not None and keys != wanted:
                 raise ValueError(
@@ -95,7 +95,7 @@ class TrainState:
         for path, size in known["sizes"].items():
             like = of_name.get(path.rpartition("/")[0])
             if like is None or size not in ([], list(like.shape)):
-                raise ValueError(f"{folder} keeps {path} of size {size}: the optimiser of this run has no such thing")
+                raise ValueError(f"{folder} keeps {path} of size {size}: the optimiser of this run has no such state")
             moments[path] = torch.zeros_like(like.detach()) if list(like.shape) == size else torch.zeros(())
         tuned = {name: tensor.clone() for name, tensor in self.tuned.items()}
         average = {name: tensor.clone() for name, tensor in (self.average or {}).items()}

@@ -112,7 +112,7 @@ def choose_candidates(known: Sequence[Candidate], text: str | None, config_dir: 
         else:
             found[candidate.name] = candidate
     if not problems and not found:
-        problems = ["methods= names no method: leave it out, or give methods=lora,vpt"]
+        problems = ["methods= is empty: leave it out, or give methods=lora,vpt"]
     if problems:
         raise ConfigError(problems)
     return [*found.values()]

@@ -40,7 +40,7 @@ class _OverBudget(Exception):
 
 
 class Contest:
-    """The comparison of some candidates on one data set."""
+    """The comparison of some candidates on one dataset."""
 
     def __init__(
         self,
@@ -202,7 +202,7 @@ class Contest:
                     self._search(competitor)
             except DoesNotFit as error:
                 self.skip(competitor, str(error))
-            except ValueError as error:  # it does not fit the task: k-NN has no numbers to tell
+            except ValueError as error:  # it does not fit the task: k-NN has no numbers to predict
                 if competitor.trials:
                     raise
                 self.skip(competitor, str(error).splitlines()[0])

@@ -41,11 +41,11 @@ class Competitor:
 def check_comparable(config: Config) -> None:
     """Raise ValueError where the config is of several trainings, or of none."""
     if list_tasks(config):
-        raise ValueError("compare is for one task: give data.task=NAME of one, and compare the others in turn")
+        raise ValueError("compare works on one task: give data.task=NAME, and compare the others in turn")
     if config.dry_run:
-        raise ValueError("compare has no dry run: give dry_run=true to train")
+        raise ValueError("compare has no dry run: use dry_run=true with train")
     if choose_compute(config.device, config.precision).world_size > 1:
-        raise ValueError("compare measures in one process: leave torchrun away")
+        raise ValueError("compare measures in one process: start it without torchrun")
 
 
 def describe_trial(trial: Trial) -> str:

@@ -110,7 +110,7 @@ def list_runs(sweep: Sweep, overrides: Sequence[str], seeds: Sequence[int] = ())
     for values in sweep.across.values():
         count *= len(values)
     if count > MOST_RUNS:
-        raise ConfigError([f"the sweep stands for {count:,} runs, at most {MOST_RUNS:,} are started: cut it in parts"])
+        raise ConfigError([f"the sweep has {count:,} runs, and at most {MOST_RUNS:,} are started: split it into parts"])
     found: dict[Path, SweepRun] = {}
     problems: dict[str, None] = {}
     for seed, words, values in itertools.product(seeds or [None], sweep.runs, _combine(sweep.across)):
@@ -184,7 +184,7 @@ def do_runs(runs: Sequence[SweepRun], jobs: int, tell: Callable[[str], None], st
                 tell(f"[{number}/{len(runs)}] {run.name}: {what} ({run.seconds:.0f} s){left}")
     except KeyboardInterrupt:
         outcome.stopped = True
-        tell("stopping: what runs here saves its state; the same command goes on from there")
+        tell("stopping: runs on this machine save their state; the same command continues from there")
     finally:
         for started in slots.values():
             if reason := started.job.stop():

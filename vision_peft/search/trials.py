@@ -70,7 +70,7 @@ def read_grid(config: Config) -> dict[str, list[Any]]:
     grid = {key: values for key, values in flatten(config.grid).items() if values is not None}
     if not grid:
         example = "give grid.recipe.lr=[1e-3,1e-2], or an experiment that has a grid (vision-peft train --help)"
-        raise ConfigError([f"there is nothing to search, the grid is empty: {example}"])
+        raise ConfigError([f"nothing to search, the grid is empty: {example}"])
     known = [key for key in flatten(to_dict(config)) if key.split(".")[0] in SEARCHED and not key.endswith(".name")]
     problems = []
     for key, values in grid.items():

@@ -34,25 +34,27 @@ def find_kind(kind: str) -> type[Task]:
 
 
 def find_task(dataset: ImageDataset) -> type[Task]:
-    """Return the kind of task that a data set is for."""
+    """Return the kind of task that a dataset is for."""
     return find_kind("classes" if dataset.targets is None else dataset.targets.kind)
 
 
 def learn_task(train_set: ImageDataset, recipe: Recipe) -> Task:
-    """Create the task of a data set from its training images; see `Task.learn`."""
+    """Create the task of a dataset from its training images; see `Task.learn`."""
     kind = find_task(train_set)
     if recipe.loss not in ("auto", *kind.losses):
         wanted = ", ".join(("auto", *kind.losses))
-        raise ValueError(f"recipe.loss of a task of {kind.kind} is one of {wanted}; got {recipe.loss}")
+        raise ValueError(f"recipe.loss for a task of {kind.kind} must be one of {wanted}; got {recipe.loss}")
     if (recipe.mixup or recipe.cutmix) and not kind.mixes:
-        raise ValueError(f"mixup and cutmix mix classes: a task of {kind.kind} takes recipe.mixup=0 recipe.cutmix=0")
+        raise ValueError(f"mixup and cutmix mix classes: for a task of {kind.kind} give recipe.mixup=0 recipe.cutmix=0")
     if recipe.answers_maps != kind.answers_maps:
-        heads = "one for maps: seg_linear, seg_multi, seg_upernet" if kind.answers_maps else "linear, attentive or so"
+        heads = "one for maps: seg_linear, seg_multi, seg_upernet" if kind.answers_maps else "linear, attentive, ..."
         raise ValueError(f"recipe.head={recipe.head} does not fit a task of {kind.kind}, whose head is {heads}")
     if recipe.embedding_width is not None and not kind.has_width:
-        raise ValueError(f"recipe.embedding_width is of data.task_kind=embedding; a task of {kind.kind} has its own")
+        raise ValueError(
+            f"recipe.embedding_width is for data.task_kind=embedding, got a task of {kind.kind}: leave it out"
+        )
     if recipe.logit_adjustment is not None and not kind.adjusts_logits:
-        raise ValueError(f"recipe.logit_adjustment is for classes: a task of {kind.kind} takes null")
+        raise ValueError(f"recipe.logit_adjustment is for classes: for a task of {kind.kind} leave it out")
     if len(train_set.classes) < kind.least_classes:
         raise ValueError(f"there is nothing to learn from {len(train_set.classes)} class")
     return kind.learn(train_set, recipe)

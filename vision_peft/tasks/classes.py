@@ -226,7 +226,7 @@ class ClassTally(Tally):
         self.classes = len(task.classes)
         self.calibrated, self.raw = Reliability(), Reliability()
         self.pairs: list[Tensor] = [torch.empty(0, dtype=torch.int64)]  # truth x classes + prediction, item by item
-        self.places: list[Tensor] = [torch.empty(0, dtype=torch.int64)]  # of these items in the data set
+        self.places: list[Tensor] = [torch.empty(0, dtype=torch.int64)]  # of these items in the dataset
         self.in_top5 = 0
         self.hardest: list[tuple[float, int, int, int]] = []  # confidence, number of the item, truth, answer
 
@@ -277,7 +277,7 @@ class ClassTally(Tally):
     def _pack_correct(self, items: int) -> str | None:
         """Pack which of so many items were answered right; those without an answer were not.
 
-        None where what was evaluated is not each item of a data set once.
+        None where what was evaluated is not each item of a dataset once.
         """
         pairs, places = torch.cat(self.pairs), torch.cat(self.places)
         if len(places.unique()) < len(places) or (len(places) and not 0 <= places.min() <= places.max() < items):

@@ -100,7 +100,7 @@ class Depth(Task):
     def learn(cls, train_set: ImageDataset, recipe: Recipe) -> Self:
         assert isinstance(train_set, MaskFiles)
         if recipe.class_weights is not None:
-            raise ValueError("recipe.class_weights weigh classes, which depths do not have: leave it out")
+            raise ValueError("recipe.class_weights is for classes, which depth maps do not have: leave it out")
         total, pixels = 0.0, 0
         for item in np.linspace(0, len(train_set) - 1, min(_LOOKED_AT, len(train_set))).round().astype(int).tolist():
             depths = train_set.mask(item)

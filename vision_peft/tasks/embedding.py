@@ -105,7 +105,7 @@ class Embedding(Task):
             counts = np.unique(np.asarray(dataset.labels), return_counts=True)[1]
             if len(counts) < 2 or counts.max() < 2:
                 raise ValueError(
-                    f"pairs want images of two classes, and two images of a class: split {name} has "
+                    f"pairs need images of two classes, and two images of one class: split {name} has "
                     f"{len(counts)} classes of at most {max(counts.tolist(), default=0)} images"
                 )
 
@@ -113,7 +113,9 @@ class Embedding(Task):
     def learn(cls, train_set: ImageDataset, recipe: Recipe) -> Self:
         width = recipe.embedding_width
         if width is None and recipe.head != "linear":
-            raise ValueError(f"recipe.head={recipe.head} is a projection here: give recipe.embedding_width=128 or so")
+            raise ValueError(
+                f"recipe.head={recipe.head} is a projection here: give recipe.embedding_width=128, for example"
+            )
         return cls(train_set.classes, train_set.targets, width or 0)
 
     def record(self) -> dict[str, Any]:
@@ -130,7 +132,7 @@ class Embedding(Task):
     def create_loss(self, recipe: Recipe, train_set: ImageDataset) -> PairLoss:
         for name in ("label_smoothing", "class_weights"):
             if value := getattr(recipe, name):
-                raise ValueError(f"recipe.{name} is of a task of classes: a task of embedding has none, got {value}")
+                raise ValueError(f"recipe.{name} is for classes, got {value} for a task of embedding: leave it out")
         return PairLoss(self.losses[0] if recipe.loss == "auto" else recipe.loss)
 
     def sum_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:

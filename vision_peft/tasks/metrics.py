@@ -41,7 +41,7 @@ class Metrics(ABC):
         return {}
 
     def pictures(self, dataset: Any) -> Mapping[str, Callable[[Path], Any]]:
-        """Return pictures of some items of the data set that these figures are of, as `files` does."""
+        """Return pictures of some items of the dataset that these figures are of, as `files` does."""
         return {}
 
     def list_hardest(self) -> list[tuple[int, str, str, float]]:

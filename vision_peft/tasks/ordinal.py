@@ -103,7 +103,7 @@ class Ordinal(Task):
 
     def create_loss(self, recipe: Recipe, train_set: ImageDataset) -> GradeLoss:
         if recipe.label_smoothing:
-            raise ValueError(f"recipe.label_smoothing=0: a task of ordinal has none, got {recipe.label_smoothing}")
+            raise ValueError(f"a task of ordinal needs recipe.label_smoothing=0, got {recipe.label_smoothing}")
         return GradeLoss(list_class_weights(recipe, train_set))
 
     def sum_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:

@@ -173,7 +173,7 @@ class Regression(Task):
     def create_loss(self, recipe: Recipe, train_set: ImageDataset) -> NumberLoss:
         if recipe.label_smoothing or recipe.class_weights is not None:
             wrong = "label_smoothing" if recipe.label_smoothing else "class_weights"
-            raise ValueError(f"recipe.{wrong} is for classes: a task of regression has none")
+            raise ValueError(f"recipe.{wrong} is for classes: for a task of regression leave it out")
         assert self.targets is not None
         assert self.targets.values is not None
         return NumberLoss(self._standardise(torch.from_numpy(self.targets.values)), self.loss)

@@ -1,6 +1,6 @@
 """A kind of task: how many numbers a head answers with, what an answer costs, how good the answers of a split are.
 
-Training, evaluation, rows and adapters ask the task of a data set and know no kind.
+Training, evaluation, rows and adapters ask the task of a dataset and know no kind.
 """
 
 import math
@@ -146,7 +146,7 @@ class KeptOutputs(Tally):
 
 
 class Task(Answers, ABC):
-    """What is to be answered, for one data set.
+    """What is to be answered, for one dataset.
 
     Args:
         classes: names, in the order of their numbers; of regression what is measured.
@@ -180,7 +180,7 @@ class Task(Answers, ABC):
 
     @classmethod
     def learn(cls, train_set: ImageDataset, recipe: Recipe) -> Self:
-        """Create the task of a data set, from what its training images are labelled with.
+        """Create the task of a dataset, from what its training images are labelled with.
 
         Raises:
             ValueError: labels that nothing can be learned from, or a recipe that does not fit them.
@@ -189,7 +189,7 @@ class Task(Answers, ABC):
 
     @classmethod
     def check_splits(cls, splits: Mapping[str, ImageDataset]) -> None:
-        """Raise ValueError where the splits of a data set do not ask for the same."""
+        """Raise ValueError where the splits of a dataset do not ask for the same."""
         (first_name, first), *others = splits.items()
         for name, dataset in others:
             if dataset.classes != first.classes:
@@ -212,7 +212,11 @@ class Task(Answers, ABC):
     def check_outputs(self, outputs: Tensor) -> None:
         """Raise ValueError where a model answers with another number of them than the task has."""
         if outputs.shape[1] != self.outputs:
-            what = f"{self.outputs} classes" if self.outputs == len(self.classes) else f"{self.outputs} numbers to tell"
+            what = (
+                f"{self.outputs} classes"
+                if self.outputs == len(self.classes)
+                else (f"{self.outputs} numbers to predict")
+            )
             raise ValueError(f"the model answers with {outputs.shape[1]} numbers, the data has {what}")
 
     def name_figure(self, figure: str) -> str:

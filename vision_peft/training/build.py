@@ -124,7 +124,7 @@ def create_model(
 
 def create_bare_model(config: Config) -> Any:
     """Create the backbone of a config, before anything is attached."""
-    channels = getattr(config.data, "channels", None)  # which not all data sets have
+    channels = getattr(config.data, "channels", None)  # which not all datasets have
     return create_model(config.backbone, config.seed, config.recipe.drop_path, config.backbone_dtype, channels)
 
 
@@ -160,7 +160,7 @@ def attach_methods(
         vp.set_recompute(model, recipe.recompute)
     vp.train_mode(model, config.recipe.frozen_mode)
     if config.recipe.drop_path and not any(isinstance(m, DropPath) and m.training for m in model.modules()):
-        raise ValueError("recipe.drop_path would never act: the blocks are frozen; set recipe.frozen_mode=train")
+        raise ValueError("recipe.drop_path has no effect on frozen blocks: give recipe.frozen_mode=train")
     for layer in model.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d):
             _store_frozen(layer, DTYPES.get(config.backbone_dtype, torch.float32))
@@ -229,7 +229,7 @@ def input_settings(
         clips = {key: found[key] for key in ("num_frames", "tubelet_size")}
         clips |= {key: getattr(recipe, key) for key in ("sampling", "frame_stride", "views", "crops", "view_average")}
         clips |= {"clip_seconds": recipe.clip_seconds} if recipe.clip_seconds else {}
-    value_range = getattr(data, "value_range", "full")  # which not all data sets have
+    value_range = getattr(data, "value_range", "full")  # which not all datasets have
     deep: dict[str, Any] = (
         {} if value_range == "full" else {"value_range": [*value_range] if value_range != "image" else value_range}
     )

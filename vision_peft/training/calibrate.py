@@ -34,7 +34,7 @@ def collect_outputs(
 ) -> tuple[Tensor, Tensor]:
     """Compute the answers to a split that was not trained on, N outputs, and its labels, N.
 
-    All processes get the same, however many there are: they are put in the order of the data set. Of a split with more
+    All processes get the same, however many there are: they are put in the order of the dataset. Of a split with more
     than `MOST_LOGITS` the first images are taken. What cannot be decoded is left out.
     """
     most = max(1, MOST_LOGITS // task.outputs)

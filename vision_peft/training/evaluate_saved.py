@@ -79,7 +79,7 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = (), config_dir: 
         raise FileNotFoundError(f"{path} is not a folder: wanted a run folder or an adapter folder")
     if raw and not adapter.is_dir():
         raise FileNotFoundError(
-            f"{path} has no adapter yet: its training has not finished; the same command resumes it"
+            f"{path} has no adapter yet: its training has not finished; the command that started it resumes it"
         )
     if not raw and not (adapter / INFO).exists() and (runs := describe_runs_below(path)):
         raise FileNotFoundError(f"{path} is neither a run folder nor an adapter folder{runs}")
@@ -125,7 +125,7 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = (), config_dir: 
 
 
 def check_kind(info: AdapterInfo, dataset: ImageDataset, where: str) -> None:
-    """Raise ValueError where an adapter answers another kind of task than the labels of a data set are of."""
+    """Raise ValueError where an adapter answers another kind of task than the labels of a dataset are of."""
     trained, given = (info.task or {"kind": "classes"})["kind"], find_task(dataset).kind
     if trained != given:
         raise ValueError(
@@ -167,7 +167,7 @@ def find_channels(recorded: Mapping[str, Any], dataset: ImageDataset, where: str
     own, given = _channels(ours, recorded.get("dtype")), _channels(form and form.channels, form and form.dtype)
     if own != given:
         raise ValueError(
-            f"the adapter takes {own}, {where} has {given}: give the data that it is for"
+            f"the adapter takes {own}, {where} has {given}: give data of that kind"
             + (f" (data.channels={ours})" if ours and form is None else "")
         )
     return ours

@@ -131,5 +131,5 @@ def say_adapter_is_safe(adapter: Path) -> Iterator[None]:
     try:
         yield
     except ImageDecodeError as error:
-        safe = f"The adapter is safe in {adapter}: the same command then only evaluates"
+        safe = f"The adapter is saved in {adapter}: the same command then only evaluates"
         raise ImageDecodeError(error.path, f"{error.cause}. {safe}") from None

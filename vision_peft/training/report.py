@@ -95,7 +95,7 @@ def note_start(
     weights = on_rank0(lambda: hash_weights(config.backbone.name, config.backbone.checkpoint))
     settings = setting_fields(config, weights, world_size)
     words = progress.note_start({**start, "weights": weights}, settings, None if tried is None else dict(tried))
-    return f"\nsince its last start this has changed: {printable(words, LONGEST_REASON)}" if words else ""
+    return f"\nchanges since its last start: {printable(words, LONGEST_REASON)}" if words else ""
 
 
 def make_row(

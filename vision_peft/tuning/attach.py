@@ -21,7 +21,7 @@ KEPT_SHARE = 0.1  # of the backbone: parameters trained in place of which a copy
 
 
 def attach(model: nn.Module, method: Method, *, samples: Iterable[Any] | None = None) -> nn.Module:
-    """Attach ``method`` to ``model`` in place: freeze the backbone, graft; the method's parts and the head train.
+    """Attach ``method`` to ``model`` in place and freeze the backbone: the method's parts and the head train.
 
     Methods stack in any order; what an earlier one trains stays trainable. A call that fails leaves the model as it
     was.

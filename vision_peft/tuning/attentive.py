@@ -178,7 +178,9 @@ def check_width(dim: int, kind: TokenHead) -> None:
             f"queries and reduce that divide {dim}"
         )
     if isinstance(kind, AttentivePooler) and dim % kind.heads:
-        raise ValueError(f"{kind.heads} heads of an attentive_pooler do not divide {dim} channels: give heads that do")
+        raise ValueError(
+            f"{kind.heads} heads of an attentive_pooler do not divide {dim} channels: give a number of heads that does"
+        )
 
 
 def time_table(steps: int, dim: int) -> Tensor:

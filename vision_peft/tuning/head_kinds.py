@@ -175,7 +175,7 @@ def list_grid_problems(grid: Mapping[str, Any]) -> Iterator[str]:
     """Describe what is wrong with the learning rates and weight decays of heads that are trained at once."""
     for key, values in grid.items():
         if key not in ("lr", "weight_decay"):
-            yield f"head_grid has lists of lr and weight_decay, got {key}"
+            yield f"head_grid takes lists of lr and weight_decay, got {key}"
         elif not (isinstance(values, list | tuple) and values and all(fits(value, float) for value in values)):
             yield f"head_grid.{key} must be a list of numbers, got {values!r}"
         elif min(values) < 0 or (key == "lr" and min(values) == 0):

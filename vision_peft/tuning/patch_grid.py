@@ -59,7 +59,7 @@ def check_patch_grid(model: Any) -> None:
     blocks(model)
     family = family_of(model)
     if not family.has_grid:
-        raise ValueError(f"the tokens of a {type(model).__name__} are a sequence that is no grid of patches row by row")
+        raise ValueError(f"the tokens of a {type(model).__name__} are not a grid of patches in row order")
     if not isinstance(family, FlatFamily):
         return
     if family.grid_varies(model):

@@ -50,7 +50,8 @@ def quantize_backbone(model: Any, dtype: str = "int8") -> Any:
     if not fitting:
         raise ValueError(f"this {type(model).__name__} has no linear layers to keep in {dtype}")
     if len(fitting) < len(layers):
-        _log.info("%d of %d linear layers stay in fp32: their sizes are no multiple of %d", len(layers) - len(fitting),
+        _log.info("%d of %d linear layers stay in fp32: their sizes are not multiples of "
+                "%d", len(layers) - len(fitting),
                   len(layers), BLOCK)  # fmt: skip
     model.__dict__[record.FINGERPRINT] = record.fingerprint(model)
     for layer in cast(dict[str, Any], fitting).values():

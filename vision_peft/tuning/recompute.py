@@ -83,7 +83,8 @@ def set_recompute(model: Any, part: str) -> nn.Module:
     one_of("recompute", part, MODES)
     if part in _KINDS and not has_blocks(model):
         raise ValueError(
-            f"recompute={part} is of transformer blocks, which {type(model).__name__} has not: give recompute=block, "
+            f"recompute={part} is of transformer blocks, which {type(model).__name__} does not have: give "
+            "recompute=block, "
             "which recomputes its stages, or recompute=none"
         )
     modes = {module: module.training for module in model.modules()}  # grafts take that of their block

@@ -47,12 +47,12 @@ def count_parameters(model: nn.Module) -> Counts:
 
 
 def tuned_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Name and parameter of everything that trains: grafts, head, unfrozen parts of the backbone."""
+    """Return name and parameter of everything that trains: grafts, head, unfrozen parts of the backbone."""
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def tuned_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Every tensor that tuning may change, head included, detached; names are those of ``model.state_dict()``."""
+    """Return every tensor that tuning may change, head included, detached, by its name in ``model.state_dict()``."""
     return {name: tensor.detach() for name, tensor in record.tuned_tensors(model).items()}
 
 

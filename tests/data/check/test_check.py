@@ -163,10 +163,10 @@ def test_exif_and_wrong_extensions_are_warnings(tree: Path) -> None:
     turned = (
         "warning",
         "exif_rotation",
-        "2 files that EXIF would turn (data.exif_rotation=true does): "
+        "2 files that EXIF data would rotate (data.exif_rotation=true does so): "
         "train/cat/turned.jpg (orientation 6), train/cat/turned.png (orientation 6)",
     )
-    named = ("warning", "extension", "1 file of another format than the name says: test/dog/named.jpg (PNG)")
+    named = ("warning", "extension", "1 file whose format does not match the extension: test/dog/named.jpg (PNG)")
     assert found(tree) == [turned, named]
     assert found(tree, exif_rotation=True) == [named]
     rotated = check(Folder(root=str(tree), exif_rotation=True)).contents[str(tree / "train/cat/turned.jpg")]

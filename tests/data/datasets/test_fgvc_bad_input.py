@@ -53,7 +53,7 @@ def test_class_ids_that_are_none_are_errors_with_their_key(tmp_path: Path) -> No
 def test_a_number_that_json_does_not_have_is_an_error(tmp_path: Path, number: str) -> None:
     folder = vpt(tmp_path / "rocks", LISTS)
     (folder / "train.json").write_text('{"a/1.jpg": 1, "b/1.jpg": ' + number + "}")
-    assert problems(folder)[0] == f"train.json: not readable as json ({number} is no number of JSON, write null)"
+    assert problems(folder)[0] == f"train.json: not readable as json ({number} is not a number in JSON: write null)"
 
 
 def test_a_class_of_val_or_test_that_train_lacks_is_an_error_with_its_key(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_labels_that_are_not_given_are_named_with_their_rows(root: Path) -> None
     with pytest.raises(DataProblems) as raised:
         load(root, "test")
     assert raised.value.problems == [
-        "label -1, which stands for a label that was not given: test, test[1], test[2]",
+        "label -1, which means that there is no label: test, test[1], test[2]",
         "no label: test, test[3]",
     ]
 
@@ -177,7 +177,7 @@ def test_a_row_that_names_a_file_elsewhere_reads_nothing(root: Path, tmp_path: P
     outside = tmp_path / "secret.png"
     outside.write_bytes(png(1))
     features = make_table([0]).features
-    for path, problem in ((str(outside), "names a file outside of the data set"), (None, "the row holds no image")):
+    for path, problem in ((str(outside), "names a file outside the dataset"), (None, "the row holds no image")):
         rows = {"image": [{"bytes": None, "path": path}, {"bytes": png(0), "path": None}], "label": [0, 1]}
         table = pyarrow.Table.from_pydict(rows, schema=features.arrow_schema)
         parquet.write_table(table, root / "test-00000-of-00001.parquet")
@@ -216,7 +216,7 @@ def test_a_name_of_the_hub_is_asked_for_by_name_subset_and_revision(monkeypatch:
     assert (test.path(1), greys(test), config.base()) == ("owner/photos/test[1]", [9, 10, 11], None)
     monkeypatch.undo()
     monkeypatch.setattr(datasets, "__version__", "3.6.0")
-    with pytest.raises(ImportError, match=r"datasets 3\.6\.0 can run code of a data set"):
+    with pytest.raises(ImportError, match=r"datasets 3\.6\.0 can run code of a dataset"):
         config.load("test")
 
 

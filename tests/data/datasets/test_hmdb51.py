@@ -104,7 +104,7 @@ def test_all_problems_are_told_at_once_with_file_and_line(tmp_path: Path) -> Non
         "splits/weave_test_split1.txt: there is no folder videos/weave: unknown action 'weave' (did you mean wave?): "
         "wanted one of jump, kick, wave",
         "videos/jump: no list jump_test_split1.txt names this action's videos",
-        "splits/wave_test_split1.txt:1: video 'wave/clip_0_wave.avi' holds sound and no pictures",
+        "splits/wave_test_split1.txt:1: video 'wave/clip_0_wave.avi' has sound but no pictures",
         "splits/wave_test_split1.txt:4: video 'wave/clip_3_wave.avi' is empty (0 bytes)",
         f"splits/kick_test_split1.txt:2: video 'kick/{ODD_NAMES[1]}' is missing",
     ]

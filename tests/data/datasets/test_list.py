@@ -101,9 +101,9 @@ def test_a_label_that_does_not_fit_the_first_one_is_reported(root: Path) -> None
     write(root, "train.txt", "images/a1.png oak", "images/a2.png ash", "images/a3.png 1")
     write(root, "test.txt", "images/a4.png ahs", "images/a5.png 0")
     assert problems(root, test="test.txt") == [
-        "train.txt:3: label '1' is a number among class names; data.classes=FILE makes it a name",
+        "train.txt:3: label '1' is a number among class names; data.classes=FILE treats it as a name",
         "test.txt:1: class 'ahs' is not among the 3 classes of train.txt (did you mean ash?)",
-        "test.txt:2: label '0' is a number among class names; data.classes=FILE makes it a name",
+        "test.txt:2: label '0' is a number among class names; data.classes=FILE treats it as a name",
     ]
     write(root, "train.txt", "images/a1.png 1", "images/a2.png oak", "images/a3.png -1", "images/a6.png 2.0")
     write(root, "test.txt", "images/a4.png 2", f"images/a5.png {10**9}")

@@ -228,8 +228,8 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(root: Path) -> 
     write(root, "train.csv", "path,value,weight", "a.png,1.5,2")
     write(root, "val.csv", "path,value,weight", "b.png,1.5,2")
     assert problems(root, target="wieght")[0] == (
-        "train.csv:1: data.target names columns of the header: there is no column 'wieght' (did you mean weight?) "
-        "among 'path', 'value', 'weight'"
+        "train.csv:1: data.target: the header has no column 'wieght' (did you mean weight?); its columns are "
+        "'path', 'value', 'weight'"
     )
 
 

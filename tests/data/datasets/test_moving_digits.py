@@ -117,7 +117,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
 def test_a_damaged_cache_says_what_to_do(tmp_path: Path) -> None:
     path = Path(load(tmp_path).paths[3])
     path.unlink()
-    with pytest.raises(ValueError, match=r"delete this folder to have the clips made again") as caught:
+    with pytest.raises(ValueError, match=r"delete this folder, and the clips are made again") as caught:
         load(tmp_path)
     assert "train.txt:4: video 'train/00003.mp4' is missing" in str(caught.value)
 
@@ -128,5 +128,5 @@ def test_the_cache_lies_where_the_environment_says(tmp_path: Path, monkeypatch: 
 
 
 def test_wrong_fields_are_named_together() -> None:
-    with pytest.raises(ValueError, match=r"data\.frames is a number from 2, got 1\ndata\.size must be even"):
+    with pytest.raises(ValueError, match=r"data\.frames must be at least 2, got 1\ndata\.size must be even"):
         MovingDigits(frames=1, size=57)

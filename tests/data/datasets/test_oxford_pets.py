@@ -100,7 +100,7 @@ def test_a_folder_of_its_own_name_is_found_from_its_top(root: Path) -> None:
 
 
 def pack(root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Move the data set into the two archives and make them, with their MD5, the official ones."""
+    """Move the dataset into the two archives and make them, with their MD5, the official ones."""
     folder.mkdir()
     resources = []
     for name in ("images", "annotations"):

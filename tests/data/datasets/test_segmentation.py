@@ -78,7 +78,7 @@ def test_colours_are_values(tmp_path):
     write_mask(root / "masks" / "000.png", colours)
     train = load(root, values={"0/0/0": "land", "#00008e": "water"})
     assert np.array_equal(train.mask(0), halves())
-    with pytest.raises(ImageDecodeError, match=r"colour 0,0,142 \(96 pixels\) of the mask stand for no class"):
+    with pytest.raises(ImageDecodeError, match=r"colour 0,0,142 \(96 pixels\) in the mask stand for no class"):
         load(root, values={"0,0,0": "land", "1,1,1": "water"}).mask(0)
 
 
@@ -112,7 +112,7 @@ def test_every_problem_of_masks_is_said_at_once(tmp_path):
     problems = [*list_mask_problems(splits)]
     assert problems == [
         f"train: {root}/masks/000.png: the mask has 15 x 12 pixels, {root}/images/000.jpg 16 x 12",
-        f"train: {root}/masks/001.png: 9 (3 pixels), 200 (2 pixels) of the mask stand for no class: wanted 0 to 1 for "
+        f"train: {root}/masks/001.png: 9 (3 pixels), 200 (2 pixels) in the mask stand for no class: wanted 0 to 1 for "
         "the classes in their order, 255 for no class",
         f"val: {root}/masks/003.png: no pixel of the mask counts, all are to be ignored",
     ]
@@ -121,7 +121,7 @@ def test_every_problem_of_masks_is_said_at_once(tmp_path):
 def test_a_class_that_training_never_sees_is_named(tmp_path):
     root = write_set(tmp_path, SPLITS, classes="land\nwater\nice\n")
     splits = {split: load(root, split) for split in SPLITS}
-    with pytest.warns(UserWarning, match="no pixel of the masks to train on is of 1 of 3 classes: ice"):
+    with pytest.warns(UserWarning, match="no pixel of the training masks belongs to 1 of 3 classes: ice"):
         assert [*list_mask_problems(splits)] == []
 
 

@@ -21,7 +21,7 @@ def pixels(split: str) -> np.ndarray:
 
 
 def labels_in_file(split: str) -> np.ndarray:
-    """Digits as the file numbers them, 1 to 10, more 1 than others as in the data set."""
+    """Digits as the file numbers them, 1 to 10, more 1 than others as in the dataset."""
     return np.where(np.arange(COUNTS[split]) % 3 == 0, 1, np.arange(COUNTS[split]) % 10 + 1).astype(np.uint8)
 
 

@@ -94,7 +94,7 @@ def test_all_problems_are_told_at_once_with_file_and_line(root: Path) -> None:
         "train.csv:3: video 'clips/a5.mp4' is empty (0 bytes)",
         "train.csv:4: label 2 is out of range: wanted 0 to 1",
         "train.csv:5: label 'x' is not an integer",
-        "train.csv:5: video 'clips/a3.mp4' holds sound and no pictures",
+        "train.csv:5: video 'clips/a3.mp4' has sound but no pictures",
         "test.csv:1: video 'clips/a1.mp4' is also in train.csv:1",
         "test.csv:2: label 7 is out of range: wanted 0 to 1",
         f"test.csv:3: path '/etc/passwd' is absolute: wanted a path below {root} (data.allow_absolute=true lets it)",

@@ -169,8 +169,8 @@ def test_labels_out_of_range_are_named(root: Path) -> None:
         load(root, "test")
     assert raised.value.problems == [
         f"label '7', wanted 0 to 2: test, {root}/test-000.tar/000000.png",
-        f"label -1, which stands for a label that was not given: test, {root}/test-000.tar/000001.png",
-        f"label 'cat' is of another kind than the others, which are numbers: test, {root}/test-000.tar/000002.png",
+        f"label -1, which means that there is no label: test, {root}/test-000.tar/000001.png",
+        f"label 'cat' is not like the others, which are numbers: test, {root}/test-000.tar/000002.png",
     ]
 
 

@@ -115,7 +115,7 @@ def test_other_channels_and_types_are_refused_by_the_header(tmp_path: Path) -> N
     path = save_tiff(tmp_path / "1.tif", make_values())
     with pytest.raises(MisfitError, match="it has 5 channels, wanted 4"):
         read_band_header(path, BandForm(4))
-    with pytest.raises(MisfitError, match="its values are int16, those of the data uint8: another scale"):
+    with pytest.raises(MisfitError, match="its values are int16, the data has uint8: their scales differ"):
         read_band_header(path, BandForm(BANDS, dtype="uint8"))
     np.save(tmp_path / "1.npy", make_values("complex64"))
     with pytest.raises(MisfitError, match="its values are complex64: wanted one of uint8, uint16"):
@@ -136,7 +136,7 @@ def test_missing_values_are_what_nodata_the_tag_and_nan_say(tmp_path: Path) -> N
     floats = values.astype(np.float32)
     floats[gone] = np.nan
     np.save(tmp_path / "3.npy", floats)
-    with pytest.raises(ImageDecodeError, match=f"{gone.sum()} values are NaN: data.missing=mean takes the mean"):
+    with pytest.raises(ImageDecodeError, match=f"{gone.sum()} values are NaN: data.missing=mean replaces them"):
         read_bands(tmp_path / "3.npy", BandForm(BANDS))
     found = read_bands(tmp_path / "3.npy", BandForm(BANDS, missing="mean"))
     assert np.array_equal(found.isnan(), gone)

@@ -128,7 +128,7 @@ def test_random_starts_have_the_range_of_pytorchvideos_random_clips() -> None:
 
 @pytest.mark.parametrize("field", ["num_frames", "stride", "views", "crops"])
 def test_numbers_below_one_are_refused(field: str) -> None:
-    with pytest.raises(ValueError, match=f"{field} is a number from 1, got 0"):
+    with pytest.raises(ValueError, match=f"{field} must be a whole number from 1, got 0"):
         replace(ClipSampling(8), **{field: 0})
     with pytest.raises(ValueError, match=r"unknown clip sampling 'dnese' \(did you mean dense\?\)"):
         ClipSampling(8, mode="dnese")

@@ -223,11 +223,11 @@ def test_folders_of_frames_have_no_times(tmp_path: Path) -> None:
 
 
 def test_clips_by_time_ask_for_seconds_and_for_times() -> None:
-    with pytest.raises(ValueError, match="how many seconds they last, got None"):
+    with pytest.raises(ValueError, match="sampling by seconds needs clip_seconds, got None"):
         ClipSampling(4, mode="seconds")
-    with pytest.raises(ValueError, match="views is a number from 1, got 'uniform'"):
+    with pytest.raises(ValueError, match="views must be a whole number from 1, got 'uniform'"):
         ClipSampling(4, views="uniform")
-    with pytest.raises(ValueError, match="need to know when"):
+    with pytest.raises(ValueError, match="needs the times of the frames"):
         ClipSampling(4, mode="seconds", seconds=1).test(10)
     with pytest.raises(IndexError, match="view 1 of 1"):
         ClipSampling(4, mode="seconds", seconds=1).test(10, 1, lambda _: Timeline(range(10), Fraction(1), Fraction(10)))

@@ -184,7 +184,7 @@ def test_an_unknown_or_missing_backend_is_named(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(video_backends, "explain_absence", missing.get)
     assert usable_backends() == ["pyav"]
     assert np.array_equal(decode_clip(clips / "h264.mp4", [3]), reference(clips / "h264.mp4")[[3]])
-    with pytest.raises(ImportError, match=r"decord: No module .* x86-64 only: take data\.decoder=auto"):
+    with pytest.raises(ImportError, match=r"decord: No module .* x86-64 only: give data\.decoder=auto"):
         decode_clip(clips / "h264.mp4", [3], "decord")
     monkeypatch.setattr(video_backends, "explain_absence", {**missing, "pyav": "none"}.get)
     with pytest.raises(ImportError, match="pip install av"):

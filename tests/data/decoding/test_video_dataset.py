@@ -1,4 +1,4 @@
-"""Data sets of clips: views and their labels, random places, folders of frames, videos kept decoded, damaged files."""
+"""Datasets of clips: views and their labels, random places, folders of frames, videos kept decoded, damaged files."""
 
 import pickle
 from collections.abc import Callable

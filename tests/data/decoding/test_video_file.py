@@ -129,7 +129,7 @@ def test_a_list_of_playlists_and_sound_is_read_without_opening_what_they_name(tm
     write_audio(tmp_path / "sound.mp4")
     (tmp_path / "endless.m3u8").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n../secret.ts\n")
     check = VideoCheck(tmp_path)
-    assert check.find_problem("sound.mp4") == "video 'sound.mp4' holds sound and no pictures"
+    assert check.find_problem("sound.mp4") == "video 'sound.mp4' has sound but no pictures"
     assert check.find_problem("endless.m3u8") is None  # its list is right; the file is reported where it is decoded
 
 

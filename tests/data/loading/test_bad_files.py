@@ -91,7 +91,7 @@ def test_a_bad_file_is_listed_and_reported_once(photos: ImageFiles, tmp_path: Pa
     assert len(lines) == len(said) == 3
     assert all(cause.startswith("not a known image format") for _, cause in lines)
     assert sorted(said)[0].startswith(f"warning: cannot decode {photos.paths[7]}: not a known image format")
-    assert said[0].endswith("in training the next image takes its place")
+    assert said[0].endswith("training uses the next image instead")
     list(train_loader(photos, BadFiles(file)).epoch(0))  # a resumed run
     assert len(file.read_text().splitlines()) == 3
 

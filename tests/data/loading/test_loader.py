@@ -151,7 +151,7 @@ def test_processes_share_a_small_dataset_evenly() -> None:
     shares = [indices(loader.epoch(0)) for loader in loaders]
     assert [[len(batch) for batch in share] for share in shares] == [[2], [2]]
     assert len({index for share in shares for batch in share for index in batch}) == 4
-    with pytest.raises(ValueError, match="1 training samples cannot be shared by 2 processes"):
+    with pytest.raises(ValueError, match="1 training samples are too few for 2 processes"):
         TrainLoader(Counting(1), 64, seed=0, workers=0, world_size=2)
 
 
@@ -200,7 +200,7 @@ def test_auto_takes_no_workers_for_data_in_memory_and_eight_at_most_else(monkeyp
     assert resolve_workers("auto", Counting(4), processes_per_machine=64) == 1
     assert resolve_workers(3, Counting(4)) == resolve_workers("3", Counting(4)) == 3
     for wrong in (-1, "many"):
-        with pytest.raises(ValueError, match=f"workers is 'auto' or a number .* got {wrong!r}"):
+        with pytest.raises(ValueError, match=f"workers must be 'auto' or a whole number .* got {wrong!r}"):
             resolve_workers(wrong, Counting(4))
 
 

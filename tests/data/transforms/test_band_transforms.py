@@ -70,7 +70,7 @@ def test_training_draws_what_it_draws_for_pictures(augment: str) -> None:
 
 
 def test_what_changes_colours_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="augment=randaugment changes colours, which bands are not"):
+    with pytest.raises(ValueError, match="augment=randaugment changes colours, so it does not fit bands"):
         train_bands(SETTINGS, "randaugment")
     with pytest.raises(ValueError, match="augment='random_crop_flip' needs resize='shortest'"):
         train_bands(SETTINGS, "random_crop_flip")

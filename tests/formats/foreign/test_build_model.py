@@ -13,7 +13,7 @@ import vision_peft as vp
 def test_blocks_that_are_not_there_are_not_built(number):
     foreign: Any = vp.read_foreign(official_adaptformer(), "adaptformer")
     foreign.backbone[f"blocks.{number}.norm1.weight"] = torch.zeros(8)
-    with pytest.raises(ValueError, match="do not tell the depth: wanted blocks 0, 1, 2") as refused:
+    with pytest.raises(ValueError, match="do not reveal the depth: wanted blocks 0, 1, 2") as refused:
         foreign.build(num_heads=2)
     assert len(str(refused.value)) < 1000
 

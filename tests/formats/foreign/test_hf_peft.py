@@ -160,12 +160,12 @@ def test_a_missing_file_is_named(name, folder):
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "[]", "3"])
 def test_a_config_that_is_no_object_is_refused(text, folder):
     (folder / "adapter_config.json").write_text(text)
-    with pytest.raises(ValueError, match=r"is not JSON|tells its method in adapter_config.json"):
+    with pytest.raises(ValueError, match=r"is not JSON|records its method in adapter_config.json"):
         vp.read_foreign(folder, "hf_peft")
 
 
 def test_tensors_without_their_config_are_refused(folder):
-    with pytest.raises(ValueError, match=r"tells its method in adapter_config.json: pass the folder"):
+    with pytest.raises(ValueError, match=r"records its method in adapter_config.json: pass the folder"):
         vp.read_foreign(folder / TENSORS, "hf_peft")
 
 

@@ -134,7 +134,7 @@ def test_a_name_too_long_for_an_expression_is_refused(copied):
     change_config(folder, alpha_pattern={".*a.*a.*b": 3})
     long = {f"base_model.model.{'a' * 10_000}.lora_{part}.weight": torch.zeros(4, 4) for part in "AB"}
     change_tensors(folder, lambda tensors: tensors.update(long))
-    with pytest.raises(ValueError, match="a layer's name of 10000 characters is none of timm's"):
+    with pytest.raises(ValueError, match="a layer's name of 10000 characters is not one of timm's"):
         vp.read_foreign(folder, "hf_peft")
 
 

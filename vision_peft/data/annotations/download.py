@@ -1,4 +1,4 @@
-"""Find, check and download the official files of a data set, as torchvision knows them."""
+"""Find, check and download the official files of a dataset, as torchvision knows them."""
 
 import contextlib
 import tarfile
@@ -32,7 +32,7 @@ class Official:
     def read(self, root: Path, read: Callable[[Path, bool], Read], download: bool) -> Read:
         """Return what `read(folder, download)` makes of the files.
 
-        `read` raises RuntimeError, as torchvision's data sets do, where a file is missing or has another MD5.
+        `read` raises RuntimeError, as torchvision's datasets do, where a file is missing or has another MD5.
         Of several processes one downloads. Raises FileNotFoundError for missing files, ValueError for files that
         torchvision does not know by their MD5 (those are never opened), ConnectionError where the download fails.
         """

@@ -11,7 +11,7 @@ import numpy as np
 def check_fraction(field: str, value: float) -> None:
     """Raise ValueError unless `data.<field>` is between 0 and 1."""
     if not 0 < value < 1:
-        raise ValueError(f"data.{field} is a share of the images: wanted a number between 0 and 1, got {value}")
+        raise ValueError(f"data.{field} must be between 0 and 1 (a share of the images), got {value}")
 
 
 def draw(labels: Sequence[int], fractions: Sequence[float], seed: int) -> list[list[int]]:
@@ -43,5 +43,5 @@ def choose(split: str, labels: Sequence[int], val_fraction: float, seed: int) ->
     train, val = draw(labels, (val_fraction,), seed)
     chosen = train if split == "train" else val
     if not chosen:
-        raise ValueError(f"the split {split} is empty: every class has too few images to be divided")
+        raise ValueError(f"the split {split} is empty: every class has too few images to split")
     return chosen

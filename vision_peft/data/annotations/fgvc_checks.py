@@ -1,4 +1,4 @@
-"""Check what the metadata of a fine-grained data set say: classes, gaps between them, images listed twice."""
+"""Check what the metadata of a fine-grained dataset say: classes, gaps between them, images listed twice."""
 
 import itertools
 import os

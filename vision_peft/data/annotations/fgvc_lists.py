@@ -1,4 +1,4 @@
-"""Splits and labels of a fine-grained data set from text: VPT's json lists, or the lists of the two bird archives.
+"""Splits and labels of a fine-grained dataset from text: VPT's json lists, or the lists of the two bird archives.
 
 * VPT (https://github.com/KMnP/vpt): `{train,val,test}.json`, `{"001.Albatross/0046.jpg": 1, ...}`.
 * CUB-200-2011 and NABirds: `images.txt`, `image_class_labels.txt`, `train_test_split.txt` (1 is train) and

@@ -1,4 +1,4 @@
-"""Splits and labels of the three fine-grained data sets whose official archives keep them in MATLAB files.
+"""Splits and labels of the three fine-grained datasets whose official archives keep them in MATLAB files.
 
 * Oxford Flowers-102: `imagelabels.mat` (`labels`), `setid.mat` (`trnid`, `valid`, `tstid`), `jpg/image_00001.jpg`.
 * Stanford Dogs: `train_list.mat`, `test_list.mat` (`file_list`, `labels`), `Images/<class>/*.jpg`.

@@ -1,4 +1,4 @@
-"""What data sets of class folders have in common, whatever the files in them are."""
+"""What datasets of class folders have in common, whatever the files in them are."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -70,7 +70,7 @@ class ClassFolders(DataConfig):
         return items
 
     def look_at(self, items: SplitItems) -> Any:
-        """Warn of what the files themselves say, and return what the data sets of all splits share."""
+        """Warn of what the files themselves say, and return what the datasets of all splits share."""
 
     def load(self, split: str) -> ImageDataset:
         """Load the files of `split`; raises one ValueError with every problem of the tree."""

@@ -1,4 +1,4 @@
-"""Check the lines of all lists of a data set, and put those that are sound together."""
+"""Check the lines of all lists of a dataset, and put those that are sound together."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping

@@ -13,12 +13,12 @@ from vision_peft.data.problems import DataProblems
 
 Value = int | str | None  # of a label; None: there is none
 _SHOWN = 3  # items that a message names
-NO_TEST = "there is no test split: name one, or give train alone to have val and test drawn from it"
+NO_TEST = "there is no test split: give one, or give only train and have val and test drawn from it"
 
 
 @dataclass(frozen=True)
 class LabelledParts:
-    """Parts of a data set as it comes: at least train.
+    """Parts of a dataset as it comes: at least train.
 
     Without test and val both are drawn from train, without val alone val is, by the names of the items (`SplitByName`).
     """
@@ -92,7 +92,7 @@ def find_classes(
             shown = ", ".join(items[:_SHOWN]) + (f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else "")
             problems.append(f"{_describe(value, classes, numbers)}: {part}, {shown}")
     if problems:
-        text = f"{where}: labels that are not among the {len(classes)} classes"
+        text = f"{where}: labels outside the {len(classes)} classes"
         raise DataProblems("\n".join([text, *(f"  {problem}" for problem in problems[:20])]), problems)
     return classes, labels
 
@@ -102,9 +102,9 @@ def _describe(value: Value, classes: Sequence[str], numbers: bool) -> str:
     if value is None:
         return "no label"
     if numbers and value == -1:
-        return "label -1, which stands for a label that was not given"
+        return "label -1, which means that there is no label"
     if isinstance(value, int) != numbers:
         kinds = ("names", "numbers")
-        return f"label {quote(str(value))} is of another kind than the others, which are {kinds[numbers]}"
+        return f"label {quote(str(value))} is not like the others, which are {kinds[numbers]}"
     wanted = f"0 to {len(classes) - 1}" if numbers else "a name that train has"
     return f"label {quote(str(value))}, wanted {wanted}"

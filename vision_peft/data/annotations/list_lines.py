@@ -173,7 +173,7 @@ def _find_columns(line: str, second: str, delimiter: str, form: ListForm) -> _Co
         if path is None or (absent := [name for name in form.target if name not in names]):
             wanted = "path" if path is None else quote(absent[0]) + did_you_mean(absent[0], names)
             listed = ", ".join(map(quote, names[:_NAMED])) + ", ..." * (len(names) > _NAMED)
-            return f"data.target names columns of the header: there is no column {wanted} among {listed}"
+            return f"data.target: the header has no column {wanted}; its columns are {listed}"
         places = tuple(names.index(name) for name in form.target)
         return _Columns(path, places, len(names), form.target if len(places) > 1 else ())
     label = next((words.index(word) for word in LABEL_WORDS if word in words), None)

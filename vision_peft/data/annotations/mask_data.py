@@ -1,4 +1,4 @@
-"""What data sets of images with masks have in common, however the files lie."""
+"""What datasets of images with masks have in common, however the files lie."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -106,7 +106,7 @@ class MaskFolders(MaskData):
             items.masks |= {ahead + name: path for name, path in list_names(masks, self.mask_suffix).items()}
             items.splits[part] = [ahead + name for name in named]
         if not items.images:
-            problems.append(f"{root}: there is no image in {', '.join(str(images) for images, _ in layout.values())}")
+            problems.append(f"{root}: no images in {', '.join(str(images) for images, _ in layout.values())}")
         if "" in layout:
             files = {part: root / self.splits / f"{part}.txt" for part in SPLITS}
             lists = {part: file for part, file in files.items() if file.is_file()}

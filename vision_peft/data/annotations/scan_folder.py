@@ -12,7 +12,7 @@ _READ = ""  # of the kinds of extensions
 
 
 class FileKind(NamedTuple):
-    """The files that a family of data sets reads.
+    """The files that a family of datasets reads.
 
     Args:
         what: one of them, in messages.

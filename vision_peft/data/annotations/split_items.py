@@ -1,4 +1,4 @@
-"""All items of a data set of users' own, read once, and which of them each split has."""
+"""All items of a dataset of users' own, read once, and which of them each split has."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

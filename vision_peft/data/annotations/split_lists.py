@@ -1,4 +1,4 @@
-"""The list files of one data set, of train and, where they are given, val and test, read and checked together."""
+"""The list files of one dataset, of train and, where they are given, val and test, read and checked together."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -179,7 +179,7 @@ def _labels(
         if len(name) > MAX_NAME:
             return f"class {quote(name)} has {len(name):,} letters, wanted at most {MAX_NAME:,}"
         if not names and is_integer(name):
-            return f"label {quote(name)} is a number among class names; data.classes=FILE makes it a name"
+            return f"label {quote(name)} is a number among class names; data.classes=FILE treats it as a name"
         if name in place:
             return place[name]
         return f"class {quote(name)} is not among the {len(classes)} classes of {source}{suggest(name)}"

@@ -33,7 +33,9 @@ def choose_task(
     if meant:
         return found[meant[0]]
     if task in ("all", *family.suite):
-        raise ValueError(f"data.task={task} stands for several tasks: vision-peft train runs them, here name one")
+        raise ValueError(
+            f"data.task={task} means several tasks, which only vision-peft train and check-data run: name one"
+        )
     raise UnknownTask(str(unknown("data.task", task, dict.fromkeys([*found, *map(one_name, found)]))))
 
 

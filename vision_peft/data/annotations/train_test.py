@@ -1,4 +1,4 @@
-"""Data sets that come in two official halves, train and test: val is drawn from train."""
+"""Datasets that come in two official halves, train and test: val is drawn from train."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from vision_peft.data.dataset import ImageDataset
 
 @dataclass(frozen=True, kw_only=True)
 class OfficialHalves(DataConfig):
-    """Settings that such data sets share.
+    """Settings that such datasets share.
 
     `seed` draws `val_fraction` of train as val, class by class; trainval is all of train.
     """
@@ -30,7 +30,7 @@ class OfficialHalves(DataConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class TorchvisionHalves(OfficialHalves):
-    """Such a data set that torchvision reads whole: a family says where the files are and how a half is read."""
+    """Such a dataset that torchvision reads whole: a family says where the files are and how a half is read."""
 
     @abstractmethod
     def locate(self, half: str) -> Official:

@@ -34,4 +34,4 @@ class VideoCheck(PathCheck):
         self.opened += 1
         if self.opened > OPENED or not is_only_sound(full, size):
             return None
-        return f"video {quote(path)} holds sound and no pictures"
+        return f"video {quote(path)} has sound but no pictures"

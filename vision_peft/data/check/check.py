@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a data set on disk, found before a run: lists, files, labels, splits that leak."""
+"""Everything that can be wrong with a dataset on disk, found before a run: lists, files, labels, splits that leak."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ _NOT_DECODED = -1
 
 
 def check_tasks(data: DataConfig, workers: int, progress: Progress | None = None) -> Iterator[TaskReport]:
-    """Check the data set `data`, or one after another the tasks that its `data.task` stands for (a group, or all).
+    """Check the dataset `data`, or one after another the tasks that its `data.task` stands for (a group, or all).
 
     `workers` threads decode. Tasks of a group that are not there come last, with one problem.
 
@@ -151,8 +151,8 @@ def _check_files(report: TaskReport) -> Iterator[Finding]:
             if "misnamed" in wanting[path]:
                 misnamed.append((places, header.format))
     for kind, found, words in (
-        ("exif_rotation", turned, "that EXIF would turn (data.exif_rotation=true does)"),
-        ("extension", misnamed, "of another format than the name says"),
+        ("exif_rotation", turned, "that EXIF data would rotate (data.exif_rotation=true does so)"),
+        ("extension", misnamed, "whose format does not match the extension"),
     ):
         if found:
             named = _name_some([f"{places[0].path} ({what})" for places, what in found])

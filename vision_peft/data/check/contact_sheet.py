@@ -1,4 +1,4 @@
-"""A picture of a data set: a row of samples for every class, the splits side by side."""
+"""A picture of a dataset: a row of samples for every class, the splits side by side."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ def draw_sheet(datasets: Mapping[str, ImageDataset], title: str, file: str | Pat
     shown = {split: datasets[split] for split in SPLITS if split in datasets and split in COLUMNS}
     shown = shown or dict(datasets)
     if not shown:
-        raise ValueError("there is nothing to draw: no split of the data set can be read")
+        raise ValueError("nothing to draw: no split of the dataset can be read")
     classes, places = group_items(shown)
     rows = min(len(classes), CLASSES)
     left = _place_columns(shown)

@@ -1,4 +1,4 @@
-"""What the images or videos of a data set hold, read once each by threads; only hashes and form of each are kept."""
+"""What the images or videos of a dataset hold, read once each by threads; only hashes and form of each are kept."""
 
 import hashlib
 import sys

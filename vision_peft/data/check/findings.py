@@ -1,4 +1,4 @@
-"""What a check of a data set may find: one thing that is wrong or unusual, and where."""
+"""What a check of a dataset may find: one thing that is wrong or unusual, and where."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple

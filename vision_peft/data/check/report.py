@@ -1,4 +1,4 @@
-"""What a check of a data set found, as JSON and in words.
+"""What a check of a dataset found, as JSON and in words.
 
 `check.check_tasks` gives a `TaskReport` for each task. As JSON (`to_json`):
 
@@ -55,7 +55,7 @@ _SHOWN = 10  # findings of one kind that are printed
 
 @dataclass
 class TaskReport:
-    """What was found in one data set; `datasets` are the splits that could be read."""
+    """What was found in one dataset; `datasets` are the splits that could be read."""
 
     config: DataConfig
     datasets: dict[str, ImageDataset] = field(default_factory=dict)

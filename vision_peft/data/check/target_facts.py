@@ -31,7 +31,7 @@ def count_labels(dataset: ImageDataset) -> list[int]:
 
 
 def read_rows(dataset: ImageDataset) -> np.ndarray | None:
-    """Return what each label of a data set stands for, N ...; None where it is a class."""
+    """Return what each label of a dataset stands for, N ...; None where it is a class."""
     targets = dataset.targets
     return None if targets is None or targets.values is None else targets.values[np.asarray(dataset.labels)]
 

@@ -51,7 +51,7 @@ class Digits(DataConfig):
         trainval, test = split_by_class(np.arange(len(labels)), labels, 597, self.seed)
         train, val = split_by_class(trainval, labels, 200, self.seed)
         chosen = {"train": train, "val": val, "trainval": np.concatenate([train, val]), "test": test}[split]
-        images = np.rint(pixels[chosen].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # the data set counts 0..16
+        images = np.rint(pixels[chosen].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)  # the dataset counts 0..16
         return DigitImages(images, labels[chosen].tolist(), chosen.tolist())
 
 

@@ -114,7 +114,7 @@ class FGVC(DataConfig):
             train, val = draw([sample.class_id for sample in samples], (self.val_fraction,), self.seed)
             samples = [samples[place] for place in (train if split == "train" else val)]
         if not samples:
-            raise ValueError(f"{folder}: the split {split} is empty: every class has too few images to be divided")
+            raise ValueError(f"{folder}: the split {split} is empty: every class has too few images to split")
         index = {class_id: label for label, class_id in enumerate(class_ids)}
         labels = [index[sample.class_id] for sample in samples]
         classes = name_classes(class_ids, archive)

@@ -1,7 +1,7 @@
-"""Data sets of Hugging Face `datasets`: names of the hub, or a folder of parquet, arrow or class folders.
+"""Datasets of Hugging Face `datasets`: names of the hub, or a folder of parquet, arrow or class folders.
 
 https://huggingface.co/docs/datasets. The library finds and converts the files; images are decoded here, with the limits
-of all other readers, and never by it. No code of a data set runs: versions of the library that could do that are
+of all other readers, and never by it. No code of a dataset runs: versions of the library that could do that are
 refused, and a folder is read as what its files are, whatever script lies in it.
 """
 
@@ -22,12 +22,12 @@ from vision_peft.data.problems import unknown
 
 SPLIT_NAMES = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 LABEL_NAMES = ("label", "labels", "class")
-OLDEST = 4  # version of datasets; older ones can run code of a data set
+OLDEST = 4  # version of datasets; older ones can run code of a dataset
 
 
 @dataclass(frozen=True, kw_only=True)
 class HuggingFace(DataConfig):
-    """A data set with a column of images and one of labels: a ClassLabel, numbers from 0, or names.
+    """A dataset with a column of images and one of labels: a ClassLabel, numbers from 0, or names.
 
     Without names the classes are numbers, or the names that occur in train in the order of `sorted`. Splits that are
     not there are drawn by `seed` and the number of each row, or the name of its file where it is one.
@@ -57,7 +57,7 @@ class HuggingFace(DataConfig):
         for field in ("val_fraction", "test_fraction"):
             check_fraction(field, getattr(self, field))
         if self.root and self.hub:
-            raise ValueError("data.root is a folder here, data.hub a name of the hub: give one of them")
+            raise ValueError("data.root is a folder, data.hub a repository of the hub: give only one of them")
         if self.streaming:
             raise ValueError(
                 "data.streaming=true: a stream has no order of all its items that a shuffle could draw from and a "
@@ -134,7 +134,7 @@ class HuggingFace(DataConfig):
         return f"data.hub={self.hub}" if self.hub else f"data.root={self.root}"
 
     def _name_splits(self, there: Sequence[str]) -> dict[str, str]:
-        """Return the name of train, and of val and test where there are such, in the data set."""
+        """Return the name of train, and of val and test where there are such, in the dataset."""
         found = {part: name for part in SPLIT_NAMES if (name := getattr(self, part))}
         for name in found.values():
             if name not in there:
@@ -200,7 +200,7 @@ def _import_datasets() -> Any:
     except ImportError:
         raise ImportError("data=hf needs the package datasets: pip install 'vision_peft[hf]'") from None
     if int(datasets.__version__.partition(".")[0]) < OLDEST:
-        raise ImportError(f"datasets {datasets.__version__} can run code of a data set: pip install 'vision_peft[hf]'")
+        raise ImportError(f"datasets {datasets.__version__} can run code from a dataset: pip install 'vision_peft[hf]'")
     return datasets
 
 

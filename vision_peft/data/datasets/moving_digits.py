@@ -59,12 +59,12 @@ class MovingDigits(DataConfig):
 
     def __post_init__(self) -> None:
         problems = [
-            f"data.{field} is a number from {least}, got {value!r}"
+            f"data.{field} must be at least {least}, got {value!r}"
             for field, least in {"train_clips": 8, "val_clips": 8, "test_clips": 8, "frames": 2, "size": 28}.items()
             if (value := getattr(self, field)) < least
         ]
         if self.size % 2:
-            problems.append(f"data.size must be even, as the codec wants it, got {self.size}")
+            problems.append(f"data.size must be even (a requirement of the codec), got {self.size}")
         if problems:
             raise ValueError("\n".join(problems))
 
@@ -79,7 +79,7 @@ class MovingDigits(DataConfig):
         lists = [folder / f"{part}.txt" for part in parts]
         check = VideoCheck(folder)
         items = [item for file in lists for item in read_list(file, folder, problems, len(DIRECTIONS), check=check)]
-        raise_problems(f"{folder}: delete this folder to have the clips made again", problems)
+        raise_problems(f"{folder}: delete this folder, and the clips are made again", problems)
         paths, labels = [path for path, _ in items], [label for _, label in items]
         return VideoFiles(paths, labels, list(DIRECTIONS), decoder=self.decoder)
 

@@ -35,7 +35,7 @@ class Segmentation(BandOptions, MaskFolders):
         super().__post_init__()
         self.check_bands("full", exif_rotation=False)
         if self.stack:
-            raise ValueError("data.stack is of images without masks: write the bands of an image into one file")
+            raise ValueError("data.stack does not work with masks: write the bands of an image into one file")
         if self.values is not None:
             if not isinstance(self.values, Mapping | tuple | list):
                 raise ValueError(f"data.values must be keys and values such as {{7: road}}; got {self.values!r}")

@@ -1,4 +1,4 @@
-"""Data sets of files with any number of bands, and the fields that users describe them by."""
+"""Datasets of files with any number of bands, and the fields that users describe them by."""
 
 import itertools
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ class BandOptions:
         own = {name: getattr(self, name) for name in ("bands", "layout", "nodata", "missing", "stack", "show_bands")}
         if self.channels is None:
             used = [name for name, value in own.items() if value != getattr(BandOptions, name)]
-            raise_all([f"data.{', data.'.join(used)}: of images with bands; give data.channels too" if used else None])
+            raise_all([f"data.{', data.'.join(used)}: for images with bands; give data.channels too" if used else None])
             return
         problems = [choice("data.layout", self.layout, LAYOUTS), choice("data.missing", self.missing, MISSING)]
         if not 1 <= self.channels <= MAX_CHANNELS:
@@ -62,9 +62,11 @@ class BandOptions:
             shown = list(self.show_bands)
             problems.append(f"data.show_bands must be 1 or 3 numbers from 0 to {self.channels - 1}, got {shown}")
         if value_range == "image":
-            problems.append("data.value_range=image is of grey pictures: bands take full, or [low,high] to cut off at")
+            problems.append(
+                "data.value_range=image is for grey images: with bands give full, or [low,high] to clip values"
+            )
         if exif_rotation:
-            problems.append("data.exif_rotation turns photographs: it is not for data.channels")
+            problems.append("data.exif_rotation is for photographs: it cannot be combined with data.channels")
         raise_all(problems)
 
     def describe_bands(self, paths: Sequence[str], value_range: ValueRange, max_pixels: int) -> Bands | None:

@@ -27,7 +27,7 @@ class BandStatistics:
 
 @dataclass
 class Bands:
-    """What the splits of one data set share: how their files are read, and the statistics once they are known.
+    """What the splits of one dataset share: how their files are read, and the statistics once they are known.
 
     Args:
         chosen: numbers of the bands that a picture shows, one or three; none: the first, of three all.

@@ -1,7 +1,7 @@
 """Read images of any number of bands: TIFF, arrays of numpy, what PIL reads, or a stack of files with one band each.
 
 What comes out is float32 `C H W` in the units of the file, never scaled, with NaN where a value is missing. Types that
-float32 holds exactly are read (integers of 8 and 16 bits, floats), and one data set holds one of them: a file of
+float32 holds exactly are read (integers of 8 and 16 bits, floats), and one dataset holds one of them: a file of
 another type has another scale. A value is missing where it equals `nodata` (or what a GeoTIFF itself names so) and,
 with `missing="mean"`, where it is NaN. Infinite values are refused. With a `value_range` what is outside becomes its
 nearer end.
@@ -51,7 +51,7 @@ class BandHeader(NamedTuple):
 
 @dataclass(frozen=True)
 class BandForm:
-    """How the files of one data set are read.
+    """How the files of one dataset are read.
 
     Args:
         channels: bands of an image.
@@ -140,7 +140,9 @@ def convert_bands(values: Tensor, form: BandForm, path: str | Path, nodata: floa
     """
     declared = form.nodata if form.nodata is not None else nodata
     if form.missing == "error" and (count := int(values.isnan().sum())):
-        raise ImageDecodeError(path, f"{count:,} values are NaN: data.missing=mean takes the mean of a band for them")
+        raise ImageDecodeError(
+            path, (f"{count:,} values are NaN: data.missing=mean replaces them by the mean of their band")
+        )
     if count := int(values.isinf().sum()):
         raise ImageDecodeError(path, f"{count:,} values are infinite")
     if declared is not None and math.isfinite(declared):
@@ -164,7 +166,7 @@ def read_band_header(path: str | Path, form: BandForm) -> BandHeader:
     if found.dtype not in _TYPES:
         raise MisfitError(path, f"its values are {found.dtype}: wanted one of {', '.join(_TYPES)}")
     if form.dtype is not None and found.dtype != form.dtype:
-        raise MisfitError(path, f"its values are {found.dtype}, those of the data {form.dtype}: another scale")
+        raise MisfitError(path, f"its values are {found.dtype}, the data has {form.dtype}: their scales differ")
     return found
 
 

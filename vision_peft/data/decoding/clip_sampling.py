@@ -46,11 +46,11 @@ class ClipSampling:
             value = getattr(self, field)
             is_uniform = field == "views" and value == UNIFORM and self.mode == "seconds"
             if not is_uniform and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{field} is a number from 1, got {value!r}")
+                raise ValueError(f"{field} must be a whole number from 1, got {value!r}")
         if self.mode not in SAMPLINGS:
             raise unknown("clip sampling", self.mode, SAMPLINGS)
         if self.mode == "seconds" and not (self.seconds and self.seconds > 0):
-            raise ValueError(f"clips by time need to know how many seconds they last, got {self.seconds!r}")
+            raise ValueError(f"sampling by seconds needs clip_seconds, got {self.seconds!r}")
 
     @property
     def length(self) -> Fraction:
@@ -103,7 +103,7 @@ class ClipSampling:
 
 def _read(read: ReadTimeline | None, frames: int) -> Timeline:
     if read is None:
-        raise ValueError("clips by time need to know when the frames of a video are shown")
+        raise ValueError("sampling by seconds needs the times of the frames")
     return read(frames)
 
 

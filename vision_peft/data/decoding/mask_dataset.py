@@ -244,4 +244,4 @@ def list_mask_problems(splits: Mapping[str, Any]) -> Iterator[str]:
         counts = zip(trained.classes, trained.count_labels(), strict=True)
         if unseen := [name for name, count in counts if not count]:
             few = f"{len(unseen)} of {len(trained.classes)} classes: {name_some(unseen)}"
-            warn(f"no pixel of the masks to train on is of {few}", stacklevel=2)
+            warn(f"no pixel of the training masks belongs to {few}", stacklevel=2)

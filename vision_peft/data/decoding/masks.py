@@ -39,14 +39,14 @@ class ClassMasks:
         """
         raw = decode_numbers(path, max_pixels=max_pixels)
         if raw.dtype.kind == "f":
-            raise ImageDecodeError(path, "its values are fractions: wanted whole numbers that stand for classes")
+            raise ImageDecodeError(path, "its values are fractions: wanted whole numbers, one per class")
         found = self._look_up(raw.astype(np.int64))
         if (unknown := found == _UNKNOWN).any():
             values, counts = np.unique(raw[unknown], return_counts=True)
             pairs = [*zip(values.tolist(), counts.tolist(), strict=True)]
             some = ", ".join(f"{_name(value)} ({count:,} pixels)" for value, count in pairs[:_NAMED])
             more = f" and {len(pairs) - _NAMED} other values" if len(pairs) > _NAMED else ""
-            raise ImageDecodeError(path, f"{some}{more} of the mask stand for no class{self._describe()}")
+            raise ImageDecodeError(path, f"{some}{more} in the mask stand for no class{self._describe()}")
         return found.astype(np.uint8)
 
     def count(self, mask: np.ndarray) -> np.ndarray:

@@ -66,5 +66,5 @@ class TableImages(EncodedImages):
             raise ValueError("the row holds no image")
         file = Path(path).resolve()
         if not any(file.is_relative_to(folder) for folder in self.folders):
-            raise ValueError(f"the row names a file outside of the data set, {path}")
+            raise ValueError(f"the row names a file outside the dataset, {path}")
         return None, str(file)

@@ -93,7 +93,7 @@ def _describe(pages: list[Any]) -> TiffHeader:
         if int(page.compression) not in (_PLAIN, _PACKBITS, _LZW, *_DEFLATE):
             raise ValueError(f"compression {page.compression} is not read: wanted none, deflate, LZW or PackBits")
         if int(page.photometric) == 3:
-            raise ValueError("its numbers name colours of a palette")
+            raise ValueError("its values are palette colours, not measurements")
     bands = sum(page.samplesperpixel for page in pages)
     tag = first.tags.get(_NODATA)
     return TiffHeader((first.imagelength, first.imagewidth, bands), np.dtype(first.dtype), _to_number(tag))

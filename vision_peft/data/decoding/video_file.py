@@ -66,7 +66,7 @@ def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
             if stream is None:
                 raise NoPicturesError(path, "pyav", "the file holds no video stream")
             if stream.codec_context is None:
-                raise ValueError("there is no decoder for what its video stream holds")
+                raise ValueError("there is no decoder for its video stream")
             stream.thread_count = 1
             yield container, stream
     except VideoDecodeError:

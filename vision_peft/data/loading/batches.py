@@ -41,7 +41,7 @@ def resolve_workers(
     except ValueError:
         number = -1
     if number < 0:
-        raise ValueError(f"workers is 'auto' or a number of processes from 0 on, got {workers!r}")
+        raise ValueError(f"workers must be 'auto' or a whole number from 0, got {workers!r}")
     return number
 
 

@@ -64,11 +64,14 @@ class TrainLoader:
         repeats = repeated_augmentation
         if repeats < 1 or batch_size % (repeats * world_size):
             raise ValueError(
-                f"each sample comes {repeats} times in its batch: wanted a multiple of {max(repeats, 1) * world_size}, "
+                f"each sample is {repeats} times in its batch: wanted a batch size that is a multiple of "
+                f"{max(repeats, 1) * world_size}, "
                 f"got batch_size {batch_size}"
             )
         if len(dataset) < world_size:
-            raise ValueError(f"{len(dataset)} training samples cannot be shared by {world_size} processes: use fewer")
+            raise ValueError(
+                f"{len(dataset)} training samples are too few for {world_size} processes: use fewer processes"
+            )
         share = min(batch_size // repeats, len(dataset)) // world_size
         draw = balance_groups(list_groups(dataset), len(dataset)) if balanced else shuffle(len(dataset))
         if images_per_class is not None:
@@ -121,7 +124,7 @@ class TrainLoader:
     def _note(self, errors: list[ImageDecodeError], missing: Sequence[int]) -> None:
         for error in errors:
             self._bad[error.path] = None
-            self._bad_files.add(error, "in training the next image takes its place")
+            self._bad_files.add(error, "training uses the next image instead")
         if errors and self._most:
             self._bad_files.check(self._bad, len(self._dataset), self._most)
         if missing:
@@ -156,7 +159,7 @@ class EvalLoader:
             if self._bad == "error":
                 ways_out = "fix the file, or count such images as wrong answers with bad_eval=wrong"
                 raise ImageDecodeError(error.path, f"{error.cause}; {ways_out}")
-            self._bad_files.add(error, "in evaluation it counts as wrong")
+            self._bad_files.add(error, "evaluation counts it as wrong")
         self.unreadable.extend(missing)
 
 

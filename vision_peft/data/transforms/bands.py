@@ -63,7 +63,7 @@ def train_bands(
         ValueError: an augmentation that is of colours.
     """
     if augment in RGB_AUGMENTS:
-        raise ValueError(f"augment={augment} changes colours, which bands are not: wanted none, flip or a crop")
+        raise ValueError(f"augment={augment} changes colours, so it does not fit bands: give none, flip or a crop")
     geometry = _geometry(settings)
     steps: list[Callable[[Any], Any]] = []
     if augment == "random_crop_flip":

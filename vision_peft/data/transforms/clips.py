@@ -151,7 +151,7 @@ def eval_clip_transform(
         ValueError: `crops` above 1 with `resize="squash"`, which leaves nothing to choose from.
     """
     if crops > 1 and resize == "squash":
-        raise ValueError(f"{crops} spatial crops need resize=shortest: resize=squash leaves one")
+        raise ValueError(f"{crops} spatial crops need resize=shortest: with resize=squash there is only one")
     geometry = Geometry((size[0], size[1]), interpolation, resize, crop_pct)
     return EvalClip(geometry, v2.Compose(_to_float(mean, std)), crops)
 

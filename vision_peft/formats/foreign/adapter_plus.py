@@ -65,9 +65,7 @@ def _adapters(
     state: State, tuned: State, numbers: range, position: str | None, scaling: float | None, drop_path: float
 ) -> AdapterPlus:
     if position is None:
-        raise ValueError(
-            f"adapter_plus files do not tell the position of their adapters: give position=, one of {POSITIONS}"
-        )
+        raise ValueError(f"adapter_plus files do not say where their adapters are: give position=, one of {POSITIONS}")
     one_of("position", position, POSITIONS)
     adapters = {
         "adapter": _SEATS.get(position, ""),

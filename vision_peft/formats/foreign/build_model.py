@@ -71,7 +71,7 @@ def describe(
     """Return the arguments of timm's VisionTransformer that the tensors tell, and what is given here; see ``build``."""
     needed = {"patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"} | (set() if clips == "tubelets" else {"pos_embed"})
     if absent := needed - state.keys():
-        raise ValueError(f"backbone tensors do not tell the architecture: missing {sorted(absent)}")
+        raise ValueError(f"the tensors do not reveal the architecture: missing {sorted(absent)}")
     patch = state["patch_embed.proj.weight"]
     dim = patch.shape[0]
     if num_heads < 1 or dim % num_heads:
@@ -95,7 +95,7 @@ def _count_blocks(state: Mapping[str, Tensor]) -> int:
     numbers = {name.split(".")[1] for name in state if name.startswith("blocks.")}
     if numbers != {str(number) for number in range(len(numbers))} or len(numbers) > MAX_DEPTH:
         raise ValueError(
-            f"backbone tensors do not tell the depth: wanted blocks 0, 1, 2, ... without a gap, at most {MAX_DEPTH}; "
+            f"the tensors do not reveal the depth: wanted blocks 0, 1, 2, ... without a gap, at most {MAX_DEPTH}; "
             f"got {name_some(sorted(numbers))}"
         )
     return len(numbers)
@@ -120,7 +120,9 @@ def _check_fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 def _square(state: Mapping[str, Tensor], patch: int) -> int:
     """Pixels of the square image that the positions (those of one class token included) are for."""
     if "pos_embed" not in state:
-        raise ValueError("this file holds no positions, which tell the size: give img_size= (pixels) and num_frames=")
+        raise ValueError(
+            "this file has no position embeddings, so its size is unknown: give img_size= (pixels) and num_frames="
+        )
     positions = state["pos_embed"].shape[1] - 1
     side = int(positions**0.5)
     if side * side != positions:
@@ -130,5 +132,5 @@ def _square(state: Mapping[str, Tensor], patch: int) -> int:
 
 def _frames(num_frames: int | None) -> int:
     if num_frames is None:
-        raise ValueError("this file holds a video model and does not tell the length of its clips: give num_frames=")
+        raise ValueError("this file holds a video model and does not say how long its clips are: give num_frames=")
     return num_frames

@@ -72,7 +72,7 @@ def read(state: State, *, config: Any = None) -> Foreign:
         ValueError: a method or setting that is not ours, or keys that are not of this code.
     """
     if not isinstance(config, Mapping):
-        raise ValueError(f"HF peft tells its method in {CONFIG}: pass the folder, or config=... with the tensors")
+        raise ValueError(f"HF peft records its method in {CONFIG}: pass the folder, or config=... with the tensors")
     kind = config.get("peft_type")
     if kind not in _TYPES:
         raise ValueError(f"cannot read a HF peft adapter of type {kind!r}: wanted {', '.join(_TYPES)}")

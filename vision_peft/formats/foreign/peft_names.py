@@ -61,13 +61,13 @@ def look_up(config: Mapping[str, Any], key: str, layer: str) -> Any:
     if not isinstance(patterns, Mapping):
         raise ValueError(f"{key} in {CONFIG} must map names of layers to numbers; got {patterns!r}")
     if patterns and len(layer) > LONGEST_NAME:
-        raise ValueError(f"a layer's name of {len(layer)} characters is none of timm's: {printable(layer)}")
+        raise ValueError(f"a layer's name of {len(layer)} characters is not one of timm's: {printable(layer)}")
     for name, value in patterns.items():
         check_expression(key, name)
         try:
             found = re.fullmatch(rf"(.*\.)?({name})", layer)
         except re.error as error:
-            raise ValueError(f"{key} in {CONFIG}: {printable(name)} is no regular expression: {error}") from None
+            raise ValueError(f"{key} in {CONFIG}: {printable(name)} is not a regular expression: {error}") from None
         if found:
             return value
     return None

@@ -226,7 +226,7 @@ class Bank:
     def _put(self, name: str, source: str | Path, *, replaced: bool) -> BankTask:
         check_name(name)
         if not replaced and name in self:
-            raise ValueError(f"the bank has a task {name} already: take bank.replace, or another name")
+            raise ValueError(f"the bank already has a task {name}: use bank.replace, or another name")
         folder = find_adapter(source)
         info = read_adapter_info(folder)
         self._check_size(folder, info)
@@ -237,7 +237,7 @@ class Bank:
                 self._find(name)
                 self._unload(name)
             elif name in self:
-                raise ValueError(f"the bank has a task {name} already: take bank.replace, or another name")
+                raise ValueError(f"the bank already has a task {name}: use bank.replace, or another name")
             task = BankTask(name, folder, info, next(self._versions), adapter.nbytes, error)
             self._tasks = {**self._tasks, name: task}
             self._install(task, adapter)
@@ -292,5 +292,5 @@ class Bank:
             trained, takes = (" x ".join(map(str, pair)) for pair in (size, self._size))
             raise ValueError(
                 f"the adapter in {folder} was trained at {trained} pixels, the backbone of this bank takes {takes}: "
-                "one batch has one size; put it into a bank of its own"
+                "a batch has one size, so it needs a bank of its own"
             )

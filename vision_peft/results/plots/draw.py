@@ -104,7 +104,7 @@ def describe_size(setting: Setting) -> str:
 
 
 def label_panel(axes: Axes, panel: Panel, about: Sequence[str], points: float, large: float) -> None:
-    """Write the data set, the task and what else tells a panel from the others above it.
+    """Write the dataset, the task and what else tells a panel from the others above it.
 
     Args:
         axes: to draw on.

@@ -150,7 +150,7 @@ def _count_columns(number: int, width: float) -> int:
 
 
 def _share(panels: Sequence[Panel]) -> tuple[list[str], list[str]]:
-    """Return what all panels share, and the names of what tells them apart besides data set and task."""
+    """Return what all panels share, and the names of what tells them apart besides dataset and task."""
     told = [panel.describe() for panel in panels]
     names = [name for name in dict.fromkeys(name for of in told for name in of) if name not in ("dataset", "task")]
     own = [name for name in names if len({of.get(name) for of in told}) > 1]

@@ -21,7 +21,7 @@ MOST_NAMED = 8  # settings without the number of the x axis that a note names
 
 @dataclass(frozen=True)
 class Panel:
-    """What is drawn side by side: settings of one data set, task, backbone, size of the input and protocol."""
+    """What is drawn side by side: settings of one dataset, task, backbone, size of the input and protocol."""
 
     lines: list[Line]  # of methods
     references: list[Line]  # horizontal, of one setting each
