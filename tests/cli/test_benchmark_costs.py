@@ -122,7 +122,7 @@ def test_a_preset_can_be_made_smaller(tmp_path: Path) -> None:
         (["--preset", "gpu", "device=cpu"], "--preset gpu needs a GPU"),
         (["--preset", "cpu", "methods=lora"], "--preset has its own methods"),
         (["--preset", "tpu"], "invalid choice: 'tpu'"),
-        (["methods=lora", "method=vpt"], "method= has no place beside methods="),
+        (["methods=lora", "method=vpt"], "method= cannot be combined with methods="),
         (["methods=lora", "--rounds=0"], "--rounds must be at least 1, got 0"),
         (["methods=lora", "--json=f.json"], "the cost table takes --out"),
         (["--rounds=3"], "--rounds is for the cost table"),

@@ -125,7 +125,7 @@ def test_an_adapter_of_a_method_that_is_not_registered_says_what_to_do(registere
     assert torch.equal(vp.load_adapter(tiny_model("vit"), folder)(images(model)), model(images(model)))
     assert torch.equal(pickle.loads(pickle.dumps(model))(images(model)), model(images(model)))
     del vp.METHODS["shift"]
-    with pytest.raises(ValueError, match=r"unknown method 'shift'.*has to be registered first, vp\.register"):
+    with pytest.raises(ValueError, match=r"unknown method 'shift'.*register your own first, with vp\.register"):
         vp.load_adapter(tiny_model("vit"), folder)
 
 

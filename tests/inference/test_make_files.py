@@ -44,5 +44,5 @@ def test_other_things_in_the_place_of_a_file_are_refused(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="is a folder, wanted a file"):
         check_absent(tmp_path, ["folder"], overwrite=True)
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="is a file, wanted a folder to write x into"):
+    with pytest.raises(ValueError, match="is a file, wanted a folder for x"):
         check_absent(tmp_path / "file", ["x"])

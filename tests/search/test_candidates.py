@@ -48,5 +48,5 @@ def test_methods_are_named_as_in_the_table_or_as_configs() -> None:
     assert choose_candidates(known, "[ssf, LoRA]", None) == [Candidate("ssf", ("method=ssf",)), known[0]]
     with pytest.raises(ConfigError, match=r"methods=Lroa: no such method \(did you mean lora\?\); there are LoRA, VPT"):
         choose_candidates(known, "Lroa", None)
-    with pytest.raises(ConfigError, match="names no method"):
+    with pytest.raises(ConfigError, match="methods= is empty"):
         choose_candidates(known, "", None)

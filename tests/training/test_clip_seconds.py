@@ -80,7 +80,7 @@ def test_a_probe_on_clips_of_the_middle_runs_the_backbone_once(
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["recipe.sampling=seconds"], r"recipe\.sampling=seconds needs clip_seconds"),
+        (["recipe.sampling=seconds"], r"recipe\.sampling=seconds needs the duration of a clip"),
         (["recipe.clip_seconds=2"], r"recipe\.clip_seconds=2 is for sampling=seconds, got sampling=segments"),
         (["recipe.sampling=seconds", "recipe.clip_seconds=0"], r"recipe\.clip_seconds must be above 0, got 0"),
         (["recipe.views=uniform"], r"recipe\.views=uniform \(clips end to end\) needs sampling=seconds"),

@@ -147,7 +147,7 @@ def test_a_recipe_that_does_not_fit_masks_is_refused(root, tmp_path, words, mess
     [
         (("recipe.window=true", "recipe.head=linear"), "window needs a head for maps"),
         (("recipe.stride=8",), "it needs window=true"),
-        (("recipe.resize=none",), "which only windows take"),
+        (("recipe.resize=none",), "which only windows can handle"),
         (("recipe.augment=randaugment",), "is not for images with masks"),
     ],
 )

@@ -216,7 +216,7 @@ def test_a_name_of_the_hub_is_asked_for_by_name_subset_and_revision(monkeypatch:
     assert (test.path(1), greys(test), config.base()) == ("owner/photos/test[1]", [9, 10, 11], None)
     monkeypatch.undo()
     monkeypatch.setattr(datasets, "__version__", "3.6.0")
-    with pytest.raises(ImportError, match=r"datasets 3\.6\.0 can run code of a dataset"):
+    with pytest.raises(ImportError, match=r"datasets 3\.6\.0 can run code from a dataset"):
         config.load("test")
 
 
