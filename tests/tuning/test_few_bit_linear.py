@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,3 +164,15 @@ def test_the_deviation_in_front_of_the_codes_has_a_small_number_added():
         made.weight.mul_(1e-5 / made.weight.std())  # type: ignore[union-attr, operator]
     numbers = made.quantised() / made.weight.std()  # type: ignore[union-attr]
     torch.testing.assert_close(numbers.abs(), torch.full((1, 4), codebook(2)[2]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_packed_layer_is_written_as_onnx(bits: int, tmp_path: Path) -> None:
+    """Of the plain tests the only one that exports a layer of this kind; `pytest -m matrix` has the methods with it."""
+    pytest.importorskip("onnxscript", reason="needs onnxscript, of the extra test")
+    runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, of the extra test")
+    model, x = layer(bits).pack().eval(), torch.randn(2, 10)
+    torch.onnx.export(model, (x,), tmp_path / "layer.onnx", dynamo=True, verbose=False)
+    session = runtime.InferenceSession(tmp_path / "layer.onnx")
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), model(x))

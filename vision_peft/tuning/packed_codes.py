@@ -19,9 +19,9 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack_codes(packed: Tensor, bits: int, count: int) -> Tensor:
-    """Return the first ``count`` codes in ``packed``, as bytes (count,)."""
-    rows = (packed.unsqueeze(1) >> _places(bits, packed.device)).bitwise_and(2**bits - 1)
-    return rows.flatten()[:count]
+    """Return the first ``count`` codes in ``packed``, as bytes (count,); by division, as ONNX cannot shift these."""
+    shifted = packed.int().unsqueeze(1) // 2 ** _places(bits, packed.device).int()
+    return (shifted % 2**bits).flatten()[:count].to(torch.uint8)
 
 
 def _places(bits: int, device: torch.device) -> Tensor:
