@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support.families import images, randomise_tuned, tiny
+from support.onnx_files import run_as_onnx
 from torch import Tensor
 
 import vision_peft as vp
@@ -169,10 +170,5 @@ def test_the_deviation_in_front_of_the_codes_has_a_small_number_added():
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_a_packed_layer_is_written_as_onnx(bits: int, tmp_path: Path) -> None:
     """Of the plain tests the only one that exports a layer of this kind; `pytest -m matrix` has the methods with it."""
-    pytest.importorskip("onnxscript", reason="needs onnxscript, of the extra test")
-    runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, of the extra test")
-    model, x = layer(bits).pack().eval(), torch.randn(2, 10)
-    torch.onnx.export(model, (x,), tmp_path / "layer.onnx", dynamo=True, verbose=False)
-    session = runtime.InferenceSession(tmp_path / "layer.onnx")
-    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    torch.testing.assert_close(torch.from_numpy(found), model(x))
+    model, x = layer(bits).pack(), torch.randn(2, 10)
+    torch.testing.assert_close(run_as_onnx(model, x, tmp_path), model(x))

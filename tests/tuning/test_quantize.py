@@ -9,6 +9,7 @@ import pytest
 import torch
 from support.families import images, randomise_tuned, tiny
 from support.matrix import METHODS, fits
+from support.onnx_files import run_as_onnx
 from torch import nn
 
 import vision_peft as vp
@@ -181,6 +182,13 @@ def test_traces_into_a_program_without_python():
         torch.jit.save(traced, file := io.BytesIO())
         file.seek(0)
         assert torch.equal(torch.jit.load(file)(x), model(x))
+
+
+@every_dtype
+def test_packed_weights_are_written_as_onnx(dtype, tmp_path):
+    model = vp.quantize_backbone(tiny("vit"), dtype)
+    x = images(model)
+    torch.testing.assert_close(run_as_onnx(model, x, tmp_path), model(x), rtol=1e-5, atol=1e-5)
 
 
 def test_what_cannot_be_packed_is_refused():

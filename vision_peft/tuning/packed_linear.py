@@ -69,8 +69,8 @@ def unpack(dtype: str, shape: tuple[int, int], packed: Tensor, scale: Tensor, *n
         return packed.float() * scale
     factor, mean, code = nf4
     scales = (scale.view(len(factor), -1) / factor.unsqueeze(1)).view(-1, 1) + mean
-    codes = torch.stack([packed >> 4, packed & 15], dim=-1).view(-1, BLOCK)
-    return (code[codes.int()] * scales).view(shape)
+    codes = torch.stack([packed // 16, packed % 16], dim=-1).flatten()  # ONNX cannot shift bytes
+    return (code.index_select(0, codes.int()).view(-1, BLOCK) * scales).view(shape)
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLinear]:
