@@ -24,7 +24,7 @@ end, last = (96, 160) if tiny else (1000, 1200)  # of the images to train on, an
 torch.manual_seed(0)  # an adapter records the seed of random weights
 model = vp.create_backbone(name, img_size=size, num_classes=10, **options)
 vp.attach(model, vp.LoRA(rank=8))  # freezes the backbone, adds LoRA to q and v; the head trains too
-optimizer = torch.optim.AdamW([parameter for _, parameter in vp.tuned_parameters(model)], lr=3e-3)
+optimizer = torch.optim.AdamW([parameter for _, parameter in vp.tuned_parameters(model)], lr=1e-3)
 for epoch in range(1 if tiny else 3):
     model.train()  # the frozen backbone stays in eval mode
     for batch in torch.randperm(end).split(32):

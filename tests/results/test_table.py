@@ -80,6 +80,11 @@ def test_seeds_become_mean_and_deviation_where_asked(make_row):
     (lora,) = [line for line in text.splitlines() if line.startswith("LoRA-8")]
     assert "±" not in lora
     assert len(format_rows(rows).splitlines()) == len(text.splitlines()) + 1
+    heads = [
+        next(line for line in made.splitlines() if line.startswith("method")).split()[1]
+        for made in (text, format_rows(rows))
+    ]
+    assert heads == ["seeds", "seed"]
 
 
 def test_an_epoch_selected_on_test_is_starred(make_row):

@@ -24,6 +24,8 @@ def format_rows(rows: Sequence[Row], mean_over_seeds: bool = False) -> str:
     settings = group_by_seed(rows) if mean_over_seeds else [setting for row in rows for setting in group_by_seed([row])]
     labels = disambiguate([setting.row.label for setting in settings], [[setting] for setting in settings])
     cells = [{"method": label, **_make_cells(setting)} for label, setting in zip(labels, settings, strict=True)]
+    if not mean_over_seeds:  # "seeds 0" reads as none
+        cells = [{"seed" if name == "seeds" else name: cell for name, cell in line.items()} for line in cells]
     lines = [{name: printable(cell, LONGEST_LINE) for name, cell in line.items()} for line in cells]
     notes = ["* epoch selected on test"] if any(row.protocol == "best_test" for row in rows) else []
     notes += [*describe_lost(settings), *describe_left_out(rows)] if mean_over_seeds else []
