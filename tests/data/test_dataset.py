@@ -59,7 +59,7 @@ def test_what_only_some_datasets_can_do_is_announced_and_else_refused() -> None:
     assert (dataset.is_kept, dataset.count_pixels(0)) == (False, 1)
     with pytest.raises(NotImplementedError, match="Counting has no choice of decoders, got pyav"):
         dataset.use_decoder("pyav")
-    with pytest.raises(NotImplementedError, match="Counting keeps nothing whole"):
+    with pytest.raises(NotImplementedError, match="Counting does not keep decoded items"):
         dataset.keep_in(Store(10))
     assert isinstance(dataset.subset([0]), ImageSubset)
 

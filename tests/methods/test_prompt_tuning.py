@@ -132,7 +132,7 @@ def test_rows_of_a_file_come_first_and_the_rest_stays_random(tmp_path):
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        (None, FileNotFoundError, "is no file"),
+        (None, FileNotFoundError, "is not a file"),
         (b"text", ValueError, "cannot be read as safetensors"),
         ({"means": torch.zeros(2, 31)}, ValueError, "as wide as the backbone"),
         ({"means": torch.full((2, 32), torch.nan)}, ValueError, "wanted one finite tensor"),

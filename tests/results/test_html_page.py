@@ -181,13 +181,15 @@ def test_a_page_of_very_many_and_very_large_rows_stays_below_a_megabyte(
     assert len(page.encode()) <= 220_000
     data = read_data(page)
     assert len(data["kinds"][0]["settings"]) == 40
-    assert any(re.fullmatch(r"hardest items of \d+ settings do not fit into .*", note) for note in data["notes"])
+    assert any(re.fullmatch(r"hardest items of \d+ settings do not fit on a page .*", note) for note in data["notes"])
     monkeypatch.setattr(html_page, "MOST_BYTES", 90_000)
     page = make_page(rows)
     assert len(page.encode()) <= 90_000
     data = read_data(page)
     assert 0 < len(data["kinds"][0]["settings"]) < 40
-    assert any(re.fullmatch(r"\d+ more settings do not fit into .*: give fewer runs", note) for note in data["notes"])
+    assert any(
+        re.fullmatch(r"\d+ more settings do not fit on a page .*: give fewer runs", note) for note in data["notes"]
+    )
 
 
 def contrast(first: str, second: str) -> float:

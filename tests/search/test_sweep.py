@@ -128,7 +128,7 @@ def test_an_unknown_sweep_and_wrong_values_are_named_before_anything_runs(config
         list_runs(sweep, ["data=digits"])
     assert "rnk" in str(raised.value)
     assert "lr" in str(raised.value)
-    with pytest.raises(ConfigError, match="stands for 20,000 runs"):
+    with pytest.raises(ConfigError, match="has 20,000 runs"):
         list_runs(Sweep((("method=lora",),), {"recipe.lr": tuple(range(20_000))}), [])
 
 

@@ -142,7 +142,7 @@ def test_settings_of_other_optimisers_are_refused() -> None:
     words = ["method=linear", "recipe=lbfgs", "recipe.ema=0.9", "recipe.clip_grad=1", "recipe.layer_decay=0.9"]
     with pytest.raises(ConfigError) as error:
         compose_config(words)
-    assert [name for name in ("ema", "clip_grad", "layer_decay") if f"takes no {name}" in str(error.value)] == [
+    assert [name for name in ("ema", "clip_grad", "layer_decay") if f"does not use {name}" in str(error.value)] == [
         "ema",
         "clip_grad",
         "layer_decay",

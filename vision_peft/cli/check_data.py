@@ -1,4 +1,4 @@
-"""Check a dataset before training: unreadable files, wrong labels, duplicates across splits.
+"""Check a dataset before training: unreadable files, wrong labels, duplicates in splits.
 
     vision-peft check-data data=vtab1k data.root=vtab-1k data.task=dtd
     vision-peft check-data data=vtab1k data.root=vtab-1k data.task=all --out checked --workers 8

@@ -143,5 +143,5 @@ def test_a_download_that_fails_says_what_to_put_where(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("value", [0, 1, -0.5, 2])
 def test_the_fraction_is_a_share(value: float) -> None:
-    with pytest.raises(ValueError, match=r"data\.val_fraction is a share"):
+    with pytest.raises(ValueError, match=r"data\.val_fraction must be between 0 and 1"):
         Cifar100(val_fraction=value)

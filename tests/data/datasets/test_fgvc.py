@@ -256,7 +256,7 @@ def test_an_unknown_task_suggests_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"needs data\.task; .* holds: CUB_200_2011, pebbles"):
         FGVC(root=str(tmp_path)).load("train")
     for several in ("all", "fgvc"):
-        with pytest.raises(ValueError, match=r"vision-peft train runs them"):
+        with pytest.raises(ValueError, match=r"only vision-peft train and check-data run"):
             load(tmp_path, several, "train")
 
 

@@ -114,7 +114,7 @@ def test_a_split_that_has_too_few_images_to_be_divided_is_an_error(tmp_path: Pat
     folder = vpt(tmp_path / "rocks", {split: LISTS[split] for split in ("train", "test")})
     with pytest.raises(ValueError, match="the split val is empty: every class has too few images"):
         load(folder, "val")
-    with pytest.raises(ValueError, match=r"data\.val_fraction .*between 0 and 1, got 1"):
+    with pytest.raises(ValueError, match=r"data\.val_fraction must be between 0 and 1 .*, got 1"):
         FGVC(val_fraction=1.0)
 
 

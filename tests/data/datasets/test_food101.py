@@ -189,5 +189,5 @@ def test_another_number_of_classes_is_an_error_and_of_images_a_warning(
 
 
 def test_the_fraction_is_a_share() -> None:
-    with pytest.raises(ValueError, match=r"data\.val_fraction is a share"):
+    with pytest.raises(ValueError, match=r"data\.val_fraction must be between 0 and 1"):
         Food101(val_fraction=0)

@@ -193,7 +193,7 @@ def test_no_script_of_a_folder_runs(root: Path) -> None:
 def test_a_stream_two_sources_and_none_are_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a stream has no order of all its items"):
         HuggingFace(root="photos", streaming=True)
-    with pytest.raises(ValueError, match="give one of them"):
+    with pytest.raises(ValueError, match="give only one of them"):
         HuggingFace(root="photos", hub="owner/photos")
     with pytest.raises(ValueError, match=r"give data\.root=FOLDER"):
         HuggingFace().load("train")

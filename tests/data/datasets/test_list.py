@@ -291,5 +291,5 @@ def test_what_is_sound_can_be_read_in_spite_of_problems(root: Path) -> None:
 
 
 def test_the_fraction_is_a_share() -> None:
-    with pytest.raises(ValueError, match=r"data\.val_fraction is a share"):
+    with pytest.raises(ValueError, match=r"data\.val_fraction must be between 0 and 1"):
         ImageLists(val_fraction=-1)

@@ -228,5 +228,5 @@ def test_the_official_figures_are_those_of_the_paper() -> None:
 
 
 def test_the_fraction_is_a_share() -> None:
-    with pytest.raises(ValueError, match=r"data\.val_fraction is a share"):
+    with pytest.raises(ValueError, match=r"data\.val_fraction must be between 0 and 1"):
         OxfordPets(val_fraction=1.0)

@@ -70,6 +70,6 @@ def test_evaluation_sees_what_images_without_masks_are(root: Path) -> None:
 
 
 def test_what_masks_do_not_have_is_refused(root: Path) -> None:
-    with pytest.raises(ValueError, match=r"data\.stack is of images without masks"):
+    with pytest.raises(ValueError, match=r"data\.stack does not work with masks"):
         Segmentation(root=str(root), channels=2, stack=("_a.npy", "_b.npy"))
     assert Segmentation(root=str(root), channels=3, missing="mean").load("test").channels == 3

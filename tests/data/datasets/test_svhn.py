@@ -106,5 +106,5 @@ def test_a_file_is_downloaded_where_that_is_asked_for(
 
 
 def test_the_fraction_is_a_share() -> None:
-    with pytest.raises(ValueError, match=r"data\.val_fraction is a share"):
+    with pytest.raises(ValueError, match=r"data\.val_fraction must be between 0 and 1"):
         Svhn(val_fraction=1.5)

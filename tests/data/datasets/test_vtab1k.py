@@ -127,7 +127,7 @@ def test_the_benchmark_has_19_tasks_in_groups_of_7_4_and_8() -> None:
 
 @pytest.mark.parametrize("task", ["all", "natural", "specialized", "structured"])
 def test_a_group_of_tasks_cannot_be_loaded_as_one(make_task: MakeTask, task: str) -> None:
-    with pytest.raises(ValueError, match=rf"data\.task={task} stands for several tasks"):
+    with pytest.raises(ValueError, match=rf"data\.task={task} means several tasks"):
         load(make_task(), "train", task=task)
 
 

@@ -105,7 +105,7 @@ def test_an_expression_that_might_take_for_ever_is_refused(expression, copied):
     folder = copied("peft_patterns")
     change_config(folder, alpha_pattern={expression: 3})
     with pytest.raises(
-        ValueError, match=r"alpha_pattern in adapter_config.json.*(must name layers|no regular express)"
+        ValueError, match=r"alpha_pattern in adapter_config.json.*(must name layers|not a regular express)"
     ):
         vp.read_foreign(folder, "hf_peft")
 

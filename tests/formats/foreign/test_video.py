@@ -144,7 +144,7 @@ def test_the_order_of_mean_and_norm_matters(golden):
 
 def test_a_video_model_says_what_the_file_does_not_tell(golden):
     foreign = vp.read_foreign(golden("videomae_finetune").state, "videomae")
-    with pytest.raises(ValueError, match=r"no positions.*img_size=.*num_frames="):
+    with pytest.raises(ValueError, match=r"no position embeddings.*img_size=.*num_frames="):
         foreign.build(HEADS)
     with pytest.raises(ValueError, match=r"num_frames="):
         foreign.build(HEADS, img_size=32)

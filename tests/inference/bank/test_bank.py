@@ -216,7 +216,7 @@ def test_what_does_not_fit_is_refused_and_the_bank_stays_as_it_was(bank, folders
         bank.add("new", vp.save_adapter(other, tmp_path / "other"))
     with pytest.raises(ValueError, match="trained 100 % of the backbone in place: banks share the frozen backbone"):
         bank.add("new", vp.save_adapter(half, tmp_path / "full"))
-    with pytest.raises(ValueError, match="the bank has a task lora already"):
+    with pytest.raises(ValueError, match="the bank already has a task lora"):
         bank.add("lora", folders["lora"])
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         bank.replace("lora", tmp_path / "nothing")
