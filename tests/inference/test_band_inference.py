@@ -75,7 +75,7 @@ def test_an_export_takes_values_in_the_units_of_the_files(tmp_path: Path) -> Non
     normalised = graph.normalise(noise)
     assert normalised.mean().item() == pytest.approx(0, abs=0.01)
     found, wanted = graph(graph.prepare(noise[:2])), model(normalised[:2]).softmax(-1)
-    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0)  # its input is channels last, which is summed otherwise
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0)  # channels last is summed otherwise
     values = np.random.default_rng(0).integers(1, 500, (9, 7, 4)).astype(np.uint16)
     np.save(tmp_path / "1.npy", values)
     (pixels,) = read_pixels(model, [tmp_path / "1.npy"])
