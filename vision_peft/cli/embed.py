@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vision_peft.cli._adapter import check_adapter
+from vision_peft.cli._numbers import parse_number
 from vision_peft.cli._verb import announce_loading, make_parser, write_output
 from vision_peft.printable import LONGEST_LINE, name_some, printable, show
 
@@ -89,7 +90,7 @@ _FEATURES = (
 
 
 def _read_way(text: str) -> int:
-    return 0 if text == "all" else int(text)
+    return 0 if text == "all" else parse_number(text)
 
 
 def _check(options: argparse.Namespace) -> None:

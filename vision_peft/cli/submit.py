@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from vision_peft.cli._numbers import parse_number, parse_positive
 from vision_peft.cli._verb import announce_loading, make_parser
 from vision_peft.config.command_line import read_command_line
 from vision_peft.distributed.submit_job import Resources, check_submission, submit_training
@@ -37,10 +38,10 @@ def main(argv: Sequence[str]) -> int:
 def add_resources(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say what a job asks Slurm for."""
     group = parser.add_argument_group("Slurm job")
-    group.add_argument("--nodes", type=int, default=1, help="number of nodes (default: 1)")
-    group.add_argument("--gpus", type=int, default=1, help="per node, a process each; 0: use the CPU (default: 1)")
-    group.add_argument("--cpus", type=int, default=8, help="CPU cores per GPU (default: 8)")
-    group.add_argument("--minutes", type=int, default=480, help="time limit, after which it resumes (default: 480)")
+    group.add_argument("--nodes", type=parse_positive, default=1, help="number of nodes (default: 1)")
+    group.add_argument("--gpus", type=parse_number, default=1, help="per node, a process each; 0: the CPU (default: 1)")
+    group.add_argument("--cpus", type=parse_positive, default=8, help="CPU cores per GPU (default: 8)")
+    group.add_argument("--minutes", type=parse_positive, default=480, help="time limit; it then resumes (default: 480)")
     group.add_argument("--partition", help="Slurm partition")
     group.add_argument("--local", action="store_true", help="run on this machine in the background, as a test")
 

@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vision_peft.cli._errors import USER_ERROR
+from vision_peft.cli._numbers import parse_positive, parse_seeds
 from vision_peft.cli._roots import check_roots
 from vision_peft.cli._verb import add_config_dir, announce_loading, make_parser, overrides_of, suggest_next
 from vision_peft.cli.submit import add_resources, read_resources
-from vision_peft.cli.tune import parse_positive, parse_seeds
 from vision_peft.config.command_line import read_command_line
 from vision_peft.config.commands import door
 from vision_peft.config.errors import ConfigError

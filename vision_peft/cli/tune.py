@@ -13,6 +13,7 @@ command again reuses finished trials and resumes interrupted ones.
 import functools
 from collections.abc import Sequence
 
+from vision_peft.cli._numbers import parse_positive, parse_seeds
 from vision_peft.cli._roots import check_roots
 from vision_peft.cli._verb import add_config_dir, announce_loading, make_parser, overrides_of, suggest_next
 from vision_peft.config.command_line import read_command_line
@@ -44,18 +45,3 @@ def main(argv: Sequence[str]) -> int:
     if rows:
         suggest_next(["report", config.output_dir], ["plot", config.output_dir])
     return 0
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Return "0,1,2" as numbers, each once."""
-    numbers = [int(word) for word in text.split(",")]
-    if len(set(numbers)) < len(numbers) or min(numbers) < 0:
-        raise ValueError(text)
-    return numbers
-
-
-def parse_positive(text: str) -> int:
-    """Return a number of trials."""
-    if int(text) < 1:
-        raise ValueError(text)
-    return int(text)
