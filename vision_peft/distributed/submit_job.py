@@ -63,9 +63,7 @@ class Training:
                 [*start, "-m", "vision_peft", "train", *self.overrides, f"requeue_file={marker}"],
                 stdout=log,
                 stderr=subprocess.STDOUT if log else None,
-                preexec_fn=lambda: signal.signal(
-                    signal.SIGUSR2, signal.SIG_IGN
-                ),  # submitit's, which Slurm may send to all
+                preexec_fn=_ignore_signal_of_submitit,
             )
         self.torchrun = process.pid
         # not process.wait(): `checkpoint` interrupts it, and would wait in turn for the lock that it holds
