@@ -1,6 +1,7 @@
 """GPS: the masks and steps of the official code, the layer written out, what is selected, counts, refusals."""
 
 import copy
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from vision_peft.inference.bank.adapter import Loader
 from vision_peft.methods.gps import SelectedWeights, select
 from vision_peft.tuning.attach import attach_for_loading
 from vision_peft.tuning.sample_gradients import sum_gradients, supcon
-from vision_peft.tuning.sparse_term import SparseTerm
+from vision_peft.tuning.sparse_term import sparse_term
 
 L, D = 12, 768
 
@@ -121,8 +122,22 @@ def test_the_term_of_a_layer_has_the_gradients_of_the_dense_one():
     x = torch.randn(2, 4, 7, dtype=torch.float64, requires_grad=True)
     delta = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     dense = torch.zeros(5, 7, dtype=torch.float64).scatter(1, index, delta)
-    torch.testing.assert_close(SparseTerm.apply(x, delta, index), x @ dense.T)
-    assert torch.autograd.gradcheck(lambda x, delta: SparseTerm.apply(x, delta, index.int()), (x, delta))
+    torch.testing.assert_close(sparse_term(x, delta, index), x @ dense.T)
+    assert torch.autograd.gradcheck(lambda x, delta: sparse_term(x, delta, index.int()), (x, delta))
+
+
+def test_it_traces_into_a_program_without_python_and_goes_through_transforms():
+    model = attach(tiny("vit"), vp.GPS()).eval()
+    randomise_tuned(model)
+    x = images(model)
+    torch.jit.save(torch.jit.trace(model, x), file := io.BytesIO())
+    file.seek(0)
+    assert torch.equal(torch.jit.load(file)(x), model(x))
+    tuned = dict(vp.tuned_parameters(model))
+    found = torch.func.grad(lambda own: torch.func.functional_call(model, own, (x,)).square().sum())(tuned)
+    wanted = torch.autograd.grad(model(x).square().sum(), list(tuned.values()))
+    for (name, gradient), other in zip(found.items(), wanted, strict=True):
+        torch.testing.assert_close(gradient, other, msg=name)
 
 
 @pytest.mark.parametrize("family", ["vit", "eva02_tiny", "swin", "siglip", "tubelet"])

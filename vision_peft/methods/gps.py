@@ -36,7 +36,7 @@ from vision_peft.tuning.packed_linear import check_unpacked
 from vision_peft.tuning.record import backbone_parameters
 from vision_peft.tuning.sample_gradients import LOSSES, sum_gradients
 from vision_peft.tuning.samples import SamplesNeeded
-from vision_peft.tuning.sparse_term import SparseTerm, dense
+from vision_peft.tuning.sparse_term import dense, sparse_term
 
 
 def select(gradient: Tensor, k: int) -> Tensor:
@@ -100,7 +100,7 @@ class GPSLinear(GPSLayer):
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
         delta = self.gps.values - self.gps.gather(self.weight)
-        return y + SparseTerm.apply(x.to(y.dtype), delta.to(y.dtype), self.gps.index)
+        return y + sparse_term(x.to(y.dtype), delta.to(y.dtype), self.gps.index)
 
 
 class GPSConv(GPSLayer):

@@ -6,15 +6,27 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from vision_peft.tuning.autograd_functions import is_read
+
+
+def sparse_term(x: Tensor, delta: Tensor, index: Tensor) -> Tensor:
+    """Compute y[..., o] = Σ_j delta[o, j] x[..., index[o, j]]; indices of a row are distinct."""
+    alone = torch.compiler.is_compiling() or not is_read()  # compilers take functions in, traces and transforms do not
+    return (SparseTerm.apply if alone else _add_terms)(x, delta, index)
+
+
+def _add_terms(x: Tensor, delta: Tensor, index: Tensor) -> Tensor:
+    terms = [x.index_select(-1, i) * d for i, d in zip(index.unbind(1), delta.unbind(1), strict=True)]
+    return sum(terms[1:], terms[0])
+
 
 class SparseTerm(Function):
-    """y[..., o] = Σ_j delta[o, j] x[..., index[o, j]]; indices of a row are distinct."""
+    """The sum of ``sparse_term`` with a backward pass in a fixed order."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, delta: Tensor, index: Tensor) -> Tensor:
         ctx.save_for_backward(x, delta, index)
-        terms = [x.index_select(-1, i) * d for i, d in zip(index.unbind(1), delta.unbind(1), strict=True)]
-        return sum(terms[1:], terms[0])
+        return _add_terms(x, delta, index)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
