@@ -1,6 +1,7 @@
 """ZeroI2V's equations written out, the shift value by value, what merge leaves; counts, refusals."""
 
 import copy
+import io
 from typing import Any
 
 import pytest
@@ -223,3 +224,13 @@ def test_frames_stay_in_their_clip():
     randomise_tuned(model)
     x = clips(model)
     torch.testing.assert_close(model(x)[:1], model(x[:1]), rtol=1e-5, atol=1e-5)
+
+
+def test_it_is_exported_for_any_number_of_clips_and_traces_into_a_program_without_python():
+    model = attach(frame_wise(), vp.ZeroI2V(shift_div=4)).eval()
+    randomise_tuned(model)
+    two, three = clips(model), clips(model, 3)
+    batch = {"x": {0: torch.export.Dim("batch")}}
+    exported = torch.export.export(model, (two,), dynamic_shapes=batch).module()
+    torch.testing.assert_close(exported(three), model(three))
+    torch.jit.save(torch.jit.trace(model, two), io.BytesIO())

@@ -100,9 +100,9 @@ class ZeroI2VShift(Graft):
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
-        if len(y) % self.zero_i2v_frames:
+        if y.shape[0] % self.zero_i2v_frames:  # len() would fix the batch of an exported graph
             return y  # of prompts, which are the same in every frame
-        q, kv = y.tensor_split([y.shape[-1] // 3 * self.zero_i2v_fused], dim=-1)
+        q, kv = y.tensor_split([y.shape[-1] // 3 if self.zero_i2v_fused else 0], dim=-1)
         parts = kv.chunk(1 + self.zero_i2v_fused, dim=-1)
         return torch.cat([q, *(shift_channels(z, self.zero_i2v_frames, self.zero_i2v_steps) for z in parts)], dim=-1)
 
