@@ -230,7 +230,7 @@ def test_it_is_exported_for_any_number_of_clips_and_traces_into_a_program_withou
     model = attach(frame_wise(), vp.ZeroI2V(shift_div=4)).eval()
     randomise_tuned(model)
     two, three = clips(model), clips(model, 3)
-    batch = {"x": {0: torch.export.Dim("batch")}}
-    exported = torch.export.export(model, (two,), dynamic_shapes=batch).module()
+    batch = ({0: torch.export.Dim("batch")},)
+    exported = torch.export.export(model, (two,), dynamic_shapes={"args": batch}).module()
     torch.testing.assert_close(exported(three), model(three))
     torch.jit.save(torch.jit.trace(model, two), io.BytesIO())
