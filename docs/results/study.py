@@ -16,11 +16,10 @@ in the current folder, and Fashion-MNIST where Debian's package has it.
 
 import argparse
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from common_budget import METHODS, ROWS, SEEDS, SETS, SIZED, UNTRIED, Book, Line, climb, run
+from common_budget import METHODS, ROWS, SEEDS, SETS, SIZED, UNTRIED, Book, Line, climb, run, unpack
 
 EPOCHS = 5
 EPOCHS_ON_FEATURES = 100
@@ -74,16 +73,6 @@ def show() -> None:
     print(f"{seconds / 3600:.1f} hours of one thread, other work on the machine included")
 
 
-def unpack(folder: Path) -> None:
-    """Write the final rows as result.json files."""
-    for setting, data in list_cells():
-        for line in open_book(setting, data).lines:
-            if line["top1"] is not None:
-                target = folder / data / setting / f"seed{line['seed']}"
-                target.mkdir(parents=True, exist_ok=True)
-                (target / "result.json").write_text(json.dumps(line), encoding="utf-8")
-
-
 def main() -> None:
     """Do what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -97,7 +86,8 @@ def main() -> None:
         show()
         return
     if arguments.what == "unpack":
-        unpack(arguments.folder)
+        for data in DATA:
+            unpack(f"study_{data}", arguments.folder)
         return
     cells = [cell for cell in list_cells() if cell[0] in arguments.methods and cell[1] in arguments.sets]
     part, parts = map(int, arguments.part.split("/"))

@@ -98,9 +98,7 @@ def check_submission(resources: Resources) -> None:
         raise ValueError("this machine has no srun: submit from a Slurm machine, or test with --local")
 
 
-def submit_training(
-    overrides: list[str], resources: Resources, folder: Path, log: Path | None = None, name: str = "vision_peft"
-) -> Any:
+def submit_training(overrides: list[str], resources: Resources, folder: Path, log: Path | None = None) -> Any:
     """Hand a training over to Slurm, or start it here.
 
     Args:
@@ -108,7 +106,6 @@ def submit_training(
         resources: for the job, checked by `check_submission`.
         folder: of submitit's files, one folder a job.
         log: file that the output of the training is appended to; None: submitit's own.
-        name: of the job.
 
     Returns:
         submitit's job, not waited for.
@@ -118,7 +115,7 @@ def submit_training(
     cluster = "local" if resources.local else "slurm"
     executor = submitit.AutoExecutor(folder / "%j", cluster=cluster, slurm_max_num_timeout=1000)
     wanted: Mapping[str, Any] = {
-        "name": name,
+        "name": "vision_peft",
         "nodes": resources.nodes,
         "tasks_per_node": 1,
         "gpus_per_node": resources.gpus,
