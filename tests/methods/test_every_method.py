@@ -158,8 +158,9 @@ def test_copies_checkpointing_and_intermediates_agree(method, family):
     assert all(feature.shape[0] == len(x) and feature.ndim == 4 for feature in intermediates)
     gradients = _gradients(model, x)
     model.set_grad_checkpointing(True)
-    for name, gradient in _gradients(model, x).items():
-        torch.testing.assert_close(gradient, gradients[name])
+    for name, gradient in _gradients(model, x).items():  # own autograd functions run plain operations in checkpointing
+        largest = float(gradients[name].abs().max())
+        torch.testing.assert_close(gradient, gradients[name], atol=1e-5 * max(1.0, largest), rtol=1.3e-6)
     model.set_grad_checkpointing(False)
 
 

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from support.families import tiny
 from support.vit_base import count_on_vit_base
 
 import vision_peft as vp
@@ -64,3 +65,6 @@ def test_what_cannot_be_is_refused() -> None:
     model = timm.create_model("naflexvit_base_patch16_gap", num_classes=3, depth=1, embed_dim=24, num_heads=2)
     with pytest.raises(ValueError, match="has no convolution that reads all channels of an image"):
         vp.attach(model, vp.InputTuning())
+    hybrid = vp.attach(tiny("hybrid"), vp.InputTuning())
+    with pytest.raises(ValueError, match="cannot merge InputTuning: StdConv2dSame makes another weight out of its own"):
+        vp.merge(hybrid)

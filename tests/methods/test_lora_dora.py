@@ -22,7 +22,7 @@ def test_dora_equals_its_equation_in_outputs_and_gradients(bias):
     for parameter in update.parameters():
         nn.init.normal_(parameter)
     A, B, m = (t.detach().clone().requires_grad_() for t in (update.A, update.B, update.magnitude))
-    y = update(x, linear(x), linear.weight, linear.bias)
+    y = update.add(linear(x), update(x), linear.weight, linear.bias)
     expected = nn.functional.linear(x, decomposed(linear.weight.detach(), A, B, m, 3 / 2), linear.bias)
     torch.testing.assert_close(y, expected)
     y.square().sum().backward()
@@ -60,7 +60,7 @@ def test_a_row_of_zeros_stays_finite_under_dora():
     linear = nn.Linear(6, 4)
     nn.init.zeros_(linear.weight[1].detach())
     update = LowRank(linear.weight, draw_start("kaiming", linear.weight, 2, 4.0), 4.0, dora=True)
-    y = update(torch.randn(5, 6), torch.randn(5, 4), linear.weight, linear.bias)
+    y = update.add(torch.randn(5, 4), update(torch.randn(5, 6)), linear.weight, linear.bias)
     assert y.isfinite().all()
 
 

@@ -150,6 +150,14 @@ def test_prompt_dropout_draws_a_mask_for_every_image_as_the_official_code_does(f
         torch.testing.assert_close(logits, plain(x), rtol=1e-5, atol=1e-5)
 
 
+def test_a_projection_for_two_attentions_is_kept_once(tmp_path):
+    model = vp.attach(tiny("vit_parallel"), vp.VPT(tokens=P, project=8))
+    vp.save_adapter(model, tmp_path / "adapter")
+    fresh = vp.load_adapter(tiny("vit_parallel"), tmp_path / "adapter")
+    assert torch.equal(fresh(images(fresh)), model(images(model)))
+    assert sum("prompt_project" in name for name in model.state_dict()) == 2  # weight and bias
+
+
 def test_without_training_prompt_dropout_does_nothing():
     torch.manual_seed(0)
     model = vp.attach(tiny("vit"), vp.VPT(tokens=P, dropout=0.5)).eval()

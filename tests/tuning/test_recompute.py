@@ -82,12 +82,20 @@ def measure(method: vp.Method, part: str, depth: int = 3) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("method", [vp.LoRA(), vp.FullFineTune()])
-def test_mlp_saves_a_third_of_the_bytes_for_a_sixth_of_the_flops(method: vp.Method) -> None:
+def test_parts_save_bytes_for_flops(method: vp.Method) -> None:
     saved, flops = measure(method, "none")
     for part, most_saved, most_flops in (("mlp", 0.65, 1.2), ("attention", 0.75, 1.2), ("block", 0.2, 1.4)):
         fewer, more = measure(method, part)
         assert fewer <= most_saved * saved, part
         assert flops < more <= most_flops * flops, part
+
+
+@pytest.mark.parametrize("method", [vp.LoRA(targets=("all-linear",)), vp.Houlsby(), vp.FacT()])
+def test_a_frozen_last_layer_does_not_run_twice_for_what_stands_beside_or_behind_it(method: vp.Method) -> None:
+    saved, flops = measure(method, "none")
+    fewer, more = measure(method, "mlp")
+    assert fewer <= 0.65 * saved
+    assert flops < more <= 1.2 * flops
 
 
 def test_what_has_no_backward_pass_is_not_recomputed() -> None:

@@ -21,9 +21,9 @@ from vision_peft.tuning.short_block import shorten_last_block, whole_last_block
 
 # Families of tiny models whose head reads the class token, and flat ones that are told to.
 READ = ["vit", "deit3", "deit_distilled", "dinov2_reg4", "dinov2_swiglu", "clip", "frames", "hybrid", "eva_post_norm"]
-READ += ["vit_parallel", "relpos_shared", "relpos_post"]
+READ += ["vit_parallel"]
 TOLD = ["beit", "beit_shared_bias", "dinov3", "dinov3_qkvb", "eva02_tiny", "eva02_base", "rope_gqa", "relpos"]
-TOLD += ["naflexvit", "vit_res_post", "vitamin"]
+TOLD += ["naflexvit"]
 # Methods with a graft on the last block or behind it that needs all tokens, by name.
 WHOLE = {"dtl", "lst", "mona"}
 CASES = [(method, family) for family in READ + TOLD for method in METHODS if fits(method, family)]
@@ -52,6 +52,12 @@ def test_logits_and_gradients_are_those_of_the_whole_block(method, family):
     assert is_short(model) == (not (needs_all or fields.get("keep_dead")))
     if is_short(model):
         assert_same(model.eval(), whole_twin(model), images(model).double())
+
+
+@pytest.mark.parametrize("family", ["relpos_shared", "relpos_post", "vit_res_post", "vitamin"])
+def test_the_block_stays_whole_where_the_first_token_is_a_patch(family):
+    """A model without a class token, told to read the first one: a convolution over the map sees its neighbours."""
+    assert not is_short(attach(build(family), vp.Convpass()))
 
 
 def test_drop_paths_and_two_logits_in_training():

@@ -93,7 +93,7 @@ class AdaLoRALinear(Graft):
     weight: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self.adalora(x)
+        return self.adalora(x) + super().forward(x)
 
     def fold(self) -> None:
         self.weight += self.adalora.dense()

@@ -73,7 +73,7 @@ class BiLoRALinear(Graft):
     weight: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self.bi_lora(x)
+        return self.bi_lora(x) + super().forward(x)
 
     def fold(self) -> None:
         self.weight += self.bi_lora.dense()

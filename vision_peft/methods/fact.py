@@ -19,6 +19,7 @@ keys and values of D / 2) has ⌈size / D⌉ tiles, the last of which is cut at 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any, ClassVar
 
@@ -26,10 +27,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vision_peft.tuning.added_product import add_product
 from vision_peft.tuning.autograd_functions import narrow_linear
 from vision_peft.tuning.block_method import BlockMethod
 from vision_peft.tuning.blocks import KEEPS_WIDTH, linears, width
 from vision_peft.tuning.graft import Graft, graft
+from vision_peft.tuning.low_rank_layers import adds_in_place
 from vision_peft.tuning.method import one_of, positive, probability
 from vision_peft.tuning.needs import Need
 
@@ -100,9 +103,12 @@ class FacTInput(_FacTWeight):
         hidden = narrow_linear(padded, factors.U)
         hidden = hidden if padded.shape[-1] == dim else hidden.flatten(-2)  # of one tile, or of all
         hidden = F.linear(hidden, self.fact_cores().transpose(0, 1).flatten(1))
-        hidden = self.fact_dropout(hidden) * self.fact_scale
+        hidden = (self.fact_dropout(hidden) * self.fact_scale).flatten(0, -2)
+        if adds_in_place(self):
+            y = add_product(partial(super().forward, x.flatten(0, -2)), hidden, factors.V, 1.0)
+            return y.unflatten(0, x.shape[:-1])
         y = super().forward(x)
-        return torch.addmm(y.flatten(0, -2), hidden.flatten(0, -2), factors.V.t()).view_as(y)
+        return torch.addmm(y.flatten(0, -2), hidden, factors.V.t()).view_as(y)
 
     def fold(self) -> None:
         factors = self.fact_shared[0]

@@ -15,11 +15,11 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from timm.layers import StdConv2d
 from torch import Tensor, nn
 
 from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.input_layer import FIRST_CONVOLUTION, find_first_convolution
+from vision_peft.tuning.layers import check_plain
 from vision_peft.tuning.method import Method, one_of
 from vision_peft.tuning.needs import Need
 
@@ -35,8 +35,7 @@ class BandMixer(Graft):
         return super().forward((F.conv2d if x.ndim == 4 else F.conv3d)(x, mix))
 
     def fold(self) -> None:
-        if isinstance(self, StdConv2d):
-            raise ValueError("the first convolution standardises its weights, which are not those that are folded into")
+        check_plain(self)
         self.weight.copy_(torch.einsum("oj...,ji->oi...", self.weight, self.band_mix))
 
 

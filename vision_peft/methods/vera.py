@@ -70,7 +70,7 @@ class VeRALinear(Graft):
     weight: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self.vera(x, self.vera_shared[0])
+        return self.vera(x, self.vera_shared[0]) + super().forward(x)
 
     def fold(self) -> None:
         (shared,) = self.vera_shared

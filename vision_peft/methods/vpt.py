@@ -130,12 +130,13 @@ class VPT(BlockMethod):
             for number, block in enumerate(group):
                 found = branches(block, "attn")
                 for branch in found:
+                    first = branch is found[0]
                     graft(
                         branch.layer,
                         VPTAttention,
-                        prompt_source=() if branch is found[0] else (found[0].layer,),
+                        prompt_source=() if first else (found[0].layer,),
                         prompt_dropout=nn.Dropout(self.dropout),
                         prompt_path=(projection, branch.norm),
-                        **({"prompts": self._prompts(model, dim)} if branch is found[0] else {}),
-                        **({"prompt_project": projection} if number == 0 and self.project else {}),
+                        **({"prompts": self._prompts(model, dim)} if first else {}),
+                        **({"prompt_project": projection} if first and number == 0 and self.project else {}),
                     )

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vision_peft.tuning.families import family_of, family_of_block
-from vision_peft.tuning.families.family import Branch
+from vision_peft.tuning.families.family import Branch, Run
 from vision_peft.tuning.graft import Graft, graft, kinds, pop_grafts, push_grafts
 from vision_peft.tuning.needs import Need
 
@@ -155,9 +155,9 @@ def attn_half(block: Any, x: Tensor, **kwargs: Any) -> Tensor:
     return family_of_block(block).attn_half(block, x, **kwargs)
 
 
-def mlp_half(block: Any, x: Tensor) -> Tensor:
-    """Compute the half of ``block`` with the MLP."""
-    return family_of_block(block).mlp_half(block, x)
+def mlp_half(block: Any, x: Tensor, run: Run | None = None) -> Tensor:
+    """Compute the half of ``block`` with the MLP; ``run(function, x)`` calls what stands in front of its drop-path."""
+    return family_of_block(block).mlp_half(block, x, run)
 
 
 def block_end(block: Any, x: Tensor, **kwargs: Any) -> Any:

@@ -68,28 +68,25 @@ class LowRank(nn.Module):
         self.expert_dropout = expert_dropout
         self.scaling = scaling
 
-    def forward(
-        self,
-        x: Tensor,
-        y: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        apply: Callable[[Tensor, Tensor], Tensor] | None = None,
-    ) -> Tensor:
-        """Update the output ``y`` of the frozen layer, given its input ``x``.
+    def forward(self, x: Tensor, apply: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
+        """Compute the update for the input ``x`` of the frozen layer: channels last.
 
-        ``apply(x, A)`` is what a convolution does with a weight; channels are the last axis, there the second.
+        ``apply(x, A)`` is what a convolution, whose channels are the second axis, does with a weight.
         """
-        channels = 1 if weight.ndim > 2 else -1
         if apply is None:
             hidden = self.narrow(x)
         else:
-            hidden = self._drop_experts(apply(self.dropout(x), self.down()).movedim(channels, -1))
+            hidden = self._drop_experts(apply(self.dropout(x), self.down()).movedim(1, -1))
         update = F.linear(hidden, self.B, self.bias)
         if self.B0 is not None:
-            start = (apply or F.linear)(x, self._owner().A0).movedim(channels, -1)
+            A0 = self._owner().A0
+            start = F.linear(x, A0) if apply is None else apply(x, A0).movedim(1, -1)
             update = update - F.linear(start, self.B0)
-        update = update * self.scaling
+        return update * self.scaling
+
+    def add(self, y: Tensor, update: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Add what ``forward`` gave to the output ``y`` of the frozen layer, whose weight and bias these are."""
+        channels = 1 if weight.ndim > 2 else -1
         if self.magnitude is None:
             return y + update.movedim(-1, channels)
         gain = self._gain(self.magnitude, weight)

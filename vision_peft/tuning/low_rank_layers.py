@@ -27,11 +27,10 @@ class LoRALinear(Graft):
 
     def forward(self, x: Tensor) -> Tensor:
         if adds_in_place(self, [self.lora]):
-            y = add_product(
-                super().forward(x.flatten(0, -2)), _rows(self.lora.narrow(x)), self.lora.B, self.lora.scaling
-            )
-            return y.unflatten(0, x.shape[:-1])
-        return self.lora(x, super().forward(x), self.weight, self.bias)
+            hidden, run = _rows(self.lora.narrow(x)), partial(super().forward, _rows(x))
+            return add_product(run, hidden, self.lora.B, self.lora.scaling).unflatten(0, x.shape[:-1])
+        update = self.lora(x)
+        return self.lora.add(super().forward(x), update, self.weight, self.bias)
 
     def forward_first(self, x: Tensor, tokens: int, channels: int) -> tuple[Tensor, Tensor] | None:
         """Return the first ``channels`` of the output of the first ``tokens``, and the other ones of all tokens.
@@ -58,7 +57,8 @@ class LoRAConv(Graft):
     bias: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.lora(x, super().forward(x), self.weight, self.bias, partial(convolve, self))
+        update = self.lora(x, partial(convolve, self))
+        return self.lora.add(super().forward(x), update, self.weight, self.bias)
 
     def fold(self) -> None:
         check_plain(self)
@@ -75,7 +75,7 @@ class LoRAOutput(Graft):
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
-        return self.lora_output(y, y, self.weight, self.bias)
+        return self.lora_output.add(y, self.lora_output(y), self.weight, self.bias)
 
     def fold(self) -> None:
         dense = self.lora_output.dense()
@@ -103,7 +103,7 @@ class LoRAQKV(Graft):
         weights, biases = self._rows()
         for name, update in self.lora.items():
             i = "qkv".index(name)
-            slices[i] = update(x, slices[i], weights[i], biases[i])
+            slices[i] = update.add(slices[i], update(x), weights[i], biases[i])
         return join_rows(slices, self.lora_heads, -1)
 
     def forward_first(self, x: Tensor, tokens: int, channels: int) -> tuple[Tensor, Tensor] | None:
@@ -139,8 +139,8 @@ def may_add(layer: nn.Module, updates: Iterable[LowRank]) -> bool:
     return alone and all(update.only_adds for update in updates)
 
 
-def adds_in_place(layer: nn.Module, updates: Iterable[LowRank]) -> bool:
-    """Tell whether they are added where the output lies."""
+def adds_in_place(layer: nn.Module, updates: Iterable[LowRank] = ()) -> bool:
+    """Tell whether updates, or none but sums, are added where the output of the layer lies."""
     return not is_read() and may_add(layer, updates)
 
 

@@ -2,13 +2,15 @@
 
 Gradients are those without it, bit for bit on a CPU: the part runs again on the same input, under the same autocast and
 with the same random numbers (dropout, drop-path), and stops where the last tensor is there that the backward pass
-reads. So a frozen ``fc2``, or ``proj``, does not run twice. A method with autograd functions of its own runs plain
-operations in the part, whose gradients are rounded otherwise. Where nothing needs a gradient (below the first block
-that is tuned, without grad mode) nothing is kept, and nothing runs twice.
+reads. So a frozen ``fc2``, or ``proj``, does not run twice, nor one with an update beside it. A method with autograd
+functions of its own runs plain operations in the part, whose gradients are rounded otherwise. Where nothing needs a
+gradient (below the first block that is tuned, without grad mode) nothing is kept, and nothing runs twice.
 
-What the methods graft onto a whole block stays outside of the part; what they graft into it is recomputed with it.
+What the methods graft onto a whole block, or onto the drop-path behind an MLP, stays outside of the part; what they
+graft into it is recomputed with it.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,11 +18,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vision_peft.tuning.backbone import has_blocks
-from vision_peft.tuning.blocks import BlockGraft, blocks
+from vision_peft.tuning.blocks import BlockGraft, blocks, mlp_half
 from vision_peft.tuning.graft import graft_innermost, kinds, pop_grafts, push_grafts
 from vision_peft.tuning.method import one_of
 
 MODES = ("none", "mlp", "attention", "block")
+_run_again: Any = partial(checkpoint, use_reentrant=False)  # for the backward pass; of a function and its input
 
 
 def _has_backward(block: nn.Module, *inputs: Any) -> bool:
@@ -30,16 +33,14 @@ def _has_backward(block: nn.Module, *inputs: Any) -> bool:
 
 
 class RecomputedMLP(BlockGraft):
-    """A block that keeps the input of its half with the MLP and not what is inside."""
+    """A block that keeps the input of its half with the MLP, and not what is inside up to the drop-path."""
 
     adds_nothing = True
     of_method = False
     token_wise = True
 
     def mlp_half(self, x: Tensor) -> Tensor:
-        if not _has_backward(self, x):
-            return super().mlp_half(x)
-        return checkpoint(super().mlp_half, x, use_reentrant=False)  # type: ignore[return-value]
+        return mlp_half(self, x, _run_again if _has_backward(self, x) else None)
 
     def fold(self) -> None:
         """Nothing was added to the weights."""
@@ -55,7 +56,7 @@ class RecomputedAttention(BlockGraft):
     def attn_half(self, x: Tensor, **kwargs: Any) -> Tensor:
         if not _has_backward(self, x, *kwargs.values()):
             return super().attn_half(x, **kwargs)
-        return checkpoint(super().attn_half, x, use_reentrant=False, **kwargs)  # type: ignore[return-value]
+        return _run_again(super().attn_half, x, **kwargs)
 
     def fold(self) -> None:
         """Nothing was added to the weights."""

@@ -6,6 +6,7 @@ names are used as they are. Whatever differs from family to family is asked here
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from vision_peft.tuning.families.attention_family import AttentionFamily
 from vision_peft.tuning.graft import OutputGraft
+
+Run = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]  # a way of calling a function of tokens
 
 
 @dataclass(frozen=True)
@@ -158,10 +161,16 @@ class Family(AttentionFamily):
         y = self.after_attn(block, block.attn(self.attn_input(block, x), **kwargs))
         return _add(first_tokens(x, **kwargs), self.drop_path(block, "attn"), y)
 
-    def mlp_half(self, block: Any, x: Tensor) -> Tensor:
-        """Compute the second half of a block: ``x + drop_path2(after_mlp(mlp(mlp_input(x))))``."""
-        y = self.after_mlp(block, block.mlp(self.mlp_input(block, x)))
-        return _add(x, self.drop_path(block, "mlp"), y)
+    def mlp_half(self, block: Any, x: Tensor, run: Run | None = None) -> Tensor:
+        """Compute the second half of a block: ``x + drop_path2(after_mlp(mlp(mlp_input(x))))``.
+
+        ``run(function, x)`` calls what stands in front of the drop-path, to keep less of it for the backward pass.
+        """
+
+        def transform(x: Tensor) -> Tensor:
+            return self.after_mlp(block, block.mlp(self.mlp_input(block, x)))
+
+        return _add(x, self.drop_path(block, "mlp"), transform(x) if run is None else run(transform, x))
 
     def block_end(self, block: Any, x: Tensor, **kwargs: Any) -> Any:
         """Return what the block gives for the residual stream ``x`` behind both halves: ``x``, or a norm of it."""

@@ -25,7 +25,8 @@ class FlatFamily(Family):
         return [model.norm, model.fc_norm]
 
     def reads_class_token_only(self, model: Any) -> bool:
-        return model.global_pool == "token" and not any(issubclass(kind, HeadGraft) for kind in kinds(model))
+        reads_first = model.global_pool == "token" and not any(issubclass(kind, HeadGraft) for kind in kinds(model))
+        return reads_first and self.prefix_tokens(model) > 0  # else the first token is a patch
 
     def read_tokens(self, model: Any) -> int | None:
         pools = getattr(model, "attn_pool", None) is not None

@@ -12,6 +12,7 @@ from timm.models.vision_transformer_sam import (
 )
 from torch import Tensor, nn
 
+from vision_peft.tuning.families.family import Run
 from vision_peft.tuning.families.hierarchical import HierarchicalFamily, final_norm_of
 
 
@@ -53,8 +54,8 @@ class Sam(HierarchicalFamily):
         y = block.drop_path1(block.ls1(block.attn(y)))
         return x + window_unpartition(y, block.window_size, (x.shape[1], x.shape[2]), padded)
 
-    def mlp_half(self, block: Any, x: Tensor) -> Tensor:
-        return super().mlp_half(block, x.flatten(1, 2)).view_as(x)
+    def mlp_half(self, block: Any, x: Tensor, run: Run | None = None) -> Tensor:
+        return super().mlp_half(block, x.flatten(1, 2), run).view_as(x)
 
     def norm_heads(self, attn: Any, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         return attn.q_norm(q), attn.k_norm(k)

@@ -6,7 +6,7 @@ import torch
 from timm.models.vision_transformer import ParallelThingsBlock
 from torch import Tensor
 
-from vision_peft.tuning.families.family import Branch, first_tokens
+from vision_peft.tuning.families.family import Branch, Run, first_tokens
 from vision_peft.tuning.families.vit import ViT
 
 
@@ -38,5 +38,5 @@ class ParallelThingsViT(ViT):
         outputs = [parts.drop_path(parts.ls(parts.attn(parts.norm(x), **kwargs))) for parts in block.attns]
         return first_tokens(x, **kwargs) + torch.stack(outputs).sum(dim=0)
 
-    def mlp_half(self, block: Any, x: Tensor) -> Tensor:
-        return x + torch.stack([parts(x) for parts in block.ffns]).sum(dim=0)
+    def mlp_half(self, block: Any, x: Tensor, run: Run | None = None) -> Tensor:
+        return x + torch.stack([parts(x) if run is None else run(parts, x) for parts in block.ffns]).sum(dim=0)

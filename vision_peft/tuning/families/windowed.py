@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from torch import Tensor, nn
 
-from vision_peft.tuning.families.family import Family
+from vision_peft.tuning.families.family import Family, Run
 
 
 class WindowedFamily(Family):
@@ -68,8 +68,8 @@ class WindowedFamily(Family):
         y = self.attend_in_windows(block, self.attn_input(block, x))
         return x + block.drop_path1(self.after_attn(block, y))
 
-    def mlp_half(self, block: Any, x: Tensor) -> Tensor:
-        return super().mlp_half(block, x.flatten(1, 2)).view_as(x)
+    def mlp_half(self, block: Any, x: Tensor, run: Run | None = None) -> Tensor:
+        return super().mlp_half(block, x.flatten(1, 2), run).view_as(x)
 
     def with_mask(self, bias: Tensor, q: Tensor, mask: Tensor | None) -> Tensor:
         """Add the mask of shifted windows (windows N N) to a position bias that broadcasts to (B heads N N)."""
