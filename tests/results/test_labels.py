@@ -47,6 +47,19 @@ def test_methods_that_were_trained_unlike_the_others_of_their_panel_are_marked(m
     assert make_labels(rows) == ["AdaptFormer-64", "LoRA-8", "linear probe (epochs=100)"]
 
 
+def test_an_attentive_head_alone_is_a_probe_of_that_name(make_row: MakeRow) -> None:
+    chosen = {"recipe.head": "attentive", "recipe.head_options.depth": 2}
+    heads = {"attentive": {"recipe.head": "attentive"}, "attentive depth=2": chosen, "linear": {}}
+    rows = [make_row("linear", {}, head=head, setting=head, settings=of) for head, of in heads.items()]
+    rows += [make_row("lora", {"rank": 8}, head="attentive", settings={"recipe.head": "attentive"})]
+    assert make_labels(rows) == [
+        "attentive probe",
+        "attentive probe (head=attentive depth=2)",
+        "linear probe",
+        "LoRA-8 (head=attentive)",
+    ]
+
+
 def test_where_most_share_no_value_all_are_marked(make_row: MakeRow) -> None:
     rows = [make_row(epochs=5), make_row("lora", {"rank": 8}, epochs=10)]
     assert make_labels(rows) == ["AdaptFormer-64 (epochs=5)", "LoRA-8 (epochs=10)"]

@@ -123,6 +123,12 @@ def lacks_bias(tuned: Any, reason: str) -> bool:
     return bool(named) and all(getattr(tuned.get_submodule(name), "bias", None) is None for name in named)
 
 
+def standardises(tuned: Any, reason: str) -> bool:
+    """Whether the layer that ``reason`` names as one that makes another weight out of its own does so."""
+    named = re.findall(r"makes another weight out of its own in every forward.*? \(([\w.]+)\)", reason)
+    return bool(named) and all("Std" in type(tuned.get_submodule(name)).__name__ for name in named)
+
+
 PRODUCT: list[Case] = [(method, family) for method in METHODS for family in BACKBONES if fits(method, family)]
 REFUSED: list[Case] = [(method, family) for method in METHODS for family in BACKBONES if not fits(method, family)]
 

@@ -82,6 +82,7 @@ def test_val_chooses_the_strength_and_a_second_training_stops_there(tiny: Tiny) 
     best = max(first, key=lambda entry: (entry["val_top1"], -entry["val_loss"]))
     assert row.chosen_epoch == best["epoch"] == len(again)
     assert again[-1]["penalty"] == best["penalty"]
+    assert row.tried == {"recipe.weight_decay": [entry["penalty"] for entry in first]}
     assert row.reused_features
     assert row.top1 is not None
 

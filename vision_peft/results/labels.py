@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vision_peft.printable import printable
+from vision_peft.results.method_titles import ATTENTIVE
 from vision_peft.results.row import Row
 from vision_peft.results.settings import PANEL, TUNED, WEIGHTS, Setting, list_method_fields, list_settings
 
 # What may vary along a line besides the size; two points of one size that differ in these split the line.
 TUNED_WITH_SIZE = ("alpha", *TUNED)
+DEFAULTS = {"head": "linear"}  # of settings that every row names: what goes without saying where most share no value
 LONGEST_VALUE = 80  # letters in a label
 MOST_WORDS = 20  # that differ, in a label
 Fields = Mapping[str, Any]
@@ -72,8 +74,8 @@ def get_panel(row: Row) -> tuple[Any, ...]:
 def _find_usual(rows: Sequence[Row], tuned: set[str]) -> dict[str, str | None]:
     """Find the settings that differ on a panel, and the value, as text, that goes without saying.
 
-    It is what more than half of the rows have; None where there is no such value, or where rows that do not name the
-    setting have its default, which goes without saying then.
+    It is what more than half of the rows have. Where there is no such value it is the default of the setting, or None
+    where that is not known; so too where rows that do not name the setting have its default.
     """
     fields = [_drop(list_settings(row), tuned | _list_implied(row)) for row in rows]
     of_panel: dict[tuple, list[Fields]] = defaultdict(list)
@@ -85,7 +87,7 @@ def _find_usual(rows: Sequence[Row], tuned: set[str]) -> dict[str, str | None]:
             asked = [own for row, own in zip(rows, fields, strict=True) if key not in _list_implied(row)]
             value, count = Counter(_get_text(own, key) for own in asked).most_common(1)[0]
             named_by_all = all(key in own for own in asked)
-            usual[key] = value if named_by_all and 2 * count > len(asked) else None
+            usual[key] = value if named_by_all and 2 * count > len(asked) else DEFAULTS.get(key)
     return usual
 
 
@@ -121,8 +123,8 @@ def _append(label: str, words: Sequence[str]) -> str:
 
 
 def _list_implied(row: Row) -> set[str]:
-    """List the settings that the method decides: the head that it brings, which is called what the method is."""
-    return {"head"} if row.head == row.method else set()
+    """List the settings that the title tells: the head that a method brings, and that of an attentive probe."""
+    return {"head"} if row.head == row.method or (row.method, row.head) == ("linear", ATTENTIVE) else set()
 
 
 def _drop(fields: Fields, names: set[str]) -> dict[str, Any]:

@@ -1,7 +1,21 @@
 """Call methods what papers call them, wherever a table or a plot names one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+ATTENTIVE = "attentive"  # kind of a head
+
+
+def find_titles(methods: Sequence[Mapping[str, Any]], head: str | None) -> list[str]:
+    """Return the title of each method; what trains an attentive head alone is an attentive probe.
+
+    Args:
+        methods: entries of a row.
+        head: kind of its head, with options: "linear", "attentive depth=2".
+    """
+    titles = [find_title(method) for method in methods]
+    attends = (head or "").partition(" ")[0] == ATTENTIVE
+    return ["attentive probe"] if attends and titles == ["linear probe"] else titles
 
 
 def find_title(method: Mapping[str, Any]) -> str:

@@ -3,15 +3,15 @@
 import functools
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from vision_peft.printable import name_some
 from vision_peft.protocols import PROTOCOLS
 from vision_peft.results.averages import Groups, Mean, average_tasks_over_seeds, list_tasks
-from vision_peft.results.labels import cut, format_value
-from vision_peft.results.row import Row
+from vision_peft.results.labels import cut, format_value, list_searched
+from vision_peft.results.row import Row, find_size_field
 from vision_peft.results.settings import (
     COMPUTED,
     RECIPE,
@@ -75,16 +75,32 @@ class Line:
         """List the settings of every run."""
         return [list_settings(row) for row in self.rows]
 
-    def describe(self, name: str) -> str:
-        """Describe one of the settings; a range if it was chosen for each task, empty if there is nothing to say."""
-        found = [fields.get(name) for fields in self.fields]
-        values = {json.dumps(value): value for value in found if value not in (None, UNSAID.get(name))}
-        if not values:
-            return ""
-        in_order = sorted(values.values(), key=_rank)
-        texts = [f"{value:g}" if isinstance(value, float) else format_value(value) for value in in_order]
-        text = texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]} by task"
-        return WORDS[name].format(text) if name in WORDS else f"{format_value(name)}={text}"
+    @property
+    def label(self) -> str:
+        """Give the label of the method, without its size where that was chosen for each task."""
+        labels = list(dict.fromkeys(row.label for row in self.rows))
+        return labels[0] if len(labels) == 1 else self.row.title
+
+    def describe(self, name: str, datasets: Collection[str] = ()) -> str:
+        """Describe one of the settings; a range if it was chosen for each task, empty if there is nothing to say.
+
+        With the ``datasets`` of the table a setting of the data names those that it is of, where it is not of all.
+        """
+        text = _describe_values([fields.get(name) for fields in self.fields], UNSAID.get(name))
+        if name in WORDS or not text:
+            return WORDS[name].format(text) if text else ""
+        of = {row.dataset for row, fields in zip(self.rows, self.fields, strict=True) if name in fields}
+        where = f" on {name_some(sorted(of))}" if _is_of_data(name) and not of.issuperset(datasets) else ""
+        return f"{format_value(name)}={text}{where}"
+
+    def describe_sizes(self) -> list[str]:
+        """Describe the size of each method that val chose for each task: ["k 5 to 20 by task"]."""
+        texts = []
+        for place, (method, _) in enumerate(zip(self.row.methods, self.row.sizes, strict=True)):
+            sizes = [row.sizes[place] for row in self.rows]
+            if len(set(sizes)) > 1:
+                texts.append(f"{find_size_field(method['fields'])} {_describe_values(sizes)}")
+        return texts
 
     def means(self, dataset: str, columns: Sequence[str], groups: Groups, metric: Metric) -> dict[str, Mean]:
         """Average over the tasks of a dataset; over a part of `columns` only if that part is a whole benchmark."""
@@ -97,6 +113,19 @@ class Line:
         return {label: mean for label, mean in means.items() if whole or not label.startswith("mean of")}
 
 
+def _describe_values(found: Sequence[Any], unsaid: Any = None) -> str:
+    """Describe the values of a setting over tasks: "0.1", or "0.1 to 0.3 by task"; empty where nothing is to say."""
+    values = {json.dumps(value): value for value in found if value not in (None, unsaid)}
+    in_order = sorted(values.values(), key=_rank)
+    texts = [f"{value:g}" if isinstance(value, float) else format_value(value) for value in in_order]
+    return "".join(texts) if len(texts) < 2 else f"{texts[0]} to {texts[-1]} by task"
+
+
+def _is_of_data(name: str) -> bool:
+    """Tell whether a setting is one of the dataset."""
+    return name.startswith("data.")
+
+
 def _rank(value: Any) -> tuple[bool, float, str]:
     """Return what sorts values of any types: numbers first, by size, then all else as text."""
     is_number = isinstance(value, int | float)
@@ -104,19 +133,46 @@ def _rank(value: Any) -> tuple[bool, float, str]:
 
 
 def make_lines(settings: Sequence[Setting]) -> list[Line]:
-    """Join settings into lines of the table; fewer settings may differ where a line would have a task twice."""
-    lines = _join(settings, [("data", "n_train", *TUNED), ("data", "n_train"), ("data",)])
+    """Join settings into lines of the table; fewer settings may differ where a line would have a task twice.
+
+    Between tasks may differ what their data are, and what val chose for each.
+    """
+    lines = _join(settings, [_Free(True, True, True), _Free(True, False, True), _Free(True), _Free()])
     return sorted(
         lines, key=lambda line: (line.row.backbone, PROTOCOLS.index(line.row.protocol), line.row.params_trained)
     )
 
 
-def _join(settings: Sequence[Setting], frees: Sequence[tuple[str, ...]]) -> list[Line]:
+class _Free(NamedTuple):
+    """What may differ between the tasks of a line, besides the digest of their data."""
+
+    size_of_train: bool = False
+    tuned: bool = False
+    data: bool = False  # settings of the dataset
+
+    def is_free(self, name: str) -> bool:
+        return (
+            name == "data"
+            or (self.size_of_train and name == "n_train")
+            or (self.tuned and name in TUNED)
+            or (self.data and _is_of_data(name))
+        )
+
+    def list_methods(self, row: Row) -> list[Any]:
+        """List the methods of a row, their fields without what val chose where that may differ."""
+        searched = list_searched(row) if self.tuned else []
+        return [
+            [method["name"], {name: value for name, value in method["fields"].items() if name not in searched}]
+            for method in row.methods
+        ]
+
+
+def _join(settings: Sequence[Setting], frees: Sequence[_Free]) -> list[Line]:
     groups: dict[str, list[Setting]] = defaultdict(list)
     for setting in settings:
-        row = setting.row
-        fixed = {name: value for name, value in list_settings(row).items() if name not in frees[0]}
-        groups[json.dumps([row.methods, row.backbone, row.protocol, fixed], sort_keys=True)].append(setting)
+        row, free = setting.row, frees[0]
+        fixed = {name: value for name, value in list_settings(row).items() if not free.is_free(name)}
+        groups[json.dumps([free.list_methods(row), row.backbone, row.protocol, fixed], sort_keys=True)].append(setting)
     lines: list[Line] = []
     for group in groups.values():
         of_place: dict[Place, list[Setting]] = defaultdict(list)
@@ -141,8 +197,9 @@ def describe_lines(lines: Sequence[Line]) -> tuple[dict[str, list[str]], list[st
         else:
             shared.append(values[0])
     recipes: list[list[str]] = [[] for _ in lines]
+    datasets = {dataset for line in lines for dataset, _ in line.settings}
     for name in list_names(lines):
-        words = [line.describe(name) for line in lines]
+        words = [line.describe(name, datasets) for line in lines]
         by_task = any("by task" in word for word in words)
         if len(set(words)) == 1 and not by_task:
             shared += filter(None, [] if name in COMPUTED else words[:1])  # the notes tell where all was computed
@@ -150,6 +207,7 @@ def describe_lines(lines: Sequence[Line]) -> tuple[dict[str, list[str]], list[st
             for recipe, word in zip(recipes, words, strict=True):
                 recipe += filter(None, [word])
     for line, recipe in zip(lines, recipes, strict=True):
+        recipe[:0] = line.describe_sizes()
         recipe += _describe_data(line, lines)
     if any(recipes):
         columns["recipe"] = [", ".join(cut(recipe)) for recipe in recipes]
@@ -167,9 +225,9 @@ def name_lines(lines: Sequence[Line]) -> list[str]:
     own = [list_method_fields(line.row) for line in lines]
     names: list[str] = []
     for line, fields in zip(lines, own, strict=True):
-        alike = [other for twin, other in zip(lines, own, strict=True) if twin.row.label == line.row.label]
+        alike = [other for twin, other in zip(lines, own, strict=True) if twin.label == line.label]
         told = [f"{k}={format_value(v)}" for k, v in fields.items() if any(other.get(k, v) != v for other in alike)]
-        names.append(line.row.label + (f" ({', '.join(told)})" if told else ""))
+        names.append(line.label + (f" ({', '.join(told)})" if told else ""))
     return names
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hin
 from vision_peft.packed_bits import check_bits, unpack_bits
 from vision_peft.printable import LONGEST_LINE, printable
 from vision_peft.protocols import PROTOCOLS
-from vision_peft.results.method_titles import add_size, find_title
+from vision_peft.results.method_titles import add_size, find_titles
 from vision_peft.results.row_bounds import bound_problems
 from vision_peft.safe_files import read_file, write_file
 from vision_peft.strict_json import parse_json
@@ -115,12 +115,12 @@ class Row:
     @property
     def title(self) -> str:
         """Names as papers have them, for example "AdaptFormer" or "LoRA + VPT-deep"."""
-        return " + ".join(map(find_title, self.methods))
+        return " + ".join(find_titles(self.methods, self.head))
 
     @property
     def label(self) -> str:
         """Titles with sizes, for example "AdaptFormer-64" or "LoRA-8 + VPT-deep-10"."""
-        sized = zip(map(find_title, self.methods), self.sizes, strict=True)
+        sized = zip(find_titles(self.methods, self.head), self.sizes, strict=True)
         return " + ".join(add_size(title, size) for title, size in sized)
 
 

@@ -114,9 +114,16 @@ def list_settings(row: Row) -> dict[str, Any]:
     for key, value in (row.settings or {}).items():
         short = key.removeprefix("recipe.").removeprefix("backbone.")
         known = short in (*found, *PANEL) and getattr(row, short, None) == value
-        if not known and not key.startswith("method") and not key.endswith(".name"):
+        if not (known or _is_in_head(row, short, value)) and not key.startswith("method") and not key.endswith(".name"):
             found[key if short in found else short] = str(value)[:8] if short == WEIGHTS else value
     return found
+
+
+def _is_in_head(row: Row, key: str, value: Any) -> bool:
+    """Tell whether the head of the row says a setting: "attentive depth=2" does so of its kind and its depth."""
+    words = row.head.split()
+    is_option = key.startswith("head_options.") and f"{key.removeprefix('head_options.')}={value}" in words
+    return is_option or (key == "head" and words[:1] == [value])
 
 
 def list_method_fields(row: Row) -> dict[str, Any]:

@@ -90,6 +90,9 @@ def solve_head(
     train_state = TrainState(model, tuned, None, create_optimizer(model, recipe))
     if state:
         train_state.load_state_dict(*state)
+    if phase.watched is not None:
+        path = [penalty_of_epoch(recipe, epoch) for epoch in range(epochs)]
+        progress.tried = {**(progress.tried or {}), "recipe.weight_decay": path}
     best = state[0]["best"] if state else {}
     saver = Saver(training, progress, train_state, torch.amp.GradScaler(compute.device.type, enabled=False), best)
     with catch_signals(training.requests, FROM_KEYBOARD):
