@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,22 @@ def plot_here(repository, tmp_path, monkeypatch, capsys):
         return exit_.value.code, *capsys.readouterr()
 
     return run
+
+
+def test_the_mean_over_tasks_is_one_panel_of_the_methods_that_have_all(plot_here, tmp_path):
+    for task, top1 in (("a", 60.0), ("b", 80.0)):
+        put(tmp_path / "runs" / task, "adaptformer", 64, 0, top1)
+        row = json.loads((tmp_path / "runs" / task / "result.json").read_text())
+        (tmp_path / "runs" / task / "result.json").write_text(json.dumps(row | {"task": task}))
+    put(tmp_path / "runs" / "l", "linear", 0, 0, 70.0)
+    code, _, complaint = plot_here("runs", "--mean")
+    assert code == 2
+    assert "left out of the mean of 3 tasks, as tasks or seeds are missing: linear probe, AdaptFormer-64" in complaint
+    shutil.rmtree(tmp_path / "runs" / "l")
+    assert plot_here("runs", "--mean")[0] == 0
+    with (tmp_path / "accuracy.csv").open() as file:
+        (line,) = csv.DictReader(file)
+    assert (line["method"], line["dataset"], line["mean"]) == ("AdaptFormer-64", "mean of 2 tasks", "70.0000")
 
 
 def test_a_tree_of_runs_becomes_a_table_a_picture_and_a_csv(repository, plot, tmp_path):

@@ -3,7 +3,7 @@
     vision-peft plot runs
     vision-peft plot runs/digits --metric mean_per_class --x stored --out figures/digits
     vision-peft plot runs --x memory --pareto --width column --out figures/memory
-    vision-peft plot runs --significance seeds
+    vision-peft plot runs/study --mean --significance seeds
 
 RUNS are folders of runs (searched), single runs, or result.json files. It writes OUT.png, OUT.svg, OUT.pdf and OUT.csv,
 and with --significance OUT.pairs.csv.
@@ -31,6 +31,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--width", default="page", help="column (3.25 inches), page (6.75 inches) or inches (default: page)"
     )
+    parser.add_argument("--mean", action="store_true", help="draw the mean over all tasks in place of each task")
     parser.add_argument("--pareto", action="store_true", help="draw the Pareto front of accuracy and cost")
     parser.add_argument(
         "--significance",
@@ -51,14 +52,17 @@ def main(argv: Sequence[str]) -> int:
     from vision_peft.results.plots.plot import plot_accuracy
     from vision_peft.results.significance import compare_all, write_pairs
     from vision_peft.results.table import format_rows
+    from vision_peft.results.task_means import average_over_tasks
 
-    rows = select_rows(found.rows, metric)
+    rows = drawn = select_rows(found.rows, metric)
     remarks, tables = [], []
+    if options.mean:
+        drawn, remarks = average_over_tasks(rows, metric)
     if options.significance:
-        tables, remarks = compare_all(rows, metric, options.significance)
-        remarks = [*(table.describe() for table in tables), *remarks]
+        tables, notes = compare_all(rows, metric, options.significance)
+        remarks += [*(table.describe() for table in tables), *notes]
     look = {"width": options.width, "pareto": options.pareto, "remarks": remarks}
-    files = plot_accuracy(rows, options.out, metric, options.x, len(found.without_row), **look)
+    files = plot_accuracy(drawn, options.out, metric, options.x, len(found.without_row), **look)
     if options.significance:
         pairs = files[-1].with_suffix(".pairs.csv")
         write_output(Path(pairs), write_pairs(tables))

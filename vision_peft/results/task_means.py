@@ -1,0 +1,85 @@
+"""Average a figure over tasks: a row for each seed of a method, which is drawn as those of one task are."""
+
+import dataclasses
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from vision_peft.printable import name_some
+from vision_peft.results.figures import get_figure
+from vision_peft.results.report_lines import Line, Place, make_lines, name_lines
+from vision_peft.results.row import Row
+from vision_peft.results.settings import TUNED, Metric, group_by_seed
+
+COSTS = ("params_trained", "params_stored", "step_ms", "peak_memory_mb", "flops_forward", "adapter_bytes")
+SHARED = ("backbone", "img_size", "num_frames", "protocol")  # by what is averaged
+MOST_NAMED = 8  # methods that lack a task
+
+
+def average_over_tasks(rows: Sequence[Row], metric: Metric) -> tuple[list[Row], list[str]]:
+    """Average `metric` and the costs of every method over all tasks of `rows`, seed by seed.
+
+    Only methods count that have every task with the same seeds: means over different tasks do not compare.
+
+    Returns:
+        The rows, whose dataset is "mean of 5 tasks" and which hold no other figure; notes on what is left out.
+
+    Raises:
+        ValueError: there is one task, or no method has all.
+    """
+    settings = [setting for setting in group_by_seed(rows) if setting.mean(metric) is not None]
+    groups: dict[Any, list[Line]] = defaultdict(list)
+    for line in make_lines(settings):
+        groups[str([getattr(line.row, name) for name in SHARED])].append(line)
+    means: list[Row] = []
+    notes: list[str] = []
+    for lines in groups.values():
+        places = list(dict.fromkeys(place for line in lines for place in line.settings))
+        lacking = []
+        for name, line in zip(name_lines(lines), lines, strict=True):
+            seeds = [{row.seed for row in line.settings[at].rows} for at in places if at in line.settings]
+            if len(seeds) < len(places) or any(own != seeds[0] for own in seeds):
+                lacking.append(name)
+            elif len(places) > 1:
+                means += [_average(line, places, seed, metric) for seed in sorted(seeds[0])]
+        if lacking and len(places) > 1:
+            names = name_some(list(dict.fromkeys(lacking)), MOST_NAMED)
+            notes.append(f"left out of the mean of {len(places)} tasks, as tasks or seeds are missing: {names}")
+    if not means:
+        raise ValueError("; ".join(["no mean over tasks: no method has two or more and all that are there", *notes]))
+    return means, notes
+
+
+def _average(line: Line, places: Sequence[Place], seed: int, metric: Metric) -> Row:
+    rows = [row for at in places for row in line.settings[at].rows if row.seed == seed]
+    mean = statistics.fmean(value for row in rows if (value := get_figure(row, metric)) is not None)
+    first = rows[0]
+    figures: dict[str, Any] = dict.fromkeys(("top1", "top5", "mean_per_class"))
+    costs = {name: _average_cost([getattr(row, name) for row in rows]) for name in COSTS}
+    own = {key: value for key, value in (first.settings or {}).items() if not key.startswith("data.")}
+    chosen = [len({row.sizes[place] for row in rows}) > 1 for place in range(len(first.methods))]
+    by_task: dict[str, Any] = {name: None for name in TUNED if len({getattr(row, name) for row in rows}) > 1}
+    return dataclasses.replace(
+        first,
+        methods=[
+            {"name": method["name"], "fields": {}} if varies else method  # a size that val chose for each task is none
+            for method, varies in zip(first.methods, chosen, strict=True)
+        ],
+        **(figures | costs | by_task | ({metric: mean} if metric in figures else {})),
+        figures={} if metric in figures else {metric: mean},
+        dataset=f"mean of {len(places)} tasks",
+        task=None,
+        setting=f"{first.setting} and those of the other tasks",
+        settings=own,
+        data_digest=None,
+        n_train=0,
+        correct=None,
+    )
+
+
+def _average_cost(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    return known[0] if len(set(known)) == 1 else statistics.fmean(known)
