@@ -28,6 +28,7 @@ from vision_peft.results.table import format_bytes, format_count, format_seconds
 
 DOCS = Path(__file__).resolve().parents[1]
 ROWS = DOCS / "results" / "rows"
+STUDY = "study"  # of docs/results/study.py, in rows/study_<set>; all others are of the common rule
 PAGE, TABLE = "leaderboard.md", "leaderboard.csv"
 LOGGED = ("command", "versions", "device", "data_digest", "setting")  # without which a row is none of these
 HEADER = """# Leaderboard
@@ -36,7 +37,8 @@ Made by `docs/results/make_leaderboard.py` of the committed rows in `docs/result
 rows, not this page. [How rows are added](results/rows.md#adding-rows). Numbers with every digit, commits and commands:
 [leaderboard.csv](leaderboard.csv).
 
-Compare within one table only: elsewhere the data, the size of the input, the protocol or the backbone is another one.
+Compare within one table only: elsewhere the data, the size of the input, the protocol or the backbone is another one,
+or, with "study" in the title, the [rule](results/rows.md#adding-rows) by which learning rate and epochs were chosen.
 Every figure is of test, which was read once a seed; mean ± standard deviation (n - 1) over seeds. `trained` leaves the
 head out, `adapter` is what lies on disk, with the head.
 """
@@ -87,6 +89,7 @@ def read_rows(folder: Path) -> list[Row]:
             if is_tested(row):
                 missing = [name for name in LOGGED if not getattr(row, name)]
                 problems += [f"{where}: a row of the leaderboard needs {', '.join(missing)}"] * bool(missing)
+                row.file = path
                 rows.append(row)
     if problems:
         raise ValueError("\n".join(problems))
@@ -96,16 +99,17 @@ def read_rows(folder: Path) -> list[Row]:
 def make_leaderboard(rows: list[Row]) -> tuple[str, str]:
     """Return the page as Markdown, and its numbers as CSV."""
     sections: dict[tuple[Any, ...], list[Setting]] = defaultdict(list)
-    for setting in group_by_seed(rows):
-        row = setting.row
-        size = (row.img_size,) * 2 if isinstance(row.img_size, int) else tuple(row.img_size)
-        named = row.dataset, row.task or "", size, row.num_frames or 0, row.protocol, row.backbone
-        sections[*named, row.metric, row.data_digest or ""].append(setting)
+    for rule in sorted({_find_rule(row) for row in rows}):
+        for setting in group_by_seed(row for row in rows if _find_rule(row) == rule):
+            row = setting.row
+            size = (row.img_size,) * 2 if isinstance(row.img_size, int) else tuple(row.img_size)
+            named = row.dataset, row.task or "", size, row.num_frames or 0, row.protocol, row.backbone
+            sections[*named, row.metric, row.data_digest or "", rule].append(setting)
     parts, numbers = [HEADER], []
     for key in sorted(sections):
         about = describe_panel(sections[key][0].row)
         title = " ".join(about.pop(name) for name in ("dataset", "task") if name in about)
-        title += f", {about.pop('img_size')}"
+        title += f", {about.pop('img_size')}" + (f", {key[-1]}" if key[-1] else "")
         settings = _rank(sections[key])
         labels = disambiguate([setting.row.label for setting in settings], [[setting] for setting in settings])
         parts += _write_section(title, list(about.values()), settings, labels)
@@ -113,6 +117,11 @@ def make_leaderboard(rows: list[Row]) -> tuple[str, str]:
     with io.StringIO(newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(map(for_csv, cells) for cells in (COLUMNS, *numbers))
         return "\n".join(parts), file.getvalue()
+
+
+def _find_rule(row: Row) -> str:
+    """Name the rule by which a row was made, where it is not the common one: what two rules tried does not compare."""
+    return STUDY if row.file is not None and row.file.parent.name.startswith(f"{STUDY}_") else ""
 
 
 def _rank(settings: list[Setting]) -> list[Setting]:

@@ -61,5 +61,8 @@ def test_a_row_without_its_command_or_that_is_none_is_named_with_its_line(make_r
 def test_rows_of_other_protocol_size_or_data_are_in_tables_of_their_own(make_row, script):
     logged = {"data_digest": "1" * 64}
     rows = [make_row(**logged), make_row(**logged, protocol="last_epoch"), make_row(**logged, img_size=56)]
-    page, _ = script["make_leaderboard"]([*rows, make_row(data_digest="2" * 64)])
-    assert page.count("| method ") == page.count("\n## ") == 4
+    of_study = make_row(**logged)
+    of_study.file = Path("rows/study_digits/adaptformer.jsonl")
+    page, _ = script["make_leaderboard"]([*rows, make_row(data_digest="2" * 64), of_study])
+    assert page.count("| method ") == page.count("\n## ") == 5
+    assert "\n## digits, 224 px, study\n" in page
