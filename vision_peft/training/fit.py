@@ -113,12 +113,7 @@ def fit(
             run.record("epoch", progress.step, entry)
             left = unread.seconds_left()
             run.say(format_epoch(training.task, entry, epochs, best=entry is progress.best, seconds_left=left))
-            due, *asked = all_reduce_sum([saver.is_due_after_epoch(), *requests.votes()])
-            stop = stop_decision(asked, progress.step)
-            if stop or due or progress.epoch == epochs:
-                saver.save()
-            if stop:
-                raise stop
+            saver.end_epoch(is_last=progress.epoch == epochs)
     saver.count_seconds()
     return saver.best if phase.watched is not None else _copy(average if average is not None else tuned)
 

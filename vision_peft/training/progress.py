@@ -15,7 +15,8 @@ from vision_peft.config.parse import Config
 from vision_peft.data import ImageDataset
 from vision_peft.distributed.device import Compute
 from vision_peft.distributed.parallel import all_finite
-from vision_peft.distributed.stopping import StopRequests
+from vision_peft.distributed.processes import all_reduce_sum
+from vision_peft.distributed.stopping import StopRequests, stop_decision
 from vision_peft.printable import name_some
 from vision_peft.runs.checkpoint import SaveError, save_state
 from vision_peft.runs.provenance import describe_changes, find_changes, merge_starts
@@ -194,6 +195,21 @@ class Saver:
         """Whether `save_every` asks for the state of update `step`."""
         every = self.training.config.save_every
         return bool(every) and step % (every or 1) == 0
+
+    def end_epoch(self, is_last: bool) -> None:
+        """Save where it is time to, and stop where that was asked for; all processes call it.
+
+        Raises:
+            Interrupted: what stops the training.
+            Diverged, SaveError: as of `save`.
+        """
+        requests = self.training.requests
+        due, *votes = all_reduce_sum([self.is_due_after_epoch(), *requests.votes()])
+        stop = stop_decision(votes, self.progress.step)
+        if stop or due or is_last:
+            self.save()
+        if stop:
+            raise stop
 
     def count_seconds(self) -> None:
         """Note in the progress how long the phases have trained and watched."""

@@ -22,8 +22,8 @@ import vision_peft as vp
 from vision_peft.config.parse import Config
 from vision_peft.config.schema import Recipe
 from vision_peft.data import ImageDataset
-from vision_peft.distributed.processes import all_gather_tensors, all_reduce_sum
-from vision_peft.distributed.stopping import FROM_KEYBOARD, catch_signals, stop_decision
+from vision_peft.distributed.processes import all_gather_tensors
+from vision_peft.distributed.stopping import FROM_KEYBOARD, catch_signals
 from vision_peft.methods.knn import KNN, choose_k
 from vision_peft.protocols import PHASES, Phase
 from vision_peft.runs.train_state import TrainState
@@ -115,12 +115,7 @@ def solve_head(
             run.record("epoch", progress.step, entry)
             words = format_epoch(training.task, entry, epochs, best=entry is progress.best)
             run.say(f"{words}  (penalty {penalty:.1e}, {steps} steps)")
-            due, *votes = all_reduce_sum([saver.is_due_after_epoch(), *training.requests.votes()])
-            stop = stop_decision(votes, progress.step)
-            if stop or due or progress.epoch == epochs:
-                saver.save()
-            if stop:
-                raise stop
+            saver.end_epoch(is_last=progress.epoch == epochs)
     saver.count_seconds()
     return saver.best if phase.watched is not None else {name: tensor.cpu().clone() for name, tensor in tuned.items()}
 
