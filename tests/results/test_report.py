@@ -74,33 +74,6 @@ def test_what_was_chosen_for_each_task_stays_one_line_and_says_so(make_row: Make
     assert (line["a"], line["b"]) == ("50.50 ± 0.71", "60.50 ± 0.71")
 
 
-def test_a_size_that_val_chose_for_each_task_stays_one_line_too(make_row: MakeRow) -> None:
-    rows = []
-    for task, k in (("a", 5), ("b", 20)):
-        rows += runs(make_row, task, methods=[{"name": "knn", "fields": {"k": k}}], tried={"method.k": [5, 20]})
-    (line,) = table(make_report(rows, suites=SUITES))
-    assert (line["method"], line["recipe"]) == ("k-NN", "k 5 to 20 by task")
-    for row in rows:
-        row.tried = None
-    assert [line["method"] for line in table(make_report(rows, suites=SUITES))] == ["k-NN-5", "k-NN-20"]
-
-
-def test_settings_of_one_dataset_split_no_line_and_are_told_with_its_name(make_row: MakeRow) -> None:
-    rows = [make_row(dataset="clothes", settings={"data.shots": 100}), make_row()]
-    report = make_report([*rows, make_row("linear", {}, dataset="clothes", settings={"data.shots": 100})])
-    assert [(line["method"], line["digits"]) for line in table(report)] == [
-        ("AdaptFormer-64", "96.40"),
-        ("linear probe", "-"),
-    ]
-    assert "data.shots=100 on clothes" in report.title
-    rows += [make_row(dataset="clothes", setting="other", settings={"data.shots": 10})]
-    assert sorted(line.get("recipe", "") for line in table(make_report(rows))) == [
-        "",
-        "data.shots=10 on clothes",
-        "data.shots=100 on clothes",
-    ]
-
-
 def test_two_recipes_on_one_task_are_two_lines_that_tell_their_difference(make_row: MakeRow) -> None:
     rows = runs(make_row, "a", lr=1e-3) + runs(make_row, "ab", lr=1e-2)
     lines = table(make_report(rows, suites=SUITES))

@@ -3,10 +3,10 @@
     vision-peft plot runs
     vision-peft plot runs/digits --metric mean_per_class --x stored --out figures/digits
     vision-peft plot runs --x memory --pareto --width column --out figures/memory
-    vision-peft plot runs/study --mean --significance seeds
+    vision-peft plot runs --significance seeds
 
-RUNS are folders of runs (searched), single runs, or result.json files. It writes OUT.png, OUT.svg, OUT.pdf and OUT.csv,
-and with --significance OUT.pairs.csv.
+RUNS are folders of runs (searched), single runs, or result.json files. There is a panel for each task, or one for the
+mean of all with --mean. It writes OUT.png, OUT.svg, OUT.pdf and OUT.csv, and with --significance OUT.pairs.csv.
 """
 
 from collections.abc import Sequence
