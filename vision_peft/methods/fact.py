@@ -104,7 +104,7 @@ class FacTInput(_FacTWeight):
         hidden = hidden if padded.shape[-1] == dim else hidden.flatten(-2)  # of one tile, or of all
         hidden = F.linear(hidden, self.fact_cores().transpose(0, 1).flatten(1))
         hidden = (self.fact_dropout(hidden) * self.fact_scale).flatten(0, -2)
-        if adds_in_place(self):
+        if self.out_features == len(factors.V) and adds_in_place(self):
             y = add_product(partial(super().forward, x.flatten(0, -2)), hidden, factors.V, 1.0)
             return y.unflatten(0, x.shape[:-1])
         y = super().forward(x)
