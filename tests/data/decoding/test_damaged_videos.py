@@ -7,11 +7,13 @@ import contextlib
 import multiprocessing
 import random
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import av
+import av.logging
 import numpy as np
 import pytest
 from support.video_files import write_video
@@ -218,7 +220,19 @@ def test_frames_that_a_damaged_container_loses_are_not_lost_in_silence(whole: Pa
     (tmp_path / "b.mkv").write_bytes(content)  # the same report once more
     index_first = write_video(tmp_path / "whole.mp4", index_first=True).read_bytes()
     (tmp_path / "c.mp4").write_bytes(index_first[: len(index_first) * 3 // 4])
+    asks = {"count": frame_count, "any": lambda p: decode_clip(p, [0]), "pyav": lambda p: decode_clip(p, [0], "pyav")}
+    told = {}
     for name in ("a.mkv", "b.mkv", "c.mp4"):
-        for ask in (frame_count, lambda path: decode_clip(path, [0]), lambda path: decode_clip(path, [0], "pyav")):
-            with pytest.raises(VideoDecodeError, match="its container is damaged: "):
-                ask(tmp_path / name)
+        for kind, ask in asks.items():
+            av.logging.set_level(None)  # as other users of PyAV may
+            av.logging.set_skip_repeated(True)
+            told[name, kind] = _complain(ask, tmp_path / name)
+    assert {key: text for key, text in told.items() if "its container is damaged: " not in text} == {}
+
+
+def _complain(ask: Callable[[Path], Any], path: Path) -> str:
+    try:
+        ask(path)
+    except VideoDecodeError as error:
+        return str(error)
+    return "nothing"

@@ -69,18 +69,17 @@ def capture_pyav() -> Iterator[list[tuple[int, str, str]]]:
     """Collect the errors that PyAV's ffmpeg reports in this thread, as (level, name of the demuxer or codec, text)."""
     import av.logging
 
-    _make_pyav_log()
+    _mute_pyav()
+    # PyAV throws its log away unless it is asked for. Whoever else uses PyAV may have changed that since the last file.
+    av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # the next file may be damaged in the same way
     with av.logging.Capture() as log:
         yield log
 
 
 @functools.cache
-def _make_pyav_log() -> None:
-    """Have PyAV keep its log, which it throws away otherwise, and keep it from the terminal, once a process."""
-    import av.logging
-
-    av.logging.set_level(av.logging.ERROR)
-    av.logging.set_skip_repeated(False)  # the next file may be damaged in the same way
+def _mute_pyav() -> None:
+    """Keep PyAV's log from the terminal, once a process."""
     logging.getLogger("libav").addHandler(logging.NullHandler())
     logging.getLogger("libav").propagate = False
 
