@@ -137,7 +137,8 @@ def make_lines(settings: Sequence[Setting]) -> list[Line]:
 
     Between tasks may differ what their data are, and what val chose for each.
     """
-    lines = _join(settings, [_Free(True, True, True), _Free(True, False, True), _Free(True), _Free()])
+    widest = _Free(size_of_train=True, tuned=True, data=True)
+    lines = _join(settings, [widest, widest._replace(tuned=False), _Free(size_of_train=True), _Free()])
     return sorted(
         lines, key=lambda line: (line.row.backbone, PROTOCOLS.index(line.row.protocol), line.row.params_trained)
     )
