@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from vision_peft.benchmarks.times import Run, measure_seconds, measure_times
+from vision_peft.benchmarks.times import Run, describe_clock, measure_seconds, measure_times
 
 CPU = torch.device("cpu")
 
@@ -40,6 +40,13 @@ def test_what_finds_no_memory_is_left_out_from_then_on() -> None:
 
 def test_only_the_time_of_this_process_counts_on_a_cpu() -> None:
     assert measure_seconds(lambda: time.sleep(0.3), CPU) < 0.2
+
+
+def test_what_several_threads_take_is_time_on_the_wall(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "perf_counter", iter([10.0, 13.0, 20.0, 26.0]).__next__)
+    assert measure_seconds(lambda: None, CPU, threads=2) == 3
+    assert list(measure_times({"only": Run(lambda: None)}, [0], CPU, threads=2)) == [{"only": 6}]
+    assert describe_clock(CPU, 2) == "wall-clock time of 2 threads"
 
 
 @pytest.mark.parametrize("repeats", [1, 3])

@@ -92,6 +92,11 @@ def test_the_same_command_goes_on_and_measures_nothing_twice(tmp_path: Path) -> 
     assert "measuring everything again" in done.stderr
     assert [len(row["times"]["step"]) for row in read(tmp_path)["groups"][0]["rows"]] == [1, 1, 1]
 
+    done = benchmark(tmp_path, *words, "--rounds=2", "--threads=2")  # another clock: nothing stands beside it
+    assert "measuring everything again" in done.stderr
+    assert [len(row["times"]["step"]) for row in read(tmp_path)["groups"][0]["rows"]] == [2, 2, 2]
+    assert "(wall-clock time of 2 threads" in (tmp_path / "costs.md").read_text("utf-8")
+
 
 def test_a_method_that_does_not_fit_is_noted_and_the_others_are_measured(tmp_path: Path) -> None:
     done = benchmark(tmp_path, "methods=st_adapter,linear", *TINY, "--rounds=1", "--out=costs")
@@ -124,8 +129,10 @@ def test_a_preset_can_be_made_smaller(tmp_path: Path) -> None:
         (["--preset", "tpu"], "invalid choice: 'tpu'"),
         (["methods=lora", "method=vpt"], "method= cannot be combined with methods="),
         (["methods=lora", "--rounds=0"], "--rounds must be at least 1, got 0"),
+        (["methods=lora", "--threads=0"], "--threads must be at least 1, got 0"),
         (["methods=lora", "--json=f.json"], "the cost table takes --out"),
         (["--rounds=3"], "--rounds is for the cost table"),
+        (["--threads=2"], "--threads is for the cost table"),
         (["methods=lora", "recipe.lrr=1"], "did you mean"),
     ],
 )

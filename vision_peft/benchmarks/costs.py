@@ -66,6 +66,7 @@ class Costs:
     code: str  # digest of the package's files
     versions: dict[str, str]
     groups: list[CostGroup] = field(default_factory=list)
+    threads: int = 1  # of a CPU
 
     def is_same_machine(self, other: "Costs") -> bool:
         """Tell whether figures of `other` can stand beside those of these costs."""

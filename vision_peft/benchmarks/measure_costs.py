@@ -42,14 +42,15 @@ class Keeper:
         return time.monotonic() > self.deadline
 
 
-def start_costs(config: Config, command: str) -> Costs:
-    """Start a table without rows, of what this code measures on the device of `config`."""
+def start_costs(config: Config, command: str, threads: int = 1) -> Costs:
+    """Start a table without rows, of what this code measures on the device of `config` with `threads` of a CPU."""
     compute = choose_compute(config.device, config.precision)
     start = describe_start(compute)
     return Costs(
         command=command,
         device=describe_processor() if compute.device.type == "cpu" else describe_device(compute.device),
-        clock=describe_clock(compute.device),
+        clock=describe_clock(compute.device, threads),
+        threads=threads,
         commit=start["commit"],
         code=digest_code(),
         versions=start["versions"],
@@ -65,16 +66,18 @@ def describe_processor() -> str:
     return f"cpu ({platform.processor() or platform.machine()})"
 
 
-def check_configs(configs: Iterable[Config], preset: str | None = None) -> None:
+def check_configs(configs: Iterable[Config], preset: str | None = None, threads: int | None = None) -> None:
     """Check what settings are to be measured on.
 
     Raises:
-        ValueError: a device or precision that cannot be had, several processes, a preset for another device.
+        ValueError: a device or precision that cannot be had, several processes, a preset or threads for another device.
     """
     for config in configs:
         compute = choose_compute(config.device, config.precision)
         if compute.world_size > 1:
             raise ValueError("the cost table is measured by one process: start it without torchrun")
+        if threads is not None and compute.device.type != "cpu":
+            raise ValueError(f"--threads is for a CPU, and device={config.device} is none: leave it out")
         if preset == "gpu" and compute.device.type != "cuda":
             raise ValueError(f"--preset gpu needs a GPU, and device={config.device} is not one: give --preset cpu")
         check_backbone_dtype(config.backbone_dtype, compute)
@@ -90,7 +93,7 @@ def measure_costs(
     Raises:
         ValueError: a backbone that cannot be created.
     """
-    torch.set_num_threads(1)
+    torch.set_num_threads(costs.threads)
     for group, configs in groups:
         known = next((each for each in costs.groups if each.overrides == list(group.shared)), None)
         names = [FLOOR, PLAIN, *configs, *(PEERS[peer][0] for peer in group.peers)]
@@ -141,7 +144,7 @@ def _measure_group(
             _create(row, create, bench, candidates)
         keeper.save()
         keeper.done()
-    return _measure_rounds(measured, candidates, rounds, bench, keeper)
+    return _measure_rounds(measured, candidates, rounds, bench, keeper, costs.threads)
 
 
 def _create(row: Cost, create: Callable[[], Candidate], bench: Bench, candidates: dict[str, Candidate]) -> None:
@@ -190,7 +193,7 @@ def _measure_peak_on_gpu(run: Callable[[], object], device: torch.device) -> int
 
 
 def _measure_rounds(
-    group: CostGroup, candidates: dict[str, Candidate], rounds: int, bench: Bench, keeper: Keeper
+    group: CostGroup, candidates: dict[str, Candidate], rounds: int, bench: Bench, keeper: Keeper, threads: int
 ) -> bool:
     runs: dict[tuple[str, str], Run] = {}
     for name, candidate in candidates.items():
@@ -201,7 +204,7 @@ def _measure_rounds(
             runs[name, "merged"] = Run(partial(bench.infer, candidate.merged))
     if keeper.is_over():
         return False
-    for taken in measure_times(runs, range(group.rounds, rounds), bench.device, keeper.done):
+    for taken in measure_times(runs, range(group.rounds, rounds), bench.device, keeper.done, threads):
         for row in group.rows:
             of_row = {what: seconds for (name, what), seconds in taken.items() if name == row.setting}
             for what, seconds in of_row.items():

@@ -1,7 +1,8 @@
 """Time several things in turn, so that whatever else the machine does meets all of them alike.
 
-On a CPU what is measured is the CPU time of this process with one thread, which other processes change little; on a GPU
-it is the time between two events there.
+On a CPU what is measured is the CPU time of this process with one thread, which other processes change little, or
+wall-clock time with several threads, for which the machine must have nothing else to do; on a GPU it is the time
+between two events there.
 """
 
 import math
@@ -25,18 +26,24 @@ class Run:
     prepare: Callable[[], object] = lambda: None  # before each time, not timed
 
 
-def describe_clock(device: torch.device) -> str:
+def describe_clock(device: torch.device, threads: int = 1) -> str:
     """Say what `measure_times` measures on a device."""
-    return "CPU time of one thread" if device.type == "cpu" else "time between two events on the GPU"
+    if device.type != "cpu":
+        return "time between two events on the GPU"
+    return "CPU time of one thread" if threads == 1 else f"wall-clock time of {threads} threads"
 
 
 def measure_times(
-    runs: Mapping[K, Run], rounds: Iterable[int], device: torch.device, done: Callable[[], object] = lambda: None
+    runs: Mapping[K, Run],
+    rounds: Iterable[int],
+    device: torch.device,
+    done: Callable[[], object] = lambda: None,
+    threads: int = 1,
 ) -> Iterator[dict[K, float | None]]:
     """Time each of `runs` once in every round, and give the seconds round by round.
 
     Each round starts with another run, and calls `done` after each. A run for which memory does not suffice has None,
-    and is left out from then on.
+    and is left out from then on. `threads` says how many torch has been told to use on a CPU.
     """
     left, repeats = dict(runs), dict[K, int]()
     for number in rounds:
@@ -47,7 +54,7 @@ def measure_times(
                 left[key].prepare()
                 if key not in repeats:
                     repeats[key] = _choose_repeats(left[key].run, device)
-                taken[key] = measure_seconds(left[key].run, device, repeats[key])
+                taken[key] = measure_seconds(left[key].run, device, repeats[key], threads)
             except torch.OutOfMemoryError:
                 taken[key] = None
                 del left[key]
@@ -63,13 +70,14 @@ def _choose_repeats(run: Callable[[], object], device: torch.device) -> int:
     return min(MOST_REPEATS, math.ceil(SHORTEST_S / measure_seconds(run, device)))
 
 
-def measure_seconds(run: Callable[[], object], device: torch.device, repeats: int = 1) -> float:
+def measure_seconds(run: Callable[[], object], device: torch.device, repeats: int = 1, threads: int = 1) -> float:
     """Measure the seconds that one of `repeats` runs in a row takes; see `describe_clock`."""
     if device.type != "cuda":
-        started = time.process_time()
+        read = time.process_time if threads == 1 else time.perf_counter
+        started = read()
         for _ in range(repeats):
             run()
-        return (time.process_time() - started) / repeats
+        return (read() - started) / repeats
     first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize(device)
     first.record()

@@ -29,19 +29,18 @@ def report_costs(options: argparse.Namespace, overrides: list[str], further: Map
     from vision_peft.benchmarks.measure_costs import Keeper, check_configs, measure_costs, start_costs
 
     configs = [{name: run.parse() for name, run in composed[0].items()}]
-    check_configs(configs[0].values(), options.preset)
+    check_configs(configs[0].values(), options.preset, options.threads)
     for group in others:
         configs.append({name: run.parse() for name, run in _compose(group).items()})
-        check_configs(configs[-1].values(), options.preset)
-    costs = start_costs(next(iter(configs[0].values())), _command(options, overrides))
+        check_configs(configs[-1].values(), options.preset, options.threads)
+    costs = start_costs(next(iter(configs[0].values())), _command(options, overrides), options.threads or 1)
     files = {ending: Path(f"{options.out}{ending}") for ending in (".json", ".md", ".csv")} if options.out else {}
     before = read_costs(files[".json"]) if files else None
     if before is not None and before.is_same_machine(costs):
         costs = before
     elif before is not None:
-        show(
-            f"{files['.json']} was measured by other code or on another machine: measuring everything again", sys.stderr
-        )
+        was = "by other code, by another clock or on another machine"
+        show(f"{files['.json']} was measured {was}: measuring everything again", sys.stderr)
     rounds = options.rounds or ROUNDS
     progress = Countdown(sum(group.count() * (1 + 2 * rounds) for group in groups), "measurements")
     done = iter(range(1, sys.maxsize))
@@ -74,6 +73,8 @@ def _plan(options: argparse.Namespace, overrides: list[str], further: Mapping[st
         )
     if options.rounds is not None and options.rounds < 1:
         raise ValueError(f"--rounds must be at least 1, got {options.rounds}")
+    if options.threads is not None and options.threads < 1:
+        raise ValueError(f"--threads must be at least 1, got {options.threads}")
     asked = {key: [w.removeprefix(key) for w in overrides if w.startswith(key)] for key in COST_KEYS}
     shared = [word for word in overrides if not word.startswith(COST_KEYS)]
     folders = (Path(options.config_dir),) if options.config_dir else ()
@@ -91,5 +92,6 @@ def _plan(options: argparse.Namespace, overrides: list[str], further: Mapping[st
 def _command(options: argparse.Namespace, overrides: Sequence[str]) -> str:
     """Return the command that measures this table."""
     flags = [f"--against={text}" for text in options.against]
-    flags += [f"--{key}={getattr(options, key)}" for key in ("preset", "rounds", "out") if getattr(options, key)]
+    given = {key: getattr(options, key) for key in ("preset", "rounds", "threads", "out")}
+    flags += [f"--{key}={value}" for key, value in given.items() if value]
     return command_of(list(overrides), flags, "benchmark")

@@ -14,8 +14,9 @@ processes share every batch, and speeds are totals over all of them.
 With methods= or a preset it reads no data: every method is measured on random images and weights. The table has
 training steps, inference before and after merging, operations, bytes saved for the backward pass, and peak memory.
 Baselines are a frozen backbone, full fine-tuning by timm's own loop, and plain timm inference. On a CPU, times are CPU
-time of one thread. peers= adds Hugging Face's PEFT (hf_lora) and methods as in published code (vpt_inserted,
-adaptformer_written_out). --out FILE writes FILE.md, FILE.csv and FILE.json; the same command continues from FILE.json.
+time of one thread, or with --threads 2 wall-clock time, for which the machine must be quiet. peers= adds Hugging Face's
+PEFT (hf_lora) and methods as in published code (vpt_inserted, adaptformer_written_out). --out FILE writes FILE.md,
+FILE.csv and FILE.json; the same command continues from FILE.json.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     further = {text: shlex.split(text) for text in options.against}
     if options.preset or any(word.startswith(COST_KEYS) for word in overrides):
         return report_costs(options, overrides, further)
-    if given := [flag for flag in ("rounds", "minutes", "out") if getattr(options, flag) is not None]:
+    if given := [flag for flag in ("rounds", "threads", "minutes", "out") if getattr(options, flag) is not None]:
         raise ValueError(f"--{given[0]} is for the cost table: give methods=... or --preset as well")
     settings = {"": overrides, **{text: override(overrides, words) for text, words in further.items()}}
     runs = {text: read_command_line(words).runs[0] for text, words in settings.items()}
@@ -77,6 +78,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     costs = parser.add_argument_group("what each method costs (with methods= or a preset)")
     costs.add_argument("--preset", choices=list(PRESETS), help="cpu: many methods on ViT-B/16; gpu: ViT-S, B, L and g")
     costs.add_argument("--rounds", type=int, help="measurements of each setting (default: 7)")
+    costs.add_argument("--threads", type=int, help="of a CPU (default: 1); of more, wall-clock time counts")
     costs.add_argument("--minutes", type=float, help="start no round after this; the same command continues")
     costs.add_argument("--out", metavar="FILE", type=Path, help="write FILE.md, FILE.csv and FILE.json")
     add_config_dir(parser)
