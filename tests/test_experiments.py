@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from support.mask_layouts import LAYOUTS
 from support.tiny_run import TINY
 from support.tiny_vtab import write_vtab
 
@@ -90,8 +91,10 @@ def test_every_command_of_the_header_can_be_typed(name: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_trains_on_a_tiny_backbone(name: str, tmp_path: Path) -> None:
-    backbone = whole(name).backbone
-    if backbone.num_frames is None:
+    backbone, masks = whole(name).backbone, LAYOUTS.get(whole(name).data.name)
+    if masks is not None:
+        data = [f"data.root={masks(tmp_path / 'masks')}"]
+    elif backbone.num_frames is None:
         data = ["data=vtab1k", f"data.root={write_vtab(tmp_path / 'vtab', ['pebbles'])}", "data.task=pebbles"]
     else:
         few = ["data.train_clips=16", "data.val_clips=8", "data.test_clips=8", "data.size=32"]

@@ -24,3 +24,14 @@ def test_slow_things_are_told_by_their_length_and_fast_ones_by_their_number(
     clock[0] += seconds
     countdown.show(4)
     assert capsys.readouterr().err == line
+
+
+def test_more_than_was_expected_leaves_no_time_below_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    countdown = Countdown(12, "images")
+    clock[0] += 45
+    countdown.show(15)
+    assert capsys.readouterr().err == "15 of 15 images, 3.0 s each, 0 s left\n"

@@ -23,7 +23,7 @@ def write_mask(path: Path, values: np.ndarray, palette: bool = False) -> None:
     if palette:
         image = image.convert("P")
         image.putdata(values.ravel().tolist())
-        image.putpalette(COLOURS)
+        image.putpalette(COLOURS + [0] * (768 - len(COLOURS)))  # PIL keeps 2 bits of a value where there are 4 colours
     image.save(path)
 
 

@@ -60,6 +60,15 @@ def test_the_warm_up_starts_where_it_is_told() -> None:
     assert rates(recipe, epochs=2, updates=4)[:5] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
 
 
+def test_the_rate_of_poly_falls_as_a_power_of_what_is_left() -> None:
+    falling = [0.1 + 0.3 * (1 - k / 8) ** 0.9 for k in range(8)]
+    recipe = Recipe(lr=0.4, min_lr=0.1, warmup_epochs=0, schedule="poly")
+    assert rates(recipe, epochs=2, updates=4) == pytest.approx(falling)
+    rising = [0.1 + 0.3 * k / 4 for k in range(4)]
+    recipe = Recipe(lr=0.4, min_lr=0.1, warmup_epochs=1, schedule="poly")
+    assert rates(recipe, epochs=3, updates=4) == pytest.approx(rising + falling)
+
+
 def test_a_constant_rate_stays_after_the_warm_up() -> None:
     assert rates(Recipe(lr=0.5, schedule="constant", warmup_epochs=0.5), 2, 4) == pytest.approx(
         [0.25, 0.375, *[0.5] * 6]

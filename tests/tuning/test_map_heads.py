@@ -11,14 +11,19 @@ from support.matrix import METHODS, fits
 from torch import nn
 
 import vision_peft as vp
-from vision_peft.tuning.head_kinds import MapLinear, MapMulti, MapPyramid
+from vision_peft.tuning.head_kinds import MapLinear, MapMulti, MapProgressive, MapPyramid
 from vision_peft.tuning.head_maps import Windows, answer_windows, reads_maps
 from vision_peft.tuning.map_heads import MapClassifier, average_parts
 from vision_peft.tuning.record import head_kind
 from vision_peft.tuning.short_block import ShortModel
 
 CLIPS = ("tubelet", "frames")
-KINDS = {"seg_linear": {}, "seg_multi": {"layers": 2}, "seg_upernet": {"layers": 2, "channels": 8}}
+KINDS = {
+    "seg_linear": {},
+    "seg_multi": {"layers": 2},
+    "seg_upernet": {"layers": 2, "channels": 8},
+    "seg_pup": {"steps": 2, "channels": 8},
+}
 FAMILIES = [name for name in ALL if name not in CLIPS]
 MATRIX = ("vit", "swin", "resnet")
 SOME = [name if name in MATRIX else pytest.param(name, marks=pytest.mark.matrix) for name in FAMILIES]
@@ -102,6 +107,24 @@ def test_several_layers_stand_side_by_side_the_coarse_ones_scaled():
     torch.testing.assert_close(head([fine, coarse]), head.classifier(both))
     assert len(head.norms) == 2
     assert not any(isinstance(module, nn.BatchNorm2d) for module in head.modules())
+
+
+def test_progressive_upsampling_is_a_convolution_and_twice_the_size_at_every_step():
+    head: Any = MapClassifier([3], 4, MapProgressive(steps=2, channels=5, batchnorm=False), flat=True).eval()
+    x = torch.randn(2, 3, 3, 4)
+    wanted = x
+    for convolution, norm, _ in head.decoder.convolutions:
+        norm.running_var.uniform_(0.5, 2)
+        wanted = F.conv2d(wanted, convolution.weight, padding=1) / (norm.running_var + norm.eps).sqrt()[:, None, None]
+        wanted = F.interpolate(wanted.relu(), scale_factor=2, mode="bilinear")
+    torch.testing.assert_close(head([x]), head.classifier(wanted))
+    assert head([x]).shape == (2, 4, 12, 16)
+
+
+def test_the_head_of_setr_pup_has_the_parameters_that_mmsegmentation_lists():
+    head = MapClassifier([1024], 150, MapProgressive(), flat=True)
+    convolutions, classifier = 9 * (1024 + 3 * 256) * 256, 256 * 150 + 150
+    assert sum(p.numel() for p in head.parameters()) == convolutions + 4 * 2 * 256 + classifier
 
 
 def test_one_tensor_of_all_channels_is_answered_like_the_maps():

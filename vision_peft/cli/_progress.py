@@ -29,6 +29,7 @@ class Countdown:
         if self.silent or now - self.last < _EVERY_S[self.terminal] or not done:
             return
         self.last, speed = now, done / (now - self.started)
+        self.total = max(self.total, done)  # some totals are estimates
         left = format_left((self.total - done) / speed)
         pace = f"{speed:,.1f} a second" if speed >= 1 else f"{1 / speed:,.1f} s each"
         text = f"{done:,} of {self.total:,} {self.what}, {pace}, {left}"

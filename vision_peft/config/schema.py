@@ -36,7 +36,7 @@ QUANTIZED = ("int8", "nf4")  # as tuning.quantize knows them
 STRATEGIES = ("ddp", "fsdp2")
 TRACKERS = ("tensorboard", "wandb")
 RECOMPUTES = ("none", "mlp", "attention", "block")  # as tuning.recompute knows them
-SCHEDULES = ("cosine", "cosine_by_epoch", "constant")
+SCHEDULES = ("cosine", "cosine_by_epoch", "poly", "constant")
 
 
 @dataclass(kw_only=True)
@@ -79,7 +79,7 @@ class Recipe(Checked):
     min_lr: float = 0.0  # learning rate at the end of the schedule
     warmup_epochs: float = 0.5  # epochs over which the learning rate rises linearly
     warmup_lr: float | None = None  # learning rate of the first update; null: lr / updates of the warm-up
-    schedule: str = "cosine"  # cosine | cosine_by_epoch (one rate for all updates of an epoch) | constant
+    schedule: str = "cosine"  # cosine | cosine_by_epoch (one rate for all of an epoch) | poly (power 0.9) | constant
     optimizer: str = "adamw"  # adamw | sgd (as torch.optim.SGD) | lars | lbfgs (a linear head only, see recipe=lbfgs)
     weight_decay: float = 1e-4  # on matrices only, not on biases and norms; null: as the method recommends
     momentum: float = 0.9  # sgd and lars only

@@ -11,6 +11,7 @@ from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.targets import Targets
 from vision_peft.suggest import did_you_mean
 from vision_peft.tasks.task import Task
+from vision_peft.tuning.head_kinds import MAP_KINDS
 
 
 def _find() -> dict[str, type[Task]]:
@@ -47,7 +48,7 @@ def learn_task(train_set: ImageDataset, recipe: Recipe) -> Task:
     if (recipe.mixup or recipe.cutmix) and not kind.mixes:
         raise ValueError(f"mixup and cutmix mix classes: for a task of {kind.kind} give recipe.mixup=0 recipe.cutmix=0")
     if recipe.answers_maps != kind.answers_maps:
-        heads = "one for maps: seg_linear, seg_multi, seg_upernet" if kind.answers_maps else "linear, attentive, ..."
+        heads = f"one for maps: {', '.join(MAP_KINDS)}" if kind.answers_maps else "linear, attentive, ..."
         raise ValueError(f"recipe.head={recipe.head} does not fit a task of {kind.kind}, whose head is {heads}")
     if recipe.embedding_width is not None and not kind.has_width:
         raise ValueError(

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 from timm.data.mixup import Mixup
-from timm.scheduler import CosineLRScheduler
+from timm.scheduler import CosineLRScheduler, PolyLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 
 import vision_peft as vp
@@ -24,6 +25,7 @@ from vision_peft.tuning.finish_step import acts_on_steps
 from vision_peft.tuning.head_grid import find_grid, number_of_head
 
 TRUST = 0.001
+POWER = 0.9  # of the poly schedule, as in mmsegmentation
 
 
 @dataclass(frozen=True)
@@ -224,30 +226,30 @@ def _split_by_head(optimizer: torch.optim.Optimizer, model: nn.Module, recipe: R
                 optimizer.add_param_group({**group, **scale, "params": own})
 
 
-def create_schedule(
-    optimizer: torch.optim.Optimizer, recipe: Recipe, epochs: int, updates_per_epoch: int
-) -> CosineLRScheduler:
+def create_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, epochs: int, updates_per_epoch: int) -> Scheduler:
     """Schedule over updates: `schedule.step_update(k)` sets the learning rate of update k, from 0, and keeps no state.
 
     It rises linearly from `warmup_lr`, or lr / w, over the w updates of the warm-up, then falls to `min_lr` as half a
-    cosine, or stays. By epoch (w counts epochs then) all updates have the rate of the first one of their epoch. A
-    training of other `epochs` than the recipe's keeps the schedule's proportions: its warm-up takes the same share.
+    cosine or as a power of what is left (poly, which segmentation uses), or stays. By epoch (w counts epochs then) all
+    updates have the rate of the first one of their epoch. A training of other `epochs` than the recipe's keeps the
+    schedule's proportions: its warm-up takes the same share.
     """
     hold = updates_per_epoch if recipe.schedule == "cosine_by_epoch" else 1
     total = max(epochs * updates_per_epoch, 2)  # timm warns of schedules of one step
     warmup_epochs = recipe.warmup_epochs * epochs / recipe.epochs
     warmup = min(round(warmup_epochs * updates_per_epoch), total - 1)
     start = recipe.lr * min(hold / warmup, 1) if warmup else 0.0
-    return _Held(
-        optimizer,
-        hold,
-        t_initial=total - warmup,
-        lr_min=recipe.lr if recipe.schedule == "constant" else recipe.min_lr,
-        warmup_t=warmup,
-        warmup_lr_init=start if recipe.warmup_lr is None else recipe.warmup_lr,
-        warmup_prefix=True,
-        t_in_epochs=False,
-    )
+    settings: dict[str, Any] = {
+        "t_initial": total - warmup,
+        "lr_min": recipe.lr if recipe.schedule == "constant" else recipe.min_lr,
+        "warmup_t": warmup,
+        "warmup_lr_init": start if recipe.warmup_lr is None else recipe.warmup_lr,
+        "warmup_prefix": True,
+        "t_in_epochs": False,
+    }
+    if recipe.schedule == "poly":
+        return PolyLRScheduler(optimizer, power=POWER, **settings)
+    return _Held(optimizer, hold, **settings)
 
 
 class _Held(CosineLRScheduler):

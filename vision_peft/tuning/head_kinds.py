@@ -111,8 +111,25 @@ class MapPyramid(MapHead):
         raise_all([at_least(name, getattr(self, name), 1) for name in ("layers", "channels")])
 
 
+@dataclass(frozen=True, kw_only=True)
+class MapProgressive(MapHead):
+    """Convolutions that double the map step by step, SETR's progressive upsampling, see `map_heads.Progressive`."""
+
+    steps: int = 4  # each a convolution of 3 x 3 and twice the size
+    channels: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        raise_all([at_least(name, getattr(self, name), 1) for name in ("steps", "channels")])
+
+
 TOKEN_KINDS: dict[str, type[TokenHead]] = {"attentive": Attentive, "attentive_pooler": AttentivePooler}
-MAP_KINDS: dict[str, type[MapHead]] = {"seg_linear": MapLinear, "seg_multi": MapMulti, "seg_upernet": MapPyramid}
+MAP_KINDS: dict[str, type[MapHead]] = {
+    "seg_linear": MapLinear,
+    "seg_multi": MapMulti,
+    "seg_upernet": MapPyramid,
+    "seg_pup": MapProgressive,
+}
 HeadOptions = TokenHead | MapHead | Neighbours
 _WITH_OPTIONS: dict[str, type[HeadOptions]] = {**TOKEN_KINDS, **MAP_KINDS, "knn": Neighbours}
 

@@ -21,7 +21,7 @@ from vision_peft.tuning.families import family_of
 from vision_peft.tuning.families.family import Family
 from vision_peft.tuning.graft import HeadGraft, graft_innermost
 from vision_peft.tuning.head_kinds import MapHead, MapPyramid
-from vision_peft.tuning.map_heads import MapClassifier, count_layers
+from vision_peft.tuning.map_heads import MapClassifier, count_finer, count_layers
 
 Size = tuple[int, int]  # height, width
 
@@ -138,7 +138,7 @@ def give_maps(model: Any, head: MapHead) -> None:
 def _windows(model: Any, head: MapHead) -> Windows:
     height, width = image_size(model) or resolve_model_data_config(model)["input_size"][-2:]
     finest = model.feature_info[choose_layers(model, head)[0]]["reduction"]
-    step = finest // 2 if isinstance(head, MapPyramid) and is_flat(model) else finest
+    step = max(finest // count_finer(head, is_flat(model)), 1)
     if height % step or width % step:
         raise ValueError(
             f"windows of {height} x {width} pixels do not hold whole places of {step} pixels: give img_size that "

@@ -32,10 +32,11 @@ def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.
             ``bi_linear_packed``, of which two numbers train. ``attentive`` for efficient probing and
             ``attentive_pooler`` for V-JEPA 2's classifier read tokens in place of pooled features, see ``attentive``;
             both also as ``adapter.json`` records them, with options: ``attentive queries=8``. ``seg_linear``,
-            ``seg_multi`` and ``seg_upernet`` read maps and answer for every place of them (B C h w), see ``map_heads``.
+            ``seg_multi``, ``seg_upernet`` and ``seg_pup`` read maps and answer for every place (B C h w), see
+            ``map_heads``.
         num_classes: number of classes, at least 1.
         **options: of those that read tokens or maps: the fields of ``head_kinds.Attentive``, ``AttentivePooler``,
-            ``MapLinear``, ``MapMulti`` or ``MapPyramid``.
+            ``MapLinear``, ``MapMulti``, ``MapPyramid`` or ``MapProgressive``.
 
     ``linear`` and ``batchnorm_linear`` start from weights of σ = 0.01 and zero biases, as linear probes of MAE and
     DINOv2 do: with small logits at the start the parts before the head learn sooner than with torch's default, which

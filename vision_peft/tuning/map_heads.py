@@ -12,6 +12,13 @@ Deviations: BatchNorm has no affine parameters, which W and b stand for, and the
 convolution of 3 x 3 where the levels join, none behind each level, and fewer channels. Averages over 1, 2, 3 and 6
 parts of each side join the coarsest map; every finer one adds what is coarser. Of a flat model, whose maps all have the
 size of the patch grid, a transposed convolution doubles the finest one.
+
+``Progressive`` is the decoder of SETR-PUP (Zheng et al., CVPR 2021, https://arxiv.org/abs/2012.15840; official:
+fudan-zvg/SETR, VisionTransformerUpHead; as VPT uses it: mmsegmentation, setr_up_head.py): ``steps`` times
+
+    x = upsample_2(ReLU(BN(conv_3x3(x))))
+
+Deviations: the norm of the features is BatchNorm without affine parameters, there LayerNorm; no auxiliary heads.
 """
 
 from collections.abc import Sequence
@@ -21,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vision_peft.tuning.head_kinds import MapHead, MapMulti, MapPyramid
+from vision_peft.tuning.head_kinds import MapHead, MapMulti, MapProgressive, MapPyramid
 
 POOLED = (1, 2, 3, 6)  # parts of each side that context is averaged over
 EPS = 1e-6  # of BatchNorm on features, as in the other heads
@@ -30,6 +37,11 @@ EPS = 1e-6  # of BatchNorm on features, as in the other heads
 def count_layers(kind: MapHead) -> int:
     """Count the layers whose maps a head of this kind reads."""
     return kind.layers if isinstance(kind, MapMulti | MapPyramid) else 1
+
+
+def count_finer(kind: MapHead, flat: bool) -> int:
+    """Count the places that a side of the answer has for each of the finest map."""
+    return 2**kind.steps if isinstance(kind, MapProgressive) else 2 if isinstance(kind, MapPyramid) and flat else 1
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -51,8 +63,8 @@ class MapClassifier(nn.Module):
         super().__init__()
         self.kind, self.widths = kind, list(widths)
         self.norms = nn.ModuleList(_norm(width, kind) for width in widths)
-        self.decoder = Pyramid(widths, kind.channels, flat) if isinstance(kind, MapPyramid) else SideBySide()
-        channels = kind.channels if isinstance(kind, MapPyramid) else sum(widths)
+        self.decoder = _create_decoder(widths, kind, flat)
+        channels = kind.channels if isinstance(kind, MapPyramid | MapProgressive) else sum(widths)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
         nn.init.trunc_normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)  # pyright: ignore[reportArgumentType]
@@ -62,6 +74,12 @@ class MapClassifier(nn.Module):
         parts: Any = maps.split(self.widths, dim=1) if isinstance(maps, Tensor) else maps
         normed = [norm(part) for norm, part in zip(self.norms, parts, strict=True)]
         return self.classifier(self.decoder(normed))
+
+
+def _create_decoder(widths: Sequence[int], kind: MapHead, flat: bool) -> nn.Module:
+    if isinstance(kind, MapPyramid):
+        return Pyramid(widths, kind.channels, flat)
+    return Progressive(widths[0], kind.channels, kind.steps) if isinstance(kind, MapProgressive) else SideBySide()
 
 
 class SideBySide(nn.Module):
@@ -95,6 +113,22 @@ class Pyramid(nn.Module):
             side = lateral(part)
             x = side + resize(x, side.shape[-2:])
         return self.join(self.upscale(x))
+
+
+class Progressive(nn.Module):
+    """One map (B width h w) to a finer one (B channels h' w') of 2^steps times the sides."""
+
+    def __init__(self, width: int, channels: int, steps: int) -> None:
+        super().__init__()
+        widths = [width, *[channels] * (steps - 1)]
+        self.convolutions = nn.ModuleList(_convolve(before, channels, 3) for before in widths)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        (x,) = maps
+        for convolution in self.convolutions:
+            x = convolution(x)
+            x = resize(x, [2 * side for side in x.shape[-2:]])
+        return x
 
 
 def average_parts(x: Tensor, parts: int) -> Tensor:
