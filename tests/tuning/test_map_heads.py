@@ -212,6 +212,14 @@ def test_an_image_in_windows_is_answered_whole_where_answers_are_local():
     assert model(torch.randn(1, 3, 9, 9)).shape[-2:] == (size[0] // 32, size[1] // 32)  # scaled up to a window
 
 
+def test_windows_whose_answers_are_finer_than_pixels_have_a_place_for_each_pixel():
+    model = vp.attach(with_head("dinov2_reg4", "seg_pup", steps=4, window=True), vp.LoRA(rank=2)).eval()
+    (height, width), step = model.map_source.windows.size, model.map_source.windows.step
+    assert model(images(model)).shape[-1] > width  # patches of 14 pixels have 16 places each
+    assert step == 1
+    assert model(torch.randn(1, 3, height + 5, 2 * width)).shape == (1, 5, height + 5, 2 * width)
+
+
 def test_without_windows_an_image_of_another_size_is_the_models_affair():
     with pytest.raises(AssertionError):
         with_head("vit")(torch.randn(1, 3, 40, 40))

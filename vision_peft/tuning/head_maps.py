@@ -21,7 +21,7 @@ from vision_peft.tuning.families import family_of
 from vision_peft.tuning.families.family import Family
 from vision_peft.tuning.graft import HeadGraft, graft_innermost
 from vision_peft.tuning.head_kinds import MapHead, MapPyramid
-from vision_peft.tuning.map_heads import MapClassifier, count_finer, count_layers
+from vision_peft.tuning.map_heads import MapClassifier, count_finer, count_layers, resize
 
 Size = tuple[int, int]  # height, width
 
@@ -172,7 +172,7 @@ def answer_windows(answer: Callable[[Tensor], Tensor], images: Tensor, windows: 
     total, counts = torch.empty(0), images.new_zeros(1, 1, *(side // step for side in size))
     for top, left in itertools.product(*places):
         pixels = images[..., top : top + windows.size[0], left : left + windows.size[1]]
-        logits = answer(pixels).float()
+        logits = resize(answer(pixels).float(), (height, width))  # it may be finer than its pixels
         rows, columns = slice(top // step, top // step + height), slice(left // step, left // step + width)
         if not len(total):
             total = logits.new_zeros(*logits.shape[:2], *counts.shape[2:])
