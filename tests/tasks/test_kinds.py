@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from sklearn.metrics import average_precision_score, cohen_kappa_score, f1_score, r2_score
 from support.killed import killed_at
+from support.lights import KINDS, words_of, write_lights
 from support.pair import in_two_processes
 from support.tiny_run import TINY, left_behind
 
@@ -28,35 +28,17 @@ from vision_peft.training.build import load_splits
 from vision_peft.training.evaluate_saved import evaluate_saved
 from vision_peft.training.trained import train
 
-KINDS = {  # what is typed, and how the brightness of an image (0 to 23) makes its label
-    "multilabel": (["data.target=tags"], lambda light: ";".join(["dark"] * (light < 9) + ["odd"] * (light % 2))),
-    "ordinal": (["data.target=grade", "data.task_kind=ordinal"], lambda light: 1 + light // 6),
-    "regression": (["data.target=[dose,age]", "data.unit=mg"], lambda light: None),
-}
 PICTURES = {"multilabel": "precision_recall.png", "ordinal": "grades.png", "regression": "predicted.png"}
 OPTIONS = ["recipe.optimizer=adamw", "recipe.lr=0.01", "recipe.epochs=2", "method.dropout=0"]
 
 
 @pytest.fixture(scope="module")
 def lights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 images to train on, 11 of val and 11 of test, as bright as they are labelled."""
-    root = tmp_path_factory.mktemp("lights")
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 24), ("val", 11), ("test", 11)):
-        lines = ["path,tags,grade,dose,age"]
-        for number in range(count):
-            light = (7 * number + len(split)) % 24
-            pixels = generator.integers(0, 20, (12, 10, 3), dtype=np.uint8) + np.uint8(9 * light)
-            Image.fromarray(pixels).save(root / f"{split}{number}.png")
-            cells = KINDS["multilabel"][1](light), KINDS["ordinal"][1](light), light / 4, 20 + light
-            lines.append(f"{split}{number}.png,{','.join(map(str, cells))}")
-        (root / f"{split}.csv").write_text("\n".join(lines) + "\n")
-    return root
+    return write_lights(tmp_path_factory.mktemp("lights"))
 
 
 def config_of(kind: str, lights: Path, output_dir: Path, *more: str) -> Config:
-    lists = ["data=list", f"data.root={lights}", *(f"data.{split}={split}.csv" for split in ("train", "val", "test"))]
-    return compose_config([*TINY, "method=lora", *lists, *KINDS[kind][0], *OPTIONS, f"output_dir={output_dir}", *more])
+    return compose_config([*TINY, "method=lora", *words_of(kind, lights), *OPTIONS, f"output_dir={output_dir}", *more])
 
 
 @pytest.fixture(scope="module", params=KINDS)

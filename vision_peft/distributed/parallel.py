@@ -20,10 +20,11 @@ from torch.nn.parallel import DistributedDataParallel
 import vision_peft as vp
 from vision_peft.distributed.device import Compute
 from vision_peft.distributed.processes import all_reduce_sum, is_distributed
+from vision_peft.distributed.whole_batchnorm import WholeBatchNorm
 from vision_peft.shards import is_sharded, is_sharded_module
 from vision_peft.tuning.backbone import has_blocks
 from vision_peft.tuning.blocks import blocks
-from vision_peft.tuning.graft import Graft, depth, graft, ungraft
+from vision_peft.tuning.graft import depth, graft, ungraft
 from vision_peft.tuning.record import graft_tensors, head_tensors
 
 # DDP's switch for sending buffers around before every forward pass: they follow from what all processes share
@@ -32,32 +33,6 @@ _BUFFERS = next(
     for name in ("forward_sync_buffers", "broadcast_buffers")
     if name in inspect.signature(DistributedDataParallel).parameters
 )
-
-
-class _AllGatherBatch(torch.autograd.Function):
-    """The batch of all processes from the equal shares of each; gradients go back to the share they belong to."""
-
-    @staticmethod
-    def forward(ctx: Any, share: Tensor) -> Tensor:
-        shares = [torch.empty_like(share) for _ in range(dist.get_world_size())]
-        dist.all_gather(shares, share.contiguous())
-        return torch.cat(shares)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        whole = gradients[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(whole)
-        return whole.chunk(dist.get_world_size())[dist.get_rank()]
-
-
-class WholeBatchNorm(Graft):
-    """BatchNorm1d (B D) whose statistics are of the batch of all processes, whatever their number."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and is_distributed()):
-            return super().forward(x)
-        everyone = super().forward(_AllGatherBatch.apply(x.float()))
-        return everyone[len(x) * dist.get_rank() :][: len(x)].type_as(x)
 
 
 class Parallel:
@@ -73,7 +48,9 @@ class Parallel:
     def __init__(self, model: Any, compute: Compute, compiled: bool | str = False, mode: str = "default") -> None:
         self.model, self._whole = model, []
         self._compiled: list[tuple[Any, Any]] = []  # blocks, and their forward passes
-        self._norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d) and is_distributed()]
+        # those of heads: others of timm are classes of their own, and stay in eval mode
+        norms = [module for module in model.modules() if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d)]
+        self._norms = norms if is_distributed() else []
         for norm in self._norms:
             graft(norm, WholeBatchNorm)
         self.forward: Any = model
