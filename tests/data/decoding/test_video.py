@@ -15,7 +15,7 @@ import torch
 from support.video_files import DISORDERLY, ORDERLY, reference, turned, write_audio, write_video
 from torch.utils.data import DataLoader, Dataset
 
-from vision_peft.data.decoding import video_backends
+from vision_peft.data.decoding import video, video_backends
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.decoding.video import decode_clip, frame_count
 from vision_peft.data.decoding.video_backends import check_backend, usable_backends
@@ -93,6 +93,29 @@ def test_a_function_of_the_number_of_frames_chooses_with_one_opening(clips: Path
     clip = decode_clip(clips / "h264.mp4", lambda frames: asked.append(frames) or [frames - 1, 0])
     assert asked == [60]
     assert np.array_equal(clip, reference(clips / "h264.mp4")[[59, 0]])
+
+
+@pytest.mark.parametrize(
+    ("indices", "first"),
+    [
+        ([0, 20, 40, 59], "decord"),  # 60 frames for 4
+        ([0, 7, 15, 22, 30, 37, 45, 52], "pyav"),
+        ([40, 42, 44, 46, 48, 50, 52, 54], "decord"),  # what lies ahead of them need not be decoded
+        ([59, 50, 40, 30, 20, 10, 5, 0], "pyav"),
+    ],
+)
+def test_what_is_wanted_all_over_a_short_video_is_decoded_from_its_start(
+    clips: Path, monkeypatch: pytest.MonkeyPatch, indices: list[int], first: str
+) -> None:
+    asked = []
+    readers = {
+        name: lambda *a, name=name, read=read: asked.append(name) or read(*a) for name, read in video._READERS.items()
+    }
+    monkeypatch.setattr(video, "_READERS", readers)
+    usable = [*usable_backends()]
+    frames = decode_clip(clips / "h264.mp4", indices)
+    assert asked == [first if first in usable else usable[0]]
+    assert np.array_equal(frames, reference(clips / "h264.mp4")[indices])
 
 
 @pytest.mark.parametrize("backend", ["auto", *BACKENDS])
