@@ -8,6 +8,7 @@ that are not there are left out.
 
 import importlib.util
 import io
+import itertools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -90,15 +91,10 @@ def list_steps(folder: Path) -> dict[str, Callable[[], object]]:
     video = folder / "video.mp4"
     write_video(video, photos)
     spread = np.linspace(0, FRAMES - 1, CLIP).astype(int).tolist()
-    for backend, package in DECODERS.items():
-        if importlib.util.find_spec(package):
-            for name, places in {
-                "spread over the video": spread,
-                "in a row at its end": list(range(FRAMES - CLIP, FRAMES)),
-            }.items():
-                steps[f"clip, {name}: {backend}"] = lambda places=places, backend=backend: decode_clip(
-                    video, places, backend
-                )
+    wanted = {"spread over the video": spread, "in a row at its end": list(range(FRAMES - CLIP, FRAMES))}
+    there = [backend for backend, package in DECODERS.items() if importlib.util.find_spec(package)]
+    for backend, (name, places) in itertools.product(there, wanted.items()):
+        steps[f"clip, {name}: {backend}"] = lambda places=places, backend=backend: decode_clip(video, places, backend)
     return steps
 
 
