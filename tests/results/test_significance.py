@@ -42,6 +42,17 @@ def test_what_val_chose_for_each_task_is_one_method(make_row):
     assert "(2 comparisons are too few to show any difference)" in table.describe()
 
 
+def test_settings_of_the_data_of_one_task_do_not_split_a_method(make_row):
+    rows = []
+    for name, values in {"lora": (80.0, 70.0), "ssf": (70.0, 60.0)}.items():
+        rows += of_method(make_row, name, {("a", 0): values[0]}, settings={"recipe.lr": 1e-3})
+        rows += of_method(make_row, name, {("b", 0): values[1]}, settings={"recipe.lr": 1e-3, "data.shots": 100})
+    (table,), notes = compare_all(rows, "top1", "seeds")
+    assert table.ranked == ["LoRA-8", "SSF-8"]
+    assert [(pair.a, pair.b, *pair.counts) for pair in table.pairs] == [("LoRA-8", "SSF-8", 2, 2, 0)]
+    assert notes == []
+
+
 def test_rows_of_other_data_protocol_or_budget_make_no_pair(make_row):
     rows = of_method(make_row, "lora", {("a", 0): 80.0}, data_digest="1" * 64)
     rows += of_method(make_row, "ssf", {("a", 0): 70.0}, data_digest="2" * 64)

@@ -151,11 +151,11 @@ class _Free(NamedTuple):
     tuned: bool = False
     data: bool = False  # settings of the dataset
 
-    def is_free(self, name: str) -> bool:
+    def is_free(self, name: str, row: Row) -> bool:
         return (
             name == "data"
             or (self.size_of_train and name == "n_train")
-            or (self.tuned and name in TUNED)
+            or (self.tuned and name in (*TUNED, *list_searched(row)))
             or (self.data and _is_of_data(name))
         )
 
@@ -172,7 +172,7 @@ def _join(settings: Sequence[Setting], frees: Sequence[_Free]) -> list[Line]:
     groups: dict[str, list[Setting]] = defaultdict(list)
     for setting in settings:
         row, free = setting.row, frees[0]
-        fixed = {name: value for name, value in list_settings(row).items() if not free.is_free(name)}
+        fixed = {name: value for name, value in list_settings(row).items() if not free.is_free(name, row)}
         groups[json.dumps([free.list_methods(row), row.backbone, row.protocol, fixed], sort_keys=True)].append(setting)
     lines: list[Line] = []
     for group in groups.values():

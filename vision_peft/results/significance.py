@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 from vision_peft.printable import for_csv, name_some
 from vision_peft.results.figures import get_figure, is_lower_better
 from vision_peft.results.intervals import LEVEL, compare_rows, compute_sign_test
-from vision_peft.results.labels import disambiguate, get_panel, list_tuned
+from vision_peft.results.labels import disambiguate, get_panel
+from vision_peft.results.report_lines import make_lines
 from vision_peft.results.row import Row
 from vision_peft.results.selection import describe_panel
-from vision_peft.results.settings import PANEL, Metric, Setting, group_by_seed, list_method_fields, list_settings
+from vision_peft.results.settings import PANEL, Metric, Setting, group_by_seed
 
 KINDS = ("seeds", "items")
 MOST_NAMED = 12
@@ -128,8 +129,9 @@ def _test_seeds(settings: Sequence[Setting], metric: Metric) -> tuple[list[PairT
     tables, notes = [], []
     for group in _group(settings, lambda row: [getattr(row, name) for name in shared]):
         sign = -1 if is_lower_better(group[0].row, metric) else 1
-        methods = _join_tasks(group)
-        labels = _label_methods(methods)
+        lines = make_lines(group)
+        methods = [[*line.settings.values()] for line in lines]
+        labels = disambiguate([line.label for line in lines], methods)
         values = [_list_values(own, metric) for own in methods]
         pairs, apart = [], 0
         for (a, first), (b, second) in itertools.combinations(zip(labels, values, strict=True), 2):
@@ -156,22 +158,6 @@ def _group(settings: Sequence[Setting], key: Callable[[Row], object]) -> list[li
     return list(groups.values())
 
 
-def _join_tasks(settings: Sequence[Setting]) -> list[list[Setting]]:
-    """Join the settings of one method on several tasks: what val chose and the data may differ, each task once."""
-    groups: dict[str, list[Setting]] = defaultdict(list)
-    for setting in settings:
-        free = {*list_tuned(setting.row), "data", "n_train"} - {"alpha"}
-        fields = {**list_method_fields(setting.row), **list_settings(setting.row)}
-        fixed = {name: value for name, value in fields.items() if name.split(".")[-1] not in free}
-        sizes = [] if "k" in list_tuned(setting.row) else setting.row.sizes
-        groups[json.dumps([setting.row.method, sizes, fixed], sort_keys=True)].append(setting)
-    joined: list[list[Setting]] = []
-    for group in groups.values():
-        places = {(setting.row.dataset, setting.row.task) for setting in group}
-        joined += [group] if len(places) == len(group) else [[setting] for setting in group]
-    return joined
-
-
 def _list_values(settings: Sequence[Setting], metric: Metric) -> Values:
     return {
         (json.dumps([row.dataset, row.task, row.data_digest]), row.seed): value
@@ -179,12 +165,6 @@ def _list_values(settings: Sequence[Setting], metric: Metric) -> Values:
         for row in setting.rows
         if (value := get_figure(row, metric)) is not None
     }
-
-
-def _label_methods(methods: Sequence[Sequence[Setting]]) -> list[str]:
-    """Label methods on several tasks, without a size that val chose for each."""
-    names = [own[0].row.label if len({each.row.sizes for each in own}) == 1 else own[0].row.title for own in methods]
-    return disambiguate(names, methods)
 
 
 def _label(settings: Sequence[Setting]) -> list[str]:
