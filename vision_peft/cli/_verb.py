@@ -11,6 +11,8 @@ from vision_peft.late_imports import import_frameworks
 from vision_peft.printable import for_shell, show
 from vision_peft.safe_files import write_file
 
+MOST_SUGGESTED = 20  # words of a command, such as the runs that a pattern of the shell named
+
 
 def make_parser(verb: str, text: str | None) -> argparse.ArgumentParser:
     """Return a parser with `text`, the docstring of the verb, as its description."""
@@ -41,8 +43,9 @@ def announce_loading() -> None:
 
 
 def suggest_next(*commands: Sequence[str]) -> None:
-    """Print what can be done next: for each command its verb and arguments."""
-    if is_first_process():
+    """Print what can be done next: for each command its verb and arguments; none that would fill the screen."""
+    commands = tuple(words for words in commands if len(words) <= MOST_SUGGESTED)
+    if commands and is_first_process():
         lines = (f"  {for_shell([*door(verb), *map(_as_argument, words)])}" for verb, *words in commands)
         show("\nnext:", style="bold")
         show("\n".join(lines))
