@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from support.forked import run_tool
+from support.mask_files import write_depths, write_set
 from support.tiny_run import tiny_config
 
 import vision_peft as vp
@@ -215,3 +216,14 @@ def test_a_user_types_it(tmp_path: Path, photos: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: memory=20MB: the smallest that works here is about ")
     assert not list(tmp_path.rglob("*seed1"))
+
+
+@pytest.mark.parametrize(("name", "head"), [("segmentation", "seg_linear"), ("depth", "seg_upernet")])
+def test_a_training_on_masks_is_planned_as_well(photos: Path, tmp_path: Path, name: str, head: str) -> None:
+    write = write_set if name == "segmentation" else write_depths
+    root = write(tmp_path / "masks", {"train": 8, "val": 2, "test": 2}, (32, 32))
+    words = [f"data={name}", f"data.root={root}", f"recipe.head={head}", "memory=1GB", "recipe.epochs=1"]
+    options = ["recipe.head_options={layers: 2}"] if head == "seg_upernet" else []
+    config = tiny_config(photos, tmp_path / "runs", *words, *options)
+    folder = train(config).folder
+    assert 0 < chosen(folder)["predicted_bytes"] < 1e9

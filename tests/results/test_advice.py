@@ -106,7 +106,7 @@ def test_tasks_without_single_answers_are_ordered_and_not_tested(make_row: Any) 
     assert found.suggested is not None
     assert found.suggested.name == "y"
     assert found.sentences == [
-        "Y is best on test: MAE kg 0.400.",
+        "Y is best on test: MAE 0.400 kg.",
         "Whether the others differ from it by more than chance is not known for this kind of task.",
     ]
     assert "MAE kg" in format_comparison([of("x", 0.5)], [])

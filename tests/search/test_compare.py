@@ -14,13 +14,14 @@ from support.killed import Killed
 from support.rows import sample_row
 from support.tiny_run import TINY
 
+from vision_peft.cli.compare import _choose_file
 from vision_peft.config.command_line import compose_config
 from vision_peft.memory.choose import DoesNotFit
 from vision_peft.results.comparison import Entry
 from vision_peft.results.find_rows import find_rows
 from vision_peft.results.row import Row
 from vision_peft.search import compare as module
-from vision_peft.search.candidates import Candidate
+from vision_peft.search.candidates import Candidate, read_comparison
 from vision_peft.search.compare import Contest
 from vision_peft.search.compare_entries import list_entries
 from vision_peft.search.compare_state import DONE, SKIPPED, Progress, open_state
@@ -267,3 +268,18 @@ def test_a_comparison_killed_by_sigkill_ends_with_the_same_table(photos: Path, t
 def test_what_is_no_single_comparison_is_refused(words: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=f"compare {message}"):
         check_comparable(compose_config(words))
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["data=segmentation", "recipe.head=seg_linear"], "masks"),
+        (["recipe.head=linear", "recipe.head=seg_upernet layers=2"], "masks"),
+        (["recipe.head=seg_linear", "recipe.head=linear"], "default"),
+        (["data=digits"], "default"),
+    ],
+)
+def test_under_a_head_for_maps_nothing_votes_or_is_solved_for(words: list[str], name: str) -> None:
+    assert _choose_file(words) == name
+    trained = [candidate.words for candidate in read_comparison(name).candidates]
+    assert any("method=knn" in each or "recipe=lbfgs" in each for each in trained) == (name == "default")

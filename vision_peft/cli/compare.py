@@ -6,8 +6,9 @@
 
 It takes the overrides of train except method, learning rate, epochs and protocol, which it chooses itself, on val.
 Every method gets the same small search by successive halving, the cheapest method first. Test is read once per method,
-for the setting that val chose. compare=NAME names a file of configs/compare/ (or of --config-dir) with other methods.
-After a stop the same command continues. The table is also written to compare.md and compare.csv in OUTPUT_DIR.
+for the setting that val chose. compare=NAME names a file of configs/compare/ (or of --config-dir) with other methods;
+with a head for maps (recipe.head=seg_linear) it is masks. After a stop the same command continues. The table is also
+written to compare.md and compare.csv in OUTPUT_DIR.
 """
 
 import re
@@ -28,6 +29,7 @@ from vision_peft.config.command_line import read_command_line
 from vision_peft.config.errors import ConfigError
 from vision_peft.config.memory_size import check_memory_size
 from vision_peft.printable import show
+from vision_peft.tuning.head_kinds import MAP_KINDS
 
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 OWN = ("method", "method_", "recipe.lr", "recipe.epochs", "protocol", "read_test", "grid", "memory", "experiment")
@@ -54,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     _check_overrides(options.overrides)
     from vision_peft.search.candidates import choose_candidates, read_comparison
 
-    comparison = read_comparison((asked["compare"] or ["default"])[-1], options.config_dir)
+    comparison = read_comparison((asked["compare"] or [_choose_file(options.overrides)])[-1], options.config_dir)
     candidates = choose_candidates(comparison.candidates, (asked["methods"] or [None])[-1], options.config_dir)
     words = overrides_of(options)
     runs = [read_command_line([*words, *candidate.words]).runs[0] for candidate in candidates]
@@ -84,6 +86,12 @@ def main(argv: Sequence[str]) -> int:
         show(f"\nthe command that trains {advice.suggested.name}:\n  {advice.suggested.command}")
         suggest_next(["predict", advice.suggested.folder, "photo.jpg"], ["report", str(folder)])
     return 0
+
+
+def _choose_file(overrides: Sequence[str]) -> str:
+    """Choose the file of `configs/compare/`: under a head for maps nothing votes or is solved for."""
+    heads = [value.split() for key, _, value in (word.partition("=") for word in overrides) if key == "recipe.head"]
+    return "masks" if heads and heads[-1] and heads[-1][0] in MAP_KINDS else "default"
 
 
 def read_budget(text: str) -> float:

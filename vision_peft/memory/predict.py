@@ -16,6 +16,7 @@ from vision_peft.config.schema import RECOMPUTES, Recipe
 from vision_peft.distributed.device import Compute, peak_memory_mb
 from vision_peft.memory.sizes import format_memory
 from vision_peft.memory.timeline import extrapolate_peak, record_live_bytes
+from vision_peft.tasks.upsample import upsample
 from vision_peft.tuning.recompute import set_recompute
 
 MEASURED = (2, 3)  # items of the two batches that are run; of one item, some operations copy nothing
@@ -178,9 +179,11 @@ class MemoryOfTraining:
             return self.model(images)
 
     def _train(self, items: int, compute: Compute) -> None:
-        logits = self._forward(items, compute)
-        targets = torch.zeros(len(logits), dtype=torch.int64, device=compute.device)
-        F.cross_entropy(logits.float(), targets).backward()
+        outputs = self._forward(items, compute)
+        if outputs.ndim == 4:  # a map, which a loss scales to its mask
+            outputs = upsample(outputs, self.shape[-2:])
+        targets = torch.zeros(len(outputs), *outputs.shape[2:], dtype=torch.int64, device=compute.device)
+        F.cross_entropy(outputs.float(), targets).backward()
 
 
 def return_freed_memory() -> None:

@@ -51,7 +51,8 @@ def format_figure(row: Row, interval: bool = True) -> str:
         return "-"
     found = find_interval(row) if row.metric == "top1" and interval else None
     if row.metric != "top1":
-        return f"{describe_figure(row, row.metric)} {format_number(value)}"
+        name, _, unit = row.figure_words.get(row.metric, row.metric).partition(",")
+        return f"{name} {format_number(value)}{unit}"
     return f"{value:.1f} %{_in_brackets(found)}"
 
 
