@@ -14,8 +14,8 @@ from support.killed import Killed
 from support.rows import sample_row
 from support.tiny_run import TINY
 
-from vision_peft.cli.compare import _choose_file
-from vision_peft.config.command_line import compose_config
+from vision_peft.cli.compare import _find_kind
+from vision_peft.config.command_line import compose_config, read_command_line
 from vision_peft.memory.choose import DoesNotFit
 from vision_peft.results.comparison import Entry
 from vision_peft.results.find_rows import find_rows
@@ -273,13 +273,13 @@ def test_what_is_no_single_comparison_is_refused(words: list[str], message: str)
 @pytest.mark.parametrize(
     ("words", "name"),
     [
-        (["data=segmentation", "recipe.head=seg_linear"], "masks"),
-        (["recipe.head=linear", "recipe.head=seg_upernet layers=2"], "masks"),
-        (["recipe.head=seg_linear", "recipe.head=linear"], "default"),
+        (["data=segmentation", "data.root=street", "recipe.head=seg_linear"], "masks"),
+        (["data=moving_digits", "backbone=dinov2_small_pypi_clips"], "clips"),
         (["data=digits"], "default"),
     ],
 )
-def test_under_a_head_for_maps_nothing_votes_or_is_solved_for(words: list[str], name: str) -> None:
-    assert _choose_file(words) == name
-    trained = [candidate.words for candidate in read_comparison(name).candidates]
-    assert any("method=knn" in each or "recipe=lbfgs" in each for each in trained) == (name == "default")
+def test_heads_are_solved_for_on_images_and_nothing_votes_under_a_head_for_maps(words: list[str], name: str) -> None:
+    assert _find_kind(read_command_line(words).runs[0]) == name
+    typed = [" ".join(candidate.words) for candidate in read_comparison(name).candidates]
+    assert any("recipe=lbfgs" in each for each in typed) == (name == "default")
+    assert any("method=knn" in each for each in typed) == (name != "masks")

@@ -7,8 +7,8 @@
 It takes the overrides of train except method, learning rate, epochs and protocol, which it chooses itself, on val.
 Every method gets the same small search by successive halving, the cheapest method first. Test is read once per method,
 for the setting that val chose. compare=NAME names a file of configs/compare/ (or of --config-dir) with other methods;
-with a head for maps (recipe.head=seg_linear) it is masks. After a stop the same command continues. The table is also
-written to compare.md and compare.csv in OUTPUT_DIR.
+for videos it is clips, with a head for maps (recipe.head=seg_linear) masks. After a stop the same command
+continues. The table is also written to compare.md and compare.csv in OUTPUT_DIR.
 """
 
 import re
@@ -25,13 +25,14 @@ from vision_peft.cli._verb import (
     suggest_next,
     write_output,
 )
-from vision_peft.config.command_line import read_command_line
+from vision_peft.config.command_line import Composed, read_command_line
 from vision_peft.config.errors import ConfigError
 from vision_peft.config.memory_size import check_memory_size
 from vision_peft.printable import show
 from vision_peft.tuning.head_kinds import MAP_KINDS
 
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
+INPUTS = {"default": ["photo.jpg"], "clips": ["video.mp4"], "masks": ["photo.jpg", "--masks", "masks"]}  # of predict
 OWN = ("method", "method_", "recipe.lr", "recipe.epochs", "protocol", "read_test", "grid", "memory", "experiment")
 
 
@@ -56,9 +57,10 @@ def main(argv: Sequence[str]) -> int:
     _check_overrides(options.overrides)
     from vision_peft.search.candidates import choose_candidates, read_comparison
 
-    comparison = read_comparison((asked["compare"] or [_choose_file(options.overrides)])[-1], options.config_dir)
-    candidates = choose_candidates(comparison.candidates, (asked["methods"] or [None])[-1], options.config_dir)
     words = overrides_of(options)
+    name = asked["compare"][-1] if asked["compare"] else _find_kind(read_command_line(words).runs[0])
+    comparison = read_comparison(name, options.config_dir)
+    candidates = choose_candidates(comparison.candidates, (asked["methods"] or [None])[-1], options.config_dir)
     runs = [read_command_line([*words, *candidate.words]).runs[0] for candidate in candidates]
     check_roots(runs[:1])
     announce_loading()
@@ -84,14 +86,15 @@ def main(argv: Sequence[str]) -> int:
     show("\n".join(["", format_comparison(entries, notes), "", *wrap_sentences(advice.sentences)]))
     if advice.suggested is not None:
         show(f"\nthe command that trains {advice.suggested.name}:\n  {advice.suggested.command}")
-        suggest_next(["predict", advice.suggested.folder, "photo.jpg"], ["report", str(folder)])
+        suggest_next(["predict", advice.suggested.folder, *INPUTS[_find_kind(runs[0])]], ["report", str(folder)])
     return 0
 
 
-def _choose_file(overrides: Sequence[str]) -> str:
-    """Choose the file of `configs/compare/`: under a head for maps nothing votes or is solved for."""
-    heads = [value.split() for key, _, value in (word.partition("=") for word in overrides) if key == "recipe.head"]
-    return "masks" if heads and heads[-1] and heads[-1][0] in MAP_KINDS else "default"
+def _find_kind(run: Composed) -> str:
+    """Return the file of `configs/compare/` for such data: photos, clips, or masks where the head answers maps."""
+    if str(run.raw["recipe"].get("head")).partition(" ")[0] in MAP_KINDS:
+        return "masks"
+    return "default" if run.raw["backbone"].get("num_frames") is None else "clips"
 
 
 def read_budget(text: str) -> float:
