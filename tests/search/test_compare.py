@@ -14,14 +14,13 @@ from support.killed import Killed
 from support.rows import sample_row
 from support.tiny_run import TINY
 
-from vision_peft.cli.compare import _find_kind
 from vision_peft.config.command_line import compose_config, read_command_line
 from vision_peft.memory.choose import DoesNotFit
 from vision_peft.results.comparison import Entry
 from vision_peft.results.find_rows import find_rows
 from vision_peft.results.row import Row
 from vision_peft.search import compare as module
-from vision_peft.search.candidates import Candidate, read_comparison
+from vision_peft.search.candidates import Candidate, find_kind, read_comparison
 from vision_peft.search.compare import Contest
 from vision_peft.search.compare_entries import list_entries
 from vision_peft.search.compare_state import DONE, SKIPPED, Progress, open_state
@@ -279,7 +278,7 @@ def test_what_is_no_single_comparison_is_refused(words: list[str], message: str)
     ],
 )
 def test_heads_are_solved_for_on_images_and_nothing_votes_under_a_head_for_maps(words: list[str], name: str) -> None:
-    assert _find_kind(read_command_line(words).runs[0]) == name
+    assert find_kind(read_command_line(words).runs[0]) == name
     typed = [" ".join(candidate.words) for candidate in read_comparison(name).candidates]
     assert any("recipe=lbfgs" in each for each in typed) == (name == "default")
     assert any("method=knn" in each for each in typed) == (name != "masks")

@@ -213,7 +213,7 @@ def test_an_image_in_windows_is_answered_whole_where_answers_are_local():
 
 
 def test_windows_whose_answers_are_finer_than_pixels_have_a_place_for_each_pixel():
-    model = vp.attach(with_head("dinov2_reg4", "seg_pup", steps=4, window=True), vp.LoRA(rank=2)).eval()
+    model: Any = vp.attach(with_head("dinov2_reg4", "seg_pup", steps=4, window=True), vp.LoRA(rank=2)).eval()
     (height, width), step = model.map_source.windows.size, model.map_source.windows.step
     assert model(images(model)).shape[-1] > width  # patches of 14 pixels have 16 places each
     assert step == 1

@@ -25,11 +25,10 @@ from vision_peft.cli._verb import (
     suggest_next,
     write_output,
 )
-from vision_peft.config.command_line import Composed, read_command_line
+from vision_peft.config.command_line import read_command_line
 from vision_peft.config.errors import ConfigError
 from vision_peft.config.memory_size import check_memory_size
 from vision_peft.printable import show
-from vision_peft.tuning.head_kinds import MAP_KINDS
 
 UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 INPUTS = {"default": ["photo.jpg"], "clips": ["video.mp4"], "masks": ["photo.jpg", "--masks", "masks"]}  # of predict
@@ -55,10 +54,10 @@ def main(argv: Sequence[str]) -> int:
     }
     options.overrides = [word for word in options.overrides if not word.startswith(("methods=", "compare="))]
     _check_overrides(options.overrides)
-    from vision_peft.search.candidates import choose_candidates, read_comparison
+    from vision_peft.search.candidates import choose_candidates, find_kind, read_comparison
 
     words = overrides_of(options)
-    name = asked["compare"][-1] if asked["compare"] else _find_kind(read_command_line(words).runs[0])
+    name = asked["compare"][-1] if asked["compare"] else find_kind(read_command_line(words).runs[0])
     comparison = read_comparison(name, options.config_dir)
     candidates = choose_candidates(comparison.candidates, (asked["methods"] or [None])[-1], options.config_dir)
     runs = [read_command_line([*words, *candidate.words]).runs[0] for candidate in candidates]
@@ -86,15 +85,8 @@ def main(argv: Sequence[str]) -> int:
     show("\n".join(["", format_comparison(entries, notes), "", *wrap_sentences(advice.sentences)]))
     if advice.suggested is not None:
         show(f"\nthe command that trains {advice.suggested.name}:\n  {advice.suggested.command}")
-        suggest_next(["predict", advice.suggested.folder, *INPUTS[_find_kind(runs[0])]], ["report", str(folder)])
+        suggest_next(["predict", advice.suggested.folder, *INPUTS[find_kind(runs[0])]], ["report", str(folder)])
     return 0
-
-
-def _find_kind(run: Composed) -> str:
-    """Return the file of `configs/compare/` for such data: photos, clips, or masks where the head answers maps."""
-    if str(run.raw["recipe"].get("head")).partition(" ")[0] in MAP_KINDS:
-        return "masks"
-    return "default" if run.raw["backbone"].get("num_frames") is None else "clips"
 
 
 def read_budget(text: str) -> float:

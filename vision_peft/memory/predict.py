@@ -16,7 +16,6 @@ from vision_peft.config.schema import RECOMPUTES, Recipe
 from vision_peft.distributed.device import Compute, peak_memory_mb
 from vision_peft.memory.sizes import format_memory
 from vision_peft.memory.timeline import extrapolate_peak, record_live_bytes
-from vision_peft.tasks.upsample import upsample
 from vision_peft.tuning.recompute import set_recompute
 
 MEASURED = (2, 3)  # items of the two batches that are run; of one item, some operations copy nothing
@@ -181,7 +180,7 @@ class MemoryOfTraining:
     def _train(self, items: int, compute: Compute) -> None:
         outputs = self._forward(items, compute)
         if outputs.ndim == 4:  # a map, which a loss scales to its mask
-            outputs = upsample(outputs, self.shape[-2:])
+            outputs = F.interpolate(outputs, size=self.shape[-2:], mode="bilinear")
         targets = torch.zeros(len(outputs), *outputs.shape[2:], dtype=torch.int64, device=compute.device)
         F.cross_entropy(outputs.float(), targets).backward()
 

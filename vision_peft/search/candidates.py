@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vision_peft.config.command_line import Composed
 from vision_peft.config.errors import ConfigError
 from vision_peft.config.find_configs import list_configs, read_uncomposed
 from vision_peft.suggest import did_you_mean
+from vision_peft.tuning.head_kinds import MAP_KINDS
 
 RATES = (1, 3, 1 / 3, 10, 1 / 10)  # factors on the learning rate that a method recommends, in the order of trying
 Rungs = tuple[tuple[int, int], ...]  # settings and epochs of each round
@@ -89,6 +91,13 @@ def _read_rungs(raw: Any, path: Path) -> Rungs:
     if any(later > earlier for (earlier, _), (later, _) in itertools.pairwise(rungs)):
         raise ConfigError([f"{path}: a round cannot have more settings than the one before, got {raw}"])
     return rungs
+
+
+def find_kind(run: Composed) -> str:
+    """Return the file of `configs/compare/` for such data: photos, clips, or masks where the head answers maps."""
+    if str(run.raw["recipe"].get("head")).partition(" ")[0] in MAP_KINDS:
+        return "masks"
+    return "default" if run.raw["backbone"].get("num_frames") is None else "clips"
 
 
 def choose_candidates(known: Sequence[Candidate], text: str | None, config_dir: str | Path | None) -> list[Candidate]:

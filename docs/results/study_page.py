@@ -1,0 +1,162 @@
+"""Make docs/results/study.md, its pictures and its report of the committed rows of the study, and of nothing else.
+
+    python docs/results/study_page.py            # study.md, study.png, study_tasks.png and study.html
+    python docs/results/study_page.py --check    # compare the page with the rows, as CI does
+
+The words are those of study_page.txt; tables of the rows are put in where it has {braces}. Pictures and report have all
+settings that every data set has with every seed.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from common_budget import ROWS, SEEDS, SIZED, unpack
+from make_leaderboard import STUDY, read_rows
+from study import DATA, LEFT_OUT, list_cells, list_settings, open_book
+
+import vision_peft as vp
+from vision_peft.cli.main import main as run_verb
+from vision_peft.results.labels import list_searched
+from vision_peft.results.report import format_table
+from vision_peft.results.row import Row
+from vision_peft.results.significance import compare_all
+from vision_peft.results.table import format_count
+
+HERE = Path(__file__).resolve().parent
+PAGE, TEXT = HERE / "study.md", HERE / "study_page.txt"
+TITLES = ("clothing", "satellite scenes", "sign digits", "CIFAR-10", "Fashion-MNIST")  # of DATA
+Rows = dict[str, dict[str, list[Row]]]  # by setting and data set
+
+
+def read_study() -> Rows:
+    """Read the rows that read test, of settings that have every seed on every data set."""
+    found: Rows = defaultdict(lambda: defaultdict(list))
+    for row in read_rows(ROWS):
+        if row.file is not None and row.file.parent.name.startswith(f"{STUDY}_"):
+            found[row.file.stem][row.file.parent.name.removeprefix(f"{STUDY}_")].append(row)
+    whole = [name for name in list_settings() if sorted(found[name]) == sorted(DATA)]
+    return {name: found[name] for name in whole if all(len(rows) == len(SEEDS) for rows in found[name].values())}
+
+
+def average(of_data: dict[str, list[Row]]) -> tuple[float, float]:
+    """Average top-1 over the data sets: mean and standard deviation (n - 1) over seeds, %."""
+    by_seed = [
+        statistics.fmean(row.top1 or 0.0 for rows in of_data.values() for row in rows if row.seed == seed)
+        for seed in SEEDS
+    ]
+    return statistics.fmean(by_seed), statistics.stdev(by_seed)
+
+
+def make_table(found: Rows, settings: Collection[str]) -> list[str]:
+    """Make a table of settings, the best mean first."""
+    chosen = [name for name in found if name in settings]
+    table = [["method", "trained", "rate", "by default", *TITLES, "mean"]]
+    for name in sorted(chosen, key=lambda name: -average(found[name])[0]):
+        rows = [row for data in DATA for row in found[name][data]]
+        cells = []
+        for data in DATA:
+            values = [row.top1 or 0.0 for row in found[name][data]]
+            cells.append(_format(statistics.fmean(values), statistics.stdev(values)))
+        counts = sorted({row.params_trained for row in rows})
+        trained = " to ".join(dict.fromkeys(map(format_count, (counts[0], counts[-1]))))
+        recommended = f"{vp.METHODS[rows[0].method].recommended['lr']:g}" if _is_searched(rows) else ""
+        told = [_label(rows), trained, _describe_rates(rows), recommended]
+        table.append([*told, *cells, _format(*average(found[name]))])
+    return format_table(table, [False, True, False, False, *[True] * (len(TITLES) + 1)])
+
+
+def _label(rows: Sequence[Row]) -> str:
+    """Label a method, without a size that val chose for each data set."""
+    return rows[0].label if len({row.sizes for row in rows}) == 1 else rows[0].title
+
+
+def _is_searched(rows: Sequence[Row]) -> bool:
+    return "lr" in list_searched(rows[0])
+
+
+def _describe_rates(rows: Sequence[Row]) -> str:
+    """Describe the learning rates that val chose, or what it chose instead."""
+    if not _is_searched(rows):
+        return ", ".join(list_searched(rows[0])) or "penalty"
+    rates = sorted({row.lr for row in rows})
+    return " to ".join(dict.fromkeys(f"{rate:g}" for rate in (rates[0], rates[-1])))
+
+
+def _format(mean: float, std: float) -> str:
+    return f"{mean:.1f} ± {std:.1f}"
+
+
+def describe_differences(found: Rows, settings: Collection[str]) -> list[str]:
+    """Say which methods the sign test over seeds and data sets tells apart from the best one."""
+    rows = [row for name in found if name in settings for data in DATA for row in found[name][data]]
+    tables, notes = compare_all(rows, "top1", "seeds")
+    return [f"* {text}" for text in (*(table.describe() for table in tables), *notes)]
+
+
+def describe_progress(found: Rows) -> str:
+    """Say how much of the study there is, and what it took."""
+    lines = [line for setting, data in list_cells() for line in open_book(setting, data).lines]
+    hours = sum(line.get("total_seconds") or 0.0 for line in lines) / 3600
+    settings = list_settings()
+    usual = [name for name in settings if name not in SIZED]
+    whole = f"{sum(name in found for name in usual)} of {len(usual)} methods and forms of methods"
+    sized = f"{sum(name in found for name in SIZED)} of {len(settings) - len(usual)} further sizes"
+    return f"{whole} and {sized} have all data sets; {len(lines)} trainings took {hours:.0f} hours of one thread"
+
+
+def _join(names: Sequence[str]) -> str:
+    return f"{', '.join(f'`{name}`' for name in names[:-1])} and `{names[-1]}`"
+
+
+def write_page() -> str:
+    """Write the page."""
+    found = read_study()
+    usual = [name for name in list_settings() if name not in SIZED]
+    further = [name for name in found if name in SIZED]
+    sizes = make_table(found, SIZED) if further else ["None has all data sets yet."]
+    return TEXT.read_text("utf-8").format(
+        usual="\n".join(make_table(found, usual)),
+        sizes="\n".join(sizes),
+        differences="\n".join(describe_differences(found, usual)),
+        progress=describe_progress(found),
+        left_out=_join(LEFT_OUT),
+    )
+
+
+def draw() -> None:
+    """Draw the pictures and write the report."""
+    found = read_study()
+    with tempfile.TemporaryDirectory() as folder:
+        for data in DATA:
+            unpack(f"{STUDY}_{data}", Path(folder))
+        runs = [str(path) for name in found for path in Path(folder).glob(f"*/{name}")]
+        drawn, above = Path(folder, "study"), [run for run in runs if Path(run).name != "knn"]  # it is far below
+        run_verb(["plot", *above, "--mean", f"--out={drawn}"])
+        run_verb(["plot", *runs, f"--out={drawn}_tasks"])
+        for name in ("study.png", "study_tasks.png"):
+            (HERE / name).write_bytes(Path(folder, name).read_bytes())
+        run_verb(["report", *runs, "-o", str(HERE / "study.html")])
+
+
+def main() -> int:
+    """Make all, or compare the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 if the page is not that of the rows")
+    check, page = parser.parse_args().check, write_page()
+    if check:
+        stale = not PAGE.exists() or PAGE.read_text("utf-8") != page
+        print("docs/results/study.md is not made of the committed rows: run python docs/results/study_page.py" * stale)
+        return int(stale)
+    draw()
+    PAGE.write_text(page, encoding="utf-8")
+    print(f"wrote {PAGE}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

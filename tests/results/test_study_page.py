@@ -1,0 +1,37 @@
+"""The page of the study is what its script makes of the committed rows."""
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def script(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    folder = repository / "docs" / "results"
+    monkeypatch.syspath_prepend(str(folder))
+    return runpy.run_path(str(folder / "study_page.py"), run_name="study_page")
+
+
+def test_the_page_is_that_of_the_committed_rows(script: Any) -> None:
+    wanted = "run python docs/results/study_page.py"
+    assert script["PAGE"].read_text(encoding="utf-8") == script["write_page"](), wanted
+
+
+def test_settings_have_every_seed_of_every_data_set(script: Any) -> None:
+    found = script["read_study"]()
+    assert {"linear", "lora", "adaptformer", "vpt", "full"} <= found.keys()
+    for of_data in found.values():
+        assert {data: sorted(row.seed for row in rows) for data, rows in of_data.items()} == {
+            data: [0, 1, 2] for data in script["DATA"]
+        }
+    mean, std = script["average"](found["linear"])
+    assert mean == pytest.approx(sum(rows[0].top1 for rows in found["linear"].values()) / 5)
+    assert std == 0
+
+
+def test_pictures_are_there(script: Any) -> None:
+    for name in ("study.png", "study_tasks.png", "study.html"):
+        assert (script["HERE"] / name).stat().st_size < 1_000_000
+        assert name in script["PAGE"].read_text(encoding="utf-8")
