@@ -129,7 +129,8 @@ def _test_seeds(settings: Sequence[Setting], metric: Metric) -> tuple[list[PairT
     tables, notes = [], []
     for group in _group(settings, lambda row: [getattr(row, name) for name in shared]):
         sign = -1 if is_lower_better(group[0].row, metric) else 1
-        lines = make_lines(group)
+        place = {id(setting): number for number, setting in enumerate(group)}  # pairs keep the order of the rows
+        lines = sorted(make_lines(group), key=lambda line: min(place[id(each)] for each in line.settings.values()))
         methods = [[*line.settings.values()] for line in lines]
         labels = disambiguate([line.label for line in lines], methods)
         values = [_list_values(own, metric) for own in methods]
