@@ -116,7 +116,7 @@ class Recipe(Checked):
     crops: int = 1  # of each of them, spread over the long side; needs resize=shortest
     view_average: str = "logits"  # what is averaged over views and crops: logits | probabilities (after a softmax)
     head: str = (
-        "linear"  # linear batchnorm_linear vpt_linear bi_linear mlp-2..9 attentive(_pooler); seg_(linear|multi|upernet)
+        "linear"  # linear batchnorm_linear vpt_linear bi_linear mlp-k attentive(_pooler) seg_(linear|multi|upernet|pup)
     )
     head_options: dict[str, Any] = field(default_factory=dict)  # of attentive: queries, reduce, tokens, norm, time; ...
     head_grid: dict[str, Any] = field(
