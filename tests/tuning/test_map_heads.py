@@ -121,6 +121,12 @@ def test_progressive_upsampling_is_a_convolution_and_twice_the_size_at_every_ste
     assert head([x]).shape == (2, 4, 12, 16)
 
 
+@pytest.mark.parametrize("steps", [0, 6, 40])
+def test_steps_that_no_memory_holds_are_refused(steps):
+    with pytest.raises(ValueError, match="steps must be at"):
+        with_head("vit", "seg_pup", steps=steps)
+
+
 def test_the_head_of_setr_pup_has_the_parameters_that_mmsegmentation_lists():
     head = MapClassifier([1024], 150, MapProgressive(), flat=True)
     convolutions, classifier = 9 * (1024 + 3 * 256) * 256, 256 * 150 + 150

@@ -11,6 +11,7 @@ from vision_peft.suggest import did_you_mean
 # of pooled features; and mlp-2 to mlp-9
 KINDS = ("linear", "batchnorm_linear", "bi_linear", "bi_linear_packed", "vpt_linear")
 TOKENS = ("patch", "all")  # what an attentive head reads: patch tokens, or prefix tokens and prompts as well
+MOST_STEPS = 5  # of progressive upsampling: patches of 32 pixels have a place for each
 TIMES = ("none", "sinusoid")  # what it adds to tokens by their place in time
 
 
@@ -121,6 +122,8 @@ class MapProgressive(MapHead):
     def __post_init__(self) -> None:
         super().__post_init__()
         raise_all([at_least(name, getattr(self, name), 1) for name in ("steps", "channels")])
+        if self.steps > MOST_STEPS:
+            raise ValueError(f"steps must be at most {MOST_STEPS}, each doubles the sides of the map; got {self.steps}")
 
 
 TOKEN_KINDS: dict[str, type[TokenHead]] = {"attentive": Attentive, "attentive_pooler": AttentivePooler}
