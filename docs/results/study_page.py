@@ -24,8 +24,10 @@ from vision_peft.cli.main import main as run_verb
 from vision_peft.results.labels import list_searched
 from vision_peft.results.report import format_table
 from vision_peft.results.row import Row
+from vision_peft.results.settings import group_by_seed
 from vision_peft.results.significance import compare_all
 from vision_peft.results.table import format_count
+from vision_peft.results.task_means import average_over_tasks
 
 HERE = Path(__file__).resolve().parent
 PAGE, TEXT = HERE / "study.md", HERE / "study_page.txt"
@@ -45,11 +47,9 @@ def read_study() -> Rows:
 
 def average(of_data: dict[str, list[Row]]) -> tuple[float, float]:
     """Average top-1 over the data sets: mean and standard deviation (n - 1) over seeds, %."""
-    by_seed = [
-        statistics.fmean(row.top1 or 0.0 for rows in of_data.values() for row in rows if row.seed == seed)
-        for seed in SEEDS
-    ]
-    return statistics.fmean(by_seed), statistics.stdev(by_seed)
+    means, _ = average_over_tasks([row for rows in of_data.values() for row in rows], "top1")
+    (setting,) = group_by_seed(means)
+    return setting.mean("top1") or 0.0, setting.std("top1") or 0.0
 
 
 def make_table(found: Rows, settings: Collection[str]) -> list[str]:
