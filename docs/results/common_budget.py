@@ -197,7 +197,7 @@ def quality(line: Line) -> tuple[float, float]:
 
 def climb(book: Book, typed: list[str], epochs: int = 5) -> Line:
     """Try rungs of the ladder, some epochs each, until the best has a neighbour on either side."""
-    recommended = compose_config(typed).recipe.lr
+    recommended = book.trials[0]["lr"] if book.trials else compose_config(typed).recipe.lr  # go on from where it began
     start = min(range(len(LADDER)), key=lambda rung: abs(math.log(LADDER[rung] / recommended)))
     rungs = {start}
     while True:

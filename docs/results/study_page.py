@@ -3,11 +3,15 @@
     python docs/results/study_page.py            # study.md, study.png, study_tasks.png and study.html
     python docs/results/study_page.py --check    # compare the page with the rows, as CI does
 
+It also fills the last two columns of the table of methods (docs/methods.md): the mean of the study, the default rate.
+
 The words are those of study_page.txt; tables of the rows are put in where it has {braces}. Pictures and report have all
 settings that every data set has with every seed.
 """
 
 import argparse
+import json
+import re
 import statistics
 import sys
 import tempfile
@@ -18,6 +22,7 @@ from pathlib import Path
 from common_budget import ROWS, SEEDS, SIZED, unpack
 from make_leaderboard import STUDY, read_rows
 from study import DATA, LEFT_OUT, list_cells, list_settings, open_book
+from study_rates import make_table as make_rates
 
 import vision_peft as vp
 from vision_peft.cli.main import main as run_verb
@@ -30,7 +35,7 @@ from vision_peft.results.table import format_count
 from vision_peft.results.task_means import average_over_tasks
 
 HERE = Path(__file__).resolve().parent
-PAGE, TEXT = HERE / "study.md", HERE / "study_page.txt"
+PAGE, TEXT, METHODS_PAGE = HERE / "study.md", HERE / "study_page.txt", HERE.parent / "methods.md"
 TITLES = ("clothing", "satellite scenes", "sign digits", "CIFAR-10", "Fashion-MNIST")  # of DATA
 Rows = dict[str, dict[str, list[Row]]]  # by setting and data set
 
@@ -122,10 +127,27 @@ def write_page() -> str:
     return TEXT.read_text("utf-8").format(
         usual="\n".join(make_table(found, usual)),
         sizes="\n".join(sizes),
+        rates="\n".join(make_rates({name: _label(found[name][DATA[0]]) for name in found if name not in SIZED})),
         differences="\n".join(describe_differences(found, usual)),
         progress=describe_progress(found),
         left_out=_join(LEFT_OUT),
     )
+
+
+def fill_methods_page(text: str) -> str:
+    """Put the mean of the study and the default learning rate at the end of each line of the table of methods."""
+    found = read_study()
+    firsts = {name: of_data[DATA[0]][0] for name, of_data in found.items()}
+    means = [(row.methods[0], _format(*average(found[name]))) for name, row in firsts.items() if row.head == "linear"]
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        if setting := re.fullmatch(r"\| `\w+`[^|]*\| `(\w+)(\(.*?\))` \|.*", line):
+            method = eval(f"vp.{setting[1]}{setting[2]}", {"vp": vp})
+            rate = f"{method.recommended['lr']:g}" if "lr" in method.recommended else ""
+            described = json.loads(json.dumps({"name": method.name, "fields": method.recorded_fields()}))
+            mean = next((mean for fields, mean in means if fields == described), "")
+            lines[number] = " | ".join([*line.split(" | ")[:6], mean, f"{rate} |"])
+    return "\n".join(lines)
 
 
 def draw() -> None:
@@ -148,13 +170,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; 1 if the page is not that of the rows")
     check, page = parser.parse_args().check, write_page()
+    wanted = {PAGE: page, METHODS_PAGE: fill_methods_page(METHODS_PAGE.read_text("utf-8"))}
     if check:
-        stale = not PAGE.exists() or PAGE.read_text("utf-8") != page
-        print("docs/results/study.md is not made of the committed rows: run python docs/results/study_page.py" * stale)
-        return int(stale)
+        stale = [path.name for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text]
+        if stale:
+            print(f"{' and '.join(stale)}: not made of the committed rows: run python docs/results/study_page.py")
+        return int(bool(stale))
     draw()
-    PAGE.write_text(page, encoding="utf-8")
-    print(f"wrote {PAGE}", file=sys.stderr)
+    for path, text in wanted.items():
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {path}", file=sys.stderr)
     return 0
 
 

@@ -25,8 +25,9 @@ def test_the_main_job_is_what_it_was() -> None:
         "backbone.img_size": 56,
         "data.name": "digits",
         "method.name": "adaptformer",
+        "recipe.lr": 0.003,
     }
-    assert run_folder(config).name == "val_select-lr0.002-epochs5-batch32-0d91b80b-seed0"
+    assert run_folder(config).name == "val_select-lr0.003-epochs5-batch32-4eaee811-seed0"
 
 
 def test_a_new_key_with_a_default_renames_nothing(tiny: Tiny) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+import vision_peft as vp
+
 
 @pytest.fixture
 def script(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -17,6 +19,15 @@ def script(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_page_is_that_of_the_committed_rows(script: Any) -> None:
     wanted = "run python docs/results/study_page.py"
     assert script["PAGE"].read_text(encoding="utf-8") == script["write_page"](), wanted
+
+
+def test_the_table_of_methods_has_the_means_and_the_default_rates(script: Any) -> None:
+    page = script["METHODS_PAGE"].read_text(encoding="utf-8")
+    assert script["fill_methods_page"](page) == page, "run python docs/results/study_page.py"
+    (line,) = (line for line in page.splitlines() if line.startswith("| `lora` | `LoRA(rank=8"))
+    mean, _ = script["average"](script["read_study"]()["lora"])
+    assert line.endswith(f"| {vp.LoRA.recommended['lr']:g} |")
+    assert f"| {mean:.1f} ± " in line
 
 
 def test_settings_have_every_seed_of_every_data_set(script: Any) -> None:

@@ -14,6 +14,7 @@ from support.killed import Killed
 from support.rows import sample_row
 from support.tiny_run import TINY
 
+import vision_peft as vp
 from vision_peft.config.command_line import compose_config, read_command_line
 from vision_peft.memory.choose import DoesNotFit
 from vision_peft.results.comparison import Entry
@@ -93,7 +94,7 @@ def test_methods_get_the_same_search_and_a_killed_comparison_ends_with_the_same_
     chosen = entries[1].row
     assert chosen is not None
     assert chosen.val_top1 == max(row.val_top1 or 0 for row in rows)
-    assert chosen.tried == {"method.rank": [2, 4], "recipe.epochs": [1, 2], "recipe.lr": [4e-3]}
+    assert chosen.tried == {"method.rank": [2, 4], "recipe.epochs": [1, 2], "recipe.lr": [vp.LoRA.recommended["lr"]]}
     assert entries[1].predicted_bytes is not None
     assert entries[1].inference is not None
     assert entries[1].merged is not None

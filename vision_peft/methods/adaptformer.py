@@ -81,7 +81,7 @@ class AdaptFormer(BlockMethod):
     """
 
     name: ClassVar[str] = "adaptformer"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 2e-3}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 3e-3}
 
     bottleneck: int = 64  # hidden channels h of the branch
     scale: float | str = 0.1  # s, or "learnable" (one scalar per block that starts at 1)

@@ -18,6 +18,7 @@ adapters alone, in masks over token positions that the whole batch shares; here 
 masks per frame, which also drops what is frozen where a recipe turns it on (``train_mode(frozen="train")``).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -94,6 +95,7 @@ class AIM(BlockMethod):
     """The image model's own attention over time, with adapters behind it, behind attention and beside the MLP."""
 
     name: ClassVar[str] = "aim"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 3e-4}
 
     ratio: float = 0.25  # hidden channels of an adapter over the width
     temporal: int = 1  # adapters around the attention over time: 1 behind it, 2 in front of it too

@@ -20,7 +20,7 @@ class BitFit(BlockMethod):
     """Every additive bias of the backbone trains, or of some ``blocks``."""
 
     name: ClassVar[str] = "bitfit"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 4e-3}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 3e-3}
 
     @property
     def needs(self) -> tuple[Need, ...]:

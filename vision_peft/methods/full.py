@@ -14,11 +14,11 @@ from vision_peft.tuning.record import backbone_parameters
 
 @dataclass(frozen=True)
 class FullFineTune(Method):
-    """Train the whole backbone. It wants about a tenth of the learning rate of the other methods (1e-4 with AdamW)."""
+    """Train the whole backbone. It wants about a hundredth of the learning rate of the other methods."""
 
     name: ClassVar[str] = "full"
     title: ClassVar[str] = "full fine-tuning"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 5e-5}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 3e-5}
 
     @property
     def needs(self) -> tuple[Need, ...]:

@@ -70,7 +70,7 @@ class Houlsby(BlockMethod):
     """
 
     name: ClassVar[str] = "houlsby"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 2e-3}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 3e-3}
 
     bottleneck: int = 64  # hidden channels
     train_norms: bool = False  # all layer norms of the backbone train too

@@ -12,7 +12,7 @@ from vision_peft.tuning.needs import Need
 
 @dataclass(frozen=True)
 class LinearProbe(Method):
-    """Train the head only. It bears about ten times the learning rate of the other methods (1e-2 with AdamW).
+    """Train the head only. On kept features it wants more epochs than the other methods, and bears a higher rate.
 
     Of an inflated video model the temporal embedding stays frozen, too: at zero, features know no order of frames.
     """

@@ -57,7 +57,7 @@ class LoRA(BlockMethod):
     """
 
     name: ClassVar[str] = "lora"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 4e-3}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 3e-3}
 
     rank: int = 8  # r
     alpha: float = 8  # α; the update is scaled by α / r

@@ -108,7 +108,7 @@ class PTuning(Method):
 
     name: ClassVar[str] = "p_tuning"
     title: ClassVar[str] = "P-Tuning"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 5e-3}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-2}
 
     tokens: int = 10  # pseudo tokens P
     encoder: str = "lstm"  # "lstm": two-layer BiLSTM, then an MLP; "mlp"; "none": trained directly, as after baking

@@ -34,7 +34,7 @@ class PrefixTuning(BlockMethod):
 
     name: ClassVar[str] = "prefix_tuning"
     title: ClassVar[str] = "Prefix-Tuning"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 2e-3}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-3}
 
     tokens: int = 10  # prefixes P of every block
     hidden: int | None = 512  # units of the MLP; None: keys and values are trained directly, from N(0, 1)

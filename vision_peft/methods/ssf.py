@@ -126,7 +126,7 @@ class SSF(BlockMethod):
     """A scale and a shift of the output channels of every layer; folds into the weights (``merge``)."""
 
     name: ClassVar[str] = "ssf"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 4e-3}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 3e-3}
 
     last: str = "final_norm"  # what the last pair follows; "before_pooling": the last block, where the norm comes after
 

@@ -82,6 +82,7 @@ class STAdapter(BlockMethod):
 
     name: ClassVar[str] = "st_adapter"
     title: ClassVar[str] = "ST-Adapter"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 5e-4}
 
     width: int = 384  # channels of the convolution
     kernel: tuple[int, ...] = (3, 1, 1)  # its odd size in frames, rows and columns of patches

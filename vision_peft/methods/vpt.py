@@ -72,7 +72,7 @@ class VPT(BlockMethod):
     """Prompts at the input (shallow) or in every block (deep)."""
 
     name: ClassVar[str] = "vpt"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-2}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 3e-3}
 
     tokens: int = 10  # prompts P, per block if deep
     deep: bool = True

@@ -16,6 +16,7 @@ tools/weight_reparam.py. Deviations: where there is LayerScale, which CLIP lacks
 official class of merged models ignores the long shift.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -122,6 +123,7 @@ class ZeroI2V(BlockMethod):
     """Keys and values of neighbouring frames, and linear adapters that fold into the frozen layers."""
 
     name: ClassVar[str] = "zero_i2v"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 3e-4}
 
     ratio: float = 0.25  # hidden channels of an adapter over the width
     shift_div: int = 12  # channels of a block over those that come of the frame before (and of the one after)
