@@ -4,6 +4,8 @@
     python docs/results/task_rows.py knee_mae --methods linear   # numbers; knee_grade: grades
     python docs/results/task_rows.py --show                      # what there is
 
+The head reads the class token and the mean of the patches (recipe.head=class_mean), under every method.
+
 The rule: the frozen probe is solved for (recipe=lbfgs) along a path of penalties. An adapter tries three rungs of the
 ladder 1e-5, 3e-5, 1e-4, ... (what the method recommends and one on either side), `EPOCHS` epochs each, seed 0. val
 chooses by the metric of the task, the penalty and the epoch too; then train and val together are trained on for as long
@@ -30,6 +32,7 @@ LISTS = [
     "data.val=val.csv",
     "data.test=test.csv",
     "backbone.img_size=112",
+    "recipe.head=class_mean",
 ]
 KNEES = [*LISTS, "data.root=tasks/ordinal/knee_kl"]
 SETS = {

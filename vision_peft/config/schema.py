@@ -115,9 +115,7 @@ class Recipe(Checked):
     views: int | str = 1  # clips of a test video whose answers are averaged; uniform: end to end (seconds only)
     crops: int = 1  # of each of them, spread over the long side; needs resize=shortest
     view_average: str = "logits"  # what is averaged over views and crops: logits | probabilities (after a softmax)
-    head: str = (
-        "linear"  # linear batchnorm_linear vpt_linear bi_linear mlp-k attentive(_pooler) seg_(linear|multi|upernet|pup)
-    )
+    head: str = "linear"  # (batchnorm|vpt|bi)_linear class_mean mlp-k attentive(_pooler) seg_(linear|multi|upernet|pup)
     head_options: dict[str, Any] = field(default_factory=dict)  # of attentive: queries, reduce, tokens, norm, time; ...
     head_grid: dict[str, Any] = field(
         default_factory=dict

@@ -53,7 +53,7 @@ def check_solvable(config: Config, model: Any, train_set: ImageDataset, sharded:
     if not features_are_constant(config, model):
         reasons.append("method=linear (or nothing else that trains) and no augmentation, mixup or random erasing")
     if not isinstance(model.get_classifier(), nn.Linear):
-        reasons.append("recipe.head=linear or vpt_linear")
+        reasons.append("recipe.head=linear, class_mean or vpt_linear")
     if train_set.varies or sharded:
         reasons.append("images rather than videos, and no fsdp2")
     if not config.reuse_features:

@@ -8,8 +8,9 @@ from typing import Any, get_type_hints
 from vision_peft.fields import Checked, above_zero, at_least, choice, fits, raise_all
 from vision_peft.suggest import did_you_mean
 
+CLASS_MEAN = "class_mean"  # linear, of the class token and the mean of the patch tokens side by side
 # of pooled features; and mlp-2 to mlp-9
-KINDS = ("linear", "batchnorm_linear", "bi_linear", "bi_linear_packed", "vpt_linear")
+KINDS = ("linear", "batchnorm_linear", "bi_linear", "bi_linear_packed", "vpt_linear", CLASS_MEAN)
 TOKENS = ("patch", "all")  # what an attentive head reads: patch tokens, or prefix tokens and prompts as well
 MOST_STEPS = 5  # of progressive upsampling: patches of 32 pixels have a place for each
 TIMES = ("none", "sinusoid")  # what it adds to tokens by their place in time

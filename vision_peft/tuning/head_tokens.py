@@ -1,4 +1,4 @@
-"""What an attentive head reads: the tokens behind the last block, in place of timm's pooled features.
+"""What a head reads in place of timm's pooled features: the tokens behind the last block, or another pooling of them.
 
 A graft on the model takes the place of ``forward_head``. Frames that a frame-wise model folds into the batch stand one
 behind the other again (B T·N D), so that the head sees all of a clip.
@@ -15,7 +15,8 @@ from vision_peft.tuning.backbone import classifier_names, frames_in_batch
 from vision_peft.tuning.families import family_of
 from vision_peft.tuning.families.family import Family
 from vision_peft.tuning.graft import HeadGraft, graft_innermost, kinds, pop_grafts, push_grafts, split_head_grafts
-from vision_peft.tuning.head_kinds import TokenHead
+from vision_peft.tuning.head_kinds import CLASS_MEAN, TokenHead
+from vision_peft.tuning.pool_tokens import has_class_token
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,31 @@ class TokensToHead(HeadGraft):
             return tokens
         logits = [self.get_submodule(name)(tokens) for name in source.heads]
         return logits[0] if len(logits) == 1 else torch.stack(logits).mean(0)
+
+
+class ClassAndMean(HeadGraft):
+    """A timm model whose head gets the class token and the mean of the patch tokens (B 2·D); of frames, their mean."""
+
+    token_source: TokenSource
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        source = self.token_source
+        tokens = source.family.as_sequence(self, x)
+        prefix = max(source.family.prefix_tokens(self), 1)
+        parts = [tokens[:, 0], tokens[:, prefix:].mean(1)]
+        for norm in source.family.final_norms(self)[1:]:
+            parts = [norm(part) for part in parts]
+        pooled = torch.cat(parts, 1)
+        if source.frames > 1:
+            pooled = pooled.unflatten(0, (-1, source.frames)).mean(1)
+        if pre_logits:
+            return pooled
+        logits = [self.get_submodule(name)(pooled) for name in source.heads]
+        return logits[0] if len(logits) == 1 else torch.stack(logits).mean(0)
+
+
+class ClassMeanLinear(nn.Linear):
+    """The linear layer behind ``ClassAndMean``, so that a model says which head it has."""
 
 
 class SkippedNorm(HeadGraft):
@@ -97,8 +123,25 @@ def give_tokens(model: Any, head: TokenHead) -> None:
             graft_innermost(norm, NormOfFrames)
 
 
+def check_class_and_mean(model: Any) -> None:
+    """Raise ValueError where ``model`` has no class token, or no `forward_head` in whose place the two are pooled."""
+    if not hasattr(model, "forward_head"):
+        raise ValueError(f"{type(model).__name__} has no forward_head of timm's, in whose place tokens are pooled")
+    if not has_class_token(model):
+        raise ValueError(
+            f"head={CLASS_MEAN} reads the class token, and this {type(model).__name__} has none: head=linear reads the "
+            "mean of its patches"
+        )
+
+
+def give_class_and_mean(model: Any) -> None:
+    """Have the classification layers of ``model`` called with the class token and the mean of the patches."""
+    source = TokenSource(family_of(model), classifier_names(model), False, frames_in_batch(model), 1)
+    graft_innermost(model, ClassAndMean, token_source=source)
+
+
 def take_tokens_back(model: nn.Module) -> None:
-    """Undo ``give_tokens``; what methods grafted stays."""
+    """Undo ``give_tokens`` and ``give_class_and_mean``; what methods grafted stays."""
     for module in list(model.modules()):
         if any(issubclass(kind, HeadGraft) for kind in kinds(module)):
             push_grafts(module, split_head_grafts(pop_grafts(module))[1])

@@ -11,9 +11,16 @@ from vision_peft.tuning import record
 from vision_peft.tuning.attentive import AttentiveHead
 from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.few_bit_linear import FewBitLinear
-from vision_peft.tuning.head_kinds import HeadOptions, MapHead, TokenHead, count_mlp_layers, read_head
+from vision_peft.tuning.head_kinds import CLASS_MEAN, HeadOptions, MapHead, TokenHead, count_mlp_layers, read_head
 from vision_peft.tuning.head_maps import check_maps, give_maps, map_classifier
-from vision_peft.tuning.head_tokens import check_tokens, give_tokens, take_tokens_back
+from vision_peft.tuning.head_tokens import (
+    ClassMeanLinear,
+    check_class_and_mean,
+    check_tokens,
+    give_class_and_mean,
+    give_tokens,
+    take_tokens_back,
+)
 from vision_peft.tuning.map_heads import MapClassifier
 from vision_peft.tuning.neighbours import NeighbourHead
 from vision_peft.tuning.short_block import restore_last_block, shorten_last_block
@@ -29,23 +36,25 @@ def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.
             -log 99, so that with a sigmoid every class would start at 1 %; ``mlp-k`` for VPT's MLP-k: k linear layers,
             the k - 1 hidden ones as wide as the features and each followed by ReLU; ``bi_linear`` for a linear layer of
             1 bit a weight without a bias (the Bi-Head of PETL-ViT's binary_adapter), in adapter folders
-            ``bi_linear_packed``, of which two numbers train. ``attentive`` for efficient probing and
-            ``attentive_pooler`` for V-JEPA 2's classifier read tokens in place of pooled features, see ``attentive``;
-            both also as ``adapter.json`` records them, with options: ``attentive queries=8``. ``seg_linear``,
-            ``seg_multi``, ``seg_upernet`` and ``seg_pup`` read maps and answer for every place (B C h w), see
-            ``map_heads``.
+            ``bi_linear_packed``, of which two numbers train; ``class_mean`` for a linear layer of the class token and
+            the mean of the patch tokens side by side, as DINOv2's linear evaluation takes them. ``attentive`` for
+            efficient probing and ``attentive_pooler`` for V-JEPA 2's classifier read tokens in place of pooled
+            features, see ``attentive``; both also as ``adapter.json`` records them, with options: ``attentive
+            queries=8``. ``seg_linear``, ``seg_multi``, ``seg_upernet`` and ``seg_pup`` read maps and answer for every
+            place (B C h w), see ``map_heads``.
         num_classes: number of classes, at least 1.
         **options: of those that read tokens or maps: the fields of ``head_kinds.Attentive``, ``AttentivePooler``,
             ``MapLinear``, ``MapMulti``, ``MapPyramid`` or ``MapProgressive``.
 
-    ``linear`` and ``batchnorm_linear`` start from weights of σ = 0.01 and zero biases, as linear probes of MAE and
-    DINOv2 do: with small logits at the start the parts before the head learn sooner than with torch's default, which
-    ``reset_classifier`` leaves. So does the last layer of ``mlp-k``; its hidden layers start as torch's. That k counts
-    the last layer fits the totals of VPT's tables; ReLU is our reading, and any BatchNorm or dropout that its code has
-    between the layers is left out. ``vpt_linear`` starts from kaiming_normal(fan_out) weights as VPT's code does.
+    ``linear``, ``batchnorm_linear`` and ``class_mean`` start from weights of σ = 0.01 and zero biases, as linear
+    probes of MAE and DINOv2 do: with small logits at the start the parts before the head learn sooner than with
+    torch's default, which ``reset_classifier`` leaves. So does the last layer of ``mlp-k``; its hidden layers start as
+    torch's. That k counts the last layer fits the totals of VPT's tables; ReLU is our reading, and any BatchNorm or
+    dropout that its code has between the layers is left out. ``vpt_linear`` starts from kaiming_normal(fan_out) weights
+    as VPT's code does.
 
     Raises:
-        ValueError: another kind or option, no classes, or a width that the head does not divide.
+        ValueError: another kind or option, no classes, a width that the head does not divide, or no class token for it.
     """
     head = read_head(kind, options)
     if num_classes < 1:
@@ -54,6 +63,8 @@ def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.
         check_tokens(model, head)
     if isinstance(head, MapHead):
         check_maps(model, head)
+    if head == CLASS_MEAN:
+        check_class_and_mean(model)
     tuning = record.get_or_create_record(model)
     old = {name: model.get_submodule(name) for name in classifier_names(model)}
     if not tuning.replaced_head:
@@ -71,6 +82,9 @@ def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.
             packed = quantised.pack() if kind == "bi_linear_packed" else quantised
             model.set_submodule(name, packed.train(model.training))
             continue
+        if head == CLASS_MEAN:
+            linear = ClassMeanLinear(2 * linear.in_features, num_classes).to(linear.weight).train(model.training)
+            model.set_submodule(name, linear)
         if kind == "vpt_linear":
             nn.init.kaiming_normal_(linear.weight, mode="fan_out")
             nn.init.constant_(linear.bias, -math.log(99))
@@ -84,6 +98,8 @@ def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.
         give_tokens(model, head)
     if isinstance(head, MapHead):
         give_maps(model, head)
+    if head == CLASS_MEAN:
+        give_class_and_mean(model)
     if shortened or tuning.methods:
         shorten_last_block(model)
     return model
@@ -114,7 +130,7 @@ def plain_head(head: Any) -> nn.Module:
     """``head`` as what timm has in its place: BatchNorm is folded into a copy of the linear layer behind it.
 
     Raises:
-        ValueError: an MLP, an attentive head or neighbours, which no linear layer equals.
+        ValueError: an MLP, a head of tokens, maps or neighbours, which no linear layer of pooled features equals.
     """
     if isinstance(head, AttentiveHead):
         raise ValueError(
@@ -125,6 +141,11 @@ def plain_head(head: Any) -> nn.Module:
         raise ValueError(
             "cannot merge a head for maps into the one linear layer of a plain timm model, behind its pooling: "
             "keep the adapter and use save_adapter / load_adapter"
+        )
+    if isinstance(head, ClassMeanLinear):
+        raise ValueError(
+            "cannot merge a head of the class token and the mean of the patches into the one linear layer of a plain "
+            "timm model, which reads one of them: keep the adapter and use save_adapter / load_adapter"
         )
     if isinstance(head, NeighbourHead):
         raise ValueError("cannot merge the votes of neighbours into a linear layer: keep the adapter, which holds them")

@@ -13,7 +13,7 @@ def check_pooling(model: Any, which: str) -> None:
     """Raise ValueError where ``model`` has no tokens of that name."""
     if which not in POOLED:
         raise ValueError(f"tokens to pool are {' or '.join(POOLED)}, got {which!r}")
-    if which == "class" and not _has_class_token(model):
+    if which == "class" and not has_class_token(model):
         raise ValueError(f"this {type(model).__name__} has no class token: take the features 'patches' or 'head'")
 
 
@@ -35,7 +35,7 @@ def pool_tokens(model: Any, images: Tensor, which: str) -> Tensor:
     check_pooling(model, which)
     family = family_of(model)
     tokens = family.as_sequence(model, model.forward_features(images))
-    prefix = max(family.prefix_tokens(model), int(_has_class_token(model)))
+    prefix = max(family.prefix_tokens(model), int(has_class_token(model)))
     pooled = tokens[:, 0] if which == "class" else tokens[:, prefix:].mean(1)
     for norm in family.final_norms(model)[1:]:
         pooled = norm(pooled)
@@ -50,6 +50,7 @@ def _average(model: Any, pooled: Tensor, images: int) -> Tensor:
     return pooled.unflatten(0, (members, images, -1)).mean((0, 2))
 
 
-def _has_class_token(model: Any) -> bool:
+def has_class_token(model: Any) -> bool:
+    """Tell whether a class token is the first of the tokens of ``model``."""
     owners = (model, getattr(model, "embeds", None))  # timm's NaFlexViT has it in its embedding
     return any(getattr(owner, "cls_token", None) is not None for owner in owners)

@@ -16,7 +16,8 @@ from vision_peft.tuning.backbone import classifier_names, has_blocks
 from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.families import family_of_block
 from vision_peft.tuning.few_bit_linear import FewBitLinear
-from vision_peft.tuning.head_kinds import head_text
+from vision_peft.tuning.head_kinds import CLASS_MEAN, head_text
+from vision_peft.tuning.head_tokens import ClassMeanLinear
 from vision_peft.tuning.layers import body_layers
 from vision_peft.tuning.map_heads import MapClassifier
 from vision_peft.tuning.method import Method
@@ -179,6 +180,8 @@ def head_kind(model: nn.Module) -> str:
         return head_text(layer.kind)
     if isinstance(layer, FewBitLinear):
         return "bi_linear" if layer.weight is not None else "bi_linear_packed"
+    if isinstance(layer, ClassMeanLinear):
+        return CLASS_MEAN
     if not isinstance(layer, nn.Sequential):
         return "linear"
     if isinstance(layer[0], nn.BatchNorm1d):
