@@ -4,10 +4,12 @@
     python docs/results/mask_rows.py kitchen --methods linear
     python docs/results/mask_rows.py --show                      # what there is
 
-The rule: every method has `EPOCHS` epochs a run and the rates of `METHODS` to choose from, seed 0; val chooses rate
-and epoch by the metric of the task (protocol=val_select). The chosen rate is trained with the seeds 0 and 1, each of
-which reads test once. Adapters stand in the last two blocks: what the frozen ones below make is computed once. It can
-be stopped, and goes on where it was: rows/<set>/<method>.jsonl holds every run.
+The rule: every method has the epochs a run and the rates of `METHODS` to choose from, seed 0; val chooses rate and
+epoch by the metric of the task (protocol=val_select). The chosen rate is trained with the seeds 0 and 1, each of which
+reads test once. Adapters stand in the last two blocks: what the frozen ones below make is computed once. The frozen
+probe, whose features are computed once, has more epochs, which cost it nothing. On water7, whose images have seven
+bands, the patch embedding trains too (input_tuning, alone and under the adapters in all blocks), with flips. It can be
+stopped, and goes on where it was: rows/<set>/<method>.jsonl holds every run.
 """
 
 import argparse
@@ -17,39 +19,52 @@ from search_rows import Line, quality, run, show_rows
 
 ROWS = Path(__file__).parent / "rows"
 SEEDS = (0, 1)
-EPOCHS = 16
 SHARED = ["recipe.head=seg_linear", "recipe.batch_size=8", "backbone.img_size=[168,224]"]
+WATER = ["data=segmentation", "data.root=tasks/multispectral/water7", "data.channels=7", "protocol=val_select"]
 SETS = {
     "camvid11": [*SHARED, "data=segmentation", "data.root=tasks/segmentation/camvid11"],
     "kitchen": [*SHARED, "data=depth", "data.root=tasks/depth/kitchen"],
+    "water7": [*WATER, "recipe.head=seg_upernet", "recipe.batch_size=8", "backbone.img_size=140"],
 }
 LAST = "method.blocks=[10,11]"
-METHODS = {  # and the rates to choose from, as many for each
-    "linear": (["method=linear"], (3e-3, 1e-2, 3e-2)),
-    "lora": (["method=lora", LAST], (1e-3, 3e-3, 1e-2)),
-    "adaptformer": (["method=adaptformer", LAST], (1e-3, 3e-3, 1e-2)),
+METHODS = {  # and the epochs and rates to choose from, as many rates for each
+    "linear": (["method=linear"], 100, (1e-3, 3e-3, 1e-2)),
+    "lora": (["method=lora", LAST], 16, (1e-3, 3e-3, 1e-2)),
+    "adaptformer": (["method=adaptformer", LAST], 16, (1e-3, 3e-3, 1e-2)),
 }
+BANDS = ["method=input_tuning", "method.part=patch_embed", "recipe.augment=flip"]
+METHODS_ON_BANDS = {
+    "linear": (["method=linear"], 100, (3e-4, 1e-3, 3e-3)),
+    "input_tuning": (BANDS, 12, (3e-4, 1e-3, 3e-3)),
+    "lora": ([*BANDS, "+method_2=lora"], 12, (3e-4, 1e-3, 3e-3)),
+    "adaptformer": ([*BANDS, "+method_2=adaptformer"], 12, (3e-4, 1e-3, 3e-3)),
+}
+
+
+def choose_methods(name: str) -> dict[str, tuple[list[str], int, tuple[float, ...]]]:
+    """Choose the methods of a data set."""
+    return METHODS_ON_BANDS if name == "water7" else METHODS
 
 
 def study(name: str, method: str) -> list[Line]:
     """Search, then train the chosen setting with every seed."""
-    own, rates = METHODS[method]
+    own, epochs, rates = choose_methods(name)[method]
     path, words = ROWS / name / f"{method}.jsonl", [*SETS[name], *own]
-    best = max((run(path, words, rate, EPOCHS, 0, None) for rate in rates), key=quality)
-    return [run(path, words, best["lr"], EPOCHS, seed, {"recipe.lr": list(rates)}) for seed in SEEDS]
+    best = max((run(path, words, rate, epochs, 0, None) for rate in rates), key=quality)
+    return [run(path, words, best["lr"], epochs, seed, {"recipe.lr": list(rates)}) for seed in SEEDS]
 
 
 def main() -> None:
     """Run what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", nargs="?", choices=SETS)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS_ON_BANDS])
     parser.add_argument("--show", action="store_true")
     arguments = parser.parse_args()
     if arguments.show:
         show_rows(ROWS / name for name in SETS)
         return
-    for method in arguments.methods:
+    for method in arguments.methods or choose_methods(arguments.set):
         for line in study(arguments.set, method):
             print(f"== {arguments.set} {method} seed {line['seed']} lr {line['lr']:g}: {line['figures']}", flush=True)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from support.mask_files import halves, write_depths, write_mask, write_set
@@ -82,6 +83,36 @@ def test_masks_of_new_images_are_those_of_evaluation(run, root, tmp_path):
     assert "not a known image format" in cause
     with pytest.raises(ValueError, match="answers for every pixel: vision-peft predict --masks"):
         predictor(paths[0])
+
+
+def give_bands(root: Path, bands: int) -> None:
+    """Put TIFFs of `bands` bands of 16 bits in the place of the photographs."""
+    for path in sorted((root / "images").glob("*.jpg")):
+        with Image.open(path) as image:
+            values = np.asarray(image.convert("L")).astype(np.uint16)
+        stack = np.stack([values * (band + 1) for band in range(bands)], axis=-1)
+        tifffile.imwrite(path.with_suffix(".tif"), stack, photometric="minisblack", planarconfig="contig")
+        path.unlink()
+
+
+@pytest.mark.parametrize("words", [[], ["recipe.window=true", "recipe.resize=none"]], ids=["whole", "windows"])
+def test_masks_of_images_with_bands_are_those_of_evaluation(tmp_path, words):
+    root = write_set(tmp_path / "set", {"train": 4, "val": 1, "test": 3}, size=(40, 36))
+    give_bands(root, 5)
+    run = train(config(root, tmp_path / "runs", "data.channels=5", *words))
+    predictor, counts = Predictor(run.folder, device="cpu"), np.zeros((2, 2), int)
+    paths = [str(root / "images" / f"{number:03}.tif") for number in range(5, 8)]
+    assert [*write_masks(predictor, paths, tmp_path / "out", overlays=True)] == []
+    for path in paths:
+        with Image.open(tmp_path / "out" / f"{Path(path).stem}.png") as image:
+            found = np.array(image)
+        with Image.open(root / "masks" / f"{Path(path).stem}.png") as image:
+            np.add.at(counts, (np.array(image), found), 1)
+    assert counts.tolist() == run.row.confusion
+    with Image.open(tmp_path / "out" / "overlays" / "005.png") as image:
+        assert image.size == (40, 36)
+    picture, mask = find_mask(predictor, tifffile.imread(paths[0]))  # an array, as its file
+    assert (picture.size, mask.shape) == ((40, 36), (36, 40))
 
 
 def test_an_export_answers_for_every_pixel(run, tmp_path):

@@ -30,11 +30,16 @@ def answers_maps(model: Any) -> bool:
 
 @torch.no_grad()
 def find_mask(predictor: Predictor, item: Any) -> tuple[Image.Image, np.ndarray]:
-    """Return an image, upright, and its mask of classes (H W, uint8) or depths in metres (H W, float32)."""
-    image, task = predictor.prepare.read_image(item), _task(predictor)
+    """Return an image, upright, and its mask of classes (H W, uint8) or depths in metres (H W, float32).
+
+    Of an image with bands the picture is of those that are shown, `Preparation.draw`.
+    """
+    prepare, task = predictor.prepare, _task(predictor)
+    seen = prepare.read(item)
+    image = prepare.draw(seen)
     size = (image.height, image.width)
     with predictor.compute.autocast():
-        found = predictor.model(predictor.prepare.transform(image)[None].to(predictor.compute.device))
+        found = predictor.model(prepare.transform(seen)[None].to(predictor.compute.device))
     answers: Tensor = found.float().cpu()
     if isinstance(task, Depth):
         return image, task.find_depths(answers, size)[0].numpy()

@@ -15,6 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from vision_peft.backbones import input_config
+from vision_peft.data.decoding.band_files import draw_bands
+from vision_peft.data.decoding.band_statistics import Bands
 from vision_peft.data.decoding.bands import BandForm, read_band_item
 from vision_peft.data.decoding.frame_folders import list_frames
 from vision_peft.data.decoding.images import MAX_PIXELS, ImageDecodeError, ValueRange, convert_image, decode_image
@@ -89,10 +91,8 @@ class Preparation:
             ImageDecodeError: a file that is not there or cannot be decoded; `path` and `cause` say which and why.
             TypeError, ValueError: an array of another form, or an image where the model takes clips.
         """
-        if self.form is not None:
-            return self.transform(read_band_item(item, self.form))
         if not self.gives_clips:
-            return self.transform(self.read_image(item))
+            return self.transform(self.read(item))
         return self._open_video(item, views=1, crops=1)[0][0]
 
     def iterate_views(self, item: Item) -> Iterator[Tensor]:
@@ -116,6 +116,17 @@ class Preparation:
         if self.settings.get("view_average", "logits") == "logits" or len(logits) == 1:
             return logits.double().mean(0).float()
         return logits.double().softmax(1).mean(0).log().float()
+
+    def read(self, item: Item) -> Image.Image | Tensor:
+        """Return what `transform` takes: an upright picture, or the bands of an image (C H W) as in its file."""
+        return self.read_image(item) if self.form is None else read_band_item(item, self.form)
+
+    def draw(self, seen: Image.Image | Tensor) -> Image.Image:
+        """Return a picture of what `read` returned: of bands the shown ones, one in grey or three in colours."""
+        if isinstance(seen, Image.Image):
+            return seen
+        assert self.form is not None
+        return draw_bands(seen, Bands(self.form).show)
 
     def read_image(self, item: Item) -> Image.Image:
         """Return an image as an upright 8-bit RGB picture, before any scaling; errors are those of a call."""

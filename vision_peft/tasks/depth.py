@@ -51,7 +51,7 @@ class DepthMetrics(Metrics):
                 measured = true[true > 0]
                 near, far = (float(measured.min()), float(measured.max())) if measured.size else (1.0, 2.0)
                 maps = [Image.fromarray(colour_depths(depths, near, far)) for depths in (true, found)]
-                rows.append([dataset.image(item).convert("RGB").resize(maps[0].size), *maps])
+                rows.append([dataset.picture(item).convert("RGB").resize(maps[0].size), *maps])
             draw_rows(path, rows)
 
         return {EXAMPLES: draw}

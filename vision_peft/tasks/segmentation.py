@@ -87,8 +87,8 @@ class MaskMetrics(Metrics):
         def draw(path: Path) -> None:
             rows = []
             for item, masks in sorted(self.examples.kept.items()):
-                pictures = [lay_over(dataset.image(item), colour_classes(mask, palette)) for mask in masks]
-                rows.append([dataset.image(item).convert("RGB").resize(pictures[0].size), *pictures])
+                pictures = [lay_over(dataset.picture(item), colour_classes(mask, palette)) for mask in masks]
+                rows.append([dataset.picture(item).convert("RGB").resize(pictures[0].size), *pictures])
             draw_rows(path, rows)
 
         return {EXAMPLES: draw}
