@@ -99,7 +99,7 @@ def give_bands(root: Path, bands: int) -> None:
 def test_masks_of_images_with_bands_are_those_of_evaluation(tmp_path, words):
     root = write_set(tmp_path / "set", {"train": 4, "val": 1, "test": 3}, size=(40, 36))
     give_bands(root, 5)
-    run = train(config(root, tmp_path / "runs", "data.channels=5", *words))
+    run = train(config(root, tmp_path / "runs", "data.channels=5", "data.show_bands=[4,0,2]", *words))
     predictor, counts = Predictor(run.folder, device="cpu"), np.zeros((2, 2), int)
     paths = [str(root / "images" / f"{number:03}.tif") for number in range(5, 8)]
     assert [*write_masks(predictor, paths, tmp_path / "out", overlays=True)] == []
@@ -111,6 +111,10 @@ def test_masks_of_images_with_bands_are_those_of_evaluation(tmp_path, words):
     assert counts.tolist() == run.row.confusion
     with Image.open(tmp_path / "out" / "overlays" / "005.png") as image:
         assert image.size == (40, 36)
+    with Image.open(run.folder / "examples.png") as image:
+        assert image.size == (3 * 40 + 2 * 4, 3 * 36 + 2 * 4)
+    assert predictor.prepare.bands is not None
+    assert predictor.prepare.bands.show == (4, 0, 2)  # as the adapter says
     picture, mask = find_mask(predictor, tifffile.imread(paths[0]))  # an array, as its file
     assert (picture.size, mask.shape) == ((40, 36), (36, 40))
 

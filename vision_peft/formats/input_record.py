@@ -47,6 +47,7 @@ _ACCEPTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "dtype": (_or_none(_word), "a type of numpy, or null"),
     "bands": (_each(_text, range(MAX_CHANNELS + 1)), "a name for each channel"),
     "stack": (_each(_text, range(MAX_CHANNELS + 1)), "an ending of file names for each channel"),
+    "show_bands": (_each(_whole(0, MAX_CHANNELS - 1), (1, 3)), "one or three numbers of bands, from 0"),
     "layout": (lambda value: value in ("auto", "hwc", "chw"), "auto, hwc or chw"),
     "nodata": (_or_none(_number), "a finite number, or null"),
     "missing": (lambda value: value in ("error", "mean"), "error or mean"),
@@ -92,6 +93,8 @@ def input_problems(recorded: Mapping[str, Any]) -> list[str]:
         for key, length in lengths.items()
         if length not in wanted
     ]
+    if "show_bands" in recorded and not problems and max(recorded["show_bands"]) >= recorded.get("channels", 3):
+        problems.append(f"input.show_bands is {recorded['show_bands']}, wanted numbers of the channels, from 0")
     return problems
 
 

@@ -12,8 +12,6 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from vision_peft.data.check.tiles import INK, PALE, PAPER, cut, load_font
-from vision_peft.data.decoding.band_files import draw_bands
-from vision_peft.data.decoding.band_statistics import Bands
 from vision_peft.inference.attention_maps import Look, Looks, check_class_token, read_attention
 from vision_peft.inference.predictor import Predictor
 from vision_peft.inference.prepare import Item
@@ -45,8 +43,8 @@ def draw_looks(model: Any, images: Sequence[Item], block: int, title: str, file:
             said = [f"{words} {100 * named[0][1]:.0f} %" for words, named in zip(said, answers, strict=True)]
     mean, std = (torch.tensor(prepare.settings[key]).view(-1, 1, 1) for key in ("mean", "std"))
     seen = inputs * std + mean
-    if prepare.form is not None:
-        seen = torch.stack([_to_tensor(draw_bands(image, Bands(prepare.form).show)) for image in seen])
+    if prepare.bands is not None:
+        seen = torch.stack([_to_tensor(prepare.draw(image)) for image in seen])
     count = len(blocks(model))
     note = f"attention of the class token in block {block % count} of 0 to {count - 1}, mean over heads"
     names = [str(image) if isinstance(image, str | Path) else "" for image in images]

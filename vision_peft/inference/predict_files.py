@@ -10,7 +10,6 @@ from torch import Tensor
 
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.band_files import BandFiles
-from vision_peft.data.decoding.band_statistics import Bands
 from vision_peft.data.decoding.frame_folders import decode_frame_folder, list_frames
 from vision_peft.data.decoding.image_dataset import ImageFiles
 from vision_peft.data.decoding.video import Choose
@@ -58,9 +57,9 @@ def make_dataset(prepare: Preparation, paths: Sequence[str]) -> ImageDataset:
     """Return the dataset of evaluation for these files: an item is an image, or a view of a video."""
     if prepare.gives_clips:
         dataset: ImageDataset = Videos(paths)
-    elif prepare.form is not None:
+    elif prepare.bands is not None:
         labels = IntArray(np.zeros(len(paths), np.int64))
-        dataset = BandFiles(TextArray.of(paths), labels, _ANYTHING, Bands(prepare.form))
+        dataset = BandFiles(TextArray.of(paths), labels, _ANYTHING, prepare.bands)
     else:
         options = {"exif_rotation": prepare.exif_rotation, "max_pixels": prepare.max_pixels}
         labels = np.zeros(len(paths), np.int64)

@@ -17,7 +17,7 @@ from torch import Tensor
 from vision_peft.backbones import input_config
 from vision_peft.data.decoding.band_files import draw_bands
 from vision_peft.data.decoding.band_statistics import Bands
-from vision_peft.data.decoding.bands import BandForm, read_band_item
+from vision_peft.data.decoding.bands import read_band_item
 from vision_peft.data.decoding.frame_folders import list_frames
 from vision_peft.data.decoding.images import MAX_PIXELS, ImageDecodeError, ValueRange, convert_image, decode_image
 from vision_peft.data.decoding.video import Choose
@@ -52,7 +52,8 @@ class Preparation:
         self.settings = dict(settings)
         self.gives_clips = settings.get("num_frames") is not None
         self.exif_rotation, self.max_pixels = exif_rotation, max_pixels
-        self.form = BandForm.of(settings, max_pixels=max_pixels) if "channels" in settings else None
+        self.bands = Bands.of(settings, max_pixels) if "channels" in settings else None
+        self.form = None if self.bands is None else self.bands.form
         self.transform: Callable[[Any], Tensor]
         if settings.get("window", False):  # over images as large as they are
             self.transform = eval_image(settings)
@@ -125,8 +126,8 @@ class Preparation:
         """Return a picture of what `read` returned: of bands the shown ones, one in grey or three in colours."""
         if isinstance(seen, Image.Image):
             return seen
-        assert self.form is not None
-        return draw_bands(seen, Bands(self.form).show)
+        assert self.bands is not None
+        return draw_bands(seen, self.bands.show)
 
     def read_image(self, item: Item) -> Image.Image:
         """Return an image as an upright 8-bit RGB picture, before any scaling; errors are those of a call."""

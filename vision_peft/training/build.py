@@ -242,7 +242,7 @@ def input_settings(
         "crop_pct": recipe.crop_pct,
         **({"window": True} if recipe.window else {}),
         **clips,
-        **(deep if bands is None else bands.form.record()),
+        **(deep if bands is None else bands.record()),
     }
 
 

@@ -6,14 +6,15 @@ of the data, or else a large mean would swallow a small spread.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from vision_peft.data.decoding.bands import BandForm
+from vision_peft.data.decoding.images import MAX_PIXELS
 from vision_peft.data.normalisation import resolve_normalisation
 
 
@@ -41,6 +42,15 @@ class Bands:
     def show(self) -> tuple[int, ...]:
         """Numbers of the bands that a picture shows, one or three."""
         return self.chosen or ((0, 1, 2) if self.form.channels == 3 else (0,))
+
+    def record(self) -> dict[str, Any]:
+        """Return what an adapter has to say so that files are read and shown as here."""
+        return {**self.form.record(), **({"show_bands": [*self.chosen]} if self.chosen else {})}
+
+    @classmethod
+    def of(cls, recorded: Mapping[str, Any], max_pixels: int = MAX_PIXELS) -> "Bands":
+        """Return the bands that `record` described, without statistics."""
+        return cls(BandForm.of(recorded, max_pixels), tuple(recorded.get("show_bands", ())))
 
 
 class BandRange(NamedTuple):
