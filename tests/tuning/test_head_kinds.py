@@ -85,5 +85,5 @@ def test_merge_refuses_an_mlp_head_and_changes_nothing():
 
 @pytest.mark.parametrize("kind", ["mlp", "mlp-1", "mlp-10", "mlp-", "MLP-3", "linear_vpt"])
 def test_another_kind_is_refused_with_the_known_ones(kind):
-    with pytest.raises(ValueError, match=f"'vpt_linear' or 'mlp-2' to 'mlp-9'; got '{kind}'"):
+    with pytest.raises(ValueError, match=f"'class_mean' or 'mlp-2' to 'mlp-9'; got '{kind}'"):
         vp.replace_head(tiny("vit"), kind, 3)

@@ -48,5 +48,8 @@ def head_problem(kind: str, options: dict[str, Any]) -> str | None:
     try:
         check_head(kind, options)
     except ValueError as error:
-        return str(error)
+        text = str(error)
+        if text.startswith("head "):
+            return text
+        return f"head_options.{text}" if text.partition(" ")[0] in options else f"head_options: {text}"
     return None

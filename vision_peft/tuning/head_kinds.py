@@ -150,8 +150,9 @@ def read_head(text: str, options: Mapping[str, Any] | None = None) -> str | Head
     name, *written = text.split() or [""]
     if name not in _WITH_OPTIONS:
         if text not in KINDS and not count_mlp_layers(text):
-            kinds = ", ".join(map(repr, [*TOKEN_KINDS, *MAP_KINDS, *KINDS]))
-            raise ValueError(f"head must be one of {kinds} or 'mlp-2' to 'mlp-9'; got {text!r}")
+            known = [*TOKEN_KINDS, *MAP_KINDS, *KINDS]
+            kinds, hint = ", ".join(map(repr, known)), did_you_mean(text, known)
+            raise ValueError(f"head must be one of {kinds} or 'mlp-2' to 'mlp-9'; got {text!r}{hint}")
         if options:
             others = ", ".join([*TOKEN_KINDS, *MAP_KINDS])
             raise ValueError(f"a head of kind {text} has no options, those of {others} have; got {options}")
