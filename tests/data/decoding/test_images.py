@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageFile
 
 from vision_peft.data.decoding.images import EXTENSIONS, ImageDecodeError, check_start, decode_image
@@ -151,6 +152,12 @@ def test_a_file_that_is_no_image_says_so_in_one_line(tmp_path: Path, kind: str) 
         decode_image(tmp_path / "broken.jpg")
     assert str(tmp_path / "broken.jpg") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_tiff_with_bands_says_how_it_is_read(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "bands.tif", np.zeros((70, 70, 7), np.int16), planarconfig="contig")
+    with pytest.raises(ImageDecodeError, match=r"a TIFF that is no photograph: .* data\.channels=N"):
+        decode_image(tmp_path / "bands.tif")
 
 
 @pytest.mark.parametrize("kind", sorted(BROKEN))

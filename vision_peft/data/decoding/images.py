@@ -231,11 +231,16 @@ def _pixel_limit(max_pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = before
 
 
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the first bytes, of large files with a plus
+
+
 def _describe_start(path: Path, content: bytes | None) -> str:
     if content is None:
         with path.open("rb") as file:
             content = file.read(24)
     start = content[:24]
+    if start.startswith(_TIFF):
+        return "a TIFF that is no photograph: images with bands are read with data.channels=N, the number of bands"
     return f"not a known image format (the file starts with {start!r})" if start else "the file is empty (0 bytes)"
 
 
