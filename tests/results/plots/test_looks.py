@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.markers import MarkerStyle
 from matplotlib.text import Text
@@ -72,6 +73,22 @@ def test_sixteen_methods_at_column_width_keep_every_letter_at_six_points_and_ins
     for axes in figure.axes:
         assert not legend.get_window_extent().overlaps(axes.get_tightbbox())
         assert axes.get_window_extent().height > 0.5 * axes.get_window_extent().width
+
+
+@pytest.mark.parametrize(("width", "columns"), [("column", 2), ("page", 4)])
+def test_one_long_label_leaves_the_legend_its_columns(make_row, tmp_path, monkeypatch, width, columns):
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, file, kind: figures.append(figure))
+    rows = [make_row(name, {"size": 8}, params_trained=1000 * 2**place) for place, name in enumerate(NAMES)]
+    heads = ("linear", "attentive tokens=all norm=false queries=8 reduce=2")
+    rows += [make_row("linear", {}, params_trained=0, top1=80.0, head=head) for head in heads]
+    plot_accuracy(rows, tmp_path / "a", width=width, kinds=["svg"])
+    figures[0].draw_without_rendering()
+    (legend,) = figures[0].legends
+    texts = [text.get_window_extent() for text in legend.get_texts()]
+    assert len({round(box.x0) for box in texts}) >= columns
+    assert max(box.x1 for box in texts) <= figures[0].bbox.size[0]
+    assert any("attentive" in text.get_text() for text in legend.get_texts())
 
 
 def test_text_is_wrapped_by_its_width():

@@ -1,7 +1,7 @@
 """Put panels, the legend and notes on a picture of a given width, whose height is what they need."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from matplotlib.artist import Artist
@@ -33,6 +33,7 @@ MOST_COLUMNS = 4
 EDGE = 3.0  # points around the picture
 LINE = 1.25  # height of a line of text, in sizes of its letters
 SAMPLE = 26.0  # points of a line in the legend, with what is around it
+MOST_SHARES = 4  # of the width, that the longest label of a legend may be broken to
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,7 @@ def compose(panels: Sequence[Panel], notes: Sequence[str], axis: XAxis, metric: 
     shared, own = _share(panels)
     header = wrap_text(", ".join(shared), across, SMALL * large)
     footer = wrap_text(" ".join(notes), across, SMALL * large)
-    entries = _list_entries(panels, across, large)
-    legend_columns, legend_height = _arrange(entries, across, large)
+    entries, legend_columns, legend_height = _arrange_legend(panels, across, large)
     above = max(_count_lines(panel, own, inside, large) for panel in panels)
     panel_height = inside * (0.68 if len(panels) == 1 else 0.8) + above + 14 * large
     top, bottom = LINE * SMALL * large * len(header) + EDGE, LINE * SMALL * large * len(footer) + EDGE
@@ -167,6 +167,17 @@ def _list_references(panels: Sequence[Panel]) -> list[str]:
     return sorted({label for panel in panels for label, _ in panel.references})
 
 
+def _arrange_legend(panels: Sequence[Panel], across: float, large: float) -> tuple[list[Entry], int, float]:
+    """Break labels so that the legend is as low as can be; return its entries, columns and height in points."""
+    found = []
+    for share in range(1, MOST_SHARES + 1):
+        entries = _list_entries(panels, across / share, large)
+        columns, height = _arrange(entries, across, large)
+        found.append((height, share, columns, entries))
+    height, _, columns, entries = min(found, key=lambda each: each[:2])  # of equal ones that with the fewest breaks
+    return entries, columns, height
+
+
 def _list_entries(panels: Sequence[Panel], across: float, large: float) -> list[Entry]:
     labels = sorted({label for panel in panels for label, _ in panel.lines})
     joined = {label for panel in panels for label, points in panel.lines if len(points) > 1}
@@ -188,16 +199,23 @@ def _arrange(entries: Sequence[Entry], across: float, large: float) -> tuple[int
     """Return the number of columns of the legend and its height in points."""
     if not entries:
         return 1, 0.0
-    widest = max(measure_text(line, LETTERS * large) for entry in entries for line in entry.lines)
-    columns = max(1, min(len(entries), int(across / (widest + (SAMPLE + 9) * large))))
-    filled = math.ceil(len(entries) / columns)
-    columns = math.ceil(len(entries) / filled)
-    heights, start = [], 0
-    for column in range(columns):  # as matplotlib fills them: the first ones get one more
+    filled: list[Sequence[Entry]] = [entries]
+    for rows in range(1, len(entries) + 1):
+        filled = list(_fill_columns(entries, math.ceil(len(entries) / rows)))
+        widths = [max(measure_text(line, LETTERS * large) for entry in part for line in entry.lines) for part in filled]
+        if sum(widths) + len(widths) * (SAMPLE + 9) * large <= across:
+            break
+    heights = [sum(1.2 * len(entry.lines) + 0.06 for entry in part) for part in filled]
+    return len(filled), max(heights) * LETTERS * large
+
+
+def _fill_columns(entries: Sequence[Entry], columns: int) -> Iterator[Sequence[Entry]]:
+    """Yield the entries of each column as matplotlib fills them: the first ones get one more."""
+    start = 0
+    for column in range(columns):
         count = len(entries) // columns + (column < len(entries) % columns)
-        heights.append(sum(1.2 * len(entry.lines) + 0.06 for entry in entries[start : start + count]))
+        yield entries[start : start + count]
         start += count
-    return columns, max(heights) * LETTERS * large
 
 
 def _count_lines(panel: Panel, own: Sequence[str], inside: float, large: float) -> float:
