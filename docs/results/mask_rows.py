@@ -4,10 +4,11 @@
     python docs/results/mask_rows.py kitchen --methods linear
     python docs/results/mask_rows.py --show                      # what there is
 
-The rule: every method has the epochs a run and the rates of `METHODS` to choose from, seed 0; val chooses rate and
-epoch by the metric of the task (protocol=val_select). The chosen rate is trained with the seeds 0 and 1, each of which
-reads test once. Adapters stand in the last two blocks: what the frozen ones below make is computed once. The frozen
-probe, whose features are computed once, has more epochs, which cost it nothing. On water7, whose images have seven
+The rule: every method has the epochs a run and the three settings of `METHODS` to choose from, seed 0: rates of an
+adapter, weight decays of the frozen probe, which is nothing but its head. val chooses setting and epoch by the metric
+of the task (protocol=val_select). The chosen one is trained with the seeds 0 and 1, each of which reads test once.
+Adapters stand in the last two blocks: what the frozen ones below make is computed once. The frozen probe, whose
+features are computed once, has more epochs, which cost it nothing. On water7, whose images have seven
 bands, the patch embedding trains too (input_tuning, alone and under the adapters in all blocks), with flips. It can be
 stopped, and goes on where it was: rows/<set>/<method>.jsonl holds every run.
 """
@@ -27,31 +28,36 @@ SETS = {
     "water7": [*WATER, "recipe.head=seg_upernet", "recipe.batch_size=8", "backbone.img_size=140"],
 }
 LAST = "method.blocks=[10,11]"
-METHODS = {  # and the epochs and rates to choose from, as many rates for each
-    "linear": (["method=linear"], 100, (1e-3, 3e-3, 1e-2)),
-    "lora": (["method=lora", LAST], 16, (1e-3, 3e-3, 1e-2)),
-    "adaptformer": (["method=adaptformer", LAST], 16, (1e-3, 3e-3, 1e-2)),
+Setting = tuple[float, float]  # rate, weight decay
+FIRM = [(1e-2, 1e-4), (1e-2, 1.0), (1e-2, 10.0)]
+METHODS = {  # and the epochs and settings to choose from, as many for each
+    "linear": (["method=linear"], 100, FIRM),
+    "lora": (["method=lora", LAST], 16, [(rate, 1e-4) for rate in (1e-3, 3e-3, 1e-2)]),
+    "adaptformer": (["method=adaptformer", LAST], 16, [(rate, 1e-4) for rate in (1e-3, 3e-3, 1e-2)]),
 }
 BANDS = ["method=input_tuning", "method.part=patch_embed", "recipe.augment=flip"]
 METHODS_ON_BANDS = {
-    "linear": (["method=linear"], 100, (3e-4, 1e-3, 3e-3)),
-    "input_tuning": (BANDS, 12, (3e-4, 1e-3, 3e-3)),
-    "lora": ([*BANDS, "+method_2=lora"], 12, (3e-4, 1e-3, 3e-3)),
-    "adaptformer": ([*BANDS, "+method_2=adaptformer"], 12, (3e-4, 1e-3, 3e-3)),
+    "linear": (["method=linear"], 100, [(rate, 1e-4) for rate in (3e-4, 1e-3, 3e-3)]),
+    "input_tuning": (BANDS, 12, [(rate, 1e-4) for rate in (3e-4, 1e-3, 3e-3)]),
+    "lora": ([*BANDS, "+method_2=lora"], 12, [(rate, 1e-4) for rate in (3e-4, 1e-3, 3e-3)]),
+    "adaptformer": ([*BANDS, "+method_2=adaptformer"], 12, [(rate, 1e-4) for rate in (3e-4, 1e-3, 3e-3)]),
 }
 
 
-def choose_methods(name: str) -> dict[str, tuple[list[str], int, tuple[float, ...]]]:
+def choose_methods(name: str) -> dict[str, tuple[list[str], int, list[Setting]]]:
     """Choose the methods of a data set."""
     return METHODS_ON_BANDS if name == "water7" else METHODS
 
 
 def study(name: str, method: str) -> list[Line]:
     """Search, then train the chosen setting with every seed."""
-    own, epochs, rates = choose_methods(name)[method]
+    own, epochs, settings = choose_methods(name)[method]
     path, words = ROWS / name / f"{method}.jsonl", [*SETS[name], *own]
-    best = max((run(path, words, rate, epochs, 0, None) for rate in rates), key=quality)
-    return [run(path, words, best["lr"], epochs, seed, {"recipe.lr": list(rates)}) for seed in SEEDS]
+    trials = [run(path, words, rate, epochs, 0, None, decay) for rate, decay in settings]
+    best = max(trials, key=quality)
+    rates, decays = (sorted(set(values)) for values in zip(*settings, strict=True))
+    tried = {key: values for key, values in (("recipe.lr", rates), ("recipe.weight_decay", decays)) if len(values) > 1}
+    return [run(path, words, best["lr"], epochs, seed, tried, best["weight_decay"]) for seed in SEEDS]
 
 
 def main() -> None:

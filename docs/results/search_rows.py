@@ -12,13 +12,23 @@ from vision_peft.training import compose_config, train
 Line = dict[str, Any]
 
 
-def run(path: Path, words: list[str], lr: float, epochs: int, seed: int, tried: dict[str, list[Any]] | None) -> Line:
-    """Train, or find the row; test is read where `tried` says what was compared before."""
+def run(
+    path: Path,
+    words: list[str],
+    lr: float,
+    epochs: int,
+    seed: int,
+    tried: dict[str, list[Any]] | None,
+    decay: float | None = None,
+) -> Line:
+    """Train, or find the row; test is read where `tried` says what was compared before. `decay` is of weights."""
     lines = [json.loads(text) for text in path.read_text("utf-8").splitlines()] if path.exists() else []
     for line in lines:
-        if (line["lr"], line["seed"], line["epochs"], bool(line["n_tested"])) == (lr, seed, epochs, tried is not None):
+        found = (line["lr"], line["seed"], line["epochs"], bool(line["n_tested"]))
+        if found == (lr, seed, epochs, tried is not None) and decay in (None, line["weight_decay"]):
             return line
     words = [*words, f"recipe.lr={lr:g}", f"recipe.epochs={epochs}", f"seed={seed}"]
+    words += [] if decay is None else [f"recipe.weight_decay={decay:g}"]
     config = compose_config([*words, "output_dir=runs", *(["read_test=false"] if tried is None else [])])
     values = to_values(train(config, " ".join(["vision-peft train", *words]), tried or None).row)
     assert values is not None
