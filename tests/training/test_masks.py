@@ -59,7 +59,7 @@ def test_a_run_leaves_figures_a_confusion_matrix_and_examples(run):
     assert row.head == "seg_linear"
     assert row.val_figure is not None
     with Image.open(run.folder / "examples.png") as image:
-        assert image.size == (3 * 40 + 2 * 4, 6 * 36 + 5 * 4)
+        assert image.size == (3 * 120 + 2 * 4, 6 * 108 + 5 * 4)  # small ones are enlarged
     assert "land" in (run.folder / "confusion.csv").read_text()
 
 
@@ -112,7 +112,7 @@ def test_masks_of_images_with_bands_are_those_of_evaluation(tmp_path, words):
     with Image.open(tmp_path / "out" / "overlays" / "005.png") as image:
         assert image.size == (40, 36)
     with Image.open(run.folder / "examples.png") as image:
-        assert image.size == (3 * 40 + 2 * 4, 3 * 36 + 2 * 4)
+        assert image.size == (3 * 120 + 2 * 4, 3 * 108 + 2 * 4)
     assert predictor.prepare.bands is not None
     assert predictor.prepare.bands.show == (4, 0, 2)  # as the adapter says
     picture, mask = find_mask(predictor, tifffile.imread(paths[0]))  # an array, as its file

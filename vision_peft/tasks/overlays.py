@@ -11,6 +11,7 @@ from vision_peft.safe_files import replacing
 
 Colour = tuple[int, int, int]
 LARGEST = 512  # pixels of the long side of an example
+_SMALLEST = 140  # as many are shown of a smaller one, each pixel several times
 _SHARE = 0.55  # of the colour over the image
 _GAP = 4  # pixels between pictures
 _GREY = (127, 127, 127)
@@ -54,6 +55,11 @@ def lay_over(image: Image.Image, colours: np.ndarray) -> Image.Image:
 
 def draw_rows(path: Path, rows: Sequence[Sequence[Image.Image]]) -> None:
     """Write pictures as PNG, row by row, on white: in each the image, what is true, what was predicted."""
+    factor = max(1, _SMALLEST // max(max(each.size) for row in rows for each in row))
+    rows = [
+        [each.resize((each.width * factor, each.height * factor), Image.Resampling.NEAREST) for each in row]
+        for row in rows
+    ]
     width = sum(max(row[column].width for row in rows) for column in range(len(rows[0]))) + _GAP * (len(rows[0]) - 1)
     height = sum(max(each.height for each in row) for row in rows) + _GAP * (len(rows) - 1)
     sheet, top = Image.new("RGB", (width, height), "white"), 0
