@@ -8,7 +8,8 @@ The rule: every method has the epochs a run and the three settings of `METHODS` 
 adapter, weight decays of the frozen probe, which is nothing but its head. val chooses setting and epoch by the metric
 of the task (protocol=val_select). The chosen one is trained with the seeds 0 and 1, each of which reads test once.
 Adapters stand in the last two blocks: what the frozen ones below make is computed once. The frozen probe, whose
-features are computed once, has more epochs, which cost it nothing. On water7, whose images have seven
+features are computed once, has more epochs, which cost it nothing. On kitchen, whose val has ten frames, an average of
+the weights is what val sees (recipe.ema), or else it chooses an epoch by chance. On water7, whose images have seven
 bands, the patch embedding trains too (input_tuning, alone and under the adapters in all blocks), with flips. It can be
 stopped, and goes on where it was: rows/<set>/<method>.jsonl holds every run.
 """
@@ -24,7 +25,7 @@ SHARED = ["recipe.head=seg_linear", "recipe.batch_size=8", "backbone.img_size=[1
 WATER = ["data=segmentation", "data.root=tasks/multispectral/water7", "data.channels=7", "protocol=val_select"]
 SETS = {
     "camvid11": [*SHARED, "data=segmentation", "data.root=tasks/segmentation/camvid11"],
-    "kitchen": [*SHARED, "data=depth", "data.root=tasks/depth/kitchen"],
+    "kitchen": [*SHARED, "data=depth", "data.root=tasks/depth/kitchen", "recipe.ema=0.95"],
     "water7": [*WATER, "recipe.head=seg_upernet", "recipe.batch_size=8", "backbone.img_size=140"],
 }
 LAST = "method.blocks=[10,11]"
@@ -35,6 +36,7 @@ METHODS = {  # and the epochs and settings to choose from, as many for each
     "lora": (["method=lora", LAST], 16, [(rate, 1e-4) for rate in (1e-3, 3e-3, 1e-2)]),
     "adaptformer": (["method=adaptformer", LAST], 16, [(rate, 1e-4) for rate in (1e-3, 3e-3, 1e-2)]),
 }
+METHODS_ON_DEPTHS = {**METHODS, "linear": (["method=linear"], 100, [(1e-3, 1.0), (1e-3, 10.0), (1e-3, 30.0)])}
 BANDS = ["method=input_tuning", "method.part=patch_embed", "recipe.augment=flip"]
 METHODS_ON_BANDS = {
     "linear": (["method=linear"], 100, [(rate, 1e-4) for rate in (3e-4, 1e-3, 3e-3)]),
@@ -46,7 +48,7 @@ METHODS_ON_BANDS = {
 
 def choose_methods(name: str) -> dict[str, tuple[list[str], int, list[Setting]]]:
     """Choose the methods of a data set."""
-    return METHODS_ON_BANDS if name == "water7" else METHODS
+    return {"kitchen": METHODS_ON_DEPTHS, "water7": METHODS_ON_BANDS}.get(name, METHODS)
 
 
 def study(name: str, method: str) -> list[Line]:

@@ -119,6 +119,15 @@ def test_what_came_of_a_run_is_a_small_table_of_at_most_80_columns(make_row):
     assert max(map(len, lines)) <= 80
 
 
+def test_a_figure_that_a_run_does_not_have_gets_no_line(make_row):
+    words = {"mae": "MAE, grades", "error": "MAE, standard deviations"}
+    of_task = {"task_kind": "regression", "metric": "mae", "figure_words": words, "val_figure": 0.7}
+    row = make_row(**of_task, figures={"mae": 0.8, "error": None}, top1=None, top5=None, mean_per_class=None)
+    lines = format_result(row).splitlines()
+    assert lines[1].split() == ["MAE", "grades", "0.700", "0.800"]
+    assert not any("deviations" in line for line in lines)
+
+
 def test_a_run_that_read_no_test_shows_val_alone_and_one_that_chose_on_test_says_so(make_row):
     assert "96.40" not in format_result(make_row(top1=None, mean_per_class=None))
     marked = format_result(make_row(protocol="best_test", val_top1=None))

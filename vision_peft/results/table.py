@@ -49,7 +49,7 @@ def format_result(row: Row) -> str:
     lines = [["", "val" if val else "", "test"]] if is_tested(row) or val else []
     for name in list_figures(row):
         chosen = val if name == row.metric else ""
-        if chosen or is_tested(row):
+        if chosen or setting.mean(name) is not None:  # of one target there is no error over all
             lines.append([describe_figure(row, name), chosen, _format_figure(setting, name, mark)])
     trained, total = row.params_trained + row.params_head, row.params_backbone + row.params_head
     share = f", {100 * trained / total:.2f} % of all" if total else ""
