@@ -32,6 +32,9 @@ def run(
     config = compose_config([*words, "output_dir=runs", *(["read_test=false"] if tried is None else [])])
     values = to_values(train(config, " ".join(["vision-peft train", *words]), tried or None).row)
     assert values is not None
+    if tried is None:  # where a run of the same setting read test before
+        values |= {"figures": {}, "per_class": {}, "confusion": None, "correct": None, "hardest": []}
+        values |= dict.fromkeys(("top1", "top5", "mean_per_class"))
     line = {**values, "n_tested": 0 if tried is None else values["n_test"]}
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
