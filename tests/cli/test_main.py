@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from support.cli import LOADING, run_module
 from support.forked import run_tool
 
 import vision_peft as vp
+from vision_peft.cli import main as cli_main
 from vision_peft.cli.main import list_verbs
 
 VERBS = [
@@ -211,3 +213,24 @@ def test_preparing_vtab_needs_nothing_of_the_package(repository: Path, tmp_path:
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: unknown task kiti (did you mean kitti?)")
+
+
+def test_our_warnings_are_one_line_and_those_of_others_as_python_shows_them(monkeypatch, capsys):
+    ours = str(Path(vp.__file__).parent / "data" / "dataset.py")
+
+    class Verb:
+        @staticmethod
+        def main(_: list[str]) -> int:
+            for file, kind in ((ours, UserWarning), (ours, FutureWarning), ("/lib/other.py", UserWarning)):
+                shown = warnings.formatwarning("masks are odd", kind, file, 7, "code")
+                sys.stderr.write(shown)
+            return 0
+
+    monkeypatch.setattr(cli_main, "import_module", lambda _: Verb)
+    before = warnings.formatwarning
+    assert cli_main.main(["doctor"]) == 0
+    assert warnings.formatwarning is before
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "warning: masks are odd"
+    assert lines[1] == f"{ours}:7: FutureWarning: masks are odd"
+    assert "/lib/other.py:7: UserWarning: masks are odd" in lines

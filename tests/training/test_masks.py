@@ -153,6 +153,17 @@ def test_depth_is_learned_by_the_same_machinery(tmp_path):
         assert np.abs(np.array(file) / 1000 - found).max() < 0.001
 
 
+def test_a_class_that_train_does_not_have_stands_in_the_log(tmp_path):
+    root = write_set(tmp_path / "set", {"train": 2, "val": 1, "test": 1})
+    for number in range(2):
+        write_mask(root / "masks" / f"{number:03}.png", halves(numbers=(0, 0)))
+    run = train(config(root, tmp_path / "runs", "recipe.epochs=1"))
+    assert (
+        "warning: no pixel of the training masks belongs to 1 of 2 classes: water"
+        in (run.folder / "log.txt").read_text()
+    )
+
+
 def test_what_is_wrong_with_masks_ends_a_run_before_it_starts(tmp_path):
     root = write_set(tmp_path / "set", {"train": 2, "val": 1, "test": 1})
     write_mask(root / "masks" / "000.png", halves((15, 12)))

@@ -1,13 +1,16 @@
 """Find the verb that was typed and run it; what a user can fix ends in one line and exit code 2."""
 
+import contextlib
 import io
 import os
 import pkgutil
 import sys
+import warnings
 from ast import get_docstring, parse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from vision_peft.cli._errors import USER_ERROR, one_line_errors
 from vision_peft.late_imports import put_off_imports
@@ -36,8 +39,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show(f"error: {printable(verb)} is not a verb{hint}: there are {', '.join(verbs)}", sys.stderr)
         return USER_ERROR
     put_off_imports()
-    with one_line_errors():
+    with _short_warnings(), one_line_errors():
         return import_module(verbs[verb.replace("_", "-")]).main(rest)
+
+
+@contextlib.contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Show our own warnings without the line of code that they come from, those of other libraries as Python does."""
+    before, package = warnings.formatwarning, str(Path(__file__).resolve().parents[1]) + os.sep
+
+    def format_warning(message: Any, category: type[Warning], filename: str, *place: Any, **code: Any) -> str:
+        if category is UserWarning and str(Path(filename).resolve()).startswith(package):
+            return f"warning: {message}\n"
+        return before(message, category, filename, *place, **code)
+
+    warnings.formatwarning = format_warning
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _guard_terminal() -> None:

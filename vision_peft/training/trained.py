@@ -139,9 +139,10 @@ def train(config: Config, command: str = "", tried: Mapping[str, list[Any]] | No
         print_rank0(str(stop))
         raise stop
     with catch_signals(requests, FROM_SCHEDULER), Heartbeat().raise_lost_process():
-        with capture_warnings() as about_data, rank0_first():
-            splits = load_splits(config)
-        check_files(config, splits, compute)
+        with capture_warnings() as about_data:
+            with rank0_first():
+                splits = load_splits(config)
+            check_files(config, splits, compute)
         row = _train_in(folder, config, splits, about_data, compute, requests, command, tried)
         print_rank0(f"\n{folder}")
         return Trained(row, folder, config)
@@ -272,9 +273,10 @@ def _evaluate_and_save(training: Training, model: Any, kept: Mapping[str, Tensor
 
 def _dry_run(config: Config, compute: Compute) -> Trained:
     """Train one batch of train and val, save and load a state and an adapter, in a folder that is gone afterwards."""
-    with capture_warnings() as about_data, rank0_first():
-        splits = load_splits(config)
-    check_files(config, splits, compute)
+    with capture_warnings() as about_data:
+        with rank0_first():
+            splits = load_splits(config)
+        check_files(config, splits, compute)
     train_set = splits["train" if "train" in splits else "trainval"]
     val_set = splits["val"] if "val" in splits else config.data.load("val")
     recipe = dataclasses.replace(config.recipe, epochs=1)
