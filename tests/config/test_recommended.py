@@ -10,8 +10,8 @@ ADAPTFORMER, LORA, FULL = (cls.recommended["lr"] for cls in (vp.AdaptFormer, vp.
 
 
 @pytest.mark.parametrize("name", list(vp.METHODS))
-def test_a_method_recommends_keys_of_the_recipe_only(name: str) -> None:
-    assert set(vp.METHODS[name].recommended) <= set(RECOMMENDED)
+def test_a_method_recommends_a_rate_and_keys_of_the_recipe_only(name: str) -> None:
+    assert {"lr"} <= set(vp.METHODS[name].recommended) <= set(RECOMMENDED)
 
 
 @pytest.mark.parametrize(

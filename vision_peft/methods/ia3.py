@@ -17,6 +17,7 @@ the layer's output acts before they are added: ``merge`` asks that IA3 is the la
 normalises keys per head, so that there l_k weighs the channels of a head against each other.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -107,6 +108,7 @@ class IA3(BlockMethod):
 
     name: ClassVar[str] = "ia3"
     title: ClassVar[str] = "(IA)³"
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 3e-2}
 
     targets: tuple[str, ...] = TARGETS  # out of k, v and fc2 (what it reads: the MLP's hidden channels)
 

@@ -94,7 +94,7 @@ class PromptTuning(Method):
 
     name: ClassVar[str] = "prompt_tuning"
     title: ClassVar[str] = "Prompt Tuning"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-2}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 3e-2}
 
     tokens: int = 20  # prompt tokens P
     init: str = "random"  # "random"; "class_labels": mean patch tokens of ``samples``; "file": rows of ``init_file``
