@@ -1,6 +1,8 @@
-"""A complete result row to vary."""
+"""A complete result row to vary, and what scripts of docs/results define."""
 
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,3 +59,11 @@ def make_row() -> Callable[..., Row]:
         return Row(**(values | changed))
 
     return make
+
+
+@pytest.fixture
+def read_script(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
+    """Return what the file of that name in docs/results defines."""
+    folder = repository / "docs" / "results"
+    monkeypatch.syspath_prepend(str(folder))
+    return lambda name: runpy.run_path(str(folder / f"{name}.py"), run_name=name)

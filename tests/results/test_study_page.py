@@ -1,7 +1,6 @@
 """The page of the study is what its script makes of the committed rows."""
 
-import runpy
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,10 +9,8 @@ import vision_peft as vp
 
 
 @pytest.fixture
-def script(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    folder = repository / "docs" / "results"
-    monkeypatch.syspath_prepend(str(folder))
-    return runpy.run_path(str(folder / "study_page.py"), run_name="study_page")
+def script(read_script: Callable[[str], Any]) -> Any:
+    return read_script("study_page")
 
 
 def test_the_page_is_that_of_the_committed_rows(script: Any) -> None:

@@ -1,7 +1,6 @@
 """Methods recommend the learning rates that the study chose on val."""
 
-import runpy
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,10 +9,8 @@ import vision_peft as vp
 
 
 @pytest.fixture
-def script(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    folder = repository / "docs" / "results"
-    monkeypatch.syspath_prepend(str(folder))
-    return runpy.run_path(str(folder / "study_rates.py"), run_name="study_rates")
+def script(read_script: Callable[[str], Any]) -> Any:
+    return read_script("study_rates")
 
 
 def test_methods_recommend_what_val_of_five_sets_chose(script: Any) -> None:
