@@ -88,7 +88,7 @@ class RepAdapter(BlockMethod):
     """Linear adapters in front of attention and MLP of every block; folds into the weights (``merge``)."""
 
     name: ClassVar[str] = "repadapter"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 2e-3}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-2}
 
     bottleneck: int = 8  # hidden channels h
     groups: int = 2  # diagonal blocks g of B; divides h and the width
