@@ -31,18 +31,20 @@ SETS = {
 LAST = "method.blocks=[10,11]"
 Setting = tuple[float, float]  # rate, weight decay
 FIRM = [(1e-2, 1e-4), (1e-2, 1.0), (1e-2, 10.0)]
+RATES = [(1e-3, 1e-4), (3e-3, 1e-4), (1e-2, 1e-4)]
+LOWER = [(3e-4, 1e-4), (1e-3, 1e-4), (3e-3, 1e-4)]
 METHODS = {  # and the epochs and settings to choose from, as many for each
     "linear": (["method=linear"], 100, FIRM),
-    "lora": (["method=lora", LAST], 16, [(rate, 1e-4) for rate in (1e-3, 3e-3, 1e-2)]),
-    "adaptformer": (["method=adaptformer", LAST], 16, [(rate, 1e-4) for rate in (1e-3, 3e-3, 1e-2)]),
+    "lora": (["method=lora", LAST], 16, RATES),
+    "adaptformer": (["method=adaptformer", LAST], 16, RATES),
 }
 METHODS_ON_DEPTHS = {**METHODS, "linear": (["method=linear"], 100, [(1e-3, 1.0), (1e-3, 10.0), (1e-3, 30.0)])}
 BANDS = ["method=input_tuning", "method.part=patch_embed", "recipe.augment=flip"]
 METHODS_ON_BANDS = {
-    "linear": (["method=linear"], 100, [(rate, 1e-4) for rate in (3e-4, 1e-3, 3e-3)]),
-    "input_tuning": (BANDS, 12, [(rate, 1e-4) for rate in (3e-4, 1e-3, 3e-3)]),
-    "lora": ([*BANDS, "+method_2=lora"], 12, [(rate, 1e-4) for rate in (3e-4, 1e-3, 3e-3)]),
-    "adaptformer": ([*BANDS, "+method_2=adaptformer"], 12, [(rate, 1e-4) for rate in (3e-4, 1e-3, 3e-3)]),
+    "linear": (["method=linear"], 100, LOWER),
+    "input_tuning": (BANDS, 12, LOWER),
+    "lora": ([*BANDS, "+method_2=lora"], 12, LOWER),
+    "adaptformer": ([*BANDS, "+method_2=adaptformer"], 12, LOWER),
 }
 
 

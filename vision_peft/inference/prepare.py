@@ -17,7 +17,7 @@ from torch import Tensor
 from vision_peft.backbones import input_config
 from vision_peft.data.decoding.band_files import draw_bands
 from vision_peft.data.decoding.band_statistics import Bands
-from vision_peft.data.decoding.bands import read_band_item
+from vision_peft.data.decoding.bands import BandForm, read_band_item
 from vision_peft.data.decoding.frame_folders import list_frames
 from vision_peft.data.decoding.images import MAX_PIXELS, ImageDecodeError, ValueRange, convert_image, decode_image
 from vision_peft.data.decoding.video import Choose
@@ -53,7 +53,6 @@ class Preparation:
         self.gives_clips = settings.get("num_frames") is not None
         self.exif_rotation, self.max_pixels = exif_rotation, max_pixels
         self.bands = Bands.of(settings, max_pixels) if "channels" in settings else None
-        self.form = None if self.bands is None else self.bands.form
         self.transform: Callable[[Any], Tensor]
         if settings.get("window", False):  # over images as large as they are
             self.transform = eval_image(settings)
@@ -72,6 +71,11 @@ class Preparation:
         """
         info = getattr(model, "adapter_info", None)
         return cls(complete_input(None if info is None else info.input, input_config(model)), **options)
+
+    @property
+    def form(self) -> BandForm | None:
+        """How the files of images with bands are read; None: the model takes photographs or clips."""
+        return None if self.bands is None else self.bands.form
 
     @property
     def value_range(self) -> ValueRange:
