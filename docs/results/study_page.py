@@ -60,7 +60,7 @@ def average(of_data: dict[str, list[Row]]) -> tuple[float, float]:
 def make_table(found: Rows, settings: Collection[str]) -> list[str]:
     """Make a table of settings, the best mean first."""
     chosen = [name for name in found if name in settings]
-    table = [["method", "trained", "rate", "by default", *TITLES, "mean"]]
+    table = [["method", "trained", "rate", "by default", *TITLES, "mean", "minutes"]]
     for name in sorted(chosen, key=lambda name: -average(found[name])[0]):
         rows = [row for data in DATA for row in found[name][data]]
         cells = []
@@ -71,8 +71,14 @@ def make_table(found: Rows, settings: Collection[str]) -> list[str]:
         trained = " to ".join(dict.fromkeys(map(format_count, (counts[0], counts[-1]))))
         recommended = f"{vp.METHODS[rows[0].method].recommended['lr']:g}" if _is_searched(rows) else ""
         told = [_label(rows), trained, _describe_rates(rows), recommended]
-        table.append([*told, *cells, _format(*average(found[name]))])
-    return format_table(table, [False, True, False, False, *[True] * (len(TITLES) + 1)])
+        table.append([*told, *cells, _format(*average(found[name])), f"{_count_seconds([name]) / 60:.0f}"])
+    return format_table(table, [False, True, False, False, *[True] * (len(TITLES) + 2)])
+
+
+def _count_seconds(settings: Collection[str]) -> float:
+    """Count the seconds of all trainings of settings, trials too."""
+    lines = [line for name in settings for data in DATA for line in open_book(name, data).lines]
+    return sum(line.get("total_seconds") or 0.0 for line in lines)
 
 
 def _label(rows: Sequence[Row]) -> str:
@@ -105,13 +111,12 @@ def describe_differences(found: Rows, settings: Collection[str]) -> list[str]:
 
 def describe_progress(found: Rows) -> str:
     """Say how much of the study there is, and what it took."""
-    lines = [line for setting, data in list_cells() for line in open_book(setting, data).lines]
-    hours = sum(line.get("total_seconds") or 0.0 for line in lines) / 3600
     settings = list_settings()
+    trainings, hours = sum(len(open_book(*cell).lines) for cell in list_cells()), _count_seconds(settings) / 3600
     usual = [name for name in settings if name not in SIZED]
     whole = f"{sum(name in found for name in usual)} of {len(usual)} methods and forms of methods"
     sized = f"{sum(name in found for name in SIZED)} of {len(settings) - len(usual)} further sizes"
-    return f"{whole} and {sized} have all data sets; {len(lines)} trainings took {hours:.0f} hours of one thread"
+    return f"{whole} and {sized} have all data sets; {trainings} trainings took {hours:.0f} hours of one thread"
 
 
 def _join(names: Sequence[str]) -> str:
