@@ -6,11 +6,15 @@ from unittest import mock
 
 import pytest
 from support.pair import in_two_processes
+from support.tiny_clips import clips_config
 from support.tiny_run import tiny_config
 
+from vision_peft.config.find_configs import find_configs
 from vision_peft.formats import adapter_folder
 from vision_peft.runs import checkpoint
 from vision_peft.training.trained import train
+
+METHODS = sorted(path.stem for path in (find_configs() / "method").glob("*.yaml"))
 
 
 def dry_run(rank: int, folder: Path) -> list[Any]:
@@ -46,3 +50,15 @@ def test_it_runs_beside_the_folder_of_the_runs_and_not_elsewhere(
     monkeypatch.setenv("TMPDIR", str(tmp_path / "absent"))
     train(tiny_config(photos, tmp_path / "deep" / "runs", "dry_run=true"))
     assert [path.name for path in tmp_path.rglob("*")] == (["deep", "runs"] if made else [])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.filterwarnings("ignore:.*no training image")
+def test_it_passes_for_every_method(photos: Path, tmp_path: Path, method: str) -> None:
+    words = f"method={method}", "dry_run=true"
+    try:
+        train(tiny_config(photos, tmp_path / "runs", *words))
+    except ValueError as error:
+        if "works on the frames of a clip" not in str(error):
+            raise
+        train(clips_config(tmp_path / "runs", *words, "backbone.tubelet_size=null"))

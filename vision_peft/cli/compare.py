@@ -77,8 +77,8 @@ def main(argv: Sequence[str]) -> int:
         contest.measure_inference()
     finally:
         contest.save()
-    entries, notes = list_entries(contest), list_notes(contest)
-    advice = advise(entries)
+    entries = list_entries(contest)
+    notes, advice = list_notes(contest, entries), advise(entries)
     folder = Path(contest.folder)
     write_output(folder / "compare.md", to_markdown(entries, advice.sentences, notes))
     write_output(folder / "compare.csv", to_csv(entries))

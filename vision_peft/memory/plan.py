@@ -173,6 +173,11 @@ def read_predicted(folder: Path) -> float | None:
     return _read(folder / MEMORY).get("predicted_bytes")
 
 
+def read_limit(folder: Path) -> float | None:
+    """Return the bytes that a run was to stay within; None where it was started without a limit."""
+    return _read(folder / MEMORY).get("limit_bytes")
+
+
 def _read(path: Path) -> dict[str, Any]:
     """Read what an earlier start chose; nothing where there was none.
 

@@ -1,8 +1,12 @@
 """What became of the candidates of a comparison, as its table shows it."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from vision_peft.config.command_line import command_of, with_values
-from vision_peft.memory.plan import read_predicted
-from vision_peft.results.comparison import Entry
+from vision_peft.memory.plan import read_limit, read_predicted
+from vision_peft.memory.sizes import format_memory
+from vision_peft.results.comparison import Entry, list_done
 from vision_peft.results.row import Row
 from vision_peft.results.table import format_seconds
 from vision_peft.search.candidates import count_epochs, describe_rungs
@@ -45,8 +49,8 @@ def _describe_tried(contest: Contest, competitor: Competitor, row: Row) -> str:
     return f"{len(row.curve)} {({'penalty': 'penalties', 'setting': 'settings'}).get(solved, solved)}"
 
 
-def list_notes(contest: Contest) -> list[str]:
-    """Say what each method had, and what the columns are."""
+def list_notes(contest: Contest, entries: Sequence[Entry]) -> list[str]:
+    """Say what each method had, what the columns are, and which `entries` took more memory than they were to take."""
     rungs, budget = contest.rungs, format_seconds(contest.state.budget_s)
     return [
         f"tried on val: {describe_rungs(rungs)}, {count_epochs(rungs)} epochs for each method; one run where the "
@@ -55,4 +59,15 @@ def list_notes(contest: Contest) -> list[str]:
         "brackets behind an accuracy: 95 % of a bootstrap over test items; parameters are those without the head",
         "train: the chosen run, search: all runs of the method; memory: peak of the process, in brackets as predicted",
         "infer: a forward pass relative to the bare backbone, timed in turn; * with what was merged into the weights",
+        *describe_excess(entries),
     ]
+
+
+def describe_excess(entries: Sequence[Entry]) -> list[str]:
+    """Say which methods took more memory than their limit, as what a process takes before it trains cannot be cut."""
+    over = []
+    for entry, row in list_done(entries):
+        limit, taken = read_limit(Path(entry.folder)), (row.peak_memory_mb or 0) * 1e6
+        if limit is not None and taken > limit:
+            over.append(f"{entry.name} ({format_memory(taken)} of {format_memory(limit)})")
+    return [f"more memory than the limit: {', '.join(over)}"] * bool(over)

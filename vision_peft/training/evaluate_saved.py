@@ -26,6 +26,7 @@ from vision_peft.formats.adapter_files import INFO
 from vision_peft.formats.adapter_info import AdapterInfo
 from vision_peft.formats.backbone_record import BACKBONE
 from vision_peft.formats.input_record import complete_input
+from vision_peft.methods.knn import KNN
 from vision_peft.printable import printable, warn
 from vision_peft.runs.checkpoint import find_newest_state, read_state
 from vision_peft.runs.compare_data import describe_evaluated
@@ -217,8 +218,13 @@ def _take_over(settings: Settings, given: Mapping[str, Any]) -> Settings:
 
 
 def check_saved(config: Config, folder: Path, train_set: ImageDataset, compute: Compute) -> None:
-    """Raise RuntimeError unless the state and the adapter in `folder` hold the same, read back."""
+    """Raise RuntimeError unless the state and the adapter in `folder` hold the same, read back.
+
+    k-NN saves no state: of it the adapter is read back.
+    """
     loaded = vp.tuned_state_dict(vp.load_adapter(create_bare_model(config), folder / "adapter"))
+    if any(isinstance(method, KNN) for method in config.methods):
+        return
     path = find_newest_state(folder / "state")
     outputs = learn_task(train_set, config.recipe).outputs
     trained = attach_methods(create_bare_model(config), config, train_set, outputs, compute.holds)
