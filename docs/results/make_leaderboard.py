@@ -19,10 +19,10 @@ from typing import Any
 from vision_peft.printable import for_csv, for_markdown
 from vision_peft.results.commands import collect_commands, describe_provenance
 from vision_peft.results.figures import describe_metric, format_number, is_tested
-from vision_peft.results.labels import disambiguate, list_searched
+from vision_peft.results.labels import disambiguate, format_value, list_searched
 from vision_peft.results.report import format_table
 from vision_peft.results.row import FINISHED, Row, parse_row
-from vision_peft.results.selection import describe_panel
+from vision_peft.results.selection import describe_lost, describe_panel
 from vision_peft.results.settings import PANEL, Setting, group_by_seed
 from vision_peft.results.table import format_bytes, format_count, format_seconds
 
@@ -65,11 +65,12 @@ COLUMNS += (
     "device",
     "commits",
     "commands",
+    "not_finished",
 )
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """Read the rows that have finished and read test.
+    """Read the rows that have finished and read test, and those that were to read test and have not finished.
 
     Raises:
         ValueError: a line that is not a row, or without what tells how it was made; all such lines are named.
@@ -78,15 +79,17 @@ def read_rows(folder: Path) -> list[Row]:
     for path in sorted(folder.glob("*/*.jsonl")):
         for number, text in enumerate(path.read_text("utf-8").splitlines(), start=1):
             where = f"{path.relative_to(folder)}, line {number}"
-            line = json.loads(text)
-            if line.get("status", FINISHED) != FINISHED or "methods" not in line:
-                continue  # a trial that diverged has only what the search needs
             try:
+                if "methods" not in json.loads(text):
+                    continue  # a trial that diverged has only what the search needs
                 row = parse_row(text, where)
             except ValueError as error:
-                problems.append(str(error))
+                problems.append(str(error) if where in str(error) else f"{where}: {error}")
                 continue
-            if is_tested(row):
+            if row.status != FINISHED and row.n_test:
+                row.file = path
+                rows.append(row)
+            elif is_tested(row):
                 missing = [name for name in LOGGED if not getattr(row, name)]
                 problems += [f"{where}: a row of the leaderboard needs {', '.join(missing)}"] * bool(missing)
                 row.file = path
@@ -110,9 +113,12 @@ def make_leaderboard(rows: list[Row]) -> tuple[str, str]:
         about = describe_panel(sections[key][0].row)
         title = " ".join(about.pop(name) for name in ("dataset", "task") if name in about)
         title += f", {about.pop('img_size')}" + (f", {key[-1]}" if key[-1] else "")
-        settings = _rank(sections[key])
+        lost = describe_lost(sections[key])
+        settings = _rank([setting for setting in sections[key] if setting.rows])
+        if not settings:
+            continue  # no seed of any has finished
         labels = disambiguate([setting.row.label for setting in settings], [[setting] for setting in settings])
-        parts += _write_section(title, list(about.values()), settings, labels)
+        parts += _write_section(title, list(about.values()), settings, labels, lost)
         numbers += [_list_numbers(title, setting, label) for setting, label in zip(settings, labels, strict=True)]
     with io.StringIO(newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(map(for_csv, cells) for cells in (COLUMNS, *numbers))
@@ -129,7 +135,9 @@ def _rank(settings: list[Setting]) -> list[Setting]:
     return sorted(settings, key=lambda setting: (sign * (setting.mean(metric) or 0.0), setting.row.label))
 
 
-def _write_section(title: str, about: list[str], settings: list[Setting], labels: list[str]) -> list[str]:
+def _write_section(
+    title: str, about: list[str], settings: list[Setting], labels: list[str], lost: list[str]
+) -> list[str]:
     row = settings[0].row
     digest = (row.data_digest or "unknown")[:8]
     of_data = f"{row.n_train:,} training, {row.n_val:,} val and {row.n_test:,} test items, data {digest}"
@@ -139,24 +147,26 @@ def _write_section(title: str, about: list[str], settings: list[Setting], labels
     for setting, label in zip(settings, labels, strict=True):
         own, mean, std = setting.row, setting.mean(row.metric) or 0.0, setting.std(row.metric)
         searched = [name for name in list_searched(own) if hasattr(own, name)]
-        chosen = ", ".join(f"{name} {getattr(own, name):g}" for name in searched) or (
+        chosen = ", ".join(f"{name} {_write(getattr(own, name))}" for name in searched) or (
             ", ".join(list_searched(own)) or "no search recorded"
         )
         figure = format_number(mean) + ("" if std is None else f" ± {format_number(std, mean)}")
         sizes = [format_count(own.params_trained), format_bytes(setting.mean("adapter_bytes") or 0)]
-        table.append(
-            [label, chosen, str(len(setting.rows)), figure, *sizes, format_seconds(setting.mean("train_seconds") or 0)]
-        )
+        seconds = format_seconds(setting.mean("train_seconds") or 0)
+        table.append([label, chosen, setting.describe_seeds(), figure, *sizes, seconds])
     commands = [line for setting in settings for line in collect_commands(setting.rows, {})]
-    notes = [
-        f"* {for_markdown(note, starts=True)}" for note in describe_provenance([r for s in settings for r in s.rows])
-    ]
+    provenance = describe_provenance([row for setting in settings for row in setting.rows])
+    notes = [f"* {for_markdown(note, starts=True)}" for note in (*lost, *provenance)]
     block = ["```bash", *commands, "```"]
     head = f"## {for_markdown(title)}"
     shared = f"{for_markdown(', '.join(about))}; {of_data}."
     right = [False, False, True, True, True, True, True]
     lines = [head, "", shared, "", *format_table(table, right), "", *notes, ""]
     return [*lines, "<details><summary>Commands</summary>", "", *block, "", "</details>", ""]
+
+
+def _write(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else format_value(value)
 
 
 def _list_numbers(title: str, setting: Setting, label: str) -> list[Any]:
@@ -171,6 +181,7 @@ def _list_numbers(title: str, setting: Setting, label: str) -> list[Any]:
         row.device,
         commits,
         " && ".join(collect_commands(setting.rows, {})),
+        setting.describe_lost(),
     ]
     named = [
         title,

@@ -49,12 +49,26 @@ def test_trials_and_diverged_runs_are_not_on_it_and_seeds_are_averaged(make_row,
     assert "vision-peft train -m method=lora seed=0,1" in page
 
 
+def test_seeds_that_did_not_finish_are_counted(make_row, script, tmp_path):
+    logged = {"data_digest": "1" * 64, "command": "vision-peft train method=lora"}
+    rows = [make_row("lora", {"rank": 8}, seed=seed, tried={"recipe.head": ["linear"]}, **logged) for seed in (0, 1)]
+    lost = make_row("lora", {"rank": 8}, seed=2, top1=None, status="diverged", updates=40, **logged)
+    page, table = script["make_leaderboard"](
+        script["read_rows"](put(tmp_path, *(to_values(row) or {} for row in (*rows, lost))))
+    )
+    (line,) = csv.DictReader(table.splitlines())
+    assert (line["n_seeds"], line["seeds"], line["not_finished"]) == ("2", "0 1", "1 of 3 seeds diverged at update 40")
+    assert "| LoRA-8 | head linear   | 2 of 3 |" in page
+    assert "* LoRA-8: 1 of 3 seeds diverged at update 40" in page
+
+
 def test_a_row_without_its_command_or_that_is_none_is_named_with_its_line(make_row, script, tmp_path):
     whole = to_values(make_row(data_digest="1" * 64)) or {}
     folder = put(tmp_path, whole, whole | {"command": "", "data_digest": None}, whole | {"top1": "high"})
-    with pytest.raises(
-        ValueError, match=r"line 2: a row of the leaderboard needs command, data_digest\n.*line 3 is not"
-    ):
+    with next(folder.glob("*/*.jsonl")).open("a") as file:
+        file.write("\n{}\n")
+    wanted = r"line 2: a row of the leaderboard needs command, data_digest\n.*line 3 is not.*\n.*line 4: Expecting"
+    with pytest.raises(ValueError, match=wanted):
         script["read_rows"](folder)
 
 

@@ -98,7 +98,7 @@ def test_fewer_seeds_are_told_in_the_cell_and_missing_accuracies_below(make_row:
     rows = [*runs(make_row, "a"), *runs(make_row, "b", seeds=[0]), make_row(dataset="bench", task="c", top1=None)]
     report = make_report(rows, suites=SUITES)
     (line,) = table(report)
-    assert (line["seeds"], line["b"], line["mean of 2 tasks"]) == ("2", "60.00 (n=1)", "55.25")
+    assert (line["seeds"], line["b"], line["mean of 2 tasks"]) == ("1 to 2", "60.00 (n=1)", "55.25")
     assert "1 run without test accuracy left out" in report.notes
 
 

@@ -121,3 +121,11 @@ def test_settings_are_named_shortly_and_once(make_row: MakeRow) -> None:
     }
     assert (found["views"], found["recipe.views"]) == (1, 7)
     assert not {"recipe.lr", "method.rank", "rank", "name", "data.name", "protocol"} & found.keys()
+
+
+def test_rows_of_earlier_versions_are_not_seeds_of_each_other_where_what_they_know_differs(make_row):
+    early = {"setting": None, "settings": None, "data_digest": None}
+    rows = [make_row(seed=0, **early), make_row(seed=1, **early)]
+    assert [len(setting.rows) for setting in group_by_seed(rows)] == [2]
+    for other in ({"precision": "bf16"}, {"world_size": 8}, {"n_test": 10}, {"n_val": 7}):
+        assert [len(setting.rows) for setting in group_by_seed([*rows, make_row(seed=2, **early, **other)])] == [2, 1]

@@ -20,8 +20,8 @@ def of_method(make_row, name, values, **changed):
 
 def test_pairs_are_tested_over_all_seeds_and_tasks_that_both_have(make_row):
     keys = [(task, seed) for task in "abcd" for seed in range(3)]
-    better = of_method(make_row, "lora", dict.fromkeys(keys, 81.0))
-    worse = of_method(make_row, "ssf", {key: 80.0 + 2 * (place == 0) for place, key in enumerate(keys[:-1])})
+    better = of_method(make_row, "lora", {(task, seed): 81.0 + seed for task, seed in keys})
+    worse = of_method(make_row, "ssf", {key: 80.0 + key[1] + 2 * (place == 0) for place, key in enumerate(keys[:-1])})
     (table,), notes = compare_all([*better, *worse], "top1", "seeds")
     (pair,) = table.pairs
     assert (pair.a, pair.b, pair.counts) == ("LoRA-8", "SSF-8", (11, 10, 1))
@@ -30,6 +30,40 @@ def test_pairs_are_tested_over_all_seeds_and_tasks_that_both_have(make_row):
     assert pair.differs
     assert notes == []
     assert table.describe().endswith("val_select: LoRA-8 has the best mean; it differs from SSF-8")
+
+
+def test_seeds_that_nothing_acts_on_are_one_comparison_of_a_task(make_row):
+    keys = [(task, seed) for task in "abcde" for seed in range(3)]
+    solved = of_method(make_row, "linear", {(task, seed): 70.0 + ord(task) for task, seed in keys})
+    voted = of_method(make_row, "knn", {(task, seed): 60.0 + ord(task) for task, seed in keys})
+    trained = of_method(make_row, "lora", {(task, seed): 80.0 + ord(task) + seed for task, seed in keys})
+    (table,), _ = compare_all([*solved, *voted], "top1", "seeds")
+    assert [pair.counts for pair in table.pairs] == [(5, 5, 0)]
+    assert "(5 comparisons are too few to show any difference)" in table.describe()
+    (table,), _ = compare_all([*solved, *trained], "top1", "seeds")
+    assert [pair.counts for pair in table.pairs] == [(15, 0, 15)]
+
+
+def test_more_seeds_do_not_make_a_method_the_best(make_row):
+    rows = of_method(make_row, "lora", {("a", seed): 50.0 + seed for seed in range(5)})
+    rows += of_method(make_row, "ssf", {("a", seed): 90.0 + seed for seed in range(3)})
+    (table,), _ = compare_all(rows, "top1", "seeds")
+    assert table.ranked == ["SSF-8", "LoRA-8"]
+    assert "SSF-8 has the best mean; not told apart from it: LoRA-8" in table.describe()
+
+
+def test_what_lacks_a_task_is_not_the_best_and_what_was_not_tested_is_not_told_apart(make_row):
+    rows = of_method(make_row, "lora", {("a", 0): 50.0, ("b", 0): 50.0})
+    rows += of_method(make_row, "ssf", {("b", 0): 90.0})
+    rows += of_method(make_row, "vera", {("b", 7): 80.0})
+    (table,), notes = compare_all(rows, "top1", "seeds")
+    assert (table.ranked, table.partial) == (["LoRA-8"], ("SSF-8", "VeRA-8"))
+    told = "of those with every task; not told apart from it: SSF-8; not tested against it: VeRA-8"
+    assert f"LoRA-8 has the best mean {told}" in table.describe()
+    assert notes == ["2 pairs of methods without a common seed and task not tested"]
+    rows += of_method(make_row, "bitfit", {("c", 0): 80.0})
+    (table,), _ = compare_all(rows, "top1", "seeds")
+    assert table.describe().endswith("no method has every task, so that none is the best")
 
 
 def test_what_val_chose_for_each_task_is_one_method(make_row):

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from vision_peft.results.row import Row
+from vision_peft.results.settings import group_by_seed
 from vision_peft.results.task_means import average_over_tasks
 
 MakeRow = Callable[..., Row]
@@ -55,3 +56,43 @@ def test_figures_of_other_tasks_and_sizes_that_val_chose(make_row: MakeRow) -> N
     ]
     ((mean,), _) = average_over_tasks(rows, "miou")
     assert (mean.figures, mean.top1, mean.label) == ({"miou": 50.0}, None, "k-NN")
+
+
+def test_seeds_that_did_not_finish_are_rows_of_the_mean_too(make_row: MakeRow) -> None:
+    lost = make_row("lora", {"rank": 8}, task="b", seed=7, top1=None, status="diverged", updates=40)
+    means, notes = average_over_tasks([*runs(make_row, "ab"), lost], "top1")
+    assert [(row.seed, row.status, row.top1) for row in means] == [
+        (0, "finished", 15.0),
+        (1, "finished", 16.0),
+        (7, "diverged", None),
+    ]
+    (setting,) = group_by_seed(means)
+    assert setting.describe_lost() == "1 of 3 seeds diverged at update 40"
+    assert notes == []
+    never = make_row("ssf", {}, task="b", seed=7, top1=None, status="diverged", updates=40)
+    _, notes = average_over_tasks([*runs(make_row, "ab"), never], "top1")
+    assert notes == ["SSF: 1 of 1 seed diverged at update 40"]
+
+
+def test_times_of_several_machines_and_settings_of_single_tasks_are_not_those_of_the_mean(make_row: MakeRow) -> None:
+    shared = {"recipe.lr": 1e-3, "recipe.augment": "flip"}
+    rows = runs(make_row, "a", settings=shared, device="cuda (NVIDIA H200)", data_digest="1" * 64)
+    rows += runs(make_row, "b", settings=shared | {"recipe.lr": 1e-2}, data_digest="2" * 64, lr=1e-2)
+    (mean, _), _ = average_over_tasks(rows, "top1")
+    assert (mean.step_ms, mean.peak_memory_mb, mean.device) == (None, None, "cuda (NVIDIA H200) and cpu")
+    assert mean.settings == {"recipe.augment": "flip"}
+    assert mean.params_trained == rows[0].params_trained
+    other = [*rows[:2], *runs(make_row, "b", settings=shared, data_digest="3" * 64)]
+    digests = {average_over_tasks(of, "top1")[0][0].data_digest for of in (rows, rows, other)}
+    assert len(digests - {None}) == 2
+
+
+def test_figures_in_several_units_have_no_mean(make_row: MakeRow) -> None:
+    rows = [
+        make_row(task=task, top1=None, metric="mae", figures={"mae": mae}, figure_words={"mae": f"MAE, {unit}"})
+        for task, unit, mae in (("a", "mm", 700.0), ("b", "mm", 800.0), ("c", "grades", 0.5))
+    ]
+    means, _ = average_over_tasks(rows, "mae")
+    assert [(row.dataset, row.figures) for row in means] == [("mean of 2 tasks", {"mae": 750.0})]
+    with pytest.raises(ValueError, match="no mean over tasks"):
+        average_over_tasks(rows[1:], "mae")

@@ -22,7 +22,7 @@ from vision_peft.results.report_lines import (
     name_lines,
 )
 from vision_peft.results.row import Row
-from vision_peft.results.selection import NothingMeasuredError, select_measured
+from vision_peft.results.selection import NothingMeasuredError, select_measured, split_by_unit
 from vision_peft.results.settings import Metric, Setting, list_settings
 from vision_peft.results.table import format_count, format_seconds
 
@@ -77,14 +77,14 @@ def join_csv(reports: Sequence[Report]) -> str:
 def make_reports(
     rows: Sequence[Row], metrics: Sequence[Metric], suites: Mapping[str, Groups], without_row: int = 0
 ) -> list[Report]:
-    """Make a report of each of `metrics`, with the arguments of `make_report`.
+    """Make a report of each of `metrics`, for each kind of task and unit, with the arguments of `make_report`.
 
     That of a metric which no row has is a title and a note that says why, and lists the runs that have not finished in
     its numbers. NothingMeasuredError if no row has any of the metrics.
     """
     reports, problems = [], []
-    for metric in metrics:
-        own = select_rows(rows, metric)
+    units = [(metric, own) for metric in metrics for own in split_by_unit(select_rows(rows, metric), metric) or [[]]]
+    for metric, own in units:
         try:
             reports.append(make_report(own, metric, suites, without_row))
         except NothingMeasuredError as error:
@@ -164,7 +164,9 @@ def _order(places: set[Place], suites: Mapping[str, Groups]) -> list[Place]:
 
 
 def _count_seeds(line: Line) -> str:
-    return str(line.seeds) if line.started == line.seeds else f"{line.seeds} of {line.started}"
+    least = min(len(setting.rows) for setting in line.settings.values())
+    counted = f"{least} to {line.seeds}" if least < line.seeds else f"{least}"
+    return counted + f" of {line.started}" * (line.started > least and any(s.lost for s in line.settings.values()))
 
 
 def _format_cell(line: Line, place: Place, metric: Metric) -> str:
@@ -212,8 +214,10 @@ def _list_numbers(line: Line, name: str, means: Mapping[tuple[str, str], Mean], 
         where = (dataset, task or "", metric, len(setting.rows), *mean)
         cells.append((*first, *where, setting.row.params_trained, seconds, setting.describe_lost()))
     for (dataset, label), mean in means.items():
-        where = (dataset, label, metric, line.seeds, *_format_numbers(*mean))
-        cells.append((*first, *where, line.row.params_trained, "", ""))
+        own = {str(task): setting for (name, task), setting in line.settings.items() if name == dataset}
+        where = (dataset, label, metric, min(len(setting.rows) for setting in own.values()), *_format_numbers(*mean))
+        lost = "; ".join(f"{task}: {setting.describe_lost()}" for task, setting in own.items() if setting.lost)
+        cells.append((*first, *where, line.row.params_trained, "", lost))
     return cells
 
 

@@ -1,6 +1,7 @@
 """Choose what a table or a picture shows, and say what it does not show."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vision_peft.printable import LONGEST_LINE, printable
@@ -43,7 +44,7 @@ def select_measured(rows: Sequence[Row], metric: Metric, verb: str, without_row:
         without_row: runs of which nothing is known but that they have not finished.
 
     Raises:
-        ValueError: an unknown metric.
+        ValueError: an unknown metric, or one that the rows have in several units.
         NothingMeasuredError: no row has it.
     """
     choose_metric(rows, metric)
@@ -55,7 +56,18 @@ def select_measured(rows: Sequence[Row], metric: Metric, verb: str, without_row:
         why = f"none of {len(rows)} rows has {metric}"
         why += " (search trials do not read test)" if len(tested) < len(rows) else ""
         raise NothingMeasuredError(verb, "; ".join([why, *notes]), settings)
+    if len(units := split_by_unit([setting.row for setting in settings if setting.rows], metric)) > 1:
+        names = " and ".join(f"{of[0].dataset} ({of[0].figure_words.get(metric, of[0].task_kind)})" for of in units)
+        raise ValueError(f"nothing to {verb} together: {metric} of {names}: give the runs of one kind and unit")
     return Selection(settings, [*notes, *describe_left_out(rows, len(rows) - len(tested), without_row)])
+
+
+def split_by_unit(rows: Iterable[Row], metric: Metric) -> list[list[Row]]:
+    """Split rows by kind of task and by the unit of `metric`, which no table mixes."""
+    units: dict[tuple[str, str | None], list[Row]] = defaultdict(list)
+    for row in rows:
+        units[row.task_kind, row.figure_words.get(metric)].append(row)
+    return list(units.values())
 
 
 def describe_lost(settings: Sequence[Setting]) -> list[str]:

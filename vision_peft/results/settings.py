@@ -46,6 +46,10 @@ class Setting:
         values = [value for row in self.rows if (value := get_figure(row, name)) is not None]
         return statistics.stdev(values) if len(values) > 1 else None
 
+    def describe_seeds(self) -> str:
+        """Count the seeds: "3", or "2 of 3" where the others have not finished."""
+        return f"{len(self.rows)}" + f" of {len(self.rows) + len(self.lost)}" * bool(self.lost)
+
     def describe_lost(self) -> str:
         """Describe the seeds that have not finished: "1 of 3 seeds diverged at update 40"; empty if all have."""
         total = len(self.rows) + len(self.lost)
@@ -62,7 +66,8 @@ def group_by_seed(rows: Iterable[Row]) -> list[Setting]:
     """Group rows that differ only in the seed, in the order in which each setting first appears.
 
     Two rows are of one setting if nothing that makes the experiment differs: settings, data, method, backbone,
-    protocol, recipe. Rows of earlier versions, which do not hold all of that, are never of one setting with later ones.
+    protocol, recipe. Rows of earlier versions, which do not hold all of that, are never of one setting with later ones,
+    and with each other only if they agree in precision, processes and numbers of items too.
     """
     settings: dict[str, list[Row]] = defaultdict(list)
     for row in drop_repeats(rows):
@@ -140,4 +145,8 @@ def list_method_fields(row: Row) -> dict[str, Any]:
 
 def _setting_key(row: Row) -> str:
     own = [getattr(row, name) for name in ("setting", "data_digest", "task_kind", *PANEL, *RECIPE)]
+    if row.setting is None:
+        own += [getattr(row, name) for name in COMPUTED]
+    if row.data_digest is None:
+        own += [row.n_val, row.n_test]
     return json.dumps([row.methods, own], sort_keys=True)

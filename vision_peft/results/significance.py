@@ -1,7 +1,9 @@
 """Test which settings of a plot differ: over seeds and tasks, or over the test items that each answered.
 
 Over seeds and tasks: of every task and seed that two methods share, either is the better one with probability one half
-if they are equally good (sign test, exact, two-sided). Over test items: the same test of the items of one task, with
+if they are equally good (sign test, exact, two-sided). Seeds of a task that give both methods the figures they have
+already count once: nothing drawn acts on a solved probe. Seeds of one task share its images, which the test does not
+know. Over test items: the same test of the items of one task, with
 the bootstrap interval of the difference (`intervals.py`); it does not count that another seed gives other answers. The
 p-values of all pairs of a table are corrected for their number (Holm, Scandinavian Journal of Statistics 1979).
 """
@@ -10,6 +12,7 @@ import csv
 import io
 import itertools
 import json
+import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -54,20 +57,24 @@ class PairTable:
     kind: str  # of KINDS
     where: str  # what all of them share
     pairs: list[Pair]
-    ranked: list[str]  # labels, the best in the mean first; those that lack a seed or task of others last
+    ranked: list[str]  # labels of what has every task, the best in the mean first
+    partial: tuple[str, ...] = ()  # labels of what lacks tasks that others have
 
     def describe(self) -> str:
         """Say which settings the best one is better than, and which it cannot be told from."""
-        best, *others = self.ranked
-        of = [pair for pair in self.pairs if best in (pair.a, pair.b)]
-        apart = {pair.a if pair.b == best else pair.b for pair in of if pair.differs}
-        words = "test items" if self.kind == "items" else "seeds and tasks"
-        told = f"Sign test over {words}, Holm, {self.where}: {best} has the best mean"
-        if apart:
-            told += f"; it differs from {name_some([name for name in others if name in apart], MOST_NAMED)}"
-        if same := [name for name in others if name not in apart]:
-            told += f"; not told apart from it: {name_some(same, MOST_NAMED)}"
-        number = max((pair.counts[0] for pair in of), default=0)
+        told = f"Sign test over {'test items' if self.kind == 'items' else 'seeds and tasks'}, Holm, {self.where}: "
+        if not self.ranked:
+            return f"{told}no method has every task, so that none is the best"
+        best, *others = [*self.ranked, *self.partial]
+        of = {pair.a if pair.b == best else pair.b: pair for pair in self.pairs if best in (pair.a, pair.b)}
+        told += f"{best} has the best mean" + " of those with every task" * bool(self.partial)
+        for which, words in (
+            ([name for name in others if name in of and of[name].differs], "it differs from"),
+            ([name for name in others if name in of and not of[name].differs], "not told apart from it:"),
+            ([name for name in others if name not in of], "not tested against it:"),
+        ):
+            told += f"; {words} {name_some(which, MOST_NAMED)}" if which else ""
+        number = max((pair.counts[0] for pair in of.values()), default=0)
         if of and compute_sign_test(number, 0) * len(self.pairs) >= 1 - LEVEL:
             told += f" ({number} comparison{'s are' if number != 1 else ' is'} too few to show any difference)"
         return told
@@ -136,18 +143,20 @@ def _test_seeds(settings: Sequence[Setting], metric: Metric) -> tuple[list[PairT
         values = [_list_values(own, metric) for own in methods]
         pairs, apart = [], 0
         for (a, first), (b, second) in itertools.combinations(zip(labels, values, strict=True), 2):
-            differences = [first[key] - second[key] for key in first if key in second]
-            if not differences:
+            shown = [(task, first[task, seed], second[task, seed]) for task, seed in first if (task, seed) in second]
+            if not shown:
                 apart += 1
                 continue
-            better, worse = sum(sign * each > 0 for each in differences), sum(sign * each < 0 for each in differences)
-            mean, counts = sum(differences) / len(differences), (len(differences), better, worse)
+            differences = [sign * (own - other) for _, own, other in dict.fromkeys(shown)]
+            better, worse = sum(each > 0 for each in differences), sum(each < 0 for each in differences)
+            mean, counts = statistics.fmean(own - other for _, own, other in shown), (len(differences), better, worse)
             pairs.append(Pair(a, b, mean, None, counts, compute_sign_test(better, worse)))
-        score = {
-            label: (len(own), sign * sum(own.values()) / len(own)) for label, own in zip(labels, values, strict=True)
-        }
-        ranked = sorted(labels, key=score.__getitem__, reverse=True)
-        tables += _make_table("seeds", group[0].row, ranked, pairs, shared)
+        means = {label: _average_tasks(own) for label, own in zip(labels, values, strict=True)}
+        tasks = set().union(*means.values())
+        whole = [label for label in labels if means[label].keys() == tasks]
+        ranked = sorted(whole, key=lambda label: -sign * statistics.fmean(means[label].values()))
+        partial = tuple(label for label in labels if label not in whole)
+        tables += _make_table("seeds", group[0].row, ranked, pairs, shared, partial)
         notes += [f"{apart} pair{'s' * (apart > 1)} of methods without a common seed and task not tested"] * bool(apart)
     return tables, notes
 
@@ -168,16 +177,26 @@ def _list_values(settings: Sequence[Setting], metric: Metric) -> Values:
     }
 
 
+def _average_tasks(values: Values) -> dict[str, float]:
+    """Average a figure over the seeds of each task."""
+    of_task: dict[str, list[float]] = defaultdict(list)
+    for (task, _), value in values.items():
+        of_task[task].append(value)
+    return {task: statistics.fmean(own) for task, own in of_task.items()}
+
+
 def _label(settings: Sequence[Setting]) -> list[str]:
     return disambiguate([setting.row.label for setting in settings], [[setting] for setting in settings])
 
 
-def _make_table(kind: str, row: Row, ranked: list[str], pairs: list[Pair], shared: Sequence[str]) -> list[PairTable]:
+def _make_table(
+    kind: str, row: Row, ranked: list[str], pairs: list[Pair], shared: Sequence[str], partial: tuple[str, ...] = ()
+) -> list[PairTable]:
     """Make a table of pairs with p-values that are corrected for their number; none of no pair."""
     if not pairs:
         return []
     where = ", ".join(text for name, text in describe_panel(row).items() if name in shared)
-    return [PairTable(kind, where, _correct(pairs), ranked)]
+    return [PairTable(kind, where, _correct(pairs), ranked, partial)]
 
 
 def _correct(pairs: list[Pair]) -> list[Pair]:
