@@ -32,6 +32,20 @@ def test_a_model_takes_another_image_size_and_says_it_in_its_input_config(family
     assert input_config(model)["size"] == (112, 112)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("maxvit_pico_rw_256", {"depths": (1, 1), "embed_dim": (32, 32), "stem_width": 16}),
+        ("hiera_tiny_224", {"embed_dim": 8, "num_heads": 1, "stages": (1, 1, 1, 1)}),
+        ("xcit_nano_12_p16_224", {"depth": 1, "embed_dim": 16, "num_heads": 2}),
+    ],
+)
+def test_a_model_that_does_not_know_its_size_has_that_which_it_was_given(name: str, arguments: dict[str, Any]) -> None:
+    model = create_backbone(name, img_size=64, num_classes=3, **arguments).eval()
+    assert input_config(model)["size"] == (64, 64)
+    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
+
+
 def test_height_and_width_may_differ() -> None:
     model = create_backbone(NAME, img_size=(32, 64), **TINY)
     assert model(torch.zeros(1, 3, 32, 64)).shape == (1, 16)

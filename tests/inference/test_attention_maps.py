@@ -17,6 +17,8 @@ from vision_peft.tuning.blocks import blocks
 REFUSED = {
     **dict.fromkeys(("siglip", "swin", "swin_v2", "swin_v2_cr"), "has no class token"),
     **dict.fromkeys(("tubelet", "frames"), "for image models only, and this one takes clips"),
+    **dict.fromkeys(("cait", "xcit"), "has no class token in its blocks: .* the token comes behind them"),
+    "vit_parallel": "has several attentions in a block",
 }
 WITH_CLASS_TOKEN = [name for name in FAMILIES if name not in REFUSED]
 

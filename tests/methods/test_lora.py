@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from support.families import BYPASSED, FAMILIES, images, randomise_tuned, tiny
+from support.families import ALL, BYPASSED, FAMILIES, images, randomise_tuned, tiny
 from support.lora_weights import SCALE, dense_reference, random_lora
 from torch import nn
 
@@ -14,6 +14,19 @@ import vision_peft as vp
 from vision_peft.tuning.blocks import blocks, linears
 
 SLICES = [("q",), ("k",), ("v",), ("q", "v"), ("q", "k", "v"), ("v", "k", "q")]
+
+
+@pytest.mark.parametrize("family", ALL)
+@pytest.mark.parametrize("targets", [("q", "v"), "all-linear"])
+def test_dropout_trains_on_every_family(family, targets):
+    model = tiny(family)
+    try:
+        vp.attach(model, vp.LoRA(rank=2, targets=targets, dropout=0.5))
+    except ValueError:  # no blocks, or queries and values of their own
+        return
+    model.train()
+    model(torch.cat([images(model)] * 2)).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for _, p in vp.tuned_parameters(model))
 
 
 def test_a_shared_a_over_qkv_equals_hf_peft_in_outputs_and_gradients():

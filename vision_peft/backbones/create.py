@@ -140,11 +140,13 @@ def input_config(model: nn.Module) -> dict[str, Any]:
 
     The entries are ``mean``, ``std`` (per channel, of images in 0..1), ``size`` (H, W) in pixels as the model was
     built, ``interpolation`` (a name) and ``crop_pct`` (share of the resized image that is kept). A model of clips adds
-    ``num_frames`` and ``tubelet_size`` (None: frame by frame).
+    ``num_frames`` and ``tubelet_size`` (None: frame by frame). A model that does not know its size has that which
+    ``create_backbone`` was given.
     """
     config = resolve_model_data_config(model)
     embed = _patch_embed(model)
-    size = getattr(embed, "img_size", None) or config["input_size"][-2:]
+    size = getattr(embed, "img_size", None) or getattr(model, "img_size", None)
+    size = size or (provenance.created_with(model) or {}).get("img_size") or config["input_size"][-2:]
     clip: dict[str, Any] = {}
     if isinstance(embed, tubelet.TubeletEmbed | FrameEmbed):
         tubelet_size = embed.tubelet_size if isinstance(embed, tubelet.TubeletEmbed) else None
@@ -152,7 +154,7 @@ def input_config(model: nn.Module) -> dict[str, Any]:
     return {
         "mean": tuple(config["mean"]),
         "std": tuple(config["std"]),
-        "size": tuple(size),
+        "size": _pixels(size),
         "interpolation": config["interpolation"],
         "crop_pct": config["crop_pct"],
         **clip,
@@ -186,8 +188,8 @@ def _pixels(img_size: int | Sequence[int]) -> tuple[int, int]:
     return size
 
 
-def _check_patches(name: str, size: tuple[int, int], patch: tuple[int, int]) -> None:
-    for side, step in zip(size, patch, strict=True):
+def _check_patches(name: str, size: tuple[int, int], patch: int | tuple[int, int]) -> None:
+    for side, step in zip(size, (patch, patch) if isinstance(patch, int) else patch, strict=True):
         if side % step:
             choices = [choice for choice in (side - side % step, side - side % step + step) if choice]
             raise ValueError(

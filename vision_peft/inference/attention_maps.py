@@ -11,10 +11,11 @@ from torch.overrides import TorchFunctionMode
 
 from vision_peft.tuning import record
 from vision_peft.tuning.backbone import frames_in_batch
-from vision_peft.tuning.blocks import blocks
+from vision_peft.tuning.blocks import blocks, branches
 from vision_peft.tuning.disable import disabled
 from vision_peft.tuning.families import family_of
 from vision_peft.tuning.families.flat import FlatFamily
+from vision_peft.tuning.families.late_class_token import LateClassTokenFamily
 from vision_peft.tuning.graft import original
 from vision_peft.tuning.short_block import whole_last_block
 
@@ -48,11 +49,15 @@ def check_class_token(model: Any) -> None:
     name = type(model).__name__.partition("[")[0]
     if frames_in_batch(model) != 1 or getattr(getattr(model, "patch_embed", None), "num_frames", None):
         raise ValueError("attention can be shown for image models only, and this one takes clips")
-    if getattr(model, "cls_token", None) is None or not isinstance(family_of(model), FlatFamily):
+    family, embed = family_of(model), getattr(model, "patch_embed", None)
+    late = isinstance(family, LateClassTokenFamily)
+    if late or getattr(model, "cls_token", None) is None or not isinstance(family, FlatFamily):
         raise ValueError(
-            f"this {name} has no class token: its blocks attend inside windows, or it pools over patches, so that no "
-            "one token looks at the whole image for the answer"
+            f"this {name} has no class token in its blocks: they attend inside windows, or it pools over patches, or "
+            "the token comes behind them, so that no one token looks at the whole image for the answer"
         )
+    if any(len(branches(block, "attn")) != 1 for block in blocks(model)) or not hasattr(embed, "grid_size"):
+        raise ValueError(f"this {name} has several attentions in a block, or no grid of patches to draw them on")
 
 
 @torch.no_grad()
@@ -109,7 +114,8 @@ def _look(weights: Tensor, queries: int, own: int, grid: tuple[int, int]) -> Loo
 def _attend(model: Any, images: Tensor, block: int) -> Tensor:
     """Return the attention of one block: B queries keys, the mean over heads."""
     with _WatchAttention() as watched:
-        attention: nn.Module = blocks(model)[block].attn
+        (branch,) = branches(blocks(model)[block], "attn")
+        attention: nn.Module = branch.layer
         before = attention.register_forward_pre_hook(lambda *_: watched.start())
         behind = attention.register_forward_hook(lambda *_: watched.stop())
         try:

@@ -151,7 +151,7 @@ class _NarrowLinear(Function):
             of_weight = _times_norm(rows, kept, *norm)
         else:
             x = _norm(kept, *norm) if norm else F.gelu(kept, approximate=ctx.approximate)
-            of_weight = rows.t() @ _drop(x, mask, ctx.p).to(rows.dtype).view(-1, weight.shape[1])
+            of_weight = rows.t() @ _drop(x, mask, ctx.p).to(rows.dtype).reshape(-1, weight.shape[1])
         of_bias = rows.sum(0, dtype=weight.dtype) if ctx.needs_input_grad[2] else None
         return _drop(to_x, mask, ctx.p), of_weight.to(weight.dtype), of_bias, *[None] * (3 + max(1, len(norm)))
 

@@ -7,7 +7,8 @@ class token, of a distilled model two. It is the same function, at about a sixth
 
 ``attach`` puts it on where the model and all grafts of the last block allow it, ``detach`` takes it off, and so does
 ``disabled`` for a while. It acts inside the model's ``forward`` only: ``forward_features`` and
-``forward_intermediates`` give all tokens. A graft allows it by ``token_wise``.
+``forward_intermediates`` give all tokens, and so does the model while a forward hook of the user's stands on the last
+block or the norm behind it. A graft allows it by ``token_wise``.
 """
 
 import threading
@@ -81,14 +82,15 @@ class ShortModel(Graft):
     """The whole model: inside its forward the last block gives the tokens that are read."""
 
     short_now: ForwardNow
-    short_last: tuple[Any]  # the last block, which lives elsewhere
+    short_last: tuple[Any, ...]  # the last block and the norm behind it, which live elsewhere
     global_pool: str
     token_wise = True
     adds_nothing = True
     of_method = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if self.global_pool != "token" or _runs_again_compiled(self, self.short_last[0]):
+        whole = self.global_pool != "token" or _is_watched(self.short_last)
+        if whole or _runs_again_compiled(self, self.short_last[0]):
             return super().forward(*args, **kwargs)
         self.short_now.enter()
         try:
@@ -104,6 +106,19 @@ def _runs_again_compiled(model: Any, block: Any) -> bool:
     """Tell whether a second run of the block in the backward pass would be compiled, where nothing tells it apart."""
     compiled = block._compiled_call_impl is not None or "forward" in block.__dict__
     return bool(getattr(model, "grad_checkpointing", False)) and compiled
+
+
+def _is_watched(parts: Iterable[Any]) -> bool:
+    """Tell whether a hook of the user's, who means all tokens, stands on a part; torch and this package have others."""
+    if torch.compiler.is_compiling():
+        return False
+    return any(
+        not getattr(hook, "__module__", "").startswith(("torch.", "vision_peft."))
+        for part in parts
+        for module in part.modules()
+        for hooks in (module._forward_hooks, module._forward_pre_hooks)
+        for hook in hooks.values()
+    )
 
 
 class ShortBlock(BlockGraft):
@@ -156,7 +171,7 @@ def shorten_last_block(model: Any) -> bool:
     if tokens is None:
         return False
     now, last = ForwardNow(), blocks(model)[-1]
-    graft(model, ShortModel, short_now=now, short_last=(last,))
+    graft(model, ShortModel, short_now=now, short_last=(last, token_norm(model)))
     graft(last, ShortBlock, short_now=now, short_tokens=tokens)
     for branch in branches(last, "attn"):
         graft(branch.layer, ShortAttention)

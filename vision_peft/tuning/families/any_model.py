@@ -31,7 +31,8 @@ class AnyModel(Family):
 
     def classifier_names(self, model: Any) -> tuple[str, ...]:
         """Name them as timm's configuration does; without classes a part of the head stands in their place."""
-        return tuple(_innermost(model, name) for name in self._named(model))
+        known = {name for name, _ in model.named_modules()}
+        return tuple(filter(None, (_find_innermost(known, name) for name in self._named(model))))
 
     def stages(self, model: Any) -> NoReturn:
         raise ValueError(
@@ -60,9 +61,8 @@ class AnyModel(Family):
         raise AssertionError("there are no blocks")
 
 
-def _innermost(model: nn.Module, name: str) -> str:
-    """Return ``name`` without the parts that ``model`` lacks: of "head.fc" there may be "head" alone."""
-    known = {name for name, _ in model.named_modules()}
-    while name not in known:
+def _find_innermost(known: set[str], name: str) -> str:
+    """Return ``name`` without the parts that are not ``known``: of "head.fc" "head", of a head that is not there ""."""
+    while name and name not in known:
         name = name.rpartition(".")[0]
     return name
