@@ -117,6 +117,9 @@ def test_features_are_reused_where_only_the_head_learns_from_images_that_never_c
 def test_a_model_with_two_heads_keeps_its_images(tiny: Tiny) -> None:
     model = vp.create_backbone("deit_tiny_distilled_patch16_224", num_classes=3, img_size=32, embed_dim=24, depth=1)
     assert not features_are_constant(tiny("method=linear"), vp.attach(model, vp.LinearProbe()))
+    model = vp.attach(vp.create_backbone("volo_d1_224", num_classes=0), vp.LinearProbe())
+    vp.replace_head(model, "linear", 3)  # timm makes a second one, for patches
+    assert not features_are_constant(tiny("method=linear"), model)
 
 
 def test_the_model_is_what_it_was_afterwards_also_after_an_error(tiny: Tiny) -> None:

@@ -27,7 +27,7 @@ from vision_peft.distributed.processes import all_gather, all_gather_tensors
 from vision_peft.protocols import Phase
 from vision_peft.training.evaluation import create_eval_loader
 from vision_peft.training.progress import Training
-from vision_peft.tuning.backbone import input_channels
+from vision_peft.tuning.backbone import classifier_names, input_channels
 from vision_peft.tuning.frozen_part import FrozenPart, NotConstant, find_frozen_part
 from vision_peft.tuning.graft import Graft, depth, graft, ungraft
 from vision_peft.tuning.head_maps import is_flat, reads_layers
@@ -119,7 +119,7 @@ def images_are_constant(config: Config) -> bool:
 
 def features_are_constant(config: Config, model: Any) -> bool:
     """Whether the head is all that learns and an image always gives it the same features."""
-    one_head = isinstance(model.get_classifier(), nn.Module)  # a distilled model has two
+    one_head = len(classifier_names(model)) == 1  # a distilled model has two, and VOLO one for patches
     return one_head and images_are_constant(config) and vp.count_parameters(model).trained == 0
 
 
