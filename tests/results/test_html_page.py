@@ -12,6 +12,7 @@ from vision_peft.results import html_page
 from vision_peft.results.html_page import MOST_BYTES, make_page
 from vision_peft.results.report import make_report
 from vision_peft.results.row import Row
+from vision_peft.results.row_bounds import MAX_FIGURES
 
 Make = Callable[..., Row]
 
@@ -229,6 +230,22 @@ def test_a_page_of_very_many_and_very_large_rows_stays_below_a_megabyte(
     assert any(
         re.fullmatch(r"\d+ more settings do not fit on a page .*: give fewer runs", note) for note in data["notes"]
     )
+
+
+def test_a_page_of_many_kinds_with_many_figures_stays_below_a_megabyte(make_row: Make) -> None:
+    rows = []
+    for kind in range(40):
+        words = {f"{kind} {number} {'é' * 150}": "漢" * 190 for number in range(MAX_FIGURES)}
+        values = {"metric": next(iter(words)), "figure_words": words, "figures": dict.fromkeys(words, 1.0)}
+        rows.append(make_row(task_kind="regression", setting=str(kind), **values))
+    page = make_page(rows)
+    assert len(page.encode()) <= MOST_BYTES
+    data = read_data(page)
+    shown = len(data["kinds"])
+    assert 0 < shown < 40
+    assert f"{40 - shown} more settings do not fit on a page of 1 MB: give fewer runs" in data["notes"]
+    lost = f"{40 - shown} more kinds of figures do not fit on a page of 1 MB: give the runs of one kind"
+    assert lost in data["notes"]
 
 
 def contrast(first: str, second: str) -> float:
