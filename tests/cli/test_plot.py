@@ -126,6 +126,9 @@ def test_metric_and_axis_can_be_chosen_and_a_plain_terminal_is_enough(plot, tmp_
         (["broken"], f"{Path('broken', 'result.json')} is not valid JSON"),
         (["trial"], "nothing to plot: none of 1 rows has top1"),
         (["runs", "--out", "broken/result.json/x"], "broken/result.json"),
+        (["runs", "--out="], "out must be the path of the files without extension, such as accuracy, got nothing"),
+        (["runs", "--out=."], "out must be the path of the files without extension, such as accuracy, got ."),
+        (["runs", "--out=.."], "such as accuracy, got .."),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(plot_here, tmp_path, arguments, message):
@@ -139,6 +142,17 @@ def test_a_mistake_is_one_line_and_exit_code_2(plot_here, tmp_path, arguments, m
     assert errors.startswith("error: ")
     assert message in errors
     assert len(errors.splitlines()) == 1
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_slash_at_the_end_names_a_folder(plot_here, tmp_path):
+    put(tmp_path / "runs" / "a", "adaptformer", 64, 0, 80.0)
+    (tmp_path / "there").mkdir()
+    for folder in ("there", "new"):
+        code, _, _ = plot_here("runs", f"--out={folder}/")
+        assert code == 0
+        names = [f"accuracy.{kind}" for kind in ("csv", "pdf", "png", "svg")]
+        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == names
     assert not list(tmp_path.glob("*.png"))
 
 

@@ -179,6 +179,19 @@ def test_tables_sort_by_their_heads_and_one_filter_acts_on_all(page: Any) -> Non
     assert texts(page, "#results .badge") == ["val_select", "5 epochs", "tried lr: 2"]
 
 
+def test_the_table_of_tasks_sorts_times_by_seconds(page: Any, folder: Path, make_row: Callable[..., Row]) -> None:
+    rows = [
+        make_row(fields={"bottleneck": size}, train_seconds=seconds)
+        for size, seconds in ((8, 37.0), (16, 725.0), (32, 11_520.0), (64, 90.0))
+    ]
+    (folder / "times.html").write_text(make_page(rows), encoding="utf-8")
+    page.get((folder / "times.html").as_uri())
+    head = page.find_element("css selector", "#tasks thead th:last-child button")
+    for wanted in (["3 h 12 min", "12 min 5 s", "90 s", "37 s"], ["37 s", "90 s", "12 min 5 s", "3 h 12 min"]):
+        head.send_keys("\n")
+        assert texts(page, "#tasks tbody td:last-child") == wanted
+
+
 def test_a_setting_shows_confusions_hardest_items_and_curves(page: Any) -> None:
     page.find_element("css selector", "#results tbody th button").click()
     one = page.find_element("id", "one").text

@@ -12,6 +12,7 @@ from vision_peft.results import html_page
 from vision_peft.results.html_page import MOST_BYTES, make_page
 from vision_peft.results.report import make_report
 from vision_peft.results.row import Row
+from vision_peft.results.row_bounds import MAX_FIGURES
 
 Make = Callable[..., Row]
 
@@ -65,7 +66,7 @@ def test_means_of_groups_and_of_the_whole_are_those_of_the_markdown(make_row: Ma
     rows = [make_row(task=task, top1=top1) for task, top1 in (("a", 50.0), ("b", 70.0), ("c", 90.0))]
     (kind,) = read_data(make_page(rows, {"digits": groups}))["kinds"]
     columns = {
-        name: cell for (name, _), cell in zip(kind["report"]["columns"], kind["report"]["cells"][0], strict=True)
+        name: cell[1] for (name, _), cell in zip(kind["report"]["columns"], kind["report"]["cells"][0], strict=True)
     }
     assert (columns["natural (2)"], columns["mean of 3 tasks"], columns["mean of 2 groups"]) == (
         "60.00",
@@ -73,6 +74,45 @@ def test_means_of_groups_and_of_the_whole_are_those_of_the_markdown(make_row: Ma
         "75.00",
     )
     assert kind["notes"] == make_report(rows, "top1", {"digits": groups}).notes
+
+
+def test_lines_of_the_report_are_sorted_by_numbers_whatever_their_units(make_row: Make) -> None:
+    sizes = {8: (37.0, 1_200), 16: (725.0, 900), 32: (11_520.0, 3_000_000)}
+    rows = [
+        make_row(
+            fields={"bottleneck": size}, train_seconds=seconds, params_trained=count, top1=None if size < 16 else 50.0
+        )
+        for size, (seconds, count) in sizes.items()
+    ]
+    rows += [make_row(fields={"bottleneck": 8}, task="b", train_seconds=37.0, params_trained=1_200, top1=61.0)]
+    report = read_data(make_page(rows))["kinds"][0]["report"]
+    by_name = {name: [line[place] for line in report["cells"]] for place, (name, _) in enumerate(report["columns"])}
+    assert by_name["method"][0] == ["AdaptFormer-16"] * 2
+    assert by_name["train time"] == [[725.0, "12 min 5 s"], [37.0, "37 s"], [11_520.0, "3 h 12 min"]]
+    assert by_name["trained"] == [[900.0, "900"], [1200.0, "1.20 k"], [3e6, "3.00 M"]]
+    assert by_name["b"] == [[None, "-"], [61.0, "61.00"], [None, "-"]]
+
+
+def test_the_input_is_shown_where_only_the_frames_differ(make_row: Make) -> None:
+    rows = [make_row(num_frames=frames) for frames in (8, 16)]
+    (kind,) = read_data(make_page(rows))["kinds"]
+    assert kind["shared"] == "vit_base_patch16_224.augreg_in21k, 224 px"
+    assert kind["keys"].index("size") in kind["tables"]["results"]
+    assert sorted(cell[1] for cell in cells(kind, "size")) == ["224 px, 16 frames", "224 px, 8 frames"]
+    (same,) = read_data(make_page([make_row(num_frames=8)]))["kinds"]
+    assert same["shared"].endswith("224 px, 8 frames")
+    assert same["keys"].index("size") not in same["tables"]["results"]
+
+
+def test_searches_of_seeds_that_tried_different_numbers_are_a_span(make_row: Make) -> None:
+    searches = [
+        {"recipe.lr": [1e-3], "recipe.epochs": [5, 9]},
+        {"recipe.lr": [1e-3] * 9, "recipe.epochs": [5, 9]},
+        None,
+    ]
+    rows = [make_row(seed=seed, tried=tried) for seed, tried in enumerate(searches)]
+    (kind,) = read_data(make_page(rows))["kinds"]
+    assert [each["tried"] for each in kind["settings"]] == ["tried lr: 1 to 9, epochs: 2"]
 
 
 def test_rows_of_other_kinds_of_task_have_tables_with_their_words_and_units(make_row: Make) -> None:
@@ -190,6 +230,22 @@ def test_a_page_of_very_many_and_very_large_rows_stays_below_a_megabyte(
     assert any(
         re.fullmatch(r"\d+ more settings do not fit on a page .*: give fewer runs", note) for note in data["notes"]
     )
+
+
+def test_a_page_of_many_kinds_with_many_figures_stays_below_a_megabyte(make_row: Make) -> None:
+    rows = []
+    for kind in range(40):
+        words = {f"{kind} {number} {'é' * 150}": "漢" * 190 for number in range(MAX_FIGURES)}
+        values = {"metric": next(iter(words)), "figure_words": words, "figures": dict.fromkeys(words, 1.0)}
+        rows.append(make_row(task_kind="regression", setting=str(kind), **values))
+    page = make_page(rows)
+    assert len(page.encode()) <= MOST_BYTES
+    data = read_data(page)
+    shown = len(data["kinds"])
+    assert 0 < shown < 40
+    assert f"{40 - shown} more settings do not fit on a page of 1 MB: give fewer runs" in data["notes"]
+    lost = f"{40 - shown} more kinds of figures do not fit on a page of 1 MB: give the runs of one kind"
+    assert lost in data["notes"]
 
 
 def contrast(first: str, second: str) -> float:

@@ -49,14 +49,16 @@ def test_the_file_holds_every_field_of_the_row_format(make_row, tmp_path):
     assert " ".join(json.loads((tmp_path / "result.json").read_text())) == " ".join(WRITTEN.split())
 
 
-def test_nan_and_infinity_are_written_as_null(make_row, tmp_path):
-    row = make_row(step_ms=float("inf"), curve=[{"train_loss": float("nan")}], per_class={"a": float("nan")})
+def test_what_is_no_number_or_beyond_all_measure_is_written_as_null(make_row, tmp_path):
+    nothing = {"step_ms": float("inf"), "curve": [{"train_loss": float("nan")}], "per_class": {"a": float("nan")}}
+    row = make_row(**nothing, metric="mae", figures={"mae": 1e200})
     write_row(tmp_path / "result.json", row)
     text = (tmp_path / "result.json").read_text()
     assert "NaN" not in text
     assert "Infinity" not in text
     back = read_row(tmp_path / "result.json")
     assert (back.step_ms, back.curve, back.per_class) == (None, [{"train_loss": None}], {"a": None})
+    assert back.figures == {"mae": None}
 
 
 def test_a_row_that_would_not_read_back_is_not_written_and_the_old_file_stays(make_row, tmp_path):
@@ -107,6 +109,16 @@ def test_an_older_row_without_the_nested_entries_reads(make_row, tmp_path):
         ({"versions": {"torch": 2}}, r"versions must be an object, got dict"),
         ({"top1": 964.0}, r"top1 must be in 0..100, got 964.0"),
         ({"params_head": -1}, r"params_head must be in 0..inf, got -1"),
+        ({"step_ms": 1e16}, r"step_ms must be in 0..1e\+15, got 1e\+16"),
+        ({"peak_memory_mb": -1.0}, r"peak_memory_mb must be in 0..1e\+15, got -1.0"),
+        ({"metric": "device"}, r"metric must be one of the figures top1, top5, mean_per_class, got device"),
+        ({"metric": "seed"}, r"metric must be one of .*, got seed"),
+        ({"metric": "map", "figures": {"mae": 1.0}}, r"metric must be one of .*mean_per_class, mae, got map"),
+        ({"metric": "", "figures": {"mae": 1.0}}, r"metric must be one of .*, got an empty text"),
+        ({"figure_words": {"title": "x"}}, r"figures and figure_words must have names of their own, got title"),
+        ({"figures": {"file": 1.0}}, r"figures and figure_words must have names of their own, got file"),
+        ({"figures": {"mae": 1.7e308}}, r"figures holds the number 1.7e\+308, wanted at most 1e\+100 either way"),
+        ({"figures": {"mae": -1.7e308}}, r"figures holds the number -1.7e\+308"),
         ({"protocol": "best"}, r"protocol must be one of val_select, .*best_test, got best"),
         ({"methods": []}, r"methods must list"),
         ({"correct": "oA=="}, r"correct: wanted one bit for each of 597 items, 75 bytes; got 1"),

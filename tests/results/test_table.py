@@ -1,6 +1,13 @@
 import pytest
 
-from vision_peft.results.table import format_bytes, format_count, format_result, format_rows, format_seconds
+from vision_peft.results.table import (
+    format_bytes,
+    format_count,
+    format_result,
+    format_rows,
+    format_seconds,
+    read_number,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,6 +38,15 @@ def test_bytes_are_in_powers_of_ten():
 def test_seconds_become_minutes_and_hours():
     words = [format_seconds(value) for value in (0.42, 9.99, 81.2, 725, 3599.7, 11_520)]
     assert words == ["0.4 s", "10 s", "81 s", "12 min 5 s", "1 h 0 min", "3 h 12 min"]
+
+
+@pytest.mark.parametrize("value", [0.4, 12.0, 119.0, 725.0, 11_520.0])
+def test_what_is_written_in_cells_is_read_back(value):
+    assert read_number(format_seconds(value)) == value
+    assert read_number(format_count(value)) == round(value, -1 if value > 1000 else 0)
+    assert read_number(f"{value:.2f} ± 3.00* (n=2)") == value
+    assert [read_number(text) for text in ("-", "", "none")] == [None] * 3
+    assert read_number(f"-{value} k to 9 M") == pytest.approx(-1000 * value)
 
 
 def test_one_row_is_written_downwards_with_exact_shares(make_row):

@@ -1,5 +1,6 @@
 """Files of configs/compare: what they may hold, and which of their methods are taken."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,21 @@ def test_every_comparison_that_ships_names_methods_and_sizes_that_exist(name: st
     for candidate in comparison.candidates:
         largest = [] if candidate.size_key is None else [f"{candidate.size_key}={candidate.sizes[-1]}"]
         compose_config([*candidate.words, *largest])
+
+
+@pytest.mark.parametrize("name", list_configs("compare"))
+def test_every_method_gets_as_many_settings_as_each_level_has(name: str) -> None:
+    comparison = read_comparison(name)
+    for candidate, rungs in itertools.product(comparison.candidates, comparison.levels):
+        settings = candidate.list_settings(3e-3, rungs[0][0])
+        assert len({str(values) for values in settings}) == rungs[0][0]
+
+
+def test_the_recommended_rate_is_first_and_the_others_go_outwards() -> None:
+    rates = [values["recipe.lr"] for values in Candidate("full", ("method=full",)).list_settings(3e-3, 8)]
+    assert rates == [3e-3, 9e-3, 1e-3, 3e-2, 3e-4, 9e-2, 1e-4, 3e-1]
+    sized = Candidate("LoRA", ("method=lora",), "method.rank", (8, 4)).list_settings(3e-3, 8)
+    assert [values["recipe.lr"] for values in sized] == [3e-3, 3e-3, 9e-3, 9e-3, 1e-3, 1e-3, 3e-2, 3e-2]
 
 
 @pytest.mark.parametrize(

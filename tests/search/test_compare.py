@@ -24,7 +24,7 @@ from vision_peft.search import compare as module
 from vision_peft.search.candidates import Candidate, find_kind, read_comparison
 from vision_peft.search.compare import Contest
 from vision_peft.search.compare_entries import list_entries
-from vision_peft.search.compare_state import DONE, SKIPPED, Progress, open_state
+from vision_peft.search.compare_state import DONE, SKIPPED, Progress
 from vision_peft.search.competitor import check_comparable
 from vision_peft.search.estimate import Speed, estimate_seconds
 from vision_peft.search.trials import Trial
@@ -206,17 +206,6 @@ def test_a_folder_with_a_comparison_of_other_data_is_refused(start: Start, tmp_p
     (tmp_path / "runs" / "compare.json").write_text('{"of": 3}')
     with pytest.raises(ValueError, match="is not what a comparison writes there"):
         start(LORA)
-
-
-def test_with_another_budget_measurements_are_kept_and_decisions_are_not(tmp_path: Path) -> None:
-    state = open_state(tmp_path, {"seed": 0}, 60.0, None, False)
-    state.level, state.used_s = 2, 50.0
-    state.candidates["LoRA"] = Progress(["method=lora"], 1.0, 2.0, SKIPPED, "no time")
-    state.save(tmp_path)
-    assert open_state(tmp_path, {"seed": 0}, 60.0, None, False) == state
-    other = open_state(tmp_path, {"seed": 0}, 120.0, None, False)
-    assert (other.level, other.used_s) == (None, 0.0)
-    assert other.candidates == {"LoRA": Progress(["method=lora"], 1.0, 2.0)}
 
 
 def test_estimates_count_every_part_of_a_search() -> None:

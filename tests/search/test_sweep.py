@@ -176,6 +176,24 @@ def test_a_run_of_another_process_is_waited_for(make: Callable[..., SweepRun], b
     assert not (run.folder / "began").exists()
 
 
+def test_a_run_whose_other_process_dies_while_it_is_looked_at_is_done_here(
+    make: Callable[..., SweepRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, answers = make("a"), iter([True, True])
+    monkeypatch.setattr(SweepRun, "is_taken", lambda _: next(answers, False))
+    outcome = do_runs([run], 1, lambda _: None, START)
+    assert (len(outcome.rows), outcome.failed) == (1, [])
+    assert (run.folder / "began").read_text() == "x"
+
+
+def test_seeds_and_a_seed_exclude_each_other(configs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sweep=several", "data=digits", "seed=5", "--seeds=0,1,2", f"--config-dir={configs}", "--list"]
+    with pytest.raises(SystemExit, match="2"):
+        main(["sweep", *words])
+    assert capsys.readouterr().err.splitlines()[-1] == "error: wanted one of --seeds 0,1,2 and seed=5, got both"
+    assert [run.config.seed for run in list_runs(read_sweep("several", configs), ["data=digits", "seed=5"])] == [5] * 4
+
+
 def test_ctrl_c_lets_what_runs_save_its_state(make: Callable[..., SweepRun], monkeypatch: pytest.MonkeyPatch) -> None:
     run = make("a", "wait")
 

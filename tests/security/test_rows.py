@@ -44,6 +44,12 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "many methods": (lambda row: row.update(methods=row["methods"] * 100), "methods lists 100 of them"),
     "many hardest items": (lambda row: row.update(hardest=[HARD] * 13), "hardest lists 13 items, wanted at most 12"),
+    "many figures": (lambda row: row.update(figures={str(i): 1.0 for i in range(101)}), "figures has 101 keys, wanted"),
+    "words of many figures": (
+        lambda row: row.update(figure_words={str(i): "x" for i in range(450)}),
+        "figure_words has 450 keys, wanted at most 100",
+    ),
+    "a long word of a figure": (lambda row: row.update(figure_words={"m": "x" * 201}), "holds a text of 201 letters"),
     "hardest items of other keys": (lambda row: row.update(hardest=[HARD | {"x": 1}]), "hardest must list objects of"),
     "a hardest item that is no text": (lambda row: row.update(hardest=[HARD | {"item": 1}]), "hardest must list"),
     "confidence beyond 1": (lambda row: row.update(hardest=[HARD | {"confidence": 2}]), "hardest must list"),

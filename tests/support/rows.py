@@ -11,7 +11,7 @@ def sample_row(**changed: Any) -> dict[str, Any]:
     hints = get_type_hints(Row)
     row = {item.name: _sample(hints[item.name]) for item in fields(Row) if item.name not in ("extra", "file")}
     methods = [{"name": "lora", "fields": {"rank": 8, "targets": ["q", "v"]}}]
-    return row | {"methods": methods, "protocol": "val_select", "top1": 90.0} | changed
+    return row | {"methods": methods, "protocol": "val_select", "top1": 90.0, "metric": "top1"} | changed
 
 
 def _sample(hint: Any) -> Any:

@@ -13,11 +13,11 @@ from vision_peft.results.figures import describe_figure, describe_metric, format
 from vision_peft.results.labels import disambiguate, get_panel
 from vision_peft.results.plots.axes import choose_axis
 from vision_peft.results.plots.series import REFERENCES, build_references, build_series
-from vision_peft.results.report import TEXTS, make_report
+from vision_peft.results.report import TEXTS, Report, make_report
 from vision_peft.results.row import Row
 from vision_peft.results.selection import describe_panel, select_measured
 from vision_peft.results.settings import Setting
-from vision_peft.results.table import format_bytes, format_count, format_seconds
+from vision_peft.results.table import format_bytes, format_count, format_seconds, read_number
 
 Data = dict[str, Any]  # what JSON holds
 Cell = list[Any] | None  # number to sort by (or text), text to show, of figures also the standard deviation
@@ -49,6 +49,7 @@ HEADS = {
     "total": ("Backbone", "parameters of the backbone, without the head"),
     "share": ("Share trained", "trained parameters and head, of backbone and head"),
 }
+SHARED = {"backbone": "backbone", "img_size": "size", "num_frames": "size"}  # by all settings, else in a column
 TEXT_COLUMNS = ("method", "task", "backbone", "size", "device")
 COSTS = ("method", "task", "step", "rate", "memory", "flops", "bytes", "time", "device")
 COUNTS = ("method", "task", "trained", "stored", "head", "total", "share", "bytes")
@@ -73,8 +74,8 @@ def make_kind(rows: Sequence[Row], suites: Mapping[str, Groups]) -> tuple[Data, 
     labels = disambiguate([setting.row.label for setting in settings], [[setting] for setting in settings])
     names = [describe_panel(setting.row) for setting in settings]
     figures = [name for name in list_figures(rows[0]) if any(s.mean(name) is not None for s in settings)]
-    shared = [key for key in ("backbone", "img_size") if len({str(name.get(key)) for name in names}) == 1]
-    where = [column for key, column in (("backbone", "backbone"), ("img_size", "size")) if key not in shared]
+    shared = [key for key in SHARED if len({str(name.get(key)) for name in names}) == 1]
+    where = dict.fromkeys(column for key, column in SHARED.items() if key not in shared)
     keys = [*HEADS, *(f"figure {name}" for name in figures)]
     cells = [_make_cells(setting, label, figures) for setting, label in zip(settings, labels, strict=True)]
     results = ["method", "task", *keys[len(HEADS) :], "val", "seeds", *where]
@@ -96,13 +97,22 @@ def make_kind(rows: Sequence[Row], suites: Mapping[str, Groups]) -> tuple[Data, 
         "report": {
             "title": report.title,
             "columns": [[printable(name), name not in TEXTS] for name in report.columns],
-            "cells": [[printable(text) for text in line] for line in zip(*report.columns.values(), strict=True)],
+            "cells": _list_lines(report),
         },
         "notes": report.notes,
     }, settings
 
 
 TABLES = ("results", "costs", "parameters")
+
+
+def _list_lines(report: Report) -> list[list[Cell]]:
+    """List the lines of the Markdown report, numbers with what they are sorted by."""
+    columns = [
+        [_text(text) if name in TEXTS else [read_number(text), printable(text)] for text in column]
+        for name, column in report.columns.items()
+    ]
+    return [[*line] for line in zip(*columns, strict=True)]
 
 
 def _choose(columns: Sequence[str], keys: Sequence[str], cells: Sequence[Mapping[str, Cell]]) -> list[int]:
@@ -166,8 +176,11 @@ def shorten(value: float) -> float | None:
 def _describe(setting: Setting) -> Data:
     """Describe what a setting may be filtered by: its protocol, and the budget that it had."""
     row = setting.row
-    tried = {key.rpartition(".")[2]: len(values) for key, values in (row.tried or {}).items()}
-    search = ", ".join(f"{key}: {count}" for key, count in [*tried.items()][:4])
+    tried: dict[str, set[int]] = defaultdict(set)  # seeds may have had searches of their own
+    for each in setting.rows or setting.lost:
+        for key, values in (each.tried or {}).items():
+            tried[key.rpartition(".")[2]].add(len(values))
+    search = ", ".join(f"{key}: {_span(counts)}" for key, counts in [*tried.items()][:4])
     return {
         "name": printable(row.method),  # as it is typed
         "protocol": row.protocol,
@@ -178,6 +191,11 @@ def _describe(setting: Setting) -> Data:
         "lost": setting.describe_lost(),
         "experiments": list_experiments(setting.rows)[:MOST_EXPERIMENTS],
     }
+
+
+def _span(counts: set[int]) -> str:
+    least, most = min(counts), max(counts)
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def _order(setting: Setting) -> tuple[Any, ...]:

@@ -65,9 +65,12 @@ def make_page(
         raise ValueError(f"nothing to report: {'; '.join(problems)}")
     notes = [*problems, *describe_left_out([], 0, without_row)]
     room = MOST_BYTES - len(_fill("", {"title": ""}).encode()) - 2000
+    found = len(kinds)
     kinds, left_out = _cut(kinds, int(CORE * room))
     if left_out:
         notes.append(f"{left_out} more settings do not fit on a page of 1 MB: give fewer runs")
+    if fewer := found - len(kinds):
+        notes.append(f"{fewer} more kinds of figures do not fit on a page of 1 MB: give the runs of one kind")
     data: Data = {"title": _title(kinds), "notes": notes, "kinds": [kind for kind, _ in kinds]}
     data["published"] = _list_published(data["kinds"], published)
     _add_details(data, kinds, room, picture)
@@ -87,13 +90,15 @@ def _count(number: int, noun: str) -> str:
 
 
 def _cut(kinds: list[tuple[Data, list[Setting]]], room: int) -> tuple[list[tuple[Data, list[Setting]]], int]:
-    """Leave out the last settings of each kind until their data fit; gives how many."""
+    """Leave out the last settings of each kind, then the last kinds, until their data fit; gives how many settings."""
     total = sum(len(settings) for _, settings in kinds)
     share = 1.0
     cut = kinds
     while _measure([kind for kind, _ in cut]) > room and share > 0.001:
         share *= 0.8
         cut = [_keep_first(*kind, max(1, int(share * len(kind[1])))) for kind in kinds]
+    while len(cut) > 1 and _measure([kind for kind, _ in cut]) > room:
+        cut = cut[:-1]
     return cut, total - sum(len(settings) for _, settings in cut)
 
 

@@ -11,7 +11,7 @@ from vision_peft.packed_bits import check_bits, unpack_bits
 from vision_peft.printable import LONGEST_LINE, printable
 from vision_peft.protocols import PROTOCOLS
 from vision_peft.results.method_titles import add_size, find_titles
-from vision_peft.results.row_bounds import bound_problems
+from vision_peft.results.row_bounds import LARGEST, bound_problems, metric_problems
 from vision_peft.safe_files import read_file, write_file
 from vision_peft.strict_json import parse_json
 from vision_peft.suggest import find_closest
@@ -145,7 +145,7 @@ _HINTS = get_type_hints(Row)
 def write_row(path: str | Path, row: Row) -> None:
     """Write `row` as strict JSON, one field a line, atomically: the file is either the old or the complete new one.
 
-    NaN and infinity become null. ValueError names every field of the wrong type.
+    NaN, infinity and what is larger than is read become null. ValueError names every field of the wrong type.
     """
     path = Path(path)
     data = {name: _without_nan(getattr(row, name)) for name in _FIELDS}
@@ -205,7 +205,7 @@ def _problems(data: dict[str, Any]) -> list[str]:
             got = "null" if data[name] is None else f"{type(data[name]).__name__} {printable(data[name], 40)}"
             problems.append(f"{name} must be {_describe_type(_HINTS[name])}, got {got}")
         elif (limit := _limits(name)) and data[name] is not None and not limit[0] <= data[name] <= limit[1]:
-            problems.append(f"{name} must be in {limit[0]}..{limit[1]}, got {data[name]}")
+            problems.append(f"{name} must be in {limit[0]:g}..{limit[1]:g}, got {data[name]}")
     if problems:
         return problems
     if data["protocol"] not in PROTOCOLS:
@@ -213,6 +213,7 @@ def _problems(data: dict[str, Any]) -> list[str]:
     for method in data["methods"] or [None]:
         if not (method and isinstance(method.get("name"), str) and isinstance(method.get("fields"), dict)):
             problems.append(f'methods must list {{"name": text, "fields": object}} at least once, got {method}')
+    problems += metric_problems(data, lambda name: name in _HINTS or hasattr(Row, name))
     if (correct := data.get("correct")) is not None:
         try:
             check_bits(correct, max(data["n_test"], 0))
@@ -224,9 +225,9 @@ def _problems(data: dict[str, Any]) -> list[str]:
 def _limits(name: str) -> tuple[float, float] | None:
     if name in ("top1", "top5", "mean_per_class", "val_top1", "ece", "ece_raw"):
         return 0, 100
-    return (
-        (0, math.inf) if name.startswith(("params_", "temperature")) or name.endswith(("_bytes", "_seconds")) else None
-    )
+    if name.endswith(("_seconds", "_ms", "_mb", "_per_s")):
+        return 0, 1e15
+    return (0, math.inf) if name.startswith(("params_", "temperature")) or name.endswith("_bytes") else None
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -254,7 +255,7 @@ def _describe_type(hint: Any) -> str:
 
 def _without_nan(value: Any) -> Any:
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return value if abs(value) <= LARGEST else None
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     return [_without_nan(item) for item in value] if isinstance(value, (list, tuple)) else value

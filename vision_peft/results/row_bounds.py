@@ -1,6 +1,6 @@
 """Bounds on a row that comes from someone else, so that tables and pictures of it take no longer than of a true one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from vision_peft.printable import printable
@@ -10,9 +10,13 @@ MAX_TEXT = 10_000  # letters of a name
 MAX_DEPTH = 10
 MAX_METHODS = 32
 MAX_HARDEST = 12
+MAX_FIGURES = 100
+LARGEST = 1e100  # of a number, either way: sums and squares of such still are numbers
 # Values in all, by field; elsewhere MAX_KEYS. Class by class there are 100,000 at most, or 400 x 400.
 MAX_VALUES = {"per_class": 10**6, "confusion": 10**6, "curve": 10**6, "settings": 10**6, "tried": 10**6}
 MAX_LETTERS = {"command": 10**6, "correct": 10**7}  # a weight for each class; a bit for each of 60 million items
+MAX_LETTERS |= {"figures": 200, "figure_words": 200}
+ACCURACIES = ("top1", "top5", "mean_per_class")  # figures that are fields of a row
 
 
 def bound_problems(data: Mapping[str, Any]) -> list[str]:
@@ -23,10 +27,33 @@ def bound_problems(data: Mapping[str, Any]) -> list[str]:
     methods = data.get("methods")
     if isinstance(methods, list) and len(methods) > MAX_METHODS:
         problems.append(f"methods lists {len(methods):,} of them, wanted at most {MAX_METHODS}")
+    for name in ("figures", "figure_words"):
+        if isinstance(found := data.get(name), dict) and len(found) > MAX_FIGURES:
+            problems.append(f"{name} has {len(found):,} keys, wanted at most {MAX_FIGURES}")
     problems += _hardest_problems(data.get("hardest"))
     for name in ("settings", "tried"):
         if isinstance(keys := data.get(name), dict) and len(keys) > MAX_KEYS:
             problems.append(f"{name} has {len(keys):,} keys, wanted at most {MAX_KEYS:,}")
+    return problems
+
+
+def metric_problems(data: Mapping[str, Any], taken: Callable[[str], bool]) -> list[str]:
+    """Describe what is wrong with the names of figures, of a row whose fields have their types.
+
+    Args:
+        data: the row.
+        taken: whether a row has something else of that name, which is no figure of test.
+    """
+    named = {**data.get("figure_words", {}), **data.get("figures", {})}
+    problems = [
+        f"figures and figure_words must have names of their own, got {name}"
+        for name in named
+        if name not in ACCURACIES and taken(name)
+    ]
+    known, metric = dict.fromkeys((*ACCURACIES, *named)), data.get("metric", ACCURACIES[0])
+    if metric not in known:
+        names = ", ".join(printable(name) for name in known)
+        problems.append(f"metric must be one of the figures {names}, got {printable(metric) or 'an empty text'}")
     return problems
 
 
@@ -55,6 +82,8 @@ def _problem(name: str, value: Any) -> str | None:
             return f"is nested more than {MAX_DEPTH} deep"
         if isinstance(each, str) and len(each) > letters:
             return f"holds a text of {len(each):,} letters, wanted at most {letters:,}"
+        if isinstance(each, float) and abs(each) > LARGEST:
+            return f"holds the number {each:g}, wanted at most {LARGEST:g} either way"
     return None
 
 

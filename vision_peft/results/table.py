@@ -1,5 +1,6 @@
 """Format result rows as text: one run as a column of facts, several as lines."""
 
+import re
 from collections.abc import Sequence
 
 from vision_peft.printable import LONGEST_LINE, printable
@@ -10,6 +11,8 @@ from vision_peft.results.selection import describe_left_out, describe_lost, desc
 from vision_peft.results.settings import PANEL, Setting, group_by_seed
 
 _NOTE = "parameters: trained and stored exclude the head; total = backbone + head; share = (trained + head) / total"
+
+UNITS = {"k": 1e3, "M": 1e6, "G": 1e9, "min": 60.0, "h": 3600.0}  # behind a number, in a cell of a report
 
 
 def format_rows(rows: Sequence[Row], mean_over_seeds: bool = False) -> str:
@@ -95,6 +98,16 @@ def format_seconds(seconds: float) -> str:
         return f"{whole // 60} min {whole % 60} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def read_number(text: str) -> float | None:
+    """Return the first number of a cell of a report: 149.0 of "2 min 29 s", 96.4 of "96.40 ± 0.12*", None of "-"."""
+    found = re.match(r"-?\d+(?:\.\d+)?", text)
+    if found is None:
+        return None
+    _, unit, *rest = [*text[found.end() :].split(" "), ""]
+    value = float(found[0]) * UNITS.get(unit, 1.0)
+    return value + (read_number(" ".join(rest)) or 0.0) if unit in ("h", "min") else value
 
 
 def _make_cells(setting: Setting) -> dict[str, str]:

@@ -13,7 +13,8 @@ from vision_peft.config.find_configs import list_configs, read_uncomposed
 from vision_peft.suggest import did_you_mean
 from vision_peft.tuning.head_kinds import MAP_KINDS
 
-RATES = (1, 3, 1 / 3, 10, 1 / 10)  # factors on the learning rate that a method recommends, in the order of trying
+# Factors on the learning rate that a method recommends, in the order of trying: enough for the largest level that ships
+RATES = (1, 3, 1 / 3, 10, 1 / 10, 30, 1 / 30, 100, 1 / 100)
 Rungs = tuple[tuple[int, int], ...]  # settings and epochs of each round
 Values = dict[str, Any]
 

@@ -104,8 +104,12 @@ def list_runs(sweep: Sweep, overrides: Sequence[str], seeds: Sequence[int] = ())
     """List the trainings of a sweep, seed by seed, so that early ones already make a table; `overrides` go on top.
 
     Raises:
-        ConfigError: the problems of all runs.
+        ConfigError: the problems of all runs; `seeds` and a seed among the overrides.
     """
+    typed = {word.partition("=")[0].lstrip("+"): word for word in overrides}
+    if seeds and "seed" in typed:
+        several = ",".join(map(str, seeds))
+        raise ConfigError([f"wanted one of --seeds {several} and {printable(typed['seed'])}, got both"])
     count = len(sweep.runs) * max(len(seeds), 1)
     for values in sweep.across.values():
         count *= len(values)
@@ -115,7 +119,6 @@ def list_runs(sweep: Sweep, overrides: Sequence[str], seeds: Sequence[int] = ())
     problems: dict[str, None] = {}
     for seed, words, values in itertools.product(seeds or [None], sweep.runs, _combine(sweep.across)):
         own = with_values(list(words), {**values, **({} if seed is None else {"seed": seed})})
-        typed = {word.partition("=")[0].lstrip("+") for word in overrides}
         run = [*overrides, *(word for word in own if word.partition("=")[0].lstrip("+") not in typed)]
         try:
             config = compose_config(run)
@@ -165,8 +168,9 @@ def do_runs(runs: Sequence[SweepRun], jobs: int, tell: Callable[[str], None], st
                 else:
                     slots[slot] = _Started(run, slot, jobs, start)
             time.sleep(LOOK_EVERY_S)
-            waiting += [run for run in taken if not run.is_taken() and run.find_row() is None]
-            taken = [run for run in taken if run.is_taken()]
+            looked = [(run, run.is_taken()) for run in taken]
+            waiting += [run for run, still in looked if not still and run.find_row() is None]
+            taken = [run for run, still in looked if still]
             for slot, started in [*slots.items()]:
                 if (end := started.job.find_end()) is None:
                     continue

@@ -113,9 +113,6 @@ function filterCard() {
 // The table of the Markdown report: a column a task, with the means of groups and of the whole both ways.
 function reportTable(kind) {
   const { columns, cells, title } = kind.report;
-  const rows = cells.map((row) => ({
-    keys: row.map((text, place) => columns[place][1] ? (Number.isNaN(parseFloat(text)) ? null : parseFloat(text) * ({ k: 1e3, M: 1e6, G: 1e9 }[text.split(" ")[1]] || 1)) : text),
-    cells: row,
-  }));
+  const rows = cells.map((row) => ({ keys: row.map(([key]) => key), cells: row.map(([, text]) => text) }));
   return table(title, columns.map(([head, number]) => ({ head, number })), rows);
 }

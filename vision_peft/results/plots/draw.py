@@ -10,12 +10,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from vision_peft.printable import for_plot
 from vision_peft.results.figures import describe_metric
 from vision_peft.results.plots.axes import SPAN_OF_LOGARITHM, XAxis
-from vision_peft.results.plots.looks import DASHES, FAINT, GREY, LETTERS, SMALL, Look, measure_text, wrap_text
+from vision_peft.results.plots.looks import FAINT, GREY, LETTERS, SMALL, Look, give_dash, measure_text, wrap_text
 from vision_peft.results.plots.panels import Panel
 from vision_peft.results.plots.series import Line
 from vision_peft.results.settings import Metric, Setting
 
 ASIDE = 0.025  # of the axis of parameters, from one point to the next of the same number
+MOST_ASIDE = 0.12  # of it, from that number to the outermost
 
 
 def draw_panel(
@@ -41,13 +42,13 @@ def draw_panel(
     _scale_y(axes, panel, metric, large)
     for label, (setting,) in panel.references:
         mean, std = setting.mean(metric) or 0.0, setting.std(metric)
-        dash = DASHES[dashes.index(label) % len(DASHES)]
-        axes.axhline(mean, color=GREY, linewidth=1.1 * large, linestyle=dash, zorder=1)
+        grey, dash = give_dash(dashes.index(label))
+        axes.axhline(mean, color=grey, linewidth=1.1 * large, linestyle=dash, zorder=1)
         if std is not None:
-            axes.axhspan(mean - std, mean + std, color=GREY, alpha=0.13, linewidth=0, zorder=0)
+            axes.axhspan(mean - std, mean + std, color=grey, alpha=0.13, linewidth=0, zorder=0)
         x = axis.get(setting)
         if not axis.is_count and x is not None:
-            axes.plot([x], [mean], color=GREY, marker=".", markersize=6 * large, zorder=2)
+            axes.plot([x], [mean], color=grey, marker=".", markersize=6 * large, zorder=2)
     if panel.front:
         _draw_front(axes, panel, axis, metric, large)
     alone, met = list_alone(panel.lines, axis), Counter()
@@ -55,9 +56,10 @@ def draw_panel(
     for label, points in panel.lines:
         places = [axis.get(setting) or 0.0 for setting in points]
         if len(points) == 1 and axis.is_count:  # side by side, so that the bars can be read
-            beside = met[places[0]] - (alone[places[0]] - 1) / 2
+            last = alone[places[0]] - 1
+            beside = (met[places[0]] - last / 2) * min(ASIDE, 2 * MOST_ASIDE / max(last, 1))
             met[places[0]] += 1
-            places = [places[0] * (high / low) ** (ASIDE * beside)]
+            places = [places[0] * (high / low) ** beside]
         _draw_line(axes, places, points, looks[label], axis, metric, large)
 
 
@@ -68,7 +70,9 @@ def list_alone(lines: Sequence[Line], axis: XAxis) -> Counter[float]:
     return Counter(axis.get(points[0]) or 0.0 for _, points in lines if len(points) == 1)
 
 
-def scale_x(axes: Axes, values: Sequence[float], axis: XAxis, points: float, large: float) -> None:
+def scale_x(
+    axes: Axes, values: Sequence[float], axis: XAxis, points: float, large: float, bars: Sequence[float] = ()
+) -> None:
     """Set the axis over the values of all panels; none if there are no values.
 
     Args:
@@ -78,6 +82,7 @@ def scale_x(axes: Axes, values: Sequence[float], axis: XAxis, points: float, lar
         axis: the x axis.
         points: width of the panel on paper.
         large: how many times larger than on paper type is.
+        bars: where bars of the values end; on a logarithmic axis those that reach far below the least are cut.
     """
     if not values:
         axes.set_xticks([])
@@ -85,10 +90,12 @@ def scale_x(axes: Axes, values: Sequence[float], axis: XAxis, points: float, lar
     least, most = min(values), max(values)
     most_ticks = max(3, int(points / (1.3 * measure_text(axis.show(least), SMALL * large) + 4)))
     if not axis.is_count and (least <= 0 or most / least <= SPAN_OF_LOGARITHM):
+        least, most = min([least, *bars]), max([most, *bars])
         pad = 0.12 * (most - least) or 0.1 * abs(most) or 1.0
         axes.set_xlim(least - pad, most + pad)
         axes.xaxis.set_major_locator(MaxNLocator(min(most_ticks, 6), steps=[1, 2, 2.5, 5, 10]))
     else:
+        least, most = max(min([least, *bars]), least / 10), max([most, *bars])
         pad = max(1.6, math.sqrt(10 * least / most)) if axis.is_count else 1.4
         low, high = least / pad, most * pad
         axes.set_xscale("log")

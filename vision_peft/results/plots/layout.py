@@ -15,12 +15,12 @@ from vision_peft.results.figures import describe_metric
 from vision_peft.results.plots.axes import XAxis
 from vision_peft.results.plots.draw import draw_panel, label_panel, scale_x
 from vision_peft.results.plots.looks import (
-    DASHES,
     GREY,
     LETTERS,
     POINTS,
     SMALL,
     enlarge,
+    give_dash,
     give_looks,
     measure_text,
     wrap_text,
@@ -126,13 +126,13 @@ def _draw_panels(
 ) -> None:
     looks = give_looks(sorted({label for panel in panels for label, _ in panel.lines}))
     dashes = _list_references(panels)
-    values = _list_places(panels, axis)
+    values, bars = _list_places(panels, axis), _list_ends(panels, axis)
     rows, columns = grid
     title = describe_metric([panel.row for panel in panels], metric, axis=True)
     words = wrap_text(title, 0.8 * inside, LETTERS * large)
     every = list(figure.subplots(rows, columns, squeeze=False).flat)
     for place, (axes, panel) in enumerate(zip(every, panels, strict=False)):
-        scale_x(axes, values, axis, inside, large)
+        scale_x(axes, values, axis, inside, large, bars)
         draw_panel(axes, panel, looks, dashes, axis, metric, large)
         label_panel(axes, panel, own, inside, large)
         if place % columns == 0:
@@ -163,6 +163,13 @@ def _list_places(panels: Sequence[Panel], axis: XAxis) -> list[float]:
     return [x for _, points in lines for setting in points if (x := axis.get(setting)) is not None]
 
 
+def _list_ends(panels: Sequence[Panel], axis: XAxis) -> list[float]:
+    """List where bars along the x axis end."""
+    settings = [setting for panel in panels for _, points in panel.lines for setting in points]
+    spreads = [(axis.get(setting) or 0.0, axis.spread(setting)) for setting in settings]
+    return [end for x, spread in spreads if spread is not None for end in (x - spread, x + spread)]
+
+
 def _list_references(panels: Sequence[Panel]) -> list[str]:
     return sorted({label for panel in panels for label, _ in panel.references})
 
@@ -186,8 +193,8 @@ def _list_entries(panels: Sequence[Panel], across: float, large: float) -> list[
         style = {"color": look.colour, "marker": look.marker, "markersize": 4.5 * large, "linewidth": 1.1 * large}
         entries.append((label, Line2D([], [], **style, linestyle="-" if label in joined else "")))
     for place, label in enumerate(_list_references(panels)):
-        dash = DASHES[place % len(DASHES)]
-        entries.append((label, Line2D([], [], color=GREY, linewidth=1.1 * large, linestyle=dash)))
+        grey, dash = give_dash(place)
+        entries.append((label, Line2D([], [], color=grey, linewidth=1.1 * large, linestyle=dash)))
     if any(panel.front for panel in panels):
         style = {"color": "black", "alpha": 0.6, "linewidth": 0.8 * large, "drawstyle": "steps-post"}
         entries.append(("Pareto front", Line2D([], [], **style)))

@@ -26,6 +26,7 @@ DASHES = (
     (0, (12, 3)),
 )
 GREY, FAINT = "#555555", "#E2E2E2"
+GREYS = (GREY, "#A0A0A0", "#000000")  # of references: each with all dashes before the next
 
 WIDTHS = {"column": 3.25, "page": 6.75}  # inches, of the usual page of two columns
 NARROWEST, WIDEST = 2.0, 40.0  # inches
@@ -34,6 +35,7 @@ SMALL = 6.0  # points, of notes and ticks: the smallest that is read on paper
 POINTS = 72.0  # in an inch
 
 Marker = str | tuple[int, int, int]
+Dash = tuple[int, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ def give_looks(labels: list[str]) -> dict[str, Look]:
         label: Look(COLOURS[place % count], MARKERS[(place + place // count) % len(MARKERS)])
         for place, label in enumerate(labels)
     }
+
+
+def give_dash(place: int) -> tuple[str, Dash]:
+    """Return grey and dashes of the reference of that place; of up to 24 no two share both."""
+    return GREYS[place // len(DASHES) % len(GREYS)], DASHES[place % len(DASHES)]
 
 
 def read_width(text: str | float) -> float:

@@ -1,5 +1,6 @@
 """Plot accuracy against what methods cost: one line per method, linear probe and full fine-tuning as references."""
 
+import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from vision_peft.results.selection import select_measured
 from vision_peft.results.settings import Metric
 from vision_peft.safe_files import replacing
 
+NAME = "accuracy"  # of the files, in a folder that is given
 KINDS = ("png", "svg", "pdf")
 DOTS = 300  # an inch of a PNG
 MOST_DOTS = 60_000  # of its height
@@ -46,7 +48,7 @@ def plot_accuracy(
 
     Args:
         rows: of runs.
-        stem: of the files.
+        stem: of the files; with a slash at the end the folder of `accuracy.png` and so on.
         metric: on the y axis.
         x: one of `X_AXES`: parameters that train or that the adapter stores, time of a step, memory, FLOPs, bytes.
         without_row: runs of which nothing is known but that they have not finished.
@@ -56,9 +58,10 @@ def plot_accuracy(
         remarks: sentences to write below the picture too.
 
     Raises:
-        ValueError: no row has the metric, no setting the number of the x axis; an unknown metric, axis or width.
+        ValueError: no row has the metric, no setting the number of the x axis; an unknown metric, axis or width; a
+            stem that is no name of a file.
     """
-    axis, inches = choose_axis(x), read_width(width)
+    stem, axis, inches = _choose_stem(stem), choose_axis(x), read_width(width)
     selection = select_measured(rows, metric, "plot", without_row)
     selection = split_by_device(selection) if axis.of_machine else selection
     panels, notes = build_panels(selection, axis, metric, pareto)
@@ -67,8 +70,6 @@ def plot_accuracy(
         sentences.insert(1, "Points side by side have the same number of parameters.")
     sentences += [f"{note.rstrip('.')}." for note in (*remarks, *selection.notes, *notes)]
 
-    stem = Path(stem)
-    stem = stem.with_suffix("") if stem.suffix.removeprefix(".") in (*KINDS, "csv") else stem
     stem.parent.mkdir(parents=True, exist_ok=True)
     files = [stem.with_name(f"{stem.name}.{kind}") for kind in (*kinds, "csv")]
     with matplotlib.rc_context():
@@ -79,6 +80,18 @@ def plot_accuracy(
             _save(figure, file, kind)
     write_csv(files[-1], selection.settings, panels, axis, metric)
     return files
+
+
+def _choose_stem(given: str | Path) -> Path:
+    """Return the path of the files without an extension."""
+    if str(given).endswith(("/", os.sep)):
+        return Path(given, NAME)
+    stem = Path(given)
+    if stem.name in ("", ".."):
+        raise ValueError(
+            f"out must be the path of the files without extension, such as {NAME}, got {given or 'nothing'}"
+        )
+    return stem.with_suffix("") if stem.suffix.removeprefix(".") in (*KINDS, "csv") else stem
 
 
 def _save(figure: Figure, file: Path, kind: str) -> None:
