@@ -20,7 +20,9 @@ def main(argv: Sequence[str]) -> int:
     """Read, draw, print the table."""
     parser = make_parser("plot", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="folder of runs, run folder or result.json")
-    parser.add_argument("--out", default="accuracy", help="path of the files without extension (default: accuracy)")
+    parser.add_argument(
+        "--out", default="accuracy", help="path of the files without extension, or a folder (default: accuracy)"
+    )
     parser.add_argument("--metric", help="figure on the y axis: mean_per_class, ... (default: the one val chose by)")
     parser.add_argument(
         "--x",
