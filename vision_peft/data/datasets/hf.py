@@ -5,9 +5,10 @@ of all other readers, and never by it. No code of a dataset runs: versions of th
 refused, and a folder is read as what its files are, whatever script lies in it.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
 from vision_peft.data.annotations.draw_split import check_fraction
@@ -17,7 +18,7 @@ from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.deep_grey import check_value_range, choose_few, warn_of_deep_grey_in
 from vision_peft.data.decoding.images import MAX_PIXELS
 from vision_peft.data.decoding.table_images import TableImages
-from vision_peft.data.item_names import name_below
+from vision_peft.data.item_names import to_nfc
 from vision_peft.data.problems import unknown
 
 SPLIT_NAMES = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
@@ -81,12 +82,13 @@ class HuggingFace(DataConfig):
         image, label = self._find_image_column(features), self._find_label_column(features)
         files = {part: self._list_files(table, image) for part, table in rows.items()}
         numbered = {part: [f"{name}[{row}]" for row in range(len(tables[name]))] for part, name in given.items()}
-        names = {part: files[part] or numbered[part] for part in rows}
+        names = {part: [*map(to_nfc, files[part])] or numbered[part] for part in rows}
         values = {part: _read_values(table, label) for part, table in rows.items()}
         classes, labels = find_classes(values, names, getattr(features[label], "names", None) or [], where)
         parts = LabelledParts(names, labels, self.val_fraction, self.test_fraction, self.seed, where)
         source = self.hub or str(find_root(self.root, self.name))
         in_files, folders = [part for part in rows if files[part]], self._list_folders()
+        paths = {part: files[part] or numbered[part] for part in rows}
 
         def take(halves: Sequence[tuple[str, Sequence[int]]]) -> TableImages:
             places = [(part, item) for part, items in halves for item in items]
@@ -94,7 +96,7 @@ class HuggingFace(DataConfig):
                 rows,
                 image,
                 places,
-                [f"{source}/{names[part][item]}" for part, item in places],
+                [str(PurePath(source, paths[part][item])) for part, item in places],
                 [labels[part][item] for part, item in places],
                 classes,
                 folders=folders,
@@ -175,13 +177,14 @@ class HuggingFace(DataConfig):
         return found
 
     def _list_files(self, table: Any, column: str) -> list[str]:
-        """List the files of the images below the root, where each is one, as in class folders; else nothing."""
+        """List the files of the images, as they are spelt below the root, where each is one; else nothing."""
         images = table.data.column(column)
         if self.hub or not len(images) or not hasattr(images[0], "keys"):
             return []
         parts = {field.name: values for field, values in zip(images.type, images.flatten(), strict=True)}
         paths = parts["path"].to_pylist() if parts["bytes"].null_count == len(images) else []
-        return [name_below(path, str(self.base())) for path in paths] if all(paths) else []
+        base = os.path.join(find_root(self.root, self.name).resolve(), "")  # noqa: PTH118  datasets follows links
+        return [path.removeprefix(base) for path in paths] if all(paths) else []
 
     def _list_folders(self) -> list[Path]:
         """List the folders that rows may name files in."""
