@@ -87,6 +87,16 @@ def test_shards_that_are_left_out_are_named_once(tmp_path: Path) -> None:
         )
 
 
+def test_a_shard_is_in_train_once_and_in_no_other_split(tmp_path: Path) -> None:
+    for number in range(3):
+        write_shard(tmp_path / f"{number}.tar", range(20 * number, 20 * number + 20))
+    with pytest.raises(ValueError, match=r"data\.train=\*\.tar and data\.test=2\.tar both name .*2\.tar"):
+        count(tmp_path, train="*.tar", test="2.tar")
+    with pytest.raises(ValueError, match=r"data\.train=0\.tar::\*\.tar names .*0\.tar twice"):
+        count(tmp_path, train="0.tar::*.tar")
+    assert count(tmp_path, train="0.tar", val="1.tar", test="1.tar") == 60
+
+
 def test_a_root_with_brackets_is_no_pattern(tmp_path: Path) -> None:
     for name, numbers in (("shards[1]", range(20)), ("shards1", range(50, 52))):
         (tmp_path / name).mkdir()

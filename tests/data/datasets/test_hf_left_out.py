@@ -187,6 +187,14 @@ def test_a_linked_split_folder_is_refused(tmp_path: Path) -> None:
         read(root)
 
 
+@pytest.mark.parametrize("below", ["", "cache", "a/cache"])
+def test_a_cache_in_the_data_is_refused(tmp_path: Path, below: str) -> None:
+    root = write_photos(tmp_path / "photos", ["a", "b"])
+    with pytest.raises(ValueError, match=r"data\.cache=.*photos.* lies in the data, .*: give another data\.cache"):
+        read(root, cache=str(root / below))
+    assert read(root, cache=str(root / ".cache"))["test"] == read(root)["test"]
+
+
 @pytest.mark.parametrize("name", ["photos [1]", "what?*", "a=b, c"])
 def test_a_root_with_letters_of_patterns_is_read(tmp_path: Path, name: str) -> None:
     root = write_photos(tmp_path / name, ["train/a", "train/b", "test/a", "test/b"], 3)

@@ -65,9 +65,20 @@ def expand_patterns(root: Path, given: Mapping[str, str | None]) -> Shards:
 
     Raises:
         FileNotFoundError: a pattern names nothing that is there.
-        ValueError: a range in braces that is none.
+        ValueError: a range in braces that is none, a shard that a split has twice, or that train shares with another.
     """
-    return Shards({part: _expand(root, part, patterns) for part, patterns in given.items() if patterns}, [])
+    found = {part: _expand(root, part, patterns) for part, patterns in given.items() if patterns}
+    first: dict[str, str] = {}  # split of a shard, by its real path
+    for part, paths in found.items():
+        own: set[str] = set()
+        for path in paths:
+            real = os.path.realpath(path)
+            if real in own:
+                raise ValueError(f"data.{part}={given[part]} names {path} twice")
+            if first.setdefault(real, part) == "train" != part:
+                raise ValueError(f"data.train={given['train']} and data.{part}={given[part]} both name {path}")
+            own.add(real)
+    return Shards(found, [])
 
 
 def _expand(root: Path, part: str, patterns: str) -> list[str]:

@@ -73,9 +73,11 @@ def open_table_folder(datasets: Any, root: Path, cache: str | None, where: str) 
     """Open what is below `root` with the module `datasets`, arrow files in place, the rest converted into `cache`.
 
     Raises:
-        ValueError: folders or files that look like splits and are not read as such, or what `datasets` refuses.
+        ValueError: folders or files that look like splits and are not read as such, what `datasets` refuses, or a
+            `cache` below `root`.
         OSError: a file or folder cannot be read.
     """
+    _check_cache(root.resolve(), cache, Path(cache or datasets.config.HF_DATASETS_CACHE).expanduser().resolve())
     tree = walk_folder(root)
     there = [name for name in tree.files if not is_hidden(name)]
     tables = [name for name in (*there, *tree.linked) if name.lower().endswith(_TABLES) and not is_hidden(name)]
@@ -96,6 +98,13 @@ def open_table_folder(datasets: Any, root: Path, cache: str | None, where: str) 
     given = [*builder.config.data_files.values()] if kind == "parquet" else []
     read = {os.path.relpath(path, base) for paths in given for path in paths}
     return TableFolder(opened, kind, tree, [name for name in tables if name not in read])
+
+
+def _check_cache(root: Path, typed: str | None, cache: Path) -> None:
+    """Raise ValueError where what `datasets` keeps would lie in the data, and be read as such the next time."""
+    if cache == root or (cache.is_relative_to(root) and not is_hidden(cache.relative_to(root).as_posix())):
+        told = f"data.cache={typed}" if typed else f"the cache of datasets, {cache},"
+        raise ValueError(f"{told} lies in the data, {root}, and would be read as data: give another data.cache")
 
 
 def _check_names(root: Path, tree: Tree, files: Sequence[str]) -> None:
