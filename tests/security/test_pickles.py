@@ -187,7 +187,21 @@ BOMBS = {
     "number as text": b"I" + b"9" * 10**6 + b"\n.",
     "a key to hash": b"\x80\x02}" + nest(60) + b"K\x01s.",
     "a set": b"\x80\x04\x8f(" + nest(60) + b"\x90.",
+    "sizes": b"\x80\x02](]q\x00(" + b"N" * 10**6 + b"e" + b"ctorch\nSize\nh\x00\x85R" * 200 + b"e.",
+    "arguments": b"\x80\x02](("
+    + b"N" * 10**5
+    + b"tq\x00"
+    + b"ctorch.serialization\n_get_layout\nh\x00R" * 1000
+    + b"e.",
+    "attributes": b"\x80\x02](ctorch.serialization\n_get_layout\n}X\x01\x00\x00\x00xNsbe.",
     "a text to make": b"\x80\x02ctorch.serialization\n_get_layout\n" + nest(60) + b"\x85R.",
+}
+
+
+REASONS = {
+    "sizes": "wanted a size",
+    "arguments": "it calls something with more than a few arguments",
+    "attributes": "it gives a state to what has none",
 }
 
 
@@ -195,8 +209,27 @@ BOMBS = {
 def test_contents_of_shards_ask_for_no_more_than_they_hold(state: Path, name: str) -> None:
     (state / SHARDS / ".metadata").write_bytes(BOMBS[name])
     with measure_memory() as taken:
-        assert ".metadata is refused" in refused_state(state)
+        assert f".metadata is refused: {REASONS.get(name, '')}" in refused_state(state)
         assert taken() < 100
+
+
+@pytest.mark.parametrize("shared", ["parts", "a tensor", "sides"])
+def test_tensors_of_the_contents_share_no_parts(state: Path, shared: str) -> None:
+    def change(metadata: Metadata) -> None:
+        tensor: Any = metadata.state_dict_metadata["tuned/w"]
+        if shared == "parts":
+            tensor.chunks *= 1000
+        elif shared == "a tensor":
+            metadata.state_dict_metadata |= {f"{number}": tensor for number in range(1000)}
+        else:
+            tensor.size = (1,) * 65
+
+    forge(state, change)
+    wanted = (
+        "a size of at most 64 numbers" if shared == "sides" else r"it has 1,00\d parts of tensors, and places of \d"
+    )
+    with pytest.raises(ValueError, match=wanted):
+        ShardReader(state / SHARDS).read_metadata()
 
 
 def test_contents_of_gigabytes_are_not_read(state: Path) -> None:

@@ -28,6 +28,8 @@ from vision_peft.safe_files import read_file
 from vision_peft.torch_files import check_torch_stream
 
 MAX_METADATA = 2**26  # bytes
+_MOST_SIDES = 64  # of a tensor
+_MOST_ARGUMENTS = 1024  # the folders of a path are some
 MISPLACED = "the table of contents places a tensor there"
 
 
@@ -59,6 +61,13 @@ def _unused(*_: Any) -> None:
     return None
 
 
+def _as_sides(sides: Any) -> tuple[Any, ...]:
+    """Return what stands for a size, the tuple itself: to copy what the pickle holds once could take any room."""
+    if type(sides) is not tuple or len(sides) > _MOST_SIDES:
+        raise pickle.UnpicklingError(f"wanted a size, a tuple of at most {_MOST_SIDES} numbers")
+    return sides
+
+
 _METADATA, _FILES = "torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem"
 _STANDS_FOR: dict[tuple[str, str], Any] = {
     (_METADATA, "Metadata"): _Contents,
@@ -70,7 +79,7 @@ _STANDS_FOR: dict[tuple[str, str], Any] = {
     (_METADATA, "StorageMeta"): _Record,
     (_METADATA, "_MEM_FORMAT_ENCODING"): _unused,
     ("torch.serialization", "_get_layout"): _unused,
-    ("torch", "Size"): tuple,
+    ("torch", "Size"): _as_sides,
 }
 # the folder it was written to
 _STANDS_FOR |= {
@@ -111,7 +120,19 @@ class _Unpickler(pickle._Unpickler):  # pyright: ignore[reportAttributeAccessIss
         self._set_items(0)  # what is behind the mark is a stack of its own
         pickle._Unpickler.load_setitems(self)  # pyright: ignore[reportAttributeAccessIssue]
 
+    def _load_reduce(self) -> None:
+        arguments = self.stack[-1]
+        if type(arguments) is not tuple or len(arguments) > _MOST_ARGUMENTS:
+            raise pickle.UnpicklingError("it calls something with more than a few arguments")
+        pickle._Unpickler.load_reduce(self)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _load_build(self) -> None:
+        if not isinstance(self.stack[-2], _Record):
+            raise pickle.UnpicklingError("it gives a state to what has none")
+        pickle._Unpickler.load_build(self)  # pyright: ignore[reportAttributeAccessIssue]
+
     dispatch[pickle.SETITEM[0]], dispatch[pickle.SETITEMS[0]] = _load_setitem, _load_setitems
+    dispatch[pickle.REDUCE[0]], dispatch[pickle.BUILD[0]] = _load_reduce, _load_build
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _STANDS_FOR:
@@ -159,6 +180,9 @@ def _rebuild(contents: Any) -> Metadata:
     for name in ("state_dict_metadata", "storage_data"):
         if not isinstance(fields[name], dict):
             raise ValueError(f"{name} is not a table")
+    parts = sum(len(_list_chunks(name, value)) for name, value in fields["state_dict_metadata"].items())
+    if parts > len(fields["storage_data"]):
+        raise ValueError(f"it has {parts:,} parts of tensors, and places of {len(fields['storage_data']):,}")
     tensors: dict[str, Any] = {
         _text(name): _tensor(name, value) for name, value in dict(fields["state_dict_metadata"]).items()
     }
@@ -172,13 +196,19 @@ def _fields(record: Any, wanted: type[_Record]) -> dict[str, Any]:
     return record.state
 
 
-def _tensor(name: str, record: Any) -> TensorStorageMetadata:
+def _list_chunks(name: str, record: Any) -> list[Any]:
     if type(record) is not _Tensor:
         raise ValueError(f"{name!r} is not a tensor")
+    if type(chunks := record.state["chunks"]) is not list:
+        raise ValueError(f"{name!r} has no list of parts")
+    return chunks
+
+
+def _tensor(name: str, record: Any) -> TensorStorageMetadata:
     properties = record.state["properties"].state
     if not isinstance(properties[0], torch.dtype):
         raise ValueError(f"{name!r} has no type")
-    chunks = [_fields(chunk, _Chunk) for chunk in record.state["chunks"]]
+    chunks = [_fields(chunk, _Chunk) for chunk in _list_chunks(name, record)]
     return TensorStorageMetadata(
         TensorProperties(dtype=properties[0]),
         _size(record.state["size"]),
@@ -205,8 +235,8 @@ def _place(record: Any) -> _StorageInfo:
 
 
 def _size(value: Any) -> torch.Size:
-    if not isinstance(value, tuple):
-        raise ValueError(f"wanted a size, got {type(value).__name__}")
+    if not isinstance(value, tuple) or len(value) > _MOST_SIDES:
+        raise ValueError(f"wanted a size of at most {_MOST_SIDES} numbers, got {type(value).__name__}")
     return torch.Size(_whole(number) for number in value)
 
 

@@ -92,6 +92,50 @@ def test_a_size_that_would_go_backwards_or_beyond_the_end_is_refused(tmp_path: P
             list(list_members(tmp_path / "huge.tar"))
 
 
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_hard_link_is_the_file_that_it_names(tmp_path: Path, form: int) -> None:
+    long = "" if form == tarfile.USTAR_FORMAT else "long/" * 40
+    with tarfile.open(tmp_path / "links.tar", "w", format=form) as archive:
+        info = tarfile.TarInfo(f"{long}größe.png")
+        info.size = 5
+        archive.addfile(info, io.BytesIO(b"image"))
+        for name, target in ((f"{long}b.png", info.name), ("c.png", f"{long}b.png"), ("d.png", "elsewhere.png")):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.LNKTYPE, target
+            archive.addfile(link)
+        symbolic = tarfile.TarInfo("e.png")
+        symbolic.type, symbolic.linkname = tarfile.SYMTYPE, "c.png"
+        archive.addfile(symbolic)
+        folder = tarfile.TarInfo("folder.png")
+        folder.type = tarfile.DIRTYPE
+        archive.addfile(folder)
+    passed_over: list[tuple[str, str]] = []
+    found = [*list_members(tmp_path / "links.tar", passed_over)]
+    assert [member.name for member in found] == [f"{long}größe.png", f"{long}b.png", "c.png"]
+    assert len({(member.offset, member.size) for member in found}) == 1
+    assert passed_over == [
+        ("d.png", "a link to 'elsewhere.png', which is not in front of it: pack both"),
+        ("e.png", "a symbolic link: pack it with --dereference"),
+    ]
+
+
+def test_what_comes_behind_the_end_is_told(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "joined.tar")
+    found, content = [*list_members(path)], path.read_bytes()
+    path.write_bytes(content + bytes(2**21))
+    assert [*list_members(path)] == found
+    for behind in (content, bytes(2**21) + b"x"):
+        path.write_bytes(content + behind)
+        with pytest.raises(
+            ValueError, match=r"joined\.tar goes on behind its end, at byte [\d,]+: .* several archives"
+        ):
+            list(list_members(path))
+    place = found[1].offset - BLOCK
+    path.write_bytes(content[:place] + bytes(BLOCK) + content[place + BLOCK :])
+    with pytest.raises(ValueError, match=r"joined\.tar goes on behind its end"):
+        list(list_members(path))
+
+
 def test_sparse_files_and_broken_pax_headers_are_refused(tmp_path: Path) -> None:
     for records, problem in ((b"22 GNU.sparse.major=1\n", "holds a sparse file"), (b"99 path=a\n", "no pax header")):
         info = tarfile.TarInfo("header")

@@ -233,7 +233,8 @@ def test_names_with_dots_in_folders_and_notes_of_webdataset_are_read_as_it_does(
     dataset = load(tmp_path)
     assert [Path(name).name for name in dataset.names] == ["a.b.png", "b.b.png"]
     assert greys(dataset) == [1, 2]
-    assert load(tmp_path, image="b.png").names == dataset.names
+    for typed in ("b.png", ".b.png", "B.PNG"):
+        assert load(tmp_path, image=typed, label=".CLS").names == dataset.names
     with pytest.raises(DataProblems, match=r"has no image \.jpg, but \.b\.png, \.cls"):
         load(tmp_path, image="jpg")
 

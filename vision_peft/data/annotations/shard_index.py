@@ -34,11 +34,12 @@ def index_shard(path: str, image: str | None, label: str | None, json_field: str
 
     Args:
         path: of the shard.
-        image: extension of the images; None: the one that a sample has.
-        label: extension of the labels; None: cls, else json.
+        image: extension of the images, in any case, with or without its dot; None: the one that a sample has.
+        label: extension of the labels, likewise; None: cls, else json.
         json_field: field of a json that holds the label.
     """
     status = Path(path).stat()
+    image, label = (None if name is None else name.removeprefix(".").lower() for name in (image, label))
     return _index_shard(path, status.st_size, status.st_mtime_ns, image, label, json_field)
 
 
@@ -50,14 +51,15 @@ def _index_shard(
     del size, changed
     index = ShardIndex(path)
     samples: dict[str, dict[str, Member]] = {}
+    passed_over: list[tuple[str, str]] = []
     try:
-        for member in list_members(Path(index.path)):
-            named = _SAMPLE.fullmatch(member.name.removeprefix("./"))
-            if named is None or named[1].startswith("__"):
-                continue  # WebDataset's own notes, and files without an extension
+        for member in list_members(Path(index.path), passed_over):
+            if (named := _match(member.name)) is None:
+                continue
             files = samples.setdefault(named[1], {})
             if files.setdefault(named[2].lower(), member) is not member:
                 index.problems.append(f"{index.path}: key {named[1]!r} has two files .{named[2].lower()}")
+        index.problems.extend(f"{index.path}: {name!r} is {what}" for name, what in passed_over if _match(name))
         with open_regular(Path(index.path)) as file:
             for key, files in samples.items():
                 try:
@@ -72,6 +74,12 @@ def _index_shard(
     except (ValueError, OSError) as error:
         index.problems.append(str(error))
     return index
+
+
+def _match(name: str) -> re.Match[str] | None:
+    """Return key and extension; None for WebDataset's own notes, and files without an extension."""
+    named = _SAMPLE.fullmatch(name.removeprefix("./"))
+    return None if named is None or named[1].startswith("__") else named
 
 
 def _find_image(files: Iterable[str], wanted: str | None) -> str:

@@ -5,20 +5,23 @@ of all other readers, and never by it. No code of a dataset runs: versions of th
 refused, and a folder is read as what its files are, whatever script lies in it.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
 from vision_peft.data.annotations.draw_split import check_fraction
 from vision_peft.data.annotations.labelled_parts import LabelledParts, Value, find_classes
+from vision_peft.data.annotations.table_files import TableFolder, as_one_error, open_table_folder
 from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.deep_grey import check_value_range, choose_few, warn_of_deep_grey_in
 from vision_peft.data.decoding.images import MAX_PIXELS
 from vision_peft.data.decoding.table_images import TableImages
-from vision_peft.data.item_names import name_below
+from vision_peft.data.item_names import to_nfc
 from vision_peft.data.problems import unknown
+from vision_peft.printable import name_some, warn
 
 SPLIT_NAMES = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 LABEL_NAMES = ("label", "labels", "class")
@@ -65,7 +68,7 @@ class HuggingFace(DataConfig):
             )
 
     def draws_by_name(self) -> bool:
-        return "val" not in self._name_splits([*self._open()])
+        return "val" not in self._name_splits([*self._open().tables])
 
     def load(self, split: str) -> ImageDataset:
         """Load the images of `split`; one ValueError names every label that is missing or wrong, with its row."""
@@ -74,19 +77,24 @@ class HuggingFace(DataConfig):
 
     def open_splits(self, problems: list[str] | None = None) -> Callable[[str], ImageDataset]:
         """Open the tables and read the labels once for all splits; errors are those of `load`."""
-        where, tables = self._source, self._open()
+        where, opened = self._source, self._open()
+        tables = opened.tables
         given = self._name_splits([*tables])
         rows = {part: tables[name] for part, name in given.items()}
         features = rows["train"].features
         image, label = self._find_image_column(features), self._find_label_column(features)
         files = {part: self._list_files(table, image) for part, table in rows.items()}
         numbered = {part: [f"{name}[{row}]" for row in range(len(tables[name]))] for part, name in given.items()}
-        names = {part: files[part] or numbered[part] for part in rows}
+        names = {part: [*map(to_nfc, files[part])] or numbered[part] for part in rows}
         values = {part: _read_values(table, label) for part, table in rows.items()}
         classes, labels = find_classes(values, names, getattr(features[label], "names", None) or [], where)
         parts = LabelledParts(names, labels, self.val_fraction, self.test_fraction, self.seed, where)
         source = self.hub or str(find_root(self.root, self.name))
         in_files, folders = [part for part in rows if files[part]], self._list_folders()
+        paths = {part: files[part] or numbered[part] for part in rows}
+        self._warn_of_unread(given, tables)
+        unread = [self._list_files(table, image) for name, table in tables.items() if name not in given.values()]
+        opened.warn_of_left_out(where, {path for found in (*files.values(), *unread) for path in found})
 
         def take(halves: Sequence[tuple[str, Sequence[int]]]) -> TableImages:
             places = [(part, item) for part, items in halves for item in items]
@@ -94,7 +102,7 @@ class HuggingFace(DataConfig):
                 rows,
                 image,
                 places,
-                [f"{source}/{names[part][item]}" for part, item in places],
+                [str(PurePath(source, paths[part][item])) for part, item in places],
                 [labels[part][item] for part, item in places],
                 classes,
                 folders=folders,
@@ -108,26 +116,15 @@ class HuggingFace(DataConfig):
         warn_of_deep_grey_in(few.yield_few(), where, self.value_range, self.max_pixels)
         return lambda split: take(parts.find(split, classes))
 
-    def _open(self) -> Mapping[str, Any]:
+    def _open(self) -> TableFolder:
         """Open all splits as tables of datasets, by the names that they have there."""
         root = None if self.hub else find_root(self.root, self.name)
         datasets = _import_datasets()
-        options: dict[str, Any] = {"cache_dir": self.cache}
-        try:
-            if root is None:
-                return datasets.load_dataset(self.hub, self.subset, revision=self.revision, **options)
-            if arrows := sorted(root.rglob("*.arrow")):  # before parquet: what save_to_disk leaves
-                files: dict[str, list[Any]] = {}
-                for path in arrows:
-                    folder = path.relative_to(root).parts[0] if path.parent != root else "train"
-                    files.setdefault(folder, []).append(datasets.Dataset.from_file(str(path)))
-                return {name: datasets.concatenate_datasets(parts) for name, parts in files.items()}
-            kind = "parquet" if any(root.rglob("*.parquet")) else "imagefolder"
-            return datasets.load_dataset(kind, data_dir=str(root), **options)
-        except (ValueError, OSError) as error:
-            raise type(error)(f"{self._source}: datasets cannot read it: {error}") from error
-        except Exception as error:  # of any kind: what it converts is other people's
-            raise ValueError(f"{self._source}: datasets cannot read it: {type(error).__name__}: {error}") from error
+        if root is not None:
+            return open_table_folder(datasets, root, self.cache, self._source)
+        with as_one_error(self._source):
+            tables = datasets.load_dataset(self.hub, self.subset, revision=self.revision, cache_dir=self.cache)
+        return TableFolder(tables, "hub")
 
     @property
     def _source(self) -> str:
@@ -175,13 +172,29 @@ class HuggingFace(DataConfig):
         return found
 
     def _list_files(self, table: Any, column: str) -> list[str]:
-        """List the files of the images below the root, where each is one, as in class folders; else nothing."""
+        """List the files of the images, as they are spelt below the root, where each is one; else nothing."""
+        if self.hub or column not in table.column_names:
+            return []
         images = table.data.column(column)
-        if self.hub or not len(images) or not hasattr(images[0], "keys"):
+        if not len(images) or not hasattr(images[0], "keys"):
             return []
         parts = {field.name: values for field, values in zip(images.type, images.flatten(), strict=True)}
         paths = parts["path"].to_pylist() if parts["bytes"].null_count == len(images) else []
-        return [name_below(path, str(self.base())) for path in paths] if all(paths) else []
+        base = os.path.join(find_root(self.root, self.name).resolve(), "")  # noqa: PTH118  datasets follows links
+        return [path.removeprefix(base) for path in paths] if all(paths) else []
+
+    def _warn_of_unread(self, given: Mapping[str, str], tables: Mapping[str, Any]) -> None:
+        """Warn of splits that are there and none of train, val and test."""
+        unread = [f"{name} ({len(table):,} rows)" for name, table in tables.items() if name not in given.values()]
+        drawn = [part for part in ("val", "test") if part not in given and (part == "val" or "val" not in given)]
+        if unread:
+            drawn_by = f", and {' and '.join(drawn)} drawn from train" if drawn else ""
+            few = "s are" if len(unread) > 1 else " is"
+            warn(
+                f"{self._source}: the split{few} not read: {name_some(unread)}{drawn_by}; data.val= and data.test= "
+                "name another",
+                stacklevel=3,
+            )
 
     def _list_folders(self) -> list[Path]:
         """List the folders that rows may name files in."""

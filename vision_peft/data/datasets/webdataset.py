@@ -7,13 +7,10 @@ read: images and labels (`.cls`, text, or a field of `.json`) are all that is lo
 """
 
 import functools
-import glob
 import os
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +20,7 @@ from vision_peft.data.annotations.draw_split import check_fraction
 from vision_peft.data.annotations.labelled_parts import LabelledParts, find_classes
 from vision_peft.data.annotations.list_files import read_class_names
 from vision_peft.data.annotations.shard_index import ShardIndex, index_shard
+from vision_peft.data.annotations.shard_names import Shards, expand_patterns, find_shards
 from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.deep_grey import check_value_range, choose_few, warn_of_deep_grey_in
@@ -31,12 +29,10 @@ from vision_peft.data.decoding.images import MAX_PIXELS
 from vision_peft.data.flat_arrays import TextArray
 from vision_peft.data.item_names import name_below
 from vision_peft.data.problems import raise_problems
+from vision_peft.printable import name_some, warn
 from vision_peft.safe_files import open_regular
 
-_PART = re.compile(
-    r"(train|val(?:id(?:ation)?)?|test)(?![a-z])", re.IGNORECASE
-)  # that a shard or its folder starts with
-_RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
+_NAMED = 5  # shards that a warning names
 _THREADS = 8
 
 
@@ -72,7 +68,7 @@ class WebDataset(DataConfig):
             raise ValueError("data.val and data.test name shards: give data.train=PATTERN too")
 
     def draws_by_name(self) -> bool:
-        return "val" not in self._list_shards(find_root(self.root, self.name))
+        return "val" not in self._list_shards(find_root(self.root, self.name)).of
 
     def load(self, split: str) -> ImageDataset:
         """Load the images of `split`; one ValueError names every problem of all shards, with shard and key."""
@@ -82,7 +78,13 @@ class WebDataset(DataConfig):
     def open_splits(self, problems: list[str] | None = None) -> Callable[[str], ImageDataset]:
         """Index the shards once for all splits; errors are those of `load`."""
         root, problems = find_root(self.root, self.name), list[str]()
-        shards = self._list_shards(root)
+        shards, unread = self._list_shards(root)
+        if unread:
+            warn(
+                f"data.root={self.root}: {len(unread):,} shard{'s' * (len(unread) > 1)} left out, as no name says the "
+                f"split ({name_some(unread, _NAMED)}): name all of them with data.train=, data.val= and data.test=",
+                stacklevel=2,
+            )
         read = functools.partial(index_shard, image=self.image, label=self.label, json_field=self.json_field)
         with ThreadPoolExecutor(_THREADS) as pool:
             indices = {part: [*pool.map(read, paths)] for part, paths in shards.items()}
@@ -112,25 +114,11 @@ class WebDataset(DataConfig):
         warn_of_deep_grey_in(few.yield_few(), f"data.root={self.root}", self.value_range, self.max_pixels)
         return lambda split: take(parts.find(split, classes))
 
-    def _list_shards(self, root: Path) -> dict[str, list[str]]:
+    def _list_shards(self, root: Path) -> Shards:
         """List the shards of every split that has some."""
-        given = {"train": self.train, "val": self.val, "test": self.test}
         if self.train:
-            return {part: _expand(root, part, pattern) for part, pattern in given.items() if pattern}
-        found: dict[str, list[str]] = {}
-        everything = sorted(str(path) for path in root.rglob("*.tar"))
-        for path in everything:
-            below = Path(path).relative_to(root)
-            if named := _PART.match(below.name) or _PART.match(below.parts[0]):
-                word = named[1].lower()
-                found.setdefault("val" if word.startswith("val") else word, []).append(path)
-        if not everything:
-            raise FileNotFoundError(f"data.root={self.root} holds no shards (*.tar)")
-        if found and "train" not in found:
-            raise FileNotFoundError(
-                f"data.root={self.root} holds no shards of train: name them with data.train=PATTERN"
-            )
-        return {part: found[part] for part in given if part in found} or {"train": everything}
+            return expand_patterns(root, {"train": self.train, "val": self.val, "test": self.test})
+        return find_shards(root, f"data.root={self.root}")
 
 
 class ShardImages(EncodedImages):
@@ -170,26 +158,3 @@ class ShardImages(EncodedImages):
         if len(content) < size:
             raise ValueError("its shard is shorter than when it was opened")
         return content
-
-
-def _expand(root: Path, part: str, patterns: str) -> list[str]:
-    """List the shards that the patterns of a split name, in the order of the patterns."""
-    found: list[str] = []
-    for pattern in patterns.split("::"):
-        ranges = [_count(first, last) for first, last in _RANGE.findall(pattern)]
-        pieces = _RANGE.sub("\0", pattern).split("\0")
-        for numbers in product(*ranges):
-            filled = pieces[0] + "".join(number + piece for number, piece in zip(numbers, pieces[1:], strict=True))
-            shard = os.path.join(root, Path(filled).expanduser())  # noqa: PTH118
-            paths = sorted(glob.glob(shard)) if glob.has_magic(filled) else [shard] * Path(shard).is_file()  # noqa: PTH207
-            if not paths:
-                raise FileNotFoundError(f"data.{part}={patterns}: there is no shard {shard}")
-            found += paths
-    return found
-
-
-def _count(first: str, last: str) -> list[str]:
-    """List the numbers of a range in braces, as long as they are written there."""
-    if not int(first) <= int(last) < int(first) + 10**6:
-        raise ValueError(f"wanted {{first..last}} with at most a million numbers, got {{{first}..{last}}}")
-    return [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]

@@ -8,6 +8,7 @@ import numpy as np
 
 from vision_peft.data.decoding.encoded_images import EncodedImages
 from vision_peft.data.flat_arrays import TextArray
+from vision_peft.safe_files import open_regular
 
 
 class TableImages(EncodedImages):
@@ -52,7 +53,7 @@ class TableImages(EncodedImages):
         content, path = self._find(index)
         if content is not None:
             return content.slice(0, min(content.size, most or content.size)).to_pybytes()
-        with Path(path).open("rb") as file:
+        with open_regular(Path(path)) as file:
             return file.read(-1 if most is None else most)
 
     def _find(self, index: int) -> tuple[Any, str]:
