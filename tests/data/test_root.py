@@ -39,11 +39,12 @@ def write_classes(root: Path) -> None:
 
 def describe(name: str, root: str, **fields: Any) -> tuple[str, list[list[str]], list[str]]:
     """Return the digest of the data, the names of the items of its splits and of those that few items train on."""
-    config = DATASETS[name](root=root, **fields)
+    family: Any = DATASETS[name]
+    config = family(root=root, **fields)
     load = config.open_splits()
     record = DataRecord({split: load(split) for split in ("train", "val", "test")}, config)
     names = [[item.name for item in record.items(split)] for split in record.splits]
-    share = DATASETS[name](root=root, train_share=0.3, **fields)
+    share = family(root=root, train_share=0.3, **fields)
     few = take_few(load("train"), share)
     return record.digest, names, [item.name for item in DataRecord({"train": few}, share).items("train")]
 

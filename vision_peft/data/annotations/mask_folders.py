@@ -5,8 +5,6 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from vision_peft.data.annotations.list_files import read_lines
 from vision_peft.data.annotations.split_by_name import SplitByName
 from vision_peft.data.decoding.image_kinds import EXTENSIONS
@@ -14,7 +12,6 @@ from vision_peft.data.problems import quote
 from vision_peft.printable import name_some, warn
 from vision_peft.suggest import Suggestions
 
-SPLITS = ("train", "val", "test")
 _DEEPEST = 8  # folders inside one another
 _NAMED = 5
 
@@ -88,31 +85,3 @@ def pair(items: MaskItems, where: Mapping[str, Path], problems: list[str]) -> No
     if extra := sorted(items.masks.keys() - items.images.keys()):
         few = f"{len(extra)} mask{'s' * (len(extra) > 1)} of no image are left out"
         warn(f"{where['masks']}: {few}: {name_some(extra[:_NAMED])}", stacklevel=3)
-
-
-def find_layout(root: Path, images: str, masks: str, splits: str) -> dict[str, tuple[Path, Path]]:
-    """Find the folders of images and masks by split, the whole under "" where lists or a draw divide it.
-
-    `ROOT/images` and `ROOT/masks`, either with a folder for each split in it, or `ROOT/{train,val,test}/images` and
-    `.../masks`.
-
-    Raises:
-        FileNotFoundError: neither is there.
-    """
-    inside = {part: (root / part / images, root / part / masks) for part in SPLITS if (root / part / images).is_dir()}
-    if inside:
-        return inside
-    whole = root / images, root / masks
-    absent = [str(folder) for folder in whole if not folder.is_dir()]
-    if absent:
-        raise FileNotFoundError(
-            f"there is no folder {' and no '.join(absent)}: wanted {root}/{images} and {root}/{masks}, or both in "
-            f"{root}/train, {root}/val and {root}/test; data.images and data.masks name the folders"
-        )
-    parts = {part: (whole[0] / part, whole[1] / part) for part in SPLITS if (whole[0] / part).is_dir()}
-    return {"": whole} if not parts or any((root / splits / f"{part}.txt").is_file() for part in SPLITS) else parts
-
-
-def never_seen(counts: np.ndarray, classes: list[str]) -> list[str]:
-    """List the classes of which no pixel was counted."""
-    return [name for name, count in zip(classes, counts.tolist(), strict=True) if not count]

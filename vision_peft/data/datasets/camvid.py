@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from vision_peft.data.annotations.mask_data import MaskData
-from vision_peft.data.annotations.mask_folders import SPLITS, MaskItems, list_names, pair
+from vision_peft.data.annotations.mask_folders import MaskItems, list_names, pair
 from vision_peft.data.annotations.official_masks import find_base
+from vision_peft.data.annotations.split_names import SPLITS
 from vision_peft.data.decoding.masks import ClassMasks
 
 CLASSES = (
