@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vision_peft.data.annotations.file_names import describe_not_utf8, list_respelt, split_utf8
-from vision_peft.data.annotations.scan_folder import FileKind, FolderScan
+from vision_peft.data.annotations.scan_folder import FileKind, FolderScan, list_counts
 from vision_peft.data.annotations.split_items import SplitItems
 from vision_peft.data.annotations.split_names import SPLITS, check_unread, choose_splits, describe_unread
 from vision_peft.data.flat_arrays import IntArray, TextArray, TextBuilder
@@ -83,7 +83,7 @@ def read_class_folders(
             paths.add_below(f"{os.path.relpath(folder, root)}/{name}/".removeprefix("./"), files)
             labels.extend([label] * len(files))
             if not files and len(scan.nested) == nested:
-                empty.append(f"{path}: no {kind.what}s in this class folder{_list_counts(skipped, ' (skipped: {})')}")
+                empty.append(f"{path}: no {kind.what}s in this class folder{list_counts(skipped, ' (skipped: {})')}")
         parts[split] = range(first, len(paths))
     problems += _conclude(root, scan, empty, None if len(paths) else other)
     found = paths.build(prefix=os.path.join(root, ""))  # noqa: PTH118
@@ -169,7 +169,7 @@ def _conclude(root: Path, scan: FolderScan, empty: Sequence[str], other: OtherKi
     extensions = other.extensions if other else ()
     others = Counter({extension: count for extension, count in scan.skipped.items() if extension in extensions})
     if others and other:
-        return [*problems, f"{root}: no {what}s in the class folders, but {_list_counts(others)}: {other.advice}"]
+        return [*problems, f"{root}: no {what}s in the class folders, but {list_counts(others)}: {other.advice}"]
     problems += empty
     if scan.nested:
         some = name_some([os.path.relpath(path, root) for path in scan.nested], _NAMED)
@@ -180,7 +180,7 @@ def _conclude(root: Path, scan: FolderScan, empty: Sequence[str], other: OtherKi
     if missing := scan.unreadable:
         packages = {scan.kind.missing[extension]: None for extension in missing}
         problems.append(
-            f"{root}: {_list_counts(missing)} cannot be read here: pip install {' '.join(packages)}, convert them, or "
+            f"{root}: {list_counts(missing)} cannot be read here: pip install {' '.join(packages)}, convert them, or "
             f"leave them out with data.leave_out=[{','.join(missing)}]"
         )
     if scan.respelt:
@@ -189,13 +189,6 @@ def _conclude(root: Path, scan: FolderScan, empty: Sequence[str], other: OtherKi
         )
     if scan.skipped:
         count = sum(scan.skipped.values())
-        listed = _list_counts(scan.skipped, most=20)
+        listed = list_counts(scan.skipped, most=20)
         warn(f"{root}: {count:,} file{'s' * (count > 1)} left out: {listed}", stacklevel=4)
     return problems
-
-
-def _list_counts(counts: Counter[str], words: str = "{}", most: int = 5) -> str:
-    """Write the commonest kinds with their numbers into `words`; "" where there are none."""
-    listed = ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common(most))
-    more = f" and {len(counts) - most} more kinds" if len(counts) > most else ""
-    return words.format(listed + more) if counts else ""

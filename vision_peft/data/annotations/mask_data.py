@@ -102,9 +102,10 @@ class MaskFolders(MaskData):
         items = MaskItems({}, {})
         for part, (images, masks) in layout.folders.items():
             ahead = f"{part}/" if part else ""
-            named = list_names(images, extensions=self.extensions)
+            named = list_names(images, problems, extensions=self.extensions)
+            masked = list_names(masks, problems, self.mask_suffix, "mask")
             items.images |= {ahead + name: path for name, path in named.items()}
-            items.masks |= {ahead + name: path for name, path in list_names(masks, self.mask_suffix).items()}
+            items.masks |= {ahead + name: path for name, path in masked.items()}
             items.splits[part] = [ahead + name for name in named]
         if not items.images:
             problems.append(f"{root}: no images in {', '.join(str(images) for images, _ in layout.folders.values())}")

@@ -33,9 +33,10 @@ class Camvid(MaskData):
         folders = tuple(name for split in SPLITS for name in (split, f"{split}annot"))
         base, items = find_base(root, ("CamVid",), folders), MaskItems({}, {})
         for split in SPLITS:
-            named = list_names(base / split)
+            named = list_names(base / split, problems)
+            masked = list_names(base / f"{split}annot", problems, what="mask")
             items.images |= {f"{split}/{name}": path for name, path in named.items()}
-            items.masks |= {f"{split}/{name}": path for name, path in list_names(base / f"{split}annot").items()}
+            items.masks |= {f"{split}/{name}": path for name, path in masked.items()}
             items.splits[split] = [f"{split}/{name}" for name in named]
             if not named:
                 problems.append(f"{base / split}: there is no image")
