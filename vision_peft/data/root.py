@@ -3,12 +3,13 @@
 import os
 from pathlib import Path
 
+from vision_peft.home_paths import expand_home
 from vision_peft.suggest import did_you_mean
 
 
 def name_folder(root: str) -> Path:
     """Return the absolute path of a folder in one spelling: without `..`, a link by its own name."""
-    typed = Path(root).expanduser().absolute()
+    typed = expand_home(root).absolute()
     if ".." not in typed.parts:
         return typed
     folder = Path(os.path.normpath(typed))
@@ -36,4 +37,6 @@ def find_root(root: str | None, family: str) -> Path:
     nearest = next(parent for parent in folder.parents if parent.is_dir())
     siblings = [path.name for path in nearest.iterdir()]
     hint = did_you_mean(folder.relative_to(nearest).parts[0], siblings, prefix=f"{nearest}/")
+    if root.startswith("~") and str(expand_home(root)) == root:
+        hint = f"; there is no user {root[1:].partition(os.sep)[0]}"
     raise FileNotFoundError(f"data.root={root} is not a folder: {nearest} exists, {folder} does not{hint}")

@@ -16,6 +16,7 @@ from vision_peft.data.decoding.image_kinds import EXTENSIONS, MISSING_PLUGINS, s
 from vision_peft.data.decoding.video_file import VideoDecodeError, find_container
 from vision_peft.data.item_names import to_nfc
 from vision_peft.data.problems import raise_problems
+from vision_peft.home_paths import expand_home
 from vision_peft.suggest import Suggestions
 
 LIST_EXTENSIONS = (".txt", ".csv", ".tsv", ".lst")
@@ -104,7 +105,7 @@ class _Finder:
         self.ending = bands.stack[0] if bands is not None and bands.stack else ""  # of the files that name an image
 
     def add_word(self, word: str) -> None:
-        path = Path(word).expanduser()
+        path = expand_home(word)
         if path.is_dir():
             self.add_folder(str(path))
         elif path.suffix.lower() in LIST_EXTENSIONS and path.is_file():

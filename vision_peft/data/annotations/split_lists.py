@@ -29,6 +29,7 @@ from vision_peft.data.annotations.target_texts import (
 )
 from vision_peft.data.flat_arrays import IntArray, TextArray
 from vision_peft.data.problems import quote, raise_problems, unknown
+from vision_peft.home_paths import expand_home
 from vision_peft.printable import name_some, warn
 from vision_peft.suggest import Suggestions, did_you_mean
 
@@ -138,7 +139,7 @@ def _read(file: Path, problems: list[str], form: ListForm) -> ListLines:
 
 
 def _file(root: Path, field: str, text: str) -> Path:
-    file = root / Path(text).expanduser()
+    file = root / expand_home(text)
     if file.is_file():
         return file
     siblings = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []
