@@ -8,6 +8,7 @@ from vision_peft.printable import name_some, printable
 
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+SPLIT_WORDS = ("split", "set", "subset", "partition", "phase", "usage", "data_split", "dataset_split")  # of columns
 _LIKE = {
     "train": "train|training|trn|trainval",
     "val": "val|valid|validation|dev|development",
@@ -41,7 +42,7 @@ def check_unread(where: Path, unread: Sequence[str], found: Collection[str]) -> 
         unread: names of folders, or of lists without their endings.
         found: the splits that are read; where there are none, names are taken for splits only if one is like train.
     """
-    like = {name: split for name in unread if (split := _guess_split(name)) and split not in found}
+    like = {name: split for name in unread if (split := guess_split(name)) and split not in found}
     if not like or not (found or "train" in like.values()):
         return
     wanted, listed = " and ".join(dict.fromkeys(like.values())), name_some(like)
@@ -58,7 +59,7 @@ def describe_unread(where: Path, read: Iterable[str], unread: Sequence[str]) -> 
     return printable(f"{where}: read {', '.join(read)}; ignored {name_some(unread)}", 1000)
 
 
-def _guess_split(name: str) -> str | None:
+def guess_split(name: str) -> str | None:
     """Return the split that a name seems to be meant for; None: it is like none."""
     found = (split for split, words in _LIKE.items() if re.fullmatch(f"({words}){_BEHIND}", name, re.IGNORECASE))
     return next(found, None)
