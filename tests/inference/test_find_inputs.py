@@ -110,3 +110,16 @@ def test_without_classes_they_are_the_names_that_occur(tree: Path) -> None:
     }
     assert labels == {"photos/cat/1.png": "cat", "photos/cat/more/2.jpg": "cat", "photos/dog/3.png": "dog"}
     assert found.labels[4:] == [None, 2, 1, 2, None], "a file or a pattern alone tells no class"
+
+
+def test_frame_folders_behind_links_are_videos_and_other_images_are_counted(tmp_path: Path) -> None:
+    for name in ("data/a/0.png", "data/a/1.png", "far/deep/0.png", "data/mixed/0.png", "data/mixed/x.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"-")
+    (tmp_path / "data" / "b").symlink_to(tmp_path / "far")
+    (tmp_path / "far" / "deep" / "up").symlink_to(tmp_path / "far")
+    found = find_inputs([str(tmp_path / "data")], True, ())
+    below = [str(tmp_path / "data" / name) for name in ("a", "b/deep", "mixed/x.mp4")]
+    assert found.paths == below
+    assert dict(found.left_out) == {".png": 1}
+    assert [*found.absent] == [str(tmp_path / "data" / "b" / "deep" / "up")]

@@ -106,7 +106,9 @@ def test_a_video_is_one_item_however_many_views_it_has(tmp_path: Path) -> None:
         return plain
 
     assert items(["c.mp4", "a"]) == [Item("c.mp4", 1, 5), Item("a", 0, None)]
-    assert items(["a", "b"], frame_counts=[3, 4]) == [Item("a", 1, None), Item("b", 0, None)]
+    for number in range(3):
+        (tmp_path / "a" / f"{number}.jpg").write_bytes(b"-" * 10**number)
+    assert items(["a", "b"], frame_counts=[2, 4]) == [Item("a", 1, 11), Item("b", 0, 0)]
 
 
 def test_names_of_any_characters_survive(tmp_path: Path) -> None:
@@ -136,7 +138,7 @@ def damage(text: str, what: str) -> str:
         "an item is missing": "\n".join(line for line in lines if '"train/red/3.png"' not in line),
         "an item is no item": text.replace('["train/red/3.png"', '[{"a": 1}'),
         "not text": text.replace('"classes": ["blue"', '"classes": [7'),
-        "later": text.replace('"version": 1', '"version": 2'),
+        "later": text.replace('"version": 2', '"version": 3'),
         "nested": "[" * 100_000,
         "a circle": text.replace(
             '"splits": {', '"splits": {"trainval": {"items": 1, "digest": "", "of": ["trainval"]}, '

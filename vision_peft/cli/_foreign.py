@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vision_peft.config.data_overrides import read_overrides
+from vision_peft.home_paths import expand_home
 from vision_peft.printable import printable
 from vision_peft.safe_files import read_file
 
@@ -91,7 +92,7 @@ def check_source(path: str, of_file: Sequence[str]) -> None:
         read_given(of_file)
         if not Path(path).exists():
             raise FileNotFoundError(f"{path}: there is no such file or folder")
-    elif not path.startswith(("hf-hub:", "hf_hub:")) and not Path(path).expanduser().is_dir():
+    elif not path.startswith(("hf-hub:", "hf_hub:")) and not expand_home(path).is_dir():
         raise FileNotFoundError(
             f"{path} is not a folder: wanted a run folder, an adapter folder or hf-hub:OWNER/NAME; a file of official "
             "code needs source=NAME"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vision_peft.cli._verb import announce_loading, make_parser, suggest_next
+from vision_peft.home_paths import expand_home
 from vision_peft.printable import LONGEST_LINE, for_shell, printable, show
 
 
@@ -68,7 +69,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             raise FileNotFoundError(f"--attention {path}: there is no folder {path.parent}")
         if path.exists() and not (options.overwrite and path.is_file()):
             raise FileExistsError(f"--attention {path} is there already: --overwrite replaces a picture")
-    if not options.source.startswith("hf-hub:") and not Path(options.source).expanduser().is_dir():
+    if not options.source.startswith("hf-hub:") and not expand_home(options.source).is_dir():
         raise FileNotFoundError(
             f"{options.source} is not a folder: wanted a run folder, an adapter folder or hf-hub:OWNER/NAME"
         )

@@ -28,6 +28,7 @@ from vision_peft.cli._masks import check_masks, write_masks
 from vision_peft.cli._progress import Countdown
 from vision_peft.cli._unread import list_unread
 from vision_peft.cli._verb import announce_loading, make_parser
+from vision_peft.home_paths import expand_home
 from vision_peft.printable import LONGEST_LINE, name_some, printable, show
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _check_output(name: str, path: Path, keep: bool) -> None:
 def _may_be_there(word: str) -> bool:
     import glob
 
-    return word == STREAM or glob.has_magic(word) or os.path.lexists(Path(word).expanduser())
+    return word == STREAM or glob.has_magic(word) or os.path.lexists(expand_home(word))
 
 
 def _predict(options: argparse.Namespace, predictor: "Predictor", inputs: "Inputs", what: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import ClassVar
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.problems import unknown
 from vision_peft.data.root import find_root as find_root
+from vision_peft.data.root import name_folder
 from vision_peft.fields import Checked, at_least
 
 SPLITS = ("train", "val", "trainval", "test")
@@ -69,7 +70,7 @@ class DataConfig(Checked, ABC):
     def base(self) -> Path | None:
         """Return the folder that items are named relative to, wherever it is mounted; None: there is none."""
         root = getattr(self, "root", None)
-        return Path(root).expanduser().absolute() if root else None
+        return name_folder(root) if root else None
 
 
 def check_split(split: str) -> None:

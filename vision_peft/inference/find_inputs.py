@@ -9,17 +9,19 @@ from pathlib import Path
 
 from vision_peft.data.annotations.list_files import is_integer, iterate_lines
 from vision_peft.data.annotations.list_lines import KNOWN_COLUMNS, PATH_WORDS, ListForm, ListLines, read_list_lines
-from vision_peft.data.annotations.scan_folder import FileKind, FolderScan
+from vision_peft.data.annotations.scan_folder import DEEPEST, FileKind, FolderScan
 from vision_peft.data.annotations.video_paths import VIDEO_EXTENSIONS
 from vision_peft.data.decoding.bands import ARRAY_EXTENSIONS, BandForm
 from vision_peft.data.decoding.image_kinds import EXTENSIONS, MISSING_PLUGINS, starts_as_image
 from vision_peft.data.decoding.video_file import VideoDecodeError, find_container
 from vision_peft.data.item_names import to_nfc
 from vision_peft.data.problems import raise_problems
+from vision_peft.home_paths import expand_home
 from vision_peft.suggest import Suggestions
 
 LIST_EXTENSIONS = (".txt", ".csv", ".tsv", ".lst")
 FROM_STDIN = "-"
+_PICTURES = EXTENSIONS - VIDEO_EXTENSIONS
 
 
 @dataclass
@@ -103,7 +105,7 @@ class _Finder:
         self.ending = bands.stack[0] if bands is not None and bands.stack else ""  # of the files that name an image
 
     def add_word(self, word: str) -> None:
-        path = Path(word).expanduser()
+        path = expand_home(word)
         if path.is_dir():
             self.add_folder(str(path))
         elif path.suffix.lower() in LIST_EXTENSIONS and path.is_file():
@@ -128,11 +130,10 @@ class _Finder:
         scan = FolderScan(self.kind, recursive=True, leave_out=())
         names, left_out = scan.list_files(folder)
         if self.clips:
-            frames = _find_frame_folders(folder)
+            frames, pictures = _find_frame_folders(folder)
             for below in frames:
                 self.found.add(below, self._label_in(folder, os.path.relpath(below, folder)))
-            kept = {kind: count for kind, count in left_out.items() if not frames or kind not in EXTENSIONS}
-            left_out = Counter(kept)
+            left_out -= pictures
         for name in names:
             if not name.endswith(self.ending):
                 continue
@@ -226,13 +227,24 @@ def _starts_as_video(path: str) -> bool:
         return False
 
 
-def _find_frame_folders(folder: str) -> list[str]:
-    """List the folders, `folder` itself or below it, that hold images directly and no video."""
-    pictures = EXTENSIONS - VIDEO_EXTENSIONS
-    found = []
-    for below, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        kinds = {Path(name).suffix.lower() for name in names if not name.startswith(".")}
-        if kinds & pictures and not kinds & VIDEO_EXTENSIONS:
+def _find_frame_folders(folder: str) -> tuple[list[str], Counter[str]]:
+    """List the folders, `folder` itself or below it, that hold images directly and no video, and count the images.
+
+    Links are followed; of one that leads back up, `FolderScan` tells.
+    """
+    found, counts = list[str](), Counter[str]()
+
+    def look_into(below: str, above: tuple[str, ...]) -> None:
+        with os.scandir(below) as entries:
+            seen = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+        kinds = Counter(Path(entry.name).suffix.lower() for entry in seen if not entry.is_dir())
+        frames = {kind: count for kind, count in kinds.items() if kind in _PICTURES}
+        if frames and not kinds.keys() & VIDEO_EXTENSIONS:
             found.append(below)
-    return found
+            counts.update(frames)
+        for entry in seen:
+            if entry.is_dir() and (real := os.path.realpath(entry.path)) not in above and len(above) <= DEEPEST:
+                look_into(entry.path, (*above, real))
+
+    look_into(folder, (os.path.realpath(folder),))
+    return found, counts

@@ -16,6 +16,7 @@ from vision_peft.formats import load_adapter, read_adapter_info
 from vision_peft.formats.adapter_files import INFO, TENSORS, leads_to_cache
 from vision_peft.formats.adapter_info import AdapterInfo
 from vision_peft.formats.backbone_record import BACKBONE, backbone_problems, creation_arguments
+from vision_peft.home_paths import expand_home
 from vision_peft.printable import name_some, printable, warn
 from vision_peft.runs.data_record import DATA
 from vision_peft.runs.run_config import CONFIG as RUN_CONFIG
@@ -134,7 +135,7 @@ def find_adapter(source: str | Path) -> Path:
         if _records_beside(read_adapter_info(folder)):
             fetch_file(same, BACKBONE)
         return folder
-    folder = Path(source).expanduser()
+    folder = expand_home(source)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder} is not a folder: wanted a run folder, an adapter folder ({INFO}, {TENSORS}) or hf-hub:OWNER/NAME"

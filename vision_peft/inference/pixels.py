@@ -10,6 +10,7 @@ from torch import Tensor
 from vision_peft.backbones import input_config
 from vision_peft.config.parse import parse_data
 from vision_peft.formats.input_record import complete_input
+from vision_peft.home_paths import expand_home
 from vision_peft.inference.prepare import Item, Preparation
 from vision_peft.printable import printable
 from vision_peft.runs.run_config import CONFIG, read_config
@@ -58,7 +59,7 @@ def read_own(model: Any, source: str | Path, number: int) -> tuple[Tensor, str]:
     Where there is no such run, or its data is not there any more, the pixels are noise and the words say so.
     """
     what = "clips" if complete_settings(model).get("num_frames") else "images"
-    folder = Path(source).expanduser()
+    folder = expand_home(source)
     run = next((place for place in (folder, folder.absolute().parent) if (place / CONFIG).is_file()), None)
     if run is None:
         return draw_noise(model, number), f"{number} {what} of noise (seed {SEED}; there is no run to take {what} of)"

@@ -26,6 +26,7 @@ from vision_peft.data.transforms.bands import eval_bands
 from vision_peft.data.transforms.images import eval_transform, select_geometry
 from vision_peft.data.transforms.masks import eval_image
 from vision_peft.formats.input_record import complete_input
+from vision_peft.home_paths import expand_home
 
 Item = str | Path | bytes | Image.Image | np.ndarray
 _CLASSES = ["anything"]  # of a dataset whose labels nobody asks for
@@ -139,7 +140,7 @@ class Preparation:
         options["value_range"] = self.value_range
         match item:
             case str() | Path():
-                return decode_image(Path(item).expanduser(), **options)
+                return decode_image(expand_home(item), **options)
             case bytes():
                 return decode_image("the image", content=item, **options)
             case Image.Image():
@@ -165,7 +166,7 @@ class Preparation:
                         f"its frames are shown: give the {settings['num_frames']} frames of a clip, or a video file"
                     )
             case str() | Path():
-                videos = _open_path(Path(item).expanduser())
+                videos = _open_path(expand_home(item))
             case _:
                 raise TypeError(f"wanted a path of a video or an array T H W 3, got {type(item).__name__}")
         videos.set_evaluation(settings)

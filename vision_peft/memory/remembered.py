@@ -9,6 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from vision_peft.home_paths import expand_home
 from vision_peft.strict_json import parse_json
 
 FILE = "too_large_batches.json"
@@ -41,7 +42,7 @@ def remember(key: str, items: int) -> None:
 
 
 def _folder() -> Path:
-    return Path(os.environ.get("VISION_PEFT_CACHE") or "~/.cache/vision_peft").expanduser()
+    return expand_home(os.environ.get("VISION_PEFT_CACHE") or "~/.cache/vision_peft")
 
 
 def _read(path: Path) -> dict[str, int]:

@@ -58,7 +58,8 @@ def select_measured(rows: Sequence[Row], metric: Metric, verb: str, without_row:
         raise NothingMeasuredError(verb, "; ".join([why, *notes]), settings)
     if len(units := split_by_unit([setting.row for setting in settings if setting.rows], metric)) > 1:
         names = " and ".join(f"{of[0].dataset} ({of[0].figure_words.get(metric, of[0].task_kind)})" for of in units)
-        raise ValueError(f"nothing to {verb} together: {metric} of {names}: give the runs of one kind and unit")
+        told = printable(f"{metric} of {names}", LONGEST_LINE)
+        raise ValueError(f"nothing to {verb} together: {told}: give the runs of one kind and unit")
     return Selection(settings, [*notes, *describe_left_out(rows, len(rows) - len(tested), without_row)])
 
 

@@ -42,7 +42,8 @@ def pin_data(
         ValueError: the data that was used is not what is there now; nothing was changed.
     """
     saved = read_saved_data(path) if resumes else None
-    changes = {} if saved is None else describe_changes(saved, record)
+    then = record if saved is None else record.measured_as(saved.version)
+    changes = {} if saved is None else describe_changes(saved, then)
     if resumes and other_root and (saved is None or changes):
         raise _on_other_data(path.parent, other_root)
     if resumes and saved is None and record.config.draws_by_name():
@@ -53,7 +54,7 @@ def pin_data(
     words = f"\nwarning: {_NOT_RECORDED}" if resumes and saved is None else ""
     if saved is not None and changes:
         unread = [split for split in changes if split in record.splits and split not in used]
-        if len(unread) < len(changes) or any(list_trained_on(saved, record, split) for split in unread):
+        if len(unread) < len(changes) or any(list_trained_on(saved, then, split) for split in unread):
             raise ValueError(
                 f"{path.parent}: the data is not what this run was made of: {_join(changes)}. Nothing was changed: "
                 "restore the data, take another output_dir, or start over with overwrite=true"
@@ -73,7 +74,7 @@ def describe_since(folder: Path, load: Callable[[], DataRecord], other_root: str
     saved, changes = None, {}
     try:
         saved = read_saved_data(folder / DATA)
-        changes = {} if saved is None else describe_changes(saved, load())
+        changes = {} if saved is None else describe_changes(saved, load().measured_as(saved.version))
         words = "" if saved else _NOT_RECORDED
     except (ValueError, OSError) as error:
         words = f"it is not known whether its data has changed: {str(error).splitlines()[0]}"
@@ -103,7 +104,7 @@ def describe_evaluated(folder: Path, record: DataRecord, split: str, own: bool) 
         raise ValueError(f"{folder} {_DRAWN_OTHERWISE}: train again, or give other data")
     if saved is None:
         return _NOT_RECORDED if own else ""
-    words = []
+    record, words = record.measured_as(saved.version), []
     if split not in TRAINED and (trained := list_trained_on(saved, record, split)):
         number = f"{len(trained):,} of {len(record.sizes[split]):,} items of {split}"
         text = f"{number} were trained on in {folder} ({_some(trained)})"

@@ -6,9 +6,7 @@ the class names and the digest of every split, each further line one item, `["pa
 
 import hashlib
 import json
-import os
-import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import islice
@@ -21,10 +19,11 @@ import numpy as np
 from vision_peft.data import DataConfig, ImageDataset
 from vision_peft.data.item_names import name_below
 from vision_peft.printable import printable
+from vision_peft.runs.stored_sizes import has_several_files, measure_file, measure_item
 from vision_peft.safe_files import replacing
 
 DATA = "data.json"
-VERSION = 1
+VERSION = 2  # version 1 has the bytes of the first file of an image with a file for each band, and none of frames
 _AT_ONCE = 4096  # items
 _THREADS = 16  # most that ask a file system for sizes
 _NO_SIZE = -1
@@ -36,7 +35,7 @@ class Item(NamedTuple):
 
     name: str  # path below the root of the data, or what stands for an item without a file of its own
     label: int
-    size: int | None  # bytes; None: it is not stored
+    size: int | None  # bytes of all its files; None: it is not stored
 
 
 class DataRecord:
@@ -47,6 +46,15 @@ class DataRecord:
 
     def __init__(self, splits: Mapping[str, ImageDataset], config: DataConfig) -> None:
         self.splits, self.config = splits, config
+        self.version = VERSION
+
+    def measured_as(self, version: int) -> "DataRecord":
+        """Return the record as a data.json of `version` has it, so that it can be compared with one."""
+        if version == self.version or not any(map(has_several_files, self.splits.values())):
+            return self
+        older = DataRecord(self.splits, self.config)
+        older.version = version
+        return older
 
     @property
     def classes(self) -> list[str]:
@@ -56,8 +64,9 @@ class DataRecord:
     @cached_property
     def sizes(self) -> dict[str, np.ndarray]:
         """Bytes of the files of every split, _NO_SIZE where there is none."""
+        measure = measure_file if self.version == 1 else measure_item
         with ThreadPoolExecutor(_THREADS) as pool:
-            return {split: _measure(dataset, pool) for split, dataset in self.splits.items()}
+            return {split: _measure(dataset, pool, measure) for split, dataset in self.splits.items()}
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -91,7 +100,7 @@ class DataRecord:
         """Write data.json: the file is either the old or the complete new one."""
         joined = self._is_joined()
         head = {
-            "version": VERSION,
+            "version": self.version,
             "digest": self.digest,
             "classes": self.classes,
             "splits": {
@@ -144,26 +153,18 @@ def name_wrong(
     ]
 
 
-def _measure(dataset: ImageDataset, pool: ThreadPoolExecutor) -> np.ndarray:
-    """Measure the file of every image or video of a split."""
+def _measure(
+    dataset: ImageDataset, pool: ThreadPoolExecutor, measure: Callable[[ImageDataset, int], int | None]
+) -> np.ndarray:
+    """Measure every image or video of a split."""
     count = dataset.count_sources()
 
-    def measure(start: int) -> np.ndarray:
-        sources = range(start, min(start + _AT_ONCE, count))
-        return np.array([_size(dataset, dataset.first_item(source)) for source in sources], dtype=np.int64)
+    def measure_some(start: int) -> np.ndarray:
+        items = map(dataset.first_item, range(start, min(start + _AT_ONCE, count)))
+        sizes = (measure(dataset, item) for item in items)
+        return np.array([_NO_SIZE if size is None else size for size in sizes], dtype=np.int64)
 
-    return np.concatenate([np.empty(0, np.int64), *pool.map(measure, range(0, count, _AT_ONCE))])
-
-
-def _size(dataset: ImageDataset, item: int) -> int:
-    if (file := dataset.file(item)) is None:
-        size = dataset.stored_size(item)
-        return _NO_SIZE if size is None else size
-    try:
-        status = os.stat(file)  # noqa: PTH116  a Path a file would take longer than the question
-    except OSError:
-        return _NO_SIZE
-    return status.st_size if not stat.S_ISDIR(status.st_mode) else _NO_SIZE
+    return np.concatenate([np.empty(0, np.int64), *pool.map(measure_some, range(0, count, _AT_ONCE))])
 
 
 def _digest(lines: Iterable[str]) -> tuple[str, int]:

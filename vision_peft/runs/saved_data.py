@@ -30,6 +30,7 @@ class SavedData:
     """What a data.json says; its items stay in the file."""
 
     path: Path
+    version: int
     digest: str
     classes: list[str]
     splits: dict[str, SavedSplit]
@@ -82,10 +83,11 @@ def read_saved_data(path: Path) -> SavedData | None:
     try:
         with _open(path) as file:
             head = parse_json(f"{file.readline(_LONGEST_HEAD).rstrip().rstrip(',')}}}")
-        if head["version"] != VERSION:
-            raise ValueError(f"version {head['version']!r} where this vision_peft reads {VERSION}")
+        version = head["version"]
+        if type(version) is not int or not 1 <= version <= VERSION:
+            raise ValueError(f"version {version!r} where this vision_peft reads 1 to {VERSION}")
         classes = list(map(to_nfc, _texts(head["classes"])))
-        return SavedData(path, _text(head["digest"]), classes, _splits(head["splits"]))
+        return SavedData(path, version, _text(head["digest"]), classes, _splits(head["splits"]))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, AttributeError) as error:

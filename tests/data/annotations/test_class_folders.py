@@ -186,3 +186,30 @@ def test_what_is_sound_can_be_read_in_spite_of_problems(tmp_path: Path, fill: Fi
     problems: list[str] = []
     assert len(Folder(root=str(tmp_path)).open_splits(problems)("trainval")) == 20
     assert len(problems) == 1
+
+
+@pytest.mark.parametrize("names", [("Train", "Valid", "TEST"), ("training", "validation", "testing")])
+def test_split_folders_are_known_by_every_name(
+    tmp_path: Path, fill: Callable[..., None], names: tuple[str, ...]
+) -> None:
+    for name, count in zip(names, (3, 2, 1), strict=True):
+        fill(tmp_path / name, ant=count, bee=count)
+    for recursive in (False, True):  # with it, the folders of the splits were the classes
+        load = Folder(root=str(tmp_path), recursive=recursive).open_splits()
+        assert {split: len(load(split)) for split in ("train", "val", "test")} == {"train": 6, "val": 4, "test": 2}
+        assert load("test").classes == ["ant", "bee"]
+
+
+def test_folders_that_look_like_splits_are_neither_classes_nor_lost(tmp_path: Path, fill: Callable[..., None]) -> None:
+    fill(tmp_path / "years" / "train2017", ant=2, bee=2)
+    fill(tmp_path / "years" / "val2017", ant=2, bee=2)
+    fill(tmp_path / "dev" / "train", ant=2, bee=2)
+    fill(tmp_path / "dev" / "dev", ant=2, bee=2)
+    fill(tmp_path / "flat", Train=3, Test=3)
+    for name, words in (
+        ("years", "holds train2017, val2017, which look like splits"),
+        ("dev", "holds dev, which looks like a split"),
+        ("flat", "holds Test and Train, and no class folders in them"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Folder(root=str(tmp_path / name), recursive=True).open_splits()

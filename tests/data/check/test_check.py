@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.checked import CLASS_NAMES, check, noise
+from support.mask_files import write_set
 
 from vision_peft.data.check import check as check_module
 from vision_peft.data.check.check import check_tasks
@@ -17,6 +18,7 @@ from vision_peft.data.check.report import summarise, to_json
 from vision_peft.data.datasets.fgvc import FGVC
 from vision_peft.data.datasets.folder import Folder
 from vision_peft.data.datasets.list import ImageLists
+from vision_peft.data.datasets.segmentation import Segmentation
 from vision_peft.data.datasets.vtab1k import VTAB1k
 from vision_peft.data.decoding.image_kinds import MISSING_PLUGINS
 
@@ -171,6 +173,16 @@ def test_exif_and_wrong_extensions_are_warnings(tree: Path) -> None:
     assert found(tree, exif_rotation=True) == [named]
     rotated = check(Folder(root=str(tree), exif_rotation=True)).contents[str(tree / "train/cat/turned.jpg")]
     assert getattr(rotated, "size", None) == (7, 9)
+
+
+def test_a_family_that_cannot_turn_images_is_not_told_to(tmp_path: Path) -> None:
+    root = write_set(tmp_path, {"train": 2, "val": 1, "test": 1})
+    exif = Image.Exif()
+    exif[274] = 6
+    noise(0, (16, 12)).save(root / "images" / "000.jpg", exif=exif)
+    findings = check(Segmentation(root=str(root))).findings
+    (text,) = [finding.text for finding in findings if finding.kind == "exif_rotation"]
+    assert "1 file that EXIF data would rotate (data=segmentation reads them as they are stored): " in text
 
 
 def test_formats_and_modes_are_counted_as_they_are_stored(tree: Path) -> None:

@@ -10,15 +10,15 @@ from typing import NamedTuple
 import numpy as np
 
 from vision_peft.data.annotations.file_names import describe_not_utf8, list_respelt, split_utf8
-from vision_peft.data.annotations.scan_folder import FileKind, FolderScan
+from vision_peft.data.annotations.scan_folder import FileKind, FolderScan, list_counts
 from vision_peft.data.annotations.split_items import SplitItems
+from vision_peft.data.annotations.split_names import SPLITS, check_unread, choose_splits, describe_unread
 from vision_peft.data.flat_arrays import IntArray, TextArray, TextBuilder
 from vision_peft.data.item_names import name_below, to_nfc
 from vision_peft.printable import for_shell, name_some, warn
 from vision_peft.suggest import Suggestions
 
 LIST_EXTENSIONS = (".csv", ".tsv", ".json")
-SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 WHOLE = "all"  # the part of a tree without split folders
 _NAMED = 3  # files that a message names
 
@@ -83,7 +83,7 @@ def read_class_folders(
             paths.add_below(f"{os.path.relpath(folder, root)}/{name}/".removeprefix("./"), files)
             labels.extend([label] * len(files))
             if not files and len(scan.nested) == nested:
-                empty.append(f"{path}: no {kind.what}s in this class folder{_list_counts(skipped, ' (skipped: {})')}")
+                empty.append(f"{path}: no {kind.what}s in this class folder{list_counts(skipped, ' (skipped: {})')}")
         parts[split] = range(first, len(paths))
     problems += _conclude(root, scan, empty, None if len(paths) else other)
     found = paths.build(prefix=os.path.join(root, ""))  # noqa: PTH118
@@ -94,25 +94,31 @@ def read_class_folders(
 
 
 def find_split_folders(root: Path) -> dict[str, Path]:
-    """Find the split folders of `root` by split, train first; none if the class folders are directly in it."""
-    found: dict[str, Path] = {}
-    for split, names in SPLIT_FOLDERS.items():
-        present = [name for name in names if _list_subfolders(root / name)]
-        if len(present) > 1:
-            raise ValueError(f"{root} holds {' and '.join(present)}, all of which mean {split}: keep one")
-        if present:
-            found[split] = root / present[0]
+    """Find the split folders of `root` by split, train first; none if the class folders are directly in it.
+
+    Raises:
+        ValueError: two folders of one split, or folders that look like splits and would not be read as such.
+        FileNotFoundError: there is none of train.
+    """
+    there = list_subfolders(root)
+    holding = [name for name in there if list_subfolders(root / name)]
+    found = choose_splits(holding, root)
+    unread = [name for name in there if name not in found.values()]
+    check_unread(root, [name for name in holding if name in unread], found)
+    if not found and len(there) > 1 and len(choose_splits(there, root)) == len(there):
+        raise ValueError(
+            f"{root} holds {' and '.join(there)}, and no class folders in them: sort what they hold into a folder for "
+            "each class, or give lists with data=list"
+        )
     if found and "train" not in found:
-        listed = ", ".join(str(path) for path in found.values())
+        listed = ", ".join(str(root / name) for name in found.values())
         raise FileNotFoundError(f"{root} has no folder train with class folders in it, only {listed}")
-    read = [path.name for path in found.values()]
-    ignored = [name for name in _list_subfolders(root) if name not in read] if found else []
-    if ignored:
-        warn(f"{root}: read {', '.join(read)}; ignored {name_some(ignored)}", stacklevel=4)
-    return found
+    if found and unread:
+        warn(describe_unread(root, found.values(), unread), stacklevel=4)
+    return {split: root / name for split, name in found.items()}
 
 
-def _list_subfolders(folder: Path) -> list[str]:
+def list_subfolders(folder: Path) -> list[str]:
     """List the folders in `folder` that are not hidden, sorted; none where it is not a folder."""
     try:
         with os.scandir(folder) as entries:
@@ -124,7 +130,7 @@ def _list_subfolders(folder: Path) -> list[str]:
 def _find_list(root: Path, kind: FileKind) -> list[str] | None:
     """Return the overrides that read the lists of labels in `root`, if any lie there."""
     found = sorted(path.name for path in root.iterdir() if path.suffix.lower() in LIST_EXTENSIONS and path.is_file())
-    lists = {split: next((name for name in found if name.startswith(split)), None) for split in SPLIT_FOLDERS}
+    lists = {split: next((name for name in found if name.startswith(split)), None) for split in SPLITS}
     train = lists["train"] or next((name for name in found if name not in lists.values()), None)
     if train is None:
         return None
@@ -163,7 +169,7 @@ def _conclude(root: Path, scan: FolderScan, empty: Sequence[str], other: OtherKi
     extensions = other.extensions if other else ()
     others = Counter({extension: count for extension, count in scan.skipped.items() if extension in extensions})
     if others and other:
-        return [*problems, f"{root}: no {what}s in the class folders, but {_list_counts(others)}: {other.advice}"]
+        return [*problems, f"{root}: no {what}s in the class folders, but {list_counts(others)}: {other.advice}"]
     problems += empty
     if scan.nested:
         some = name_some([os.path.relpath(path, root) for path in scan.nested], _NAMED)
@@ -174,7 +180,7 @@ def _conclude(root: Path, scan: FolderScan, empty: Sequence[str], other: OtherKi
     if missing := scan.unreadable:
         packages = {scan.kind.missing[extension]: None for extension in missing}
         problems.append(
-            f"{root}: {_list_counts(missing)} cannot be read here: pip install {' '.join(packages)}, convert them, or "
+            f"{root}: {list_counts(missing)} cannot be read here: pip install {' '.join(packages)}, convert them, or "
             f"leave them out with data.leave_out=[{','.join(missing)}]"
         )
     if scan.respelt:
@@ -183,13 +189,6 @@ def _conclude(root: Path, scan: FolderScan, empty: Sequence[str], other: OtherKi
         )
     if scan.skipped:
         count = sum(scan.skipped.values())
-        listed = _list_counts(scan.skipped, most=20)
+        listed = list_counts(scan.skipped, most=20)
         warn(f"{root}: {count:,} file{'s' * (count > 1)} left out: {listed}", stacklevel=4)
     return problems
-
-
-def _list_counts(counts: Counter[str], words: str = "{}", most: int = 5) -> str:
-    """Write the commonest kinds with their numbers into `words`; "" where there are none."""
-    listed = ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common(most))
-    more = f" and {len(counts) - most} more kinds" if len(counts) > most else ""
-    return words.format(listed + more) if counts else ""

@@ -10,6 +10,7 @@ Four forms are read:
 Line numbers in messages are those of the entries, from 1.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from vision_peft.data.annotations.list_lines import (
     ListLines,
     build_lines,
 )
+from vision_peft.data.annotations.split_names import SPLIT_WORDS
 from vision_peft.data.problems import quote
 from vision_peft.printable import printable
 from vision_peft.safe_files import read_file
@@ -40,7 +42,16 @@ def read_json_lines(file: Path, problems: list[str], form: ListForm) -> ListLine
         problems.append(f"{file}: not a list in JSON: {printable(error, 200)}")
         values = []
     columns = form.target if len(form.target) > 1 else ()
-    return build_lines(_read(file, values, problems, form), lambda: columns)
+    return build_lines(_read(file, values, problems, form), _count_parts(values, form), lambda: columns)
+
+
+def _count_parts(values: Any, form: ListForm) -> Mapping[str, int]:
+    """Count the entries by what they have under the first key that names splits."""
+    entries = [entry for entry in values if isinstance(entry, dict)] if isinstance(values, list) else []
+    word = next((word for word in SPLIT_WORDS if any(word in entry for entry in entries)), None)
+    if word in form.target:
+        return {}
+    return Counter(part for entry in entries if isinstance(part := entry.get(word), str))
 
 
 def _read(file: Path, values: Any, problems: list[str], form: ListForm) -> Iterator[Entry]:

@@ -10,14 +10,16 @@ each.
 import csv
 import itertools
 from array import array
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from vision_peft.data.annotations.list_files import iterate_lines
+from vision_peft.data.annotations.split_names import SPLIT_WORDS
 from vision_peft.data.flat_arrays import IntArray, TextArray, TextBuilder
 from vision_peft.data.item_names import to_nfc
 from vision_peft.data.problems import quote
@@ -34,6 +36,7 @@ LABEL_WORDS = (
     *("value", "values", "grade", "score"),
 )
 _NAMED = 12  # columns in a message
+_MOST_PARTS = 100  # different cells of a column of splits, behind which it is none
 TARGET_END = "\x1f"  # behind each of several labels or numbers in one text; the unit separator of ASCII
 
 
@@ -47,12 +50,14 @@ class ListLines:
     texts: list[str]  # of the labels, in NFC, each once
     respelt: list[str]  # those that stood there in several spellings of Unicode
     columns: tuple[str, ...] = ()  # names of the columns, where several were read for one label
+    parts: Mapping[str, int] = field(default_factory=dict[str, int])  # lines by what stands in a column of splits
 
     def without_first(self) -> "ListLines":
         """Return the same without the first line; a text that is no label any more is gone."""
         used = np.unique(self.labels.values[1:])
         labels = IntArray(np.searchsorted(used, self.labels.values[1:]))
-        return ListLines(self.paths[1:], labels, self.lines[1:], [self.texts[place] for place in used], self.respelt)
+        texts = [self.texts[place] for place in used]
+        return replace(self, paths=self.paths[1:], labels=labels, lines=self.lines[1:], texts=texts, columns=())
 
     @property
     def has_empty(self) -> bool:
@@ -76,15 +81,19 @@ class _Columns(NamedTuple):
     labels: tuple[int, ...] = (1,)
     count: int = 2
     names: tuple[str, ...] = ()
+    part: int | None = None  # where a split is named
 
 
 def read_list_lines(file: Path, problems: list[str], form: ListForm = KNOWN_COLUMNS) -> ListLines:
     """Read the lines of a list file, unchecked; malformed ones are appended to `problems`."""
-    columns: list[_Columns] = []
-    return build_lines(_read(file, problems, form, columns), lambda: columns[0].names if columns else ())
+    columns, parts = list[_Columns](), Counter[str]()
+    lines = _read(file, problems, form, columns, parts)
+    return build_lines(lines, parts, lambda: columns[0].names if columns else ())
 
 
-def build_lines(read: Iterable[tuple[int, str, str]], columns: Callable[[], tuple[str, ...]] = tuple) -> ListLines:
+def build_lines(
+    read: Iterable[tuple[int, str, str]], parts: Mapping[str, int], columns: Callable[[], tuple[str, ...]] = tuple
+) -> ListLines:
     """Put lines together, each with its number, path and label; `columns` are asked for when all are read."""
     paths, labels, lines = TextBuilder(), array("q"), array("q")
     number_of: dict[str, int] = {}  # of the text of a label
@@ -101,11 +110,18 @@ def build_lines(read: Iterable[tuple[int, str, str]], columns: Callable[[], tupl
         labels.append(number)
         lines.append(line)
     numbers, places = (IntArray(np.array(column, dtype=np.int64)) for column in (labels, lines))
-    return ListLines(paths.build(), numbers, places, [*first_of], [*respelt], columns())
+    return ListLines(paths.build(), numbers, places, [*first_of], [*respelt], columns(), parts)
 
 
-def _read(file: Path, problems: list[str], form: ListForm, found: list[_Columns]) -> Iterator[tuple[int, str, str]]:
-    """Yield number, path and label of every line that has both, below a header; `found` gets the columns."""
+def _read(
+    file: Path, problems: list[str], form: ListForm, found: list[_Columns], parts: Counter[str]
+) -> Iterator[tuple[int, str, str]]:
+    """Yield number, path and label of every line that has both, below a header.
+
+    Args:
+        found: gets the columns.
+        parts: counts the lines by what they have in a column of splits.
+    """
     lines = iterate_lines(file, problems)
     number, text = next(lines, (0, ""))
     if not number:
@@ -120,7 +136,7 @@ def _read(file: Path, problems: list[str], form: ListForm, found: list[_Columns]
     if columns is None:
         columns, lines = _Columns(), itertools.chain([(number, text)], lines)
     found.append(columns)
-    path_column, (label_column, *others), count, _ = columns
+    path_column, (label_column, *others), count, _, part = columns
     for number, text in lines:
         try:
             cells = _split(text, delimiter) if delimiter else text.strip().rsplit(None, 1)
@@ -128,6 +144,8 @@ def _read(file: Path, problems: list[str], form: ListForm, found: list[_Columns]
             problems.append(f"{file}:{number}: not a line of a csv file: {error}")
             continue
         label = cells[label_column] if len(cells) == count else ""
+        if part is not None and len(cells) == count and len(parts) < _MOST_PARTS:
+            parts[cells[part]] += 1
         if len(cells) == count and (path := cells[path_column]) and (label or form.empty or others):
             yield number, path, label if not others else _join([cells[place] for place in columns.labels])
         elif len(cells) == 1 and form.empty and not delimiter:
@@ -169,18 +187,20 @@ def _find_columns(line: str, second: str, delimiter: str, form: ListForm) -> _Co
         return None
     words = [cell.lower().replace(" ", "_").replace("-", "_") for cell in names]
     path = next((words.index(word) for word in PATH_WORDS if word in words), None)
+    part = next((words.index(word) for word in SPLIT_WORDS if word in words), None)
     if form.target:
         if path is None or (absent := [name for name in form.target if name not in names]):
             wanted = "path" if path is None else quote(absent[0]) + did_you_mean(absent[0], names)
             listed = ", ".join(map(quote, names[:_NAMED])) + ", ..." * (len(names) > _NAMED)
             return f"data.target: the header has no column {wanted}; its columns are {listed}"
         places = tuple(names.index(name) for name in form.target)
-        return _Columns(path, places, len(names), form.target if len(places) > 1 else ())
+        several = form.target if len(places) > 1 else ()
+        return _Columns(path, places, len(names), several, None if part in places else part)
     label = next((words.index(word) for word in LABEL_WORDS if word in words), None)
     if path is None or (label is None and form.flags is False):
         return None
     if label is not None:
-        return _Columns(path, (label,), len(names))
+        return _Columns(path, (label,), len(names), part=part)
     others = tuple(place for place in range(len(names)) if place != path)
     is_flags = len(below) == len(names) and all(below[place] in ("0", "1") for place in others)
     if len(others) < 2 or (form.flags is None and not is_flags):

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vision_peft.data.annotations.draw_split import check_fraction
-from vision_peft.data.annotations.mask_folders import SPLITS, MaskItems, find_layout, list_names, pair, read_names
+from vision_peft.data.annotations.mask_folders import MaskItems, list_names, pair, read_names
+from vision_peft.data.annotations.mask_layout import find_layout, list_absent
 from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.band_statistics import Bands
@@ -78,7 +79,7 @@ class MaskFolders(MaskData):
     """Images and masks in two folders, by the same names, with lists of the splits or a folder for each.
 
     `ROOT/images`, `ROOT/masks` and lists `ROOT/splits/{train,val,test}.txt` of names (with or without extension), one
-    a line; or split folders, in these two or around them. Without either, test and val are drawn.
+    a line; or split folders, in these two or around them (`split_names.py`). Without either, test and val are drawn.
     """
 
     images: str = "images"
@@ -97,36 +98,27 @@ class MaskFolders(MaskData):
         return EXTENSIONS
 
     def find_items(self, root: Path, problems: list[str]) -> MaskItems:
-        layout = find_layout(root, self.images, self.masks, self.splits)
+        layout = find_layout(root, self.images, self.masks, self.splits, self.extensions)
         items = MaskItems({}, {})
-        for part, (images, masks) in layout.items():
+        for part, (images, masks) in layout.folders.items():
             ahead = f"{part}/" if part else ""
-            named = list_names(images, extensions=self.extensions)
+            named = list_names(images, problems, extensions=self.extensions)
+            masked = list_names(masks, problems, self.mask_suffix, "mask")
             items.images |= {ahead + name: path for name, path in named.items()}
-            items.masks |= {ahead + name: path for name, path in list_names(masks, self.mask_suffix).items()}
+            items.masks |= {ahead + name: path for name, path in masked.items()}
             items.splits[part] = [ahead + name for name in named]
         if not items.images:
-            problems.append(f"{root}: no images in {', '.join(str(images) for images, _ in layout.values())}")
-        if "" in layout:
-            files = {part: root / self.splits / f"{part}.txt" for part in SPLITS}
-            lists = {part: file for part, file in files.items() if file.is_file()}
-            whole = items.splits.pop("")
-            if lists and "train" not in lists:
-                problems.append(
-                    f"{root / self.splits}: there is no list train.txt beside {', '.join(sorted(lists))}.txt"
-                )
-            for part, file in lists.items():
-                items.splits[part] = list(read_names(file, items.images, problems))
-            if not lists:
-                items.splits["train"] = whole
-                if whole:
-                    shares = {"test": self.test_fraction, "val": self.val_fraction}
-                    items.draw("train", shares, self.seed, str(root))
-        elif "train" not in layout:
-            problems.append(f"{root}: there is no folder train beside {', '.join(sorted(layout))}")
+            problems.append(f"{root}: no images in {', '.join(str(images) for images, _ in layout.folders.values())}")
+        problems += list_absent(layout, root, self.splits)
+        whole = items.splits.pop("", [])
+        for part, file in layout.lists.items():
+            items.splits[part] = list(read_names(file, items.images, problems))
+        if whole and not layout.lists:
+            items.splits["train"] = whole
+            items.draw("train", {"test": self.test_fraction, "val": self.val_fraction}, self.seed, str(root))
         items.splits.setdefault("train", [])
         problems += find_shared(items)
-        pair(items, {"masks": next(iter(layout.values()))[1]}, problems)
+        pair(items, {"masks": next(iter(layout.folders.values()))[1]}, problems)
         return items
 
 

@@ -1,27 +1,26 @@
 """Find images and their masks: in folders, by the names that they have in common, and by lists of names."""
 
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from vision_peft.data.annotations.list_files import read_lines
+from vision_peft.data.annotations.scan_folder import FileKind, FolderScan, list_counts
 from vision_peft.data.annotations.split_by_name import SplitByName
-from vision_peft.data.decoding.image_kinds import EXTENSIONS
+from vision_peft.data.decoding.image_kinds import EXTENSIONS, MISSING_PLUGINS
+from vision_peft.data.item_names import to_nfc
 from vision_peft.data.problems import quote
 from vision_peft.printable import name_some, warn
 from vision_peft.suggest import Suggestions
 
-SPLITS = ("train", "val", "test")
-_DEEPEST = 8  # folders inside one another
 _NAMED = 5
 
 
 @dataclass
 class MaskItems:
-    """Images and masks by their names, below a root, and the names that each split has."""
+    """Images and masks by their names, in NFC, below a root, and the names that each split has."""
 
     images: dict[str, str]  # name -> path
     masks: dict[str, str]
@@ -43,28 +42,58 @@ class MaskItems:
 
 
 def list_names(
-    folder: Path, suffix: str = "", deep: bool = True, extensions: Collection[str] = EXTENSIONS
+    folder: Path,
+    problems: list[str],
+    suffix: str = "",
+    what: str = "image",
+    extensions: Collection[str] = EXTENSIONS,
 ) -> dict[str, str]:
-    """List the images below a folder by name, the path from there without extension and `suffix`; no hidden ones."""
+    """List the images below a folder by name: the path from there without extension and `suffix`, in NFC.
+
+    Links are followed, hidden files are not read. Images that are left out are counted in a warning, masks are not: an
+    image without its mask is a problem anyway.
+
+    Args:
+        problems: get two files of one name, and what cannot be listed.
+    """
+    if not folder.is_dir():
+        return {}
+    scan = FolderScan(FileKind(what, frozenset(extensions), MISSING_PLUGINS, lambda path: False), True, ())
+    files, left_out = scan.list_files(str(folder))
+    problems += scan.problems
     found: dict[str, str] = {}
-    for path, folders, files in os.walk(folder, followlinks=False):
-        below = os.path.relpath(path, folder)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if not deep or below.count(os.sep) >= _DEEPEST:
-            folders.clear()
-        for file in sorted(files):
-            stem, extension = os.path.splitext(file)  # noqa: PTH122
-            if extension.lower() in extensions and not file.startswith(".") and stem.endswith(suffix):
-                name = stem[: len(stem) - len(suffix)]
-                found[name if below == "." else f"{Path(below).as_posix()}/{name}"] = os.path.join(path, file)  # noqa: PTH118
+    for file in sorted(files, key=_as_walked):
+        stem = os.path.splitext(file)[0]  # noqa: PTH122
+        if not stem.endswith(suffix):
+            left_out[f"not named *{suffix}"] += 1
+            continue
+        path, name = os.path.join(folder, file), to_nfc(stem.removesuffix(suffix))  # noqa: PTH118
+        if (other := found.setdefault(name, path)) != path:
+            problems.append(f"{path}: {Path(other).name} in this folder has the same name: keep one {what} of a name")
+    if what == "image" and left_out:
+        warn(_describe_left_out(folder, scan, left_out), stacklevel=5)
     return found
+
+
+def _as_walked(path: str) -> tuple[tuple[bool, str], ...]:
+    """Return what sorts paths as folders are walked: the files of a folder before those of the folders in it."""
+    *folders, name = path.split("/")
+    return (*((True, folder) for folder in folders), (False, name))
+
+
+def _describe_left_out(folder: Path, scan: FolderScan, left_out: Counter[str]) -> str:
+    """Say in a line what was left out of a folder, and what would read it."""
+    packages = sorted({scan.kind.missing[extension] for extension in scan.unreadable})
+    advice = f" (pip install {' '.join(packages)} to read images that are among them)" * bool(packages)
+    count = left_out.total()
+    return f"{folder}: {count:,} file{'s' * (count > 1)} left out: {list_counts(left_out, most=20)}{advice}"
 
 
 def read_names(file: Path, images: Mapping[str, str], problems: list[str]) -> Iterator[str]:
     """Read a list of names of `images`, one a line, with or without an extension; problems name file and line."""
     suggest, seen = Suggestions(list(images)), set[str]()
     for number, line in enumerate(read_lines(file, problems), start=1):
-        text = line.strip()
+        text = to_nfc(line.strip())
         if not text:
             continue
         stem, extension = os.path.splitext(text)  # noqa: PTH122
@@ -88,31 +117,3 @@ def pair(items: MaskItems, where: Mapping[str, Path], problems: list[str]) -> No
     if extra := sorted(items.masks.keys() - items.images.keys()):
         few = f"{len(extra)} mask{'s' * (len(extra) > 1)} of no image are left out"
         warn(f"{where['masks']}: {few}: {name_some(extra[:_NAMED])}", stacklevel=3)
-
-
-def find_layout(root: Path, images: str, masks: str, splits: str) -> dict[str, tuple[Path, Path]]:
-    """Find the folders of images and masks by split, the whole under "" where lists or a draw divide it.
-
-    `ROOT/images` and `ROOT/masks`, either with a folder for each split in it, or `ROOT/{train,val,test}/images` and
-    `.../masks`.
-
-    Raises:
-        FileNotFoundError: neither is there.
-    """
-    inside = {part: (root / part / images, root / part / masks) for part in SPLITS if (root / part / images).is_dir()}
-    if inside:
-        return inside
-    whole = root / images, root / masks
-    absent = [str(folder) for folder in whole if not folder.is_dir()]
-    if absent:
-        raise FileNotFoundError(
-            f"there is no folder {' and no '.join(absent)}: wanted {root}/{images} and {root}/{masks}, or both in "
-            f"{root}/train, {root}/val and {root}/test; data.images and data.masks name the folders"
-        )
-    parts = {part: (whole[0] / part, whole[1] / part) for part in SPLITS if (whole[0] / part).is_dir()}
-    return {"": whole} if not parts or any((root / splits / f"{part}.txt").is_file() for part in SPLITS) else parts
-
-
-def never_seen(counts: np.ndarray, classes: list[str]) -> list[str]:
-    """List the classes of which no pixel was counted."""
-    return [name for name, count in zip(classes, counts.tolist(), strict=True) if not count]

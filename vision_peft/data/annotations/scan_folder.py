@@ -111,3 +111,10 @@ class FolderScan:
         lower = extension.lower()
         kind = _READ if lower in self.kind.extensions and lower not in self._leave_out else lower
         return self._kinds.setdefault(extension, kind)
+
+
+def list_counts(counts: Counter[str], words: str = "{}", most: int = 5) -> str:
+    """Write the commonest kinds with their numbers into `words`; "" where there are none."""
+    listed = ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common(most))
+    more = f" and {len(counts) - most} more kinds" if len(counts) > most else ""
+    return words.format(listed + more) if counts else ""

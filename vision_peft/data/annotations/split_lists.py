@@ -19,19 +19,24 @@ from vision_peft.data.annotations.list_files import (
 from vision_peft.data.annotations.list_lines import ListForm, ListLines, read_list_lines
 from vision_peft.data.annotations.path_check import PathCheck
 from vision_peft.data.annotations.split_items import SplitItems
+from vision_peft.data.annotations.split_names import guess_split
 from vision_peft.data.annotations.target_texts import (
+    POINT,
     AnyClasses,
     Grades,
     LabelSets,
     Numbers,
     TargetTexts,
+    find_commas,
     find_task_kind,
 )
 from vision_peft.data.flat_arrays import IntArray, TextArray
 from vision_peft.data.problems import quote, raise_problems, unknown
-from vision_peft.printable import name_some, warn
+from vision_peft.home_paths import expand_home
+from vision_peft.printable import name_some, printable, warn
 from vision_peft.suggest import Suggestions, did_you_mean
 
+_NAMED = 5  # splits in a message
 KINDS = ("auto", "classes", "multilabel", "ordinal", "regression", "embedding")
 
 
@@ -66,6 +71,8 @@ class SplitLists(NamedTuple):
         names_file = _file(root, "classes", self.classes) if self.classes else None
         names = read_class_names(names_file, found) if names_file else []
         kind, lists = self._read_lists(files, names, found)
+        if self.task_kind == "auto" and kind == "classes" and (few := find_commas(lists["train"])):
+            warn(f"{files['train']}: labels such as {few} are read as names of classes: {POINT}", stacklevel=3)
         lists = {part: _drop_header(files[part], lines, check, found) for part, lines in lists.items()}
         texts = self._find_targets(kind, lists, names, names_file or files["train"], found)
         classes, find_label = (
@@ -80,6 +87,9 @@ class SplitLists(NamedTuple):
         if respelt := sorted({name for lines in lists.values() for name in lines.respelt}):
             few = "classes whose names differ in their Unicode spelling alone are one"
             warn(f"{files['train']}: {few}: {name_some(respelt)}", stacklevel=3)
+        for part, lines in lists.items():
+            if len(lines.parts) > 1 and any(map(guess_split, lines.parts)):
+                warn(_describe_parts(files[part], part, lines.parts), stacklevel=3)
         shares = {"test": self.test_fraction} if self.test_fraction and "test" not in items.parts else {}
         shares |= {} if "val" in items.parts else {"val": self.val_fraction}
         if shares:
@@ -138,7 +148,7 @@ def _read(file: Path, problems: list[str], form: ListForm) -> ListLines:
 
 
 def _file(root: Path, field: str, text: str) -> Path:
-    file = root / Path(text).expanduser()
+    file = root / expand_home(text)
     if file.is_file():
         return file
     siblings = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []
@@ -157,6 +167,17 @@ def _drop_header(file: Path, lines: ListLines, check: PathCheck, problems: list[
         f"{file}:{lines.lines[0]}: looks like a header ({words}): name its columns path and label, or remove it"
     )
     return lines.without_first()
+
+
+def _describe_parts(file: Path, part: str, counts: Mapping[str, int]) -> str:
+    """Say in a line that the splits which a list names are not read."""
+    named = ", ".join(f"{count:,} {name or 'empty'}" for name, count in [*counts.items()][:_NAMED])
+    more = ", ..." * (len(counts) > _NAMED)
+    return printable(
+        f"{file}: the splits that it names ({named}{more}) are not read, all its lines are of data.{part}: give a list "
+        "for each split (data.train, data.val, data.test)",
+        1000,
+    )
 
 
 def _labels(

@@ -16,9 +16,12 @@ from vision_peft.suggest import Suggestions
 
 MAX_GRADES = 1000
 MAX_TABLE = 2**28  # numbers in a table of targets; as whole numbers of one byte or floats of eight
+POINT = "decimals take a point (0.5)"
+_COMMA = re.compile(r"[+-]?[0-9]{1,15},[0-9]{1,15}")
 _SEPARATOR = re.compile("[;|]")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", re.ASCII)
 _LONGEST_NUMBER = 60
+_NO_NUMBER = "wanted a number, got an empty cell"
 
 
 def find_task_kind(train: ListLines, names: Sequence[str]) -> str:
@@ -40,6 +43,14 @@ def find_task_kind(train: ListLines, names: Sequence[str]) -> str:
         return "regression"
     several = any(text.endswith(TARGET_END) or _SEPARATOR.search(text) for text in texts)
     return "multilabel" if several else "classes"
+
+
+def find_commas(train: ListLines) -> str:
+    """Return the first label that is a number with a comma, where most labels are numbers, written so or plainly."""
+    texts = [text for text in train.texts if text]
+    commas = [text for text in texts if _COMMA.fullmatch(text)]
+    numbers = len(commas) + sum(map(is_number, texts))
+    return quote(commas[0]) if commas and 2 * numbers > len(texts) else ""
 
 
 def is_number(text: str) -> bool:
@@ -197,9 +208,8 @@ class Numbers(TargetTexts):
             return f"wanted {self.size} number{'s' * (self.size > 1)}, got {quote(text.replace(TARGET_END, ' '))}"
         wrong = [cell for cell in cells if not is_number(cell)]
         if wrong:
-            return (
-                f"wanted a finite number, got {quote(wrong[0])}" if wrong[0] else "wanted a number, got an empty cell"
-            )
+            hint = f"; {POINT}" if _COMMA.fullmatch(wrong[0]) else ""
+            return f"wanted a finite number, got {quote(wrong[0])}{hint}" if wrong[0] else _NO_NUMBER
         return tuple(map(float, cells))
 
     def table(self) -> Targets:

@@ -150,8 +150,11 @@ def _check_files(report: TaskReport) -> Iterator[Finding]:
                 turned.append((places, f"orientation {header.orientation}"))
             if "misnamed" in wanting[path]:
                 misnamed.append((places, header.format))
+    can_turn = any(field.name == "exif_rotation" for field in dataclasses.fields(report.config))
+    as_stored = f"data={report.config.name} reads them as they are stored"
+    way_out = "data.exif_rotation=true does so" if can_turn else as_stored
     for kind, found, words in (
-        ("exif_rotation", turned, "that EXIF data would rotate (data.exif_rotation=true does so)"),
+        ("exif_rotation", turned, f"that EXIF data would rotate ({way_out})"),
         ("extension", misnamed, "whose format does not match the extension"),
     ):
         if found:

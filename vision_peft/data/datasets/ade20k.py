@@ -29,9 +29,10 @@ class Ade20k(OfficialMasks):
     def find_halves(self, root: Path, problems: list[str]) -> MaskItems:
         base, items = find_base(root, _BASE, ("images/training", "annotations/training")), MaskItems({}, {})
         for split, part in HALVES.items():
-            named = list_names(base / "images" / part)
+            named = list_names(base / "images" / part, problems)
+            masked = list_names(base / "annotations" / part, problems, what="mask")
             items.images |= {f"{part}/{name}": path for name, path in named.items()}
-            items.masks |= {f"{part}/{name}": path for name, path in list_names(base / "annotations" / part).items()}
+            items.masks |= {f"{part}/{name}": path for name, path in masked.items()}
             items.splits[split] = [f"{part}/{name}" for name in named]
         return items
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from vision_peft.data.annotations.mask_data import MaskData
-from vision_peft.data.annotations.mask_folders import SPLITS, MaskItems, list_names, pair
+from vision_peft.data.annotations.mask_folders import MaskItems, list_names, pair
 from vision_peft.data.annotations.official_masks import find_base
+from vision_peft.data.annotations.split_names import SPLITS
 from vision_peft.data.decoding.masks import ClassMasks
 
 CLASSES = (
@@ -32,9 +33,10 @@ class Camvid(MaskData):
         folders = tuple(name for split in SPLITS for name in (split, f"{split}annot"))
         base, items = find_base(root, ("CamVid",), folders), MaskItems({}, {})
         for split in SPLITS:
-            named = list_names(base / split)
+            named = list_names(base / split, problems)
+            masked = list_names(base / f"{split}annot", problems, what="mask")
             items.images |= {f"{split}/{name}": path for name, path in named.items()}
-            items.masks |= {f"{split}/{name}": path for name, path in list_names(base / f"{split}annot").items()}
+            items.masks |= {f"{split}/{name}": path for name, path in masked.items()}
             items.splits[split] = [f"{split}/{name}" for name in named]
             if not named:
                 problems.append(f"{base / split}: there is no image")

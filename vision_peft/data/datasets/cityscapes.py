@@ -49,9 +49,9 @@ class Cityscapes(OfficialMasks):
     def find_halves(self, root: Path, problems: list[str]) -> MaskItems:
         base, items = find_base(root, ("cityscapes",), ("leftImg8bit/train", f"{self.masks}/train")), MaskItems({}, {})
         for split, part in {"train": "train", "test": "val"}.items():
-            named = list_names(base / "leftImg8bit" / part, "_leftImg8bit")
+            named = list_names(base / "leftImg8bit" / part, problems, "_leftImg8bit")
             suffix = f"_{self.masks}_labelIds"
-            masks = list_names(base / self.masks / part, suffix)
+            masks = list_names(base / self.masks / part, problems, suffix, "mask")
             items.images |= {f"{part}/{name}": path for name, path in named.items()}
             items.masks |= {f"{part}/{name}": path for name, path in masks.items()}
             items.splits[split] = [f"{part}/{name}" for name in named]

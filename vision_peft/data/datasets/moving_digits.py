@@ -25,6 +25,7 @@ from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.datasets.digits import Digits
 from vision_peft.data.decoding.video_dataset import VideoFiles
 from vision_peft.data.problems import raise_problems
+from vision_peft.home_paths import expand_home
 from vision_peft.safe_files import write_file
 
 VERSION = 1  # of the recipe below: another one makes other files
@@ -90,7 +91,7 @@ class MovingDigits(DataConfig):
         """Name the folder of the clips after what they are made of."""
         made_of = (VERSION, self.train_clips, self.val_clips, self.test_clips, self.frames, self.size, self.seed)
         name = hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]
-        cache = Path(self.cache or os.environ.get("VISION_PEFT_CACHE") or "~/.cache/vision_peft").expanduser()
+        cache = expand_home(self.cache or os.environ.get("VISION_PEFT_CACHE") or "~/.cache/vision_peft")
         return cache.absolute() / f"moving_digits-v{VERSION}-{name}"
 
     def _write(self, folder: Path) -> None:

@@ -34,7 +34,8 @@ class Voc(OfficialMasks):
     def find_halves(self, root: Path, problems: list[str]) -> MaskItems:
         needed = ("JPEGImages", self.masks, "ImageSets/Segmentation")
         base = find_base(root, ("VOCdevkit/VOC2012", "VOC2012"), needed)
-        items = MaskItems(list_names(base / "JPEGImages"), list_names(base / self.masks))
+        images = list_names(base / "JPEGImages", problems)
+        items = MaskItems(images, list_names(base / self.masks, problems, what="mask"))
         lists = base / "ImageSets" / "Segmentation"
         for split, name in {"train": self.train, "test": "val"}.items():
             file = lists / f"{name}.txt"

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,15 @@ class BandFiles(ImageFiles):
 
     def key(self, index: int) -> str:
         return self.paths[index]
+
+    def stored_size(self, index: int) -> int | None:
+        """Return the bytes of all files of a stack; None where an image is one file, or one of them is not there."""
+        if not self.bands.form.stack:
+            return None
+        try:
+            return sum(Path(file).stat().st_size for file in list_files(self.paths[index], self.bands.form))
+        except OSError:
+            return None
 
     def count_pixels(self, index: int) -> int:
         height, width, _ = read_band_header(self.paths[index], self.bands.form).shape
