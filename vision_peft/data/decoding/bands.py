@@ -21,15 +21,8 @@ import torch
 from torch import Tensor
 
 from vision_peft.data.decoding.array_files import read_array_headers, read_arrays
-from vision_peft.data.decoding.images import (
-    MAX_PIXELS,
-    ImageDecodeError,
-    MisfitError,
-    ValueRange,
-    check_mode,
-    decode_values,
-    read_header,
-)
+from vision_peft.data.decoding.image_values import decode_values, read_value_header
+from vision_peft.data.decoding.images import MAX_PIXELS, ImageDecodeError, MisfitError, ValueRange
 from vision_peft.data.decoding.tiff_bands import is_tiff, read_tiff, read_tiff_header
 
 ARRAY_EXTENSIONS = frozenset((".npy", ".npz"))
@@ -197,8 +190,7 @@ def _read_header(file: str, form: BandForm) -> BandHeader:
             height, width, bands = (*shape, 1)[:3]
             header = BandHeader(kind, (height, width, bands), first.dtype.name)
         else:
-            image = read_header(file, max_pixels=form.max_pixels)
-            check_mode(image.mode)
+            image = read_value_header(file, max_pixels=form.max_pixels)
             deep = "uint16" if image.mode.startswith("I") else "float32" if image.mode == "F" else "uint8"
             bands = {"LA": 2, "RGB": 3, "RGBA": 4}.get(image.mode, 1)
             header = BandHeader(image.format, (image.size[1], image.size[0], bands), deep)
