@@ -1,12 +1,12 @@
 """Decode videos that are folders with one image per frame."""
 
-import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from vision_peft.data.decoding.clip_frames import ClipFrames
 from vision_peft.data.decoding.images import EXTENSIONS, decode_image
 from vision_peft.data.decoding.video import Choose
 from vision_peft.data.decoding.video_file import VideoDecodeError, describe_error
@@ -23,9 +23,9 @@ def decode_frame_folder(folder: str, count: int, choose: Choose) -> np.ndarray:
         wanted = choose(count)
         if len(names) < count:
             raise ValueError(f"{len(names)} images, {count} frames were announced")
-        frames = {index: np.asarray(decode_image(Path(folder, names[index]))) for index in sorted({*wanted})}
-        _check_sizes(frames, names)
-        return np.stack([frames[index] for index in wanted])
+        return _read(folder, names, wanted)
+    except VideoDecodeError:
+        raise
     except (OSError, ValueError) as error:
         raise VideoDecodeError(folder, "frames", describe_error(error)) from None
 
@@ -37,11 +37,16 @@ def list_frames(folder: str) -> list[str]:
     return sorted(names, key=lambda name: ([int(digits) for digits in _find_numbers(name)], name))
 
 
-def _check_sizes(frames: Mapping[int, np.ndarray], names: Sequence[str]) -> None:
-    sizes = {names[index]: f"{picture.shape[1]}x{picture.shape[0]}" for index, picture in frames.items()}
-    for (one, size), (other, next_size) in itertools.pairwise(sizes.items()):
-        if size != next_size:
-            raise ValueError(f"{one} is {size} and {other} {next_size}: wanted frames of one size")
+def _read(folder: str, names: Sequence[str], wanted: Sequence[int]) -> np.ndarray:
+    clip, before = ClipFrames(folder, wanted), ""
+    for index in sorted({*wanted}):
+        picture = np.asarray(decode_image(Path(folder, names[index])))
+        size = f"{picture.shape[1]}x{picture.shape[0]}"
+        if len(clip.array) and picture.shape != clip.array.shape[1:]:
+            raise ValueError(f"{before} and {names[index]} {size}: wanted frames of one size")
+        clip.put(index, picture)
+        before = f"{names[index]} is {size}"
+    return clip.array
 
 
 def _find_numbers(name: str) -> list[str]:
