@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vision_peft.data.decoding.image_costs import check_cost
 from vision_peft.data.decoding.image_kinds import EXTENSIONS as EXTENSIONS
@@ -39,6 +39,16 @@ COLOUR = 2**24  # that numbers of colours start from
 LONGEST_CAUSE = 1000  # letters
 _PIXELS_AT_ONCE = 2**20
 _PILS_LIMIT = Image.MAX_IMAGE_PIXELS or 0
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF orientation
+_TELL_ORIENTATION = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # what PIL finds it in
 ValueRange = str | tuple[float, float]  # "full", "image", or which values become 0 and 255
 _opening = threading.Lock()  # PIL's limit and the filters of warnings belong to the whole process
 if hasattr(os, "register_at_fork"):  # a thread that held it while the process forked does not exist in the child
@@ -89,7 +99,7 @@ def decode_image(
         huge = image.width * image.height > _PILS_LIMIT
         with _pixel_limit(max_pixels) if huge else nullcontext():  # PIL checks a TIFF here once more
             image.load()
-        return _to_rgb(ImageOps.exif_transpose(image) if exif_rotation else image, value_range)
+        return _to_rgb(_turn_upright(image) if exif_rotation else image, value_range)
 
 
 def convert_image(
@@ -103,7 +113,7 @@ def convert_image(
     if (pixels := image.width * image.height) > max_pixels:
         raise ImageDecodeError(name, f"it has {pixels:,} pixels, wanted at most max_pixels={max_pixels:,}")
     with raise_one_error(name, max_pixels, b""):
-        return _to_rgb(ImageOps.exif_transpose(image) if exif_rotation else image.copy(), value_range)
+        return _to_rgb(_turn_upright(image) if exif_rotation else image.copy(), value_range)
 
 
 def read_pixel_count(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> int:
@@ -142,11 +152,7 @@ def check_start(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
 def read_header(path: str | Path, *, max_pixels: int = MAX_PIXELS, content: bytes | None = None) -> ImageHeader:
     """Read what a file that decodes, or its `content`, is, as stored; raises `ImageDecodeError` as `decode_image`."""
     with raise_one_error(path, max_pixels, content), open_with_limit(path, max_pixels, content) as image:
-        try:
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        except Exception:  # broken EXIF data raise as many errors as broken images; the image is good without them
-            orientation = 1
-        return ImageHeader(image.format or "", image.mode, image.size, orientation if orientation in range(1, 9) else 1)
+        return ImageHeader(image.format or "", image.mode, image.size, _read_orientation(image))
 
 
 @contextmanager
@@ -204,6 +210,25 @@ def _describe_start(path: Path, content: bytes | None) -> str:
 def is_deep(mode: str) -> bool:
     """Whether an image of this mode is greyscale of more than 8 bits."""
     return mode.startswith("I;16") or mode in ("I", "F")
+
+
+def _read_orientation(image: Image.Image) -> int:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # broken EXIF data raise as many errors as broken images; the image is good without them
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    """Return a copy turned as its EXIF orientation says; PIL's own function writes the other EXIF data anew as well."""
+    image.load()  # a PNG may have them behind the picture
+    if (orientation := _read_orientation(image)) == 1:
+        return image.copy()
+    upright = image.transpose(_TURNS[orientation])
+    for name in _TELL_ORIENTATION:
+        upright.info.pop(name, None)
+    return upright
 
 
 def _to_rgb(image: Image.Image, value_range: ValueRange) -> Image.Image:
