@@ -114,10 +114,14 @@ def _check_part_size(page: Any) -> None:
 
 
 def _to_number(tag: Any) -> float | None:
+    text = "" if tag is None else str(tag.value).strip("\x00 ")
     try:
-        return None if tag is None else float(str(tag.value).strip("\x00 "))
+        number = float(text)
     except ValueError:
         return None
+    if math.isinf(number) and any(letter.isdigit() for letter in text):  # the largest one, rounded up
+        return math.copysign(np.finfo(np.float64).max, number)
+    return number
 
 
 def _check_parts(page: Any, file: Any) -> None:
