@@ -99,7 +99,7 @@ DEEP = {
 @pytest.mark.parametrize("name", DEEP)
 def test_values_of_which_half_would_be_read_are_refused_by_their_header(tmp_path: Path, name: str) -> None:
     (tmp_path / "1").write_bytes(DEEP[name])
-    said = "its channels have 16 bits, of which PIL reads 8: save it as TIFF"
+    said = "its channels have 16 bits, of which PIL reads 8: save it as TIFF for data.channels, or as grey"
     for read in (decode_numbers, decode_values):
         with pytest.raises(ImageDecodeError, match=said):
             read(tmp_path / "1")

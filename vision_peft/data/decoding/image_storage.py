@@ -63,7 +63,10 @@ def check_storage(image: Image.Image) -> Storage:
         if storage.bits > 16 and image.format == "JPEG2000":
             raise ValueError(f"its values have {storage.bits} bits, of which PIL reads 16: save it as TIFF")
     elif storage.bits > 8:
-        raise ValueError(f"its channels have {storage.bits} bits, of which PIL reads 8: save it as TIFF")
+        raise ValueError(
+            f"its channels have {storage.bits} bits, of which PIL reads 8: save it as TIFF for data.channels, or as "
+            "grey"
+        )
     elif storage.bits < 8 and storage.scale == 1:
         raise ValueError(f"its channels have {storage.bits} bits, which PIL rounds to 8: save it with 8 bits each")
     return storage
