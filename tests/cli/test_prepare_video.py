@@ -153,6 +153,37 @@ def test_videos_are_known_by_name_or_content_and_what_is_copied_or_left_out_is_c
     assert "left out, neither files nor folders: 1 .ts (more/h.ts)\n" in said
 
 
+def test_links_to_folders_are_followed(prepare: Prepare, tree: Path, tmp_path: Path) -> None:
+    write_video(tmp_path / "far" / "deep" / "b.mp4", 2)
+    (tree / "videos" / "linked").symlink_to(tmp_path / "far")
+    (tree / "videos" / "wave" / "up").symlink_to(tree / "videos")
+    out = tmp_path / "out"
+    code, said, complaints = prepare(tree, out)
+    assert (code, complaints) == (0, "")
+    assert "4 videos, 0 of them are done already" in said
+    assert "left out, links to folders that they are in: videos/wave/up\n" in said
+    assert len(read_video(out / "videos" / "linked" / "deep" / "b.mp4")[0]) == 2
+    assert not (out / "videos" / "linked").is_symlink()
+    for target in (out, out / "videos", tmp_path):
+        (tree / "mine").symlink_to(target)
+        code, _, complaints = prepare(tree, out)
+        assert (code, complaints.count("\n")) == (2, 1)
+        assert f"{tree / 'mine'} is a link to {target}, and {out} overlaps that" in complaints
+        (tree / "mine").unlink()
+
+
+def test_what_was_prepared_can_be_prepared_once_more(prepare: Prepare, tree: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "32", tmp_path / "16"
+    assert prepare(tree, first, "--short-side", 32)[0] == 0
+    for done in (0, 3):
+        code, said, complaints = prepare(first, second, "--short-side", 16)
+        assert (code, complaints) == (0, "")
+        assert f"3 videos, {done} of them are done already" in said
+        assert "copied as they are, not videos: 1 .txt (splits/wave.txt)\n" in said
+        assert json.loads((second / "prepared.jsonl").read_text().splitlines()[0])["short_side"] == 16
+    assert prepare(first, second, "--short-side", 16, "--verify")[0] == 0
+
+
 def test_a_video_whose_size_changes_is_not_made(prepare: Prepare, tmp_path: Path) -> None:
     write_sizes(tmp_path / "videos" / "two.ts", (64, 48), (32, 24))
     code, _, complaints = prepare(tmp_path / "videos", tmp_path / "out")

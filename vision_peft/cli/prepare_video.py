@@ -6,9 +6,10 @@
     vision-peft prepare-video hmdb51 hmdb51-256 --verify
 
 Every video becomes H.264 in mp4 at the same place below OUT, upright and without sound. Its short side is scaled down
-to --short-side (never up). It keeps all its frames, with a key frame at least every --gop frames, so a clip from the
-middle is decoded from a nearby key frame. Videos are recognised by name or by their first bytes. Other files, such as
-split lists, are copied, and counted by extension at the end.
+to --short-side (never up). It keeps all its frames, their colours (as BT.601) and times, with a key frame at least
+every --gop frames, so a clip from the middle is decoded from a nearby key frame. Videos are recognised by name or by
+their first bytes. Other files, such as split lists, are copied, and counted by extension at the end. Links to folders
+are followed.
 
 A video is written under a temporary name, decoded again, and moved into place only if the number of frames is right.
 OUT/prepared.jsonl lists what is finished, so the same command continues after a stop. Videos that cannot be decoded are
@@ -22,19 +23,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from vision_peft.cli._encode_video import encode
 from vision_peft.cli._verb import announce_loading, make_parser, suggest_next
 from vision_peft.printable import LONGEST_LINE, name_some, printable, show
 
 MANIFEST = "prepared.jsonl"  # first line: the settings; then one finished video a line
 PART = ".part"
 NAMED = 3  # files of one kind that a line names
-LOWEST_RATE, HIGHEST_RATE = 1, 240  # frames a second; what lies outside is a broken header
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def prepare(source: Path, out: Path, settings: Settings, workers: int) -> list[s
         raise FileNotFoundError(f"{source} is not a folder")
     if out.is_relative_to(source) or source.is_relative_to(out):
         raise ValueError(f"one of {out} and {source} contains the other: choose another output folder")
-    found = sorted(path.relative_to(source) for path in source.rglob("*") if not path.is_dir())
+    found, loops = list_paths(source, out)
     files = [path for path in found if (source / path).is_file()]
     videos = [path for path in files if _is_video(source / path)]
     if not videos:
@@ -73,13 +71,15 @@ def prepare(source: Path, out: Path, settings: Settings, workers: int) -> list[s
     finished = read_manifest(out, settings)
     for left in out.rglob(f"*{PART}"):
         left.unlink()
-    others = sorted({*files} - {*videos})
+    others = [path for path in sorted({*files} - {*videos}) if path.name != MANIFEST]
     for path in others:
         _copy(source / path, out / path)
     if others:
         show(f"copied as they are, not videos: {_count_by_extension(others)}")
     if left_out := sorted({*found} - {*files}):
         show(f"left out, neither files nor folders: {_count_by_extension(left_out)}")
+    if loops:
+        show(f"left out, links to folders that they are in: {name_some(loops, NAMED)}")
     todo = [path for path in videos if not _is_done(source, out, path, settings, finished)]
     show(f"{len(videos)} videos, {len(videos) - len(todo)} of them are done already")
     failed = []
@@ -101,6 +101,31 @@ def prepare(source: Path, out: Path, settings: Settings, workers: int) -> list[s
     return failed
 
 
+def list_paths(source: Path, out: Path) -> tuple[list[Path], list[Path]]:
+    """List what is below `source` and no folder, links to folders followed, and such links to where they are in.
+
+    Raises:
+        ValueError: a link leads to `out`, to a folder in it or to one that it is in.
+    """
+    found, loops = list[Path](), list[Path]()
+
+    def enter(folder: Path, above: tuple[Path, ...]) -> None:
+        for path in folder.iterdir():
+            if not path.is_dir():
+                found.append(path.relative_to(source))
+            elif not path.is_symlink():
+                enter(path, (*above, path.resolve()))
+            elif (real := path.resolve()) in above:
+                loops.append(path.relative_to(source))
+            elif real.is_relative_to(out) or out.is_relative_to(real):
+                raise ValueError(f"{path} is a link to {real}, and {out} overlaps that: choose another output folder")
+            else:
+                enter(path, (*above, real))
+
+    enter(source, (source,))
+    return sorted(found), sorted(loops)
+
+
 def verify(out: Path) -> list[str]:
     """Decode every finished video of `out` again; what is wrong, a line each."""
     lines = _lines(out / MANIFEST)
@@ -117,51 +142,6 @@ def verify(out: Path) -> list[str]:
         except ValueError as error:
             problems.append(f"{path}: {_cause(error)}")
     return problems
-
-
-def encode(source: Path, target: Path, settings: Settings) -> int:
-    """Write all frames of `source` to `target`; returns their number. Raises what PyAV raises, or ValueError."""
-    import av
-
-    from vision_peft.data.decoding.frame_pictures import PictureMaker, Turn
-    from vision_peft.data.decoding.video_index import read_index
-    from vision_peft.data.decoding.video_readers import read_all
-
-    written, stream, index = 0, None, read_index(source)
-    maker = PictureMaker(index.turn)
-    rate = index.rate.limit_denominator(1001)
-    rate = rate if LOWEST_RATE <= rate <= HIGHEST_RATE else Fraction(25)
-    with av.open(str(target), "w", format="mp4") as made:
-        for frame in read_all(source, index):
-            upright: Any = frame
-            if index.turn != Turn():
-                upright = av.VideoFrame.from_ndarray(np.ascontiguousarray(maker.make(frame)), format="rgb24")
-            if stream is None:
-                width, height = scaled(upright.width, upright.height, settings.short_side)
-                stream = _add_stream(made, width, height, rate, settings)
-            small = upright.reformat(stream.width, stream.height, "yuv420p", interpolation="AREA")
-            small.pts, small.time_base = written, 1 / rate  # one frame after the other, whatever the times were
-            small.pict_type = 0  # else the key frames of the source stay key frames
-            made.mux(stream.encode(small))
-            written += 1
-        assert stream is not None  # there is a frame, or an error was raised
-        made.mux(stream.encode(None))
-    return written
-
-
-def _add_stream(made: Any, width: int, height: int, rate: Fraction, settings: Settings) -> Any:
-    stream = made.add_stream("libx264", rate=rate, options={"crf": str(settings.crf), "preset": "fast"})
-    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-    # without frames that refer to later ones, every decoder finds every frame
-    stream.codec_context.gop_size, stream.codec_context.max_b_frames = settings.gop, 0
-    stream.codec_context.thread_count = 1
-    return stream
-
-
-def scaled(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Compute the even width and height of frames whose short side is at most `short_side`, in the same shape."""
-    factor = min(1.0, short_side / min(width, height))
-    return max(2, round(width * factor / 2) * 2), max(2, round(height * factor / 2) * 2)
 
 
 def read_manifest(out: Path, settings: Settings) -> dict[str, dict[str, Any]]:
@@ -186,7 +166,7 @@ def _attempt(source: Path, target: Path, settings: Settings) -> tuple[int, str]:
     part = target.with_name(target.name + PART)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        frames = encode(source, part, settings)
+        frames = encode(source, part, settings.short_side, settings.gop, settings.crf)
         if (found := frame_count(part, decode=True)) != frames:
             return 0, f"{frames} frames were written, {found} can be read"
         os.replace(part, target)  # noqa: PTH105 - the documented atomic call

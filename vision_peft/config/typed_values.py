@@ -17,7 +17,7 @@ from vision_peft.config.schema import BackboneConfig, Distributed, Recipe, Setti
 DATA_FIELDS = ("root", "train", "val", "test", "classes", "cache", "train_file")
 DATA_TEXT = (*DATA_FIELDS, "task", "decoder", "hub", "subset", "revision", "image_column", "label_column")
 DATA_TEXT += ("image", "label", "json_field", "task_kind", "unit")
-DATA_TEXT += ("images", "masks", "splits", "mask_suffix", "layout", "missing")
+DATA_TEXT += ("images", "masks", "splits", "mask_suffix", "layout", "missing", "frame_names")
 METHOD_TEXT = ("init_file", "init", "input", "form", "position", "columns", "gate", "mix", "norms", "encoder", "vote")
 METHOD_TEXT += ("lstm_width", "last", "loss", "part")
 BESIDE = ("split", "mask")  # of the verbs that read data without training, or files of official code

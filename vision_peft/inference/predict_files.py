@@ -44,7 +44,7 @@ class Videos(VideoFiles):
             return super().frames(video, choose)
         try:
             count = len(list_frames(path))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise VideoDecodeError(path, "frames", describe_error(error)) from None
         if not count:
             raise VideoDecodeError(

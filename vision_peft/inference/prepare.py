@@ -200,6 +200,8 @@ def _call(read: Callable[[str], list[str]], path: Path) -> list[str]:
         return read(os.fspath(path))
     except OSError as error:
         raise ImageDecodeError(path, f"{type(error).__name__}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ImageDecodeError(path, str(error)) from None
 
 
 def _to_image(array: np.ndarray) -> Image.Image:

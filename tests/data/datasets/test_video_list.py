@@ -66,12 +66,40 @@ def test_the_usual_lists_say_the_same(root: Path, name: str, lines: list[str]) -
 def test_folders_of_frames_are_read_by_their_number_of_frames(root: Path) -> None:
     write(root, "train.txt", *[f"frames/f{number} x {5 if number else 4} {number % 2}" for number in range(8)])
     write(root, "test.txt", "frames/f8 x 6 0", "frames/f9 x 1 1")
-    test = load(root, "test", train="train.txt", test="test.txt", raw_frames=True)
+    more = r"frames are left out in 9 of the folders: 'frames/f0 x' holds 6 images, the list says 4 frames"
+    with pytest.warns(UserWarning, match=more):
+        test = load(root, "test", train="train.txt", test="test.txt", raw_frames=True)
     test.clips = ClipSampling(4, 2)
     assert test.clip(0)[:, 0, 0, 0].tolist() == [80, 82, 84, 85]
     assert test.clip(1)[:, 0, 0, 0].tolist() == [90] * 4
     assert test.path(1).endswith("frames/f9 x")
-    assert len(load(root, "train", train="train.txt", raw_frames=True)) == 6
+    with pytest.warns(UserWarning, match="frames are left out in 8 of the folders"):
+        assert len(load(root, "train", train="train.txt", raw_frames=True)) == 6
+
+
+def test_frames_beside_those_of_flow_are_those_that_a_pattern_names(root: Path, make_image: MakeImage) -> None:
+    for folder in (root / "frames").iterdir():
+        for frame in range(6):
+            for kind in ("flow_x", "flow_y"):
+                make_image(folder / f"{kind}_{frame + 1:05d}.png", value=128)
+            (folder / f"._img_{frame + 1:05d}.png").write_bytes(b"of another system")
+    write(root, "train.txt", *[f"frames/f{number} x 6 {number % 2}" for number in range(8)])
+    found = problems(root, train="train.txt", raw_frames=True)
+    assert len(found) == 8
+    assert found[0] == (
+        "train.txt:1: folder 'frames/f0 x': its images are named in 3 ways (6 flow_x_#, 6 flow_y_#, 6 img_#): wanted "
+        "one, that of the frames; data.frame_names=img_*.jpg says which images are frames"
+    )
+    for pattern, values in (("img_*.png", [0, 1, 2, 3, 4, 5]), ("flow_x_*", [128] * 6)):
+        both = load(root, "trainval", train="train.txt", raw_frames=True, frame_names=pattern)
+        both.clips = ClipSampling(6)
+        first = both.paths.index(str(root / "frames" / "f0 x"))
+        assert both.clip(first)[:, 0, 0, 0].tolist() == values
+    assert problems(root, train="train.txt", raw_frames=True, frame_names="img_*.jpg")[0] == (
+        "train.txt:1: folder 'frames/f0 x' holds 0 images named img_*.jpg, the list says 6 frames"
+    )
+    with pytest.raises(ValueError, match=r"data\.frame_names .* needs data\.raw_frames=true"):
+        VideoLists(frame_names="img_*.jpg")
 
 
 def test_the_official_validation_list_of_ssv2_has_24777_lines(shared: Path) -> None:

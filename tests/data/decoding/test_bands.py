@@ -9,10 +9,11 @@ import tifffile
 import torch
 from PIL import Image
 
-from vision_peft.data.decoding.bands import BandForm, list_files, read_band_header, read_bands
+from vision_peft.data.decoding.bands import BandForm, list_files, read_band_header, read_band_item, read_bands
 from vision_peft.data.decoding.images import ImageDecodeError, MisfitError
 
 BANDS, HEIGHT, WIDTH = 5, 20, 30
+FLOAT32, FLOAT64 = (float(np.finfo(kind).max) for kind in (np.float32, np.float64))
 GREY: dict[str, Any] = {"photometric": "minisblack"}
 
 
@@ -122,6 +123,41 @@ def test_other_channels_and_types_are_refused_by_the_header(tmp_path: Path) -> N
         read_band_header(tmp_path / "1.npy", BandForm(BANDS))
     with pytest.raises(ImageDecodeError, match=r"600 pixels, more than max_pixels=599"):
         read_bands(path, BandForm(BANDS, max_pixels=599))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tag", "largest"),
+    [
+        ("float64", "-1.7976931348623157e+308", FLOAT64),
+        ("float64", "-1.79769e+308", FLOAT64),
+        ("float64", "1.79769313486232e+308", FLOAT64),
+        ("float64", "-3.4028234663852886e+38", FLOAT32),
+        ("float32", "-3.4028234663852886e+38", FLOAT32),
+        ("float32", "-3.40282e+38", FLOAT32),
+        ("float32", "3.4028235e+38", FLOAT32),
+        ("float32", "1e+31", 1e31),
+    ],
+)
+def test_the_largest_number_of_a_type_stands_for_none(tmp_path: Path, dtype: str, tag: str, largest: float) -> None:
+    values = np.ones((4, 4), dtype)
+    nodata = float(np.clip(float(tag), -FLOAT64, FLOAT64))
+    values[0, 0] = np.copysign(largest, nodata)
+    path = save_tiff(tmp_path / "1.tif", values, extratags=[(42113, 2, 0, tag, True)])
+    plain = save_tiff(tmp_path / "2.tif", values)
+    for found in (read_bands(path, BandForm(1)), read_bands(plain, BandForm(1, nodata=nodata))):
+        assert found.isnan().sum() == 1
+        assert found[0, 0, 0].isnan()
+    assert read_band_item(values, BandForm(1, nodata=nodata))[0, 0, 0].isnan()
+    values[1, 1] = np.copysign(np.inf, nodata)
+    with pytest.raises(ImageDecodeError, match="1 values are infinite"):
+        read_bands(save_tiff(path, values, extratags=[(42113, 2, 0, tag, True)]), BandForm(1))
+
+
+def test_values_near_an_ordinary_one_for_none_are_values(tmp_path: Path) -> None:
+    values = np.array([[-9999, -9999.01], [1e29, 1.000001e29]], np.float32)
+    path = save_tiff(tmp_path / "1.tif", values, extratags=[(42113, 2, 0, "-9999", True)])
+    assert read_bands(path, BandForm(1)).isnan().tolist() == [[[True, False], [False, False]]]
+    assert read_bands(path, BandForm(1, nodata=1e29)).isnan().tolist() == [[[False, False], [True, False]]]
 
 
 def test_missing_values_are_what_nodata_the_tag_and_nan_say(tmp_path: Path) -> None:

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from support.hostile_kit import encoded, noise
 from support.peak_memory import RESET, measure_memory
 
 from vision_peft.data.decoding import image_costs
+from vision_peft.data.decoding.bands import BandForm, read_band_header, read_bands
 from vision_peft.data.decoding.image_costs import MAX_SCANS
+from vision_peft.data.decoding.image_values import decode_numbers
 from vision_peft.data.decoding.images import FORMATS, ImageDecodeError, decode_image
 
 
@@ -71,6 +74,33 @@ def test_a_bmp_that_skips_hundreds_of_huge_rows_is_refused(tmp_path: Path, width
     (tmp_path / "bomb.bmp").write_bytes(run_length_bmp(width, height, skip))
     with pytest.raises(ImageDecodeError, match="a BMP in runs of"):
         decode_image(tmp_path / "bomb.bmp")
+
+
+def tiff_of_one_tile(path: Path, size: int, tile: int) -> Path:
+    """A TIFF of a square picture, cut from one packed tile of nothing but ones."""
+    tifffile.imwrite(path, np.ones((tile, tile), np.uint8), tile=(tile, tile), compression="zlib")
+    with tifffile.TiffFile(path, mode="r+") as file:
+        for name in ("ImageWidth", "ImageLength"):
+            file.pages[0].tags[name].overwrite(size)  # pyright: ignore[reportAttributeAccessIssue]
+    return path
+
+
+def test_a_small_tiff_of_a_huge_tile_is_refused_by_its_header(tmp_path: Path) -> None:
+    path = tiff_of_one_tile(tmp_path / "bomb.tif", 16, 4096)
+    said = "a TIFF of 16 x 16 pixels in tiles of 4,096 x 4,096: wanted tiles of at most 4,194,304 pixels, or twice"
+    for read in (decode_image, decode_numbers):
+        with pytest.raises(ImageDecodeError, match=said):
+            read(path)
+    for read in (read_bands, read_band_header):
+        with pytest.raises(ImageDecodeError, match=said):
+            read(path, BandForm(1))
+
+
+@pytest.mark.parametrize(("size", "tile"), [(16, 256), (300, 512), (16, 2048), (2100, 2944)])
+def test_a_tiff_whose_tiles_are_larger_than_it_is_read(tmp_path: Path, size: int, tile: int) -> None:
+    path = tiff_of_one_tile(tmp_path / "small.tif", size, tile)
+    assert np.array_equal(decode_numbers(path), np.ones((size, size)))
+    assert np.array_equal(read_bands(path, BandForm(1)), np.ones((1, size, size)))
 
 
 WIDTH, HEIGHT = 3000, 2667

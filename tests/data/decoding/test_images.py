@@ -9,9 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
-from vision_peft.data.decoding.images import EXTENSIONS, ImageDecodeError, check_start, decode_image
+from vision_peft.data.decoding.images import (
+    EXTENSIONS,
+    ImageDecodeError,
+    check_start,
+    convert_image,
+    decode_image,
+    read_header,
+)
 
 RAMP = np.linspace(0, 65535, 64 * 48).reshape(48, 64)
 
@@ -97,6 +104,23 @@ def test_exif_rotation_is_off_unless_asked_for(tmp_path: Path) -> None:
     Image.new("RGB", (64, 48)).save(tmp_path / "turned.jpg", exif=exif)
     assert decode_image(tmp_path / "turned.jpg").size == (64, 48)
     assert decode_image(tmp_path / "turned.jpg", exif_rotation=True).size == (48, 64)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_turned_whatever_else_its_exif_data_hold(tmp_path: Path, orientation: int) -> None:
+    entries = [(0x112, 3, 1, struct.pack("<HH", orientation, 0)), (0x11A, 2, 4, b"abc\0")]  # a resolution of letters
+    block = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries))
+    block += b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries) + bytes(4)
+    exif, plain = Image.Exif(), np.arange(64 * 48, dtype=np.uint8).reshape(48, 64)
+    exif[0x112] = orientation
+    for name, data in (("odd.png", b"Exif\0\0" + block), ("plain.png", exif.tobytes())):
+        Image.fromarray(plain).save(tmp_path / name, exif=data)
+    turned = decode_image(tmp_path / "odd.png", exif_rotation=True)
+    wanted = ImageOps.exif_transpose(Image.open(tmp_path / "plain.png")).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(turned), np.asarray(wanted))
+    assert read_header(tmp_path / "odd.png").orientation == orientation
+    for image in (turned, convert_image(Image.open(tmp_path / "odd.png"), exif_rotation=True)):
+        np.testing.assert_array_equal(np.asarray(convert_image(image, exif_rotation=True)), np.asarray(wanted))
 
 
 def test_the_first_frame_of_an_animation_is_taken(tmp_path: Path) -> None:

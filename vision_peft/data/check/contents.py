@@ -128,7 +128,7 @@ def _read_video(dataset: VideoFiles, video: int) -> Content:
         frames += len(part)
     path = dataset.paths[video]
     if dataset.frame_counts is not None:
-        suffixes = sorted({Path(name).suffix.lower().lstrip(".") for name in list_frames(path)})
+        suffixes = sorted({Path(name).suffix.lower().lstrip(".") for name in list_frames(path, dataset.frame_names)})
         return Content(pixels.digest(), size, form=VideoForm("folder", ", ".join(suffixes), frames, None, None))
     return Content(pixels.digest(), size, _hash_file(path), form=read_form(path))
 

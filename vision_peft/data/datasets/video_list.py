@@ -2,13 +2,15 @@
 
 These are the lists of VideoMAE and AdaptFormer (`train.csv`, a space between), of mmaction2 (`train.txt`), and csv with
 commas; a path may hold spaces. With `raw_frames` a line is `folder frames label`, as mmaction2, TSM and VideoMAEv2 have
-them: a folder with one image per frame, and how many of them the video has.
+them: a folder with one image per frame, and how many of them the video has. `frame_names` says which images are frames
+where others, such as those of optical flow, are beside them.
 """
 
 import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from vision_peft.data.annotations.draw_split import check_fraction
@@ -21,6 +23,7 @@ from vision_peft.data.decoding.video_dataset import VideoFiles
 from vision_peft.data.flat_arrays import TextArray
 from vision_peft.data.item_names import name_below
 from vision_peft.data.problems import quote
+from vision_peft.printable import warn
 
 _FOLDER = re.compile(r"(?P<folder>.+?)\s+(?P<frames>[0-9]{1,9})")
 
@@ -39,6 +42,7 @@ class VideoLists(DataConfig):
     test: str | None = None
     classes: str | None = None
     raw_frames: bool = False
+    frame_names: str | None = None
     val_fraction: float = 0.1
     seed: int = 0
     allow_absolute: bool = False
@@ -46,6 +50,8 @@ class VideoLists(DataConfig):
 
     def __post_init__(self) -> None:
         check_fraction("val_fraction", self.val_fraction)
+        if self.frame_names is not None and not self.raw_frames:
+            raise ValueError("data.frame_names says which images are frames: it needs data.raw_frames=true")
 
     def draws_by_name(self) -> bool:
         return not self.val
@@ -58,12 +64,16 @@ class VideoLists(DataConfig):
     def open_splits(self, problems: list[str] | None = None) -> Callable[[str], ImageDataset]:
         root = find_root(self.root, self.name)
         lists = SplitLists(self.name, root, self.train, self.val, self.test, self.classes, self.val_fraction, self.seed)
-        kind = _FrameFolderCheck if self.raw_frames else _ListedVideoCheck
-        items = lists.read(kind(root, not self.allow_absolute, _HINT), problems)
+        confined = not self.allow_absolute
+        frames = _FrameFolderCheck(root, confined, _HINT, self.frame_names) if self.raw_frames else None
+        check = frames or _ListedVideoCheck(root, confined, _HINT)
+        items = lists.read(check, problems)
+        if frames and (more := frames.describe_more()):
+            warn(f"data={self.name}: {more}", stacklevel=3)
 
         def load(split: str) -> ImageDataset:
             check_split(split)
-            paths, labels = lists.take(items, split, kind.what)
+            paths, labels = lists.take(items, split, check.what)
             if not self.raw_frames:
                 return VideoFiles(paths, labels, items.classes, decoder=self.decoder)
             folders = [_split(path) for path in paths]
@@ -72,6 +82,7 @@ class VideoLists(DataConfig):
                 labels,
                 items.classes,
                 frame_counts=[frames for _, frames in folders],
+                frame_names=self.frame_names,
                 decoder=self.decoder,
             )
 
@@ -91,7 +102,17 @@ class _ListedVideoCheck(VideoCheck):
 
 
 class _FrameFolderCheck(VideoCheck):
-    """Checks `<folder> <frames>`: that the folder is below the root and holds so many images."""
+    """Checks `<folder> <frames>`: that the folder is below the root and holds so many frames."""
+
+    def __init__(self, root: Path, confined: bool, hint: str, frame_names: str | None) -> None:
+        super().__init__(root, confined, hint)
+        self.frame_names = frame_names
+        self.more: dict[str, str] = {}  # what is said of folders that hold more frames than their line says
+
+    def describe_more(self) -> str:
+        """Say which folders hold more frames than the lists say; "" if none does."""
+        first = next(iter(self.more.values()), "")
+        return first and f"frames are left out in {len(self.more)} of the folders: {first}"
 
     def find_absence(self, full: str, path: str) -> str | None:
         folder, frames = _split(full)
@@ -100,8 +121,14 @@ class _FrameFolderCheck(VideoCheck):
         named = quote(_split(path)[0])
         if not os.path.isdir(folder):  # noqa: PTH112
             return f"folder {named} is missing"
-        there = len(list_frames(folder))
-        return None if there >= frames else f"folder {named} holds {there} images, the list says {frames} frames"
+        try:
+            there = len(list_frames(folder, self.frame_names))
+        except ValueError as error:
+            return f"folder {named}: {error}; data.frame_names=img_*.jpg says which images are frames"
+        held = f"{there} images" + ("" if self.frame_names is None else f" named {self.frame_names}")
+        if there > frames:
+            self.more.setdefault(folder, f"{named} holds {held}, the list says {frames} frames")
+        return None if there >= frames else f"folder {named} holds {held}, the list says {frames} frames"
 
     def identity(self, full: str) -> str:
         return os.path.normpath(_split(full)[0])

@@ -21,15 +21,9 @@ import torch
 from torch import Tensor
 
 from vision_peft.data.decoding.array_files import read_array_headers, read_arrays
-from vision_peft.data.decoding.images import (
-    MAX_PIXELS,
-    ImageDecodeError,
-    MisfitError,
-    ValueRange,
-    check_mode,
-    decode_values,
-    read_header,
-)
+from vision_peft.data.decoding.image_values import decode_values, read_value_header
+from vision_peft.data.decoding.images import MAX_PIXELS, ImageDecodeError, MisfitError, ValueRange
+from vision_peft.data.decoding.missing_values import mark_missing, put_float32
 from vision_peft.data.decoding.tiff_bands import is_tiff, read_tiff, read_tiff_header
 
 ARRAY_EXTENSIONS = frozenset((".npy", ".npz"))
@@ -105,7 +99,8 @@ def read_bands(path: str | Path, form: BandForm) -> Tensor:
     with _OneError(path):
         whole = np.empty(header.shape[2:] + header.shape[:2], np.float32)
         for place, part in enumerate(parts) if form.stack else [(slice(None), parts[0])]:
-            whole[place] = part[..., 0] if form.stack else np.moveaxis(part, -1, 0)
+            values = part[..., 0] if form.stack else np.moveaxis(part, -1, 0)
+            put_float32(whole[place], values, _choose_nodata(form, header.nodata))
     return convert_bands(torch.from_numpy(whole), form, path, header.nodata)
 
 
@@ -128,28 +123,35 @@ def read_band_item(item: Any, form: BandForm) -> Tensor:
         raise ValueError(
             f"this model takes arrays of {form.channels} bands of {' or '.join(types)}, got {item.dtype} {item.shape}"
         )
-    return convert_bands(torch.from_numpy(array.astype(np.float32)), form, "the array")
+    whole = np.empty(array.shape, np.float32)
+    put_float32(whole, array, form.nodata)
+    return convert_bands(torch.from_numpy(whole), form, "the array")
 
 
 def convert_bands(values: Tensor, form: BandForm, path: str | Path, nodata: float | None = None) -> Tensor:
     """Make missing values of float32 `C H W` NaN, cut off what is outside of the range, and refuse what is neither.
 
     Args:
+        values: as `put_float32` makes them.
         path: of the image, for messages.
         nodata: what the file itself says that stands for none.
     """
-    declared = form.nodata if form.nodata is not None else nodata
+    marked = mark_missing(_choose_nodata(form, nodata))
     if form.missing == "error" and (count := int(values.isnan().sum())):
         raise ImageDecodeError(
             path, (f"{count:,} values are NaN: data.missing=mean replaces them by the mean of their band")
         )
     if count := int(values.isinf().sum()):
         raise ImageDecodeError(path, f"{count:,} values are infinite")
-    if declared is not None and math.isfinite(declared):
-        values = values.masked_fill(values == torch.tensor(declared, dtype=torch.float32), math.nan)
+    if marked is not None:
+        values = values.masked_fill(values == marked, math.nan)
     if values.isnan().all():
         raise ImageDecodeError(path, "every value is missing")
     return values.clamp(*form.value_range) if isinstance(form.value_range, tuple) else values
+
+
+def _choose_nodata(form: BandForm, nodata: float | None) -> float | None:
+    return form.nodata if form.nodata is not None else nodata
 
 
 def read_band_header(path: str | Path, form: BandForm) -> BandHeader:
@@ -197,8 +199,7 @@ def _read_header(file: str, form: BandForm) -> BandHeader:
             height, width, bands = (*shape, 1)[:3]
             header = BandHeader(kind, (height, width, bands), first.dtype.name)
         else:
-            image = read_header(file, max_pixels=form.max_pixels)
-            check_mode(image.mode)
+            image = read_value_header(file, max_pixels=form.max_pixels)
             deep = "uint16" if image.mode.startswith("I") else "float32" if image.mode == "F" else "uint8"
             bands = {"LA": 2, "RGB": 3, "RGBA": 4}.get(image.mode, 1)
             header = BandHeader(image.format, (image.size[1], image.size[0], bands), deep)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vision_peft.data.decoding.image_costs import check_cost
 from vision_peft.data.decoding.image_kinds import EXTENSIONS as EXTENSIONS
@@ -38,8 +38,17 @@ MAX_PIXELS = 100_000_000
 COLOUR = 2**24  # that numbers of colours start from
 LONGEST_CAUSE = 1000  # letters
 _PIXELS_AT_ONCE = 2**20
-_STORED = ("1", "L", "LA", "RGB", "RGBA")  # modes whose values are those of channels
 _PILS_LIMIT = Image.MAX_IMAGE_PIXELS or 0
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF orientation
+_TELL_ORIENTATION = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # what PIL finds it in
 ValueRange = str | tuple[float, float]  # "full", "image", or which values become 0 and 255
 _opening = threading.Lock()  # PIL's limit and the filters of warnings belong to the whole process
 if hasattr(os, "register_at_fork"):  # a thread that held it while the process forked does not exist in the child
@@ -85,30 +94,12 @@ def decode_image(
     of more than 8 bits. `content` is what the file holds where there is none, and `path` then its name in messages.
     Raises `ImageDecodeError` for whatever goes wrong. Threads may decode at the same time.
     """
-    with _raise_one_error(path, max_pixels, content), _open_with_limit(path, max_pixels, content) as image:
+    with raise_one_error(path, max_pixels, content), open_with_limit(path, max_pixels, content) as image:
         check_cost(image, path, content)
         huge = image.width * image.height > _PILS_LIMIT
         with _pixel_limit(max_pixels) if huge else nullcontext():  # PIL checks a TIFF here once more
             image.load()
-        return _to_rgb(ImageOps.exif_transpose(image) if exif_rotation else image, value_range)
-
-
-def decode_values(path: str | Path, *, max_pixels: int = MAX_PIXELS, content: bytes | None = None) -> np.ndarray:
-    """Decode an image file to the values that it stores, `H W` or `H W C`; of black and white they are 0 and 255.
-
-    Raises `ImageDecodeError` as `decode_image` does, and where values are numbers of colours (a palette) or inks.
-    """
-    with _raise_one_error(path, max_pixels, content), _open_with_limit(path, max_pixels, content) as image:
-        check_mode(image.mode)
-        check_cost(image, path, content)
-        image.load()
-        return np.array(image.convert("L") if image.mode == "1" else image)
-
-
-def check_mode(mode: str) -> None:
-    """Raise ValueError for an image whose values are numbers of colours (a palette), inks, or of 32 bits."""
-    if mode not in _STORED and not _is_deep(mode):
-        raise ValueError(f"its mode {mode} does not hold the values of channels")
+        return _to_rgb(_turn_upright(image) if exif_rotation else image, value_range)
 
 
 def convert_image(
@@ -121,13 +112,13 @@ def convert_image(
     name = getattr(image, "filename", "") or "the image"
     if (pixels := image.width * image.height) > max_pixels:
         raise ImageDecodeError(name, f"it has {pixels:,} pixels, wanted at most max_pixels={max_pixels:,}")
-    with _raise_one_error(name, max_pixels, b""):
-        return _to_rgb(ImageOps.exif_transpose(image) if exif_rotation else image.copy(), value_range)
+    with raise_one_error(name, max_pixels, b""):
+        return _to_rgb(_turn_upright(image) if exif_rotation else image.copy(), value_range)
 
 
 def read_pixel_count(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> int:
     """Read width x height from the header of an image file; raises `ImageDecodeError` as `decode_image` does."""
-    with _raise_one_error(path, max_pixels), _open_with_limit(path, max_pixels) as image:
+    with raise_one_error(path, max_pixels), open_with_limit(path, max_pixels) as image:
         return image.width * image.height
 
 
@@ -138,36 +129,11 @@ def read_values(
 
     Raises `ImageDecodeError` as `decode_image` does.
     """
-    with _raise_one_error(path, max_pixels, content), _open_with_limit(path, max_pixels, content) as image:
-        if not _is_deep(image.mode):
+    with raise_one_error(path, max_pixels, content), open_with_limit(path, max_pixels, content) as image:
+        if not is_deep(image.mode):
             return None
         check_cost(image, path)
         return image.mode, *_find_range(image)
-
-
-def decode_numbers(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode an image file to its numbers (H W) as they are stored: a mask or a map of depths, never colours.
-
-    Of a palette these are the indices into it, of colours `COLOUR` + 65536 red + 256 green + blue.
-    Raises `ImageDecodeError`.
-    """
-    with _raise_one_error(path, max_pixels), _open_with_limit(path, max_pixels) as image:
-        check_cost(image, path)
-        if image.mode in ("1", "P", "L") or _is_deep(image.mode):
-            return np.array(image)
-        if image.mode == "PA":
-            return np.array(image.getchannel("P"))
-        if image.mode == "LA":
-            return np.array(image.getchannel("L"))
-        red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")).astype(np.int32), 2, 0)
-        return COLOUR + 65536 * red + 256 * green + blue
-
-
-def read_palette(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> list[tuple[int, int, int]] | None:
-    """Read the colours of the palette of an image file; None: it has none. Raises `ImageDecodeError`."""
-    with _raise_one_error(path, max_pixels), _open_with_limit(path, max_pixels) as image:
-        numbers = (image.getpalette("RGB") or []) if image.mode == "P" else []
-        return [*zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)] or None
 
 
 def check_start(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
@@ -175,7 +141,7 @@ def check_start(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
 
     Of a file that does nothing but these bytes is read, and by many threads at a time; of any other the whole header.
     """
-    with _raise_one_error(path, max_pixels):
+    with raise_one_error(path, max_pixels):
         _refuse_irregular(path)
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123  a Path takes as long as the rest
             start = file.read(START)
@@ -185,16 +151,13 @@ def check_start(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> None:
 
 def read_header(path: str | Path, *, max_pixels: int = MAX_PIXELS, content: bytes | None = None) -> ImageHeader:
     """Read what a file that decodes, or its `content`, is, as stored; raises `ImageDecodeError` as `decode_image`."""
-    with _raise_one_error(path, max_pixels, content), _open_with_limit(path, max_pixels, content) as image:
-        try:
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        except Exception:  # broken EXIF data raise as many errors as broken images; the image is good without them
-            orientation = 1
-        return ImageHeader(image.format or "", image.mode, image.size, orientation if orientation in range(1, 9) else 1)
+    with raise_one_error(path, max_pixels, content), open_with_limit(path, max_pixels, content) as image:
+        return ImageHeader(image.format or "", image.mode, image.size, _read_orientation(image))
 
 
 @contextmanager
-def _raise_one_error(path: str | Path, max_pixels: int, content: bytes | None = None) -> Iterator[None]:
+def raise_one_error(path: str | Path, max_pixels: int, content: bytes | None = None) -> Iterator[None]:
+    """Raise `ImageDecodeError` of a file, or of its `content`, for whatever goes wrong with it."""
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -206,7 +169,7 @@ def _raise_one_error(path: str | Path, max_pixels: int, content: bytes | None = 
         raise ImageDecodeError(path, f"{type(error).__name__}: {error}") from error
 
 
-def _open_with_limit(path: str | Path, max_pixels: int, content: bytes | None = None) -> Image.Image:
+def open_with_limit(path: str | Path, max_pixels: int, content: bytes | None = None) -> Image.Image:
     """Open an image and read its header, with PIL's own check of it at our limit, as an error."""
     if content is None:
         _refuse_irregular(path)
@@ -244,13 +207,32 @@ def _describe_start(path: Path, content: bytes | None) -> str:
     return f"not a known image format (the file starts with {start!r})" if start else "the file is empty (0 bytes)"
 
 
-def _is_deep(mode: str) -> bool:
+def is_deep(mode: str) -> bool:
     """Whether an image of this mode is greyscale of more than 8 bits."""
     return mode.startswith("I;16") or mode in ("I", "F")
 
 
+def _read_orientation(image: Image.Image) -> int:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # broken EXIF data raise as many errors as broken images; the image is good without them
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    """Return a copy turned as its EXIF orientation says; PIL's own function writes the other EXIF data anew as well."""
+    image.load()  # a PNG may have them behind the picture
+    if (orientation := _read_orientation(image)) == 1:
+        return image.copy()
+    upright = image.transpose(_TURNS[orientation])
+    for name in _TELL_ORIENTATION:
+        upright.info.pop(name, None)
+    return upright
+
+
 def _to_rgb(image: Image.Image, value_range: ValueRange) -> Image.Image:
-    if not _is_deep(image.mode):
+    if not is_deep(image.mode):
         image.info.pop("transparency", None)  # alpha is dropped; PIL would warn about palettes that carry it
         return image if image.mode == "RGB" else image.convert("RGB")  # which would copy one that is RGB already
     low, high = _find_range(image)

@@ -16,7 +16,8 @@ from vision_peft.data.decoding.band_files import draw_bands, read_image_header
 from vision_peft.data.decoding.band_statistics import Bands
 from vision_peft.data.decoding.bands import read_bands
 from vision_peft.data.decoding.image_dataset import ImageFiles
-from vision_peft.data.decoding.images import ImageDecodeError, ImageHeader, read_header, read_palette
+from vision_peft.data.decoding.image_values import read_palette
+from vision_peft.data.decoding.images import ImageDecodeError, ImageHeader, read_header
 from vision_peft.data.decoding.masks import MaskReading
 from vision_peft.data.decoding.pixel_store import Store
 from vision_peft.data.flat_arrays import IntArray, TextArray

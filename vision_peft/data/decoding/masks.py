@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vision_peft.data.decoding.images import COLOUR, MAX_PIXELS, ImageDecodeError, decode_numbers
+from vision_peft.data.decoding.image_values import decode_numbers
+from vision_peft.data.decoding.images import COLOUR, MAX_PIXELS, ImageDecodeError
 
 IGNORE = 255  # in place of a class: the pixel does not count
 MOST_CLASSES = 255

@@ -6,6 +6,7 @@ compressed part is unpacked by its true length first: a few kilobytes of zeros w
 """
 
 import logging
+import math
 import zlib
 from importlib import import_module
 from importlib.util import find_spec
@@ -14,8 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vision_peft.data.decoding.image_costs import check_tile
+
 STARTS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 MAX_PAGES = 512
+MAX_PART_BYTES = 2**28  # of a strip or tile, unpacked, where that is more than twice its page
 _DEFLATE, _LZW, _PACKBITS, _PLAIN = (8, 32946), 5, 32773, 1
 _NODATA = 42113  # GDAL's tag
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
@@ -94,16 +98,30 @@ def _describe(pages: list[Any]) -> TiffHeader:
             raise ValueError(f"compression {page.compression} is not read: wanted none, deflate, LZW or PackBits")
         if int(page.photometric) == 3:
             raise ValueError("its values are palette colours, not measurements")
+        _check_part_size(page)
     bands = sum(page.samplesperpixel for page in pages)
     tag = first.tags.get(_NODATA)
     return TiffHeader((first.imagelength, first.imagewidth, bands), np.dtype(first.dtype), _to_number(tag))
 
 
+def _check_part_size(page: Any) -> None:
+    """Raise ValueError where a strip or tile is unpacked to far more than its page is."""
+    if page.is_tiled:
+        check_tile((page.imagewidth, page.imagelength), (page.tilewidth, page.tilelength))
+    part, size = (math.prod(shape) * page.dtype.itemsize for shape in (page.chunks, page.shape))
+    if part > max(MAX_PART_BYTES, 2 * size):
+        raise ValueError(f"a part of a page unpacks to {part:,} bytes, the whole page has {size:,}")
+
+
 def _to_number(tag: Any) -> float | None:
+    text = "" if tag is None else str(tag.value).strip("\x00 ")
     try:
-        return None if tag is None else float(str(tag.value).strip("\x00 "))
+        number = float(text)
     except ValueError:
         return None
+    if math.isinf(number) and any(letter.isdigit() for letter in text):  # the largest one, rounded up
+        return math.copysign(np.finfo(np.float64).max, number)
+    return number
 
 
 def _check_parts(page: Any, file: Any) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from vision_peft.data.decoding.frame_pictures import PictureMaker
 from vision_peft.data.decoding.video_backends import choose_backends
-from vision_peft.data.decoding.video_file import VideoDecodeError, describe_error
+from vision_peft.data.decoding.video_file import LargeClipError, VideoDecodeError, check_clip_size, describe_error
 from vision_peft.data.decoding.video_index import VideoIndex, read_index
 from vision_peft.data.decoding.video_readers import read_all, read_by_decord, read_by_pyav, read_by_torchcodec
 
@@ -32,7 +32,7 @@ def decode_clip(path: str | Path, indices: Sequence[int] | Choose, backend: str 
     PyAV where most frames up to the last one are wanted, or passed on the way: there it is the fastest.
 
     Raises:
-        VideoDecodeError: no backend can decode the file.
+        VideoDecodeError: no backend can decode the file, or these frames of it take more than `MAX_CLIP_BYTES`.
         IndexError: a frame before the first or behind the last is asked for.
         ImportError: the backend, or with "auto" every one, is not installed.
     """
@@ -46,7 +46,7 @@ def decode_clip(path: str | Path, indices: Sequence[int] | Choose, backend: str 
             continue
         try:
             return _decode(path, index, choose, name)
-        except IndexError:
+        except (IndexError, LargeClipError):
             raise
         except VideoDecodeError as error:
             causes[name] = error.cause
@@ -75,19 +75,23 @@ def decode_all(path: str | Path, backend: str = "auto", at_once: int = 8) -> Ite
             decode_clip(path, range(start, min(start + at_once, count)), backend) for start in range(0, count, at_once)
         )
         return
-    index, part = read_index(path), list[np.ndarray]()
+    index, part, there = read_index(path), np.empty((0, 0, 0, 3), np.uint8), 0
     maker = PictureMaker(index.turn)
     with contextlib.closing(read_all(path, index)) as frames:
         for frame in frames:
             try:
-                part.append(maker.make(frame))
+                picture = maker.make(frame)
             except ValueError as error:
                 raise VideoDecodeError(path, "pyav", describe_error(error)) from None
-            if len(part) == at_once:
-                yield np.stack(part)
-                part = []
-    if part:
-        yield np.stack(part)
+            if not there:
+                part = np.empty((at_once, *picture.shape), np.uint8)
+            part[there] = picture
+            there += 1
+            if there == at_once:
+                yield part
+                there = 0
+    if there:
+        yield part[:there]
 
 
 def frame_count(path: str | Path, *, decode: bool = False) -> int:
@@ -107,6 +111,7 @@ def _decode(path: str | Path, index: VideoIndex, choose: Choose, name: str) -> n
     file = os.fspath(path)
     if index.frames is None:  # only PyAV gets such a file
         wanted = [*choose(index.guess)] if index.guess else []
+        check_clip_size(path, len(wanted), index.pixels)
         frames = read_by_pyav(file, index, wanted)
         if frames is not None and [*choose(index.frames or 0)] == wanted:
             return frames
@@ -114,6 +119,7 @@ def _decode(path: str | Path, index: VideoIndex, choose: Choose, name: str) -> n
     wanted = [*choose(count)]
     if outside := [number for number in wanted if not 0 <= number < count]:
         raise IndexError(f"{path}: frames {outside[:5]} asked of a video of {count} frames, 0 to {count - 1}")
+    check_clip_size(path, len(wanted), index.pixels)
     if not wanted:
         return np.empty((0, 0, 0, 3), np.uint8)
     frames = _READERS[name](file, index, wanted)

@@ -44,7 +44,8 @@ class VideoFiles(KeptVideos):
     item is the clip.
 
     `frame_counts` says that the paths are folders with an image per frame, and how many of them (first by name, numbers
-    by value) the video has. `decoder` is one of `video_backends.py`, or "auto".
+    by value) the video has; `frame_names` is a pattern of their names. `decoder` is one of `video_backends.py`, or
+    "auto".
     """
 
     what = "video"
@@ -58,6 +59,7 @@ class VideoFiles(KeptVideos):
         classes: Sequence[str],
         *,
         frame_counts: Sequence[int] | None = None,
+        frame_names: str | None = None,
         decoder: str = "auto",
     ) -> None:
         super().__init__(classes, labels)
@@ -65,7 +67,7 @@ class VideoFiles(KeptVideos):
         self.paths = TextArray.of(paths if isinstance(paths, TextArray) else map(str, paths))
         self.store = None
         self.video_labels = IntArray(self.labels)
-        self.frame_counts = frame_counts
+        self.frame_counts, self.frame_names = frame_counts, frame_names
         self.decoder = decoder
         self._clips, self._training, self._place = ClipSampling(1), False, "random"
         self._starts: Sequence[int] = range(len(self.paths) + 1)  # first item of each video, and their number
@@ -177,7 +179,7 @@ class VideoFiles(KeptVideos):
         """Return the frames of a video that `choose` picks, given their number, as uint8 `T H W 3`."""
         path = self.paths[video]
         if self.frame_counts is not None:
-            return decode_frame_folder(path, self.frame_counts[video], choose)
+            return decode_frame_folder(path, self.frame_counts[video], choose, self.frame_names)
         return decode_clip(path, choose, self.decoder)
 
     def describe_oddities(self) -> str:

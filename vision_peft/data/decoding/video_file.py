@@ -8,6 +8,7 @@ import functools
 import os
 import re
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from vision_peft.data.decoding.video_backends import explain_absence
 from vision_peft.printable import printable
 
 CONTAINERS = ("mov", "matroska", "avi", "asf", "flv", "mpeg", "mpegvideo", "mpegts", "ogg", "gif")  # ffmpeg's names
+MAX_FRAME_PIXELS = 36_000_000  # 8K has 35.4 million
+MAX_CLIP_BYTES = 2**31  # of the frames that are asked for at a time, at three bytes a pixel
 _STARTS = {
     b"\x1aE\xdf\xa3": "matroska",
     b"0&\xb2u\x8ef\xcf\x11": "asf",
@@ -49,30 +52,41 @@ class NoPicturesError(VideoDecodeError):
     """A file that can be opened and holds sound or other data only."""
 
 
+class LargeClipError(VideoDecodeError):
+    """Frames of which more are wanted than fit into `MAX_CLIP_BYTES`."""
+
+
 @contextmanager
 def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
     """Open a video with PyAV, as `(container, stream)` with its first video stream; one thread decodes it.
 
     Raises:
-        VideoDecodeError: not a regular file, empty, of an unknown container, damaged, without pictures or of a codec
-            without a decoder; raised in place of what PyAV raises inside the `with` block, too.
+        VideoDecodeError: not a regular file, empty, of an unknown container, damaged, without pictures, of a codec
+            without a decoder or of frames of more than `MAX_FRAME_PIXELS`; raised in place of what PyAV raises inside
+            the `with` block, too.
     """
     import av
 
     limits = {"format_whitelist": find_container(path), "protocol_whitelist": "file"}
+    doubt = ""
+    file, most = os.path.abspath(path), {"max_pixels": str(MAX_FRAME_PIXELS)}  # noqa: PTH100
     try:
-        with av.open(os.path.abspath(path), format=limits["format_whitelist"], container_options=limits) as container:  # noqa: PTH100
+        with av.open(file, format=limits["format_whitelist"], options=most, container_options=limits) as container:
             stream = _find_pictures(container)
             if stream is None:
                 raise NoPicturesError(path, "pyav", "the file holds no video stream")
             if stream.codec_context is None:
                 raise ValueError("there is no decoder for its video stream")
+            _check_frame_size(stream.codec_context.width, stream.codec_context.height)
+            if not stream.codec_context.width:  # no frame could be decoded to find it
+                doubt = f" (its frames may be of more than {MAX_FRAME_PIXELS:,} pixels, which is the most)"
+            stream.codec_context.options = most  # frames may be larger than the header says
             stream.thread_count = 1
             yield container, stream
     except VideoDecodeError:
         raise
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:  # IndexError: a stream that appears on the way
-        raise VideoDecodeError(path, "pyav", describe_error(error)) from None
+        raise VideoDecodeError(path, "pyav", describe_error(error) + doubt) from None
 
 
 def find_container(path: str | Path) -> str:
@@ -82,6 +96,8 @@ def find_container(path: str | Path) -> str:
     except (OSError, ValueError) as error:
         raise VideoDecodeError(path, "none", describe_error(error)) from None
     if found := _name_container(start):
+        if found == "gif":  # PyAV would find the size of a screen by making one
+            _check_gif(path, start)
         return found
     playlist = start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_PLAYLISTS)
     what = "not a video but a playlist, which names other files" if playlist else "not a video of a known container"
@@ -99,6 +115,14 @@ def is_only_sound(path: str, size: int) -> bool:
             return False
     except VideoDecodeError as error:
         return isinstance(error, NoPicturesError)
+
+
+def check_clip_size(path: str | Path, frames: int, pixels: int) -> None:
+    """Raise LargeClipError where so many frames of so many pixels are more than `MAX_CLIP_BYTES`."""
+    if (size := 3 * frames * pixels) > MAX_CLIP_BYTES:
+        cause = f"{frames:,} frames of {pixels:,} pixels at a time would take {size / 2**30:.1f} GiB, more than "
+        advice = f"{MAX_CLIP_BYTES // 2**30}: vision-peft prepare-video makes videos smaller"
+        raise LargeClipError(path, "none", cause + advice)
 
 
 def describe_error(error: BaseException) -> str:
@@ -120,6 +144,21 @@ def _read_start(path: str | Path) -> bytes:
     if not start:
         raise ValueError("the file is empty (0 bytes)")
     return start
+
+
+def _check_gif(path: str | Path, start: bytes) -> None:
+    try:
+        _check_frame_size(*struct.unpack_from("<HH", start.ljust(10, b"\0"), 6))
+    except ValueError as error:
+        raise VideoDecodeError(path, "none", str(error)) from None
+
+
+def _check_frame_size(width: int, height: int) -> None:
+    if width * height > MAX_FRAME_PIXELS:
+        raise ValueError(
+            f"its frames are {width:,} x {height:,}: wanted at most {MAX_FRAME_PIXELS:,} pixels; make it smaller "
+            "(ffmpeg -i FILE -vf scale=-2:1080 SMALLER.mp4)"
+        )
 
 
 def _name_container(start: bytes) -> str | None:

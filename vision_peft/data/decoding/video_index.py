@@ -43,6 +43,7 @@ class VideoIndex:
         guess: about how many there are.
         times: when they are shown, in units of `time_base` seconds, rising; empty where that is not known.
         rate: frames a second, on average.
+        pixels: of its first frame; 0 where that cannot be decoded.
         turn: how the frames become upright; `rotation` is its angle in degrees, counter-clockwise.
         proven: whether the packets alone say `frames` and `times`.
         refusals: why a decoder does not get the file, by its name.
@@ -53,6 +54,7 @@ class VideoIndex:
     times: Sequence[int]
     time_base: Fraction
     rate: Fraction
+    pixels: int
     turn: Turn
     rotation: int
     proven: bool
@@ -87,12 +89,13 @@ def _read_index(path: str, size: int, changed: int) -> VideoIndex:
             raise ValueError(f"its container is damaged: {damage}")
         base, rate = Fraction(stream.time_base or 1), Fraction(stream.average_rate or stream.guessed_rate or 25)
         turn, rotation = (read_turn(packets.first), packets.first.rotation) if packets.first else (Turn(), 0)
+        pixels = packets.first.width * packets.first.height if packets.first else 0
         count, doubt = len(packets.times), packets.find_doubt()
         if doubt:
             refusals = {"decord": doubt, "torchcodec": doubt}
-            return VideoIndex(None, count, (), base, rate, turn, rotation, proven=False, refusals=refusals)
+            return VideoIndex(None, count, (), base, rate, pixels, turn, rotation, proven=False, refusals=refusals)
         times, refusals = compress(sorted(packets.times)), packets.find_refusals(turn)
-        return VideoIndex(count, count, times, base, rate, turn, rotation, proven=True, refusals=refusals)
+        return VideoIndex(count, count, times, base, rate, pixels, turn, rotation, proven=True, refusals=refusals)
 
 
 def compress(times: Sequence[int]) -> Sequence[int]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vision_peft.data.decoding.clip_frames import ClipFrames
 from vision_peft.data.decoding.frame_pictures import PictureMaker
 from vision_peft.data.decoding.native_log import listen_to
 from vision_peft.data.decoding.video_file import open_video
@@ -47,16 +48,15 @@ def read_by_pyav(path: str, index: VideoIndex, wanted: Sequence[int]) -> np.ndar
 
     It reads to the end where the number of frames is not known yet, after which `index` knows it.
     """
-    needed, found = set(wanted), dict[int, np.ndarray]()
-    last = max(needed, default=-1) if index.frames is not None else -1
-    maker = PictureMaker(index.turn)
+    last = max(wanted, default=-1) if index.frames is not None else -1
+    maker, clip = PictureMaker(index.turn), ClipFrames(path, wanted)
     with contextlib.closing(read_all(path, index)) as frames:
         for number, frame in enumerate(frames):
-            if number in needed:
-                found[number] = maker.make(frame)
+            if number in clip.missing:
+                clip.put(number, maker.make(frame))
             if number == last:
                 break
-    return np.stack([found[number] for number in wanted]) if wanted and needed <= found.keys() else None
+    return clip.array if wanted and not clip.missing else None
 
 
 def read_all(path: str | Path, index: VideoIndex) -> Generator[Any]:
