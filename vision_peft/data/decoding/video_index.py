@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vision_peft.data.decoding.bitstreams import holds_whole_frames, shows_one_picture, starts_anew
+from vision_peft.data.decoding.file_ends import find_cut
 from vision_peft.data.decoding.frame_pictures import Turn, read_turn
 from vision_peft.data.decoding.native_log import capture_pyav
 from vision_peft.data.decoding.video_file import VideoDecodeError, describe_error, open_video
@@ -87,6 +88,10 @@ def _read_index(path: str, size: int, changed: int) -> VideoIndex:
         reader = container.format.name.split(",")[0]
         if damage := next((text.strip() for _, name, text in log if name.split(",")[0] == reader), None):
             raise ValueError(f"its container is damaged: {damage}")
+        counted = stream.frames  # 0: its header tells of no frames
+        if (not counted or len(packets.times) < counted) and (cut := find_cut(path, reader)):
+            there = f", {len(packets.times)} of {counted} frames are there" if counted else ""
+            raise ValueError(f"its container is damaged: {cut}{there}")
         base, rate = Fraction(stream.time_base or 1), Fraction(stream.average_rate or stream.guessed_rate or 25)
         turn, rotation = (read_turn(packets.first), packets.first.rotation) if packets.first else (Turn(), 0)
         pixels = packets.first.width * packets.first.height if packets.first else 0
