@@ -123,7 +123,7 @@ def test_copies_compute_the_same_and_share_nothing(method):
 
 
 def test_blocks_that_run_again_leave_no_features_behind():
-    model = vp.train_mode(tuned_vit(vp.LoRA(rank=2), vp.LST(reduction=4)))
+    model: Any = vp.train_mode(tuned_vit(vp.LoRA(rank=2), vp.LST(reduction=4)))
     vp.set_recompute(model, "block")
     loss = model(pictures(WIDE, 1)).square().sum()
 

@@ -23,7 +23,8 @@ Source: microsoft/LoRA loralib/layers.py; HF peft 0.21 tuners/lora; visinf/adapt
 adapter_plus/vit_adapter.py. Deviations: every B draws its own dropout mask in front of A, also where layers share A;
 under dropout HF's DoRA feeds the dropped x to (g - 1) ⊙ W x as well, here W sees the whole x; adapter_plus starts A and
 B at random, here B starts at 0. Under PiSSA and OLoRA HF writes W - s · B₀ A₀ over W; here W stays and s · B₀ A₀ x is
-subtracted beside it, so that ``detach``, ``disabled`` and fingerprints see W. MLAE trains a factor each, here it is s.
+subtracted beside it, so that ``detach``, ``disabled`` and fingerprints see W; a whole ``state_dict`` holds A₀ and B₀
+too, an adapter, which loads onto the same W, does not. MLAE trains a factor each, here it is s.
 """
 
 import math

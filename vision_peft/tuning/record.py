@@ -199,7 +199,11 @@ def head_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def graft_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers that grafts added, by their name in the ``state_dict``."""
+    """Parameters and persistent buffers that grafts added, by their name in the ``state_dict``.
+
+    Without ``made_of_weights`` of a module: buffers that attaching makes of the frozen weights, the same each time. A
+    whole ``state_dict``, which brings frozen weights along, has them too.
+    """
     found: dict[str, Tensor] = {}
     for module_name, module in graft.grafts(model):
         prefix = f"{module_name}." if module_name else ""
@@ -207,8 +211,14 @@ def graft_tensors(model: nn.Module) -> dict[str, Tensor]:
             if isinstance(child, nn.Parameter):
                 found[prefix + name] = child
             else:
-                found.update({f"{prefix}{name}.{k}": t for k, t in child.state_dict(keep_vars=True).items()})
+                state, made = child.state_dict(keep_vars=True), _made_of_weights(child)
+                found.update({f"{prefix}{name}.{key}": t for key, t in state.items() if key not in made})
     return found
+
+
+def _made_of_weights(child: nn.Module) -> set[str]:
+    parts = ((f"{name}." if name else "", part) for name, part in child.named_modules())
+    return {start + name for start, part in parts for name in getattr(part, "made_of_weights", ())}
 
 
 def tuned_tensors(model: nn.Module) -> dict[str, Tensor]:
