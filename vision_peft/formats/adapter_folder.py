@@ -62,7 +62,8 @@ def save_adapter(
         The folder.
 
     Raises:
-        ValueError: nothing is attached, or the number of names is not that of classes.
+        ValueError: nothing is attached, the number of names is not that of classes, or weights were loaded after
+            ``attach`` for which no adapter can be saved.
     """
     tuning = record.find(model)
     if tuning is None or not tuning.methods:
@@ -82,7 +83,7 @@ def save_adapter(
         head=record.head_kind(model) if keep_reparametrization else baked_head_kind(model),
         num_classes=model.num_classes,
         backbone=record_backbone(model),
-        fingerprint=tuning.fingerprint or record.fingerprint(model),
+        fingerprint=_fingerprint_for(model, tuning),
         tensors_sha256=tensors_sha256(state),
         class_names=None if class_names is None else list(class_names),
         input=None if input_config is None else dict(input_config),
@@ -95,6 +96,25 @@ def save_adapter(
     contents = {TENSORS: safetensors.torch.save(state, {METADATA: text}), INFO: text.encode()}
     write_together(folder, contents)
     return folder
+
+
+def _fingerprint_for(model: nn.Module, tuning: record.Record) -> str:
+    """Return the fingerprint that the adapter records, of the weights as they are now."""
+    found = record.current_fingerprint(model)
+    if found == tuning.fingerprint or not tuning.fingerprint:
+        return found
+    for method in tuning.methods:
+        problem = method.find_misfit(model)
+        if problem is not None:
+            raise ValueError(f"weights were loaded after {method.name} was attached: {problem}")
+        if method.starts_from_weights:
+            warn(
+                f"weights were loaded after {method.name} was attached, which had started from those before: the "
+                "adapter records and fits the weights of now, but its training did not start where it would have with "
+                "attach after loading",
+                stacklevel=3,
+            )
+    return found
 
 
 def load_adapter(
@@ -188,8 +208,7 @@ def _check_backbone(model: Any, info: AdapterInfo, folder: Path, where: str, all
     if differing:
         details = name_some((f"{key}: adapter {wanted.get(key)}, model {got.get(key)}" for key in differing), 20)
         raise ValueError(f"the adapter in {folder} belongs to another backbone ({names[0]}, not {names[1]}): {details}")
-    tuning = record.find(model)
-    found = tuning.fingerprint if tuning else record.fingerprint(model)
+    found = record.current_fingerprint(model)
     if found != info.fingerprint and not allow_mismatch:
         raise ValueError(
             f"the adapter in {folder} was trained on other frozen weights: {names[0]} with fingerprint "

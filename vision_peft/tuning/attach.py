@@ -82,6 +82,7 @@ def _attach(model: nn.Module, method: Method, samples: Iterable[Any] | None, *, 
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     depths = {module: graft.depth(module) for module in model.modules()}
     if not tuning.methods:
+        record.note_weights(model, tuning)
         model.requires_grad_(False)
         for name in classifier_names(model):
             model.get_submodule(name).requires_grad_(True)

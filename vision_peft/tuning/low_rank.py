@@ -126,8 +126,18 @@ class LowRank(nn.Module):
         A = self.down()
         dense = self.B @ A.flatten(1)
         if self.B0 is not None:
-            dense = dense - self.B0 @ self._owner().A0.flatten(1)
+            dense = dense - self.taken_off()
         return (dense * self.scaling).unflatten(1, A.shape[1:])
+
+    def taken_off(self) -> Tensor:
+        """B₀ A₀ (out, in · k · k) of an update that starts from parts of the weight.
+
+        Raises:
+            ValueError: it does not.
+        """
+        if self.B0 is None:
+            raise ValueError("this update takes nothing off the weight")
+        return self.B0 @ self._owner().A0.flatten(1)
 
     def fold_into(self, weight: Tensor, bias: Tensor | None) -> None:
         """Write the updated weight into ``weight`` (out, in) and c into ``bias`` (out).

@@ -1,31 +1,27 @@
 """What a tuned model knows about its tuning: one plain object on the model, never in its ``state_dict``."""
 
-import hashlib
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from vision_peft.printable import name_some
 from vision_peft.shards import is_sharded_module
 from vision_peft.tuning import graft
 from vision_peft.tuning.attentive import AttentiveHead
-from vision_peft.tuning.backbone import classifier_names, has_blocks
-from vision_peft.tuning.blocks import blocks
-from vision_peft.tuning.families import family_of_block
+from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.few_bit_linear import FewBitLinear
+from vision_peft.tuning.fingerprint import Mark, find_changed, fingerprint, mark
 from vision_peft.tuning.head_kinds import CLASS_MEAN, head_text
 from vision_peft.tuning.head_tokens import ClassMeanLinear
-from vision_peft.tuning.layers import body_layers
 from vision_peft.tuning.map_heads import MapClassifier
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.modes import set_modes
 from vision_peft.tuning.neighbours import NeighbourHead
 from vision_peft.tuning.packed_linear import quantized_layers
 
-FINGERPRINT = "_fingerprint_before_packing"  # attribute of a model whose weights are packed, see ``quantize``
 DISABLED: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models inside ``disable.disabled``: their record is aside
 
 
@@ -41,6 +37,7 @@ class Record:
     num_classes: int | None = None  # of the replaced head
     originals: dict[str, Tensor] = field(default_factory=dict)  # of ``in_place``, before attach, where few enough
     frozen_mode: str = "eval"  # mode of frozen modules while the others train
+    marks: dict[str, Mark] = field(default_factory=dict)  # by which a change of what ``fingerprint`` covers shows
 
 
 class TrainMethod:
@@ -121,7 +118,7 @@ def get_or_create_record(model: nn.Module) -> Record:
         )
     if record is None:
         flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-        record = Record(fingerprint(model), flags)
+        record = Record(fingerprint(model), flags, marks=mark(model))
         set_record(model, record)
     return record
 
@@ -148,29 +145,33 @@ def clear_merged(model: nn.Module) -> None:
     model.__dict__.pop("_tuning_merged", None)
 
 
-@torch.no_grad()
-def fingerprint(model: nn.Module) -> str:
-    """sha256 over the float32 bytes of ``norm1.weight``, ``norm2.weight`` and ``attn.proj.weight`` of every block.
+def current_fingerprint(model: nn.Module) -> str:
+    """Return the fingerprint of the frozen weights as they are now, which may have been loaded after ``attach``.
 
-    Of a model without blocks: of the weights of all layers (``layers.body_layers``). Positions and head are left out,
-    so that another image size or class count keeps the fingerprint; that of packed weights is of those they were
-    packed from. Empty on the meta device, where there are no
-    weights yet.
+    Raises:
+        ValueError: they were, and a method trains some that the fingerprint covers, whose values before are not known.
     """
-    if any(parameter.is_meta for parameter in model.parameters()):
-        return ""
-    if (before := model.__dict__.get(FINGERPRINT)) is not None:
-        return before
-    digest = hashlib.sha256()
-    if has_blocks(model):
-        layers = [layer for block in blocks(model) for layer in family_of_block(block).landmarks(block)]
-    else:
-        layers = list(body_layers(model).values())
-    for layer in layers:
-        weight = layer.weight
-        if weight is not None:
-            digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    tuning = find(model)
+    if tuning is None or not tuning.fingerprint:
+        return fingerprint(model)
+    trained = set(tuning.in_place)
+    changed = [name for name in find_changed(model, tuning.marks) if name not in trained]
+    if not changed:
+        return tuning.fingerprint
+    lost = [name for name in tuning.marks if name in trained]
+    if lost:
+        raise ValueError(
+            f"weights were loaded after a method was attached ({name_some(changed)} changed), and what was loaded for "
+            f"{name_some(lost)} was trained since, so that nothing tells these weights again: load weights first and "
+            "attach then; vp.tuned_state_dict and vp.load_tuned carry over what was trained"
+        )
+    return fingerprint(model)
+
+
+def note_weights(model: nn.Module, tuning: Record) -> None:
+    """Take the fingerprint anew where weights were loaded since it was taken."""
+    if not tuning.fingerprint or find_changed(model, tuning.marks):
+        tuning.fingerprint, tuning.marks = fingerprint(model), mark(model)
 
 
 def head_kind(model: nn.Module) -> str:
