@@ -32,6 +32,7 @@ from vision_peft.tuning import record
 from vision_peft.tuning.attach import attach_for_loading, detach, replace_head
 from vision_peft.tuning.backbone import architecture, classifier_names
 from vision_peft.tuning.bake import baked_head_kind, baked_state_dict
+from vision_peft.tuning.known_heads import find_head_kind, head_kind
 from vision_peft.tuning.method import Method, one_of
 from vision_peft.tuning.packed_linear import quantized_as
 from vision_peft.tuning.state import count_parameters, load_tuned, tuned_state_dict
@@ -62,8 +63,8 @@ def save_adapter(
         The folder.
 
     Raises:
-        ValueError: nothing is attached, the number of names is not that of classes, or weights were loaded after
-            ``attach`` for which no adapter can be saved.
+        ValueError: nothing is attached, the number of names is not that of classes, weights were loaded after
+            ``attach`` for which no adapter can be saved, or the head is none that ``replace_head`` makes.
     """
     tuning = record.find(model)
     if tuning is None or not tuning.methods:
@@ -80,7 +81,7 @@ def save_adapter(
     info = AdapterInfo(
         format_version=WITHOUT_TASK if task is None else FORMAT_VERSION,
         methods=[{"name": method.name, "fields": method.recorded_fields()} for method in methods],
-        head=record.head_kind(model) if keep_reparametrization else baked_head_kind(model),
+        head=head_kind(model) if keep_reparametrization else baked_head_kind(model),
         num_classes=model.num_classes,
         backbone=record_backbone(model),
         fingerprint=_fingerprint_for(model, tuning),
@@ -166,7 +167,7 @@ def load_adapter(
 
 
 def _put_on(model: Any, info: AdapterInfo, methods: Sequence[Method], state: dict[str, Tensor], head: str) -> None:
-    fits = (model.num_classes, record.head_kind(model)) == (info.num_classes, info.head)
+    fits = (model.num_classes, find_head_kind(model)) == (info.num_classes, info.head)
     if head == "load" and info.num_classes and not fits:
         replace_head(model, info.head, info.num_classes)
     for method in methods:

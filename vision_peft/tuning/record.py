@@ -10,16 +10,10 @@ from torch import Tensor, nn
 from vision_peft.printable import name_some
 from vision_peft.shards import is_sharded_module
 from vision_peft.tuning import graft
-from vision_peft.tuning.attentive import AttentiveHead
 from vision_peft.tuning.backbone import classifier_names
-from vision_peft.tuning.few_bit_linear import FewBitLinear
 from vision_peft.tuning.fingerprint import Mark, find_changed, fingerprint, mark
-from vision_peft.tuning.head_kinds import CLASS_MEAN, head_text
-from vision_peft.tuning.head_tokens import ClassMeanLinear
-from vision_peft.tuning.map_heads import MapClassifier
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.modes import set_modes
-from vision_peft.tuning.neighbours import NeighbourHead
 from vision_peft.tuning.packed_linear import quantized_layers
 
 DISABLED: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models inside ``disable.disabled``: their record is aside
@@ -172,22 +166,6 @@ def note_weights(model: nn.Module, tuning: Record) -> None:
     """Take the fingerprint anew where weights were loaded since it was taken."""
     if not tuning.fingerprint or find_changed(model, tuning.marks):
         tuning.fingerprint, tuning.marks = fingerprint(model), mark(model)
-
-
-def head_kind(model: nn.Module) -> str:
-    """Describe what the classification layer is now, whoever put it there: see ``heads.replace_head``."""
-    layer = model.get_submodule(classifier_names(model)[0])
-    if isinstance(layer, AttentiveHead | MapClassifier | NeighbourHead):
-        return head_text(layer.kind)
-    if isinstance(layer, FewBitLinear):
-        return "bi_linear" if layer.weight is not None else "bi_linear_packed"
-    if isinstance(layer, ClassMeanLinear):
-        return CLASS_MEAN
-    if not isinstance(layer, nn.Sequential):
-        return "linear"
-    if isinstance(layer[0], nn.BatchNorm1d):
-        return "batchnorm_linear"
-    return f"mlp-{sum(isinstance(part, nn.Linear) for part in layer)}"
 
 
 def head_tensors(model: nn.Module) -> dict[str, Tensor]:
