@@ -99,3 +99,29 @@ def test_beside_lora_both_are_stored_and_both_merge(method):
     x = images(model)
     expected = model(x)
     torch.testing.assert_close(vp.merge(model)(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("second", [vp.LoRA(rank=2), vp.BitFit()], ids=lambda m: m.name)
+@pytest.mark.parametrize("method", IN_PLACE, ids=lambda m: m.name)
+def test_what_a_first_stage_trained_and_froze_is_stored_with_the_second(method, second, tmp_path):
+    model: Any = vp.attach(tiny("vit"), method)
+    randomise_tuned(model)
+    trained = {name for name, _ in vp.tuned_parameters(model)}
+    model.requires_grad_(False)
+    if type(second) is type(method):
+        second = vp.NormTuning()
+    vp.attach(model, second)
+    randomise_tuned(model)
+    state = vp.tuned_state_dict(model)
+    assert trained <= set(state)
+    in_place = [name for name in state if name in dict(tiny("vit").named_parameters()) and not name.startswith("head")]
+    assert in_place == [name for name, _ in tiny("vit").named_parameters() if name in in_place]  # in their order
+    x = images(model)
+    expected = model.eval()(x)
+    vp.save_adapter(model, tmp_path)
+    torch.testing.assert_close(vp.load_adapter(tiny("vit"), tmp_path).eval()(x), expected, rtol=1e-6, atol=1e-6)
+    frozen = {**tiny("vit").state_dict(), **model.head.state_dict(prefix="head.")}
+    plain: Any = tiny("vit")
+    plain.load_state_dict(frozen)
+    with vp.disabled(model, original=tiny("vit").state_dict()):
+        torch.testing.assert_close(model(x), plain(x))

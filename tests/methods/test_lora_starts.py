@@ -96,6 +96,38 @@ def test_an_adapter_holds_a_and_b_only_and_takes_the_residual_from_the_original_
     assert torch.equal(vp.load_adapter(tiny("vit"), tmp_path)(x), model(x))
 
 
+@pytest.mark.parametrize("targets", [("q", "v"), ("qkv", "fc1"), ("patch_embed",)])
+@pytest.mark.parametrize("init", OF_WEIGHT)
+@pytest.mark.parametrize("family", ["vit", "eva02_base"])
+def test_a_whole_state_dict_computes_the_same_over_what_were_other_weights(init, targets, family):
+    method = vp.LoRA(rank=3, targets=targets, init=init)
+    model = vp.attach(tiny(family), method)
+    vp.attach(model, vp.FullFineTune())
+    randomise_tuned(model)
+    other = tiny(family)
+    for parameter in other.parameters():
+        parameter.data.mul_(1.5).add_(0.1)
+    vp.attach(other, method)
+    other.load_state_dict(model.state_dict())
+    x = images(model)
+    assert torch.equal(other(x), model(x))
+
+
+@pytest.mark.parametrize("init", OF_WEIGHT)
+def test_a_state_dict_of_what_trains_and_one_without_a0_and_b0_still_load_strictly_enough(init):
+    method = vp.LoRA(rank=3, init=init)
+    model = vp.attach(tiny("vit"), method)
+    randomise_tuned(model)
+    whole = model.state_dict()
+    before_they_were_stored = {name: t for name, t in whole.items() if not name.endswith(("A0", "B0"))}
+    assert len(before_they_were_stored) < len(whole)
+    x = images(model)
+    for state, strict in ((before_they_were_stored, True), (vp.tuned_state_dict(model), False)):
+        other = vp.attach(tiny("vit"), method)
+        assert not other.load_state_dict(state, strict=strict).unexpected_keys
+        assert torch.equal(other(x), model(x))
+
+
 @pytest.mark.parametrize("init", OF_WEIGHT)
 def test_merging_and_unmerging_are_exact_and_a_copy_goes_on(init):
     model = vp.attach(tiny("vit"), vp.LoRA(rank=3, alpha=6, targets=("qkv",), init=init))

@@ -13,8 +13,8 @@ from torch import Tensor
 
 import vision_peft as vp
 from vision_peft.tuning.few_bit_linear import FewBitLinear, codebook
+from vision_peft.tuning.known_heads import head_kind
 from vision_peft.tuning.packed_codes import pack_codes, packed_size, unpack_codes
-from vision_peft.tuning.record import head_kind
 
 
 def layer(bits: int, rows: int = 6, columns: int = 10) -> FewBitLinear:

@@ -209,7 +209,7 @@ def test_what_a_family_cannot_carry_is_refused_at_attach_with_the_reason(family)
 
 @pytest.mark.parametrize("family", ["mvitv2_class_token", "hiera", "maxvit"])
 def test_attention_of_a_class_token_is_not_shown(family):
-    with pytest.raises(ValueError, match="has no class token: its blocks attend inside windows"):
+    with pytest.raises(ValueError, match="has no class token in its blocks: they attend inside windows"):
         check_class_token(tiny(family))
 
 

@@ -13,8 +13,8 @@ from torch import nn
 import vision_peft as vp
 from vision_peft.tuning.head_kinds import MapLinear, MapMulti, MapProgressive, MapPyramid
 from vision_peft.tuning.head_maps import Windows, answer_windows, reads_maps
+from vision_peft.tuning.known_heads import head_kind
 from vision_peft.tuning.map_heads import MapClassifier, average_parts
-from vision_peft.tuning.record import head_kind
 from vision_peft.tuning.short_block import ShortModel
 
 CLIPS = ("tubelet", "frames")

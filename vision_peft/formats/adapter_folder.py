@@ -32,6 +32,7 @@ from vision_peft.tuning import record
 from vision_peft.tuning.attach import attach_for_loading, detach, replace_head
 from vision_peft.tuning.backbone import architecture, classifier_names
 from vision_peft.tuning.bake import baked_head_kind, baked_state_dict
+from vision_peft.tuning.known_heads import find_head_kind, head_kind
 from vision_peft.tuning.method import Method, one_of
 from vision_peft.tuning.packed_linear import quantized_as
 from vision_peft.tuning.state import count_parameters, load_tuned, tuned_state_dict
@@ -62,7 +63,8 @@ def save_adapter(
         The folder.
 
     Raises:
-        ValueError: nothing is attached, or the number of names is not that of classes.
+        ValueError: nothing is attached, the number of names is not that of classes, weights were loaded after
+            ``attach`` for which no adapter can be saved, or the head is none that ``replace_head`` makes.
     """
     tuning = record.find(model)
     if tuning is None or not tuning.methods:
@@ -79,10 +81,10 @@ def save_adapter(
     info = AdapterInfo(
         format_version=WITHOUT_TASK if task is None else FORMAT_VERSION,
         methods=[{"name": method.name, "fields": method.recorded_fields()} for method in methods],
-        head=record.head_kind(model) if keep_reparametrization else baked_head_kind(model),
+        head=head_kind(model) if keep_reparametrization else baked_head_kind(model),
         num_classes=model.num_classes,
         backbone=record_backbone(model),
-        fingerprint=tuning.fingerprint or record.fingerprint(model),
+        fingerprint=_fingerprint_for(model, tuning),
         tensors_sha256=tensors_sha256(state),
         class_names=None if class_names is None else list(class_names),
         input=None if input_config is None else dict(input_config),
@@ -95,6 +97,25 @@ def save_adapter(
     contents = {TENSORS: safetensors.torch.save(state, {METADATA: text}), INFO: text.encode()}
     write_together(folder, contents)
     return folder
+
+
+def _fingerprint_for(model: nn.Module, tuning: record.Record) -> str:
+    """Return the fingerprint that the adapter records, of the weights as they are now."""
+    found = record.current_fingerprint(model)
+    if found == tuning.fingerprint or not tuning.fingerprint:
+        return found
+    for method in tuning.methods:
+        problem = method.find_misfit(model)
+        if problem is not None:
+            raise ValueError(f"weights were loaded after {method.name} was attached: {problem}")
+        if method.starts_from_weights:
+            warn(
+                f"weights were loaded after {method.name} was attached, which had started from those before: the "
+                "adapter records and fits the weights of now, but its training did not start where it would have with "
+                "attach after loading",
+                stacklevel=3,
+            )
+    return found
 
 
 def load_adapter(
@@ -146,7 +167,7 @@ def load_adapter(
 
 
 def _put_on(model: Any, info: AdapterInfo, methods: Sequence[Method], state: dict[str, Tensor], head: str) -> None:
-    fits = (model.num_classes, record.head_kind(model)) == (info.num_classes, info.head)
+    fits = (model.num_classes, find_head_kind(model)) == (info.num_classes, info.head)
     if head == "load" and info.num_classes and not fits:
         replace_head(model, info.head, info.num_classes)
     for method in methods:
@@ -188,8 +209,7 @@ def _check_backbone(model: Any, info: AdapterInfo, folder: Path, where: str, all
     if differing:
         details = name_some((f"{key}: adapter {wanted.get(key)}, model {got.get(key)}" for key in differing), 20)
         raise ValueError(f"the adapter in {folder} belongs to another backbone ({names[0]}, not {names[1]}): {details}")
-    tuning = record.find(model)
-    found = tuning.fingerprint if tuning else record.fingerprint(model)
+    found = record.current_fingerprint(model)
     if found != info.fingerprint and not allow_mismatch:
         raise ValueError(
             f"the adapter in {folder} was trained on other frozen weights: {names[0]} with fingerprint "

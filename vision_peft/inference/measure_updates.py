@@ -13,6 +13,7 @@ from vision_peft.tuning import record
 from vision_peft.tuning.backbone import has_blocks
 from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.graft import Graft, grafts, kinds
+from vision_peft.tuning.known_heads import find_head_kind
 
 HEAD, ELSEWHERE = "head", "elsewhere"  # what is in no block
 
@@ -70,7 +71,7 @@ def measure_updates(model: Any) -> list[Update]:
         updates.append(
             Update(
                 place,
-                parts.get(place, []) if place != HEAD else [record.head_kind(model)],
+                parts.get(place, []) if place != HEAD else [find_head_kind(model) or "own"],
                 sum(tuned[name].numel() for name in names if isinstance(tuned[name], nn.Parameter)),
                 _norm(tuned[name] for name in names),
                 _norm(after[name].float() - before[name].float().to(after[name].device) for name in weights)

@@ -25,19 +25,19 @@ from torch import Tensor, nn
 
 from vision_peft.tuning.autograd_functions import narrow_linear, widen
 from vision_peft.tuning.block_method import BlockMethod
-from vision_peft.tuning.blocks import KEEPS_WIDTH, SINGLE_BRANCHES, BlockGraft, attn_input, mlp_input, width
+from vision_peft.tuning.blocks import KEEPS_WIDTH, SINGLE_BRANCHES, attn_input, mlp_input, width
 from vision_peft.tuning.families import family_of_block
 from vision_peft.tuning.families.family import first_tokens
 from vision_peft.tuning.graft import graft
 from vision_peft.tuning.method import one_of, positive, probability, some_of
 from vision_peft.tuning.needs import Need
-from vision_peft.tuning.patch_grid import PATCH_GRID, drop_path, patch_grid, time_steps
+from vision_peft.tuning.patch_grid import PATCH_GRID, GridBlock, GridNow, drop_path, patch_grid, time_steps
 
 
 class Bypass(nn.Module):
     """s · CP(n) on tokens (B N D), whose last steps x rows x columns are the patches, or on a map (B H W D)."""
 
-    def __init__(self, dim: int, grid: list[int] | None, steps: int, method: "Convpass") -> None:
+    def __init__(self, dim: int, grid: GridNow | None, steps: int, method: "Convpass") -> None:
         super().__init__()
         self.down_proj = nn.Linear(dim, method.bottleneck)
         self.conv = nn.Conv2d(method.bottleneck, method.bottleneck, 3, padding=1)
@@ -60,7 +60,7 @@ class Bypass(nn.Module):
         if prefix_only:
             z = self._convolve_prefix(z)
         else:
-            z = self._convolve_map(z) if self.grid is None else self._convolve_tokens(z, *self.grid)
+            z = self._convolve_map(z) if self.grid is None else self._convolve_tokens(z, *self.grid.now())
         return self.scale * widen(z, _quick_gelu, self.dropout, self.up_proj.weight, self.up_proj.bias)
 
     def _convolve_tokens(self, z: Tensor, rows: int, columns: int) -> Tensor:
@@ -79,14 +79,17 @@ def _quick_gelu(z: Tensor) -> Tensor:
     return z * torch.sigmoid(1.702 * z)
 
 
-class ConvpassBlock(BlockGraft):
+class ConvpassBlock(GridBlock):
     """Adds a bypass to one or both halves of a block; every bypass draws a drop-path mask of its own.
 
     Prefix tokens do not see patches in a bypass, so a last block that gives them alone has bypasses of them alone.
     """
 
     token_wise = True
-    convpass: nn.ModuleDict
+    convpass: Any  # nn.ModuleDict of Bypass by half
+
+    def grid_now(self) -> GridNow | None:
+        return next(iter(self.convpass.values())).grid
 
     def attn_half(self, x: Tensor, queries: int | None = None, **kwargs: Any) -> Tensor:
         asked = {} if queries is None else {"queries": queries}

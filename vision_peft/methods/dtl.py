@@ -28,14 +28,14 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.weak import WeakIdKeyDictionary
 
 from vision_peft.tuning.block_method import BlockMethod, check_blocks, choose_blocks
-from vision_peft.tuning.blocks import KEEPS_WIDTH, BlockGraft, blocks, stages, width
+from vision_peft.tuning.blocks import KEEPS_WIDTH, blocks, stages, width
 from vision_peft.tuning.graft import graft
 from vision_peft.tuning.method import positive
 from vision_peft.tuning.needs import Need
-from vision_peft.tuning.patch_grid import PATCH_GRID, patch_grid, time_steps
+from vision_peft.tuning.patch_grid import PATCH_GRID, GridBlock, GridNow, patch_grid, time_steps
+from vision_peft.tuning.thread_state import InputMemory, ThreadState
 
 Term = tuple[Tensor, Tensor]  # A x (B ... r) of a fed block, and its B (D r)
 
@@ -52,7 +52,7 @@ class LowRankMap(nn.Module):
 class SideOutput(nn.Module):
     """g(h) of tokens (B N D), whose last steps x rows x columns are the patches, or of maps (B H W D)."""
 
-    def __init__(self, dim: int, grid: list[int] | None, steps: int, method: "DTL") -> None:
+    def __init__(self, dim: int, grid: GridNow | None, steps: int, method: "DTL") -> None:
         super().__init__()
         self.beta, self.grid, self.steps = method.beta, grid, steps
         k = method.kernel
@@ -65,7 +65,7 @@ class SideOutput(nn.Module):
             return g
         if self.grid is None:
             return self._convolve_maps(self.conv, g)
-        rows, columns = self.grid
+        rows, columns = self.grid.now()
         prefix, patches = g.tensor_split([g.shape[1] - self.steps * rows * columns], dim=1)
         maps = self._convolve_maps(self.conv, patches.unflatten(1, (self.steps, rows, columns)).flatten(0, 1))
         return torch.cat([prefix, maps.unflatten(0, (-1, self.steps)).flatten(1, 3)], dim=1)
@@ -76,22 +76,20 @@ class SideOutput(nn.Module):
         return conv(maps).permute(0, 2, 3, 1)
 
 
-class SideState:
-    """The terms of h in the current forward of a stage, by the number of their block. Copies start empty.
+class SideState(ThreadState):
+    """The terms of h in a thread's current forward of a stage, by the number of their block.
 
-    With gradient checkpointing blocks run again in the backward pass, perhaps after the forward of another batch: the
-    terms are then those from before the block first saw its input.
+    Of a block that runs again in the backward pass they are those of the forward it belongs to.
     """
 
     def __init__(self) -> None:
-        self.terms: dict[int, Term] = {}
-        self._before: Any = WeakIdKeyDictionary()  # input of a block -> terms of the blocks in front of it
+        super().__init__()
+        self._of_inputs = InputMemory()
 
-    def __deepcopy__(self, memo: Any) -> "SideState":
-        return SideState()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return SideState, ()
+    @property
+    def terms(self) -> dict[int, Term]:
+        """Those that this thread holds, to be read."""
+        return getattr(self.own, "terms", {})
 
     def h(self) -> Tensor:
         """Return the sum of all terms, (B ... D)."""
@@ -100,13 +98,21 @@ class SideState:
 
     def enter(self, number: int, x: Tensor) -> None:
         """Go back to the terms in front of block ``number``, which ``x`` enters."""
-        self.terms = {i: term for i, term in self.terms.items() if i < number}
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            key = x if x._base is None else x._base  # fully_shard hands blocks a view of their input
-            self.terms = dict(self._before.setdefault(key, dict(self.terms)))
+        self.own.terms = self._of_inputs.recall(x, self._before(number))
+
+    def add(self, number: int, term: Term | None) -> None:
+        """Let the term of block ``number``, if it is fed, follow those in front of it."""
+        self.own.terms = {**self._before(number), **({} if term is None else {number: term})}
+
+    def clear(self) -> None:
+        """Let go of all terms."""
+        self.own.terms = {}
+
+    def _before(self, number: int) -> dict[int, Term]:
+        return {i: term for i, term in self.terms.items() if i < number}
 
 
-class DTLBlock(BlockGraft):
+class DTLBlock(GridBlock):
     """Feeds the side state with what enters the block, or adds g(h) to what leaves it, or both."""
 
     dtl: LowRankMap | None  # of a fed block
@@ -114,10 +120,16 @@ class DTLBlock(BlockGraft):
     dtl_state: SideState
     dtl_number: int
 
-    def attn_half(self, x: Tensor, **kwargs: Any) -> Tensor:
+    def grid_now(self) -> GridNow | None:
+        return self.dtl_shared[0].grid if self.dtl_shared else None
+
+    def note_input(self, x: Tensor) -> None:
         self.dtl_state.enter(self.dtl_number, x)
-        if self.dtl is not None:
-            self.dtl_state.terms[self.dtl_number] = F.linear(x, self.dtl.A), self.dtl.B
+        super().note_input(x)
+
+    def attn_half(self, x: Tensor, **kwargs: Any) -> Tensor:
+        term = None if self.dtl is None else (F.linear(x, self.dtl.A), self.dtl.B)
+        self.dtl_state.add(self.dtl_number, term)
         return super().attn_half(x, **kwargs)
 
     def mlp_half(self, x: Tensor) -> Tensor:
@@ -125,7 +137,7 @@ class DTLBlock(BlockGraft):
         return y + self.dtl_shared[0](self.dtl_state.h()) if self.dtl_shared else y
 
     def forget(self) -> None:
-        self.dtl_state.terms = {}
+        self.dtl_state.clear()
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,10 @@ class GPS(BlockMethod):
         )
 
     @property
+    def starts_from_weights(self) -> bool:
+        return True
+
+    @property
     def starts_as_identity(self) -> bool:
         return True
 

@@ -23,7 +23,8 @@ Source: microsoft/LoRA loralib/layers.py; HF peft 0.21 tuners/lora; visinf/adapt
 adapter_plus/vit_adapter.py. Deviations: every B draws its own dropout mask in front of A, also where layers share A;
 under dropout HF's DoRA feeds the dropped x to (g - 1) ⊙ W x as well, here W sees the whole x; adapter_plus starts A and
 B at random, here B starts at 0. Under PiSSA and OLoRA HF writes W - s · B₀ A₀ over W; here W stays and s · B₀ A₀ x is
-subtracted beside it, so that ``detach``, ``disabled`` and fingerprints see W. MLAE trains a factor each, here it is s.
+subtracted beside it, so that ``detach``, ``disabled`` and fingerprints see W; a whole ``state_dict`` holds A₀ and B₀
+too, an adapter, which loads onto the same W, does not. MLAE trains a factor each, here it is s.
 """
 
 import math
@@ -39,7 +40,7 @@ from vision_peft.tuning.input_directions import choose_directions
 from vision_peft.tuning.layer_patterns import check_names, check_positive, check_ranks, value_at
 from vision_peft.tuning.linear_sites import ALL_LINEAR, PATCH_EMBED, PATCH_WEIGHT, PROJ_OUTPUT, Site, find_sites
 from vision_peft.tuning.low_rank import LowRank
-from vision_peft.tuning.low_rank_layers import graft_updates, restart_updates
+from vision_peft.tuning.low_rank_layers import graft_updates, restart_updates, update_of
 from vision_peft.tuning.low_rank_starts import draw_start
 from vision_peft.tuning.method import one_of, positive, probability, some_of
 from vision_peft.tuning.needs import Need
@@ -47,6 +48,7 @@ from vision_peft.tuning.samples import SamplesNeeded
 
 TARGETS = ("q", "k", "v", "qkv", "proj", PROJ_OUTPUT, "fc1", "fc2", PATCH_EMBED, ALL_LINEAR)
 OF_WEIGHT = ("pissa", "olora")  # starts that are parts of the frozen weight
+SAME_PART = 1e-3  # how far two factorisations of one weight may differ
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,26 @@ class LoRA(BlockMethod):
     @property
     def remark(self) -> str | None:
         return "all-linear leaves the head out, which trains whole" if ALL_LINEAR in self.targets else None
+
+    @property
+    def starts_from_weights(self) -> bool:
+        return self.dora or self.init in OF_WEIGHT
+
+    def find_misfit(self, model: nn.Module) -> str | None:
+        if self.init not in OF_WEIGHT:
+            return None
+        for site in self._sites(model):
+            rank, alpha = self.size_of(site.name)
+            start = draw_start(self.init, torch.cat(site.weights), rank, self.scaling_of(rank, alpha))
+            wanted = start.B @ start.A.flatten(1)
+            taken = torch.cat([update_of(site, layer).taken_off() for layer in site.layers]).to(wanted)
+            if (taken - wanted).norm() > SAME_PART * wanted.norm():
+                return (
+                    f"init={self.init!r} takes a part of {site.name} off that it made of the weights before, and a "
+                    "load of the adapter would take off one of the weights of now: load weights first and attach then, "
+                    "or keep what this model computes with vp.merge(model)"
+                )
+        return None
 
     def scaling_of(self, rank: int, alpha: float) -> float:
         """Return s at another rank and α."""

@@ -37,6 +37,7 @@ from vision_peft.tuning.graft import Graft, graft
 from vision_peft.tuning.method import one_of, positive
 from vision_peft.tuning.needs import Need
 from vision_peft.tuning.norms import NORM_BEHIND_BLOCKS, token_norm
+from vision_peft.tuning.thread_state import ThreadState
 
 TEMPERATURE = 0.1  # of the gates, gate_T in the code
 
@@ -88,30 +89,37 @@ class Ladder(nn.Module):
         return gate * s + (1 - gate) * tap
 
 
-class Taps:
-    """What entered blocks and left stages in the current forward, until the next one begins. Copies start empty."""
+class Taps(ThreadState):
+    """What entered blocks and left stages in a thread's current forward, until its next one begins."""
 
-    def __init__(self) -> None:
-        self.features: list[Tensor] = []
+    @property
+    def features(self) -> list[Tensor]:
+        """Those that this thread holds, in order, to be read."""
+        return getattr(self.own, "features", [])
 
-    def __deepcopy__(self, memo: Any) -> "Taps":
-        return Taps()
+    def note(self, place: int, x: Tensor) -> None:
+        """Put ``x`` behind the ``place`` before it; at place 0 a forward begins.
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Taps, ()
+        Blocks that run again in the backward pass, the last one first, follow nothing and leave nothing.
+        """
+        if place == 0:
+            self.own.features = [x]
+        elif len(self.features) == place:
+            self.own.features.append(x)
+
+    def clear(self) -> None:
+        """Let go of all features."""
+        self.own.features = []
 
 
 class LSTTap(BlockGraft):
-    """Notes what enters the block; the first block begins the list anew."""
+    """Notes what enters the block."""
 
     lst_taps: Taps
-    lst_first: bool
+    lst_place: int  # among the features
 
     def attn_half(self, x: Tensor, **kwargs: Any) -> Tensor:
-        if self.lst_first:
-            self.lst_taps.features = [x]
-        else:
-            self.lst_taps.features.append(x)
+        self.lst_taps.note(self.lst_place, x)
         return super().attn_half(x, **kwargs)
 
 
@@ -119,9 +127,10 @@ class LSTStageTap(Graft):
     """Notes what leaves a stage, on its way to being merged for the next one."""
 
     lst_taps: Taps
+    lst_place: int
 
     def forward(self, x: Tensor) -> Tensor:
-        self.lst_taps.features.append(x)
+        self.lst_taps.note(self.lst_place, x)
         return super().forward(x)
 
 
@@ -135,7 +144,7 @@ class LSTNorm(Graft):
         return super().forward(self.lst([*self.lst_taps.features, x]))
 
     def forget(self) -> None:
-        self.lst_taps.features = []
+        self.lst_taps.clear()
 
 
 @dataclass(frozen=True)
@@ -177,9 +186,13 @@ class LST(BlockMethod):
                 )
         layers = tuple(all_blocks.index(block) for block in self.chosen_blocks(model))
         taps = Taps()
-        for block in all_blocks:
-            graft(block, LSTTap, lst_taps=taps, lst_first=block is all_blocks[0])
-        for merging in family.token_mergings(model):
-            graft(merging, LSTStageTap, lst_taps=taps)
+        place = 0
+        for members, merging in zip(by_stage, [*family.token_mergings(model), None], strict=True):
+            for block in members:
+                graft(block, LSTTap, lst_taps=taps, lst_place=place)
+                place += 1
+            if merging is not None:
+                graft(merging, LSTStageTap, lst_taps=taps, lst_place=place)
+                place += 1
         family.run_final_norm_once(model)  # a second run would find other taps
         graft(token_norm(model), LSTNorm, lst=Ladder(by_stage, layers, self), lst_taps=taps)

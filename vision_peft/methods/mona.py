@@ -25,11 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision_peft.tuning.block_method import BlockMethod
-from vision_peft.tuning.blocks import BlockGraft, width
+from vision_peft.tuning.blocks import width
 from vision_peft.tuning.graft import graft
 from vision_peft.tuning.method import positive, probability
 from vision_peft.tuning.needs import Need
-from vision_peft.tuning.patch_grid import PATCH_GRID, patch_grid, time_steps
+from vision_peft.tuning.patch_grid import PATCH_GRID, GridBlock, GridNow, patch_grid, time_steps
 
 KERNELS = (3, 5, 7)
 
@@ -37,7 +37,7 @@ KERNELS = (3, 5, 7)
 class Adapter(nn.Module):
     """M(x) on tokens (B N D), whose last steps x rows x columns are the patches, or on a map (B H W D)."""
 
-    def __init__(self, dim: int, grid: list[int] | None, steps: int, method: "Mona") -> None:
+    def __init__(self, dim: int, grid: GridNow | None, steps: int, method: "Mona") -> None:
         super().__init__()
         self.grid, self.steps = grid, steps
         inner = method.width
@@ -55,7 +55,7 @@ class Adapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.down_proj(self.gamma * self.norm(x) + self.gammax * x)
-        z = self._convolve_map(z) if self.grid is None else self._convolve_tokens(z, *self.grid)
+        z = self._convolve_map(z) if self.grid is None else self._convolve_tokens(z, *self.grid.now())
         return x + self.up_proj(self.dropout(F.gelu(z)))
 
     def _convolve_tokens(self, z: Tensor, rows: int, columns: int) -> Tensor:
@@ -71,10 +71,13 @@ class Adapter(nn.Module):
         return (z + self.pointwise(z)).permute(0, 2, 3, 1)
 
 
-class MonaBlock(BlockGraft):
+class MonaBlock(GridBlock):
     """Passes the residual stream through M behind either half."""
 
-    mona: nn.ModuleList
+    mona: Any  # nn.ModuleList of two Adapter
+
+    def grid_now(self) -> GridNow | None:
+        return self.mona[0].grid
 
     def attn_half(self, x: Tensor, **kwargs: Any) -> Tensor:
         return self.mona[0](super().attn_half(x, **kwargs))

@@ -23,19 +23,19 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from vision_peft.tuning.block_method import BlockMethod
-from vision_peft.tuning.blocks import BlockGraft, blocks, width
+from vision_peft.tuning.blocks import blocks, width
 from vision_peft.tuning.families import family_of
 from vision_peft.tuning.frame_attention import FRAMES, frames
 from vision_peft.tuning.graft import graft
 from vision_peft.tuning.method import positive, some_of
 from vision_peft.tuning.needs import Need
-from vision_peft.tuning.patch_grid import PATCH_GRID, PATCH_SEQUENCE, patch_grid
+from vision_peft.tuning.patch_grid import PATCH_GRID, PATCH_SEQUENCE, GridBlock, GridNow, patch_grid
 
 
 class TemporalBottleneck(nn.Module):
     """W_up DWConv3d(W_down z) on the patches, zero on the prefix tokens; tokens are ((B T) N D)."""
 
-    def __init__(self, dim: int, num_frames: int, grid: list[int], method: "STAdapter") -> None:
+    def __init__(self, dim: int, num_frames: int, grid: GridNow, method: "STAdapter") -> None:
         super().__init__()
         channels = method.width
         kernel: Any = method.kernel
@@ -50,7 +50,7 @@ class TemporalBottleneck(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, columns = self.grid
+        rows, columns = self.grid.now()
         patches = self.down_proj(x[:, x.shape[1] - rows * columns :])
         z = patches.unflatten(0, (-1, self.num_frames)).unflatten(2, (rows, columns))  # B T H W c
         z = self.conv(z.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)
@@ -58,10 +58,13 @@ class TemporalBottleneck(nn.Module):
         return nn.functional.pad(y, (0, 0, x.shape[1] - rows * columns, 0))
 
 
-class STAdapterBlock(BlockGraft):
+class STAdapterBlock(GridBlock):
     """Adapters in front of one or both halves; on what comes out of them the halves work as before."""
 
-    st_adapter: nn.ModuleDict
+    st_adapter: Any  # nn.ModuleDict of TemporalBottleneck by half
+
+    def grid_now(self) -> GridNow | None:
+        return next(iter(self.st_adapter.values())).grid
 
     def attn_half(self, x: Tensor, **kwargs: Any) -> Tensor:
         return super().attn_half(self._adapted("attn", x), **kwargs)

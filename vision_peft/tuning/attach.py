@@ -82,6 +82,7 @@ def _attach(model: nn.Module, method: Method, samples: Iterable[Any] | None, *, 
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     depths = {module: graft.depth(module) for module in model.modules()}
     if not tuning.methods:
+        record.note_weights(model, tuning)
         model.requires_grad_(False)
         for name in classifier_names(model):
             model.get_submodule(name).requires_grad_(True)
@@ -110,13 +111,17 @@ def _attach(model: nn.Module, method: Method, samples: Iterable[Any] | None, *, 
 
 
 def _note_in_place(model: nn.Module, tuning: record.Record) -> None:
-    """Note which backbone parameters train, and keep their values, for ``vp.disabled``, where they are few."""
+    """Note which backbone parameters train or did, and keep their values, for ``vp.disabled``, where they are few.
+
+    What an earlier method trained stays noted where it was frozen since: its values are not the pretrained ones.
+    """
     backbone = dict(record.backbone_parameters(model))
     trained = {name: p for name, p in backbone.items() if p.requires_grad}
     added = {name: p for name, p in trained.items() if name not in tuning.in_place}
     if sum(p.numel() for p in trained.values()) <= KEPT_SHARE * sum(p.numel() for p in backbone.values()):
         tuning.originals |= {name: p.detach().clone() for name, p in added.items() if not p.is_meta}
-    tuning.in_place = list(trained)
+    known = {*tuning.in_place, *trained}
+    tuning.in_place = [name for name in backbone if name in known]
 
 
 def _join_backbone(model: nn.Module, depths: dict[nn.Module, int]) -> None:

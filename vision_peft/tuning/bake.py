@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from vision_peft.tuning import graft, record
 from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.few_bit_linear import pack_all
+from vision_peft.tuning.known_heads import find_head_kind, head_kind
 
 
 @torch.no_grad()
@@ -25,7 +26,7 @@ def bake(model: nn.Module) -> nn.Module:
     found = [(module, name, child) for _, module in graft.grafts(model) for name, child in _constants(module).items()]
     for module, name, child in found:
         setattr(module, name, child)
-    if record.head_kind(model) == "bi_linear":
+    if find_head_kind(model) == "bi_linear":
         for name in classifier_names(model):
             head: Any = model.get_submodule(name)
             head.pack()
@@ -53,7 +54,7 @@ def baked_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """Compute the tuned state (``state.tuned_state_dict``) as after ``bake``; the model stays as it is."""
     grafted = record.graft_tensors(model)
     rest = {name: tensor for name, tensor in record.tuned_tensors(model).items() if name not in grafted}
-    for name in classifier_names(model) if record.head_kind(model) == "bi_linear" else ():
+    for name in classifier_names(model) if find_head_kind(model) == "bi_linear" else ():
         del rest[f"{name}.weight"]
         head = pack_all(model.get_submodule(name)).state_dict(keep_vars=True)
         rest |= {f"{name}.{key}": tensor for key, tensor in head.items()}
@@ -61,8 +62,8 @@ def baked_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def baked_head_kind(model: nn.Module) -> str:
-    """Return the kind of head (``record.head_kind``) as after ``bake``."""
-    kind = record.head_kind(model)
+    """Return the kind of head as after ``bake``; raises as ``head_kind``."""
+    kind = head_kind(model)
     return "bi_linear_packed" if kind == "bi_linear" else kind
 
 

@@ -179,6 +179,8 @@ def run_in_halves(block: Any, *args: Any, **kwargs: Any) -> Any:
     """Run ``block`` on what timm gives it: its halves, the grafts on them included, and what stands around them."""
     family = family_of_block(block)
     x, given = family.enter(*args, **kwargs)
+    if isinstance(block, BlockGraft):
+        block.note_input(x)
     attend, transform = (
         (block.attn_half, block.mlp_half)
         if isinstance(block, BlockGraft)
@@ -194,6 +196,9 @@ class BlockGraft(Graft):
     Kinds override ``attn_half`` or ``mlp_half`` and call ``super()``, so that any number of them adds up on one block,
     in any order. A norm that ends the block acts on the sum.
     """
+
+    def note_input(self, x: Tensor) -> None:
+        """Note what enters the block, before any graft changes it; most note nothing. Overrides call ``super()``."""
 
     def attn_half(self, x: Tensor, **kwargs: Any) -> Tensor:
         return attn_half(self, x, **kwargs)

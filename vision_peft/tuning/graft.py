@@ -118,6 +118,11 @@ def kinds(module: nn.Module) -> list[type[Graft]]:
     return _chain(type(module))[1]
 
 
+def plain_class(module: nn.Module) -> type[nn.Module]:
+    """Return the class of ``module`` without what is grafted onto it."""
+    return _chain(type(module))[0]
+
+
 def graft(module: nn.Module, kind: type[Graft], **children: Any) -> None:
     """Turn ``module`` into ``kind`` in place; ``children`` (modules, parameters, constants) become its attributes.
 

@@ -5,9 +5,9 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from vision_peft.tuning import record
+from vision_peft.tuning import graft, record
 from vision_peft.tuning.attentive import AttentiveHead
 from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.few_bit_linear import FewBitLinear
@@ -72,28 +72,12 @@ def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.
     shortened = restore_last_block(model)
     take_tokens_back(model)
     model.reset_classifier(num_classes)
+    like = next(model.parameters())
     for name in classifier_names(model):
         linear = model.get_submodule(name)
-        if isinstance(head, HeadOptions):
-            model.set_submodule(name, _with_options(model, head, num_classes, linear).train(model.training))
-            continue
-        if kind.startswith("bi_linear"):
-            quantised = FewBitLinear(linear.in_features, num_classes, bits=1).to(linear.weight)
-            packed = quantised.pack() if kind == "bi_linear_packed" else quantised
-            model.set_submodule(name, packed.train(model.training))
-            continue
-        if head == CLASS_MEAN:
-            linear = ClassMeanLinear(2 * linear.in_features, num_classes).to(linear.weight).train(model.training)
-            model.set_submodule(name, linear)
-        if kind == "vpt_linear":
-            nn.init.kaiming_normal_(linear.weight, mode="fan_out")
-            nn.init.constant_(linear.bias, -math.log(99))
-        else:
-            nn.init.trunc_normal_(linear.weight, std=0.01)
-            nn.init.zeros_(linear.bias)
-        before = _before(kind, linear.in_features)
-        if before:
-            model.set_submodule(name, nn.Sequential(*before, linear).to(linear.weight).train(model.training))
+        created = create_head(model, kind, head, num_classes, linear, like)
+        if created is not linear:
+            model.set_submodule(name, created.train(model.training))
     if isinstance(head, TokenHead):
         give_tokens(model, head)
     if isinstance(head, MapHead):
@@ -105,18 +89,43 @@ def replace_head(model: Any, kind: str, num_classes: int, **options: Any) -> nn.
     return model
 
 
-def classifier_of(head: Any) -> nn.Module:
-    """Return the part of a head that features (B D) enter: all of it, behind the pooling of an attentive one."""
-    return head.classifier if isinstance(head, AttentiveHead) else head
+def create_head(
+    model: Any, kind: str, head: str | HeadOptions, num_classes: int, linear: Any, like: Tensor
+) -> nn.Module:
+    """Create the head that ``replace_head`` puts in the place of timm's ``linear``, or give that start values.
 
-
-def _with_options(model: Any, head: HeadOptions, num_classes: int, linear: Any) -> nn.Module:
-    like = next(model.parameters())
+    Args:
+        model: whose features it reads.
+        kind: as given to ``replace_head``.
+        head: what ``read_head`` makes of it.
+        num_classes: number of classes.
+        linear: for so many classes, as timm makes it.
+        like: tensor whose device and type a head with options takes.
+    """
     if isinstance(head, MapHead):
         return map_classifier(model, head, num_classes).to(like)
     if isinstance(head, TokenHead):
         return AttentiveHead(model.num_features, num_classes, head).to(like)
-    return NeighbourHead(linear.in_features, num_classes, head).to(like.device)
+    if isinstance(head, HeadOptions):
+        return NeighbourHead(linear.in_features, num_classes, head).to(like.device)
+    if kind.startswith("bi_linear"):
+        quantised = FewBitLinear(linear.in_features, num_classes, bits=1).to(linear.weight)
+        return quantised.pack() if kind == "bi_linear_packed" else quantised
+    if head == CLASS_MEAN:
+        linear = ClassMeanLinear(2 * linear.in_features, num_classes).to(linear.weight)
+    if kind == "vpt_linear":
+        nn.init.kaiming_normal_(linear.weight, mode="fan_out")
+        nn.init.constant_(linear.bias, -math.log(99))
+    else:
+        nn.init.trunc_normal_(linear.weight, std=0.01)
+        nn.init.zeros_(linear.bias)
+    before = _before(kind, linear.in_features)
+    return nn.Sequential(*before, linear).to(linear.weight) if before else linear
+
+
+def classifier_of(head: Any) -> nn.Module:
+    """Return the part of a head that features (B D) enter: all of it, behind the pooling of an attentive one."""
+    return head.classifier if isinstance(head, AttentiveHead) else head
 
 
 def _before(kind: str, dim: int) -> list[nn.Module]:
@@ -130,7 +139,8 @@ def plain_head(head: Any) -> nn.Module:
     """``head`` as what timm has in its place: BatchNorm is folded into a copy of the linear layer behind it.
 
     Raises:
-        ValueError: an MLP, a head of tokens, maps or neighbours, which no linear layer of pooled features equals.
+        ValueError: an MLP, a head of tokens, maps or neighbours, which no linear layer of pooled features equals, or
+            one of the user's own.
     """
     if isinstance(head, AttentiveHead):
         raise ValueError(
@@ -154,17 +164,33 @@ def plain_head(head: Any) -> nn.Module:
         plain.weight.copy_(head.quantised())
         nn.init.zeros_(plain.bias)
         return plain
-    if not isinstance(head, nn.Sequential):
+    if is_plain_layer(head):
         return head
-    batchnorm, *_, last = head
-    if not isinstance(batchnorm, nn.BatchNorm1d):
+    parts: list[Any] = list(head) if graft.plain_class(head) is nn.Sequential else []
+    classes = [graft.plain_class(part) for part in parts]
+    if classes == [nn.Linear, nn.ReLU] * (len(parts) // 2) + [nn.Linear]:
         raise ValueError(
             "cannot merge an MLP head into the one linear layer of a plain timm model: keep the adapter and use "
             "save_adapter / load_adapter"
         )
+    known = classes == [nn.BatchNorm1d, nn.Linear] and not parts[0].affine and parts[0].track_running_stats
+    if not known or parts[1].bias is None:
+        inside = f"({', '.join(type(part).__name__ for part in parts)})" if parts else ""
+        raise ValueError(
+            f"cannot merge a head of your own making, {type(head).__name__}{inside}, into the one linear layer of a "
+            "plain timm model: keep this model, and what it learned by vp.tuned_state_dict and vp.load_tuned"
+        )
+    batchnorm, last = parts
     linear: Any = copy.deepcopy(last)
     mean: Any = batchnorm.running_mean
-    scale = (batchnorm.running_var + batchnorm.eps).rsqrt()  # pyright: ignore[reportOperatorIssue, reportOptionalOperand]
+    scale = (batchnorm.running_var + batchnorm.eps).rsqrt()
     linear.bias -= linear.weight @ (mean * scale)
     linear.weight *= scale
     return linear
+
+
+def is_plain_layer(head: nn.Module) -> bool:
+    """Tell whether a head is one layer of torch's or timm's, and computes what that class does."""
+    cls = graft.plain_class(head)
+    of_library = cls.__module__.startswith(("torch.nn.modules.", "timm."))
+    return of_library and cls is not nn.Sequential and "forward" not in vars(head)

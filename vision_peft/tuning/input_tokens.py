@@ -102,7 +102,8 @@ class PositionEmbeddings:
             patches = model.patch_embed.num_patches
             table = table[:, -patches:]  # class and register tokens may have positions of their own
             if self.grid is not None:
-                table = resample_abs_pos_embed(table, self.grid, model.patch_embed.grid_size, num_prefix_tokens=0)
+                grid = list(self.grid.now())
+                table = resample_abs_pos_embed(table, grid, model.patch_embed.grid_size, num_prefix_tokens=0)
             tables.append(table)
         return tables
 

@@ -7,7 +7,7 @@ E keeps or drops whole rows of A while training, c is a bias on B. A convolution
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,7 @@ class LowRank(nn.Module):
         bias: learn a bias behind B.
     """
 
+    made_of_weights: ClassVar = ("A0", "B0")  # see ``record.graft_tensors``
     B0: Tensor | None
 
     def __init__(
@@ -59,9 +60,9 @@ class LowRank(nn.Module):
         self.first = () if first is None else (first,)  # in a tuple, so that it is not registered a second time
         if first is None:
             self.A = nn.Parameter(start.A)
-            self.register_buffer("A0", start.A.detach().clone() if start.subtract else None, persistent=False)
+            self.register_buffer("A0", start.A.detach().clone() if start.subtract else None)
         self.B = nn.Parameter(start.B)
-        self.register_buffer("B0", start.B.detach().clone() if start.subtract else None, persistent=False)
+        self.register_buffer("B0", start.B.detach().clone() if start.subtract else None)
         self.bias = nn.Parameter(torch.zeros(len(weight))) if bias else None
         self.magnitude = nn.Parameter(weight.detach().flatten(1).norm(dim=1)) if dora else None
         self.dropout = nn.Dropout(dropout)
@@ -125,8 +126,18 @@ class LowRank(nn.Module):
         A = self.down()
         dense = self.B @ A.flatten(1)
         if self.B0 is not None:
-            dense = dense - self.B0 @ self._owner().A0.flatten(1)
+            dense = dense - self.taken_off()
         return (dense * self.scaling).unflatten(1, A.shape[1:])
+
+    def taken_off(self) -> Tensor:
+        """B₀ A₀ (out, in · k · k) of an update that starts from parts of the weight.
+
+        Raises:
+            ValueError: it does not.
+        """
+        if self.B0 is None:
+            raise ValueError("this update takes nothing off the weight")
+        return self.B0 @ self._owner().A0.flatten(1)
 
     def fold_into(self, weight: Tensor, bias: Tensor | None) -> None:
         """Write the updated weight into ``weight`` (out, in) and c into ``bias`` (out).
@@ -142,6 +153,11 @@ class LowRank(nn.Module):
             weight *= gain.view(-1, *[1] * (weight.ndim - 1))
         if self.bias is not None and bias is not None:
             bias += self.bias * self.scaling
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        own = {f"{prefix}{name}": getattr(self, name, None) for name in self.made_of_weights}
+        kept = {key: tensor for key, tensor in own.items() if tensor is not None and key not in state_dict}
+        super()._load_from_state_dict({**state_dict, **kept}, prefix, *args)  # a tuned state has none of them
 
     def _owner(self) -> Any:
         return self.first[0] if self.first else self

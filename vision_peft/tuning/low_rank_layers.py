@@ -172,12 +172,16 @@ def graft_updates(sites: Iterable[Site], make: Callable[[Site], list[LowRank]]) 
                     graft(own, LoRALinear if isinstance(own, nn.Linear) else LoRAConv, lora=update)
 
 
+def update_of(site: Site, layer: Any) -> LowRank:
+    """Return the newest update of ``site`` on one of its layers."""
+    return layer.lora[site.target] if site.sliced else layer.lora
+
+
 def restart_updates(site: Site, A: Tensor, scaling: float) -> None:
     """Start the updates of ``site``, the newest on its layers, anew from A (rank, in); at rank 0 take them off."""
     for layer in site.layers:
         if len(A):
-            update: LowRank = layer.lora[site.target] if site.sliced else layer.lora
-            update.restart(A, scaling)
+            update_of(site, layer).restart(A, scaling)
             continue
         if site.sliced:
             del layer.lora[site.target]

@@ -28,8 +28,8 @@ def merge(model: nn.Module, *, reversible: bool = False) -> nn.Module:
             all linear layers. ``merge(model)`` once more drops it.
 
     Raises:
-        ValueError: some graft is no constant update of weights, or the head is an MLP; names the grafts with their
-            reasons, and nothing is changed.
+        ValueError: some graft is no constant update of weights, or the head is an MLP or of the user's own making;
+            names the grafts with their reasons, and nothing is changed.
     """
     tuning = record.find(model)
     if tuning is None:

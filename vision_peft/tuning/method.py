@@ -78,6 +78,18 @@ class Method(Checked, ABC):
         return False
 
     @property
+    def starts_from_weights(self) -> bool:
+        """Whether start values are made of the frozen weights, so that those have to be there first."""
+        return False
+
+    def find_misfit(self, model: nn.Module) -> str | None:
+        """Say why a load onto the frozen weights of ``model`` as they are now would compute something else.
+
+        It is asked where they are not those of ``attach``. None: what is stored computes the same over any of them.
+        """
+        return None
+
+    @property
     def changes_features(self) -> bool:
         """Whether more than the head learns; parts of a backbone that train with every method do so only then."""
         return True

@@ -7,33 +7,78 @@ from timm.layers import DropPath
 from timm.layers import drop_path as _drop_path
 from torch import Tensor, nn
 
-from vision_peft.tuning.blocks import blocks
+from vision_peft.tuning.blocks import BlockGraft, blocks
 from vision_peft.tuning.families import family_of
 from vision_peft.tuning.families.flat import FlatFamily
 from vision_peft.tuning.graft import Graft, graft, kinds
 from vision_peft.tuning.needs import Need
+from vision_peft.tuning.thread_state import InputMemory, ThreadState
+
+Grid = tuple[int, int]  # rows, columns of patches
+
+
+class GridNow(ThreadState):
+    """The grid of the forward that a thread is in; of a block that runs again, that of the forward it belongs to.
+
+    Args:
+        grid: where nothing was noted yet.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        super().__init__()
+        self._last = grid  # of any thread, for those that noted none
+        self._of_inputs = InputMemory()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return GridNow, (self._last,)
+
+    def note(self, grid: Grid) -> None:
+        """Take the grid of the forward that begins."""
+        self.own.grid = self._last = grid
+
+    def enter(self, x: Tensor) -> None:
+        """Note that ``x`` enters a block, which may have to know its grid again in the backward pass."""
+        self.own.grid = self._of_inputs.recall(x, self.now())
+
+    def now(self) -> Grid:
+        """Return (rows, columns)."""
+        return getattr(self.own, "grid", self._last)
 
 
 class PatchGrid(Graft):
     """A patch embedding that notes (rows, columns) of every batch: models with ``dynamic_img_size`` change them."""
 
     adds_nothing = True
-    patch_grid: list[int]
-    grid_of_size: Callable[[Any, tuple[int, int]], tuple[int, int]]
+    patch_grid: GridNow
+    grid_of_size: Callable[[Any, tuple[int, int]], Grid]
 
     def forward(self, x: Tensor) -> Any:
-        self.patch_grid[:] = self.grid_of_size(self, (x.shape[-2], x.shape[-1]))
+        self.patch_grid.note(self.grid_of_size(self, (x.shape[-2], x.shape[-1])))
         return super().forward(x)
 
     def fold(self) -> None:
         """Nothing was added to the weights."""
 
 
-def patch_grid(model: Any) -> list[int] | None:
-    """Return a list that holds (rows, columns) of the patches in the current forward; None where tokens are maps.
+class GridBlock(BlockGraft):
+    """A block whose graft reads the grid of its patches: ``grid_now`` gives it."""
+
+    def note_input(self, x: Tensor) -> None:
+        grid = self.grid_now()
+        if grid is not None:
+            grid.enter(x)
+        super().note_input(x)
+
+    def grid_now(self) -> GridNow | None:
+        """Return what tells the grid; None where tokens are maps."""
+        raise NotImplementedError
+
+
+def patch_grid(model: Any) -> GridNow | None:
+    """Return what tells (rows, columns) of the patches in the current forward; None where tokens are maps.
 
     The patches are the last ``time_steps`` x rows x columns tokens of the sequence, whatever prefix tokens and prompts
-    come before.
+    come before. Blocks that read it are ``GridBlock``.
 
     Raises:
         ValueError: the model drops patches in training, or does not tell its grid.
@@ -45,7 +90,7 @@ def patch_grid(model: Any) -> list[int] | None:
     embed = family.patch_embedding(model)
     if PatchGrid not in kinds(embed):
         grid = family.grid_of_size(embed, embed.img_size)
-        graft(embed, PatchGrid, patch_grid=list(grid), grid_of_size=family.grid_of_size)
+        graft(embed, PatchGrid, patch_grid=GridNow(grid), grid_of_size=family.grid_of_size)
     return vars(embed)["patch_grid"]
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from vision_peft.tuning import record
 from vision_peft.tuning.backbone import classifier_names
+from vision_peft.tuning.fingerprint import FINGERPRINT, fingerprint
 from vision_peft.tuning.method import one_of
 from vision_peft.tuning.packed_linear import BLOCK, QuantizedLinear, quantized_as
 
@@ -53,7 +54,7 @@ def quantize_backbone(model: Any, dtype: str = "int8") -> Any:
         _log.info("%d of %d linear layers stay in fp32: their sizes are not multiples of "
                 "%d", len(layers) - len(fitting),
                   len(layers), BLOCK)  # fmt: skip
-    model.__dict__[record.FINGERPRINT] = record.fingerprint(model)
+    model.__dict__[FINGERPRINT] = fingerprint(model)
     for layer in cast(dict[str, Any], fitting).values():
         tensors = pack(layer.weight.detach().float().contiguous())
         del layer._parameters["weight"]

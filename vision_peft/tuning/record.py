@@ -1,31 +1,21 @@
 """What a tuned model knows about its tuning: one plain object on the model, never in its ``state_dict``."""
 
-import hashlib
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from vision_peft.printable import name_some
 from vision_peft.shards import is_sharded_module
 from vision_peft.tuning import graft
-from vision_peft.tuning.attentive import AttentiveHead
-from vision_peft.tuning.backbone import classifier_names, has_blocks
-from vision_peft.tuning.blocks import blocks
-from vision_peft.tuning.families import family_of_block
-from vision_peft.tuning.few_bit_linear import FewBitLinear
-from vision_peft.tuning.head_kinds import CLASS_MEAN, head_text
-from vision_peft.tuning.head_tokens import ClassMeanLinear
-from vision_peft.tuning.layers import body_layers
-from vision_peft.tuning.map_heads import MapClassifier
+from vision_peft.tuning.backbone import classifier_names
+from vision_peft.tuning.fingerprint import Mark, find_changed, fingerprint, mark
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.modes import set_modes
-from vision_peft.tuning.neighbours import NeighbourHead
 from vision_peft.tuning.packed_linear import quantized_layers
 
-FINGERPRINT = "_fingerprint_before_packing"  # attribute of a model whose weights are packed, see ``quantize``
 DISABLED: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models inside ``disable.disabled``: their record is aside
 
 
@@ -41,6 +31,7 @@ class Record:
     num_classes: int | None = None  # of the replaced head
     originals: dict[str, Tensor] = field(default_factory=dict)  # of ``in_place``, before attach, where few enough
     frozen_mode: str = "eval"  # mode of frozen modules while the others train
+    marks: dict[str, Mark] = field(default_factory=dict)  # by which a change of what ``fingerprint`` covers shows
 
 
 class TrainMethod:
@@ -121,7 +112,7 @@ def get_or_create_record(model: nn.Module) -> Record:
         )
     if record is None:
         flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-        record = Record(fingerprint(model), flags)
+        record = Record(fingerprint(model), flags, marks=mark(model))
         set_record(model, record)
     return record
 
@@ -148,45 +139,33 @@ def clear_merged(model: nn.Module) -> None:
     model.__dict__.pop("_tuning_merged", None)
 
 
-@torch.no_grad()
-def fingerprint(model: nn.Module) -> str:
-    """sha256 over the float32 bytes of ``norm1.weight``, ``norm2.weight`` and ``attn.proj.weight`` of every block.
+def current_fingerprint(model: nn.Module) -> str:
+    """Return the fingerprint of the frozen weights as they are now, which may have been loaded after ``attach``.
 
-    Of a model without blocks: of the weights of all layers (``layers.body_layers``). Positions and head are left out,
-    so that another image size or class count keeps the fingerprint; that of packed weights is of those they were
-    packed from. Empty on the meta device, where there are no
-    weights yet.
+    Raises:
+        ValueError: they were, and a method trains some that the fingerprint covers, whose values before are not known.
     """
-    if any(parameter.is_meta for parameter in model.parameters()):
-        return ""
-    if (before := model.__dict__.get(FINGERPRINT)) is not None:
-        return before
-    digest = hashlib.sha256()
-    if has_blocks(model):
-        layers = [layer for block in blocks(model) for layer in family_of_block(block).landmarks(block)]
-    else:
-        layers = list(body_layers(model).values())
-    for layer in layers:
-        weight = layer.weight
-        if weight is not None:
-            digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    tuning = find(model)
+    if tuning is None or not tuning.fingerprint:
+        return fingerprint(model)
+    trained = set(tuning.in_place)
+    changed = [name for name in find_changed(model, tuning.marks) if name not in trained]
+    if not changed:
+        return tuning.fingerprint
+    lost = [name for name in tuning.marks if name in trained]
+    if lost:
+        raise ValueError(
+            f"weights were loaded after a method was attached ({name_some(changed)} changed), and what was loaded for "
+            f"{name_some(lost)} was trained since, so that nothing tells these weights again: load weights first and "
+            "attach then; vp.tuned_state_dict and vp.load_tuned carry over what was trained"
+        )
+    return fingerprint(model)
 
 
-def head_kind(model: nn.Module) -> str:
-    """Describe what the classification layer is now, whoever put it there: see ``heads.replace_head``."""
-    layer = model.get_submodule(classifier_names(model)[0])
-    if isinstance(layer, AttentiveHead | MapClassifier | NeighbourHead):
-        return head_text(layer.kind)
-    if isinstance(layer, FewBitLinear):
-        return "bi_linear" if layer.weight is not None else "bi_linear_packed"
-    if isinstance(layer, ClassMeanLinear):
-        return CLASS_MEAN
-    if not isinstance(layer, nn.Sequential):
-        return "linear"
-    if isinstance(layer[0], nn.BatchNorm1d):
-        return "batchnorm_linear"
-    return f"mlp-{sum(isinstance(part, nn.Linear) for part in layer)}"
+def note_weights(model: nn.Module, tuning: Record) -> None:
+    """Take the fingerprint anew where weights were loaded since it was taken."""
+    if not tuning.fingerprint or find_changed(model, tuning.marks):
+        tuning.fingerprint, tuning.marks = fingerprint(model), mark(model)
 
 
 def head_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -199,7 +178,11 @@ def head_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def graft_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers that grafts added, by their name in the ``state_dict``."""
+    """Parameters and persistent buffers that grafts added, by their name in the ``state_dict``.
+
+    Without ``made_of_weights`` of a module: buffers that attaching makes of the frozen weights, the same each time. A
+    whole ``state_dict``, which brings frozen weights along, has them too.
+    """
     found: dict[str, Tensor] = {}
     for module_name, module in graft.grafts(model):
         prefix = f"{module_name}." if module_name else ""
@@ -207,8 +190,14 @@ def graft_tensors(model: nn.Module) -> dict[str, Tensor]:
             if isinstance(child, nn.Parameter):
                 found[prefix + name] = child
             else:
-                found.update({f"{prefix}{name}.{k}": t for k, t in child.state_dict(keep_vars=True).items()})
+                state, made = child.state_dict(keep_vars=True), _made_of_weights(child)
+                found.update({f"{prefix}{name}.{key}": t for key, t in state.items() if key not in made})
     return found
+
+
+def _made_of_weights(child: nn.Module) -> set[str]:
+    parts = ((f"{name}." if name else "", part) for name, part in child.named_modules())
+    return {start + name for start, part in parts for name in getattr(part, "made_of_weights", ())}
 
 
 def tuned_tensors(model: nn.Module) -> dict[str, Tensor]:

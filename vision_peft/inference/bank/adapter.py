@@ -18,6 +18,7 @@ from vision_peft.inference.bank.one_bit import OneBit, encode
 from vision_peft.inference.bank.seats import find_seats, nearest_seat
 from vision_peft.tuning import graft, record
 from vision_peft.tuning.blocks import BlockGraft, blocks, run_whole
+from vision_peft.tuning.fingerprint import FINGERPRINT
 from vision_peft.tuning.short_block import restore_last_block
 
 OWN_SHARE = 0.5  # of the backbone: adapters that train more of it in place share too little to be in a bank
@@ -215,5 +216,6 @@ def _share(model: Any) -> Any:
     restore_last_block(backbone)
     if backbone.num_classes:
         backbone.reset_classifier(0)
-    record.get_or_create_record(backbone)  # adapters are compared with its fingerprint, which is computed once
+    backbone.__dict__[FINGERPRINT] = record.fingerprint(backbone)  # with which all adapters are compared
+    record.get_or_create_record(backbone)
     return backbone.eval()
