@@ -141,7 +141,7 @@ class AdapterPlus(BlockMethod):
 
     name: ClassVar[str] = "adapter_plus"
     title: ClassVar[str] = "Adapter+"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 2e-3}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 3e-3}
 
     bottleneck: int = 8  # hidden channels
     position: str = "post"  # "post", "pre", "parallel", "intermediate", "houlsby" (two a block), "pfeiffer" (= "post")

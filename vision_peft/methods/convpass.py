@@ -114,7 +114,7 @@ class Convpass(BlockMethod):
     """Convolutional bypasses beside attention and MLP of every block."""
 
     name: ClassVar[str] = "convpass"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 2e-3}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 3e-3}
 
     bottleneck: int = 8  # hidden channels h of a bypass
     scale: float = 1.0  # s

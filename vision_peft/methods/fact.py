@@ -121,7 +121,7 @@ class FacT(BlockMethod):
     """Low-rank updates that share their factors over all weights; folds into the weights (``merge``)."""
 
     name: ClassVar[str] = "fact"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 2e-3}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-2}
 
     rank: int = 16  # r
     form: str = "tt"  # "tt": a core for every tile; "tk": cores from one cube

@@ -152,7 +152,7 @@ class LST(BlockMethod):
     """A narrow side network that reads the backbone's features; nothing is trained inside the backbone."""
 
     name: ClassVar[str] = "lst"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 2e-3}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-3}
 
     reduction: int = 8  # r: the side network is r times narrower; divides the width
     gate: str = "learned"  # "learned": g per layer; "none": the two are added

@@ -22,7 +22,7 @@ class NormTuning(BlockMethod):
 
     name: ClassVar[str] = "norm_tuning"
     title: ClassVar[str] = "norm tuning"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 4e-3}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-2}
 
     norms: str = "all"  # "all", or "final": the one behind the last block
 

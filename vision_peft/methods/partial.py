@@ -20,7 +20,7 @@ class PartialFineTune(Method):
 
     name: ClassVar[str] = "partial"
     title: ClassVar[str] = "Partial"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-4}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 3e-4}
 
     blocks: int | str | tuple[int, ...] = 1  # how many, counted from the last, or which: "first 4", "2-5", [0, 3]
 

@@ -25,6 +25,7 @@ from vision_peft.tuning.blocks import BlockGraft, blocks, branches
 from vision_peft.tuning.families import family_of, family_of_attention, family_of_block
 from vision_peft.tuning.graft import Graft, children, graft, kinds, pop_grafts, push_grafts
 from vision_peft.tuning.norms import token_norm
+from vision_peft.tuning.thread_state import is_backward
 
 _KNOWN = ("torch", "timm", "vision_peft")  # whose layers are known to treat tokens one by one, but for attention
 _CALLED = ("forward", "forward_features", "forward_head", "pool", "_pool")  # of a model, where timm has them
@@ -60,7 +61,7 @@ class ForwardNow:
         if not torch.is_grad_enabled():
             return now
         key = x if x._base is None else x._base
-        if _is_backward():
+        if is_backward():
             return self._was_short.get(key, now)
         if now:
             self._was_short[key] = True
@@ -71,11 +72,6 @@ class ForwardNow:
 
 def _thread() -> int:
     return 0 if torch.compiler.is_compiling() else threading.get_ident()
-
-
-def _is_backward() -> bool:
-    engine: Any = torch._C
-    return engine._current_graph_task_id() != -1  # as torch's own checkpointing asks
 
 
 class ShortModel(Graft):
