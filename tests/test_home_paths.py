@@ -37,3 +37,9 @@ def test_a_user_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.M
     assert [*find_inputs([f"{NOBODY}/a.png"], False, ()).absent] == [f"{NOBODY}/a.png"]
     (tmp_path / "~$draft.png").write_bytes(b"-")
     assert find_inputs(["~$draft.png"], False, ()).paths == ["~$draft.png"]
+
+
+def test_the_package_expands_it_in_no_other_way(repository: Path) -> None:
+    package = repository / "vision_peft"
+    ways = [path.relative_to(package) for path in package.rglob("*.py") if "expanduser(" in path.read_text("utf-8")]
+    assert [str(path) for path in ways] == ["home_paths.py"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vision_peft.data.annotations.walk_folders import walk_folder
+from vision_peft.home_paths import expand_home
 from vision_peft.printable import name_some
 
 _PART = re.compile(
@@ -88,7 +89,7 @@ def _expand(root: Path, part: str, patterns: str) -> list[str]:
         pieces = _RANGE.sub("\0", pattern).split("\0")
         for numbers in product(*ranges):
             filled = pieces[0] + "".join(number + piece for number, piece in zip(numbers, pieces[1:], strict=True))
-            typed = str(Path(filled).expanduser())
+            typed = str(expand_home(filled))
             shard = os.path.join(root, typed)  # noqa: PTH118
             if glob.has_magic(filled):
                 paths = sorted(glob.glob(os.path.join(glob.escape(str(root)), typed)))  # noqa: PTH118, PTH207

@@ -12,6 +12,7 @@ from typing import Any
 
 from vision_peft.data.annotations.arrow_files import SPLITS, find_arrow_files, open_arrow_files
 from vision_peft.data.annotations.walk_folders import Tree, is_hidden, walk_folder
+from vision_peft.home_paths import expand_home
 from vision_peft.printable import name_some, warn
 
 _WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
@@ -77,7 +78,7 @@ def open_table_folder(datasets: Any, root: Path, cache: str | None, where: str) 
             `cache` below `root`.
         OSError: a file or folder cannot be read.
     """
-    _check_cache(root.resolve(), cache, Path(cache or datasets.config.HF_DATASETS_CACHE).expanduser().resolve())
+    _check_cache(root.resolve(), cache, expand_home(cache or datasets.config.HF_DATASETS_CACHE).resolve())
     tree = walk_folder(root)
     there = [name for name in tree.files if not is_hidden(name)]
     tables = [name for name in (*there, *tree.linked) if name.lower().endswith(_TABLES) and not is_hidden(name)]

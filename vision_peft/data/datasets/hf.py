@@ -21,6 +21,7 @@ from vision_peft.data.decoding.images import MAX_PIXELS
 from vision_peft.data.decoding.table_images import TableImages
 from vision_peft.data.item_names import to_nfc
 from vision_peft.data.problems import unknown
+from vision_peft.home_paths import expand_home
 from vision_peft.printable import name_some, warn
 
 SPLIT_NAMES = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
@@ -201,7 +202,7 @@ class HuggingFace(DataConfig):
         datasets = _import_datasets()
         own = [] if self.hub else [self.root]
         caches = [self.cache or datasets.config.HF_DATASETS_CACHE, datasets.config.HF_CACHE_HOME]
-        return [Path(folder).expanduser().resolve() for folder in (*own, *caches) if folder]
+        return [expand_home(folder).resolve() for folder in (*own, *caches) if folder]
 
 
 _LABEL_TYPES = ("string", "large_string", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))

@@ -25,6 +25,7 @@ from vision_peft.data.decoding.image_values import decode_values, read_value_hea
 from vision_peft.data.decoding.images import MAX_PIXELS, ImageDecodeError, MisfitError, ValueRange
 from vision_peft.data.decoding.missing_values import mark_missing, put_float32
 from vision_peft.data.decoding.tiff_bands import is_tiff, read_tiff, read_tiff_header
+from vision_peft.home_paths import expand_home
 
 ARRAY_EXTENSIONS = frozenset((".npy", ".npz"))
 LAYOUTS = ("auto", "hwc", "chw")
@@ -113,7 +114,7 @@ def read_band_item(item: Any, form: BandForm) -> Tensor:
         ImageDecodeError: as `read_bands`; of an array too.
     """
     if isinstance(item, str | Path):
-        return read_bands(Path(item).expanduser(), form)
+        return read_bands(expand_home(item), form)
     if not isinstance(item, np.ndarray):
         raise TypeError(f"this model takes {form.channels} bands: wanted a path or an array, got {type(item).__name__}")
     first = bands_come_first(item.shape, form.channels, form.layout)
