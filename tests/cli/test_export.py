@@ -98,3 +98,14 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     assert stopped.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {message}")
     assert sorted(place.rglob("*")) == before
+
+
+def test_images_behind_links_are_found_and_hidden_ones_are_none(tmp_path: Path) -> None:
+    (tmp_path / "pictures" / "deep").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("pictures/b.png", "pictures/deep/c.JPG", "pictures/._b.png", "pictures/a.txt", "elsewhere/d.png"):
+        (tmp_path / name).write_bytes(b"-")
+    (tmp_path / "pictures" / "a").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "pictures" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    found = export._list_files([tmp_path / "pictures"])
+    assert [path.relative_to(tmp_path / "pictures").as_posix() for path in found] == ["a/d.png", "b.png", "deep/c.JPG"]

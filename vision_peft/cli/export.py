@@ -87,11 +87,15 @@ def _choose_format(given: str | None, path: Path) -> str:
 
 
 def _list_files(given: Sequence[Path]) -> list[Path]:
-    """List the files that were named, and those in folders that were, up to _MOST."""
+    """List the files that were named, and those in folders that were, links followed, up to _MOST."""
+    from vision_peft.data.annotations.walk_folders import is_hidden, walk_folder
+
     found: list[Path] = []
     for path in given:
         if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in _IMAGES and file.is_file())
+            tree = walk_folder(path)
+            files = [path / name for name in sorted((*tree.files, *tree.linked)) if not is_hidden(name)]
+            found += [file for file in files if file.suffix.lower() in _IMAGES and file.is_file()]
         elif path.exists():
             found.append(path)
         else:
