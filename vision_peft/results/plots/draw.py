@@ -15,7 +15,7 @@ from vision_peft.results.plots.panels import Panel
 from vision_peft.results.plots.series import Line
 from vision_peft.results.settings import Metric, Setting
 
-ASIDE = 0.025  # of the axis of parameters, from one point to the next of the same number
+ASIDE = 0.014  # of the axis of parameters, from one point to the next of the same number
 MOST_ASIDE = 0.12  # of it, from that number to the outermost
 
 
