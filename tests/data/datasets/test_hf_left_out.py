@@ -18,7 +18,7 @@ from vision_peft.runs.data_record import DataRecord
 
 datasets = pytest.importorskip("datasets", reason="needs datasets: pip install 'vision_peft[hf]'")
 pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow, of the extra test")
-parquet = pytest.importorskip("pyarrow.parquet")
+parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow, of the extra test")
 
 
 @pytest.fixture(autouse=True)
