@@ -203,12 +203,12 @@ def test_split_folders_are_known_by_every_name(
 def test_folders_that_look_like_splits_are_neither_classes_nor_lost(tmp_path: Path, fill: Callable[..., None]) -> None:
     fill(tmp_path / "years" / "train2017", ant=2, bee=2)
     fill(tmp_path / "years" / "val2017", ant=2, bee=2)
-    fill(tmp_path / "dev" / "train", ant=2, bee=2)
-    fill(tmp_path / "dev" / "dev", ant=2, bee=2)
+    fill(tmp_path / "late" / "train", ant=2, bee=2)
+    fill(tmp_path / "late" / "holdout", ant=2, bee=2)
     fill(tmp_path / "flat", Train=3, Test=3)
     for name, words in (
         ("years", "holds train2017, val2017, which look like splits"),
-        ("dev", "holds dev, which looks like a split"),
+        ("late", "holds holdout, which looks like a split"),
         ("flat", "holds Test and Train, and no class folders in them"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -65,7 +65,7 @@ def test_lists_are_read_under_every_name(tmp_path, names):
 
 
 @pytest.mark.parametrize("around", [True, False])
-@pytest.mark.parametrize("names", [("train2017", "val2017"), ("train", "val", "eval"), ("train", "dev", "test")])
+@pytest.mark.parametrize("names", [("train2017", "val2017"), ("train", "val", "eval"), ("train", "dev set", "test")])
 def test_folders_that_look_like_splits_are_not_lost(tmp_path, around, names):
     write_parts(tmp_path, names, around)
     with pytest.raises(ValueError, match=r"which looks? like .*split.* and would not be read as (such|one): call"):
@@ -74,8 +74,8 @@ def test_folders_that_look_like_splits_are_not_lost(tmp_path, around, names):
 
 def test_a_list_that_looks_like_a_split_is_not_lost(tmp_path):
     root = write_set(tmp_path, SIZES)
-    (root / "splits" / "val.txt").rename(root / "splits" / "dev.txt")
-    with pytest.raises(ValueError, match="splits holds dev, which looks like a split"):
+    (root / "splits" / "val.txt").rename(root / "splits" / "development.txt")
+    with pytest.raises(ValueError, match="splits holds development, which looks like a split"):
         Segmentation(root=str(root)).open_splits()
 
 

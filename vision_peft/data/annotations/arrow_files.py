@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from vision_peft.data.annotations.split_names import ANY_SPLIT, SPLIT_OF
 from vision_peft.data.annotations.walk_folders import Tree, is_hidden
 from vision_peft.printable import name_some
 from vision_peft.safe_files import check_regular, read_file
@@ -16,7 +17,7 @@ from vision_peft.strict_json import parse_json
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
 _CACHE = re.compile(r"(?:cache|tmp)-?[0-9a-z_]+\.arrow")
-_SPLIT = re.compile(r"(?:.*-)?(train|validation|val|valid|dev|test)(?:-\d+-of-\d+)?\.arrow", re.IGNORECASE)
+_SPLIT = re.compile(rf"(?:.*-)?({ANY_SPLIT})(?:-\d+-of-\d+)?\.arrow", re.IGNORECASE)
 _ORDERS = ("_indices_data_files", "_indices_files")  # of versions that saved an order of the rows beside them
 _MOST = 2**24  # bytes of a state.json
 
@@ -43,7 +44,7 @@ def find_arrow_files(root: Path, tree: Tree) -> tuple[dict[str, list[Path]], lis
         left_out.remove(name)
         found.setdefault(name.partition("/")[0] if "/" in name else "train", []).append(name)
     for split, names in found.items():
-        words = {match[1].lower() for name in names if (match := _SPLIT.fullmatch(Path(name).name))}
+        words = {SPLIT_OF[match[1].lower()] for name in names if (match := _SPLIT.fullmatch(Path(name).name))}
         if len(words) > 1 and not states:
             raise ValueError(
                 f"{root}: {split} would be files of several splits ({name_some(names, 4)}): put those of each split "

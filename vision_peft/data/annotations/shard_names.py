@@ -8,13 +8,12 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+from vision_peft.data.annotations.split_names import ANY_SPLIT, SPLIT_OF, SPLITS
 from vision_peft.data.annotations.walk_folders import walk_folder
 from vision_peft.home_paths import expand_home
 from vision_peft.printable import name_some
 
-_PART = re.compile(
-    r"(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)(?![a-z])", re.IGNORECASE
-)  # that a shard or its folder starts with
+_PART = re.compile(f"({ANY_SPLIT})(?![a-z])", re.IGNORECASE)  # that a shard or its folder starts with
 _PACKED = re.compile(r".*\.(?:tar\.(?:gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz|tzst|tar)", re.IGNORECASE)
 _RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
 _NAMED = 3  # shards that a message names
@@ -45,7 +44,7 @@ def find_shards(root: Path, where: str) -> Shards:
         )
     if not everything:
         raise FileNotFoundError(f"{where} holds no shards (*.tar)")
-    found: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    found: dict[str, list[str]] = {split: [] for split in SPLITS}
     unread: list[str] = []
     for path in everything:
         below = Path(path).relative_to(root)
@@ -53,7 +52,7 @@ def find_shards(root: Path, where: str) -> Shards:
         if named is None:
             unread.append(str(below))
         else:
-            found[next(part for part in found if named[1].lower().startswith(part))].append(path)
+            found[SPLIT_OF[named[1].lower()]].append(path)
     if len(unread) == len(everything):
         return Shards({"train": everything}, [])
     if not found["train"]:

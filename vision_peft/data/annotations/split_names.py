@@ -7,12 +7,18 @@ from pathlib import Path
 from vision_peft.printable import name_some, printable
 
 SPLITS = ("train", "val", "test")
-SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing"),
+}
+SPLIT_OF = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+ANY_SPLIT = "|".join(sorted(SPLIT_OF, key=len, reverse=True))  # as a pattern, the longest first
 SPLIT_WORDS = ("split", "set", "subset", "partition", "phase", "usage", "data_split", "dataset_split")  # of columns
 _LIKE = {
-    "train": "train|training|trn|trainval",
-    "val": "val|valid|validation|dev|development",
-    "test": "test|testing|tst|eval|evaluation|holdout",
+    "train": (*SPLIT_NAMES["train"], "trn", "trainval"),
+    "val": (*SPLIT_NAMES["val"], "development"),
+    "test": (*SPLIT_NAMES["test"], "tst", "eval", "evaluation", "holdout"),
 }
 _BEHIND = r"([ _.-]?(set|data|split|images?|imgs?|[0-9]{1,4}))?"  # what may follow: train2017, test_set
 
@@ -61,5 +67,7 @@ def describe_unread(where: Path, read: Iterable[str], unread: Sequence[str]) -> 
 
 def guess_split(name: str) -> str | None:
     """Return the split that a name seems to be meant for; None: it is like none."""
-    found = (split for split, words in _LIKE.items() if re.fullmatch(f"({words}){_BEHIND}", name, re.IGNORECASE))
-    return next(found, None)
+    for split, words in _LIKE.items():
+        if re.fullmatch(f"({'|'.join(words)}){_BEHIND}", name, re.IGNORECASE):
+            return split
+    return None

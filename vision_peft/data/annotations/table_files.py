@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from vision_peft.data.annotations.arrow_files import SPLITS, find_arrow_files, open_arrow_files
+from vision_peft.data.annotations.split_names import SPLIT_OF
 from vision_peft.data.annotations.walk_folders import Tree, is_hidden, walk_folder
 from vision_peft.home_paths import expand_home
 from vision_peft.printable import name_some, warn
 
-_WORDS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
-_WORDS |= dict.fromkeys(("test", "testing", "eval", "evaluation"), "test")
+_WORDS = SPLIT_OF | dict.fromkeys(("eval", "evaluation"), "test")  # that datasets takes for splits
 _TABLES = (".parquet", ".arrow")
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")  # which datasets looks into
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of class folders

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from vision_peft.data.annotations.draw_split import check_fraction
 from vision_peft.data.annotations.labelled_parts import LabelledParts, Value, find_classes
+from vision_peft.data.annotations.split_names import SPLIT_NAMES, SPLITS
 from vision_peft.data.annotations.table_files import TableFolder, as_one_error, open_table_folder
 from vision_peft.data.config import DataConfig, check_split, find_root
 from vision_peft.data.dataset import ImageDataset
@@ -24,7 +25,6 @@ from vision_peft.data.problems import unknown
 from vision_peft.home_paths import expand_home
 from vision_peft.printable import name_some, warn
 
-SPLIT_NAMES = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
 LABEL_NAMES = ("label", "labels", "class")
 OLDEST = 4  # version of datasets; older ones can run code of a dataset
 
@@ -133,15 +133,15 @@ class HuggingFace(DataConfig):
 
     def _name_splits(self, there: Sequence[str]) -> dict[str, str]:
         """Return the name of train, and of val and test where there are such, in the dataset."""
-        found = {part: name for part in SPLIT_NAMES if (name := getattr(self, part))}
+        found = {part: name for part in SPLITS if (name := getattr(self, part))}
         for name in found.values():
             if name not in there:
                 raise unknown(f"split of {self._source}", name, there)
+        free = {name.lower(): name for name in sorted(there) if name not in found.values()}
         for part, usual in SPLIT_NAMES.items():
-            free = [name for name in usual if name in there and name not in found.values()]
-            if part not in found and free:
-                found[part] = free[0]
-        found = {part: found[part] for part in SPLIT_NAMES if part in found}
+            if part not in found and (name := next((free[word] for word in usual if word in free), None)):
+                found[part] = name
+        found = {part: found[part] for part in SPLITS if part in found}
         if "train" not in found:
             raise ValueError(f"{self._source} has the splits {', '.join(there)}: name one with data.train=")
         if len({*found.values()}) < len(found):
