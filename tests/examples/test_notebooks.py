@@ -25,7 +25,11 @@ TINY = [
 ]
 # What stands in place of the values of the cell with the tag `parameters`, the first after the installation
 SMALL: dict[str, dict[str, Any]] = {
-    "compare_methods": {"folder": None, "methods": ["linear", "lora"], "overrides": [*TINY, "recipe.batch_size=32"]},
+    "compare_methods": {
+        "folder": None,
+        "methods": {"linear": ["recipe=lbfgs"], "lora": []},
+        "overrides": [*TINY, "recipe.batch_size=32"],
+    },
     "look_inside": {
         "backbone": {"name": "vit_tiny_patch16_224", "img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 2}
     },
