@@ -66,10 +66,13 @@ class Reliability:
     def add(self, probabilities: Tensor, labels: Tensor) -> None:
         """Take in probabilities N C and labels N, from 0, on the CPU."""
         sure, predicted = probabilities.double().max(1)
-        right = (predicted == labels).double()
+        self.count(sure, predicted == labels)
+
+    def count(self, sure: Tensor, right: Tensor) -> None:
+        """Take in the probabilities (N, float64) of the classes that answers name, and whether these are right (N)."""
         places = (sure * BINS).ceil().long().sub(1).clamp(0, BINS - 1)  # (0, 1/15], (1/15, 2/15], ...
-        self.gaps.index_add_(0, places, right - sure)
-        self.answers += len(labels)
+        self.gaps.index_add_(0, places, right.double() - sure)
+        self.answers += len(sure)
 
     def gather(self, sum_over: Callable[[list[float]], list[float]]) -> "Reliability":
         """Return that of all processes, by a function that sums numbers over them."""

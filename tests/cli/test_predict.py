@@ -142,6 +142,7 @@ def test_resume_goes_on_behind_the_last_whole_line(here: Path, capsys: pytest.Ca
     run("ADAPTER", "photos", "--jsonl", "a.jsonl", "--resume", code=predict.UNREAD)
     shown = capsys.readouterr()
     assert "10 of 25 images are in a.jsonl already" in shown.err
+    assert shown.out.splitlines()[-1].partition("; ")[2] == summary.partition("; ")[2]  # calibration error included
     resumed = Path("a.jsonl").read_bytes()
     assert [json.loads(line)["path"] for line in resumed.splitlines()] == [json.loads(line)["path"] for line in lines]
     assert shown.out.splitlines()[-1].startswith("14 images; ")

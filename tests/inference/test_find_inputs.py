@@ -1,6 +1,6 @@
 """Files, folders, patterns, lists and stdin become paths, in order, with the classes that are known."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from support.video_files import write_video
 
+from vision_peft.data.problems import DataProblems
 from vision_peft.inference.find_inputs import Inputs, find_inputs
 
 CLASSES = ["cat", "dog", "Ærø"]
@@ -66,6 +67,25 @@ def test_a_list_of_paths_alone_is_taken_as_stdin_is(tree: Path) -> None:
     assert find("list.csv").paths == ["5.png"]
     found = find("-", "5.png", stdin=("a b.png\n", "\n", "gone.png\n"))
     assert (found.paths, found.absent) == (["a b.png", "5.png"], {"gone.png": "there is no such file"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("empty.txt", b"", "empty.txt: the file is empty"),
+        ("blank.csv", b" \n\n\t\n", "blank.csv: the file is empty"),
+        ("latin.txt", b"\xe6.png\n", "latin.txt: not UTF-8 text (invalid continuation byte at byte 0)"),
+        ("head.csv", b"path\n", "head.csv: no line names a file: wanted a path, or a path and a label, a line"),
+    ],
+)
+@pytest.mark.parametrize("classes", [CLASSES, None, ()], ids=["known", "any", "none"])
+def test_a_list_that_names_nothing_is_an_error_of_its_own(
+    tree: Path, name: str, text: bytes, problem: str, classes: Sequence[str] | None
+) -> None:
+    (tree / name).write_bytes(text)
+    with pytest.raises(DataProblems) as caught:
+        find_inputs(["photos", name], False, classes)
+    assert caught.value.problems == [problem]
 
 
 def test_labels_that_are_no_class_are_named_all_at_once(tree: Path) -> None:

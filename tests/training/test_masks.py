@@ -66,7 +66,7 @@ def test_a_run_leaves_figures_a_confusion_matrix_and_examples(run):
 def test_masks_of_new_images_are_those_of_evaluation(run, root, tmp_path):
     predictor = Predictor(run.folder, device="cpu")
     paths = [str(root / "images" / f"{number:03}.jpg") for number in range(11, 22)]
-    assert [*write_masks(predictor, [*paths, paths[0]], tmp_path / "out", overlays=True)] == []
+    assert write_masks(predictor, [*paths, paths[0]], tmp_path / "out", overlays=True).failures == {}
     counts = np.zeros((2, 2), int)
     for path in paths:
         with Image.open(tmp_path / "out" / f"{Path(path).stem}.png") as image:
@@ -79,7 +79,8 @@ def test_masks_of_new_images_are_those_of_evaluation(run, root, tmp_path):
     assert counts.tolist() == run.row.confusion
     assert (tmp_path / "out" / "overlays" / "011-2.png").is_file()
     (tmp_path / "broken.jpg").write_bytes(b"no image")
-    ((path, cause),) = write_masks(predictor, [str(tmp_path / "broken.jpg")], tmp_path / "out", overlays=False)
+    broken = write_masks(predictor, [str(tmp_path / "broken.jpg")], tmp_path / "out", overlays=False)
+    ((_, cause),) = broken.failures.items()
     assert "not a known image format" in cause
     with pytest.raises(ValueError, match="answers for every pixel: vision-peft predict --masks"):
         predictor(paths[0])
@@ -102,7 +103,7 @@ def test_masks_of_images_with_bands_are_those_of_evaluation(tmp_path, words):
     run = train(config(root, tmp_path / "runs", "data.channels=5", "data.show_bands=[4,0,2]", *words))
     predictor, counts = Predictor(run.folder, device="cpu"), np.zeros((2, 2), int)
     paths = [str(root / "images" / f"{number:03}.tif") for number in range(5, 8)]
-    assert [*write_masks(predictor, paths, tmp_path / "out", overlays=True)] == []
+    assert write_masks(predictor, paths, tmp_path / "out", overlays=True).failures == {}
     for path in paths:
         with Image.open(tmp_path / "out" / f"{Path(path).stem}.png") as image:
             found = np.array(image)
@@ -148,7 +149,7 @@ def test_depth_is_learned_by_the_same_machinery(tmp_path):
     image, found = find_mask(predictor, str(root / "images" / "010.jpg"))
     assert found.shape == (image.height, image.width) == (36, 40)
     write_masks_to = tmp_path / "out"
-    assert [*write_masks(predictor, [str(root / "images" / "010.jpg")], write_masks_to, overlays=True)] == []
+    assert write_masks(predictor, [str(root / "images" / "010.jpg")], write_masks_to, overlays=True).failures == {}
     with Image.open(write_masks_to / "010.png") as file:
         assert np.abs(np.array(file) / 1000 - found).max() < 0.001
 

@@ -118,6 +118,7 @@ class _Embedder:
             features=options.features,
             **{key: value for key in ("backbone", "checkpoint") if (value := getattr(options, key)) is not None},
         )
+        self.predictor.check_features()
         self.what = "videos" if self.predictor.prepare.gives_clips else "images"
 
     def embed(self, inputs: list[str], split: str | None) -> Side:

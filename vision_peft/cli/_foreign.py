@@ -1,43 +1,72 @@
 """What verbs take that read files of official code: `source=`, what such a file cannot tell, and its backbone."""
 
 import contextlib
+import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vision_peft.config.data_overrides import read_overrides
+from vision_peft.config.errors import ConfigError
 from vision_peft.home_paths import expand_home
 from vision_peft.printable import printable
 from vision_peft.safe_files import read_file
 
-OF_BUILD = ("num_heads", "img_size", "num_frames")  # of a backbone that the file holds
-OF_READERS = (
-    "scale",
-    "scaling",
-    "form",
-    "position",
-    "init",
-    "dropout",
-    "drop_path",
-    "tokens",
-    "norm",
-    "heads",
-    "classifier",
-    "added",
-    "beta",
-    "mask",
-    "bottleneck",
-    "rank",
-    "bits",
-    "head_bits",
-    "width",
-    "depth",
-    "shift_div",
-    "long_shift_div",
-    "long_shift_right",
-    "pool_heads",
-)  # keywords of read_foreign
+_Wanted = tuple[Callable[[Any], bool], str]
+
+
+def _whole(least: int = 1, most: int = 2**20) -> _Wanted:
+    return (lambda value: type(value) is int and least <= value <= most, f"a whole number from {least} to {most:,}")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_size(value: Any) -> bool:
+    return all(map(_SIDE[0], value)) and len(value) == 2 if isinstance(value, list) else _SIDE[0](value)
+
+
+_NUMBER: _Wanted = _is_number, "a number"
+_TEXT: _Wanted = lambda value: isinstance(value, str), "a word"
+_TRUTH: _Wanted = lambda value: isinstance(value, bool), "true or false"
+_SIDE = _whole(most=4096)
+OF_BUILD: Mapping[str, _Wanted] = {  # of a backbone that the file holds
+    "num_heads": _whole(most=4096),
+    "img_size": (_is_size, f"pixels, {_SIDE[1]}, or [height,width]"),
+    "num_frames": _whole(most=4096),
+}
+OF_READERS: Mapping[str, _Wanted] = {  # keywords of read_foreign
+    "scale": _NUMBER,
+    "scaling": _NUMBER,
+    "form": _TEXT,
+    "position": _TEXT,
+    "init": _TEXT,
+    "dropout": _NUMBER,
+    "drop_path": _NUMBER,
+    "tokens": _TEXT,
+    "norm": _TRUTH,
+    "heads": _whole(),
+    "classifier": _whole(0),
+    "added": (
+        lambda value: isinstance(value, str) or (isinstance(value, list) and all(map(_whole(0)[0], value))),
+        "a word such as 'last 6', or a list of blocks",
+    ),
+    "beta": _NUMBER,
+    "mask": (_TEXT[0], "the path of a file"),
+    "bottleneck": _whole(),
+    "rank": _whole(),
+    "bits": _whole(),
+    "head_bits": _whole(),
+    "width": _whole(),
+    "depth": _whole(),
+    "shift_div": _whole(),
+    "long_shift_div": _whole(),
+    "long_shift_right": _TRUTH,
+    "pool_heads": _whole(),
+}
+_MAY_BE_NULL = ("dropout", "position", "scaling", "long_shift_div", *OF_BUILD)
 VALUES = ("source", *OF_BUILD, *OF_READERS)
 _MOST = 2**26  # bytes of a list of class names
 
@@ -58,9 +87,17 @@ def read_given(overrides: Sequence[str], further: Sequence[str] = ()) -> dict[st
     """Parse `key=value` words: VALUES, `further` ones, `backbone.<key>` as for train, `input.<key>` of adapter.json.
 
     Raises:
-        ConfigError: every word that cannot be read or is not known.
+        ConfigError: every word that cannot be read, is not known or has a value of another kind.
     """
-    return read_overrides(overrides, values=(*VALUES, *further), sections=("backbone", "input"))
+    given = read_overrides(overrides, values=(*VALUES, *further), sections=("backbone", "input"))
+    problems = [
+        f"{key} is {printable(given[key], 60)}, wanted {words}"
+        for key, (accepts, words) in {**OF_BUILD, **OF_READERS}.items()
+        if key in given and not accepts(given[key]) and not (given[key] is None and key in _MAY_BE_NULL)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return given
 
 
 @contextlib.contextmanager
@@ -118,6 +155,9 @@ def list_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: given[key] for key in (*OF_BUILD, *OF_READERS) if key in given}
     if isinstance(found.get("img_size"), list):
         found["img_size"] = tuple(found["img_size"])
+    from vision_peft.inference.convert import check_input_keys
+
+    check_input_keys(given.get("input") or {})
     return {**found, "backbone": _list_backbone(given.get("backbone")), "input_config": given.get("input")}
 
 

@@ -35,7 +35,15 @@ def check_masks(options: argparse.Namespace, predictor: "Predictor", files: Sequ
 def write_masks(folder: Path, predictor: "Predictor", inputs: "Inputs") -> dict[str, str]:
     """Write a mask and an overlay for every input; return why some could not be read, by their paths."""
     from vision_peft.inference import predict_masks
+    from vision_peft.tasks.depth import Depth
 
-    failures = dict(predict_masks.write_masks(predictor, inputs.paths, folder, overlays=True))
-    show(f"wrote {len(inputs.paths) - len(failures):,} masks to {folder}, and overlays to {folder / 'overlays'}")
-    return failures
+    written = predict_masks.write_masks(predictor, inputs.paths, folder, overlays=True)
+    show(
+        f"wrote {len(written.files):,} masks to {folder}, and overlays to {folder / 'overlays'}; "
+        f"{folder / predict_masks.TABLE} says which is of which image"
+    )
+    floats = sum(file.mask.endswith(predict_masks.FLOATS) for file in written.files)
+    if isinstance(predictor.task, Depth):
+        more = f"; {floats:,} that do not fit into 1 to 65,535 are TIFF of floats" if floats else ""
+        show(f"depths are in millimetres, PNG of 16 bits{more}")
+    return written.failures

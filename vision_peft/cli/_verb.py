@@ -56,6 +56,16 @@ def _as_argument(word: str) -> str:
     return f"./{word}" if word.startswith("-") and Path(word).exists() else word
 
 
+def check_output(flag: str, path: Path, overwrite: bool = False) -> None:
+    """Raise, before the work, where `write_output` would find no folder, or a file that is to stay."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{flag} {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{flag} {path} is a folder, wanted a file")
+    if path.is_file() and not overwrite:
+        raise FileExistsError(f"{flag} {path} is there already: --overwrite replaces it")
+
+
 def write_output(path: Path, content: str | bytes) -> None:
     """Write the file that a user named, through a link; into a pipe or a device as it is (`--json /dev/stdout`)."""
     if path.exists() and not path.is_file():

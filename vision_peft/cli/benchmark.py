@@ -31,6 +31,7 @@ from vision_peft.cli._roots import check_roots
 from vision_peft.cli._verb import (
     add_config_dir,
     announce_loading,
+    check_output,
     make_parser,
     overrides_of,
     suggest_next,
@@ -84,6 +85,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add_config_dir(parser)
     options = parser.parse_intermixed_args(argv)
     updates, seconds = (1 if value is None else value for value in (options.updates, options.seconds))
+    if options.json:
+        check_output("--json", options.json, overwrite=True)
     if updates < 1 or seconds <= 0:
         raise ValueError("--updates must be at least 1 and --seconds above 0")
     return options

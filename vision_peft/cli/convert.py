@@ -13,14 +13,16 @@ on: backbone.name= (and backbone.checkpoint=, backbone.img_size=, ...). If a sou
 error names it. input.<key>= records how images were prepared: input.mean=[0.5,0.5,0.5] input.resize=shortest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vision_peft.cli._foreign import list_arguments, read_classes, read_given
 from vision_peft.cli._verb import announce_loading, make_parser, suggest_next
 from vision_peft.printable import LONGEST_LINE, name_some, printable, show
 
 _SHOWN = 100  # lines of the key map
+_OF_ADAPTER = ("name", "checkpoint")  # keys of the backbone that an adapter does not say by itself
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError("give either source=NAME, whose code wrote SOURCE, or target=hf_peft")
     if not Path(options.file).exists() and not options.file.startswith("hf-hub:"):
         raise FileNotFoundError(f"{options.file}: there is no such file or folder")
+    if "target" in given:
+        _check_target(given, options.classes)
     names = read_classes(options.classes)
     announce_loading()
     from vision_peft.inference.convert import convert_foreign, convert_to
@@ -63,3 +67,16 @@ def main(argv: Sequence[str]) -> int:
     if "source" in given:
         suggest_next(["export", str(done.folder), "-o", f"{done.folder}.pt2"])
     return 0
+
+
+def _check_target(given: Mapping[str, Any], classes: Path | None) -> None:
+    """Raise ValueError for what is of a file of official code: an adapter says that itself."""
+    sections = {"backbone": _OF_ADAPTER, "input": ()}
+    words = [key for key in given if key not in ("target", *sections)]
+    words += [f"{name}.{key}" for name, own in sections.items() for key in given.get(name) or {} if key not in own]
+    words += ["--classes"] if classes else []
+    if words:
+        raise ValueError(
+            f"{name_some(words)}: with target= the adapter says this itself, leave it out; backbone.name= and "
+            "backbone.checkpoint= say where its weights are"
+        )

@@ -25,12 +25,17 @@ from pathlib import Path
 
 from vision_peft.cli._adapter import check_adapter
 from vision_peft.cli._numbers import parse_number
-from vision_peft.cli._verb import announce_loading, make_parser, write_output
+from vision_peft.cli._verb import announce_loading, check_output, make_parser, write_output
 from vision_peft.printable import LONGEST_LINE, name_some, printable, show
 
 FEATURE_FILES = (".npz", ".parquet")
 PICTURE = ".png"
 _OVERRIDE = re.compile(r"(data|backbone)(\.\w+)*=|split=", re.ASCII)
+_OF_MODEL = {  # options that features from files have no use for, and what they are where they are not given
+    **dict.fromkeys(("features", "batch_size", "backbone", "checkpoint")),
+    **dict.fromkeys(("device", "precision", "workers"), "auto"),
+    **dict.fromkeys(("normalise", "no_exif"), False),
+}
 _EPISODES = {"way": 5, "queries": 15, "episodes": 600, "seed": 0}
 
 
@@ -84,8 +89,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 _FEATURES = (
-    "input of the head (default), class token, mean of the patch tokens, or output of the model (default after metric "
-    "learning)"
+    "input of the head (default), class token, mean of the patch tokens (default of segmentation and depth), or output "
+    "of the model (default after metric learning)"
 )
 
 
@@ -118,6 +123,9 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"--{given} is for an adapter: with a frozen backbone give backbone.<key>=...")
     if options.stored and (options.out or options.picture or options.overrides):
         raise ValueError("features from files can only be scored: leave out --out, --picture and data=...")
+    if options.stored and (given := [name for name, unset in _OF_MODEL.items() if getattr(options, name) != unset]):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(f"features from files are scored as they are, without a model: leave out {flags}")
     _check_scores(options)
     _check_outputs(options)
 
@@ -160,6 +168,8 @@ def _check_outputs(options: argparse.Namespace) -> None:
             raise ValueError(f"--{name} {path} is not a file")
         if path.exists() and not options.overwrite:
             raise FileExistsError(f"--{name} {path} is there already: --overwrite replaces it")
+    if options.json:
+        check_output("--json", options.json, options.overwrite)
     words = [word for word in (*options.inputs, *(options.against or ())) if not _OVERRIDE.match(word)]
     if options.out and str(options.out) in words:
         raise ValueError(f"--out {options.out} is also among {name_some(words, 5)}")

@@ -12,7 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vision_peft.cli._foreign import check_source, convert_first, split_given
-from vision_peft.cli._verb import add_config_dir, announce_loading, make_parser, suggest_next, write_output
+from vision_peft.cli._verb import (
+    add_config_dir,
+    announce_loading,
+    check_output,
+    make_parser,
+    suggest_next,
+    write_output,
+)
 from vision_peft.config.data_overrides import read_overrides
 
 
@@ -30,8 +37,11 @@ def main(argv: Sequence[str]) -> int:
         help="data, backbone, split, device, precision, workers, bad_eval; source and the keys of convert",
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures to this file")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     add_config_dir(parser)
     arguments = parser.parse_intermixed_args(argv)
+    if arguments.json:
+        check_output("--json", arguments.json, arguments.overwrite)
     overrides, of_file = split_given(arguments.overrides)
     read_overrides(overrides, config_dir=arguments.config_dir)
     check_source(arguments.folder, of_file)

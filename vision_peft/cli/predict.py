@@ -46,7 +46,8 @@ _FILES = {"csv": ".csv", "jsonl": ".jsonl", "features": ".npz", "montage": ".png
 def main(argv: Sequence[str]) -> int:
     """Parse, predict, write, print."""
     options = _parse(argv)
-    options.inputs, of_file = split_given(options.inputs)
+    words, of_file = split_given(options.inputs)
+    options.inputs = [word for word in words if not (of_file and word.startswith("backbone."))]
     _check(options, of_file)
     announce_loading()
     from vision_peft.data.annotations.list_files import read_class_names
@@ -148,6 +149,8 @@ def _check(options: argparse.Namespace, of_file: Sequence[str]) -> None:
     if wrong := [f"--{name} -" for name in ("csv", "features", "montage") if getattr(options, name) == STREAM]:
         raise ValueError(f"{wrong[0]}: only --jsonl writes to stdout")
     check_source(options.source, of_file)
+    if not options.inputs:
+        raise ValueError("nothing to predict: give files, folders, patterns or lists as well")
     if not any(_may_be_there(word) for word in options.inputs):
         raise FileNotFoundError(f"there is no such file or folder: {name_some(options.inputs, 5)}")
 
@@ -183,7 +186,7 @@ def _predict(options: argparse.Namespace, predictor: "Predictor", inputs: "Input
             written = resume_lines(Path(options.jsonl))
             for done in written:
                 if done.truth is not None:
-                    score.count(done.label, done.truth)
+                    score.count_again(done.label, done.truth, done.surest)
             skipped = inputs.leave_out(done.path for done in written)
             show(f"{skipped:,} of {len(inputs.paths) + skipped:,} {what} are in {options.jsonl} already", sys.stderr)
         else:
@@ -267,7 +270,7 @@ def _describe(score: "Score") -> str:
     """Say how good the answers are, where something is known."""
     if not score.known:
         return ""
-    error = score.reliability.error
+    error = score.calibration_error
     sure = "" if error is None else f", expected calibration error {error:.2f} %"
     return (
         f"; {score.right.total():,} right of {score.known:,} whose class is known: top-1 {score.top1:.2f} %, "

@@ -19,8 +19,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from vision_peft.cli._adapter import check_adapter
+from vision_peft.cli._numbers import parse_positive
 from vision_peft.cli._verb import announce_loading, make_parser
 from vision_peft.inference.serve.limits import Limits
 from vision_peft.printable import for_shell, printable, show
@@ -48,6 +50,8 @@ def main(argv: Sequence[str]) -> int:
     limits = Limits(**{name: getattr(options, name) for name in _HELP})
     for source in tasks.values():
         check_adapter(source)
+    for name in options.allowed_host:
+        _check_host(name)
     token = None if options.admin_token_file is None else _read_token(options.admin_token_file)
     _check_extra()
     announce_loading()
@@ -68,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
         classes = f"{task.info.num_classes} classes"
         show(f"{printable(name)}: {', '.join(task.methods)}, {classes}, {task.bytes:,} bytes{lost}")
     service = Service(bank, limits)
-    server = Server(service, options.host, hosts=tuple(options.allowed_host) or None, token=token)
+    server = Server(service, options.host, hosts=options.allowed_host, token=token)
     socket = listen(options.host, options.port)
     address = f"[{options.host}]" if ":" in options.host else options.host
     show(f"listening on http://{address}:{socket.getsockname()[1]}; Ctrl-C or SIGTERM stops it")
@@ -93,7 +97,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--allowed-host", metavar="NAME", action="append", default=[], help="accept requests for this host name too"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (%(default)s)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of a forward pass")
+    parser.add_argument("--threads", type=parse_positive, metavar="N", help="CPU threads of a forward pass")
     parser.add_argument("--backbone", metavar="NAME", help="another name of the backbone, with the same weights")
     parser.add_argument(
         "--checkpoint", metavar="FILE", type=Path, help="weight file of a backbone that came from a file"
@@ -122,6 +126,19 @@ def _read_tasks(given: Sequence[str]) -> dict[str, str]:
             raise ValueError(f"--task {printable(name)} is given twice")
         tasks[name] = source
     return tasks
+
+
+def _check_host(name: str) -> None:
+    """Raise ValueError where a request cannot be for a host of this name."""
+    try:
+        host = urlsplit(f"//[{name}]" if name.count(":") > 1 else f"//{name}").hostname
+    except ValueError:
+        host = None
+    if host != name.lower() or not name.isascii():
+        raise ValueError(
+            f"--allowed-host {printable(name)}: wanted the name or address alone, without http://, port or path, "
+            "and in ASCII (xn--...), as browsers send it"
+        )
 
 
 def _read_token(path: Path) -> str:

@@ -69,7 +69,7 @@ _ACCEPTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "view_average": (lambda value: value in ("logits", "probabilities"), "logits or probabilities"),
 }
 
-
+KNOWN = tuple(_ACCEPTED)
 _UNRECORDED = {"resize": "squash", "sampling": "segments", "frame_stride": 1, "views": 1, "crops": 1}
 _RENAMED = {"resize": {"short_side": "shortest"}}  # words of earlier versions
 

@@ -24,11 +24,26 @@ class Score:
     support: Counter[str] = field(default_factory=Counter)  # files, by true label
     right: Counter[str] = field(default_factory=Counter)
     reliability: Reliability = field(default_factory=Reliability)
+    unsure: int = 0  # answers of an earlier start that do not say how sure they were
 
     def count(self, label: str, truth: str) -> None:
         """Take in one answer."""
         self.support[truth] += 1
         self.right[truth] += label == truth
+
+    def count_again(self, label: str, truth: str, surest: tuple[str, float] | None) -> None:
+        """Take in one answer of an earlier start, and the likeliest class and its probability, where they are known."""
+        self.count(label, truth)
+        if surest is None:
+            self.unsure += 1
+            return
+        name, probability = surest
+        self.reliability.count(torch.tensor([probability], dtype=torch.float64), torch.tensor([name == truth]))
+
+    @property
+    def calibration_error(self) -> float | None:
+        """The expected calibration error in percent; None where it is not known of all answers."""
+        return None if self.unsure else self.reliability.error
 
     @property
     def known(self) -> int:

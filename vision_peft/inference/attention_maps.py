@@ -17,6 +17,7 @@ from vision_peft.tuning.families import family_of
 from vision_peft.tuning.families.flat import FlatFamily
 from vision_peft.tuning.families.late_class_token import LateClassTokenFamily
 from vision_peft.tuning.graft import original
+from vision_peft.tuning.head_maps import find_windows
 from vision_peft.tuning.short_block import whole_last_block
 
 
@@ -49,6 +50,8 @@ def check_class_token(model: Any) -> None:
     name = type(model).__name__.partition("[")[0]
     if frames_in_batch(model) != 1 or getattr(getattr(model, "patch_embed", None), "num_frames", None):
         raise ValueError("attention can be shown for image models only, and this one takes clips")
+    if find_windows(model) is not None:
+        raise ValueError("this model looks at an image through windows, so that no one token looks at the whole image")
     family, embed = family_of(model), getattr(model, "patch_embed", None)
     late = isinstance(family, LateClassTokenFamily)
     if late or getattr(model, "cls_token", None) is None or not isinstance(family, FlatFamily):

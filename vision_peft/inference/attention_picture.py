@@ -18,6 +18,7 @@ from vision_peft.inference.prepare import Item
 from vision_peft.printable import printable
 from vision_peft.safe_files import replacing
 from vision_peft.tuning.blocks import blocks
+from vision_peft.tuning.head_maps import reads_maps
 
 _SIDE, _GAP, _MARGIN, _HEAD, _CAPTION = 224, 14, 24, 96, 58
 _STRENGTH = 0.72  # of the colours over the grey image
@@ -35,7 +36,7 @@ def draw_looks(model: Any, images: Sequence[Item], block: int, title: str, file:
     inputs = torch.stack([prepare(image) for image in images])
     looks = read_attention(model, inputs, block)
     said = [""] * len(images)
-    if model.num_classes:
+    if predictor.names_classes and not reads_maps(model):
         task = predictor.task
         answers = task.name_answers(predictor.logits([*images]), 1)
         said = [printable(task.say(named), 40) for named in answers]

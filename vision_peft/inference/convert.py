@@ -14,15 +14,21 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vision_peft.backbones import create_backbone, provenance
+from vision_peft.backbones import input_config as find_input
+from vision_peft.data.decoding.video_dataset import VideoFiles
 from vision_peft.formats import Foreign, save_adapter, write_foreign
 from vision_peft.formats.adapter_files import INFO, TENSORS
 from vision_peft.formats.backbone_record import BACKBONE
 from vision_peft.formats.foreign import build_model, clip_names
 from vision_peft.formats.foreign.key_map import KeyMap, read_mapped
 from vision_peft.formats.foreign.read import list_files
+from vision_peft.formats.input_record import KNOWN, complete_input, input_problems
 from vision_peft.inference.make_files import make_files
 from vision_peft.inference.pixels import draw_noise
+from vision_peft.inference.prepare import Preparation
 from vision_peft.methods.linear import LinearProbe
+from vision_peft.printable import printable
+from vision_peft.suggest import did_you_mean
 from vision_peft.tuning.attach import attach, replace_head
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.state import load_tuned
@@ -83,7 +89,15 @@ def convert_foreign(
             an argument says.
         FileExistsError: a file is there, and `overwrite` is False.
     """
+    if problems := input_problems(input_config or {}):
+        raise ValueError("; ".join(problems))
     foreign, keys = read_mapped(source_path, source, **keywords)
+    built = {"num_heads": num_heads, "img_size": img_size, "num_frames": num_frames}
+    if foreign.backbone is None and (given := [key for key, value in built.items() if value is not None]):
+        raise ValueError(
+            f"{', '.join(given)}: of a backbone in the file, and this file holds none: leave it out, or give "
+            "backbone.<key>=... of the one that it was trained on"
+        )
     own = foreign.backbone is not None and backbone is None
     names = [INFO, TENSORS, *([BACKBONE] if own else [])]
     methods = foreign.methods or (LinearProbe(),)
@@ -107,8 +121,38 @@ def convert_foreign(
         load_tuned(model, foreign.tuned, head="load" if foreign.num_classes else "keep")
         if foreign.backbone is not None:
             _compare_outputs(model, wanted)
+        if input_config:
+            _check_input(model, input_config)
         save_adapter(model, made, class_names=class_names, input_config=input_config)
     return Converted(folder, names, methods, foreign.num_classes, keys)
+
+
+def check_input_keys(recorded: Mapping[str, Any]) -> None:
+    """Raise ValueError for a key of the input that nothing reads; in Python others may be recorded beside them."""
+    known = [f"input.{key}" for key in KNOWN]
+    if unknown := [key for key in recorded if key not in KNOWN]:
+        hint = did_you_mean(f"input.{unknown[0]}", known)
+        raise ValueError(f"unknown key input.{unknown[0]}{hint}; keys: {', '.join(known)}")
+
+
+def _check_input(model: Any, recorded: Mapping[str, Any]) -> None:
+    """Raise ValueError where no image could be prepared as recorded, or the model would not take it."""
+    own = find_input(model)
+    settings = complete_input(recorded, own)
+    if (frames := settings.get("num_frames")) != own.get("num_frames"):
+        raise ValueError(f"input.num_frames is {frames}, and the model takes {own.get('num_frames')}: leave it out")
+    prepare, clip = Preparation(settings), () if frames is None else (frames,)
+    if prepare.gives_clips:
+        VideoFiles(["a clip"], [0], ["anything"]).set_evaluation(settings)
+    shape = 1, settings.get("channels", 3), *clip, *settings["size"]
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1).expand(shape))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"the model does not take the input that input.* describes, {' x '.join(map(str, shape[1:]))}: "
+            f"{printable(str(error).partition(chr(10))[0], 200)}"
+        ) from None
 
 
 def convert_to(model: nn.Module, folder: Path, target: str, *, overwrite: bool = False) -> Converted:

@@ -33,7 +33,8 @@ def embed(
         source: a run folder, an adapter folder, `hf-hub:OWNER/NAME`, or any timm model, with or without methods.
         items: one item, or a list of them, as `vp.Predictor` takes them.
         features: `head` (what enters the head), `class` (the class token), `patches` (the mean of the patch tokens) or
-            `output` (what the model answers). None: `head`, or `output` of a model that learned to embed.
+            `output` (what the model answers). None: `head`, or `output` of a model that learned to embed, or `patches`
+            of one that answers for every pixel.
         normalise: give every row the length 1.
         device: as of `vp.Predictor`.
         batch_size: as of `vp.Predictor`.
@@ -82,6 +83,7 @@ def embed_dataset(
         workers: as in evaluation.
         report: is told how many are done.
     """
+    predictor.check_features()
     kept, failures, done = list[int](), dict[str, str](), 0
     for places, outputs, failed in predict_files(predictor, dataset, workers):
         finite = outputs.features.isfinite().all(1)

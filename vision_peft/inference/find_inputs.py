@@ -156,8 +156,12 @@ class _Finder:
         """Add what a list names: a path a line, or a path and a label."""
         if self._is_plain(file):
             lines = [line.strip() for _, line in iterate_lines(file, self.problems)]
-            for path in lines[1 if lines[0].lower() in PATH_WORDS else 0 :]:
+            if lines and lines[0].lower() in PATH_WORDS:
+                del lines[0]
+            for path in lines:
                 self.add_file(_find_listed(file, path))
+            if not lines and not any(problem.startswith(f"{file}: ") for problem in self.problems):
+                self.problems.append(f"{file}: no line names a file: wanted a path, or a path and a label, a line")
             return
         form = KNOWN_COLUMNS if self.found.classes or self.names_any else ListForm(empty=True, flags=None)
         lines = read_list_lines(file, self.problems, form)

@@ -13,7 +13,7 @@ from vision_peft.inference.load import load
 from vision_peft.inference.prepare import Item, Preparation
 from vision_peft.tasks import read_task
 from vision_peft.tuning.backbone import classifier_names
-from vision_peft.tuning.head_maps import reads_maps
+from vision_peft.tuning.head_maps import find_windows, reads_maps
 from vision_peft.tuning.heads import classifier_of
 from vision_peft.tuning.pool_tokens import POOLED, check_pooling, pool_tokens
 
@@ -50,7 +50,8 @@ class Predictor:
         exif_rotation: rotate photographs as their EXIF data say.
         features: what `features` returns: `head` (the input of the head), `class` (the class token), `patches` (the
             mean of the patch tokens) or `output` (the output of the model). With `class` and `patches` nothing can be
-            predicted. None: `head`, or `output` after metric learning.
+            predicted. None: `head`, or `output` after metric learning, or `patches` where the model answers for every
+            pixel, which has no other features than these and `class`.
         options: further arguments of `vp.load`: `backbone`, `checkpoint`, ...
 
     Raises:
@@ -77,9 +78,15 @@ class Predictor:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         task = None if info is None or info.task is None else info.task["kind"]
-        self.features_of = features or ("output" if task == "embedding" else "head")
+        maps = reads_maps(self.model)
+        self.features_of = features or ("output" if task == "embedding" else "patches" if maps else "head")
         if self.features_of not in ("head", "output"):
             check_pooling(self.model, self.features_of)
+        elif maps:
+            raise ValueError(
+                f"this model answers for every pixel, and what its head reads is a map: take the features 'patches' or "
+                f"'class', got {self.features_of!r}"
+            )
         self.batch_size = batch_size or (BATCH_CLIPS if self.prepare.gives_clips else BATCH_IMAGES)
         self.temperature = None if raw or info is None else info.temperature
         target = next(self.model.parameters()).device
@@ -126,7 +133,16 @@ class Predictor:
 
     def features(self, items: Any) -> Tensor:
         """Return features: N D for a list of items, D for one item; for clips the mean over their views."""
+        self.check_features()
         return _unwrap(self.run(_as_list(items)).features, items)
+
+    def check_features(self) -> None:
+        """Raise ValueError where the model looks at images through windows, so that an image has no features."""
+        if find_windows(self.model) is not None:
+            raise ValueError(
+                "this model looks at an image through windows (recipe.window=true), so that there are no features of "
+                "the whole image: take a model that was trained without"
+            )
 
     def run(self, items: Sequence[Item]) -> Outputs:
         """Return what the model says of each item, of clips averaged over their views."""
@@ -203,13 +219,13 @@ class Predictor:
         return Outputs(logits, features)
 
     def _check_head(self) -> None:
-        if self.features_of in POOLED:
-            raise ValueError(f"this predictor gives features ({self.features_of}) only, no predictions")
         if reads_maps(self.model):
             raise ValueError(
                 "this model answers for every pixel: vision-peft predict --masks FOLDER, or in Python "
                 "vision_peft.inference.predict_masks.find_mask(predictor, image)"
             )
+        if self.features_of in POOLED:
+            raise ValueError(f"this predictor gives features ({self.features_of}) only, no predictions")
         if not self.names_classes:
             raise ValueError("this adapter has no head for classes: it only has features")
 

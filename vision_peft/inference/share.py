@@ -21,6 +21,8 @@ from vision_peft.printable import printable
 from vision_peft.results.model_card import CardFacts, make_card
 from vision_peft.results.row import RESULT, Row, read_row
 from vision_peft.tasks import find_kind
+from vision_peft.tasks.depth import Depth
+from vision_peft.tasks.embedding import Embedding
 
 CARD = "README.md"
 
@@ -97,11 +99,20 @@ def _describe_answers(info: AdapterInfo) -> dict[str, Any]:
     """Say what the adapter answers, in the words of its kind of task."""
     kind = find_kind((info.task or {"kind": "classes"})["kind"])
     count = len(info.class_names) if info.class_names else info.num_classes
+    found = {"answers": f"{count} {kind.nouns[count != 1]}", "hub_task": kind.hub_task}
+    if kind.answers_maps:
+        what = "the depth of every pixel in metres (H W)" if kind is Depth else "the class of every pixel (H W)"
+        return {**found, "answer": f"the image, upright, and {what}", "call": "masks"}
+    if kind is Embedding:
+        return {**found, "answer": "numbers that are alike where images are of one class", "call": "features"}
+    if not info.num_classes:
+        nothing = {"answers": "no head", "hub_task": Embedding.hub_task}
+        return {**nothing, "answer": "the features of the tuned backbone", "call": "features"}
     ranked = "labels with probabilities, the most likely first"
     return {
-        "answers": f"{count} {kind.nouns[count != 1]}",
+        **found,
         "answer": ranked if kind.ranks_names else f"what it answers: a task of {kind.kind}",
-        "hub_task": kind.hub_task,
+        "call": "predict",
     }
 
 

@@ -95,6 +95,7 @@ class Written(NamedTuple):
     path: str
     label: str
     truth: str | None
+    surest: tuple[str, float] | None = None  # the likeliest class and its probability, where the line says them
 
 
 def resume_lines(file: Path) -> list[Written]:
@@ -129,7 +130,26 @@ def _read_line(line: bytes, where: str) -> Written:
     path, label, truth = known.get("path"), known.get("label", "" if whole else None), known.get("true")
     if not isinstance(path, str) or not isinstance(label, str) or not isinstance(truth, str | None):
         raise ValueError(f"{where}: not an answer of predict (path, label, ...): {printable(values, 60)}")
-    return Written(path, label, truth)
+    return Written(path, label, truth, _find_surest(known))
+
+
+def _find_surest(line: dict[str, Any]) -> tuple[str, float] | None:
+    """Return the likeliest class of a line and its probability; None where it does not have them."""
+    match line.get("top"):
+        case [*pairs] if pairs and all(_is_guess(pair) for pair in pairs):
+            name, probability = max(pairs, key=lambda pair: pair[1])
+        case _:
+            return None
+    if "expected" in line and len(pairs) == 1 and probability <= 0.5:  # a grade in the middle: another may be likelier
+        return None
+    return name, float(probability)
+
+
+def _is_guess(pair: Any) -> bool:
+    match pair:
+        case [str(), int() | float() as probability]:
+            return 0 <= probability <= 1
+    return False
 
 
 class CsvTable:

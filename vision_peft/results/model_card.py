@@ -45,6 +45,7 @@ class CardFacts:
     class_names: Sequence[str] | None
     answers: str  # how much is answered: "10 classes", "1 number"
     answer: str  # what an answer is, in words
+    call: str  # how it is asked for: predict, masks or features
     hub_task: str | None  # what the hub calls such a task; None: nothing
     input: Mapping[str, Any]
     counts: Mapping[str, int]
@@ -107,13 +108,20 @@ def _use(facts: CardFacts) -> list[str]:
     file = f", checkpoint={_code(facts.weights)!r}" if facts.weights not in ("", "beside") else ""
     own = f"\nThe backbone's weights came from the file `{_code(facts.weights)}`, which you need as well."
     item = "video.mp4" if facts.input.get("num_frames") else "photo.jpg"
+    calls = {
+        "predict": f'predict("{item}")',
+        "masks": f'image, answer = find_mask(predict, "{item}")',
+        "features": f'predict.features("{item}")',
+    }
+    masks = ["from vision_peft.inference.predict_masks import find_mask"] if facts.call == "masks" else []
     return [
         "\n## Use\n",
         "```python",
         "import vision_peft as vp",
+        *masks,
         "",
         f'predict = vp.Predictor("hf-hub:{facts.repository}"{file})',
-        f'predict("{item}")  # {facts.answer}',
+        f"{calls[facts.call]}  # {facts.answer}",
         "```",
         f'\n`vp.load("hf-hub:{facts.repository}"{file})` gives the timm model itself.',
         *([own] if file else []),

@@ -75,6 +75,10 @@ class MapsToHead(HeadGraft):
             maps = [*maps[:normed], *(_norm_places(norm, part) for part in maps[normed:])]
         return torch.cat(maps, 1) if len({part.shape[-2:] for part in maps}) == 1 else maps
 
+    def own_features(self, x: Tensor) -> Any:
+        """Return what ``forward_features`` of timm's gives: the tokens of the backbone behind its final norm."""
+        return super().forward_features(x)  # pyright: ignore[reportAttributeAccessIssue]
+
     def forward_head(self, x: Any, pre_logits: bool = False) -> Any:
         if pre_logits:
             return x
@@ -150,6 +154,11 @@ def _windows(model: Any, head: MapHead) -> Windows:
 def reads_layers(model: Any) -> int:
     """Count the layers whose maps the head of ``model`` reads; 1 where it reads none."""
     return len(model.map_source.layers) if reads_maps(model) else 1
+
+
+def find_windows(model: Any) -> Windows | None:
+    """Return the windows through which ``model`` looks at images, None where it takes them whole."""
+    return model.map_source.windows if reads_maps(model) else None
 
 
 def reads_maps(model: nn.Module) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from vision_peft.tuning.families import family_of
+from vision_peft.tuning.head_maps import reads_maps
 
 POOLED = ("class", "patches")
 
@@ -21,8 +22,8 @@ def pool_tokens(model: Any, images: Tensor, which: str) -> Tensor:
     """Return the class token, or the mean of the patch tokens, behind the last block and its norms.
 
     Registers, prompts and the distillation token count as neither. A norm that timm puts behind its pooling stands
-    behind this one, too. Of clips that are encoded frame by frame it is the mean over the frames, of an ensemble of
-    prompts the mean over its members.
+    behind this one, too. Under a head for maps they are the tokens of the backbone all the same. Of clips that are
+    encoded frame by frame it is the mean over the frames, of an ensemble of prompts the mean over its members.
 
     Args:
         model: any timm model, with methods or without.
@@ -34,7 +35,8 @@ def pool_tokens(model: Any, images: Tensor, which: str) -> Tensor:
     """
     check_pooling(model, which)
     family = family_of(model)
-    tokens = family.as_sequence(model, model.forward_features(images))
+    features = model.own_features(images) if reads_maps(model) else model.forward_features(images)
+    tokens = family.as_sequence(model, features)
     prefix = max(family.prefix_tokens(model), int(has_class_token(model)))
     pooled = tokens[:, 0] if which == "class" else tokens[:, prefix:].mean(1)
     for norm in family.final_norms(model)[1:]:

@@ -85,6 +85,7 @@ def test_a_batch_of_one_task_is_bit_for_bit_that_of_the_single_adapter(bank, tun
 def test_one_name_stands_for_all_images_and_answers_stay_in_order(bank, tuned):
     x = images(tiny("vit"), batch=4)
     assert [tuple(logits.shape) for logits in bank(x, "lora")] == [(2,)] * 4
+    assert bank(x[:0], []) == bank(x[:0], "lora") == []
     swapped = bank(x.flip(0), ["vpt", "lora", "lora", "vpt"])
     straight = bank(x, ["vpt", "lora", "lora", "vpt"])
     for row, logits in enumerate(straight):

@@ -181,7 +181,7 @@ class Bank:
         with self._lock:
             self._check(names)
             wanted = list(dict.fromkeys(names))
-            most = self.most or len(wanted)
+            most = self.most or max(len(wanted), 1)
             found: dict[int, Answer] = {}
             for start in range(0, len(wanted), most):
                 found |= self._answer_some(images, names, wanted[start : start + most])

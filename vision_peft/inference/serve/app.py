@@ -4,7 +4,7 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,6 +35,17 @@ _SAFE = {
 }
 _log = logging.getLogger(__name__)
 _Handler = Callable[[Request], Awaitable[Response]]
+
+
+def choose_hosts(listening: str, further: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the names under which requests may come to a server that listens at an address; None: any.
+
+    On loopback they are the names of loopback and `further` ones; elsewhere any, unless `further` ones are given.
+    """
+    own = listening.lower()
+    if own not in LOCAL_HOSTS and not further:
+        return None
+    return tuple(dict.fromkeys([*LOCAL_HOSTS, own, *(name.lower() for name in further)]))
 
 
 def make_app(service: Service, *, hosts: tuple[str, ...] | None, token: str | None) -> Starlette:
@@ -163,7 +174,11 @@ class _Routes:
     def _check_sender(self, request: Request) -> None:
         host = request.headers.get("host", "")
         if self.hosts is not None and _host_name(host) not in self.hosts:
-            raise Refusal(403, f"this server is {self.hosts[0]}, but the request is for {printable(host, 100)}")
+            raise Refusal(
+                403,
+                f"this server is {self.hosts[0]}, but the request is for {printable(host, 100)} (serve --allowed-host "
+                "adds a name)",
+            )
         origin = request.headers.get("origin")
         if request.method != "GET" and origin is not None and origin.partition("://")[2] != host:
             raise Refusal(403, "requests from pages of other sites are refused")

@@ -31,7 +31,7 @@ class Counter:
         """Describe it and its counts."""
         yield from _head(self.name, self.text, "counter")
         for values, count in sorted(dict(self.values).items()):
-            yield f"{self.name}{_labels(dict(zip(self.labels, values, strict=True)))} {count:g}"
+            yield f"{self.name}{_labels(dict(zip(self.labels, values, strict=True)))} {_format(count)}"
 
 
 class Gauge:
@@ -43,7 +43,7 @@ class Gauge:
     def lines(self) -> Iterator[str]:
         """Describe it and its value now."""
         yield from _head(self.name, self.text, "gauge")
-        yield f"{self.name} {self.read():g}"
+        yield f"{self.name} {_format(self.read())}"
 
 
 class Histogram:
@@ -70,8 +70,13 @@ class Histogram:
         for bound, count in zip([*(f"{bound:g}" for bound in self.bounds), "+Inf"], counts, strict=True):
             below += count
             yield f'{self.name}_bucket{{le="{bound}"}} {below}'
-        yield f"{self.name}_sum {total:.6g}"
+        yield f"{self.name}_sum {_format(total)}"
         yield f"{self.name}_count {below}"
+
+
+def _format(value: float) -> str:
+    """Return all digits of a number, a whole one without a point."""
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
 def _head(name: str, text: str, kind: str) -> Iterator[str]:

@@ -6,13 +6,14 @@ import logging
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from vision_peft.inference.serve.app import LOCAL_HOSTS, make_app
+from vision_peft.inference.serve.app import choose_hosts, make_app
 from vision_peft.inference.serve.service import Service
 from vision_peft.printable import printable
 
@@ -115,15 +116,14 @@ class Server(uvicorn.Server):
     Args:
         service: is closed at the end.
         host: of the socket that ``run([socket])`` gets.
-        hosts: names under which requests may come; None: on loopback its own, else any.
+        hosts: further names under which requests may come, beside those of loopback and `host`, whatever the case of
+            their letters; (): on loopback none, else any.
         token: of the admin; None: nobody is.
     """
 
-    def __init__(
-        self, service: Service, host: str, *, hosts: tuple[str, ...] | None = None, token: str | None = None
-    ) -> None:
+    def __init__(self, service: Service, host: str, *, hosts: Sequence[str] = (), token: str | None = None) -> None:
         limits = service.limits
-        allowed = hosts if hosts is not None else LOCAL_HOSTS if host in LOCAL_HOSTS else None
+        allowed = choose_hosts(host, hosts)
         protocol: Any = type("Protocol", (_Protocol,), {"header_s": limits.header_s})
         super().__init__(
             uvicorn.Config(
