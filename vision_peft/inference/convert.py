@@ -4,6 +4,7 @@ A file that holds its backbone as well gives ``backbone.safetensors`` beside the
 ``vp.load`` makes it again.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from vision_peft.formats.foreign.read import list_files
 from vision_peft.inference.make_files import make_files
 from vision_peft.inference.pixels import draw_noise
 from vision_peft.methods.linear import LinearProbe
-from vision_peft.tuning.attach import attach, replace_head
+from vision_peft.tuning.attach import attach, detach, replace_head
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.state import load_tuned
 
@@ -86,7 +87,6 @@ def convert_foreign(
     foreign, keys = read_mapped(source_path, source, **keywords)
     own = foreign.backbone is not None and backbone is None
     names = [INFO, TENSORS, *([BACKBONE] if own else [])]
-    methods = foreign.methods or (LinearProbe(),)
     if foreign.head_update:
         raise ValueError(
             "this adapter updates the head of the model that it was trained on, which neither the file nor a backbone "
@@ -102,27 +102,31 @@ def convert_foreign(
                 _compare_weights(model, foreign.backbone, backbone)
         if foreign.num_classes:
             replace_head(model, foreign.head, foreign.num_classes)
+        methods = foreign.methods_on(model) or (LinearProbe(),)
         for method in methods:
             attach(model, method)
         load_tuned(model, foreign.tuned, head="load" if foreign.num_classes else "keep")
         if foreign.backbone is not None:
-            _compare_outputs(model, wanted)
+            _compare_outputs(model, wanted, "the model that create_backbone makes")
         save_adapter(model, made, class_names=class_names, input_config=input_config)
     return Converted(folder, names, methods, foreign.num_classes, keys)
 
 
 def convert_to(model: nn.Module, folder: Path, target: str, *, overwrite: bool = False) -> Converted:
-    """Write the adapter of `model` for the code of `target` (of `write_foreign`), and read it back.
+    """Write the adapter of `model` for the code of `target` (of `write_foreign`), read it back, and compare outputs.
 
     Raises:
-        ValueError: a method that `target` does not know, or another target.
+        ValueError: a method that `target` does not know, another target, or what is read back computes something else.
         FileExistsError: a file is there, and `overwrite` is False.
     """
     names = list_files(target)
     with make_files(folder, names, overwrite) as made:
         write_foreign(model, made, target)
         foreign, keys = read_mapped(made, target)
-    return Converted(folder, names, foreign.methods, foreign.num_classes, keys)
+        again = detach(copy.deepcopy(model))
+        methods = foreign.methods_on(again)
+        _compare_outputs(foreign.put_on(again), model, f"what is read back from the folder for {target}")
+    return Converted(folder, names, methods, foreign.num_classes, keys)
 
 
 def _create(backbone: Mapping[str, Any] | None) -> Any:
@@ -185,12 +189,12 @@ def _compare_weights(model: nn.Module, state: Mapping[str, Tensor], backbone: Ma
         )
 
 
-def _compare_outputs(model: Any, wanted: nn.Module) -> None:
-    inputs = draw_noise(model, 2) / 127.5 - 1
+def _compare_outputs(model: Any, wanted: nn.Module, what: str) -> None:
+    inputs = (draw_noise(model, 2) / 127.5 - 1).to(next(model.parameters()).device)
     with torch.inference_mode():
         difference = float((model.eval()(inputs) - wanted.eval()(inputs)).abs().max())
     if not difference <= CLOSE:
         raise ValueError(
-            f"nothing is written: the model that create_backbone makes gives other outputs than the file describes "
-            f"(by {difference:.1e})"
+            f"nothing is written: {what} gives other outputs than the model that was read (by {difference:.1e}, wanted "
+            f"at most {CLOSE:.0e})"
         )
