@@ -69,7 +69,8 @@ def main(argv: Sequence[str]) -> int:
         tolerance=options.tolerance,
         overwrite=options.overwrite,
     )
-    show(f"compared on {images[1]}: logits differ by at most {done.difference:.1e} from the adapter's")
+    what = "features" if done.metadata["output"] == "features" else "logits"
+    show(f"compared on {images[1]}: {what} differ by at most {done.difference:.1e} from the adapter's")
     for path in done.files:
         show(f"wrote {printable(path, LONGEST_LINE)} ({path.stat().st_size:,} bytes)")
     return 0
