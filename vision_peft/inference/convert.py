@@ -22,6 +22,7 @@ from vision_peft.formats.foreign import build_model, clip_names
 from vision_peft.formats.foreign.key_map import KeyMap, read_mapped
 from vision_peft.formats.foreign.read import list_files
 from vision_peft.inference.make_files import make_files
+from vision_peft.inference.outputs import explain_outputs
 from vision_peft.inference.pixels import draw_noise
 from vision_peft.methods.linear import LinearProbe
 from vision_peft.tuning.attach import attach, detach, replace_head
@@ -49,6 +50,7 @@ class Converted:
     methods: tuple[Method, ...]
     num_classes: int
     keys: KeyMap
+    notes: tuple[str, ...] = ()  # what the folder cannot hold
 
 
 def convert_foreign(
@@ -126,7 +128,8 @@ def convert_to(model: nn.Module, folder: Path, target: str, *, overwrite: bool =
         again = detach(copy.deepcopy(model))
         methods = foreign.methods_on(again)
         _compare_outputs(foreign.put_on(again), model, f"what is read back from the folder for {target}")
-    return Converted(folder, names, methods, foreign.num_classes, keys)
+    notes = explain_outputs(model, f"a folder for {target} lacks")
+    return Converted(folder, names, methods, foreign.num_classes, keys, tuple(notes))
 
 
 def _create(backbone: Mapping[str, Any] | None) -> Any:

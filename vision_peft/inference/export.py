@@ -15,9 +15,9 @@ from vision_peft.inference.export_formats import FORMATS, LARGEST, Format, Run, 
 from vision_peft.inference.export_graph import ExportGraph
 from vision_peft.inference.make_files import make_files
 from vision_peft.inference.onnx_runner import name_runner, write_runner
+from vision_peft.inference.outputs import find_task
 from vision_peft.inference.pixels import complete_settings, draw_noise
 from vision_peft.printable import printable
-from vision_peft.tasks import read_task
 from vision_peft.tuning.head_maps import reads_maps
 
 CLOSE, CLOSE_FP16 = 1e-4, 0.05  # of logits
@@ -77,7 +77,7 @@ def export_model(
     settings = complete_settings(model)
     pixels, words = images or (draw_noise(model, _BATCH), f"{_BATCH} images of noise")
     temperature = model.adapter_info.temperature or 1.0
-    task = read_task(model.adapter_info.task, model.adapter_info.class_names or [])
+    task = find_task(model)
     output = "features" if task.open_set else "logits"
     if not model.num_classes and not task.open_set:
         raise ValueError("this adapter has no head, so there are no logits to export")
