@@ -142,7 +142,7 @@ def read_as_the_runner(path: Path, settings: dict[str, Any]) -> np.ndarray:
     """What the function `read` of a runner returns, which needs no ONNX file."""
     text = write_runner("m.onnx", settings, 1.0).partition("\nfor path in sys.argv")[0]
     text = text.partition("\npath, frames =")[0].replace("import numpy as np, onnxruntime", "import numpy as np")
-    text = "\n".join(line for line in text.splitlines() if not line.startswith(("session =", "about =", "names, task")))
+    text = "\n".join(line for line in text.splitlines() if not line.startswith(("session", "about", "names", "task")))
     space: dict[str, Any] = {}
     exec(text, space)
     return space["read"](path)

@@ -34,7 +34,7 @@ from vision_peft.tuning.merge import merge
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 CLOSE = 1e-4  # of logits; sums of products in another order differ by less
-_ROUNDING = 1e-6  # of a number in units of the labels, which may be large beside its standard deviation
+_ROUNDING = 0.01  # share of a number in units that is added to its standard deviation, beside which it may be large
 _KEPT = ("kind", "thresholds", "unit")  # of a task, in config.json
 _SQUASH = {"crop_mode": "squash", "crop_pct": 1.0}
 
@@ -124,13 +124,12 @@ def _fold_units(model: nn.Module, task: Task) -> None:
 
 
 def _compare(found: Tensor, logits: Tensor, task: Task) -> float:
-    """Return the largest difference of logits; of numbers in units in standard deviations, beyond their rounding."""
+    """Return the largest difference of logits; of numbers in units relative to their standard deviation and size."""
     if (units := task.to_units()) is None:
         return float((found - logits).abs().max())
     std, mean = units
     wanted = logits.double() * std + mean
-    beyond = (found.double() - wanted).abs() - _ROUNDING * wanted.abs()
-    return float((beyond / std).clamp_min(0).max())
+    return float(((found.double() - wanted).abs() / (std + _ROUNDING * wanted.abs())).max())
 
 
 def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
