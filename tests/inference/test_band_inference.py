@@ -1,7 +1,5 @@
 """What inference does with images that have bands: files, arrays, folders, exports, pictures."""
 
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +12,6 @@ import torch
 from vision_peft.data.decoding.bands import BandForm
 from vision_peft.inference.export_graph import ExportGraph
 from vision_peft.inference.find_inputs import find_inputs
-from vision_peft.inference.onnx_runner import write_runner
 from vision_peft.inference.pixels import draw_noise, read_pixels
 from vision_peft.inference.predict_files import make_dataset
 from vision_peft.inference.prepare import Preparation
@@ -80,16 +77,3 @@ def test_an_export_takes_values_in_the_units_of_the_files(tmp_path: Path) -> Non
     np.save(tmp_path / "1.npy", values)
     (pixels,) = read_pixels(model, [tmp_path / "1.npy"])
     torch.testing.assert_close(graph.normalise(pixels[None])[0], Preparation(SETTINGS)(values))
-
-
-def test_the_runner_reads_what_prepare_reads(tmp_path: Path) -> None:
-    values = np.random.default_rng(0).integers(0, 500, (9, 7, 4)).astype(np.uint16)
-    np.save(tmp_path / "1.npy", values)
-    text = write_runner("m.onnx", SETTINGS, 1.0).split("for path in sys.argv")[0]
-    text = text.replace("import numpy as np, onnxruntime", "import numpy as np")
-    text = "\n".join(line for line in text.splitlines() if not line.startswith(("session =", "names =")))
-    (tmp_path / "run.py").write_text(f"{text}\nnp.save('out.npy', read('1.npy'))\n")
-    subprocess.run([sys.executable, "run.py"], cwd=tmp_path, check=True, timeout=60)
-    found = torch.from_numpy(np.load(tmp_path / "out.npy")).movedim(-1, 0)
-    mean, std = (torch.tensor(SETTINGS[key]).view(-1, 1, 1) for key in ("mean", "std"))
-    torch.testing.assert_close((found - mean) / std, Preparation(SETTINGS)(tmp_path / "1.npy"), atol=1e-3, rtol=1e-3)

@@ -1,6 +1,7 @@
 """Files of official code become adapter folders that `vp.load` makes models of, with the official logits."""
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -159,3 +160,24 @@ def test_weights_beside_lift_no_bound(tmp_path: Path) -> None:
     change_info(tmp_path / "out", lambda info: info["backbone"]["arguments"].update(embed_dim=2048))
     with pytest.raises(ValueError, match=r"has [\d,]+ parameters, the adapter records 2,\d\d\d of its backbone"):
         vp.load(tmp_path / "out", device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["regression", "ordinal", "multilabel", "classes"])
+def test_what_a_folder_for_hf_peft_cannot_hold_is_said(kind: str, tmp_path: Path) -> None:
+    tasks: dict[str, tuple[Any, str]] = {
+        "regression": (
+            {"kind": "regression", "mean": [1, 2, 3], "std": [1, 2, 1], "unit": "mm"},
+            'output * std + mean; a folder for hf_peft lacks the task {"kind": "regression", "mean": [1, 2, 3], '
+            '"std": [1, 2, 1], "unit": "mm"}',
+        ),
+        "ordinal": ({"kind": "ordinal"}, "one logit fewer than there are grades (CORN)"),
+        "multilabel": ({"kind": "multilabel", "thresholds": [0.1, 0.2, 0.3]}, '"thresholds": [0.1, 0.2, 0.3]'),
+        "classes": (None, "its probabilities are softmax(logits / 1.5); a folder for hf_peft lacks the temperature"),
+    }
+    task, words = tasks[kind]
+    adapter = save_tuned(tmp_path / "adapter", task=task, temperature=None if task else 1.5)
+    model = vp.load(adapter, device="cpu")
+    if kind == "ordinal":
+        model.adapter_info = dataclasses.replace(model.adapter_info, class_names=["1", "2", "3", "4"])
+    (note,) = convert_to(model, tmp_path / "peft", "hf_peft").notes
+    assert words in note

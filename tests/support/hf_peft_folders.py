@@ -30,12 +30,11 @@ def written(method: vp.LoRA, family: str, folder: Path, head: str = "linear") ->
 
 
 def read_back(folder: Path, family: str) -> tuple[nn.Module, vp.LoRA]:
-    """A tiny model of `family` with the adapter of `folder`, and the method that was read."""
+    """A tiny model of `family` with the adapter of `folder`, and the method that is on it."""
     foreign = vp.read_foreign(folder, "hf_peft")
-    method: Any = foreign.method
-    model = vp.attach(tiny(family), method)
-    vp.load_tuned(model, foreign.tuned)
-    return model.eval(), method
+    model = tiny(family)
+    method: Any = foreign.methods_on(model)[0]
+    return foreign.put_on(model).eval(), method
 
 
 def change_tensors(folder: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:

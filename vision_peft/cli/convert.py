@@ -63,6 +63,8 @@ def main(argv: Sequence[str]) -> int:
     dropped = done.keys.dropped
     show(f"dropped: {name_some(dropped, 20)} ({len(dropped):,} tensors)" if dropped else "dropped: none")
     show(f"methods: {', '.join(map(repr, done.methods))}; {done.num_classes} classes")
+    for note in done.notes:
+        show(f"note: {note}")
     show(f"wrote {', '.join(done.files)} in {printable(done.folder, LONGEST_LINE)}")
     if "source" in given:
         suggest_next(["export", str(done.folder), "-o", f"{done.folder}.pt2"])

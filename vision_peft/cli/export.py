@@ -7,8 +7,9 @@
 
 Every method can be exported, for images or clips, with any batch size. The file is kept only if its logits match those
 of the adapter to within 1e-4 (0.05 with --fp16). The input is a normalised tensor B 3 H W (clips B 3 T H W), the output
-logits. With --with-preprocessing the input is uint8 B H W 3 (clips B T H W 3), already resized to the size of the
-model; normalisation and softmax are part of the file. ONNX needs pip install 'vision_peft[export]'.
+logits, or features after metric learning. With --with-preprocessing the input is uint8 B H W 3 (clips B T H W 3),
+already resized to the size of the model; normalisation and softmax are part of the file. ONNX needs
+pip install 'vision_peft[export]'.
 """
 
 from collections.abc import Sequence
@@ -69,7 +70,8 @@ def main(argv: Sequence[str]) -> int:
         tolerance=options.tolerance,
         overwrite=options.overwrite,
     )
-    show(f"compared on {images[1]}: logits differ by at most {done.difference:.1e} from the adapter's")
+    what = "features" if done.metadata["output"] == "features" else "logits"
+    show(f"compared on {images[1]}: {what} differ by at most {done.difference:.1e} from the adapter's")
     for path in done.files:
         show(f"wrote {printable(path, LONGEST_LINE)} ({path.stat().st_size:,} bytes)")
     return 0

@@ -5,7 +5,8 @@
 
 The folder has timm's own hub layout: timm.create_model("local-dir:flowers", pretrained=True) loads it, and timm's
 resolve_data_config gives the preprocessing. Methods that are not a constant update of the weights cannot be merged;
-vision-peft export writes them.
+vision-peft export writes them. Numbers of a regression come out in the units of the labels; grades (ordinal) cannot be
+merged, as timm has no such answers. config.json says what else the outputs need: thresholds, unit, temperature.
 """
 
 from collections.abc import Sequence

@@ -4,6 +4,7 @@ A file that holds its backbone as well gives ``backbone.safetensors`` beside the
 ``vp.load`` makes it again.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,13 @@ from vision_peft.formats.foreign.key_map import KeyMap, read_mapped
 from vision_peft.formats.foreign.read import list_files
 from vision_peft.formats.input_record import KNOWN, complete_input, input_problems
 from vision_peft.inference.make_files import make_files
+from vision_peft.inference.outputs import explain_outputs
 from vision_peft.inference.pixels import draw_noise
 from vision_peft.inference.prepare import Preparation
 from vision_peft.methods.linear import LinearProbe
 from vision_peft.printable import printable
 from vision_peft.suggest import did_you_mean
-from vision_peft.tuning.attach import attach, replace_head
+from vision_peft.tuning.attach import attach, detach, replace_head
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.state import load_tuned
 
@@ -54,6 +56,7 @@ class Converted:
     methods: tuple[Method, ...]
     num_classes: int
     keys: KeyMap
+    notes: tuple[str, ...] = ()  # what the folder cannot hold
 
 
 def convert_foreign(
@@ -100,7 +103,6 @@ def convert_foreign(
         )
     own = foreign.backbone is not None and backbone is None
     names = [INFO, TENSORS, *([BACKBONE] if own else [])]
-    methods = foreign.methods or (LinearProbe(),)
     if foreign.head_update:
         raise ValueError(
             "this adapter updates the head of the model that it was trained on, which neither the file nor a backbone "
@@ -116,11 +118,12 @@ def convert_foreign(
                 _compare_weights(model, foreign.backbone, backbone)
         if foreign.num_classes:
             replace_head(model, foreign.head, foreign.num_classes)
+        methods = foreign.methods_on(model) or (LinearProbe(),)
         for method in methods:
             attach(model, method)
         load_tuned(model, foreign.tuned, head="load" if foreign.num_classes else "keep")
         if foreign.backbone is not None:
-            _compare_outputs(model, wanted)
+            _compare_outputs(model, wanted, "the model that create_backbone makes")
         if input_config:
             _check_input(model, input_config)
         save_adapter(model, made, class_names=class_names, input_config=input_config)
@@ -156,17 +159,21 @@ def _check_input(model: Any, recorded: Mapping[str, Any]) -> None:
 
 
 def convert_to(model: nn.Module, folder: Path, target: str, *, overwrite: bool = False) -> Converted:
-    """Write the adapter of `model` for the code of `target` (of `write_foreign`), and read it back.
+    """Write the adapter of `model` for the code of `target` (of `write_foreign`), read it back, and compare outputs.
 
     Raises:
-        ValueError: a method that `target` does not know, or another target.
+        ValueError: a method that `target` does not know, another target, or what is read back computes something else.
         FileExistsError: a file is there, and `overwrite` is False.
     """
     names = list_files(target)
     with make_files(folder, names, overwrite) as made:
         write_foreign(model, made, target)
         foreign, keys = read_mapped(made, target)
-    return Converted(folder, names, foreign.methods, foreign.num_classes, keys)
+        again = detach(copy.deepcopy(model))
+        methods = foreign.methods_on(again)
+        _compare_outputs(foreign.put_on(again), model, f"what is read back from the folder for {target}")
+    notes = explain_outputs(model, f"a folder for {target} lacks")
+    return Converted(folder, names, methods, foreign.num_classes, keys, tuple(notes))
 
 
 def _create(backbone: Mapping[str, Any] | None) -> Any:
@@ -229,12 +236,12 @@ def _compare_weights(model: nn.Module, state: Mapping[str, Tensor], backbone: Ma
         )
 
 
-def _compare_outputs(model: Any, wanted: nn.Module) -> None:
-    inputs = draw_noise(model, 2) / 127.5 - 1
+def _compare_outputs(model: Any, wanted: nn.Module, what: str) -> None:
+    inputs = (draw_noise(model, 2) / 127.5 - 1).to(next(model.parameters()).device)
     with torch.inference_mode():
         difference = float((model.eval()(inputs) - wanted.eval()(inputs)).abs().max())
     if not difference <= CLOSE:
         raise ValueError(
-            f"nothing is written: the model that create_backbone makes gives other outputs than the file describes "
-            f"(by {difference:.1e})"
+            f"nothing is written: {what} gives other outputs than the model that was read (by {difference:.1e}, wanted "
+            f"at most {CLOSE:.0e})"
         )

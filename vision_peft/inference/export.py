@@ -15,9 +15,9 @@ from vision_peft.inference.export_formats import FORMATS, LARGEST, Format, Run, 
 from vision_peft.inference.export_graph import ExportGraph
 from vision_peft.inference.make_files import make_files
 from vision_peft.inference.onnx_runner import name_runner, write_runner
+from vision_peft.inference.outputs import find_task
 from vision_peft.inference.pixels import complete_settings, draw_noise
 from vision_peft.printable import printable
-from vision_peft.tasks import read_task
 from vision_peft.tuning.head_maps import reads_maps
 
 CLOSE, CLOSE_FP16 = 1e-4, 0.05  # of logits
@@ -29,7 +29,7 @@ class Exported:
     """What was written, and how close it is."""
 
     files: list[Path]
-    difference: float  # largest of logits, between the file and the tuned model
+    difference: float  # largest of logits or features, between the file and the tuned model
     metadata: Mapping[str, str]
 
 
@@ -76,22 +76,24 @@ def export_model(
     check_packages(name)
     settings = complete_settings(model)
     pixels, words = images or (draw_noise(model, _BATCH), f"{_BATCH} images of noise")
-    if not model.num_classes:
-        raise ValueError("this adapter has no head, so there are no logits to export")
     temperature = model.adapter_info.temperature or 1.0
-    task = read_task(model.adapter_info.task, model.adapter_info.class_names or [])
+    task = find_task(model)
+    output = "features" if task.open_set else "logits"
+    if not model.num_classes and not task.open_set:
+        raise ValueError("this adapter has no head, so there are no logits to export")
     if preprocessing and task.kind != "classes":
         raise ValueError(
             f"--with-preprocessing gives probabilities of one of several classes; this adapter answers a task of "
-            f"{task.kind}, whose file gives logits that the runner beside it reads: leave --with-preprocessing out"
+            f"{task.kind}, whose file gives {output} that the runner beside it reads: leave --with-preprocessing out"
         )
-    graph = ExportGraph(model, settings, preprocessing=preprocessing, fp16=fp16, temperature=temperature)
+    told: dict[str, Any] = {"temperature": temperature, "output": output}
+    graph = ExportGraph(model, settings, preprocessing=preprocessing, fp16=fp16, **told)
     wanted = _run_in_batches(lambda x: graph.scale(model(graph.normalise(x)).float()), pixels)
     accepted = tolerance if tolerance is not None else CLOSE_FP16 if fp16 else CLOSE
     metadata = _describe(model, settings, graph, words)
     traced: Format = FORMATS[name]()
     names = [path.name]
-    runner = name == "onnx" and not reads_maps(model)  # it names classes of whole images
+    runner = name == "onnx" and not reads_maps(model)  # it answers for whole images
     if name == "onnx":
         names += [
             *([name_runner(path.name)] if runner else []),
@@ -109,16 +111,15 @@ def export_model(
         difference = _measure(run, graph, pixels, wanted)
         if not difference <= accepted:
             raise ValueError(
-                f"nothing is written: the logits of the file differ by {difference:.1e} from those of the model on "
+                f"nothing is written: the {output} of the file differ by {difference:.1e} from those of the model on "
                 f"{words}, wanted at most {accepted:g} (--tolerance)"
             )
         metadata |= {"difference": f"{difference:.2e}"}
         traced.write(made / path.name, metadata)
         if runner:
-            (made / names[1]).write_text(
-                write_runner(path.name, settings, None if preprocessing else temperature, fp16, task.in_numpy),
-                encoding="utf-8",
-            )
+            divisor = None if preprocessing else temperature
+            text = write_runner(path.name, settings, divisor, fp16, task.in_numpy, output=output)
+            (made / names[1]).write_text(text, encoding="utf-8")
     return Exported([path.parent / file for file in names], difference, metadata)
 
 
@@ -146,7 +147,7 @@ def _describe(model: nn.Module, settings: Mapping[str, Any], graph: ExportGraph,
         f"{values} {axes}" if graph.preprocessing else f"float32 B {channels} {'T ' if clips else ''}H W, normalised"
     )
     return {
-        "class_names": json.dumps(list(names)),
+        **({"class_names": json.dumps(list(names))} if graph.output == "logits" else {}),  # features name no class
         "input": json.dumps({**used, **clips, "layout": layout}),
         "output": graph.output_name,
         "temperature": repr(graph.temperature),

@@ -32,8 +32,10 @@ class ExportGraph(nn.Module):
         preprocessing: bool = False,
         fp16: bool = False,
         temperature: float = 1.0,
+        output: str = "logits",
     ) -> None:
         super().__init__()
+        self.output = output  # what the model gives: logits, or features where nothing is named
         self.preprocessing, self.fp16, self.temperature = preprocessing, fp16, temperature
         self.white = 1.0 if "channels" in settings else 255.0  # bands are in the units of their files
         self.model = copy.deepcopy(model).half() if fp16 else model
@@ -51,7 +53,7 @@ class ExportGraph(nn.Module):
     @property
     def output_name(self) -> str:
         """Name of the output in files that name it."""
-        return "probabilities" if self.preprocessing else "logits"
+        return "probabilities" if self.preprocessing else self.output
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Return uint8 pixels, channels first, as the model takes them in float32."""

@@ -16,7 +16,13 @@ class Answers:
     names_classes: ClassVar[bool] = True  # whether answers are names with probabilities
     in_numpy: ClassVar[str] = ""  # Python that makes a text `answer` of `logits`, `names` and `task`; "": the likeliest
     expects: ClassVar[bool] = False  # whether `expect` has means
+    outputs_are: ClassVar[str] = ""  # what outputs are to whoever has them alone; "": the largest is that of the answer
+    classes_have_outputs: ClassVar[bool] = True  # whether each of `classes` has an output of its own, as timm has it
     classes: list[str]
+
+    def to_units(self) -> tuple[Tensor, Tensor] | None:
+        """Return what outputs are multiplied by and what is added then (float64) to be answers; None: they are."""
+        return None
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """Return the probability of each class (N classes, float32) by outputs N ... of the head.

@@ -89,6 +89,7 @@ class Embedding(Task):
     least_classes = 2
     images_per_class = 4
     open_set = True
+    outputs_are = "features that are compared by cosines, and name no class"
     has_width = True
 
     def __init__(self, classes: Sequence[str], targets: Targets | None = None, width: int = 0, **fields: Any) -> None:

@@ -107,6 +107,7 @@ class Multilabel(Task):
     }
     losses = ("bce", "asymmetric")
     ranks_names = False
+    outputs_are = "a logit for each class, which is an answer where the sigmoid reaches the threshold of that class"
     in_numpy = """    shares, least = 1 / (1 + np.exp(-logits)), task.get("thresholds") or [0.5] * len(names)
     answer = ", ".join(f"{name} {p:.4f}" for name, p, each in zip(names, shares, least) if p >= each)
 """

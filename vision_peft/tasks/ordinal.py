@@ -74,6 +74,10 @@ class Ordinal(Task):
     words: ClassVar = {"accuracy": "accuracy, %", "mae": "MAE, grades", "kappa": "quadratic kappa"}
     losses = ("corn",)
     expects = True
+    outputs_are = (
+        "one logit fewer than there are grades (CORN): the answer is how many running products of sigmoids exceed 1/2"
+    )
+    classes_have_outputs = False
     in_numpy = """    above = np.cumprod(1 / (1 + np.exp(-logits)))
     shares, grade = -np.diff([1, *above, 0]), int((above > 0.5).sum())
     answer = f"{names[grade]} {shares[grade]:.4f}"

@@ -92,6 +92,7 @@ class Regression(Task):
     losses = ("huber", "l1", "l2")
     ranks_names = False
     names_classes = False
+    outputs_are = "numbers in standard deviations of the training data: answer = output * std + mean"
     in_numpy = """    numbers = logits * np.array(task["std"]) + np.array(task["mean"])
     answer = ", ".join(f"{name} {number:.6g} {task['unit']}".strip() for name, number in zip(names, numbers))
 """
@@ -149,6 +150,9 @@ class Regression(Task):
         assert self.targets is not None
         assert self.targets.values is not None
         return torch.from_numpy(self.targets.values[labels.numpy()]).double()
+
+    def to_units(self) -> tuple[Tensor, Tensor]:
+        return self.std, self.mean
 
     def answers(self, outputs: Tensor) -> Tensor:
         """Return outputs N D as numbers in the unit of the data, in float64."""

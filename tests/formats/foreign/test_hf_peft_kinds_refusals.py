@@ -77,12 +77,12 @@ def test_a_config_that_cannot_be_is_refused(name, values, reason, copied):
         (
             "peft_adalora",
             "blocks.1.mlp.fc2",
-            "on the same layers of every block; this adapter has nothing on blocks.1.mlp",
+            "on the same layers of all its blocks; this adapter has nothing on blocks.1.mlp",
         ),
         (
             "peft_vera_all",
             "blocks.1.mlp.fc2",
-            "on the same layers of every block; this adapter has nothing on blocks.1.mlp",
+            "on the same layers of all its blocks; this adapter has nothing on blocks.1.mlp",
         ),
         ("peft_vera_qkv", "vera_B", "it holds one of vera_A and vera_B"),
         ("peft_vera_qkv", "vera_lambda", "no vera_lambda_b in any block"),

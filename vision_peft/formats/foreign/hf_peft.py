@@ -95,6 +95,7 @@ def read(state: State, *, config: Any = None) -> Foreign:
         head,
         beside=(NormTuning(norms="final"),) if norms else (),
         head_update=update,
+        on_some_blocks=True,
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vision_peft.fields import fits
-from vision_peft.formats.foreign.peft_names import CONFIG, LAYERS, PREFIX, find_missing, is_in_block, short
+from vision_peft.formats.foreign.peft_names import CONFIG, LAYERS, PREFIX, find_blocks, find_missing, is_in_block, short
 from vision_peft.formats.foreign.tensors import State, no_leftovers
 from vision_peft.methods.adalora import TARGETS, AdaLoRA, AdaLoRALinear
 from vision_peft.tuning import graft
@@ -35,8 +35,11 @@ def read_adalora(state: State, config: Mapping[str, Any]) -> tuple[AdaLoRA, Stat
     if not layers:
         raise ValueError("not a HF peft AdaLoRA file: no lora_E in any block")
     if missing := find_missing(layers):
-        raise ValueError(f"AdaLoRA here is on the same layers of every block; this adapter has nothing on {missing[0]}")
+        raise ValueError(
+            f"AdaLoRA here is on the same layers of all its blocks; this adapter has nothing on {missing[0]}"
+        )
     targets = {"qkv" if LAYERS[short(layer)] in "qkv" else LAYERS[short(layer)] for layer in layers}
+    fields |= {"blocks": find_blocks(config, layers)}
     method = AdaLoRA(**fields, targets=tuple(t for t in TARGETS if t in targets), allocate=False)
     tuned: State = {}
     for layer, parts in layers.items():

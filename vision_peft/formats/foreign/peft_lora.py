@@ -17,6 +17,7 @@ from vision_peft.formats.foreign.peft_names import (
     PATCH_EMBED,
     PREFIX,
     SEPARATE,
+    find_blocks,
     find_missing,
     is_in_block,
     look_up,
@@ -34,7 +35,6 @@ _PARTS = {"lora_A.weight": "A", "lora_B.weight": "B", "lora_B.bias": "bias", "lo
 _PLAIN: dict[str, tuple[Any, ...]] = {
     "bias": ("none",),
     "fan_in_fan_out": (False,),
-    "layers_to_transform": (None,),
     "layer_replication": (None,),
     "target_parameters": (None,),
     "trainable_token_indices": (None,),
@@ -91,7 +91,7 @@ def read_lora(state: State, config: Mapping[str, Any], head: set[str]) -> tuple[
         targets = {"all-linear"} | (targets & {"patch_embed"})
     tuned = {f"{seat}.{part}": tensor for seat, parts in pairs.items() for part, tensor in parts.items()}
     left_out = find_missing(filter(is_in_block, layers))
-    method = _with_patterns(sites, left_out)
+    method = replace(_with_patterns(sites, left_out), blocks=find_blocks(config, layers))
     return replace(method, targets=tuple(t for t in TARGETS if t in targets)), tuned, update
 
 

@@ -41,6 +41,21 @@ def is_in_block(layer: str) -> bool:
     )
 
 
+def find_blocks(config: Mapping[str, Any], layers: Iterable[str]) -> str | tuple[int, ...]:
+    """Return the blocks of a flat backbone that ``layers`` are in, "all" where ``config`` names layers of any block.
+
+    Of a backbone with stages it is "all": how many blocks a stage has says the model only, see ``Foreign.methods_on``.
+    """
+    targets = config.get("target_modules")
+    named = [name for name in targets if isinstance(name, str)] if isinstance(targets, list | tuple) else []
+    flat = [re.fullmatch(r"blocks\.(\d{1,4})\..+", layer) for layer in layers if is_in_block(layer)]
+    numbers = sorted({int(match[1]) for match in flat if match})
+    if not numbers or None in flat:
+        return "all"
+    anywhere = named and not any(map(is_in_block, named)) and config.get("layers_to_transform") is None
+    return "all" if anywhere and numbers == [*range(len(numbers))] else tuple(numbers)
+
+
 def find_missing(layers: Iterable[str]) -> list[str]:
     """List layers that other blocks have and one does not, by name."""
     names = set(layers)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from vision_peft.formats.foreign.peft_names import LAYERS, PREFIX, find_missing, is_in_block, short
+from vision_peft.formats.foreign.peft_names import LAYERS, PREFIX, find_blocks, find_missing, is_in_block, short
 from vision_peft.formats.foreign.tensors import State, no_leftovers, take
 from vision_peft.methods.vera import TARGETS, VeRA, VeRALinear
 from vision_peft.tuning import graft
@@ -33,8 +33,9 @@ def read_vera(state: State, config: Mapping[str, Any]) -> tuple[VeRA, State]:
     if not layers:
         raise ValueError("not a HF peft VeRA file: no vera_lambda_b in any block")
     if missing := find_missing(layers):
-        raise ValueError(f"VeRA here is on the same layers of every block; this adapter has nothing on {missing[0]}")
+        raise ValueError(f"VeRA here is on the same layers of all its blocks; this adapter has nothing on {missing[0]}")
     targets = {"qkv" if LAYERS[short(layer)] in "qkv" else LAYERS[short(layer)] for layer in layers}
+    fields |= {"blocks": find_blocks(config, layers)}
     method = VeRA(**fields, targets=tuple(t for t in TARGETS if t in targets), save_projection=bool(shared))
     first = min(layers, key=lambda layer: (*_block(layer), list(LAYERS).index(short(layer))))
     return method, tuned | {f"{first}.vera_projections.{part}": tensor for part, tensor in shared.items()}

@@ -5,7 +5,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from vision_peft.formats.foreign import build_model
 from vision_peft.formats.foreign.tensors import State
 from vision_peft.suggest import did_you_mean
 from vision_peft.tuning.attach import attach_for_loading, replace_head
+from vision_peft.tuning.backbone import has_blocks
+from vision_peft.tuning.block_method import BlockMethod
+from vision_peft.tuning.blocks import blocks
 from vision_peft.tuning.method import Method
 from vision_peft.tuning.state import load_tuned
 
@@ -41,6 +44,7 @@ class Foreign:
     arguments: Mapping[str, Any] = field(default_factory=dict)  # of timm's VisionTransformer, which no tensor tells
     head_update: State = field(default_factory=dict)  # to add to the head that the backbone came with
     classes: int | None = None  # of the head, where no bias tells
+    on_some_blocks: bool = False  # the method may be on some blocks only, which a model at hand tells by its depth
 
     def __repr__(self) -> str:
         methods = ", ".join(map(repr, self.methods)) or "no method"
@@ -52,6 +56,16 @@ class Foreign:
     def methods(self) -> tuple[Method, ...]:
         """Give everything to attach, in order."""
         return (() if self.method is None else (self.method,)) + self.beside
+
+    def methods_on(self, model: nn.Module) -> tuple[Method, ...]:
+        """Give everything to attach to ``model``, the method on the blocks of it that there are tensors of."""
+        if not (self.on_some_blocks and isinstance(self.method, BlockMethod) and has_blocks(model)):
+            return self.methods
+        names, every = {module: name for name, module in model.named_modules()}, blocks(model)
+        starts = tuple(f"{names[block]}." for block in every)
+        found = tuple(n for n, start in enumerate(starts) if any(name.startswith(start) for name in self.tuned))
+        whole = not found or len(found) == len(every)
+        return (replace(self.method, blocks="all" if whole else found), *self.beside)
 
     def put_on(self, model: nn.Module) -> nn.Module:
         """Attach all methods to ``model``, the plain backbone that the file was trained on, and load the tensors.
@@ -70,7 +84,7 @@ class Foreign:
                 )
         if self.num_classes:
             replace_head(model, self.head, self.num_classes)
-        for method in self.methods:
+        for method in self.methods_on(model):
             attach_for_loading(model, method)
         load_tuned(model, self.tuned, head="load" if self.num_classes else "keep")
         with torch.no_grad():
