@@ -24,8 +24,8 @@ def weigh_counts(counts: Sequence[int], how: str, beta: float = BETA) -> list[fl
     "none" weighs all 1. "balanced" is `n / (k * count)` with n labels in k classes that occur, as in scikit-learn.
     "effective" is in proportion to `(1 - beta) / (1 - beta ** count)`, one over the effective number of samples (Cui et
     al. 2019, https://arxiv.org/abs/1901.05555): the nearer beta is to 1, the nearer it is to "balanced", its limit.
-    Over the labels both average 1 (the paper has its weights sum to the number of classes). A class without labels weighs 0, so
-    that label smoothing does not raise it.
+    Over the labels both average 1 (the paper has its weights sum to the number of classes). A class without labels
+    weighs 0, so that label smoothing does not raise it.
     """
     if how == "none":
         return [1.0] * len(counts)

@@ -51,7 +51,7 @@ class DepthSums:
 
 
 def sum_exactly(values: Tensor) -> int:
-    """Sum whole numbers of at least 0 in float64 without rounding, however large: one word of their bits after another."""
+    """Sum whole numbers of at least 0 in float64 without rounding, however large: by words of their bits."""
     total, shift = 0, 0
     while values.any():
         low = values.remainder(2.0**WORD)
