@@ -36,6 +36,7 @@ class KNN(Method):
 
     name: ClassVar[str] = "knn"
     title: ClassVar[str] = "k-NN"
+    task_kinds: ClassVar[tuple[str, ...]] = ("classes",)
     recommended: ClassVar = {"lr": 0.0, "epochs": 1, "weight_decay": 0.0}  # nothing trains
 
     k: int = 20
