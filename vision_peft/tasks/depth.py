@@ -114,6 +114,8 @@ class Depth(Task):
         return {"centre": self.centre}
 
     def create_loss(self, recipe: Recipe, train_set: ImageDataset) -> ScaleInvariant:
+        if recipe.label_smoothing:
+            raise ValueError("recipe.label_smoothing is for classes: for a task of depth leave it out")
         return ScaleInvariant(self.centre)
 
     def sum_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
