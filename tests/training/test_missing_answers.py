@@ -42,7 +42,8 @@ def test_a_file_is_a_file_and_a_number_a_number() -> None:
         tally.finish()
     assert "NaN" not in str(files.value)
     for answers in ([1.0, float("nan"), float("inf")], [float("nan")] * 3):
-        wanted = f"^{sum(not np.isfinite(each) for each in answers)} of 3 images are answered with NaN or infinity, {OF}"
+        number = sum(not np.isfinite(each) for each in answers)
+        wanted = f"^{number} of 3 images are answered with NaN or infinity, {OF}"
         with pytest.raises(NotFinite, match=f"{wanted}: {WAYS_OUT}$") as numbers:
             evaluate(nn.Identity(), batch_of(answers), make_task(), CPU)
         assert "files" not in str(numbers.value)

@@ -97,8 +97,8 @@ class Tally(ABC):
                 files = f"{len(self.bad)} of {number} {what} cannot be decoded, {of}"
                 raise ValueError(f"{files}: remove the files (bad_eval=error names the first)")
             raise NotFinite(
-                f"{len(self.non_finite)} of {number} {what} are answered with NaN or infinity, {of}: train with a lower "
-                "recipe.lr or recipe.clip_grad=1, or give precision=fp32"
+                f"{len(self.non_finite)} of {number} {what} are answered with NaN or infinity, {of}: train with a "
+                "lower recipe.lr or recipe.clip_grad=1, or give precision=fp32"
             )
         shared = {
             "loss": self.loss / self.items if self.items else math.nan,
