@@ -5,7 +5,11 @@ import math
 
 import pytest
 import torch
+from support.pair import in_two_processes
 
+from vision_peft.distributed.device import choose_compute
+from vision_peft.distributed.processes import is_distributed, join
+from vision_peft.tasks.depth import Depth
 from vision_peft.tasks.depth_sums import UNIT, DepthSums, scale_invariant_loss, sum_exactly
 
 
@@ -48,6 +52,24 @@ def test_figures_of_many_far_pixels_are_exact(images):
     whole = DepthSums()
     whole.merge(json.loads(json.dumps([part.sums for part in parts])))
     assert whole.sums == sums.sums
+
+
+def figures_of(rank, folder):
+    """Figures of two images in one process, of one each in two."""
+    join(choose_compute("cpu", "fp32"), 120)
+    tally, logs = Depth(["depth"], centre=2000.0).start_tally(), torch.tensor([3000.0, 1e6]).div(2000).log()
+    own = [rank] if is_distributed() else [0, 1]
+    tally.add(
+        logs[own, None, None, None].expand(-1, 1, 4, 4), torch.full((len(own), 480, 640), 2000.0), torch.tensor(own)
+    )
+    return dict(tally.gather().finish().figures)
+
+
+def test_processes_add_up_what_no_64_bits_hold(tmp_path):
+    one = figures_of(0, tmp_path)
+    assert one["rmse"] == pytest.approx(math.sqrt((1000**2 + 998000**2) / 2), rel=1e-5)
+    first, second = in_two_processes(figures_of, tmp_path)
+    assert first["given"] == second["given"] == one
 
 
 def test_one_pixel_as_far_as_answers_go_is_exact():

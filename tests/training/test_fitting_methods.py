@@ -10,6 +10,7 @@ from support.tiny_run import tiny_config
 from torch import nn
 
 import vision_peft.training.trained as module
+from vision_peft.benchmarks.measure_costs import check_configs
 from vision_peft.benchmarks.pipeline_and_updates import measure_steps, run_updates
 from vision_peft.config.parse import Config
 from vision_peft.config.schema import Recipe
@@ -116,3 +117,6 @@ def test_a_training_without_such_updates_is_not_timed(words: list[str], message:
     plain, other = configure("classes"), configure("classes", *words)
     with pytest.raises(ValueError, match=f"^{message}"):
         measure_steps({"plain": plain, "other": other}, updates=1)
+    if "method=knn" not in words:
+        with pytest.raises(ValueError, match=f"^{message}"):
+            check_configs([plain, other])  # of the cost table
