@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from support.video_files import write_audio, write_sizes
 
+from vision_peft.cli._prepared import name_part
 from vision_peft.data.decoding.video import decode_clip
 from vision_peft.data.decoding.video_backends import usable_backends
 
@@ -102,7 +103,8 @@ def test_the_same_command_makes_only_what_is_missing_or_has_changed(
     whole, small = out / "videos" / "wave" / "a#1 [x]&.avi", out / "videos" / "small.mp4"
     stamp = whole.stat().st_mtime_ns
     small.unlink()
-    (out / "videos" / "wave" / "tall.mp4.part").write_bytes(b"half")  # what a kill leaves
+    half = name_part(out / "videos" / "wave" / "tall.avi")
+    half.write_bytes(b"half")  # what a kill leaves
     with (out / "prepared.jsonl").open("a") as manifest:
         manifest.write('{"path": "videos/wa')
     write_video(tree / "videos" / "wave" / "tall.mp4", 7)
@@ -112,7 +114,7 @@ def test_the_same_command_makes_only_what_is_missing_or_has_changed(
     assert whole.stat().st_mtime_ns == stamp
     assert len(read_video(small)[0]) == 3
     assert len(read_video(out / "videos" / "wave" / "tall.mp4")[0]) == 7
-    assert not list(out.rglob("*.part"))
+    assert not half.exists()
     assert prepare(tree, out, *options, "--verify")[0] == 0
     small.write_bytes(whole.read_bytes())
     code, said, complaints = prepare(tree, out, "--verify")

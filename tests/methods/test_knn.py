@@ -77,6 +77,9 @@ def test_it_keeps_features_of_every_sample_and_answers_from_a_saved_folder(famil
     vp.load_adapter(fresh, tmp_path)
     assert torch.equal(fresh.eval()(x), model.eval()(x))
     vp.detach(model)
+    for labels in (torch.zeros(2, 8, 8).long(), torch.zeros(2, 5), torch.rand(2)):  # masks, sets of labels, numbers
+        with pytest.raises(ValueError, match="wants the number of a class for each image, and gets other labels"):
+            vp.attach(model, vp.KNN(), samples=[(x, labels)])
     assert snapshot(model) == before
     assert torch.equal(model(x), expected)
 

@@ -5,17 +5,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support.mask_files import write_mask, write_set
 from support.pair import in_two_processes
 from support.tiny_run import tiny_config, write_photos
 from torch import nn
 
 from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder
+from vision_peft.data.class_weights import weigh_counts
 from vision_peft.distributed.device import Compute
 from vision_peft.tasks.classes import Classes, CrossEntropy, list_class_weights
+from vision_peft.tasks.segmentation import list_pixel_weights
 from vision_peft.training.build import load_splits
 from vision_peft.training.step import TrainStep
 from vision_peft.training.trained import train
@@ -53,6 +57,27 @@ def test_balanced_goes_by_the_labels_that_are_trained_on(tmp_path: Path) -> None
     found = list_class_weights(config.recipe, load_splits(config)["train"])  # of blue 8, green 8, red 2
     assert found == pytest.approx([18 / 24, 18 / 24, 18 / 6])
     assert train(config).row.top1 is not None
+
+
+def test_effective_weights_of_masks_go_by_their_pixels_and_by_beta(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set", {"train": 4, "val": 1, "test": 1}, size=(4, 2))
+    write_mask(root / "masks" / "000.png", np.array([[0, 0, 0, 1], [0, 0, 0, 0]], np.uint8), palette=True)
+    words = ["data=segmentation", "recipe.head=seg_linear"]
+    train_set = load_splits(tiny_config(root, tmp_path, *words))["train"]
+    counts = [7 + 3 * 4, 1 + 3 * 4]
+    for how, beta in (("effective", 0.5), ("effective", 0.99), ("balanced", 0.5)):
+        given = tiny_config(root, tmp_path, *words, f"recipe.class_weights={how}", f"recipe.effective_beta={beta}")
+        inverse = [1 / each if how == "balanced" else (1 - beta) / (1 - beta**each) for each in counts]
+        scale = sum(counts) / sum(count * each for count, each in zip(counts, inverse, strict=True))
+        assert list_pixel_weights(given.recipe, train_set) == pytest.approx([scale * each for each in inverse])
+
+
+def test_the_limit_of_effective_weights_is_balanced(tiny: Tiny) -> None:
+    counts = [900, 90, 0, 10]
+    balanced = weigh_counts(counts, "balanced")
+    assert weigh_counts(counts, "effective", 1.0) == balanced
+    assert weigh_counts(counts, "effective", 1 - 1e-9) == pytest.approx(balanced, rel=1e-4)
+    assert train(tiny("recipe.class_weights=effective", "recipe.effective_beta=1.0")).row.top1 is not None
 
 
 @pytest.mark.parametrize(

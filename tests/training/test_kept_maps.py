@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
-from support.mask_files import write_set
+from support.mask_files import halves, write_mask, write_set
 from support.tiny_run import TINY
 
 from vision_peft.config.command_line import compose_config
@@ -35,8 +37,8 @@ def log_of(trained: Trained) -> str:
 def test_losses_and_figures_are_those_of_images_in_every_epoch(head: list[str], masks: Path, tmp_path: Path) -> None:
     kept, plain = (
         train(configure(masks, tmp_path / name, *head, *own))
-        for name, own in (("kept", ["reuse_dtype=exact"]), ("plain", ["reuse_features=false"]))
-    )
+        for name, own in (("kept", []), ("plain", ["reuse_features=false"]))
+    )  # exact by default
     assert "only the head learns: the features of 17 images were computed once" in log_of(kept)
     assert "computed once" not in log_of(plain)
     assert kept.row.reused_features
@@ -45,6 +47,32 @@ def test_losses_and_figures_are_those_of_images_in_every_epoch(head: list[str], 
     )
     assert [entry["val_miou"] for entry in kept.row.curve] == [entry["val_miou"] for entry in plain.row.curve]
     assert kept.row.figures == plain.row.figures
+
+
+@pytest.mark.parametrize("weights", ["balanced", "effective"])
+@pytest.mark.parametrize("method", [["method=linear"], ["method=lora", "method.blocks=last 1"]], ids=["linear", "lora"])
+@pytest.mark.parametrize("sizes", ["one", "several"])
+def test_classes_weigh_what_they_weigh_in_every_epoch(
+    sizes: str, method: list[str], weights: str, tmp_path: Path
+) -> None:
+    root = write_set(tmp_path / "set", {"train": 8, "val": 3, "test": 2}, size=(40, 24))
+    for path in (root / "masks").iterdir():  # a quarter of the pixels is of the second class
+        write_mask(path, np.roll(halves((40, 24)) * halves((24, 40)).T, int(path.stem), 1), palette=True)
+    for path in [root / "images" / "000.jpg", root / "masks" / "000.png"] * (sizes == "several"):
+        with Image.open(path) as image:
+            image.transpose(Image.Transpose.ROTATE_90).save(path)
+    given = ["recipe.epochs=1", *method, f"recipe.class_weights={weights}", "recipe.effective_beta=0.9995"]
+    kept, plain, even = (
+        train(configure(root, tmp_path / name, *given, *own))
+        for name, own in (
+            ("kept", []),
+            ("plain", ["reuse_features=false"]),
+            ("even", ["recipe.class_weights=null"]),
+        )
+    )
+    assert "computed once" in log_of(kept)
+    assert kept.row.curve[0]["train_loss"] == pytest.approx(plain.row.curve[0]["train_loss"], rel=1e-6)
+    assert kept.row.curve[0]["train_loss"] != pytest.approx(even.row.curve[0]["train_loss"], rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,26 @@ def test_an_image_in_windows_is_answered_whole_where_answers_are_local():
     assert torch.equal(model(x), with_head("resnet").eval()(x))
     larger = model(torch.randn(1, 3, size[0] * 2 + 5, size[1]))
     assert larger.shape[-2:] == (-(-(size[0] * 2 + 5) // 32), size[1] // 32)
-    assert model(torch.randn(1, 3, 9, 9)).shape[-2:] == (size[0] // 32, size[1] // 32)  # scaled up to a window
+    assert model(torch.randn(1, 3, 9, 40)).shape[-2:] == (1, 2)  # filled up to a window, and the answers cut off
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 40), (8, 8), (24, 16), (40, 8)])
+def test_what_is_smaller_than_a_window_is_filled_up_and_not_stretched(height, width):
+    x, seen = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0)), []
+
+    def answer(part):
+        seen.append(part)
+        return F.avg_pool2d(part, 8)
+
+    found = answer_windows(answer, x, Windows((32, 24), 0, 8))
+    torch.testing.assert_close(found, F.avg_pool2d(x, 8))
+    assert {part.shape[-2:] for part in seen} == {(32, 24)}
+    rows, columns = min(height, 32), min(width, 24)
+    assert torch.equal(seen[0][..., :rows, :columns], x[..., :rows, :columns])
+    assert not seen[0][..., rows:, :].any()
+    assert not seen[0][..., columns:].any()
+    odd = answer_windows(answer, x[..., 1:, 1:], Windows((32, 24), 0, 8))
+    torch.testing.assert_close(odd, F.avg_pool2d(F.interpolate(x[..., 1:, 1:], (height, width), mode="bilinear"), 8))
 
 
 def test_windows_whose_answers_are_finer_than_pixels_have_a_place_for_each_pixel():

@@ -14,6 +14,7 @@ from vision_peft.benchmarks.counts import count_block_elements
 from vision_peft.benchmarks.plain_loop import PlainLoop
 from vision_peft.benchmarks.random_images import RandomImages
 from vision_peft.config.parse import Config
+from vision_peft.config.schema import Recipe
 from vision_peft.distributed.device import Compute, check_backbone_dtype, choose_compute, set_matmul_precision
 from vision_peft.tasks.classes import CrossEntropy
 from vision_peft.training.build import attach_methods, create_bare_model, input_settings
@@ -26,6 +27,17 @@ from vision_peft.tuning.bake import baked_state_dict
 from vision_peft.tuning.record import graft_tensors
 
 CLASSES = 100
+
+
+def check_recipe_has_updates(recipe: Recipe) -> None:
+    """Raise ValueError where a training makes no updates that could be timed, or others than those of one head."""
+    if recipe.optimizer == "lbfgs":
+        raise ValueError(
+            "recipe.optimizer=lbfgs solves for a head and makes no updates to time: give recipe.optimizer=adamw, or "
+            "compare whole trainings (vision-peft compare)"
+        )
+    if recipe.head_grid:
+        raise ValueError("recipe.head_grid trains several heads at once, and updates of one are timed: leave it out")
 
 
 @dataclass

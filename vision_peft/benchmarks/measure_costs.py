@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from vision_peft.benchmarks import counts
-from vision_peft.benchmarks.candidates import Bench, Candidate
+from vision_peft.benchmarks.candidates import Bench, Candidate, check_recipe_has_updates
 from vision_peft.benchmarks.costs import FLOOR, PLAIN, Cost, CostGroup, Costs, digest_code
 from vision_peft.benchmarks.peers import apply_peer
 from vision_peft.benchmarks.plain_loop import make_floor, train_all
@@ -70,9 +70,11 @@ def check_configs(configs: Iterable[Config], preset: str | None = None, threads:
     """Check what settings are to be measured on.
 
     Raises:
-        ValueError: a device or precision that cannot be had, several processes, a preset or threads for another device.
+        ValueError: a device or precision that cannot be had, several processes, a preset or threads for another device,
+            a recipe without updates.
     """
     for config in configs:
+        check_recipe_has_updates(config.recipe)
         compute = choose_compute(config.device, config.precision)
         if compute.world_size > 1:
             raise ValueError("the cost table is measured by one process: start it without torchrun")

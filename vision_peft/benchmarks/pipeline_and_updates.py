@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import vision_peft as vp
+from vision_peft.benchmarks.candidates import check_recipe_has_updates
 from vision_peft.config.parse import Config
 from vision_peft.data import ImageDataset, ImageDecodeError
 from vision_peft.data.decoding.band_statistics import finish
@@ -33,7 +34,14 @@ from vision_peft.distributed.device import (
 )
 from vision_peft.distributed.processes import all_gather, join
 from vision_peft.tasks import learn_task
-from vision_peft.training.build import attach_methods, check_items, create_bare_model, input_settings, set_transforms
+from vision_peft.training.build import (
+    attach_methods,
+    check_items,
+    check_methods,
+    create_bare_model,
+    input_settings,
+    set_transforms,
+)
 from vision_peft.training.fit import queue_update, run_update
 from vision_peft.training.step import TrainStep
 
@@ -85,13 +93,26 @@ def measure_pipeline(config: Config, seconds: float = 5.0) -> list[Pipeline]:
     return found
 
 
+def check_has_updates(config: Config) -> None:
+    """Raise ValueError where a training makes no updates that could be timed, or others than those of one head."""
+    check_recipe_has_updates(config.recipe)
+    if any(method.brings_head for method in config.methods):
+        names = "+".join(method.name for method in config.methods)
+        raise ValueError(f"method={names} trains nothing, so there are no updates to time: give method=linear")
+
+
 def measure_steps(configs: dict[str, Config], updates: int = 10) -> list[Steps]:
     """Training updates of several settings, one of each in turn, so that noise meets all alike.
 
     Args:
         configs: what to measure, by the name it gets in the table; the first is what the others are compared with.
         updates: counted updates of each; their data comes as in training, kept decoded where it is then.
+
+    Raises:
+        ValueError: a setting whose training makes no such updates, before anything is loaded.
     """
+    for config in configs.values():
+        check_has_updates(config)
     runs = {name: run_updates(config) for name, config in configs.items()}
     times: dict[str, list[tuple[float, float, int]]] = {name: [] for name in configs}
     for number, (name, run) in itertools.product(range(WARM_UP + updates), runs.items()):
@@ -205,6 +226,7 @@ def run_updates(config: Config) -> Iterator[tuple[float, float, int]]:
     set_matmul_precision(compute.device, config.tf32)
     train_set, model = _train_set_and_model(config)
     task = learn_task(train_set, config.recipe)
+    check_methods(config, task)
     model = attach_methods(model, config, train_set, task.outputs, compute.holds)
     splits, _ = keep_decoded({"train": train_set}, ["train"], config.cache_mb, config.workers, compute.processes_here)
     splits["train"].prepare()

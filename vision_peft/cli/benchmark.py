@@ -53,12 +53,20 @@ def main(argv: Sequence[str]) -> int:
     runs = {text: read_command_line(words).runs[0] for text, words in settings.items()}
     check_roots(list(runs.values()))
     announce_loading()
-    from vision_peft.benchmarks.pipeline_and_updates import format_benchmark, measure_pipeline, measure_steps, to_json
+    from vision_peft.benchmarks.pipeline_and_updates import (
+        check_has_updates,
+        format_benchmark,
+        measure_pipeline,
+        measure_steps,
+        to_json,
+    )
     from vision_peft.distributed.processes import on_rank0, print_rank0
 
     config = runs.pop("").parse()
     configs = {f"method={'+'.join(method.name for method in config.methods)} (as given)": config}
     configs |= {text: run.parse() for text, run in runs.items()}
+    for each in configs.values():
+        check_has_updates(each)
     pipelines = measure_pipeline(config, 5.0 if options.seconds is None else options.seconds)
     steps = measure_steps(configs, 10 if options.updates is None else options.updates)
     print_rank0(format_benchmark(config, pipelines, steps))

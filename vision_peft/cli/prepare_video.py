@@ -20,40 +20,33 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vision_peft.cli._encode_video import encode
+from vision_peft.cli._prepared import (
+    MANIFEST,
+    Settings,
+    is_part,
+    name_part,
+    read_manifest,
+    read_prepared,
+    remove_parts,
+)
 from vision_peft.cli._verb import announce_loading, make_parser, suggest_next
 from vision_peft.printable import LONGEST_LINE, name_some, printable, show
 
-MANIFEST = "prepared.jsonl"  # first line: the settings; then one finished video a line
-PART = ".part"
 NAMED = 3  # files of one kind that a line names
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How videos are encoded; part of the manifest."""
-
-    short_side: int  # pixels
-    gop: int  # frames from one key frame to the next, at most
-    crf: int  # x264's quality: 0 lossless, 18 hardly visible, 51 worst
-    keep_names: bool  # else the extension becomes .mp4
-
-    def target(self, path: Path) -> Path:
-        """Name the video that `path` becomes."""
-        return path if self.keep_names else path.with_suffix(".mp4")
 
 
 def prepare(source: Path, out: Path, settings: Settings, workers: int) -> list[str]:
     """Do what is not done yet; returns what failed, a line each.
 
     Raises:
-        ValueError: folders that overlap, other settings than OUT was begun with, two videos of one name.
+        ValueError: folders that overlap, other settings than OUT was begun with, two videos of one name, a name that is
+            kept for unfinished files, a manifest that is damaged.
         OSError: no folder at `source`, nothing can be written to `out`.
     """
     source, out = source.resolve(), out.resolve()
@@ -67,10 +60,11 @@ def prepare(source: Path, out: Path, settings: Settings, workers: int) -> list[s
     if not videos:
         raise ValueError(f"{source} holds no video: {_count_by_extension(files) or 'it is empty'}")
     _check_names(videos, settings)
+    if kept := [path for path in found if is_part(path)]:
+        raise ValueError(f"{source / kept[0]} has the name of an unfinished file of this tool: rename or remove it")
     out.mkdir(parents=True, exist_ok=True)
     finished = read_manifest(out, settings)
-    for left in out.rglob(f"*{PART}"):
-        left.unlink()
+    remove_parts(out)
     others = [path for path in sorted({*files} - {*videos}) if path.name != MANIFEST]
     for path in others:
         _copy(source / path, out / path)
@@ -128,13 +122,13 @@ def list_paths(source: Path, out: Path) -> tuple[list[Path], list[Path]]:
 
 def verify(out: Path) -> list[str]:
     """Decode every finished video of `out` again; what is wrong, a line each."""
-    lines = _lines(out / MANIFEST)
-    if not lines:
+    settings, entries = read_prepared(out / MANIFEST)
+    if settings is None:
         raise FileNotFoundError(f"{out / MANIFEST} is not there: nothing has been prepared in {out}")
     from vision_peft.data.decoding.video import frame_count
 
-    settings, problems = Settings(**lines[0]), []
-    for entry in {line["path"]: line for line in lines[1:]}.values():  # a video that was made again has two
+    problems = []
+    for entry in {entry["path"]: entry for entry in entries}.values():  # a video that was made again has two
         path = out / settings.target(Path(entry["path"]))
         try:
             if (frames := frame_count(path, decode=True)) != entry["frames"]:
@@ -144,26 +138,11 @@ def verify(out: Path) -> list[str]:
     return problems
 
 
-def read_manifest(out: Path, settings: Settings) -> dict[str, dict[str, Any]]:
-    """Read the finished videos of `out` by path; start the manifest with `settings` if there is none."""
-    path = out / MANIFEST
-    lines = _lines(path)
-    if not lines:
-        if others := sorted(item.name for item in out.iterdir() if item.name != MANIFEST):
-            raise ValueError(f"{out} holds {others[0]}, which this tool did not write: choose another folder")
-        path.write_text(json.dumps(asdict(settings)) + "\n", encoding="utf-8")
-        return {}
-    if lines[0] != asdict(settings):
-        raise ValueError(f"{out} was started with {lines[0]}, got {asdict(settings)}: choose another folder")
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")  # without a cut last line
-    return {line["path"]: line for line in lines[1:]}
-
-
 def _attempt(source: Path, target: Path, settings: Settings) -> tuple[int, str]:
     """Return the number of frames and "", or 0 and why there is no `target`."""
     from vision_peft.data.decoding.video import frame_count
 
-    part = target.with_name(target.name + PART)
+    part = name_part(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         frames = encode(source, part, settings.short_side, settings.gop, settings.crf)
@@ -225,22 +204,9 @@ def _copy(source: Path, target: Path) -> None:
     if target.is_file() and target.read_bytes() == source.read_bytes():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + PART)
+    part = name_part(target)
     shutil.copyfile(source, part)
     os.replace(part, target)  # noqa: PTH105 - the documented atomic call
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Read the complete lines of a manifest; one that was cut off is left out, and what it names is made again."""
-
-    def read() -> Iterator[dict[str, Any]]:
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-            try:
-                yield json.loads(line)
-            except ValueError:
-                return
-
-    return list(read())
 
 
 def _cause(error: Exception) -> str:

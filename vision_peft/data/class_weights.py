@@ -23,14 +23,14 @@ def weigh_counts(counts: Sequence[int], how: str, beta: float = BETA) -> list[fl
 
     "none" weighs all 1. "balanced" is `n / (k * count)` with n labels in k classes that occur, as in scikit-learn.
     "effective" is in proportion to `(1 - beta) / (1 - beta ** count)`, one over the effective number of samples (Cui et
-    al. 2019, https://arxiv.org/abs/1901.05555): the nearer beta is to 1, the nearer it is to "balanced". Over the
-    labels both average 1 (the paper has its weights sum to the number of classes). A class without labels weighs 0, so
-    that label smoothing does not raise it.
+    al. 2019, https://arxiv.org/abs/1901.05555): the nearer beta is to 1, the nearer it is to "balanced", its limit.
+    Over the labels both average 1 (the paper has its weights sum to the number of classes). A class without labels
+    weighs 0, so that label smoothing does not raise it.
     """
     if how == "none":
         return [1.0] * len(counts)
     present, total = sum(count > 0 for count in counts), sum(counts)
-    if how == "balanced":
+    if how == "balanced" or beta == 1:
         return [total / (present * count) if count else 0.0 for count in counts]
     inverse = [(1 - beta) / (1 - beta**count) if count else 0.0 for count in counts]
     scale = total / sum(count * each for count, each in zip(counts, inverse, strict=True)) if total else 0.0

@@ -36,6 +36,7 @@ class KNN(Method):
 
     name: ClassVar[str] = "knn"
     title: ClassVar[str] = "k-NN"
+    task_kinds: ClassVar[tuple[str, ...]] = ("classes",)
     recommended: ClassVar = {"lr": 0.0, "epochs": 1, "weight_decay": 0.0}  # nothing trains
 
     k: int = 20
@@ -111,6 +112,8 @@ def _compute_features(model: Any, samples: Iterable[Any]) -> tuple[list[Tensor],
             module.training = mode
     if not labels:
         raise ValueError("KNN got no images to compare with")
+    if labels[0].ndim != 1 or labels[0].is_floating_point():
+        raise ValueError("KNN wants the number of a class for each image, and gets other labels")
     features, every = [torch.cat(found) for found in entered.values()], torch.cat(labels)
     if any(found.ndim != 2 or len(found) != len(every) for found in features):
         shape = tuple(features[0].shape)

@@ -28,7 +28,8 @@ from vision_peft.search.estimate import estimate_seconds, import_late, is_solved
 from vision_peft.search.halving import halve
 from vision_peft.search.measure_inference import measure_inference
 from vision_peft.search.trials import Trial, find_ended_row, rank_trials, run_trial, trial_config
-from vision_peft.training.build import load_splits
+from vision_peft.tasks import learn_task
+from vision_peft.training.build import check_methods, load_splits
 from vision_peft.training.trained import Trained, train
 
 OF_BUDGET = 0.9  # that searches may be estimated to take; the rest is for the measuring of inference
@@ -79,7 +80,9 @@ class Contest:
         first = next(iter(configs.values()))
         check_comparable(first)
         self.folder = Path(first.output_dir)
-        self.splits = {name: split.count_sources() for name, split in load_splits(first).items()}
+        splits = load_splits(dataclasses.replace(first, methods=()))  # a method that is not for the task is left out
+        self.splits = {name: split.count_sources() for name, split in splits.items()}
+        self.task = learn_task(splits["train"], first.recipe)
         fixed = run_id_fields(first).items()
         of = {key: value for key, value in fixed if key.split(".")[0] in ("data", "backbone", "seed")}
         of["recipe"] = sorted(word for word in words if word.startswith("recipe."))
@@ -127,11 +130,11 @@ class Contest:
             progress = competitor.progress
             if progress.state == SKIPPED or progress.update_s is not None:
                 continue
-            config = competitor.config
-            if any(method.brings_head for method in config.methods):  # nothing is updated: a linear head in its place
-                words = [word for word in competitor.words if not word.startswith("method.")]
-                config = compose_config(with_values(words, {"method": "linear"}))
             try:
+                check_methods(config := competitor.config, self.task)
+                if any(method.brings_head for method in config.methods):  # nothing is updated: a linear head instead
+                    plain = [word for word in competitor.words if not word.startswith("method.")]
+                    config = compose_config(with_values(plain, {"method": "linear"}))
                 with log_to(competitor.log):
                     speed = measure_speed(config)
             except (ValueError, NotImplementedError, MemoryError) as error:
@@ -202,7 +205,7 @@ class Contest:
                     self._search(competitor)
             except DoesNotFit as error:
                 self.skip(competitor, str(error))
-            except ValueError as error:  # it does not fit the task: k-NN has no numbers to predict
+            except ValueError as error:  # it does not fit the task
                 if competitor.trials:
                     raise
                 self.skip(competitor, str(error).splitlines()[0])

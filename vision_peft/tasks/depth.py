@@ -15,7 +15,7 @@ from vision_peft.config.schema import Recipe
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.mask_dataset import MaskFiles
 from vision_peft.data.targets import Targets
-from vision_peft.distributed.processes import all_gather_tensors
+from vision_peft.distributed.processes import all_gather
 from vision_peft.tasks.depth_sums import DepthSums, scale_invariant_loss
 from vision_peft.tasks.metrics import Metrics
 from vision_peft.tasks.overlays import Examples, colour_depths, draw_rows
@@ -114,6 +114,8 @@ class Depth(Task):
         return {"centre": self.centre}
 
     def create_loss(self, recipe: Recipe, train_set: ImageDataset) -> ScaleInvariant:
+        if recipe.label_smoothing:
+            raise ValueError("recipe.label_smoothing is for classes: for a task of depth leave it out")
         return ScaleInvariant(self.centre)
 
     def sum_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -144,7 +146,7 @@ class DepthTally(Tally):
 
     def gather_into(self, whole: "DepthTally") -> None:
         whole.examples = self.examples  # a picture is of what one process saw
-        whole.sums.sums = torch.cat(list(all_gather_tensors(self.sums.sums[None]))).sum(0)
+        whole.sums.merge(all_gather(self.sums.sums))
 
     def compute(self, shared: Mapping[str, Any]) -> DepthMetrics:
         return DepthMetrics(**shared, sums=self.sums, examples=self.examples)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vision_peft.config.schema import Recipe
+from vision_peft.data.class_weights import weigh_counts
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.mask_dataset import MaskFiles
 from vision_peft.data.targets import Targets
@@ -199,16 +200,14 @@ class MaskTally(Tally):
 
 
 def list_pixel_weights(recipe: Recipe, train_set: ImageDataset) -> list[float] | None:
-    """List the weight of each class in the loss; "balanced" goes by how many pixels of train are of it.
+    """List the weight of each class in the loss; "balanced" and "effective" go by how many pixels of train are of it.
 
-    It is n / (k · count) for n pixels of k classes that occur, so that the weights of all pixels average 1.
+    See `weigh_counts`: the weights of all pixels average 1.
     """
     given, classes = recipe.class_weights, len(train_set.classes)
     if isinstance(given, str):
-        assert isinstance(train_set, MaskFiles)
-        counts = train_set.count_labels()
-        present = sum(count > 0 for count in counts)
-        return [sum(counts) / (present * count) if count else 0.0 for count in counts]
+        masks: Any = train_set  # or the features that training keeps in their place
+        return weigh_counts(masks.count_labels(), given, recipe.effective_beta)
     if given is not None and len(given) != classes:
         raise ValueError(f"recipe.class_weights must be {classes} numbers, one for each class; got {len(given)}")
     return None if given is None else list(given)

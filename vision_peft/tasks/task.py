@@ -34,6 +34,10 @@ class Loss(nn.Module, ABC):
         """
 
 
+class NotFinite(FloatingPointError):
+    """A model answers with NaN or infinity, which the figures of a task cannot take in."""
+
+
 class Tally(ABC):
     """What is counted over the items of a split, in this process until `gather`.
 
@@ -76,7 +80,8 @@ class Tally(ABC):
         """Compute the figures; `views` is how many of a video were averaged.
 
         Raises:
-            ValueError: there is nothing that they could be of, or the task has none for items without an answer.
+            ValueError: there is nothing that they could be of, or the task has none for items that cannot be decoded.
+            NotFinite: the model answers with NaN or infinity, and the task has no figures for that.
         """
         what = "images" if views is None else "videos"
         if not self.items and not self.non_finite:
@@ -87,9 +92,13 @@ class Tally(ABC):
             raise ValueError(reason)
         missed = len(self.bad) + len(self.non_finite)
         if missed and not self.task.counts_missed:
-            raise ValueError(
-                f"{missed} of {self.items + missed} {what} have no answer (undecodable, NaN or infinity), which a "
-                f"task of {self.task.kind} cannot count as wrong: remove the files, and give bad_eval=error"
+            number, of = self.items + missed, f"which a task of {self.task.kind} cannot count as wrong"
+            if self.bad:
+                files = f"{len(self.bad)} of {number} {what} cannot be decoded, {of}"
+                raise ValueError(f"{files}: remove the files (bad_eval=error names the first)")
+            raise NotFinite(
+                f"{len(self.non_finite)} of {number} {what} are answered with NaN or infinity, {of}: train with a "
+                "lower recipe.lr or recipe.clip_grad=1, or give precision=fp32"
             )
         shared = {
             "loss": self.loss / self.items if self.items else math.nan,

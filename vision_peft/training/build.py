@@ -26,6 +26,7 @@ from vision_peft.runs.compare_data import describe_since
 from vision_peft.runs.data_record import DataRecord
 from vision_peft.runs.find_run import find_other_root
 from vision_peft.tasks import find_task, learn_task
+from vision_peft.tasks.task import Task
 from vision_peft.tuning.head_kinds import MapHead, TokenHead, read_head
 from vision_peft.tuning.record import clear_record
 from vision_peft.tuning.samples import SamplesNeeded
@@ -49,12 +50,30 @@ def load_splits(config: Config) -> dict[str, ImageDataset]:
         raise ValueError(f"data={config.data.name}: class names must differ, twice there: {', '.join(twice)}")
     try:
         find_task(first).check_splits(splits)
-        learn_task(first, config.recipe).create_loss(config.recipe, first)
+        task = learn_task(first, config.recipe)
+        task.create_loss(config.recipe, first)
         if config.data.balanced:
             list_groups(first)
     except ValueError as error:
         raise ValueError(f"data={config.data.name}: {error}") from None
+    check_methods(config, task)
     return splits
+
+
+def check_methods(config: Config, task: Task) -> None:
+    """Raise ValueError where a method is not for tasks of this kind, or nothing would be trained."""
+    for method in config.methods:
+        if method.task_kinds and task.kind not in method.task_kinds:
+            raise ValueError(
+                f"method={method.name} is for tasks of {' and '.join(method.task_kinds)}, got a task of {task.kind}: "
+                "give another method, such as method=lora"
+            )
+    if config.methods and not task.outputs and not any(method.changes_features for method in config.methods):
+        names = "+".join(method.name for method in config.methods)
+        raise ValueError(
+            f"nothing would be trained: method={names} trains a head alone, and a task of {task.kind} has none here: "
+            "give recipe.embedding_width=128, or a method that trains, such as method=lora"
+        )
 
 
 def check_shares(recipe: Recipe, processes: int, samples: int) -> None:

@@ -47,6 +47,11 @@ class Features(ImageDataset):
         assert self.kept_labels is not None
         return self.kept_labels
 
+    def count_labels(self) -> list[int]:
+        """Count the pixels of every class in all masks, where the items have masks."""
+        whole: Any = self.whole
+        return whole.count_labels()
+
     def as_tensor(self) -> Tensor:
         return self.features
 
@@ -226,8 +231,9 @@ def _make_room(
 
 
 def _choose_type(config: Config, part: Backbone | FrozenPart) -> torch.dtype:
-    tokens = part.tokens
-    rounded = config.reuse_dtype == "bf16" or (config.reuse_dtype == "auto" and isinstance(part, Backbone))
+    """Choose the type in which features are kept; "auto" rounds the tokens of an attentive head only."""
+    tokens, attentive = part.tokens, isinstance(part, Backbone) and not config.recipe.answers_maps
+    rounded = config.reuse_dtype == "bf16" or (config.reuse_dtype == "auto" and attentive)
     return torch.bfloat16 if rounded and tokens.ndim > 2 else tokens.dtype
 
 

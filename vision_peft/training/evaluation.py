@@ -17,7 +17,7 @@ from vision_peft.data.loading.samples import Batch
 from vision_peft.distributed.device import Compute
 from vision_peft.distributed.processes import all_gather
 from vision_peft.tasks.metrics import Metrics
-from vision_peft.tasks.task import Task
+from vision_peft.tasks.task import NotFinite, Tally, Task
 from vision_peft.training.video_logits import VideoLogits
 
 
@@ -39,14 +39,23 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], task: Task, compute: Co
     What an `EvalLoader` had to leave out (`unreadable`) counts as wrong. The clips of an `EvalLoader` over videos are
     put together, video by video. All processes get the metrics of the whole; an image that cannot be decoded in one
     of them, where that is an error, is an error in all.
+
+    Raises:
+        NotFinite: answers are NaN or infinite, and the task has no figures for that.
     """
-    return evaluate_heads(model, batches, task, compute, 1)[0]
+    (found,) = evaluate_heads(model, batches, task, compute, 1)
+    if isinstance(found, NotFinite):
+        raise found
+    return found
 
 
 def evaluate_heads(
     model: nn.Module, batches: Iterable[Batch], task: Task, compute: Compute, heads: int
-) -> list[Metrics]:
-    """Evaluate as `evaluate` does a model of so many heads, which answers with the logits of all (heads·B ...)."""
+) -> list[Metrics | NotFinite]:
+    """Evaluate as `evaluate` does a model of so many heads, which answers with the logits of all (heads·B ...).
+
+    Of a head without figures the error stands in their place.
+    """
     tallies = [task.start_tally() for _ in range(heads)]
     dataset = batches.dataset if isinstance(batches, EvalLoader) else None
     videos, failure = None, None
@@ -74,7 +83,14 @@ def evaluate_heads(
     else:
         tallies = [tally.gather() for tally in tallies]
     views = len(dataset) / dataset.count_sources() if dataset is not None and dataset.gives_clips else None
-    return [tally.finish(views) for tally in tallies]
+    return [_finish(tally, views) for tally in tallies]
+
+
+def _finish(tally: Tally, views: float | None) -> Metrics | NotFinite:
+    try:
+        return tally.finish(views)
+    except NotFinite as error:
+        return error
 
 
 def collect_video_logits(model: nn.Module, batches: EvalLoader, compute: Compute, heads: int = 1) -> list[VideoLogits]:

@@ -19,7 +19,7 @@ from vision_peft.distributed.stopping import FROM_KEYBOARD, catch_signals, stop_
 from vision_peft.protocols import Phase
 from vision_peft.results.table import format_seconds
 from vision_peft.runs.train_state import TrainState, load_scaler
-from vision_peft.tasks.task import Task
+from vision_peft.tasks.task import NotFinite, Task
 from vision_peft.training.evaluation import create_eval_loader, evaluate_heads
 from vision_peft.training.progress import WAYS_OUT, Diverged, Progress, Saver, State, Training
 from vision_peft.training.step import Queued, StepResult, TrainStep, apply_mixup, create_schedule, update_average
@@ -226,10 +226,16 @@ def watch(training: Training, model: nn.Module, split: str, when: str) -> dict[s
     grid = find_grid(model)
     settings = [{}] if grid is None else [{"head": place, **each} for place, each in enumerate(grid.settings)]
     found = evaluate_heads(model, loader, task, compute, len(settings))
-    sound = [place for place, each in enumerate(found) if not each.non_finite and math.isfinite(each.loss)]
-    entries = [{f"{split}_{task.metric}": each.figures[task.metric], f"{split}_loss": each.loss} for each in found]
+    known = {place: each for place, each in enumerate(found) if not isinstance(each, NotFinite)}
+    sound = [place for place, each in known.items() if not each.non_finite and math.isfinite(each.loss)]
+    entries = {
+        place: {f"{split}_{task.metric}": each.figures[task.metric], f"{split}_loss": each.loss}
+        for place, each in known.items()
+    }
     chosen = max(sound, key=lambda place: _rank(task, entries[place]), default=0)
     metrics = found[chosen]
+    if isinstance(metrics, NotFinite):
+        raise Diverged(f"{split} {when}: {metrics}")
     if metrics.non_finite:
         wrong = f"{metrics.non_finite} of {metrics.images} answers on {split} are NaN or infinite"
         raise Diverged(f"{wrong} {when}: {WAYS_OUT}")

@@ -31,7 +31,7 @@ from vision_peft.tasks.task import Loss
 from vision_peft.training.cached_features import Features, features_are_constant
 from vision_peft.training.fit import format_epoch, is_better, patience_is_over, watch
 from vision_peft.training.progress import WAYS_OUT, Diverged, Progress, Saver, State, Training
-from vision_peft.training.step import create_optimizer
+from vision_peft.training.step import check_trains, create_optimizer
 from vision_peft.tuning.backbone import classifier_names
 from vision_peft.tuning.head_grid import keep_head, spread_heads
 
@@ -41,10 +41,11 @@ TOLERANCE = 1e-5  # of the largest entry of the gradient along the scaled axes
 
 
 def check_solvable(config: Config, model: Any, train_set: ImageDataset, sharded: bool) -> None:
-    """Raise ValueError where what is trained cannot be solved for, or is given to k-NN, which trains nothing."""
+    """Raise ValueError where nothing is trained, cannot be solved for, or is given to k-NN, which trains nothing."""
     if find_knn(config):
         _check_knn(config, sharded)
         return
+    check_trains(model)
     if config.recipe.head_grid:
         _check_grid(config, model, sharded)
     if config.recipe.optimizer != "lbfgs":

@@ -174,6 +174,15 @@ class LARS(torch.optim.Optimizer):
                 replace_unless(skipped, parameter, parameter.sub(buffer, alpha=group["lr"]))
 
 
+def check_trains(model: nn.Module) -> None:
+    """Raise ValueError where nothing of `model` requires a gradient."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            "nothing would be trained: the method has no parameters on this backbone, and there is no head: give "
+            "another method, such as method=lora, or for data.task_kind=embedding recipe.embedding_width=128"
+        )
+
+
 def create_optimizer(model: nn.Module, recipe: Recipe, fused: bool = False) -> torch.optim.Optimizer:
     """Optimiser over what requires a gradient; biases and other vectors get no weight decay.
 
@@ -184,7 +193,11 @@ def create_optimizer(model: nn.Module, recipe: Recipe, fused: bool = False) -> t
 
     Args:
         fused: one kernel for the whole update; the same figures but for rounding.
+
+    Raises:
+        ValueError: there is nothing to train.
     """
+    check_trains(model)
     if recipe.layer_decay is None:
         groups = group_by_decay(model, recipe.weight_decay)
     else:

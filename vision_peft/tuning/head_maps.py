@@ -169,13 +169,16 @@ def reads_maps(model: nn.Module) -> bool:
 def answer_windows(answer: Callable[[Tensor], Tensor], images: Tensor, windows: Windows) -> Tensor:
     """Answer images (B 3 H W) of any size by logits (B C h w): the mean of what the windows over a place say of it.
 
-    Every window begins where a place of the map does. So that a map has whole places, and room for a window, images are
-    scaled to the next such size first.
+    Every window begins where a place of the map does. So that a map has whole places, images are scaled to the next
+    such size first, by less than a place. What is smaller than a window is then filled up to the right and below with 0
+    (the mean, as in training), and the answers for that are cut off.
     """
-    step, room = windows.step, [max(side, part) for side, part in zip(images.shape[-2:], windows.size, strict=True)]
-    size = [math.ceil(side / step) * step for side in room]
-    if images.shape[-2:] != tuple(size):
-        images = F.interpolate(images, size=size, mode="bilinear")
+    step, own = windows.step, [math.ceil(side / windows.step) * windows.step for side in images.shape[-2:]]
+    if [*images.shape[-2:]] != own:
+        images = F.interpolate(images, size=own, mode="bilinear")
+    size = [max(side, part) for side, part in zip(own, windows.size, strict=True)]
+    if size != own:
+        images = F.pad(images, (0, size[1] - own[1], 0, size[0] - own[0]))
     height, width = (part // step for part in windows.size)
     places = [windows.list_starts(side, axis) for axis, side in enumerate(size)]
     total, counts = torch.empty(0), images.new_zeros(1, 1, *(side // step for side in size))
@@ -187,4 +190,4 @@ def answer_windows(answer: Callable[[Tensor], Tensor], images: Tensor, windows: 
             total = logits.new_zeros(*logits.shape[:2], *counts.shape[2:])
         total[..., rows, columns] += logits
         counts[..., rows, columns] += 1
-    return total / counts
+    return (total / counts)[..., : own[0] // step, : own[1] // step]

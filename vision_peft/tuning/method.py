@@ -23,6 +23,7 @@ class Method(Checked, ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]  # what papers call it, for tables and plots; by default the name of the class
+    task_kinds: ClassVar[tuple[str, ...]] = ()  # of data.task_kind that it is for; (): all
     recommended: ClassVar[Mapping[str, float]] = {}  # recipe.lr, epochs, weight_decay where the user gives none
 
     def __init_subclass__(cls, **keywords: Any) -> None:

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from vision_peft.data.transforms.masks import eval_masks, train_masks
+from vision_peft.tuning.head_maps import Windows, answer_windows
 
 SETTINGS = {
     "size": (16, 24),
@@ -69,6 +70,27 @@ def test_what_is_added_around_a_small_image_does_not_count():
     depth = train_masks(WINDOW, "random_crop_flip", 0.0, 0)(pair(10, 60)[0], np.ones((10, 60), np.float32))[1]
     assert depth.dtype == torch.float32
     assert (depth == 0).sum() == 6 * 24
+
+
+@pytest.mark.parametrize("bands", [False, True])
+def test_a_window_that_is_larger_than_the_image_is_the_same_in_training_and_evaluation(bands):
+    settings = {**WINDOW, "mean": (0.4, 0.5, 0.3), "std": (0.2, 0.25, 0.3)} | ({"channels": 3} if bands else {})
+    image, mask = pair(10, 60)
+    if bands:
+        image = torch.rand(3, 10, 60, generator=torch.Generator().manual_seed(0))
+    trained, _ = train_masks(settings, "none", 0.0, 255)(image, mask)
+    evaluated, _ = eval_masks(settings)(image, mask)
+    found = []
+
+    def answer(part):
+        found.append(part)
+        return part[:, :1, ::8, ::8]
+
+    answer_windows(answer, evaluated[None, :, :8, 18:42], Windows((16, 24), 0, 8))
+    assert torch.equal(found[0][0, :, :8], trained[:, :8])
+    rounding = 0.0 if bands else 0.5 / 255 / 0.2  # pixels are whole numbers
+    assert trained[:, 10:].abs().max() <= rounding
+    assert not found[0][0, :, 8:].any()
 
 
 def test_a_mask_is_evaluated_as_large_as_it_is():

@@ -1,7 +1,8 @@
 """From an image and its mask to tensors, the same geometry for both: masks by their nearest pixel, never blended.
 
 In evaluation a mask stays as large as it is, and answers are scaled to it. In training, where images are cut or shrunk,
-the mask is with them; what is added around an image gets the padding of its mask, which does not count.
+the mask is with them; what is added around an image, in the colour of the mean, gets the padding of its mask, which
+does not count.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -76,7 +77,7 @@ def train_masks(settings: Mapping[str, Any], augment: str, random_erasing: float
     """Create the transform of training; `augment` as for images, or "scale_crop_flip".
 
     "scale_crop_flip" scales by a random factor of `JITTER` and cuts anywhere. What is cut out larger than the image is
-    filled up: with black, and in the mask with `padding`.
+    filled up: with the mean, which is 0 once normalised, and in the mask with `padding`.
 
     Raises:
         ValueError: a geometry or an augmentation that masks do not have.
@@ -88,8 +89,7 @@ def train_masks(settings: Mapping[str, Any], augment: str, random_erasing: float
     flip = v2.RandomHorizontalFlip()
     if augment in ("none", "flip") and whole is not None:
         return JointTransform(whole, True, [flip] if augment == "flip" else [], finish)
-    scale, fill = _Scale(settings, fits_mask=True), {tv_tensors.Mask: padding, "others": 0}
-    pad = _Pad(size, fill)
+    scale, pad = _Scale(settings, fits_mask=True), _Pad(size, settings, padding)
     if augment in ("none", "flip"):
         cut: Any = [scale, pad, v2.CenterCrop(size)]
     elif augment == "random_crop_flip":
@@ -191,16 +191,17 @@ class _Scale:
 
 
 class _Pad:
-    """Widen what is smaller than `size`, to the right and below."""
+    """Widen what is smaller than `size`, to the right and below: images by the mean, masks by `padding`."""
 
-    def __init__(self, size: Sequence[int], fill: Mapping[Any, int]) -> None:
-        self.size, self.fill = size, fill
+    def __init__(self, size: Sequence[int], settings: Mapping[str, Any], padding: int) -> None:
+        self.size, self.padding, mean = size, padding, settings["mean"]
+        self.mean: list[Any] = [*mean] if "channels" in settings else [round(255 * each) for each in mean]
 
     def __call__(self, image: Any, mask: Any) -> Pair:
         height, width = (max(side - has, 0) for side, has in zip(self.size, F.get_size(image), strict=True))
         if height or width:
-            image = F.pad(image, [0, 0, width, height], fill=self.fill["others"])
-            mask = F.pad(mask, [0, 0, width, height], fill=self.fill[tv_tensors.Mask])
+            image = F.pad(image, [0, 0, width, height], fill=self.mean)
+            mask = F.pad(mask, [0, 0, width, height], fill=self.padding)
         return image, mask
 
 
