@@ -17,7 +17,7 @@ from vision_peft.search.trials import Trial, Values, format_values, read_grid, r
 FILE = "search.sqlite3"  # in output_dir: what was sampled so far, of all searches there
 
 
-def search_optuna(config: Config, number: int, command: Callable[[Values], str] = lambda values: "") -> list[Trial]:
+def search_optuna(config: Config, command: Callable[[Values], str] = lambda values: "", *, number: int) -> list[Trial]:
     """Run `number` trials from the ranges of the grid; those of an earlier call with the same config count.
 
     Numbers are sampled between the lowest and the highest of their list, on a logarithmic scale if all are above 0,
