@@ -21,6 +21,7 @@ from vision_peft.data.choices import (
     SAMPLINGS,
     VIEW_AVERAGES,
 )
+from vision_peft.data.loading.worker_limit import too_many_workers
 from vision_peft.fields import Checked, above_zero, at_least, choice, raise_all, share
 from vision_peft.protocols import PROTOCOLS
 from vision_peft.tuning.head_kinds import MapHead, list_grid_problems, read_head
@@ -229,7 +230,7 @@ class Settings(Checked):
     channels_last: bool = False  # memory layout of images and convolutions
     fused: bool | None = None  # optimiser in one kernel; null: on GPUs
     workers: int | str = (
-        "auto"  # processes that load images; auto: as many as keep up, up to 8 and a core each; none for data in memory
+        "auto"  # processes that load images; auto: as many as keep up, <= 8 and a core each; none for data in memory
     )
     cache_mb: int | str = (
         "auto"  # most memory for decoded images, 10^6 bytes; auto: 1/4 of what is free, <= 4096; 0: off
@@ -274,6 +275,8 @@ class Settings(Checked):
             problems.append(f"compile_mode={self.compile_mode} is for compile=true or compile=blocks: give one of them")
         if self.workers != "auto" and (not isinstance(self.workers, int) or self.workers < 0):
             problems.append(f"workers must be auto or a number of processes from 0, got {self.workers!r}")
+        elif isinstance(self.workers, int):
+            problems.append(too_many_workers(self.workers))
         if self.cache_mb != "auto" and (not isinstance(self.cache_mb, int) or self.cache_mb < 0):
             problems.append(f"cache_mb must be auto or a number of megabytes from 0, got {self.cache_mb!r}")
         raise_all(problems)
