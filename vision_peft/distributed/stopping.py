@@ -24,7 +24,12 @@ class Interrupted(Exception):
     def __init__(self, number: int | None, step: int) -> None:
         self.signal = number
         why = "max_time is over: " if number is None else ""
-        super().__init__(f"{why}stopped after update {step}; its state is saved: the same command again resumes there")
+        self._what = f"{why}stopped after update {step}; its state is saved"
+        super().__init__(self.describe())
+
+    def describe(self, overwrite: bool = False) -> str:
+        """Say what happened and which command goes on; `overwrite`: the one that was stopped says to start over."""
+        return f"{self._what}: the same command {'without overwrite=true' if overwrite else 'again'} resumes there"
 
     @property
     def wants_requeue(self) -> bool:
@@ -104,6 +109,17 @@ def is_restart_after_stop(folder: Path, file: str | None) -> bool:
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not _marker(folder, file).is_file():
         return False
     return read_file(_marker(folder, file), 1000).decode() == os.environ.get("TORCHELASTIC_RUN_ID", "")
+
+
+def is_started_again() -> bool:
+    """Whether torchrun or Slurm started this process once more, with the words of the first start."""
+    counts = (os.environ.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    return any(count.strip("0") for count in counts)
+
+
+def starts_over(overwrite: bool) -> bool:
+    """Whether what is there is to be deleted: `overwrite=true` says it for the first start, not for those after it."""
+    return overwrite and not is_started_again()
 
 
 def _marker(folder: Path, file: str | None) -> Path:

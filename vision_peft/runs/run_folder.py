@@ -5,6 +5,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from vision_peft.config.parse import Config, to_dict
+from vision_peft.distributed.stopping import starts_over
 from vision_peft.results.figures import is_tested
 from vision_peft.results.row import DIVERGED, FINISHED, RESULT, STATUS, Row, read_row
 from vision_peft.runs.find_run import check_same
@@ -25,7 +26,7 @@ def find_finished_row(config: Config, folder: Path) -> Row | None:
         return None
     check_run_folder(folder)
     if (folder / CONFIG).exists():
-        if config.overwrite:
+        if starts_over(config.overwrite):
             return None
         check_same(config, folder)
     elif not holds_only(folder, (LOCK, f"{CONFIG}.tmp")):
@@ -44,7 +45,7 @@ def find_diverged_row(folder: Path) -> Row | None:
 
 
 def open_folder(config: Config, folder: Path) -> FolderLock:
-    """Make the run folder, emptied first with `overwrite=true`, and write the resolved config into it.
+    """Make the run folder, emptied first where the run starts over, and write the resolved config into it.
 
     Only what runs write is deleted, and only where there is a run.
 
@@ -60,7 +61,7 @@ def open_folder(config: Config, folder: Path) -> FolderLock:
         lock = FolderLock(folder / LOCK)
     except BlockingIOError:
         raise ValueError(f"{folder} is being trained by another process: wait for it or stop it") from None
-    if config.overwrite and (folder / CONFIG).exists():
+    if starts_over(config.overwrite) and (folder / CONFIG).exists():
         empty_run_folder(folder)
     if not (folder / CONFIG).exists():
         write_file(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))

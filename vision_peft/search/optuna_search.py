@@ -11,6 +11,7 @@ from typing import Any
 from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_id_fields, task_name
 from vision_peft.distributed.processes import on_rank0, print_rank0
+from vision_peft.distributed.stopping import starts_over
 from vision_peft.results.figures import rank_val_score
 from vision_peft.search.trials import Trial, Values, format_values, read_grid, replace_values, run_trial
 
@@ -61,7 +62,7 @@ def _open_study(optuna: Any, config: Config, grid: Mapping[str, list[Any]]) -> A
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     where = {"study_name": _study_name(config, grid), "storage": f"sqlite:///{folder.absolute() / FILE}"}
-    if config.overwrite:
+    if starts_over(config.overwrite):
         with contextlib.suppress(KeyError):
             optuna.delete_study(**where)
     study = optuna.create_study(**where, direction="maximize", load_if_exists=True)
