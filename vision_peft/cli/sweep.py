@@ -74,8 +74,12 @@ def main(argv: Sequence[str]) -> int:
     if outcome.stopped:
         return INTERRUPTED
     if outcome.failed:
-        text = "of the runs failed; the same command runs them again:"
+        again = "without overwrite=true" if runs[0].config.overwrite else "again"
+        text = f"of the runs failed; the same command {again} runs them:"
         show("\n  ".join([f"\n{len(outcome.failed)} {text}", *describe_failed(outcome.failed)]), sys.stderr)
         return USER_ERROR
+    if outcome.passed:
+        show(f"\n{len(outcome.passed)} of {len(runs)} dry runs passed; nothing was kept")
+        return 0
     suggest_next(["report", output_dir], ["plot", output_dir])
     return 0
