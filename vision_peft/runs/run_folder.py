@@ -1,16 +1,20 @@
 """The run folder: opened without harming what lies there, written to while training goes on."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from vision_peft.config.parse import Config, to_dict
+from vision_peft.config.run_id import MOUNT_POINTS
 from vision_peft.distributed.stopping import starts_over
 from vision_peft.results.figures import is_tested
 from vision_peft.results.row import DIVERGED, FINISHED, RESULT, STATUS, Row, read_row
-from vision_peft.runs.find_run import check_same
+from vision_peft.runs.compare_data import Pinned, pin_data
+from vision_peft.runs.data_record import DATA, DataRecord
+from vision_peft.runs.find_run import check_same, find_other_root
 from vision_peft.runs.folder_lock import FolderLock
-from vision_peft.runs.run_config import CONFIG
+from vision_peft.runs.run_config import CONFIG, read_config
 from vision_peft.runs.run_files import LOCK, check_run_folder, empty_run_folder, holds_only
 from vision_peft.safe_files import write_file
 
@@ -42,6 +46,19 @@ def find_diverged_row(folder: Path) -> Row | None:
     """Find the row of a run that ended because it diverged; None of any other."""
     rows = (read_row(folder / name) for name in (STATUS, RESULT) if (folder / name).is_file())
     return next((row for row in rows if row.status == DIVERGED), None)
+
+
+def pin_folder(config: Config, folder: Path, record: DataRecord, resumes: bool, used: Collection[str]) -> Pinned:
+    """Pin the data of a run, see `pin_data`, and have its config.yaml say where that data is now.
+
+    A run that died before its first state may be started again with another `data.root`.
+    """
+    other_root = find_other_root(config, folder) if resumes else None
+    pinned = pin_data(folder / DATA, record, resumes, used, other_root)
+    there, here = read_config(folder), to_dict(config)["data"]
+    if any(there.get("data", {}).get(key) != here.get(key) for key in MOUNT_POINTS):
+        write_file(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create({**there, "data": here})))
+    return pinned
 
 
 def open_folder(config: Config, folder: Path) -> FolderLock:
