@@ -42,7 +42,7 @@ from vision_peft.results.row import RESULT, Row, from_values, to_values, write_r
 from vision_peft.results.table import format_result, format_rows
 from vision_peft.runs.capture import capture_log, capture_warnings
 from vision_peft.runs.check_files import check_files
-from vision_peft.runs.checkpoint import newest_state
+from vision_peft.runs.checkpoint import find_newest_state, newest_state
 from vision_peft.runs.compare_data import Pinned
 from vision_peft.runs.data_record import DATA, DataRecord
 from vision_peft.runs.find_run import find_parent, find_run
@@ -195,7 +195,8 @@ def _train_in(
             training = Training(plan.config, plan.compute, run, splits, task, settings, command, requests, **known)
             with plan.measure(run.say), keep_status(training, model, progress):
                 model, kept = _run_phases(training, model, progress, state)
-                if stop := stop_decision(all_reduce_sum(requests.votes()), progress.step):  # since the last update
+                stop = stop_decision(all_reduce_sum(requests.votes()), progress.step)  # since the last update
+                if stop and on_rank0(lambda: find_newest_state(folder / "state") is not None):  # of k-NN there is none
                     raise stop
                 return _evaluate_and_save(training, model, kept, progress)
         except Interrupted as stop:
