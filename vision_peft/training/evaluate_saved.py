@@ -37,6 +37,7 @@ from vision_peft.tasks import find_kind, find_task, learn_task, read_task
 from vision_peft.tasks.metrics import Metrics
 from vision_peft.training.build import attach_methods, check_items, create_bare_model, create_model
 from vision_peft.training.evaluation import create_eval_loader, evaluate
+from vision_peft.tuning.head_grid import keep_head, number_of_head, spread_heads
 
 _RECORDED = {"img_size": "size", "num_frames": "num_frames", "tubelet_size": "tubelet_size"}  # backbone key -> input's
 _TYPED = ("device", "precision", "workers", "bad_eval")  # settings that may be others than those of the run
@@ -228,7 +229,17 @@ def check_saved(config: Config, folder: Path, train_set: ImageDataset, compute: 
     path = find_newest_state(folder / "state")
     outputs = learn_task(train_set, config.recipe).outputs
     trained = attach_methods(create_bare_model(config), config, train_set, outputs, compute.holds)
-    vp.load_tuned(trained, read_state(path)["best"] if path else {})
+    vp.load_tuned(trained, _keep_best(trained, read_state(path)) if path else {})
     kept = {name: tensor.cpu() for name, tensor in vp.tuned_state_dict(vp.bake(trained)).items()}
     if kept.keys() != loaded.keys() or not all(torch.allclose(kept[name], loaded[name]) for name in kept):
         raise RuntimeError("what was saved is not what was loaded")
+
+
+def _keep_best(model: Any, entries: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the tensors of the best epoch in a state, of several heads those of the chosen one."""
+    best, chosen = entries["best"], entries["progress"]["best"]
+    if "head" not in (chosen or {}):
+        return best
+    heads = 1 + max(number for name in best if (number := number_of_head(name)) is not None)
+    spread_heads(model, [{}] * heads)
+    return keep_head(model, int(chosen["head"]), best)
