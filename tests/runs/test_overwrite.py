@@ -48,6 +48,17 @@ def test_a_person_who_types_it_again_starts_over(tiny: Tiny, capsys: pytest.Capt
     assert "left out" not in (run_folder(config) / "log.txt").read_text()
 
 
+@pytest.mark.parametrize("text", ["damaged", None], ids=["damaged", "of_the_run_before"])
+def test_nothing_is_taken_over_from_the_run_that_is_deleted(tiny: Tiny, text: str | None) -> None:
+    config = tiny("recipe.epochs=1", "memory=50%")
+    train(config)
+    memory = run_folder(config) / "memory.json"
+    memory.write_text(text or memory.read_text())
+    train(tiny("recipe.epochs=1", "overwrite=true"))
+    assert not memory.exists()
+    assert "as at the first start of this run" not in (run_folder(config) / "log.txt").read_text()
+
+
 @pytest.mark.parametrize(("word", "how"), [("overwrite=true", "without overwrite=true"), ("overwrite=false", "again")])
 def test_the_message_of_a_stop_names_the_command_that_goes_on(
     tiny: Tiny, word: str, how: str, capsys: pytest.CaptureFixture[str]
