@@ -99,6 +99,22 @@ def mark_requeue(folder: Path, file: str | None) -> None:
     write_file(_marker(folder, file), os.environ.get("TORCHELASTIC_RUN_ID", ""))
 
 
+def check_marker(file: str | None) -> None:
+    """Check before training that the marker can be written where it was asked for.
+
+    Raises:
+        ValueError: it has no folder, or something else lies in its place.
+    """
+    if file is None:
+        return
+    path = Path(file)
+    if not path.parent.is_dir():
+        raise ValueError(f"requeue_file={file}: {path.parent} is not a folder: make it, or name a file in one")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        what = "is a folder: name a file in it" if path.is_dir() else "cannot be written: name a file in another folder"
+        raise ValueError(f"requeue_file={file} {what}")
+
+
 def unmark_requeue(folder: Path, file: str | None) -> None:
     """Remove the marker of an earlier stop."""
     _marker(folder, file).unlink(missing_ok=True)
