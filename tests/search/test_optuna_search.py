@@ -90,3 +90,23 @@ def test_the_verb_samples_trials_and_finds_them_again(
     assert tune.main(words) == 0
     assert capsys.readouterr().out.count("finished before: ") == 2
     assert sorted(row.lr for row in find_rows([tmp_path / "runs"])) == rates
+
+
+def test_a_second_process_at_the_same_search_is_refused_and_one_at_another_is_not(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna", reason="needs optuna, of the extra test")
+    config, other = (tiny(*QUICK, f"grid.recipe.lr=[1e-4,{highest}]") for highest in ("1e-1", "1e-2"))
+    began: list[float] = []
+
+    def start_another(trial: Config, command: str) -> Any:
+        if not began:
+            began.append(trial.recipe.lr)
+            with pytest.raises(ValueError, match="that another process is at: wait for it or stop it"):
+                search_optuna(config, number=2)
+            assert len(search_optuna(other, number=1)) == 1
+        return train(trial, command)
+
+    monkeypatch.setattr(tuning, "train", start_another)
+    assert len(search_optuna(config, number=2)) == 2
+    assert len(search_optuna(config, number=3)) == 3

@@ -13,6 +13,7 @@ from vision_peft.config.run_id import run_id_fields, task_name
 from vision_peft.distributed.processes import on_rank0, print_rank0
 from vision_peft.distributed.stopping import starts_over
 from vision_peft.results.figures import rank_val_score
+from vision_peft.runs.folder_lock import FolderLock
 from vision_peft.search.trials import Trial, Values, format_values, read_grid, replace_values, run_trial
 
 FILE = "search.sqlite3"  # in output_dir: what was sampled so far, of all searches there
@@ -26,8 +27,20 @@ def search_optuna(config: Config, command: Callable[[Values], str] = lambda valu
 
     Raises:
         ImportError: Optuna is not installed.
+        ValueError: another process does the same search in the same folder.
     """
-    optuna, grid = _import_optuna(), read_grid(config)
+    optuna, grid, locks = _import_optuna(), read_grid(config), list[FolderLock]()
+    on_rank0(lambda: locks.append(_lock(config, grid)))
+    try:
+        return _sample(optuna, config, grid, command, number)
+    finally:
+        for lock in locks:
+            lock.release()
+
+
+def _sample(
+    optuna: Any, config: Config, grid: Mapping[str, list[Any]], command: Callable[[Values], str], number: int
+) -> list[Trial]:
     states = optuna.trial.TrialState
     studies: list[Any] = []  # the one study, in the main process
     open_trials: list[Any] = []
@@ -57,10 +70,22 @@ def search_optuna(config: Config, command: Callable[[Values], str] = lambda valu
     return trials
 
 
+def _lock(config: Config, grid: Mapping[str, list[Any]]) -> FolderLock:
+    """Keep other processes out of this search; another one in the same folder has a lock of its own."""
+    folder, name = Path(config.output_dir), _study_name(config, grid).rpartition("-")[2]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return FolderLock(folder / f".search-{name}.lock")
+    except BlockingIOError:
+        raise ValueError(
+            f"{folder} holds a search with these settings that another process is at: wait for it or stop it, or give "
+            "another output_dir"
+        ) from None
+
+
 def _open_study(optuna: Any, config: Config, grid: Mapping[str, list[Any]]) -> Any:
     """Open the study of this search; a trial that was interrupted is the next one."""
     folder = Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     where = {"study_name": _study_name(config, grid), "storage": f"sqlite:///{folder.absolute() / FILE}"}
     if starts_over(config.overwrite):
         with contextlib.suppress(KeyError):
