@@ -30,6 +30,7 @@ from vision_peft.distributed.submit_job import check_submission
 from vision_peft.printable import for_shell, show
 
 INTERRUPTED = 130
+SEVERAL = "--seeds 0,1 runs several seeds, a file of configs/sweep/ several values"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError([f"give exactly one sweep=NAME, got {len(names)}; there are {', '.join(known)}"])
     options.overrides = [word for word in options.overrides if not word.startswith("sweep=")]
     overrides = overrides_of(options)
-    check_roots(read_command_line(overrides).runs)
+    check_roots(read_command_line(overrides, SEVERAL).runs)
     announce_loading()
     from vision_peft.results.table import format_rows
     from vision_peft.search.sweep import describe_failed, do_runs, list_runs, read_sweep

@@ -22,7 +22,7 @@ from vision_peft.data.choices import (
     VIEW_AVERAGES,
 )
 from vision_peft.data.loading.worker_limit import too_many_workers
-from vision_peft.fields import Checked, above_zero, at_least, choice, raise_all, share
+from vision_peft.fields import Checked, above_zero, at_least, below_one, choice, raise_all, share
 from vision_peft.protocols import PROTOCOLS
 from vision_peft.tuning.head_kinds import MapHead, list_grid_problems, read_head
 
@@ -146,9 +146,9 @@ class Recipe(Checked):
             *clip_time_problems(self.sampling, self.clip_seconds, self.views),
             *(at_least(name, getattr(self, name), 0) for name in _NOT_NEGATIVE),
             *(above_zero(name, getattr(self, name)) for name in ("clip_grad", "early_stopping", "crop_pct")),
-            *(share(name, getattr(self, name)) for name in ("label_smoothing", "random_erasing", "drop_path")),
-            *(share("each of betas", beta) for beta in self.betas),
-            *(share(name, getattr(self, name)) for name in ("ema", "layer_decay", "momentum", "effective_beta")),
+            *(share(name, getattr(self, name)) for name in _SHARES),
+            *(below_one(name, getattr(self, name)) for name in _BELOW_ONE),
+            *(below_one("betas", beta) for beta in self.betas),
         ]
         if self.accumulate > 0 and self.batch_size % self.accumulate:
             problems.append(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
@@ -188,6 +188,8 @@ class Recipe(Checked):
 
 _OF_PAIRS = ("images_per_class", "embedding_width")
 _FROM_ONE = ("epochs", "batch_size", "accumulate", "repeated_augmentation", "frame_stride", "crops", *_OF_PAIRS)
+_SHARES = ("label_smoothing", "random_erasing", "layer_decay", "momentum")
+_BELOW_ONE = ("ema", "drop_path", "effective_beta")  # at 1 nothing would be learnt, or is divided by 0
 _NOT_NEGATIVE = ("logit_adjustment", "lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix")
 
 

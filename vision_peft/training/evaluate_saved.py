@@ -113,11 +113,14 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = (), config_dir: 
     backbone = raw.get("backbone") or {**_list_recorded(info, adapter), **known}
     backbone = parse_backbone({**backbone, **given.get("backbone", {})})
     check_items(backbone, data, dataset)
+    views = {key: given[key] for key in _VIEWS if key in given}
+    if backbone.num_frames is None and any(value != 1 for value in views.values()):
+        words = " ".join(f"{key}={value}" for key, value in views.items())
+        raise ValueError(f"{words}: views and crops are of clips, and {path} answers single images: leave them out")
     channels = find_channels(recorded, dataset, f"data={data.name}")
     with rank0_first():
         model = create_model(backbone, settings.seed, dtype=info.backbone.get("quantized"), channels=channels)
     vp.load_adapter(model, adapter)
-    views = {key: given[key] for key in _VIEWS if key in given}
     dataset.set_evaluation({**complete_input(recorded, input_config(model)), **views})
     reported = BadFiles(report=lambda words: warn(words, stacklevel=2))
     batches = create_eval_loader(dataset, compute, settings.workers, settings.bad_eval, reported)
