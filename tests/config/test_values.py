@@ -48,9 +48,7 @@ def test_the_largest_seed_can_be_read_back(tiny: Tiny) -> None:
 def test_views_of_single_images_are_refused_in_evaluation_as_in_training(tiny: Tiny) -> None:
     config = tiny("recipe.epochs=1", "method=linear")
     train(config)
-    with pytest.raises(
-        ValueError, match=r"views=5 crops=3: views and crops are of clips, and .* answers single"
-    ):
+    with pytest.raises(ValueError, match=r"views=5 crops=3: views and crops are of clips, and .* answers single"):
         evaluate_saved(run_folder(config), ["views=5", "crops=3"])
     assert evaluate_saved(run_folder(config), ["views=1"]).metrics.images == 24
 
