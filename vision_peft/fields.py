@@ -12,6 +12,7 @@ from dataclasses import fields
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from vision_peft.printable import LONGEST_LINE, printable
+from vision_peft.strict_json import LARGEST
 
 
 class Checked:
@@ -110,6 +111,11 @@ def above_zero(name: str, value: float | None) -> str | None:
     return None if value is None or value > 0 else f"{name} must be above 0, got {value}"
 
 
+def below_one(name: str, value: float | None) -> str | None:
+    """Describe the problem where a number is below 0, or 1 and more; None, which means a default, is accepted."""
+    return None if value is None or 0 <= value < 1 else f"{name} must be at least 0 and below 1, got {value}"
+
+
 def share(name: str, value: float | None) -> str | None:
     """Describe the problem where a number is outside 0..1; None, which means a default, is accepted."""
     return None if value is None or 0 <= value <= 1 else f"{name} must be in 0..1, got {value}"
@@ -139,10 +145,10 @@ def _fit(value: Any, hint: Any) -> Any:
         if isinstance(value, tuple | list):
             return value if all(fits(entry, inner[0]) for entry in value) else _refuse(value)
     elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if isinstance(value, float | int) and not isinstance(value, bool) and _is_kept(value) and math.isfinite(value):
             return value
     elif hint is int:
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int) and not isinstance(value, bool) and _is_kept(value):
             return value
     elif isinstance(value, Mapping if (origin or hint) is dict else origin or hint):
         return value
@@ -159,6 +165,12 @@ def _refuse(value: Any) -> Any:
     raise TypeError(type(value).__name__)
 
 
+def _is_kept(value: float) -> bool:
+    """Whether the config.yaml and the rows of a run can hold a number, which they do in 64 bits."""
+    return isinstance(value, float) or abs(value) < LARGEST
+
+
 def _shown(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    text = text if len(text) <= 200 else f"{text[:200]}..."
+    return f"{text}, which is beyond 64 bits" if type(value) is int and not _is_kept(value) else text

@@ -149,7 +149,7 @@ def test_commas_separate_the_texts_of_a_sweep_unless_they_stand_in_quotes(typed:
 def test_without_m_a_comma_is_a_letter_of_a_text_and_separates_numbers() -> None:
     (run,) = read_command_line(["data=vtab1k", "data.task=a,b"]).runs
     assert run.raw["data"]["task"] == "a,b"
-    with pytest.raises(ConfigError, match="lists several values: add -m"):
+    with pytest.raises(ConfigError, match="lists several values: give one of them"):
         read_command_line(["seed=1,2"])
 
 

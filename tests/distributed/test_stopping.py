@@ -1,14 +1,19 @@
 """The marker of a stop on request, and torchrun that starts processes again which wanted to stop."""
 
+import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from vision_peft.cli._errors import one_line_errors
 from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder
 from vision_peft.distributed import stopping
 from vision_peft.distributed.stopping import Interrupted, StoppedBefore, StopRequests
+from vision_peft.training import fit as fit_module
 from vision_peft.training.trained import train
 
 Tiny = Callable[..., Config]
@@ -46,6 +51,30 @@ def test_another_torchrun_goes_on_even_where_it_had_to_start_again(
     config = tiny()
     assert train(config).row.top1 is not None
     assert not (run_folder(config) / "REQUEUE").exists()
+
+
+def test_a_marker_without_a_folder_is_refused_before_anything_is_written(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"requeue_file=.*absent/mark: .*absent is not a folder: make it, or name a"):
+        train(tiny(f"requeue_file={tmp_path / 'absent' / 'mark'}"))
+    with pytest.raises(ValueError, match="is a folder: name a file in it"):
+        train(tiny(f"requeue_file={tmp_path}"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_marker_that_cannot_be_written_in_the_end_is_a_warning(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "marks").mkdir()
+
+    def stop_without_folder(votes: Any, step: int) -> Interrupted | None:
+        shutil.rmtree(tmp_path / "marks", ignore_errors=True)
+        return real(votes, step)
+
+    real = fit_module.stop_decision
+    monkeypatch.setattr(fit_module, "stop_decision", stop_without_folder)
+    with pytest.raises(SystemExit, match="85"), one_line_errors():
+        train(tiny("max_time=1e-6", f"requeue_file={tmp_path / 'marks' / 'mark'}"))
+    assert "warning: the marker of a stopped run could not be written (" in capsys.readouterr().out
 
 
 def test_the_time_limit_counts_from_the_start_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

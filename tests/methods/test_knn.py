@@ -168,3 +168,14 @@ def test_train_and_val_vote_together_with_the_k_that_val_chose(tiny: Tiny):
 def test_a_run_refuses_what_would_have_to_be_trained(tiny: Tiny, settings: list[str], reason: str):
     with pytest.raises(ValueError, match=f"method=knn trains nothing: it needs .*{reason}"):
         train(tiny("method=knn", *settings))
+
+
+def test_a_run_that_is_asked_to_stop_ends_since_it_saves_nothing(
+    tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = train(tiny("method=knn", "method.tried=[1,3,5]", "max_time=1e-6")).row
+    assert row.top1 is not None
+    told = capsys.readouterr().out
+    (chosen,) = [entry["k"] for entry in row.curve if entry["epoch"] == row.chosen_epoch]
+    assert f"\ntraining          k={chosen} is kept; " in told
+    assert "stopped after" not in told

@@ -62,7 +62,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sweep
 
     monkeypatch.setattr(SweepRun, "find_row", find_row)
     monkeypatch.setattr(module, "LOOK_EVERY_S", 0.02)
-    config: Any = SimpleNamespace(output_dir=str(tmp_path))
+    config: Any = SimpleNamespace(output_dir=str(tmp_path), overwrite=False, dry_run=False)
 
     def run(name: str, what: str = "train") -> SweepRun:
         return SweepRun([str(tmp_path / name), what], config, tmp_path / name, name)

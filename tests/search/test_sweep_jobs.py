@@ -51,7 +51,7 @@ def test_jobs_of_slurm_are_watched_and_outlive_the_sweep(monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "submit_training", submit)
     monkeypatch.setattr("vision_peft.search.sweep.LOOK_EVERY_S", 0.01)
     monkeypatch.setattr(SweepRun, "find_row", lambda _: None)
-    config: Any = SimpleNamespace(output_dir=str(tmp_path))
+    config: Any = SimpleNamespace(output_dir=str(tmp_path), overwrite=False, dry_run=False)
     runs = [SweepRun([f"method={name}"], config, tmp_path / name, name) for name in ("lora", "vpt")]
     resources, told = Resources(partition="gpu"), list[str]()
     start = functools.partial(SubmittedJob, resources=resources, folder=tmp_path / "jobs")

@@ -1,7 +1,6 @@
 """Searching a grid: every trial is a row that never saw test, and val chooses."""
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from vision_peft.config.run_id import run_folder
 from vision_peft.data.datasets.folder import Folder
 from vision_peft.results.find_rows import find_rows
 from vision_peft.search import trials as tuning
-from vision_peft.search.optuna_search import _decode_values, _suggest, search_optuna
 from vision_peft.search.trials import (
     Trial,
     expand_grid,
@@ -211,57 +209,3 @@ def test_a_trial_lies_where_the_same_settings_typed_by_hand_lie(tiny: Tiny) -> N
     assert run_folder(replace_values(config, {"recipe.lr": 0.5}, seed=2)) == run_folder(
         tiny("recipe.lr=0.5", "protocol=val_select_retrain", "seed=2")
     )
-
-
-def test_ranges_are_sampled_by_what_they_hold() -> None:
-    class Asked:
-        def __init__(self) -> None:
-            self.calls: list[Any] = []
-
-        def __getattr__(self, name: str) -> Callable[..., None]:
-            return lambda *given, **further: self.calls.append((name, *given, further))
-
-    grid = {"a": [0.1, 10], "b": [4, 64, 8], "c": [0, 0.01], "d": [True, False], "e": [None, 1], "f": [3]}
-    asked = Asked()
-    for key, options in grid.items():
-        _suggest(asked, key, options)
-    assert asked.calls == [
-        ("suggest_float", "a", 0.1, 10, {"log": True}),
-        ("suggest_int", "b", 4, 64, {"log": True}),
-        ("suggest_float", "c", 0, 0.01, {"log": False}),
-        ("suggest_categorical", "d", [0, 1], {}),
-        ("suggest_categorical", "e", [0, 1], {}),
-        ("suggest_categorical", "f", [0], {}),
-    ]
-    drawn = {"a": 0.123456, "b": 7, "c": 0.0012345, "d": 1, "e": 0, "f": 0}
-    assert _decode_values(drawn, grid) == {"a": 0.123, "b": 7, "c": 0.00123, "d": False, "e": None, "f": 3}
-
-
-def test_without_optuna_the_way_to_get_it_is_told(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ImportError, match=r"pip install 'vision_peft\[sweep\]'"):
-        search_optuna(tiny(*QUICK, "grid.recipe.lr=[1e-3,1e-1]"), 2)
-
-
-def test_a_sampled_search_goes_on_where_it_was_interrupted(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("optuna", reason="needs optuna, of the extra test")
-    overrides = [*QUICK, "grid.recipe.lr=[1e-4,1e-1]", "grid.recipe.weight_decay=[0,1e-2]"]
-    whole = search_optuna(tiny(*overrides, folder="whole"), 4)
-    assert len({trial.row.lr for trial in whole}) == 4
-    assert all(1e-4 <= trial.row.lr <= 1e-1 and 0 <= trial.row.weight_decay <= 1e-2 for trial in whole)
-    trained: list[float] = []
-
-    def counted(trial: Config, command: str) -> Any:
-        trained.append(trial.recipe.lr)
-        if len(trained) == 3:
-            raise KeyboardInterrupt
-        return train(trial, command)
-
-    monkeypatch.setattr(tuning, "train", counted)
-    with pytest.raises(KeyboardInterrupt):
-        search_optuna(tiny(*overrides, folder="broken"), 4)
-    again = search_optuna(tiny(*overrides, folder="broken"), 4)
-    assert [trial.values for trial in again] == [trial.values for trial in whole]
-    assert len(trained) == 5  # the third twice
-    assert len(search_optuna(tiny(*overrides, folder="broken"), 5)) == 5
-    assert len(trained) == 6

@@ -10,6 +10,7 @@ from support.tiny_run import left_behind, tiny_config
 from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_folder
 from vision_peft.data import ImageDecodeError
+from vision_peft.runs.run_config import read_config
 from vision_peft.runs.saved_data import read_saved_data
 from vision_peft.training.evaluate_saved import evaluate_saved
 from vision_peft.training.trained import train
@@ -72,6 +73,19 @@ def test_a_run_that_has_not_begun_takes_the_data_of_now(mixed: Path) -> None:
     row = train(config).row
     assert gone not in names_of(config, "train")
     assert row.n_train == len(names_of(config, "train"))
+
+
+def test_a_run_that_has_not_begun_and_takes_other_data_says_where_that_is(photos: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "a" / "photos", tmp_path / "b" / "photos"
+    for root in (first, second):
+        shutil.copytree(photos, root)
+    for path in second.glob("test/*/0.png"):
+        path.unlink()
+    killed_at((0, 0), tiny_config(first, tmp_path / "runs"))
+    config = tiny_config(second, tmp_path / "runs")
+    row = train(config).row
+    assert read_config(run_folder(config))["data"]["root"] == str(second)
+    assert evaluate_saved(run_folder(config)).metrics.images == row.n_test == 21
 
 
 def test_a_test_image_that_was_removed_after_training_is_announced(

@@ -52,6 +52,16 @@ def test_it_runs_beside_the_folder_of_the_runs_and_not_elsewhere(
     assert [path.name for path in tmp_path.rglob("*")] == (["deep", "runs"] if made else [])
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["recipe.head=batchnorm_linear"], ["recipe.head=attentive", "recipe.head_options.queries=2", "recipe.ema=0.5"]],
+    ids=["batchnorm", "attentive"],
+)
+def test_it_passes_for_several_heads(photos: Path, tmp_path: Path, words: list[str]) -> None:
+    grid = "recipe.head_grid={lr: [1e-3, 1e-2], weight_decay: [0.0, 0.1]}"
+    train(tiny_config(photos, tmp_path / "runs", "method=linear", grid, "dry_run=true", *words))
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.filterwarnings("ignore:.*no training image")
 def test_it_passes_for_every_method(photos: Path, tmp_path: Path, method: str) -> None:

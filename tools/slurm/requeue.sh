@@ -3,7 +3,8 @@
 # run_and_requeue COMMAND... : run a training; where it was stopped with its state saved, put the job back into the queue.
 # The marker file decides, since torchrun ends with 1 whatever its processes end with. Slurm sends USR1 to the script ahead
 # of the time limit (#SBATCH --signal=B:USR1@120); the training gets it as SIGTERM, which torchrun hands on to its
-# processes. One that was still starting then leaves no marker, and is put back as well.
+# processes. One that was still starting then leaves no marker, and is put back as well. A job that is back has the same
+# words; Slurm counts it in SLURM_RESTART_COUNT, and overwrite=true is left out then.
 run_and_requeue() {
     local marker="$PWD/requeue-$SLURM_JOB_ID" asked=no code step
     rm -f "$marker"

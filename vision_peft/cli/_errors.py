@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -51,8 +52,14 @@ def one_line_errors() -> Iterator[None]:
     except Interrupted as stop:
         raise SystemExit(130 if stop.signal == signal.SIGINT else REQUEUE) from None
     except KeyboardInterrupt:
-        show("stopped; the same command again resumes from the last saved state", sys.stderr)
+        show(_say_without_overwrite("stopped; the same command again resumes from the last saved state"), sys.stderr)
         raise SystemExit(130) from None
+
+
+def _say_without_overwrite(text: str) -> str:
+    """Where the command says to start over, have a message name the one that goes on."""
+    overwrites = any(word.lower().lstrip("+") == "overwrite=true" for word in sys.argv)
+    return re.sub("the same command( again)?", "the same command without overwrite=true", text) if overwrites else text
 
 
 def _raise_if_asked(error: Exception) -> None:
@@ -62,7 +69,7 @@ def _raise_if_asked(error: Exception) -> None:
 
 def _end(text: str, code: int) -> None:
     rank = os.environ.get("RANK", "0")
-    first, *others = text.split("\n")
+    first, *others = _say_without_overwrite(text).split("\n")
     # what follows is moved in: a name with a line end in it cannot make a line that starts as ours do
     lines = [first, *(line if line.startswith("  ") else f"  {line}" for line in others)]
     show(f"{'' if rank == '0' else f'process {rank}: '}error: " + "\n".join(lines), sys.stderr, "red")

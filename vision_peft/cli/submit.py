@@ -3,8 +3,9 @@
     pip install "vision_peft[slurm]"
     vision-peft submit --nodes 2 --gpus 8 --minutes 480 --partition gpu method=vpt recipe.lr=1e-2
 
-It uses submitit and starts one torchrun per node. It takes the overrides of train and checks them before it submits.
-The training must see the same files as this command: submit from a file system that all nodes share.
+It uses submitit and starts one torchrun per node. It takes the overrides of train, --config-dir and --memory, and
+checks them before it submits. The training must see the same files as this command: submit from a file system that
+all nodes share.
 """
 
 import argparse
@@ -12,10 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vision_peft.cli._numbers import parse_number, parse_positive
-from vision_peft.cli._verb import announce_loading, make_parser
+from vision_peft.cli._verb import add_config_dir, announce_loading, make_parser, overrides_of
 from vision_peft.config.command_line import read_command_line
+from vision_peft.config.commands import through_the_door
+from vision_peft.config.flags import write_memory_as_key
 from vision_peft.distributed.submit_job import Resources, check_submission, submit_training
 from vision_peft.printable import show
+
+SEVERAL = "submit a job for each of them, or a sweep with  vision-peft sweep --slurm"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -24,13 +29,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as for train")
     add_resources(parser)
     parser.add_argument("--logs", type=Path, default=Path("jobs"), metavar="DIR", help="folder of logs (default: jobs)")
-    options = parser.parse_intermixed_args(argv)
-    resources = read_resources(options)
-    command_line = read_command_line(options.overrides)
+    add_config_dir(parser)
+    options = parser.parse_intermixed_args(write_memory_as_key(argv))
+    resources, overrides = read_resources(options), overrides_of(options)
+    command_line = read_command_line(overrides, through_the_door(SEVERAL))
     check_submission(resources)
     announce_loading()
     command_line.check_values()
-    job = submit_training(options.overrides, resources, options.logs)
+    job = submit_training(overrides, resources, options.logs)
     show(f"job {job.job_id}: {job.paths.stdout}")
     return 0
 

@@ -30,6 +30,7 @@ from vision_peft.distributed.submit_job import check_submission
 from vision_peft.printable import for_shell, show
 
 INTERRUPTED = 130
+SEVERAL = "--seeds 0,1 runs several seeds, a file of configs/sweep/ several values"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError([f"give exactly one sweep=NAME, got {len(names)}; there are {', '.join(known)}"])
     options.overrides = [word for word in options.overrides if not word.startswith("sweep=")]
     overrides = overrides_of(options)
-    check_roots(read_command_line(overrides).runs)
+    check_roots(read_command_line(overrides, SEVERAL).runs)
     announce_loading()
     from vision_peft.results.table import format_rows
     from vision_peft.search.sweep import describe_failed, do_runs, list_runs, read_sweep
@@ -74,8 +75,12 @@ def main(argv: Sequence[str]) -> int:
     if outcome.stopped:
         return INTERRUPTED
     if outcome.failed:
-        text = "of the runs failed; the same command runs them again:"
+        again = "without overwrite=true" if runs[0].config.overwrite else "again"
+        text = f"of the runs failed; the same command {again} runs them:"
         show("\n  ".join([f"\n{len(outcome.failed)} {text}", *describe_failed(outcome.failed)]), sys.stderr)
         return USER_ERROR
+    if outcome.passed:
+        show(f"\n{len(outcome.passed)} of {len(runs)} dry runs passed; nothing was kept")
+        return 0
     suggest_next(["report", output_dir], ["plot", output_dir])
     return 0

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     if flags.help:
         show(format_help(find_configs()))
         return 0
-    command = command_line.read_command_line(argv)
+    command = command_line.read_command_line(argv, command_line.ADD_M)
     check_roots(command.runs)
     if command.runs:
         announce_loading()

@@ -18,6 +18,8 @@ from vision_peft.cli._roots import check_roots
 from vision_peft.cli._verb import add_config_dir, announce_loading, make_parser, overrides_of, suggest_next
 from vision_peft.config.command_line import read_command_line
 
+SEVERAL = "grid.<key>=[...] compares values, --seeds 0,1 trains the chosen one with several seeds"
+
 
 def main(argv: Sequence[str]) -> int:
     """Parse, search, print."""
@@ -33,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     add_config_dir(parser)
     arguments = parser.parse_intermixed_args(argv)
     overrides = overrides_of(arguments)
-    (run,) = read_command_line(overrides).runs
+    (run,) = read_command_line(overrides, SEVERAL).runs
     check_roots([run])
     announce_loading()
     from vision_peft.search.optuna_search import search_optuna

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from vision_peft.config.parse import Config
 
 T = TypeVar("T")
+ADD_M = "add -m to run them one after another"
 CHECKED_BEFORE_A_SWEEP = 100  # runs; a fifth of a second each
 
 
@@ -65,12 +66,16 @@ class CommandLine:
         _try_all(run.parse for run in self.runs)
 
 
-def read_command_line(arguments: Sequence[str]) -> CommandLine:
+def read_command_line(arguments: Sequence[str], several: str = "give one of them") -> CommandLine:
     """Check the names and keys that a command was given, for every run of a sweep before the first one starts.
 
     A second method ``+method_2=vpt`` becomes Hydra's ``+method@method_2=vpt``; a plain ``key=value`` becomes
     ``++key=value``, so that an unknown key reaches the checks here, which know what was meant. With ``experiment=...
     method=...`` the fields that the experiment gives its own method are deleted.
+
+    Args:
+        arguments: overrides and flags as they were typed.
+        several: what to do, of this verb, with a key that lists several values; -m is train's.
 
     Raises:
         ConfigError: unreadable overrides, names without a config file, unknown keys.
@@ -100,7 +105,7 @@ def read_command_line(arguments: Sequence[str]) -> CommandLine:
         )
     if not parsed.multirun:
         sweeps = [override.input_line for override in overrides if override.is_sweep_override()]
-        problems += [f"{text} lists several values: add -m to run them one after another" for text in sweeps]
+        problems += [f"{text} lists several values: {several}" for text in sweeps]
     if problems:
         raise ConfigError(problems)
     rewritten = [_rewrite(override, folders) for override in overrides] + _delete_fields(overrides, folders)
@@ -113,7 +118,7 @@ def read_command_line(arguments: Sequence[str]) -> CommandLine:
 
 def prepare(arguments: Sequence[str]) -> list[str]:
     """Check the arguments of a command, values as well, and return what Hydra shall see in their place."""
-    command_line = read_command_line(arguments)
+    command_line = read_command_line(arguments, ADD_M)
     command_line.check_values()
     return command_line.words
 

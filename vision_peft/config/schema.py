@@ -21,7 +21,8 @@ from vision_peft.data.choices import (
     SAMPLINGS,
     VIEW_AVERAGES,
 )
-from vision_peft.fields import Checked, above_zero, at_least, choice, raise_all, share
+from vision_peft.data.loading.worker_limit import too_many_workers
+from vision_peft.fields import Checked, above_zero, at_least, below_one, choice, raise_all, share
 from vision_peft.protocols import PROTOCOLS
 from vision_peft.tuning.head_kinds import MapHead, list_grid_problems, read_head
 
@@ -145,9 +146,9 @@ class Recipe(Checked):
             *clip_time_problems(self.sampling, self.clip_seconds, self.views),
             *(at_least(name, getattr(self, name), 0) for name in _NOT_NEGATIVE),
             *(above_zero(name, getattr(self, name)) for name in ("clip_grad", "early_stopping", "crop_pct")),
-            *(share(name, getattr(self, name)) for name in ("label_smoothing", "random_erasing", "drop_path")),
-            *(share("each of betas", beta) for beta in self.betas),
-            *(share(name, getattr(self, name)) for name in ("ema", "layer_decay", "momentum", "effective_beta")),
+            *(share(name, getattr(self, name)) for name in _SHARES),
+            *(below_one(name, getattr(self, name)) for name in _BELOW_ONE),
+            *(below_one("betas", beta) for beta in self.betas),
         ]
         if self.accumulate > 0 and self.batch_size % self.accumulate:
             problems.append(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}")
@@ -187,6 +188,8 @@ class Recipe(Checked):
 
 _OF_PAIRS = ("images_per_class", "embedding_width")
 _FROM_ONE = ("epochs", "batch_size", "accumulate", "repeated_augmentation", "frame_stride", "crops", *_OF_PAIRS)
+_SHARES = ("label_smoothing", "random_erasing", "layer_decay", "momentum")
+_BELOW_ONE = ("ema", "drop_path", "effective_beta")  # at 1 nothing would be learnt, or is divided by 0
 _NOT_NEGATIVE = ("logit_adjustment", "lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix")
 
 
@@ -229,7 +232,7 @@ class Settings(Checked):
     channels_last: bool = False  # memory layout of images and convolutions
     fused: bool | None = None  # optimiser in one kernel; null: on GPUs
     workers: int | str = (
-        "auto"  # processes that load images; auto: as many as keep up, up to 8 and a core each; none for data in memory
+        "auto"  # processes that load images; auto: as many as keep up, <= 8 and a core each; none for data in memory
     )
     cache_mb: int | str = (
         "auto"  # most memory for decoded images, 10^6 bytes; auto: 1/4 of what is free, <= 4096; 0: off
@@ -274,6 +277,8 @@ class Settings(Checked):
             problems.append(f"compile_mode={self.compile_mode} is for compile=true or compile=blocks: give one of them")
         if self.workers != "auto" and (not isinstance(self.workers, int) or self.workers < 0):
             problems.append(f"workers must be auto or a number of processes from 0, got {self.workers!r}")
+        elif isinstance(self.workers, int):
+            problems.append(too_many_workers(self.workers))
         if self.cache_mb != "auto" and (not isinstance(self.cache_mb, int) or self.cache_mb < 0):
             problems.append(f"cache_mb must be auto or a number of megabytes from 0, got {self.cache_mb!r}")
         raise_all(problems)

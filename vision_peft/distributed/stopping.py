@@ -24,7 +24,12 @@ class Interrupted(Exception):
     def __init__(self, number: int | None, step: int) -> None:
         self.signal = number
         why = "max_time is over: " if number is None else ""
-        super().__init__(f"{why}stopped after update {step}; its state is saved: the same command again resumes there")
+        self._what = f"{why}stopped after update {step}; its state is saved"
+        super().__init__(self.describe())
+
+    def describe(self, overwrite: bool = False) -> str:
+        """Say what happened and which command goes on; `overwrite`: the one that was stopped says to start over."""
+        return f"{self._what}: the same command {'without overwrite=true' if overwrite else 'again'} resumes there"
 
     @property
     def wants_requeue(self) -> bool:
@@ -94,6 +99,22 @@ def mark_requeue(folder: Path, file: str | None) -> None:
     write_file(_marker(folder, file), os.environ.get("TORCHELASTIC_RUN_ID", ""))
 
 
+def check_marker(file: str | None) -> None:
+    """Check before training that the marker can be written where it was asked for.
+
+    Raises:
+        ValueError: it has no folder, or something else lies in its place.
+    """
+    if file is None:
+        return
+    path = Path(file)
+    if not path.parent.is_dir():
+        raise ValueError(f"requeue_file={file}: {path.parent} is not a folder: make it, or name a file in one")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        what = "is a folder: name a file in it" if path.is_dir() else "cannot be written: name a file in another folder"
+        raise ValueError(f"requeue_file={file} {what}")
+
+
 def unmark_requeue(folder: Path, file: str | None) -> None:
     """Remove the marker of an earlier stop."""
     _marker(folder, file).unlink(missing_ok=True)
@@ -104,6 +125,17 @@ def is_restart_after_stop(folder: Path, file: str | None) -> bool:
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not _marker(folder, file).is_file():
         return False
     return read_file(_marker(folder, file), 1000).decode() == os.environ.get("TORCHELASTIC_RUN_ID", "")
+
+
+def is_started_again() -> bool:
+    """Whether torchrun or Slurm started this process once more, with the words of the first start."""
+    counts = (os.environ.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    return any(count.strip("0") for count in counts)
+
+
+def starts_over(overwrite: bool) -> bool:
+    """Whether what is there is to be deleted: `overwrite=true` says it for the first start, not for those after it."""
+    return overwrite and not is_started_again()
 
 
 def _marker(folder: Path, file: str | None) -> Path:

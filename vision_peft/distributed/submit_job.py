@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-STOPPED = "stopped with its state saved: submit the same command again"
+STOPPED = "stopped with its state saved: submit the same command again (without overwrite=true)"
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,14 @@ class Training:
         return "finished"
 
     def checkpoint(self) -> Any:
-        """Stop the training with its state saved; what submitit shall run next is the same again."""
+        """Stop the training with its state saved; what submitit shall run next goes on with it."""
         import submitit  # pyright: ignore[reportMissingImports]  # an extra
 
         if self.torchrun:
             os.kill(self.torchrun, signal.SIGTERM)
             os.waitpid(self.torchrun, 0)
-        return submitit.helpers.DelayedSubmission(Training(self.processes, self.overrides, self.log))
+        again = [word for word in self.overrides if word.partition("=")[0].lstrip("+") != "overwrite"]
+        return submitit.helpers.DelayedSubmission(Training(self.processes, again, self.log))
 
 
 def check_submission(resources: Resources) -> None:

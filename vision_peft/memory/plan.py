@@ -16,6 +16,7 @@ from vision_peft.config.parse import Config, method_entry
 from vision_peft.config.schema import RECOMPUTES
 from vision_peft.distributed.device import Compute, describe_device, peak_memory_mb
 from vision_peft.distributed.processes import on_rank0
+from vision_peft.distributed.stopping import starts_over
 from vision_peft.memory.choose import DoesNotFit, choose, list_choices
 from vision_peft.memory.predict import Choice, MemoryOfTraining, return_freed_memory
 from vision_peft.memory.remembered import memory_key, recall, remember
@@ -89,7 +90,7 @@ def plan_memory(
     Raises:
         ValueError: the limit is too small for any choice, or the model's weights are cut into shards.
     """
-    kept = on_rank0(lambda: _read(folder / MEMORY))
+    kept = {} if starts_over(config.overwrite) else on_rank0(lambda: _read(folder / MEMORY))
     if config.memory is None and not kept:
         return Plan(config, config, compute)
     if compute.sharded:

@@ -101,3 +101,9 @@ def format_number(value: float, beside: float | None = None) -> str:
     """Write a figure, or a deviation `beside` a figure, with the digits that the figure needs: 97.51, 0.799."""
     size = abs(value if beside is None else beside)
     return f"{value:.{2 if size >= 1 else 3}f}"
+
+
+def find_chosen_k(row: Row) -> int | None:
+    """Find the k of k-NN that val chose, of which each has the place of an epoch; None of any other run."""
+    k = next((entry.get("k") for entry in row.curve if entry.get("epoch") == row.chosen_epoch), None)
+    return k if type(k) is int else None

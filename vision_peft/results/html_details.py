@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from vision_peft.results.commands import describe_provenance, show_command
-from vision_peft.results.figures import get_figure
+from vision_peft.results.figures import find_chosen_k, get_figure
 from vision_peft.results.html_data import Data, shorten
 from vision_peft.results.labels import format_value
 from vision_peft.results.row import Row
@@ -25,9 +25,14 @@ Picture = Callable[[Row, str], str | None]  # thumbnail of an item of test as a 
 def list_runs(setting: Setting) -> Data:
     """List the runs of a setting, with the exact command of each."""
     rows = setting.rows[:MOST_RUNS]
-    runs = [[row.seed, _write(get_figure(row, row.metric)), row.chosen_epoch, show_command(row)] for row in rows]
+    runs = [[row.seed, _write(get_figure(row, row.metric)), _find_epoch(row), show_command(row)] for row in rows]
     cut = [[*first, text if len(text) <= LONGEST_COMMAND else ""] for *first, text in runs]
     return {"runs": cut, "more_runs": len(setting.rows) - len(rows), "lost": setting.describe_lost()}
+
+
+def _find_epoch(row: Row) -> int | None:
+    """Find the chosen epoch; k-NN has none."""
+    return row.chosen_epoch if find_chosen_k(row) is None else None
 
 
 def list_facts(setting: Setting) -> Data:

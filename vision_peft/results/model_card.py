@@ -10,6 +10,7 @@ from vision_peft.printable import LONGEST_LINE, for_markdown, printable
 from vision_peft.results.commands import collect_commands
 from vision_peft.results.figures import (
     describe_figure,
+    find_chosen_k,
     format_number,
     get_figure,
     get_val_score,
@@ -142,6 +143,7 @@ def _results(facts: CardFacts) -> list[str]:
         for key, values in (row.tried or {}).items()
     )
     chosen = "" if row.chosen_epoch is None else f", epoch {row.chosen_epoch} chosen"
+    chosen = chosen if (k := find_chosen_k(row)) is None else f", k={k} chosen"
     return [
         "\n## Results\n",
         f"| data | test images | {heads} |",

@@ -4,7 +4,14 @@ import re
 from collections.abc import Sequence
 
 from vision_peft.printable import LONGEST_LINE, printable
-from vision_peft.results.figures import describe_figure, format_number, get_val_score, is_tested, list_figures
+from vision_peft.results.figures import (
+    describe_figure,
+    find_chosen_k,
+    format_number,
+    get_val_score,
+    is_tested,
+    list_figures,
+)
 from vision_peft.results.labels import disambiguate
 from vision_peft.results.row import FINISHED, Row
 from vision_peft.results.selection import describe_left_out, describe_lost, describe_panel
@@ -58,6 +65,7 @@ def format_result(row: Row) -> str:
     share = f", {100 * trained / total:.2f} % of all" if total else ""
     memory = "" if row.peak_memory_mb is None else f", {format_bytes(row.peak_memory_mb * 1e6)} of memory at most"
     epoch = f"epoch {row.chosen_epoch} of {row.epochs} is kept; " if row.chosen_epoch else ""
+    epoch = epoch if (k := find_chosen_k(row)) is None else f"k={k} is kept; "
     facts = [
         [
             "trained",

@@ -12,7 +12,7 @@ from vision_peft.config.parse import Config, to_dict
 from vision_peft.data import ImageDecodeError
 from vision_peft.data.loading.bad_files import BadFiles
 from vision_peft.distributed.processes import all_gather, on_rank0
-from vision_peft.distributed.stopping import Interrupted, mark_requeue, unmark_requeue
+from vision_peft.distributed.stopping import Interrupted, check_marker, mark_requeue, starts_over, unmark_requeue
 from vision_peft.runs.append_log import Journal
 from vision_peft.runs.checkpoint import save_errors, truncate_lines
 from vision_peft.runs.folder_lock import FolderLock
@@ -105,11 +105,19 @@ class Run:
 
     def stop(self, why: Interrupted) -> None:
         """Say that the run stops on request, and leave the mark for a scheduler that is to start it again."""
-        self.say(str(why))
-        if why.wants_requeue:
-            on_rank0(lambda: mark_requeue(self.folder, self._config.requeue_file))
+        self.say(why.describe(self._config.overwrite))
+        if why.wants_requeue and (problem := on_rank0(self._mark_requeue)):
+            self.say(f"warning: the marker of a stopped run could not be written ({problem}): start it again yourself")
+
+    def _mark_requeue(self) -> str | None:
+        try:
+            mark_requeue(self.folder, self._config.requeue_file)
+        except (OSError, ValueError) as error:  # the state is saved, so that the run still ends as one that was stopped
+            return str(error)
+        return None
 
     def _open(self) -> None:
+        check_marker(self._config.requeue_file)
         self._lock = open_folder(self._config, self.folder)
 
     def _start(self, step: int, lines: int) -> None:
@@ -120,3 +128,5 @@ class Run:
         for name in self._config.trackers:
             self._trackers.append(TRACKERS[name](self.folder, step, to_dict(self._config)))
         unmark_requeue(self.folder, self._config.requeue_file)
+        if self._config.overwrite and not starts_over(self._config.overwrite):
+            self.say("overwrite=true is left out: torchrun or Slurm has started this run again, which goes on")

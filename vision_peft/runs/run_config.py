@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from vision_peft.config.renames import with_todays_names
+from vision_peft.data.loading.worker_limit import too_many_workers
 from vision_peft.printable import LONGEST_LINE, name_some, printable
 from vision_peft.safe_files import read_file
 from vision_peft.strict_json import LARGEST
@@ -39,7 +40,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder / CONFIG} must hold keys and values")
     if problems := list(_find_not_plain(raw)):
         raise ValueError(f"{folder / CONFIG}: {name_some(problems)}; the config of a run holds plain values")
-    return with_todays_names({str(key): value for key, value in raw.items()})
+    named = with_todays_names({str(key): value for key, value in raw.items()})
+    workers = named.get("workers")
+    if type(workers) is int and too_many_workers(workers):  # the run is of a machine with more cores
+        named["workers"] = "auto"
+    return named
 
 
 def describe_runs_below(folder: Path, named: int = 3, most: int = 1000) -> str:

@@ -18,6 +18,7 @@ from vision_peft.config.errors import ConfigError
 from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_id_fields
 from vision_peft.distributed.device import choose_compute, reset_peak_memory
+from vision_peft.distributed.stopping import starts_over
 from vision_peft.memory.choose import DoesNotFit
 from vision_peft.results.table import format_seconds
 from vision_peft.runs.find_run import find_run
@@ -87,7 +88,7 @@ class Contest:
         of = {key: value for key, value in fixed if key.split(".")[0] in ("data", "backbone", "seed")}
         of["recipe"] = sorted(word for word in words if word.startswith("recipe."))
         of["levels"] = levels
-        self.state = open_state(self.folder, of, budget_s, memory, first.overwrite)
+        self.state = open_state(self.folder, of, budget_s, memory, starts_over(first.overwrite))
         self.all: list[Competitor] = []
         for candidate in candidates:
             progress = self.state.candidates.get(candidate.name)

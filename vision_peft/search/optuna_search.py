@@ -11,13 +11,15 @@ from typing import Any
 from vision_peft.config.parse import Config
 from vision_peft.config.run_id import run_id_fields, task_name
 from vision_peft.distributed.processes import on_rank0, print_rank0
+from vision_peft.distributed.stopping import starts_over
 from vision_peft.results.figures import rank_val_score
+from vision_peft.runs.folder_lock import FolderLock
 from vision_peft.search.trials import Trial, Values, format_values, read_grid, replace_values, run_trial
 
 FILE = "search.sqlite3"  # in output_dir: what was sampled so far, of all searches there
 
 
-def search_optuna(config: Config, number: int, command: Callable[[Values], str] = lambda values: "") -> list[Trial]:
+def search_optuna(config: Config, command: Callable[[Values], str] = lambda values: "", *, number: int) -> list[Trial]:
     """Run `number` trials from the ranges of the grid; those of an earlier call with the same config count.
 
     Numbers are sampled between the lowest and the highest of their list, on a logarithmic scale if all are above 0,
@@ -25,8 +27,20 @@ def search_optuna(config: Config, number: int, command: Callable[[Values], str] 
 
     Raises:
         ImportError: Optuna is not installed.
+        ValueError: another process does the same search in the same folder.
     """
-    optuna, grid = _import_optuna(), read_grid(config)
+    optuna, grid, locks = _import_optuna(), read_grid(config), list[FolderLock]()
+    on_rank0(lambda: locks.append(_lock(config, grid)))
+    try:
+        return _sample(optuna, config, grid, command, number)
+    finally:
+        for lock in locks:
+            lock.release()
+
+
+def _sample(
+    optuna: Any, config: Config, grid: Mapping[str, list[Any]], command: Callable[[Values], str], number: int
+) -> list[Trial]:
     states = optuna.trial.TrialState
     studies: list[Any] = []  # the one study, in the main process
     open_trials: list[Any] = []
@@ -56,12 +70,24 @@ def search_optuna(config: Config, number: int, command: Callable[[Values], str] 
     return trials
 
 
+def _lock(config: Config, grid: Mapping[str, list[Any]]) -> FolderLock:
+    """Keep other processes out of this search; another one in the same folder has a lock of its own."""
+    folder, name = Path(config.output_dir), _study_name(config, grid).rpartition("-")[2]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return FolderLock(folder / f".search-{name}.lock")
+    except BlockingIOError:
+        raise ValueError(
+            f"{folder} holds a search with these settings that another process is at: wait for it or stop it, or give "
+            "another output_dir"
+        ) from None
+
+
 def _open_study(optuna: Any, config: Config, grid: Mapping[str, list[Any]]) -> Any:
     """Open the study of this search; a trial that was interrupted is the next one."""
     folder = Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     where = {"study_name": _study_name(config, grid), "storage": f"sqlite:///{folder.absolute() / FILE}"}
-    if config.overwrite:
+    if starts_over(config.overwrite):
         with contextlib.suppress(KeyError):
             optuna.delete_study(**where)
     study = optuna.create_study(**where, direction="maximize", load_if_exists=True)

@@ -8,7 +8,7 @@ import itertools
 import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from vision_peft.config.command_line import compose_config, with_values
 from vision_peft.config.errors import ConfigError
 from vision_peft.config.find_configs import read_uncomposed
 from vision_peft.config.parse import Config
+from vision_peft.distributed.stopping import starts_over
 from vision_peft.printable import LONGEST_LINE, printable
-from vision_peft.results.row import Row
+from vision_peft.results.row import RESULT, STATUS, Row
 from vision_peft.runs.find_run import find_run
 from vision_peft.runs.folder_lock import FolderLock
 from vision_peft.runs.run_files import LOCK
@@ -47,6 +48,9 @@ class SweepRun:
     name: str  # what it has of its own
     seconds: float = 0.0  # that it took here
 
+    def __post_init__(self) -> None:
+        self._before = self._stamp_row()
+
     @property
     def log(self) -> Path:
         """The file that its output goes into."""
@@ -54,9 +58,19 @@ class SweepRun:
         return Path(self.config.output_dir, LOGS, "--".join(below.parts) + ".txt")
 
     def find_row(self) -> Row | None:
-        """Find the row of the run, if it need not be done again: it has finished or diverged."""
-        row = find_finished_row(self.config, self.folder)
+        """Find the row of the run, if it need not be done again: it has finished or diverged.
+
+        Where the sweep starts over, a row from before it counts as none.
+        """
+        if starts_over(self.config.overwrite) and self._stamp_row() == self._before:
+            return None
+        row = find_finished_row(replace(self.config, overwrite=False), self.folder)
         return find_diverged_row(self.folder) if row is None and self.folder.is_dir() else row
+
+    def _stamp_row(self) -> list[tuple[int, int]]:
+        """Stamp the files with a row: written anew they have another number or another time."""
+        found = [path.stat() for name in (RESULT, STATUS) if (path := self.folder / name).is_file()]
+        return [(each.st_ino, each.st_mtime_ns) for each in found]
 
     def is_taken(self) -> bool:
         """Whether another process trains it right now."""
@@ -75,6 +89,7 @@ class Outcome:
 
     rows: list[Row] = field(default_factory=list)
     failed: list[SweepRun] = field(default_factory=list)
+    passed: list[SweepRun] = field(default_factory=list)  # dry runs, which leave no row
     stopped: bool = False
 
 
@@ -149,7 +164,8 @@ def do_runs(runs: Sequence[SweepRun], jobs: int, tell: Callable[[str], None], st
         tell: is given a line at each event.
         start: starts a training.
     """
-    outcome, waiting, slots = Outcome(), [run for run in runs if run.find_row() is None], dict[int, _Started]()
+    outcome, slots = Outcome(), dict[int, _Started]()
+    waiting = [run for run in runs if run.config.dry_run or run.find_row() is None]
     if before := len(runs) - len(waiting):
         tell(f"{before} of {len(runs)} runs are done already")
     taken: list[SweepRun] = []
@@ -163,7 +179,7 @@ def do_runs(runs: Sequence[SweepRun], jobs: int, tell: Callable[[str], None], st
         while waiting or slots or taken:
             for slot in sorted({*range(jobs)} - slots.keys())[: len(waiting)]:
                 run = waiting.pop(0)
-                if run.is_taken():
+                if run.is_taken() and not run.config.dry_run:
                     wait_for(run)
                 else:
                     slots[slot] = _Started(run, slot, jobs, start)
@@ -176,24 +192,28 @@ def do_runs(runs: Sequence[SweepRun], jobs: int, tell: Callable[[str], None], st
                     continue
                 del slots[slot]
                 run, run.seconds = started.run, started.seconds
-                if run.find_row() is None and run.is_taken():
+                passed = run.config.dry_run and started.job.has_passed()
+                row = None if run.config.dry_run else run.find_row()
+                if row is None and not run.config.dry_run and run.is_taken():
                     wait_for(run)
                     continue
-                row = run.find_row()
-                took += [run.seconds] * (row is not None)
-                outcome.failed += [] if row is not None else [run]
+                took += [run.seconds] * (passed or row is not None)
+                outcome.passed += [run] * passed
+                outcome.failed += [run] * (row is None and not passed)
                 number = len(runs) - len(waiting) - len(slots) - len(taken)
                 left = _describe_left(took, len(waiting) + len(slots), jobs)
                 what = f"{end}, see {run.log}" if row is None else _describe(row)
+                what = "dry run passed" if passed else what
                 tell(f"[{number}/{len(runs)}] {run.name}: {what} ({run.seconds:.0f} s){left}")
     except KeyboardInterrupt:
         outcome.stopped = True
-        tell("stopping: runs on this machine save their state; the same command continues from there")
+        again = "the same command without overwrite=true" if runs[0].config.overwrite else "the same command"
+        tell(f"stopping: runs on this machine save their state; {again} continues from there")
     finally:
         for started in slots.values():
             if reason := started.job.stop():
                 tell(f"{started.run.name}: {reason}")
-    outcome.rows = [row for run in runs if (row := run.find_row()) is not None]
+    outcome.rows = [row for run in runs if not run.config.dry_run and (row := run.find_row()) is not None]
     return outcome
 
 

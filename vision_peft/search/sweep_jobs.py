@@ -33,6 +33,10 @@ class Job(Protocol):
         """Say how it ended; None: it goes on."""
         ...
 
+    def has_passed(self) -> bool:
+        """Whether it ended as it should; asked after `find_end` has said how."""
+        ...
+
     def stop(self) -> str | None:
         """Have it save its state and end, or say why it goes on."""
         ...
@@ -64,6 +68,10 @@ class LocalJob:
         self._log.close()
         return f"exit code {self._process.returncode}"
 
+    def has_passed(self) -> bool:
+        """Whether the exit code is 0."""
+        return self._process.returncode == 0
+
     def stop(self) -> None:
         """Have the training save its state and end."""
         self._process.terminate()
@@ -82,6 +90,10 @@ class SubmittedJob:
     def find_end(self) -> str | None:
         """Return the state that Slurm gives, once the job has ended."""
         return f"job {self._job.job_id} {self._job.state}" if self._job.done() else None
+
+    def has_passed(self) -> bool:
+        """Whether the job ended without an error."""
+        return self._job.exception() is None
 
     def stop(self) -> str:
         """Leave the job where it is."""

@@ -19,6 +19,7 @@ from vision_peft.config.renames import describe_renamed_key
 from vision_peft.config.sections import METHOD_KEYS, flatten
 from vision_peft.distributed.device import choose_compute
 from vision_peft.distributed.processes import is_distributed, join, on_rank0, print_rank0, rank0_first
+from vision_peft.distributed.stopping import starts_over
 from vision_peft.results.figures import (
     describe_figure,
     describe_metric,
@@ -139,7 +140,7 @@ def run_trial(config: Config, values: Values, command: str = "") -> Trial:
 def find_ended_row(config: Config, folder: Path) -> Row | None:
     """Find the row of a trial that need not be run again: it has finished or diverged."""
     row = find_finished_row(config, folder)
-    return row if row is not None or config.overwrite else find_diverged_row(folder)
+    return row if row is not None or starts_over(config.overwrite) else find_diverged_row(folder)
 
 
 def search_grid(config: Config, command: Callable[[Values], str] = lambda values: "") -> list[Trial]:

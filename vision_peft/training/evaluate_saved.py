@@ -37,6 +37,7 @@ from vision_peft.tasks import find_kind, find_task, learn_task, read_task
 from vision_peft.tasks.metrics import Metrics
 from vision_peft.training.build import attach_methods, check_items, create_bare_model, create_model
 from vision_peft.training.evaluation import create_eval_loader, evaluate
+from vision_peft.tuning.head_grid import keep_head, number_of_head, spread_heads
 
 _RECORDED = {"img_size": "size", "num_frames": "num_frames", "tubelet_size": "tubelet_size"}  # backbone key -> input's
 _TYPED = ("device", "precision", "workers", "bad_eval")  # settings that may be others than those of the run
@@ -112,11 +113,14 @@ def evaluate_saved(path: str | Path, overrides: Sequence[str] = (), config_dir: 
     backbone = raw.get("backbone") or {**_list_recorded(info, adapter), **known}
     backbone = parse_backbone({**backbone, **given.get("backbone", {})})
     check_items(backbone, data, dataset)
+    views = {key: given[key] for key in _VIEWS if key in given}
+    if backbone.num_frames is None and any(value != 1 for value in views.values()):
+        words = " ".join(f"{key}={value}" for key, value in views.items())
+        raise ValueError(f"{words}: views and crops are of clips, and {path} answers single images: leave them out")
     channels = find_channels(recorded, dataset, f"data={data.name}")
     with rank0_first():
         model = create_model(backbone, settings.seed, dtype=info.backbone.get("quantized"), channels=channels)
     vp.load_adapter(model, adapter)
-    views = {key: given[key] for key in _VIEWS if key in given}
     dataset.set_evaluation({**complete_input(recorded, input_config(model)), **views})
     reported = BadFiles(report=lambda words: warn(words, stacklevel=2))
     batches = create_eval_loader(dataset, compute, settings.workers, settings.bad_eval, reported)
@@ -228,7 +232,17 @@ def check_saved(config: Config, folder: Path, train_set: ImageDataset, compute: 
     path = find_newest_state(folder / "state")
     outputs = learn_task(train_set, config.recipe).outputs
     trained = attach_methods(create_bare_model(config), config, train_set, outputs, compute.holds)
-    vp.load_tuned(trained, read_state(path)["best"] if path else {})
+    vp.load_tuned(trained, _keep_best(trained, read_state(path)) if path else {})
     kept = {name: tensor.cpu() for name, tensor in vp.tuned_state_dict(vp.bake(trained)).items()}
     if kept.keys() != loaded.keys() or not all(torch.allclose(kept[name], loaded[name]) for name in kept):
         raise RuntimeError("what was saved is not what was loaded")
+
+
+def _keep_best(model: Any, entries: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the tensors of the best epoch in a state, of several heads those of the chosen one."""
+    best, chosen = entries["best"], entries["progress"]["best"]
+    if "head" not in (chosen or {}):
+        return best
+    heads = 1 + max(number for name in best if (number := number_of_head(name)) is not None)
+    spread_heads(model, [{}] * heads)
+    return keep_head(model, int(chosen["head"]), best)

@@ -113,7 +113,7 @@ def fit(
             run.record("epoch", progress.step, entry)
             left = unread.seconds_left()
             run.say(format_epoch(training.task, entry, epochs, best=entry is progress.best, seconds_left=left))
-            saver.end_epoch(is_last=progress.epoch == epochs)
+            saver.end_epoch(is_last=progress.epoch == epochs or patience_is_over(recipe.early_stopping, progress))
     saver.count_seconds()
     return saver.best if phase.watched is not None else _copy(average if average is not None else tuned)
 

@@ -116,7 +116,7 @@ def solve_head(
             run.record("epoch", progress.step, entry)
             words = format_epoch(training.task, entry, epochs, best=entry is progress.best)
             run.say(f"{words}  (penalty {penalty:.1e}, {steps} steps)")
-            saver.end_epoch(is_last=progress.epoch == epochs)
+            saver.end_epoch(is_last=progress.epoch == epochs or patience_is_over(recipe.early_stopping, progress))
     saver.count_seconds()
     return saver.best if phase.watched is not None else {name: tensor.cpu().clone() for name, tensor in tuned.items()}
 

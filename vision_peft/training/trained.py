@@ -42,13 +42,13 @@ from vision_peft.results.row import RESULT, Row, from_values, to_values, write_r
 from vision_peft.results.table import format_result, format_rows
 from vision_peft.runs.capture import capture_log, capture_warnings
 from vision_peft.runs.check_files import check_files
-from vision_peft.runs.checkpoint import newest_state
-from vision_peft.runs.compare_data import Pinned, pin_data
+from vision_peft.runs.checkpoint import find_newest_state, newest_state
+from vision_peft.runs.compare_data import Pinned
 from vision_peft.runs.data_record import DATA, DataRecord
-from vision_peft.runs.find_run import find_other_root, find_parent, find_run
+from vision_peft.runs.find_run import find_parent, find_run
 from vision_peft.runs.provenance import describe_start
 from vision_peft.runs.run import Run
-from vision_peft.runs.run_folder import find_finished_row
+from vision_peft.runs.run_folder import find_finished_row, pin_folder
 from vision_peft.tasks import learn_task, record_task
 from vision_peft.tasks.metrics import Metrics
 from vision_peft.training.build import (
@@ -173,12 +173,8 @@ def _train_in(
     record, used = DataRecord(splits, config.data), list_splits(config.protocol, read_test=False)
     with Run(config, folder) as run:
         state = newest_state(folder / "state")
-
-        def pin(path: Path) -> Pinned:
-            other_root = None if state is None else find_other_root(config, folder)
-            return pin_data(path, record, state is not None, used, other_root)
-
-        pinned = Pinned(*run.save(DATA, pin))
+        resumes = state is not None
+        pinned = Pinned(*run.save(DATA, lambda path: pin_folder(config, path.parent, record, resumes, used)))
         progress = Progress.of(state, len(phases), task.metric)
         run.start(progress.step, progress.lines)
         try:
@@ -199,7 +195,8 @@ def _train_in(
             training = Training(plan.config, plan.compute, run, splits, task, settings, command, requests, **known)
             with plan.measure(run.say), keep_status(training, model, progress):
                 model, kept = _run_phases(training, model, progress, state)
-                if stop := stop_decision(all_reduce_sum(requests.votes()), progress.step):  # since the last update
+                stop = stop_decision(all_reduce_sum(requests.votes()), progress.step)  # since the last update
+                if stop and on_rank0(lambda: find_newest_state(folder / "state") is not None):  # of k-NN there is none
                     raise stop
                 return _evaluate_and_save(training, model, kept, progress)
         except Interrupted as stop:

@@ -204,6 +204,16 @@ def test_auto_takes_no_workers_for_data_in_memory_and_eight_at_most_else(monkeyp
             resolve_workers(wrong, Counting(4))
 
 
+def test_far_more_workers_than_cores_are_refused_and_none_is_without_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
+    assert resolve_workers(32, Counting(4)) == 32
+    with pytest.raises(ValueError, match="workers must be at most 32 on 2 cores, 16 a core; got 33: give fewer"):
+        resolve_workers("33", Counting(4))
+    loaders: list[Any] = [TrainLoader(Counting(7), 3, seed=0, workers=5), eval_loader(Counting(7), 3, workers=5)]
+    assert [loader._loader.num_workers for loader in loaders] == [2, 3]  # made, not started
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_images_are_prepared_by_one_thread_and_the_caller_keeps_its_own(fails: bool) -> None:
     threads: list[int] = []

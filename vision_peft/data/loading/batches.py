@@ -1,10 +1,9 @@
 """Read batches of samples: by worker processes, in this process, or from a tensor that holds all items."""
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader
@@ -13,10 +12,19 @@ from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.loading.lost_workers import defer_errors, report_lost_workers
 from vision_peft.data.loading.samples import Batch, Key, Result, SeededSamples, collate
+from vision_peft.data.loading.worker_limit import count_cores, too_many_workers
 
 MAX_AUTO_WORKERS = 8
 WORKER_TIMEOUT_S = 300
 CPU = torch.device("cpu")
+
+
+class Batches(Protocol):
+    """A batch sampler that knows how many batches it has."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[list[Key]]: ...
 
 
 def resolve_workers(
@@ -33,15 +41,16 @@ def resolve_workers(
     if workers == "auto":
         if dataset.as_tensor() is not None or (dataset.in_memory and device.type != "cuda"):
             return 0  # one process prepares some 800 kept images a second: enough for a CPU, not for a GPU
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         processes = processes_per_machine or int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        return max(1, min(cores // processes, MAX_AUTO_WORKERS))
+        return max(1, min(count_cores() // processes, MAX_AUTO_WORKERS))
     try:
         number = int(workers)
     except ValueError:
         number = -1
     if number < 0:
         raise ValueError(f"workers must be 'auto' or a whole number from 0, got {workers!r}")
+    if problem := too_many_workers(number):
+        raise ValueError(problem)
     return number
 
 
@@ -105,14 +114,14 @@ def read_results(
     dataset: ImageDataset,
     seed: int,
     spare: int,
-    sampler: Iterable[list[Key]],
+    sampler: Batches,
     workers: int | str,
     device: torch.device,
 ) -> Iterable[Any]:
-    """Return what gives a `Result`, or an error, for each batch of keys."""
+    """Return what gives a `Result`, or an error, for each batch of keys; there is no process without a batch."""
     if (items := dataset.as_tensor()) is not None:
         return _TensorBatches(items, dataset.label_tensor(), sampler)
-    number = resolve_workers(workers, dataset, device=device)
+    number = min(resolve_workers(workers, dataset, device=device), len(sampler))
     return DataLoader(
         SeededSamples(dataset, seed, spare),
         batch_sampler=sampler,

@@ -4,8 +4,6 @@ What is kept, as uint8 or of bands as float32, is what the transform makes of an
 with a fixed resize the resized image, a few dozen kilobytes; with random crops the whole image.
 """
 
-import os
-import sys
 from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,6 +15,7 @@ from PIL import Image
 from vision_peft.data.dataset import ImageDataset
 from vision_peft.data.decoding.images import ImageDecodeError
 from vision_peft.data.decoding.pixel_store import Store
+from vision_peft.data.loading.worker_limit import count_cores
 from vision_peft.data.transforms.images import Geometry, Transform
 
 
@@ -105,8 +104,3 @@ class Cached(ImageDataset):
             return np.asarray(self._fixed_image(index, self.geometry))
         except ImageDecodeError:
             return None  # raised again, and dealt with, where the image is asked for
-
-
-def count_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
