@@ -27,7 +27,6 @@ Tiny = Callable[..., Config]
         ("data.seed=18446744073709551616", "data.seed must be a whole number; got 18446744073709551616, which is"),
         ("recipe.ema=1", "recipe.ema must be at least 0 and below 1, got 1"),
         ("recipe.drop_path=1", "recipe.drop_path must be at least 0 and below 1, got 1"),
-        ("recipe.effective_beta=1", "recipe.effective_beta must be at least 0 and below 1, got 1"),
         ("recipe.betas=[0.9,1.0]", "recipe.betas must be at least 0 and below 1, got 1.0"),
         ("recipe.betas=[-0.1,0.9]", "recipe.betas must be at least 0 and below 1, got -0.1"),
     ],

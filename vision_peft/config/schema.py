@@ -189,7 +189,7 @@ class Recipe(Checked):
 _OF_PAIRS = ("images_per_class", "embedding_width")
 _FROM_ONE = ("epochs", "batch_size", "accumulate", "repeated_augmentation", "frame_stride", "crops", *_OF_PAIRS)
 _SHARES = ("label_smoothing", "random_erasing", "layer_decay", "momentum")
-_BELOW_ONE = ("ema", "drop_path", "effective_beta")  # at 1 nothing would be learnt, or is divided by 0
+_BELOW_ONE = ("ema", "drop_path")  # at 1 nothing would be learnt
 _NOT_NEGATIVE = ("logit_adjustment", "lr", "min_lr", "warmup_lr", "warmup_epochs", "weight_decay", "mixup", "cutmix")
 
 
