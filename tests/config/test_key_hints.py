@@ -2,9 +2,10 @@
 
 import pytest
 
+from vision_peft.cli.main import main
 from vision_peft.config.command_line import prepare
 from vision_peft.config.errors import ConfigError
-from vision_peft.config.key_hints import SYNONYMS, suggest_keys
+from vision_peft.config.key_hints import SYNONYMS, describe_dashed, suggest_keys
 from vision_peft.config.sections import list_keys
 
 
@@ -44,6 +45,39 @@ def problem_of(*overrides: str) -> str:
 def test_a_key_of_another_section_is_named_with_its_section(typed: str, meant: str) -> None:
     key = typed.partition("=")[0].partition(".")[0] if typed.startswith("optim.") else typed.partition("=")[0]
     assert problem_of(typed) == f"unknown key {key}: did you mean {meant}?"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["--method", "lora"], "--method lora: keys have no dashes, write method=lora"),
+        (["--method=lora"], "--method=lora: keys have no dashes, write method=lora"),
+        (["--lr", "1e-3"], "--lr 1e-3: keys have no dashes, write recipe.lr=1e-3"),
+        (["--learning-rate", "1e-3"], "--learning-rate 1e-3: keys have no dashes, write recipe.lr=1e-3"),
+        (["--data.root", "photos", "data=folder"], "--data.root photos: keys have no dashes, write data.root=photos"),
+        (["--overwrite"], "--overwrite: keys have no dashes, write overwrite=VALUE"),
+        (["method", "lora"], "method lora has no = (write key=value): write method=lora"),
+        (["lora"], "lora has no = (write key=value): write method=lora"),
+        (["recipe.lr"], "recipe.lr has no value (write key=value): write recipe.lr=VALUE"),
+        (["recipe.lr", "seed=1"], "recipe.lr has no value (write key=value): write recipe.lr=VALUE"),
+    ],
+)
+def test_a_key_in_the_form_of_other_tools_is_answered_with_ours(typed: list[str], said: str) -> None:
+    assert problem_of(*typed) == said
+
+
+@pytest.mark.parametrize("verb", ["train", "tune", "sweep", "compare", "check-data"])
+def test_every_verb_that_takes_overrides_says_so(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--method", "lora", "data=digits"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: --method lora: keys have no dashes, write method=lora\n"
+
+
+def test_options_of_the_verb_and_their_beginnings_stay_options() -> None:
+    sections = {"": ["seed", "seeds"]}
+    assert describe_dashed(["--seeds", "0,1", "--seed=1"], ["--seeds"], sections) == []
+    assert describe_dashed(["-m", "x"], [], sections) == []
 
 
 def test_a_far_spelling_is_answered_with_the_keys_that_there_are() -> None:

@@ -32,6 +32,7 @@ from vision_peft.config.find_configs import (
 )
 from vision_peft.config.flags import parse_flags
 from vision_peft.config.hydra_safety import check_hydra_keys
+from vision_peft.config.key_hints import describe_valueless
 from vision_peft.config.registered import registered_names
 from vision_peft.config.sections import GROUPS, METHOD_KEYS, check_keys
 from vision_peft.config.typed_values import quote_values, unquote_value
@@ -89,6 +90,8 @@ def read_command_line(arguments: Sequence[str]) -> CommandLine:
             [f"--config-dir={parsed.config_dir} is not a folder: wanted one with data/*.yaml and the like"]
         )
     if problems := [problem for folder in folders[1:] for problem in find_unbounded_files(folder)]:
+        raise ConfigError(problems)
+    if problems := describe_valueless(parsed.overrides, {group: list_configs(group) for group in GROUPS}):
         raise ConfigError(problems)
     parser = OverridesParser.create()
     try:

@@ -76,3 +76,56 @@ def suggest_keys(key: str, value: Any, sections: Mapping[str, Sequence[str]]) ->
     near = [(prefix, close[0]) for prefix, keys in sections.items() if (close := find_closest(key, keys, 1, NEAR))]
     best = find_closest(key, [name for _, name in near], 1, NEAR)
     return [prefix + name for prefix, name in near if [name] == best][:1]
+
+
+def describe_dashed(
+    arguments: Sequence[str], options: Sequence[str], sections: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Describe the keys that were typed as options are, `--method lora`, and how to write them.
+
+    Args:
+        arguments: of a verb that takes overrides.
+        options: those that the verb has; abbreviations of them are none of ours.
+        sections: prefix of each section -> its keys.
+    """
+    problems = []
+    for place, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if not flag.startswith("--") or any(option.startswith(flag) for option in options):
+            continue
+        word = flag[2:]
+        if not equals and place + 1 < len(arguments) and _is_bare(arguments[place + 1]):
+            value = arguments[place + 1]
+        found = [word] if "." in word else suggest_keys(word, None, sections)
+        if found:
+            typed = argument if equals or not value else f"{argument} {value}"
+            problems.append(f"{typed}: keys have no dashes, write {found[0]}={value or 'VALUE'}")
+    return problems
+
+
+def describe_valueless(words: Sequence[str], names: Mapping[str, Sequence[str]]) -> list[str]:
+    """Describe the words of a command line that have no `=`, `method lora`, and how to write them.
+
+    Args:
+        words: overrides; `~key` deletes and needs no value.
+        names: group -> the names that it has.
+    """
+    problems, waiting = [], list(words)
+    while waiting:
+        word, *waiting = waiting
+        if "=" in word or word.startswith("~"):
+            continue
+        group = next((group for group, known in names.items() if word in known), None)
+        if waiting and _is_bare(waiting[0]):
+            value, *waiting = waiting
+            problems.append(f"{word} {value} has no = (write key=value): write {word}={value}")
+        elif group is not None:
+            problems.append(f"{word} has no = (write key=value): write {group}={word}")
+        else:
+            problems.append(f"{word} has no value (write key=value): write {word}=VALUE")
+    return problems
+
+
+def _is_bare(word: str) -> bool:
+    """Tell whether a word can only be the value of the one before it."""
+    return bool(word) and "=" not in word and not word.startswith(("-", "~"))
