@@ -50,6 +50,11 @@ def format_value(value: Any) -> str:
     return printable(text, LONGEST_VALUE)
 
 
+def format_tried(value: Any) -> str:
+    """Format a value that a search tried: a float in three digits, 0.1 and not 0.09999999999999999."""
+    return f"{value:.3g}" if isinstance(value, float) else format_value(value)
+
+
 def cut(words: Sequence[str]) -> list[str]:
     """Return the words that a reader will want to see of many, and how many more there are."""
     more = len(words) - MOST_WORDS
