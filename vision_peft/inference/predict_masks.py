@@ -14,7 +14,7 @@ from vision_peft.data.item_names import to_nfc
 from vision_peft.inference.predictor import Predictor
 from vision_peft.safe_files import replacing
 from vision_peft.tasks.depth import Depth
-from vision_peft.tasks.overlays import colour_classes, colour_depths, lay_over
+from vision_peft.tasks.overlays import LEGEND, colour_classes, colour_depths, lay_over, write_legend
 from vision_peft.tasks.segmentation import Segmentation
 from vision_peft.tasks.upsample import find_classes
 from vision_peft.tuning.head_maps import reads_maps
@@ -67,6 +67,8 @@ def write_masks(predictor: Predictor, paths: Sequence[str], folder: Path, overla
         _save(_as_file(task, mask), folder / file)
         if overlays:
             _save(_draw(task, image, mask), folder / "overlays" / file)
+    if overlays and isinstance(task, Segmentation):
+        write_legend(folder / "overlays" / LEGEND, [*zip(task.classes, task.colours, strict=True)])
 
 
 def _task(predictor: Predictor) -> Segmentation | Depth:
