@@ -36,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
             options = [option for action in self._actions for option in action.option_strings]
             if problems := describe_dashed(args, options, list_keys({}, {})):
                 raise ConfigError(problems)
-        return super().parse_intermixed_args(args, namespace)
+        return super().parse_intermixed_args(args, *([] if namespace is None else [namespace]))
 
 
 def add_config_dir(parser: argparse.ArgumentParser) -> None:
