@@ -20,6 +20,12 @@ def test_the_closest_come_first_and_nothing_comes_for_what_is_far() -> None:
     assert find_closest("listen", ["silent", "listens"]) == ["listens"]  # the order of letters counts
 
 
+def test_capital_and_small_letters_are_the_same() -> None:
+    assert find_closest("LoRA", ["lora", "vpt"]) == ["lora"]
+    assert find_closest("oxford_pets", ["OXFORD_PETS", "other"]) == ["OXFORD_PETS"]
+    assert did_you_mean("Dtl", ["dtl"]) == " (did you mean dtl?)"
+
+
 def test_the_best_of_very_many_with_the_same_letters_is_found() -> None:
     options = [f"class_{number:04}" for number in range(5000)]
     assert find_closest("clas_1234", options) == ["class_1234"]

@@ -13,12 +13,14 @@ _PLAIN = re.compile(r"[\w./+:-]+", re.ASCII)
 def find_closest(name: str, options: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
     """Return up to `count` of `options` whose similarity to `name` reaches `cutoff`, the most similar first.
 
-    The similarity is `difflib`'s: twice the letters that match in order, over the letters of both. Before that is
-    computed, options with too few letters in common are left out, so that thousands of them take milliseconds.
+    The similarity is `difflib`'s: twice the letters that match in order, over the letters of both, capital or small.
+    Before that is computed, options with too few letters in common are left out, so that thousands of them take
+    milliseconds.
     """
     if not 0 < len(name) <= LONGEST:
         return []
-    bounded = ((_similarity_bound(name, option), option) for option in dict.fromkeys(options))
+    name = name.lower()
+    bounded = ((_similarity_bound(name, option.lower()), option) for option in dict.fromkeys(options))
     candidates = heapq.nlargest(COMPARED, (pair for pair in bounded if pair[0] >= cutoff))
     matcher = difflib.SequenceMatcher()
     matcher.set_seq2(name)
@@ -26,7 +28,7 @@ def find_closest(name: str, options: Iterable[str], count: int = 1, cutoff: floa
     for bound, option in candidates:
         if len(found) == count and bound < found[-1][0]:
             break
-        matcher.set_seq1(option)
+        matcher.set_seq1(option.lower())
         if (ratio := matcher.ratio()) >= cutoff:
             found = heapq.nlargest(count, [*found, (ratio, option)])
     return [option for _, option in found]

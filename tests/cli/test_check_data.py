@@ -127,6 +127,7 @@ def test_the_command_line_of_train_is_accepted_and_what_does_not_matter_is_named
     assert (code, shown.splitlines()[0]) == (0, f"folder: 2 classes, 12 images below {tmp_path / 'photos'}")
     said = "ignored, because it does not affect the data: method, recipe.lr, backbone.num_frames"
     assert errors.splitlines()[0] == said
+    words[2] = "backbone.num_frames=null"  # train refuses clips of single images
     assert shown.splitlines()[-1].endswith("train.py --config-dir=mine data=pets " + " ".join(words[:4]))
     code, _, errors = check_here("data=pets")
     assert (code, errors.startswith("error: data=pets: no such config")) == (2, True)

@@ -39,6 +39,11 @@ def problems_of(*overrides: str) -> list[str]:
         ("method=adaptfomer", "did you mean adaptformer?"),
         ("+method_2=lorra", "did you mean lora?"),
         ("data=digit", "did you mean digits?"),
+        ("method=LoRA", "did you mean lora?"),
+        ("backbone=resnet50", "no such config; a model of timm is chosen with backbone=timm backbone.name=resnet50"),
+        ("backbone=ResNet50", "backbone=timm backbone.name=resnet50"),
+        ("backbone=vit_base_patch16_224.mae", "backbone=timm backbone.name=vit_base_patch16_224.mae"),
+        ("backbone=hf-hub:timm/some_vit", "backbone=timm backbone.name=hf-hub:timm/some_vit"),
     ],
 )
 def test_a_misspelt_key_or_name_is_answered_with_the_nearest_one(override: str, expected: str) -> None:

@@ -102,6 +102,23 @@ def test_other_weights_other_data_and_early_rows_are_told_apart(make_row: MakeRo
     assert make_labels(rows) == ["AdaptFormer-64", "AdaptFormer-64 (settings=unknown)", "linear probe"]
 
 
+def test_data_are_not_named_where_trials_alone_differ_in_them(make_row: MakeRow) -> None:
+    """A trial does not read test, so that the digest of its data is another one."""
+    trials = [
+        make_row("lora", {"rank": 4}, setting=f"{lr}", lr=lr, top1=None, data_digest="3" * 64) for lr in (1, 2, 3)
+    ]
+    chosen = [make_row("lora", {"rank": rank}, setting=f"chosen {rank}", data_digest="4" * 64) for rank in (4, 8)]
+    assert make_labels([*trials, *chosen]) == [
+        "LoRA-4 (lr=1)",
+        "LoRA-4 (lr=2)",
+        "LoRA-4 (lr=3)",
+        "LoRA-4 (lr=0.001)",
+        "LoRA-8",
+    ]
+    chosen[1].data_digest = "5" * 64
+    assert make_labels([*trials, *chosen])[-1] == "LoRA-8 (data=55555555)"
+
+
 def test_settings_of_which_no_field_is_shown_are_told_apart_by_their_digest(make_row: MakeRow) -> None:
     rows = [make_row(setting=digit * 16, settings={"backbone.name": "vit"}) for digit in "56"]
     assert make_labels(rows) == [f"AdaptFormer-64 (setting={digit * 16})" for digit in "56"]

@@ -37,3 +37,28 @@ def test_settings_of_one_dataset_split_no_line_and_are_told_with_its_name(make_r
         "data.shots=10 on clothes",
         "data.shots=100 on clothes",
     ]
+
+
+def solved(make_row: MakeRow, chosen: int, **changed: object) -> Row:
+    """A row of a head that was solved for along a path of penalties, whose weakest is the recipe's weight decay."""
+    penalties = [1e-6 * 10 ** (k / 2) for k in reversed(range(15))]
+    curve = [{"phase": "select", "epoch": k + 1, "penalty": penalty} for k, penalty in enumerate(penalties)]
+    tried = {"recipe.weight_decay": penalties}
+    return make_row("linear", {}, curve=curve, chosen_epoch=chosen, weight_decay=1e-6, tried=tried, **changed)
+
+
+def test_a_solved_head_has_the_penalty_that_val_chose(make_row: MakeRow) -> None:
+    report = make_report([solved(make_row, 12)])
+    assert "weight decay 3.16e-05" in report.title
+    text = str(report)
+    assert "1e-06" not in report.title
+    assert "recipe.weight_decay out of 10, 3.16, 1, 0.316, 0.1, 0.0316, 0.01, " in text
+    assert "3.1622776" not in text
+    assert "0.0999" not in text
+
+
+def test_seeds_of_a_solved_head_stay_one_line_whatever_val_chose(make_row: MakeRow) -> None:
+    report = make_report([solved(make_row, 12, seed=0), solved(make_row, 13, seed=1)])
+    (line,) = table(report)
+    assert line["seeds"] == "2"
+    assert "weight decay 1e-05 to 3.16e-05 by seed" in report.title

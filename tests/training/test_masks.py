@@ -59,7 +59,7 @@ def test_a_run_leaves_figures_a_confusion_matrix_and_examples(run):
     assert row.head == "seg_linear"
     assert row.val_figure is not None
     with Image.open(run.folder / "examples.png") as image:
-        assert image.size == (3 * 120 + 2 * 4, 6 * 108 + 5 * 4)  # small ones are enlarged
+        assert image.size == (3 * 120 + 2 * 4, 20 + 6 * 108 + 5 * 4 + 26)  # headings, a legend; small ones are enlarged
     assert "land" in (run.folder / "confusion.csv").read_text()
 
 
@@ -78,6 +78,7 @@ def test_masks_of_new_images_are_those_of_evaluation(run, root, tmp_path):
         np.add.at(counts, (true, found), 1)
     assert counts.tolist() == run.row.confusion
     assert (tmp_path / "out" / "overlays" / "011-2.png").is_file()
+    assert (tmp_path / "out" / "overlays" / "class-colours.png").is_file()
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     broken = write_masks(predictor, [str(tmp_path / "broken.jpg")], tmp_path / "out", overlays=False)
     ((_, cause),) = broken.failures.items()
@@ -113,7 +114,7 @@ def test_masks_of_images_with_bands_are_those_of_evaluation(tmp_path, words):
     with Image.open(tmp_path / "out" / "overlays" / "005.png") as image:
         assert image.size == (40, 36)
     with Image.open(run.folder / "examples.png") as image:
-        assert image.size == (3 * 120 + 2 * 4, 3 * 108 + 2 * 4)
+        assert image.size == (3 * 120 + 2 * 4, 20 + 3 * 108 + 2 * 4 + 26)
     assert predictor.prepare.bands is not None
     assert predictor.prepare.bands.show == (4, 0, 2)  # as the adapter says
     picture, mask = find_mask(predictor, tifffile.imread(paths[0]))  # an array, as its file

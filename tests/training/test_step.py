@@ -80,6 +80,17 @@ def test_a_single_update_has_the_full_rate_whatever_the_warm_up(warmup: float) -
     assert rates(Recipe(lr=0.5, warmup_epochs=warmup), 1, 1) == [0.5]
 
 
+@pytest.mark.parametrize("kind", ["cosine", "cosine_by_epoch", "poly", "constant"])
+@pytest.mark.parametrize(("updates", "warmup"), [(1, 0.0), (1, 0.5), (2, 0.5), (3, 0.7)])
+def test_a_schedule_of_one_step_after_the_warm_up_is_nothing_to_warn_of(
+    kind: str, updates: int, warmup: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = Recipe(epochs=1, lr=0.1, warmup_epochs=warmup, schedule=kind)
+    found = rates(recipe, 1, updates)
+    assert caplog.messages == []
+    assert found[-1] == pytest.approx(0.1)
+
+
 def test_vectors_are_not_decayed_and_frozen_tensors_are_left_out() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 2))
     model[0].requires_grad_(False)

@@ -14,8 +14,12 @@ from vision_peft.tuning.frame_attention import attend_over_time, frames
 
 def test_the_frames_of_a_frame_wise_model_are_told():
     assert frames(tiny("frames")) == 4
-    for family, message in [("vit", "sees single images"), ("swin", "single images"), ("tubelet", "of tubelets")]:
-        with pytest.raises(ValueError, match=message):
+    for family, message, typed in [
+        ("vit", "sees single images", r"give backbone\.num_frames=8 and videos, such as data=moving_digits"),
+        ("swin", "single images", r"give backbone\.num_frames=8"),
+        ("tubelet", "of tubelets", r"give backbone\.tubelet_size=null backbone\.num_frames=4"),
+    ]:
+        with pytest.raises(ValueError, match=f"{message}.*{typed}"):
             frames(tiny(family))
 
 

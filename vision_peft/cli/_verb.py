@@ -5,8 +5,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vision_peft.config.commands import door, through_the_door
+from vision_peft.config.errors import ConfigError
 from vision_peft.late_imports import import_frameworks
 from vision_peft.printable import for_shell, show
 from vision_peft.safe_files import write_file
@@ -16,11 +18,25 @@ MOST_SUGGESTED = 20  # words of a command, such as the runs that a pattern of th
 
 def make_parser(verb: str, text: str | None) -> argparse.ArgumentParser:
     """Return a parser with `text`, the docstring of the verb, as its description."""
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=for_shell(door(verb)),
         description=through_the_door(text or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says how a key is written where it was typed as an option, if the verb takes overrides."""
+
+    def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        if args and any(action.dest == "overrides" for action in self._actions):
+            from vision_peft.config.key_hints import describe_dashed
+            from vision_peft.config.sections import list_keys
+
+            options = [option for action in self._actions for option in action.option_strings]
+            if problems := describe_dashed(args, options, list_keys({}, {})):
+                raise ConfigError(problems)
+        return super().parse_intermixed_args(args, *([] if namespace is None else [namespace]))
 
 
 def add_config_dir(parser: argparse.ArgumentParser) -> None:

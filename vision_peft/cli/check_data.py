@@ -15,9 +15,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vision_peft.cli._verb import (
     add_config_dir,
@@ -27,10 +27,17 @@ from vision_peft.cli._verb import (
     suggest_next,
     write_output,
 )
-from vision_peft.config.command_line import read_command_line
+from vision_peft.config.command_line import Composed, read_command_line
 from vision_peft.config.find_configs import list_configs
+from vision_peft.config.schema import Recipe
 from vision_peft.data.root import find_root
 from vision_peft.printable import LONGEST_LINE, printable, show
+
+if TYPE_CHECKING:
+    from vision_peft.data.dataset import ImageDataset
+
+FRAMES = 8  # of a clip, where the backbone takes single images
+HEAD, MAP_HEAD = "linear", "seg_linear"  # to start with
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,7 +53,8 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_intermixed_args(argv)
     if arguments.workers < 1:
         parser.error(f"argument --workers: must be at least 1, got {arguments.workers}")
-    section = _read_section(arguments)
+    run = _read_run(arguments)
+    section = {"name": run.choices["data"], **run.raw["data"]}
     if "root" in section and not section.get("hub"):
         find_root(section["root"], section["name"])
     announce_loading()
@@ -72,12 +80,13 @@ def main(argv: Sequence[str]) -> int:
         write_output(file, json.dumps(result, indent=1) + "\n")
         show(f"report: {printable(file, LONGEST_LINE)}")
     if not result["problems"]:
-        suggest_next(["train", *overrides_of(arguments)])
+        datasets = [dataset for report in reports for dataset in report.datasets.values()]
+        suggest_next(["train", *_fit_overrides(overrides_of(arguments), run.raw, datasets[0])])
     return 1 if result["problems"] else 0
 
 
-def _read_section(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the data section of the config that train would compose, and say which of the words do not matter here."""
+def _read_run(arguments: argparse.Namespace) -> Composed:
+    """Return the config that train would compose, and say which of the words do not matter here."""
     keys = [word.partition("=")[0].lstrip("+~") for word in arguments.overrides]
     if not {"data", "experiment"} & {*keys}:
         options = ", ".join(list_configs("data"))
@@ -86,4 +95,22 @@ def _read_section(arguments: argparse.Namespace) -> dict[str, Any]:
     ignored = [key for key in keys if key not in ("data", "experiment") and not key.startswith("data.")]
     if ignored:
         show(f"ignored, because it does not affect the data: {', '.join(ignored)}", sys.stderr)
-    return {"name": run.choices["data"], **run.raw["data"]}
+    return run
+
+
+def _fit_overrides(overrides: Sequence[str], raw: Mapping[str, Any], dataset: "ImageDataset") -> list[str]:
+    """Return the overrides with what train needs besides for such data: a head for maps, a backbone of clips."""
+    from vision_peft.tasks import find_task
+
+    needed: dict[str, str] = {}
+    head, frames = str(raw["recipe"].get("head", HEAD)), raw["backbone"].get("num_frames")
+    if find_task(dataset).answers_maps != Recipe(head=head).answers_maps:
+        needed["recipe.head"] = MAP_HEAD if find_task(dataset).answers_maps else HEAD
+    if dataset.gives_clips and frames is None:
+        needed["backbone.num_frames"] = str(FRAMES)
+    if not dataset.gives_clips and frames is not None:
+        needed["backbone.num_frames"] = "null"
+        needed |= {"backbone.tubelet_size": "null"} if raw["backbone"].get("tubelet_size") else {}
+    typed = [word.partition("=")[0].lstrip("+") for word in overrides]
+    fitted = [f"{key}={needed[key]}" if key in needed else word for key, word in zip(typed, overrides, strict=True)]
+    return [*fitted, *(f"{key}={value}" for key, value in needed.items() if key not in typed)]

@@ -24,13 +24,18 @@ from yaml import YAMLError
 
 from vision_peft.config.commands import command_of, with_values
 from vision_peft.config.errors import ConfigError
-from vision_peft.config.find_configs import find_configs, find_unbounded_files, list_configs
+from vision_peft.config.find_configs import (
+    describe_unknown_name,
+    find_configs,
+    find_unbounded_files,
+    list_configs,
+)
 from vision_peft.config.flags import parse_flags
 from vision_peft.config.hydra_safety import check_hydra_keys
+from vision_peft.config.key_hints import describe_valueless
 from vision_peft.config.registered import registered_names
 from vision_peft.config.sections import GROUPS, METHOD_KEYS, check_keys
 from vision_peft.config.typed_values import quote_values, unquote_value
-from vision_peft.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from vision_peft.config.parse import Config
@@ -90,6 +95,8 @@ def read_command_line(arguments: Sequence[str], several: str = "give one of them
             [f"--config-dir={parsed.config_dir} is not a folder: wanted one with data/*.yaml and the like"]
         )
     if problems := [problem for folder in folders[1:] for problem in find_unbounded_files(folder)]:
+        raise ConfigError(problems)
+    if problems := describe_valueless(parsed.overrides, {group: list_configs(group) for group in GROUPS}):
         raise ConfigError(problems)
     parser = OverridesParser.create()
     try:
@@ -217,12 +224,8 @@ def _find_unknown_options(override: Override, folders: list[Path]) -> list[str]:
         return []
     options = sorted({*list_configs(group, tuple(folders[1:])), *registered_names(group)})
     values = list(override.sweep_string_iterator()) if override.is_sweep_override() else [override.value()]
-    return [
-        f"{override.key_or_group}={name}: no such config{did_you_mean(str(name), options)}; "
-        f"there are {', '.join(options)}"
-        for name in values
-        if str(name) not in options
-    ]
+    unknown = [str(name) for name in values if str(name) not in options]
+    return [f"{override.key_or_group}={name}: {describe_unknown_name(group, name, options)}" for name in unknown]
 
 
 def _rewrite(override: Override, folders: list[Path]) -> str:

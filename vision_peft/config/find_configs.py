@@ -1,6 +1,7 @@
 """Find the folder of YAML files: package data of an installed wheel, the folder configs/ of a clone."""
 
 import functools
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,22 @@ def list_configs(group: str, folders: tuple[Path, ...] = ()) -> list[str]:
     return sorted({file.stem for files_ in found for file in files_})
 
 
+def describe_unknown_name(group: str, name: str, known: Sequence[str]) -> str:
+    """Describe a name that no config of a group has: what is close, or how a model of timm is chosen."""
+    if group == "backbone" and (model := _find_timm_model(name)):
+        return f"no such config; a model of timm is chosen with backbone=timm backbone.name={model}"
+    return f"no such config{did_you_mean(name, known)}; there are {', '.join(known)}"
+
+
+def _find_timm_model(name: str) -> str | None:
+    """Return the model that timm has of that name; asked of wrong names only: importing timm takes seconds."""
+    import timm
+
+    if name.partition(":")[0] in ("hf-hub", "local-dir"):
+        return name
+    return next((word for word in (name, name.lower()) if timm.is_model(word.partition(".")[0])), None)
+
+
 def read_uncomposed(group: str, name: str, config_dir: str | Path | None = None) -> tuple[Any, Path]:
     """Read a file of a group that is not composed into the config of a run, and say which file it is.
 
@@ -60,7 +77,7 @@ def read_uncomposed(group: str, name: str, config_dir: str | Path | None = None)
     folders = (find_configs(), *([Path(config_dir)] if config_dir else []))
     known = list_configs(group, folders[1:])
     if name not in known:
-        raise ConfigError([f"{group}={name}: no such config{did_you_mean(name, known)}; there are {', '.join(known)}"])
+        raise ConfigError([f"{group}={name}: {describe_unknown_name(group, name, known)}"])
     path = next(path for folder in reversed(folders) if (path := folder / group / f"{name}.yaml").is_file())
     text = read_file(path, MAX_BYTES).decode()
     try:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from vision_peft.config.commands import door
 from vision_peft.config.errors import ConfigError
+from vision_peft.config.key_hints import describe_dashed
+from vision_peft.config.sections import list_keys
 from vision_peft.printable import for_shell
 
 _SWITCHES = (
@@ -23,7 +25,7 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the flags, and what is not one as `overrides`; unknown flags end the program as argparse does.
 
     Raises:
-        ConfigError: flags of Hydra that read a whole config, or a pickle, past all checks.
+        ConfigError: flags of Hydra that read a whole config, or a pickle, past all checks; keys typed as flags.
     """
     parser = argparse.ArgumentParser(prog=for_shell(door("train")), add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
@@ -32,6 +34,9 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     for names in (*_VALUES, "--experimental-rerun"):
         parser.add_argument(*names.split())
     parser.add_argument("--info", "-i", nargs="?", const="all")
+    options = [option for action in parser._actions for option in action.option_strings]
+    if problems := describe_dashed(arguments, options, list_keys({}, {})):
+        raise ConfigError(problems)
     parsed = parser.parse_intermixed_args(list(arguments))
     wrong = {"--config-path": parsed.config_path, "--experimental-rerun": parsed.experimental_rerun}
     problems = [

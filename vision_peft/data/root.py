@@ -39,4 +39,6 @@ def find_root(root: str | None, family: str) -> Path:
     hint = did_you_mean(folder.relative_to(nearest).parts[0], siblings, prefix=f"{nearest}/")
     if root.startswith("~") and str(expand_home(root)) == root:
         hint = f"; there is no user {root[1:].partition(os.sep)[0]}"
+    if "\\" in root and os.sep == "/":
+        hint = "; write / in place of \\, and a folder of Windows by the path that it has on this machine"
     raise FileNotFoundError(f"data.root={root} is not a folder: {nearest} exists, {folder} does not{hint}")

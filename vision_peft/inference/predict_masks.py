@@ -23,7 +23,7 @@ from vision_peft.inference.predictor import Predictor
 from vision_peft.printable import for_csv
 from vision_peft.safe_files import replacing, write_file
 from vision_peft.tasks.depth import Depth
-from vision_peft.tasks.overlays import colour_classes, colour_depths, lay_over
+from vision_peft.tasks.overlays import LEGEND, colour_classes, colour_depths, lay_over, write_legend
 from vision_peft.tasks.segmentation import Segmentation
 from vision_peft.tasks.upsample import find_classes
 from vision_peft.tuning.head_maps import reads_maps
@@ -83,13 +83,17 @@ def find_mask(predictor: Predictor, item: Any) -> tuple[Image.Image, np.ndarray]
 def write_masks(predictor: Predictor, paths: Sequence[str], folder: Path, overlays: bool) -> WrittenMasks:
     """Write `folder/NAME.png`, and `folder/overlays/NAME.png`, for every image, and `TABLE`, a row a file.
 
-    Images of one name in several folders get numbers behind it. Depths that do not fit into a PNG go to `NAME.tif`.
+    Images of one name in several folders get numbers behind it. `LEGEND` says the colours of overlays.
+    Depths that do not fit into a PNG go to `NAME.tif`.
     The table is written even where something ends the work: it has the files that are there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if overlays:
         (folder / "overlays").mkdir(exist_ok=True)
     task, names, written = _task(predictor), _Names(), WrittenMasks()
+    if overlays and isinstance(task, Segmentation):
+        write_legend(folder / "overlays" / LEGEND, [*zip(task.classes, task.colours, strict=True)])
+        names.choose(Path(LEGEND).stem)
     try:
         for path in paths:
             try:

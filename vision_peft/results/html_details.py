@@ -7,10 +7,10 @@ from typing import Any
 from vision_peft.results.commands import describe_provenance, show_command
 from vision_peft.results.figures import find_chosen_k, get_figure
 from vision_peft.results.html_data import Data, shorten
-from vision_peft.results.labels import format_value
+from vision_peft.results.labels import format_tried, format_value
 from vision_peft.results.row import Row
 from vision_peft.results.row_bounds import MAX_HARDEST
-from vision_peft.results.settings import Setting, list_settings
+from vision_peft.results.settings import Setting, list_chosen_settings
 
 MOST_RUNS = 10  # of a setting that are listed
 MOST_POINTS = 60  # of a curve
@@ -43,8 +43,8 @@ def list_facts(setting: Setting) -> Data:
         for method in row.methods
         for name, value in method["fields"].items()
     ]
-    fields += [[name, format_value(value)] for name, value in list_settings(row).items() if value is not None]
-    tried = [[key, ", ".join(map(format_value, values[:MOST_PAIRS]))] for key, values in (row.tried or {}).items()]
+    fields += [[name, format_value(value)] for name, value in list_chosen_settings(row).items() if value is not None]
+    tried = [[key, ", ".join(map(format_tried, values[:MOST_PAIRS]))] for key, values in (row.tried or {}).items()]
     return {
         "fields": [
             *fields[:MOST_FIELDS],

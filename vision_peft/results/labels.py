@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vision_peft.printable import printable
+from vision_peft.results.figures import is_tested
 from vision_peft.results.method_titles import ATTENTIVE
 from vision_peft.results.row import Row
 from vision_peft.results.settings import PANEL, TUNED, WEIGHTS, Setting, list_method_fields, list_settings
@@ -38,16 +39,25 @@ def disambiguate(
     tuned = {name for row in shown for name in list_tuned(row)}
     usual = _find_usual(shown, tuned)
     labels = _tell_apart(names, rows, [_drop(list_method_fields(row), tuned) for row in rows])
+    settled = {"data"} if _only_trials_differ_in_data(shown) else set[str]()
+    usual = {key: value for key, value in usual.items() if key not in settled}
     marks = [_describe_unusual(_drop(list_settings(row), _list_implied(row)), usual) for row in rows]
     labels = [_append(label, own) for label, own in zip(labels, marks, strict=True)]
-    labels = _tell_apart(labels, rows, [list_method_fields(row) | list_settings(row) for row in rows])
-    return _tell_apart(labels, rows, [{"setting": row.setting, **(row.settings or {})} for row in rows])
+    every = [list_method_fields(row) | list_settings(row) for row in rows]
+    labels = _tell_apart(labels, rows, [{key: own[key] for key in own if key not in settled} for own in every])
+    labels = _tell_apart(labels, rows, [{"setting": row.setting, **(row.settings or {})} for row in rows])
+    return _tell_apart(labels, rows, every)
 
 
 def format_value(value: Any) -> str:
     """Format the value of a field: 0.1, True, [q, v]; the middle of a long one is left out."""
     text = json.dumps(value).replace('"', "") if isinstance(value, (list, tuple, dict)) else str(value)
     return printable(text, LONGEST_VALUE)
+
+
+def format_tried(value: Any) -> str:
+    """Format a value that a search tried: a float in three digits, 0.1 and not 0.09999999999999999."""
+    return f"{value:.3g}" if isinstance(value, float) else format_value(value)
 
 
 def cut(words: Sequence[str]) -> list[str]:
@@ -69,6 +79,14 @@ def list_tuned(row: Row) -> tuple[str, ...]:
 def get_panel(row: Row) -> tuple[Any, ...]:
     """Return what the rows of one panel agree in."""
     return tuple(json.dumps(getattr(row, name)) for name in PANEL)
+
+
+def _only_trials_differ_in_data(rows: Sequence[Row]) -> bool:
+    """Tell whether data differ on no panel but between trials and runs that read test, which trials lack."""
+    found: dict[tuple, set[str | None]] = defaultdict(set)
+    for row in rows:
+        found[get_panel(row), is_tested(row)].add(row.data_digest)
+    return all(len(digests) == 1 for digests in found.values())
 
 
 def _find_usual(rows: Sequence[Row], tuned: set[str]) -> dict[str, str | None]:

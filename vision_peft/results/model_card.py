@@ -17,7 +17,7 @@ from vision_peft.results.figures import (
     is_tested,
     list_figures,
 )
-from vision_peft.results.labels import format_value
+from vision_peft.results.labels import format_tried, format_value
 from vision_peft.results.row import Row
 
 # Licences that the hub knows by these names, of those that timm's weights have.
@@ -139,7 +139,7 @@ def _results(facts: CardFacts) -> list[str]:
     shown = {name: format_number(value) for name, value in figures.items() if value is not None}
     heads, cells = (" | ".join(for_markdown(text) for text in texts) for texts in (shown, shown.values()))
     tried = "; ".join(
-        f"{for_markdown(key)} out of {', '.join(for_markdown(format_value(value)) for value in values[:20])}"
+        f"{for_markdown(key)} out of {', '.join(for_markdown(format_tried(value)) for value in values[:20])}"
         for key, values in (row.tried or {}).items()
     )
     chosen = "" if row.chosen_epoch is None else f", epoch {row.chosen_epoch} chosen"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from vision_peft.printable import name_some
 from vision_peft.protocols import PROTOCOLS
 from vision_peft.results.averages import Groups, Mean, average_tasks_over_seeds, list_tasks
-from vision_peft.results.labels import cut, format_value, list_searched
+from vision_peft.results.labels import cut, format_tried, format_value, list_searched
 from vision_peft.results.row import Row, find_size_field
 from vision_peft.results.settings import (
     COMPUTED,
@@ -19,6 +19,7 @@ from vision_peft.results.settings import (
     UNKNOWN,
     Metric,
     Setting,
+    list_chosen_settings,
     list_method_fields,
     list_settings,
 )
@@ -73,7 +74,7 @@ class Line:
     @functools.cached_property
     def fields(self) -> list[dict[str, Any]]:
         """List the settings of every run."""
-        return [list_settings(row) for row in self.rows]
+        return [list_chosen_settings(row) for row in self.rows]
 
     @property
     def label(self) -> str:
@@ -87,6 +88,8 @@ class Line:
         With the ``datasets`` of the table a setting of the data names those that it is of, where it is not of all.
         """
         text = _describe_values([fields.get(name) for fields in self.fields], UNSAID.get(name))
+        if len(self.settings) == 1:  # what val chose for each seed
+            text = text.replace(" by task", " by seed")
         if name in WORDS or not text:
             return WORDS[name].format(text) if text else ""
         of = {row.dataset for row, fields in zip(self.rows, self.fields, strict=True) if name in fields}
@@ -117,8 +120,15 @@ def _describe_values(found: Sequence[Any], unsaid: Any = None) -> str:
     """Describe the values of a setting over tasks: "0.1", or "0.1 to 0.3 by task"; empty where nothing is to say."""
     values = {json.dumps(value): value for value in found if value not in (None, unsaid)}
     in_order = sorted(values.values(), key=_rank)
-    texts = [f"{value:g}" if isinstance(value, float) else format_value(value) for value in in_order]
+    texts = list(dict.fromkeys(_format_number(value) for value in in_order))
     return "".join(texts) if len(texts) < 2 else f"{texts[0]} to {texts[-1]} by task"
+
+
+def _format_number(value: Any) -> str:
+    """Format a value, a float in three digits where more would only be those of a power of ten."""
+    if not isinstance(value, float):
+        return format_value(value)
+    return f"{value:g}" if float(f"{value:g}") == value else f"{value:.3g}"
 
 
 def _is_of_data(name: str) -> bool:
@@ -239,7 +249,7 @@ def describe_tried(names: Sequence[str], lines: Sequence[Line]) -> list[str]:
         tried: Mapping[str, dict[str, None]] = defaultdict(dict)
         for row in line.rows:
             for key, values in (row.tried or {}).items():
-                tried[key] |= dict.fromkeys(map(format_value, values))
+                tried[key] |= dict.fromkeys(map(format_tried, values))
         texts = [f"{key} out of {name_some(values, MOST_TRIED)}" for key, values in tried.items()]
         of_text["; ".join(cut(texts))].append(name)
     unsearched = of_text.pop("", [])

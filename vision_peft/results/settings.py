@@ -124,6 +124,16 @@ def list_settings(row: Row) -> dict[str, Any]:
     return found
 
 
+def list_chosen_settings(row: Row) -> dict[str, Any]:
+    """List the settings with the penalty that val chose as `weight_decay`, where a head was solved for along a path.
+
+    What groups rows is `list_settings`: the path is the same for every seed, what val chooses on it is not.
+    """
+    found, penalties = list_settings(row), [entry for entry in row.curve if "penalty" in entry]
+    chosen = next((entry for entry in penalties if entry.get("epoch") == row.chosen_epoch), None)
+    return found if chosen is None else found | {"weight_decay": chosen["penalty"]}
+
+
 def _is_in_head(row: Row, key: str, value: Any) -> bool:
     """Tell whether the head of the row says a setting: "attentive depth=2" does so of its kind and its depth."""
     words = row.head.split()

@@ -18,7 +18,7 @@ from vision_peft.data.targets import Targets
 from vision_peft.distributed.processes import all_gather
 from vision_peft.tasks.depth_sums import DepthSums, scale_invariant_loss
 from vision_peft.tasks.metrics import Metrics
-from vision_peft.tasks.overlays import Examples, colour_depths, draw_rows
+from vision_peft.tasks.overlays import HEADINGS, Examples, colour_depths, draw_rows
 from vision_peft.tasks.task import Loss, Tally, Task
 from vision_peft.tasks.upsample import upsample
 
@@ -52,7 +52,7 @@ class DepthMetrics(Metrics):
                 near, far = (float(measured.min()), float(measured.max())) if measured.size else (1.0, 2.0)
                 maps = [Image.fromarray(colour_depths(depths, near, far)) for depths in (true, found)]
                 rows.append([dataset.picture(item).convert("RGB").resize(maps[0].size), *maps])
-            draw_rows(path, rows)
+            draw_rows(path, rows, HEADINGS)
 
         return {EXAMPLES: draw}
 

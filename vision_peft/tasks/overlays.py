@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from vision_peft.data.check.tiles import INK, PALE, PAPER, cut, load_font
+from vision_peft.printable import printable
 from vision_peft.safe_files import replacing
 
 Colour = tuple[int, int, int]
@@ -15,6 +17,17 @@ _SMALLEST = 140  # as many are shown of a smaller one, each pixel several times
 _SHARE = 0.55  # of the colour over the image
 _GAP = 4  # pixels between pictures
 _GREY = (127, 127, 127)
+_HEADING, _LETTERS, _SQUARE, _LINE = (
+    20,
+    12,
+    12,
+    18,
+)  # pixels: a line of headings, its letters, a colour, a line of names
+_LEGEND_WIDTH = 720  # pixels of a legend by itself
+LEGEND = "class-colours.png"  # beside overlays
+MOST_NAMED = 40  # classes in a legend
+LONGEST_NAME = 30  # letters of one of them
+HEADINGS = ("image", "true", "predicted")
 
 
 def make_palette(classes: int, given: Sequence[Colour] | None = None) -> list[Colour]:
@@ -53,24 +66,75 @@ def lay_over(image: Image.Image, colours: np.ndarray) -> Image.Image:
     return Image.blend(below, Image.fromarray(colours), _SHARE)
 
 
-def draw_rows(path: Path, rows: Sequence[Sequence[Image.Image]]) -> None:
-    """Write pictures as PNG, row by row, on white: in each the image, what is true, what was predicted."""
+def draw_rows(
+    path: Path,
+    rows: Sequence[Sequence[Image.Image]],
+    headings: Sequence[str] = (),
+    legend: Sequence[tuple[str, Colour]] = (),
+) -> None:
+    """Write pictures as PNG, row by row, on white: in each the image, what is true, what was predicted.
+
+    Args:
+        path: the file.
+        rows: of pictures, as many in each.
+        headings: of the columns; none where it is empty.
+        legend: names and colours of the classes, below; of many the first, see `draw_legend`.
+    """
     factor = max(1, _SMALLEST // max(max(each.size) for row in rows for each in row))
     rows = [
         [each.resize((each.width * factor, each.height * factor), Image.Resampling.NEAREST) for each in row]
         for row in rows
     ]
-    width = sum(max(row[column].width for row in rows) for column in range(len(rows[0]))) + _GAP * (len(rows[0]) - 1)
+    columns = [max(row[column].width for row in rows) for column in range(len(rows[0]))]
+    width = sum(columns) + _GAP * (len(columns) - 1)
+    key = draw_legend(legend, width) if legend else None
+    above, below = _HEADING if headings else 0, key.height + _GAP if key else 0
     height = sum(max(each.height for each in row) for row in rows) + _GAP * (len(rows) - 1)
-    sheet, top = Image.new("RGB", (width, height), "white"), 0
+    sheet, top = Image.new("RGB", (width, above + height + below), PAPER), above
+    draw, font = ImageDraw.Draw(sheet), load_font(_LETTERS)
+    for column, heading in enumerate(headings):
+        left = sum(columns[:column]) + _GAP * column
+        draw.text((left + 2, 3), cut(heading, font, columns[column] - 4), INK, font)
     for row in rows:
         left = 0
         for column, each in enumerate(row):
             sheet.paste(each, (left, top))
-            left += max(other[column].width for other in rows) + _GAP
+            left += columns[column] + _GAP
         top += max(each.height for each in row) + _GAP
+    if key:
+        sheet.paste(key, (0, sheet.height - key.height))
     with replacing(path) as file:
         sheet.save(file, "PNG")
+
+
+def draw_legend(legend: Sequence[tuple[str, Colour]], width: int) -> Image.Image:
+    """Draw the colours of classes with their names, in columns, `width` pixels wide; of very many the first.
+
+    How many more there are stands at the end.
+    """
+    font = load_font(_LETTERS)
+    shown = [(printable(name, LONGEST_NAME), colour) for name, colour in legend[:MOST_NAMED]]
+    cells: list[tuple[str, Colour | None]] = [*shown]
+    if len(legend) > len(shown):
+        cells.append((f"{len(legend) - len(shown)} more", None))
+    longest = max(font.getlength(name) for name, _ in cells)
+    columns = max(1, min(len(cells), int(width // (longest + _SQUARE + 3 * _GAP))))
+    room, lines = width // columns, -(-len(cells) // columns)
+    picture = Image.new("RGB", (width, lines * _LINE + _GAP), PAPER)
+    draw = ImageDraw.Draw(picture)
+    for place, (name, colour) in enumerate(cells):
+        x, y = place // lines * room + 2, place % lines * _LINE + _GAP
+        if colour is not None:
+            draw.rectangle((x, y, x + _SQUARE - 1, y + _SQUARE - 1), colour, PALE)
+        text = cut(name, font, room - _SQUARE - 3 * _GAP)
+        draw.text((x + _SQUARE + _GAP, y - 2), text, PALE if colour is None else INK, font)
+    return picture
+
+
+def write_legend(path: Path, legend: Sequence[tuple[str, Colour]]) -> None:
+    """Write the colours of classes with their names as a PNG of its own, beside overlays of any size."""
+    with replacing(path) as file:
+        draw_legend(legend, _LEGEND_WIDTH).save(file, "PNG")
 
 
 def thin(mask: np.ndarray) -> np.ndarray:

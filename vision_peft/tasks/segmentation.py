@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,7 +20,7 @@ from vision_peft.printable import name_some
 from vision_peft.tasks.classes import CONFUSION, LARGEST_CONFUSION, write_confusion
 from vision_peft.tasks.mask_counts import IGNORE, MaskCounts
 from vision_peft.tasks.metrics import Metrics
-from vision_peft.tasks.overlays import Colour, Examples, colour_classes, draw_rows, lay_over, make_palette
+from vision_peft.tasks.overlays import HEADINGS, Colour, Examples, colour_classes, draw_rows, lay_over, make_palette
 from vision_peft.tasks.task import Loss, Tally, Task
 from vision_peft.tasks.upsample import find_classes, upsample, upsample_rows
 
@@ -82,6 +83,13 @@ class MaskMetrics(Metrics):
     def files(self) -> Mapping[str, Callable[[Path], Any]]:
         return {CONFUSION: lambda path: write_confusion(path, self)}
 
+    def list_shown(self, palette: Sequence[Colour]) -> list[tuple[str, Colour]]:
+        """List names and colours of the classes on the examples, those with the most pixels first."""
+        masks = [mask for pair in self.examples.kept.values() for mask in pair]
+        pixels = sum((np.bincount(mask.ravel(), minlength=256) for mask in masks), np.zeros(256, int))
+        found = sorted(range(len(palette)), key=lambda number: (-pixels[number], number))
+        return [(self.classes[number], palette[number]) for number in found if pixels[number]]
+
     def pictures(self, dataset: ImageDataset) -> Mapping[str, Callable[[Path], Any]]:
         palette = self.task.colours
 
@@ -90,7 +98,7 @@ class MaskMetrics(Metrics):
             for item, masks in sorted(self.examples.kept.items()):
                 pictures = [lay_over(dataset.picture(item), colour_classes(mask, palette)) for mask in masks]
                 rows.append([dataset.picture(item).convert("RGB").resize(pictures[0].size), *pictures])
-            draw_rows(path, rows)
+            draw_rows(path, rows, HEADINGS, self.list_shown(palette))
 
         return {EXAMPLES: draw}
 

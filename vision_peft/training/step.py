@@ -248,12 +248,12 @@ def create_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, epochs: in
     schedule's proportions: its warm-up takes the same share.
     """
     hold = updates_per_epoch if recipe.schedule == "cosine_by_epoch" else 1
-    total = max(epochs * updates_per_epoch, 2)  # timm warns of schedules of one step
+    total = max(epochs * updates_per_epoch, 2)
     warmup_epochs = recipe.warmup_epochs * epochs / recipe.epochs
     warmup = min(round(warmup_epochs * updates_per_epoch), total - 1)
     start = recipe.lr * min(hold / warmup, 1) if warmup else 0.0
     settings: dict[str, Any] = {
-        "t_initial": total - warmup,
+        "t_initial": max(total - warmup, 2),  # of one step timm warns; the first of two is the same
         "lr_min": recipe.lr if recipe.schedule == "constant" else recipe.min_lr,
         "warmup_t": warmup,
         "warmup_lr_init": start if recipe.warmup_lr is None else recipe.warmup_lr,

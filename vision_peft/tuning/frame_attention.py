@@ -20,13 +20,14 @@ def frames(model: Any) -> int:
     name = type(model).__name__
     if count is None:
         raise ValueError(
-            f"this {name} sees single images, and the method works on the frames of a clip: take "
-            "create_backbone(..., num_frames=8)"
+            f"this {name} sees single images, and the method works on the frames of a clip: give "
+            "backbone.num_frames=8 and videos, such as data=moving_digits; in Python create_backbone(..., num_frames=8)"
         )
     if tubelet is not None:
         raise ValueError(
             f"this {name} sees a clip as one sequence of tubelets, and the method works on an image model that sees it "
-            f"frame by frame: take create_backbone(..., num_frames={count}) without tubelet_size"
+            f"frame by frame: give backbone.tubelet_size=null backbone.num_frames={count}; in Python "
+            f"create_backbone(..., num_frames={count}) without tubelet_size"
         )
     return count
 

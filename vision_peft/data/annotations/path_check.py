@@ -93,7 +93,18 @@ class PathCheck:
 
     def find_absence(self, full: str, path: str) -> str | None:
         """Describe a path that may be where it is but has no file, by its full path and as it is listed."""
-        return None if os.path.isfile(full) else f"{self.what} {quote(path)} is missing"  # noqa: PTH113
+        if os.path.isfile(full):  # noqa: PTH113
+            return None
+        return f"{self.what} {quote(path)} is missing{self._explain_absence(full, path)}"
+
+    def _explain_absence(self, full: str, path: str) -> str:
+        """Say what to write where a path is one of Windows, or else which folder is not there."""
+        if "\\" in path and os.sep == "/":
+            return f": write / in place of \\ in paths, which are looked for in {self.root}"
+        folder = os.path.dirname(path)  # noqa: PTH120
+        if not folder or os.path.isabs(path) or os.path.isdir(os.path.dirname(full)):  # noqa: PTH112, PTH117, PTH120
+            return ""
+        return f": there is no folder {quote(folder)} in {self.root}"
 
     def identity(self, full: str) -> str:
         """Return what two spellings of one item have in common."""
