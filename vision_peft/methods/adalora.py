@@ -107,7 +107,7 @@ class AdaLoRA(BlockMethod):
     """Low-rank updates that share one budget of ranks; folds into the weights (``merge``)."""
 
     name: ClassVar[str] = "adalora"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 4e-3}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-2}
 
     rank: int = 12  # r, rows of every layer at the start
     target_rank: float = 8  # rows of a layer at the end, on average

@@ -63,7 +63,7 @@ class BiAdaptFormer(BlockMethod):
 
     name: ClassVar[str] = "bi_adaptformer"
     title: ClassVar[str] = "Bi-AdaptFormer"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-3}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 3e-3}
 
     bottleneck: int = 32  # hidden channels h of the branch
     bits: int = 1  # of every weight: 1, 2 or 4

@@ -91,7 +91,7 @@ class BiLoRA(BlockMethod):
 
     name: ClassVar[str] = "bi_lora"
     title: ClassVar[str] = "Bi-LoRA"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-3}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 3e-3}
 
     rank: int = 32  # r
     bits: int = 1  # of every weight: 1, 2 or 4

@@ -45,7 +45,7 @@ class InputTuning(Method):
 
     name: ClassVar[str] = "input_tuning"
     title: ClassVar[str] = "input tuning"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-3}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 3e-2}
 
     part: str = "mixer"  # mixer: C x C weights in front of the first convolution | patch_embed: the convolution itself
 

@@ -83,7 +83,7 @@ class VeRA(BlockMethod):
     """Two learned vectors for every layer beside shared random matrices; folds into the weights (``merge``)."""
 
     name: ClassVar[str] = "vera"
-    recommended: ClassVar[Mapping[str, float]] = {"lr": 1e-2}
+    recommended: ClassVar[Mapping[str, float]] = {"lr": 3e-2}
 
     rank: int = 256  # r
     targets: tuple[str, ...] = ("qkv",)  # out of qkv, proj, fc1, fc2; or "all-linear", which leaves the head out

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from vision_peft.results.plots.axes import choose_axis
+from vision_peft.results.plots.draw import scale_x
 from vision_peft.results.plots.layout import compose
-from vision_peft.results.plots.looks import GREYS, give_dash
+from vision_peft.results.plots.looks import GREYS, SMALL, give_dash, measure_text
 from vision_peft.results.plots.panels import build_panels
 from vision_peft.results.row import Row
 from vision_peft.results.selection import select_measured
@@ -39,6 +41,15 @@ def test_points_of_one_number_of_parameters_keep_near_it(number: int, span: floa
     assert places[-1] - places[0] == pytest.approx(span)
     assert places[0] + places[-1] == pytest.approx(1.0)
     assert min(b - a for a, b in itertools.pairwise(places)) == pytest.approx(span / (number - 1))
+
+
+@pytest.mark.parametrize("counts", [(9, 5_000_000), (300, 3_000_000), (90_000, 120_000)])
+def test_ticks_leave_room_for_their_widest_label(counts: tuple[int, int]) -> None:
+    axis, axes, points = choose_axis("trained"), Figure().add_subplot(), 120.0
+    scale_x(axes, counts, axis, points, 1.0)
+    labels = [axis.show(tick) for tick in axes.get_xticks()]
+    assert len(labels) > 1
+    assert sum(measure_text(label, SMALL) + 2 for label in labels) < points
 
 
 def test_sixteen_references_are_told_apart_by_dashes_and_greys(make_row: Make) -> None:

@@ -13,10 +13,8 @@ from vision_peft.results.plots.axes import SPAN_OF_LOGARITHM, XAxis
 from vision_peft.results.plots.looks import FAINT, GREY, LETTERS, SMALL, Look, give_dash, measure_text, wrap_text
 from vision_peft.results.plots.panels import Panel
 from vision_peft.results.plots.series import Line
+from vision_peft.results.plots.spread import spread_points
 from vision_peft.results.settings import Metric, Setting
-
-ASIDE = 0.014  # of the axis of parameters, from one point to the next of the same number
-MOST_ASIDE = 0.12  # of it, from that number to the outermost
 
 
 def draw_panel(
@@ -51,15 +49,9 @@ def draw_panel(
             axes.plot([x], [mean], color=grey, marker=".", markersize=6 * large, zorder=2)
     if panel.front:
         _draw_front(axes, panel, axis, metric, large)
-    alone, met = list_alone(panel.lines, axis), Counter()
-    low, high = axes.get_xlim()
+    spread = _spread_alone(axes, panel.lines, axis, metric)
     for label, points in panel.lines:
-        places = [axis.get(setting) or 0.0 for setting in points]
-        if len(points) == 1 and axis.is_count:  # side by side, so that the bars can be read
-            last = alone[places[0]] - 1
-            beside = (met[places[0]] - last / 2) * min(ASIDE, 2 * MOST_ASIDE / max(last, 1))
-            met[places[0]] += 1
-            places = [places[0] * (high / low) ** beside]
+        places = [spread[label]] if label in spread else [axis.get(setting) or 0.0 for setting in points]
         _draw_line(axes, places, points, looks[label], axis, metric, large)
 
 
@@ -88,7 +80,8 @@ def scale_x(
         axes.set_xticks([])
         return
     least, most = min(values), max(values)
-    most_ticks = max(3, int(points / (1.3 * measure_text(axis.show(least), SMALL * large) + 4)))
+    widest = max(measure_text(axis.show(value), SMALL * large) for value in (least, most))
+    most_ticks = max(3, int(points / (1.3 * widest + 4)))
     if not axis.is_count and (least <= 0 or most / least <= SPAN_OF_LOGARITHM):
         least, most = min([least, *bars]), max([most, *bars])
         pad = 0.12 * (most - least) or 0.1 * abs(most) or 1.0
@@ -131,6 +124,19 @@ def label_panel(axes: Axes, panel: Panel, about: Sequence[str], points: float, l
             kind = {"fontsize": size * large, "fontweight": weight, "color": colour}
             axes.annotate(for_plot(line), (0, 1), xytext=(0, height), **above, **kind)
             height += 1.25 * size * large
+
+
+def _spread_alone(axes: Axes, lines: Sequence[Line], axis: XAxis, metric: Metric) -> dict[str, float]:
+    """Return the places of lines of one point on an axis of parameters, by label: side by side where they share one."""
+    (low, high), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    if not axis.is_count or low <= 0:
+        return {}
+    wide, shares = math.log(high / low), {}
+    for label, (setting, *others) in lines:
+        if not others and (place := axis.get(setting) or 0.0) > 0:
+            height = ((setting.mean(metric) or 0.0) - bottom) / (top - bottom)
+            shares[label] = (math.log(place / low) / wide, height)
+    return {label: low * math.exp(share * wide) for label, share in spread_points(shares).items()}
 
 
 def _draw_line(
