@@ -87,7 +87,7 @@ def everything(rank: int, folder: Path) -> dict[str, Any]:
     config, typed = search(folder, "grid")
     rows = tune_and_test(config, typed, final=True)
     given["final"] = [(row.lr, row.world_size) for row in rows]
-    trials = search_optuna(search(folder, "sampled")[0], 2)
+    trials = search_optuna(search(folder, "sampled")[0], number=2)
     given["sampled"] = [trial.values["recipe.lr"] for trial in trials]
 
     def failing_alone(config: Config, command: str) -> Trained:

@@ -160,11 +160,10 @@ class Contest:
             cheapest = min(able, key=lambda each: self.estimate(each, smallest))
             least = self.estimate(cheapest, smallest)
             if least > OF_BUDGET * budget - self.used_s:
-                needed = (least + self.used_s) / OF_BUDGET
                 raise ValueError(
                     f"--budget {format_seconds(budget)} is too small: {cheapest.name}, the cheapest, is estimated to "
                     f"take {format_seconds(least)} after {format_seconds(self.used_s)} of measuring: give --budget "
-                    f"{max(round(needed / 60 + 0.5), 1)}m or more"
+                    f"{max(round((least + self.used_s) / OF_BUDGET / 60 + 0.5), 1)}m or more"
                 )
         for each in able:
             each.progress.estimate_s = each.progress.estimate_s or self.estimate(each, self.state.level or 0)
