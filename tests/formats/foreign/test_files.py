@@ -145,7 +145,9 @@ def test_a_missing_file_is_named(tmp_path):
         vp.read_foreign(tmp_path / "nowhere.pth", "vpt")
 
 
-@pytest.mark.parametrize(("typo", "meant"), [("adaptfomer", "adaptformer"), ("vtp", "vpt"), ("VPT", "vpt"), ("q", None)])
+@pytest.mark.parametrize(
+    ("typo", "meant"), [("adaptfomer", "adaptformer"), ("vtp", "vpt"), ("VPT", "vpt"), ("q", None)]
+)
 def test_an_unknown_source_gets_a_suggestion_and_the_list(typo, meant):
     with pytest.raises(ValueError, match=f"unknown source {typo!r}") as error:
         vp.read_foreign({}, typo)
