@@ -105,6 +105,14 @@ def test_two_spellings_of_a_class_are_one_with_a_warning(tmp_path: Path, fill: F
         assert list(load(tmp_path, "val").labels) == [0]
 
 
+def test_two_spellings_of_a_class_in_two_splits_are_one_with_a_warning(tmp_path: Path, fill: Fill) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    fill(tmp_path / "train", **{decomposed: 2, "dog": 1})
+    fill(tmp_path / "val", **{composed: 1, "dog": 1})
+    with pytest.warns(UserWarning, match=f"Unicode spelling alone are one class: {composed}"):
+        assert list(load(tmp_path, "val").labels) == [0, 1]
+
+
 def test_two_spellings_of_a_file_name_are_a_warning(tmp_path: Path, make_image: MakeImage) -> None:
     for name in ("e\u0301.png", "\u00e9.png", "1.png", "2.png"):
         make_image(tmp_path / "train" / "cat" / name)

@@ -58,6 +58,11 @@ def read_class_folders(
     names_of: dict[str, list[str]] = {}
     for split, folder in folders.items():
         names_of[split] = _list_class_folders(folder, scan)
+    if respelt := list_respelt(sorted({name for names in names_of.values() for name in names})):
+        warn(
+            f"{root}: folders whose names differ in their Unicode spelling alone are one class: {name_some(respelt)}",
+            stacklevel=3,
+        )
     known = {to_nfc(name) for names in names_of.values() for name in names} if open_set else set[str]()
     for split, folder in folders.items():
         names = names_of[split]
@@ -155,11 +160,6 @@ def _list_class_folders(folder: Path, scan: FolderScan) -> list[str]:
     names, bad = split_utf8(sorted(names, key=lambda name: (to_nfc(name), name)))
     if bad:
         scan.problems.append(describe_not_utf8(str(folder), bad, "folder"))
-    if respelt := list_respelt(names):
-        warn(
-            f"{folder}: folders whose names differ in their Unicode spelling alone are one class: {name_some(respelt)}",
-            stacklevel=4,
-        )
     return names
 
 
