@@ -99,7 +99,7 @@ def ask(kind: str, predictor: vp.Predictor, items: Any) -> list[dict[str, float]
 
 @pytest.mark.parametrize("given", INPUTS)
 def test_it_answers_what_predict_answers_for_every_kind_of_task(given: str, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime, of the extra test")
     settings, arguments = INPUTS[given]
     adapter = save_tuned(tmp_path / "adapter", settings=settings, depth=1, temperature=1.5, **arguments)
     files, items = write_items(tmp_path / "files", given)
@@ -121,7 +121,7 @@ def test_it_answers_what_predict_answers_for_every_kind_of_task(given: str, tmp_
 
 
 def test_features_without_a_projection_are_exported(tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, of the extra test")
     model: Any = vp.load(save_tuned(tmp_path / "adapter", depth=1), device="cpu")
     model.reset_classifier(0)
     with pytest.raises(ValueError, match="this adapter has no head, so there are no logits to export"):
