@@ -50,6 +50,13 @@ def test_a_smaller_adapter_that_cannot_be_told_from_the_best_is_suggested(entry:
     ]
 
 
+def test_what_is_not_told_from_the_best_but_lies_below_its_interval_is_not_suggested(entry: Any) -> None:
+    entries = [entry("full", 200, size=3_000_000), entry("probe", 64, 112, size=1000), entry("LoRA-8", 190, 4)]
+    found = advise(entries)
+    assert found.suggested is entries[2]
+    assert found.sentences[-1] == "Not told from full, but below its interval: probe (p = 0.14)."
+
+
 def test_what_differs_is_not_suggested_and_named(entry: Any) -> None:
     entries = [entry("full", 320, size=3_000_000), entry("LoRA-8", 280)]
     found = advise(entries)

@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import json
 import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.report_page import read_data
 
 from vision_peft.cli import plot, report
 from vision_peft.results.figures import choose_metric, describe_metric, format_number, rank_val_score, select_rows
@@ -101,7 +103,7 @@ def test_a_kind_of_task_without_a_finished_run_hides_no_other(tmp_path, capsys, 
     assert why in (tmp_path / "all.md").read_text()
     lines = (tmp_path / "all.csv").read_text().splitlines()[1:]
     assert [line.split(",")[6:8] for line in lines] == [["top1", "1"], *([["mae", "0"]] if lost == "stopped" else [])]
-    page = (tmp_path / "all.html").read_text()
+    page = json.dumps(read_data((tmp_path / "all.html").read_text("utf-8")))
     assert "97.50" in page
     assert f"no table of MAE on test, grades: {why}" in page
     assert plot.main([str(runs), "--out", str(tmp_path / "picture")]) == 0

@@ -17,14 +17,15 @@ class Advice:
     """What the figures say."""
 
     sentences: list[str]
-    suggested: Entry | None  # the one with the smallest adapter of those that cannot be told from the best
+    suggested: Entry | None  # the smallest adapter of those that are as good as the best, as far as test knows
 
 
 def advise(entries: Sequence[Entry]) -> Advice:
     """Say which method is best on test, which smaller ones cannot be told from it, and what beats a frozen backbone.
 
-    Two methods are told apart by the sign test on the test items, at 5 % each. Where the rows do not know which items
-    were right, figures are only put in their order.
+    Two methods are told apart by the sign test on the test items, at 5 % each. What is not told from the best is not
+    for that as good: suggested is what lies within the interval of the best, too. Where the rows do not know which
+    items were right, figures are only put in their order.
     """
     done = list_done(entries)
     if not done:
@@ -37,7 +38,8 @@ def advise(entries: Sequence[Entry]) -> Advice:
     if any(test is None for test in tests.values()):
         sentences.append("Whether the others differ from it by more than chance is not known for this kind of task.")
         return Advice(sentences, best)
-    alike = [(entry, row) for entry, row in done if not _differs(tests[entry.name])]
+    equal = [(entry, row) for entry, row in done if not _differs(tests[entry.name])]
+    alike = [(entry, row) for entry, row in equal if entry is best or _place(row, best_row) == "within"]
     smallest, smallest_row = min(alike, key=lambda pair: (pair[1].adapter_bytes, -_rank(pair[1])))
     sentences += _describe_unbeaten(done, best)
     if smallest is not best:
@@ -50,6 +52,9 @@ def advise(entries: Sequence[Entry]) -> Advice:
             f"either and took the least time, search included: {format_seconds(_seconds(quickest))} instead of "
             f"{format_seconds(_seconds(best))}."
         )
+    lower = [f"{entry.name} ({_describe_p(tests[entry.name])})" for entry, row in equal if (entry, row) not in alike]
+    if lower:
+        sentences.append(f"Not told from {best.name}, but below its interval: {', '.join(lower)}.")
     worse = [f"{entry.name} ({_describe_p(test)})" for entry, _ in done if _differs(test := tests[entry.name])]
     if worse:
         sentences.append(f"Worse than {best.name} beyond chance: {', '.join(worse)}.")
@@ -89,18 +94,25 @@ def _describe_smaller(entry: Entry, row: Row, best: Entry, best_row: Row, test: 
 def _describe_largest(entry: Entry, row: Row, best: Entry, done: Sequence[tuple[Entry, Row]]) -> list[str]:
     """Set the suggested method beside the largest adapter, which full fine-tuning has where it was compared."""
     largest, largest_row = max(done, key=lambda pair: pair[1].adapter_bytes)
-    interval, value = find_interval(largest_row), get_figure(row, row.metric)
+    interval, place = find_interval(largest_row), _place(row, largest_row)
     if (
         largest in (entry, best)
         or interval is None
-        or value is None
+        or place is None
         or row.adapter_bytes * WORTH_SAYING > largest_row.adapter_bytes
     ):
         return []
     share = _describe_ratio(row.adapter_bytes, largest_row.adapter_bytes)
-    place = "within" if value in interval else "above" if value > interval.high else "below"
     bounds = f"{interval.low:.1f} to {interval.high:.1f}"
     return [f"{_capitalise(entry.name)} is {place} the interval of {largest.name} ({bounds}) at {share} of the bytes."]
+
+
+def _place(row: Row, other: Row) -> str | None:
+    """Say where a figure lies, seen from the interval of another one: within, above or below; None if not known."""
+    interval, value = find_interval(other), get_figure(row, row.metric)
+    if interval is None or value is None:
+        return None
+    return "within" if value in interval else "above" if value > interval.high else "below"
 
 
 def _capitalise(text: str) -> str:

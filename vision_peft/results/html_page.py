@@ -1,14 +1,17 @@
 """Write rows as one HTML page that loads nothing: tables, an interactive curve, and every setting in detail.
 
-The page is a template with its own style and script, and the data as JSON in it. The script makes every element itself
-and writes text as text, so that no name in a row is ever read as markup; a policy in the page allows no other script,
-no style and no address but its own.
+The page is a template with its own style and script, and the data in it as JSON, packed by gzip, for rows say much the
+same. The script makes every element itself and writes text as text, so that no name in a row is ever read as markup; a
+policy in the page allows no other script, no style and no address but its own.
 """
 
 import base64
+import bisect
+import gzip
 import hashlib
 import html
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -58,7 +61,8 @@ def make_page(
     kinds, problems = [], []
     for own in split_kinds(rows):
         try:
-            kinds.append(make_kind(own, suites or {}))
+            data, settings = make_kind(own, suites or {})
+            kinds.append((_clean(data), settings))
         except NothingMeasuredError as error:
             problems.append(f"no table of {describe_metric(own, own[0].metric)}: {error.why}")
     if not kinds:
@@ -71,10 +75,10 @@ def make_page(
         notes.append(f"{left_out} more settings do not fit on a page of 1 MB: give fewer runs")
     if fewer := found - len(kinds):
         notes.append(f"{fewer} more kinds of figures do not fit on a page of 1 MB: give the runs of one kind")
-    data: Data = {"title": _title(kinds), "notes": notes, "kinds": [kind for kind, _ in kinds]}
-    data["published"] = _list_published(data["kinds"], published)
-    _add_details(data, kinds, room, picture)
-    return _fill(_to_json(data), {"title": html.escape(printable(data["title"]))})
+    shown = [data for data, _ in kinds]
+    top = _clean({"title": _title(kinds), "notes": notes, "published": _list_published(shown, published)})
+    page = _add_details(top | {"kinds": shown}, [own for _, own in kinds], room, picture)
+    return _fill(_pack(page), {"title": html.escape(top["title"])})
 
 
 def _title(kinds: Sequence[tuple[Data, list[Setting]]]) -> str:
@@ -92,14 +96,24 @@ def _count(number: int, noun: str) -> str:
 def _cut(kinds: list[tuple[Data, list[Setting]]], room: int) -> tuple[list[tuple[Data, list[Setting]]], int]:
     """Leave out the last settings of each kind, then the last kinds, until their data fit; gives how many settings."""
     total = sum(len(settings) for _, settings in kinds)
-    share = 1.0
-    cut = kinds
-    while _measure([kind for kind, _ in cut]) > room and share > 0.001:
-        share *= 0.8
-        cut = [_keep_first(*kind, max(1, int(share * len(kind[1])))) for kind in kinds]
-    while len(cut) > 1 and _measure([kind for kind, _ in cut]) > room:
-        cut = cut[:-1]
+    most = max(len(settings) for _, settings in kinds)
+
+    def keep(number: int) -> list[tuple[Data, list[Setting]]]:
+        return [_keep_first(*kind, max(1, number * len(kind[1]) // most)) for kind in kinds]
+
+    def measure(cut: list[tuple[Data, list[Setting]]]) -> int:
+        return len(_pack([kind for kind, _ in cut]))
+
+    cut = kinds if measure(kinds) <= room else keep(_find_most(most, room, lambda number: measure(keep(number))))
+    cut = cut[: _find_most(len(cut), room, lambda number: measure(cut[:number]))]
     return cut, total - sum(len(settings) for _, settings in cut)
+
+
+def _find_most(number: int, room: int, measure: Callable[[int], int]) -> int:
+    """Find the largest of 1, 2, ... `number` whose measure is at most `room`; 1 where none is."""
+    if measure(number) <= room:
+        return number
+    return max(1, bisect.bisect_left(range(1, number), room + 1, key=measure))
 
 
 def _keep_first(kind: Data, settings: list[Setting], number: int) -> tuple[Data, list[Setting]]:
@@ -113,11 +127,9 @@ def _keep_first(kind: Data, settings: list[Setting], number: int) -> tuple[Data,
     return kind | fewer, settings[:number]
 
 
-def _add_details(data: Data, kinds: Sequence[tuple[Data, list[Setting]]], room: int, picture: Picture | None) -> None:
-    """Add details to settings as long as there is room: commands of all first, then facts, curves, and so on."""
-    left = room - _measure(data)
-    missing: dict[str, int] = {}
-    parts: dict[str, Callable[[Setting], Data | None]] = {
+def _add_details(data: Data, settings: Sequence[Sequence[Setting]], room: int, picture: Picture | None) -> Data:
+    """Add details to the settings of each kind while there is room: commands of all, then facts, curves, and so on."""
+    makers: dict[str, Callable[[Setting], Data | None]] = {
         "commands": list_runs,
         "fields": list_facts,
         "learning curves": trace_curves,
@@ -125,22 +137,28 @@ def _add_details(data: Data, kinds: Sequence[tuple[Data, list[Setting]]], room: 
         "hardest items": list_hardest,
     }
     if picture:
-        parts["thumbnails"] = lambda setting: list_hardest(setting, picture)
-    for name, make in parts.items():
-        for kind, settings in kinds:
-            for entry, setting in zip(kind["settings"], settings, strict=True):
-                if (part := make(setting)) is None:
-                    continue
-                size = _measure(part)
-                if size > left:
-                    missing[name] = missing.get(name, 0) + 1
-                    continue
-                left -= size
-                entry |= part
-    data["notes"] += [
-        f"{name} of {_count(number, 'setting')} do not fit on a page of 1 MB: give fewer runs"
-        for name, number in missing.items()
+        makers["thumbnails"] = lambda setting: list_hardest(setting, picture)
+    parts = [
+        (name, kind, number, _clean(part))
+        for name, make in makers.items()
+        for kind, own in enumerate(settings)
+        for number, setting in enumerate(own)
+        if (part := make(setting)) is not None
     ]
+
+    def add(count: int) -> Data:
+        filled = [[{**entry} for entry in kind["settings"]] for kind in data["kinds"]]
+        for _, kind, number, part in parts[:count]:
+            filled[kind][number] |= part
+        missing = Counter(name for name, *_ in parts[count:])
+        notes = [
+            f"{name} of {_count(number, 'setting')} do not fit on a page of 1 MB: give fewer runs"
+            for name, number in missing.items()
+        ]
+        kinds = [kind | {"settings": own} for kind, own in zip(data["kinds"], filled, strict=True)]
+        return data | {"kinds": kinds, "notes": [*data["notes"], *notes]}
+
+    return add(_find_most(len(parts), room, lambda count: len(_pack(add(count)))))
 
 
 def _list_published(kinds: Sequence[Data], published: Callable[[str], Mapping[str, str] | None] | None) -> list[Data]:
@@ -150,14 +168,10 @@ def _list_published(kinds: Sequence[Data], published: Callable[[str], Mapping[st
     return [{"name": name, **about} for name, about in found.items() if about is not None]
 
 
-def _measure(data: Any) -> int:
-    return len(_to_json(data))
-
-
-def _to_json(data: Any) -> str:
-    """Return JSON that ends no element of HTML, whatever stands in it."""
-    text = json.dumps(_clean(data), allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+def _pack(data: Any) -> str:
+    """Return JSON, packed by gzip, as base64: letters and digits, which end no element of HTML."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def _clean(value: Any) -> Any:
@@ -172,7 +186,7 @@ def _clean(value: Any) -> Any:
 def _fill(data: str, texts: Mapping[str, str]) -> str:
     """Put style, script, data and texts into the template, with the policy that allows no others."""
     style = _read("page.css")
-    script = '"use strict";\n' + "".join(map(_read, SCRIPTS))
+    script = "".join(map(_read, SCRIPTS))
     policy = [
         "default-src 'none'",
         f"script-src {_hash(script)}",

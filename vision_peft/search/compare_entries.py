@@ -7,6 +7,7 @@ from vision_peft.config.command_line import command_of, with_values
 from vision_peft.memory.plan import read_limit, read_predicted
 from vision_peft.memory.sizes import format_memory
 from vision_peft.results.comparison import Entry, list_done
+from vision_peft.results.method_titles import add_size
 from vision_peft.results.row import Row
 from vision_peft.results.table import format_seconds
 from vision_peft.search.candidates import Rungs, count_epochs, describe_rungs
@@ -31,7 +32,7 @@ def _make_entry(contest: Contest, competitor: Competitor) -> Entry:
     rows = {str(trial.values): trial.row for trial in competitor.trials} | {str(values): trained.row}
     size = values.get(candidate.size_key or "")
     return Entry(
-        name=candidate.name if size is None else f"{candidate.name}-{size}",
+        name=add_size(candidate.name, size),
         row=trained.row,
         tried=_describe_tried(competitor, trained.row),
         search_s=sum(row.total_seconds or row.train_seconds for row in rows.values()),
