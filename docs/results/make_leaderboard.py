@@ -22,7 +22,7 @@ from vision_peft.results.figures import describe_metric, format_number, is_teste
 from vision_peft.results.labels import disambiguate, format_value, list_searched
 from vision_peft.results.report import format_table
 from vision_peft.results.row import FINISHED, Row, parse_row
-from vision_peft.results.selection import describe_lost, describe_panel
+from vision_peft.results.selection import OF_DATA, describe_lost, describe_panel, name_data
 from vision_peft.results.settings import PANEL, Setting, group_by_seed
 from vision_peft.results.table import format_bytes, format_count, format_seconds
 
@@ -111,14 +111,14 @@ def make_leaderboard(rows: list[Row]) -> tuple[str, str]:
     parts, numbers = [HEADER], []
     for key in sorted(sections):
         about = describe_panel(sections[key][0].row)
-        title = " ".join(about.pop(name) for name in ("dataset", "task") if name in about)
-        title += f", {about.pop('img_size')}" + (f", {key[-1]}" if key[-1] else "")
+        title = ", ".join(filter(None, (name_data(about), about["img_size"], key[-1])))
+        rest = [text for name, text in about.items() if name not in (*OF_DATA, "img_size")]
         lost = describe_lost(sections[key])
         settings = _rank([setting for setting in sections[key] if setting.rows])
         if not settings:
             continue  # no seed of any has finished
         labels = disambiguate([setting.row.label for setting in settings], [[setting] for setting in settings])
-        parts += _write_section(title, list(about.values()), settings, labels, lost)
+        parts += _write_section(title, rest, settings, labels, lost)
         numbers += [_list_numbers(title, setting, label) for setting, label in zip(settings, labels, strict=True)]
     with io.StringIO(newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(map(for_csv, cells) for cells in (COLUMNS, *numbers))

@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from common_budget import ROWS, SEEDS, SIZED, unpack
+from common_budget import ROWS, SEEDS, SIZED, SIZES, unpack
 from make_leaderboard import STUDY, read_rows
 from study import DATA, LEFT_OUT, list_cells, list_settings, open_book
 from study_rates import make_table as make_rates
@@ -30,7 +30,7 @@ from vision_peft.results.labels import list_searched
 from vision_peft.results.report import format_table
 from vision_peft.results.row import Row
 from vision_peft.results.settings import group_by_seed
-from vision_peft.results.significance import compare_all
+from vision_peft.results.significance import Pair, compare_all, correct_for_number
 from vision_peft.results.table import format_count
 from vision_peft.results.task_means import average_over_tasks
 
@@ -57,11 +57,21 @@ def average(of_data: dict[str, list[Row]]) -> tuple[float, float]:
     return setting.mean("top1") or 0.0, setting.std("top1") or 0.0
 
 
-def make_table(found: Rows, settings: Collection[str]) -> list[str]:
-    """Make a table of settings, the best mean first."""
-    chosen = [name for name in found if name in settings]
+def sort_by_mean(found: Rows, settings: Collection[str]) -> list[str]:
+    """List those of the settings that were found, the best mean first."""
+    return sorted((name for name in found if name in settings), key=lambda name: -average(found[name])[0])
+
+
+def list_sizes(found: Rows) -> list[list[str]]:
+    """List the sizes of each method that has more than its default one, from few parameters to many."""
+    groups = [[f"{name}_{low}", name, f"{name}_{high}"] for name, (_, low, high) in SIZES.items()]
+    return [own for group in groups if len(own := [name for name in group if name in found]) > 1]
+
+
+def make_table(found: Rows, settings: Sequence[str]) -> list[str]:
+    """Make a table of settings."""
     table = [["method", "trained", "rate", "by default", *TITLES, "mean", "minutes"]]
-    for name in sorted(chosen, key=lambda name: -average(found[name])[0]):
+    for name in settings:
         rows = [row for data in DATA for row in found[name][data]]
         cells = []
         for data in DATA:
@@ -109,6 +119,26 @@ def describe_differences(found: Rows, settings: Collection[str]) -> list[str]:
     return [f"* {text}" for text in (*(table.describe() for table in tables), *notes)]
 
 
+def describe_sizes(found: Rows) -> list[str]:
+    """Say which sizes of one method the sign test tells apart, corrected for all such pairs."""
+    pairs: list[Pair] = []
+    for group in list_sizes(found):
+        tables, _ = compare_all([row for name in group for data in DATA for row in found[name][data]], "top1", "seeds")
+        pairs += [pair for table in tables for pair in table.pairs]
+    differing = [pair for pair in correct_for_number(pairs) if pair.differs]
+    words = [
+        f"{pair.a if pair.difference > 0 else pair.b} is better than {pair.b if pair.difference > 0 else pair.a} "
+        f"({abs(pair.difference):.1f} points)"
+        for pair in sorted(differing, key=lambda pair: -abs(pair.difference))
+    ]
+    told = f": {', '.join(words)}" if words else ""
+    return (
+        [f"* Of {len(pairs)} pairs of sizes of one method {len(words) or 'none'} are told apart{told}."]
+        if pairs
+        else []
+    )
+
+
 def describe_progress(found: Rows) -> str:
     """Say how much of the study there is, and what it took."""
     settings = list_settings()
@@ -127,16 +157,22 @@ def write_page() -> str:
     """Write the page."""
     found = read_study()
     usual = [name for name in list_settings() if name not in SIZED]
-    further = [name for name in found if name in SIZED]
-    sizes = make_table(found, SIZED) if further else ["None has all data sets yet."]
+    sizes = [name for group in list_sizes(found) for name in group]
     return TEXT.read_text("utf-8").format(
-        usual="\n".join(make_table(found, usual)),
-        sizes="\n".join(sizes),
+        usual="\n".join(make_table(found, sort_by_mean(found, usual))),
+        sizes="\n".join([*make_table(found, sizes), "", *describe_sizes(found)]),
         rates="\n".join(make_rates({name: _label(found[name][DATA[0]]) for name in found if name not in SIZED})),
         differences="\n".join(describe_differences(found, usual)),
         progress=describe_progress(found),
         left_out=_join(LEFT_OUT),
+        sizes_left_out=describe_missing_sizes(found),
     )
+
+
+def describe_missing_sizes(found: Rows) -> str:
+    """Say of which methods sizes are missing; empty if of none."""
+    missing = [name for name, (_, *sizes) in SIZES.items() if any(f"{name}_{size}" not in found for size in sizes)]
+    return f"\n* Further sizes of {_join(missing)}, or one of the two." if missing else ""
 
 
 def fill_methods_page(text: str) -> str:

@@ -14,7 +14,7 @@ from vision_peft.cli import plot, report
 from vision_peft.results.figures import choose_metric, describe_metric, format_number, rank_val_score, select_rows
 from vision_peft.results.report import make_report
 from vision_peft.results.row import RESULT, STATUS, Row, write_row
-from vision_peft.results.selection import select_measured
+from vision_peft.results.selection import describe_panel, name_data, select_measured
 from vision_peft.results.table import format_rows
 from vision_peft.search.trials import Trial, format_trials, rank_trials
 
@@ -132,3 +132,18 @@ def test_figures_have_the_digits_that_they_need() -> None:
     assert [format_number(value) for value in (97.512, 1.5, 0.7991, -0.2)] == ["97.51", "1.50", "0.799", "-0.200"]
     assert format_number(0.071, 0.85) == "0.071"
     assert format_number(0.5, 97.0) == "0.50"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "task", "name"),
+    [
+        ("vtab1k", "clothing", "vtab1k clothing"),
+        ("fashion_mnist", "fashion-mnist", "fashion_mnist"),
+        ("cifar100", None, "cifar100"),
+        ("folder", "---", "folder ---"),
+    ],
+)
+def test_data_in_a_folder_of_their_name_are_named_once(
+    make_row: Callable[..., Row], dataset: str, task: str | None, name: str
+) -> None:
+    assert name_data(describe_panel(make_row(dataset=dataset, task=task))) == name

@@ -15,7 +15,7 @@ from vision_peft.results.plots.axes import choose_axis
 from vision_peft.results.plots.series import REFERENCES, build_references, build_series
 from vision_peft.results.report import TEXTS, Report, make_report
 from vision_peft.results.row import Row
-from vision_peft.results.selection import describe_panel, select_measured
+from vision_peft.results.selection import OF_DATA, describe_panel, name_data, select_measured
 from vision_peft.results.settings import Setting
 from vision_peft.results.table import format_bytes, format_count, format_seconds, read_number
 
@@ -131,7 +131,7 @@ def _make_cells(setting: Setting, label: str, figures: Sequence[str]) -> dict[st
     share = 100 * (row.params_trained + row.params_head) / total if total else None
     return {
         "method": _text(label),
-        "task": _text(" ".join(panel[name] for name in ("dataset", "task") if name in panel)),
+        "task": _text(name_data(panel)),
         "backbone": _text(row.backbone),
         "size": _text(", ".join(panel[name] for name in ("img_size", "num_frames") if name in panel)),
         "seeds": [len(setting.rows), seeds],
@@ -213,7 +213,7 @@ def _make_panels(settings: Sequence[Setting]) -> list[Data]:
     panels = []
     for panel in of_panel.values():
         about = describe_panel(panel[0].row)
-        name = " ".join(about.pop(key) for key in ("dataset", "task") if key in about)
+        shown = [printable(text) for key, text in about.items() if key not in OF_DATA]
         lines = []
         for label, points in build_series(panel, choose_axis("trained"), settings):
             colours.setdefault(label, len(colours))
@@ -225,5 +225,5 @@ def _make_panels(settings: Sequence[Setting]) -> list[Data]:
             method = points[0].row.method if points[0].row.method in REFERENCES else "other"
             place = {"points": [numbers[id(points[0])]], "reference": method}
             lines.append({"label": printable(label), "colour": colours[label], **place})
-        panels.append({"name": printable(name), "about": [*map(printable, about.values())], "lines": lines})
+        panels.append({"name": printable(name_data(about)), "about": shown, "lines": lines})
     return panels

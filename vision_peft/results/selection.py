@@ -1,7 +1,8 @@
 """Choose what a table or a picture shows, and say what it does not show."""
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vision_peft.printable import LONGEST_LINE, printable
@@ -10,6 +11,7 @@ from vision_peft.results.labels import disambiguate
 from vision_peft.results.row import FINISHED, Row
 from vision_peft.results.settings import PANEL, Metric, Setting, drop_repeats, group_by_seed
 
+OF_DATA = ("dataset", "task")  # of `PANEL`: what `name_data` names
 MOST_NOTES = 10  # on single settings
 
 
@@ -91,6 +93,15 @@ def describe_panel(row: Row) -> dict[str, str]:
     if not isinstance(row.img_size, int):
         values["img_size"] = " x ".join(map(str, row.img_size))
     return {name: words.get(name, "{}").format(value) for name, value in values.items() if value is not None}
+
+
+def name_data(told: Mapping[str, str]) -> str:
+    """Name data set and task of what `describe_panel` says, once where both say the same: "vtab1k clothing".
+
+    Data that are found in a folder have its name as their task: fashion_mnist of /usr/share/datasets/fashion-mnist.
+    """
+    names = {re.sub(r"[\W_]", "", name.lower()) or name: name for key in reversed(OF_DATA) if (name := told.get(key))}
+    return " ".join(reversed(names.values()))
 
 
 def _is_trial(row: Row, metric: Metric) -> bool:

@@ -196,10 +196,11 @@ def _make_table(
     if not pairs:
         return []
     where = ", ".join(text for name, text in describe_panel(row).items() if name in shared)
-    return [PairTable(kind, where, _correct(pairs), ranked, partial)]
+    return [PairTable(kind, where, correct_for_number(pairs), ranked, partial)]
 
 
-def _correct(pairs: list[Pair]) -> list[Pair]:
+def correct_for_number(pairs: Sequence[Pair]) -> list[Pair]:
+    """Give each pair the p-value that Holm's correction for the number of all of them leaves (`p_holm`)."""
     corrected, highest = list(pairs), 0.0
     for place, (number, pair) in enumerate(sorted(enumerate(pairs), key=lambda each: each[1].p_value)):
         highest = max(highest, min(1.0, pair.p_value * (len(pairs) - place)))

@@ -14,6 +14,7 @@ from vision_peft.results.plots.looks import FAINT, GREY, LETTERS, SMALL, Look, g
 from vision_peft.results.plots.panels import Panel
 from vision_peft.results.plots.series import Line
 from vision_peft.results.plots.spread import spread_points
+from vision_peft.results.selection import name_data
 from vision_peft.results.settings import Metric, Setting
 
 
@@ -114,9 +115,8 @@ def label_panel(axes: Axes, panel: Panel, about: Sequence[str], points: float, l
         large: how many times larger than on paper type is.
     """
     told = panel.describe()
-    title = " ".join(told[name] for name in ("dataset", "task") if name in told)
     small = wrap_text(", ".join(told[name] for name in about if name in told), points, SMALL * large)
-    titles = wrap_text(title, points, LETTERS * large)
+    titles = wrap_text(name_data(told), points, LETTERS * large)
     above = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom", "ha": "left"}
     height = 3.0 * large
     for lines, size, weight, colour in ((small, SMALL, "normal", GREY), (titles, LETTERS, "bold", "black")):

@@ -26,6 +26,7 @@ from vision_peft.results.plots.looks import (
     wrap_text,
 )
 from vision_peft.results.plots.panels import Panel
+from vision_peft.results.selection import name_data
 from vision_peft.results.settings import Metric
 
 NARROWEST_PANEL = 1.45  # inches, type at the size on paper
@@ -228,7 +229,6 @@ def _fill_columns(entries: Sequence[Entry], columns: int) -> Iterator[Sequence[E
 def _count_lines(panel: Panel, own: Sequence[str], inside: float, large: float) -> float:
     """Return the points that the lines above a panel take."""
     told = panel.describe()
-    title = " ".join(told[name] for name in ("dataset", "task") if name in told)
-    titles = wrap_text(title, inside, LETTERS * large)
+    titles = wrap_text(name_data(told), inside, LETTERS * large)
     small = wrap_text(", ".join(told[name] for name in own if name in told), inside, SMALL * large)
     return LINE * (len(titles) * LETTERS + len(small) * SMALL) * large
