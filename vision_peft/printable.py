@@ -117,6 +117,12 @@ def name_some(names: Iterable[object], most: int = 10) -> str:
     return ", ".join(printable(name) for name in listed[:most]) + more
 
 
+def capitalise(text: str) -> str:
+    """Start a sentence; a name such as k-NN or vpt_deep stays as it is."""
+    word = text.split(maxsplit=1)[0]
+    return text[0].upper() + text[1:] if word.isalpha() and word.islower() else text
+
+
 def for_markdown(text: object, starts: bool = False) -> str:
     """Return `text` for Markdown: printable, and no cell, code, HTML or link begins or ends in it.
 

@@ -21,7 +21,7 @@ from vision_peft.results.commands import collect_commands, describe_provenance
 from vision_peft.results.figures import describe_metric, format_number, is_tested
 from vision_peft.results.labels import disambiguate, format_value, list_searched
 from vision_peft.results.report import format_table
-from vision_peft.results.row import FINISHED, Row, parse_row
+from vision_peft.results.row import DIVERGED, FINISHED, Row, parse_row
 from vision_peft.results.selection import OF_DATA, describe_lost, describe_panel, name_data
 from vision_peft.results.settings import PANEL, Setting, group_by_seed
 from vision_peft.results.table import format_bytes, format_count, format_seconds
@@ -80,8 +80,9 @@ def read_rows(folder: Path) -> list[Row]:
         for number, text in enumerate(path.read_text("utf-8").splitlines(), start=1):
             where = f"{path.relative_to(folder)}, line {number}"
             try:
-                if "methods" not in json.loads(text):
-                    continue  # a trial that diverged has only what the search needs
+                values = json.loads(text)
+                if isinstance(values, dict) and "methods" not in values and values.get("status") == DIVERGED:
+                    continue  # a trial, of which there is only what the search needs
                 row = parse_row(text, where)
             except ValueError as error:
                 problems.append(str(error) if where in str(error) else f"{where}: {error}")

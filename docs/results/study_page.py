@@ -200,7 +200,7 @@ def draw() -> None:
         runs = [str(path) for name in found for path in Path(folder).glob(f"*/{name}")]
         drawn, above = Path(folder, "study"), [run for run in runs if Path(run).name != "knn"]  # it is far below
         run_verb(["plot", *above, "--mean", f"--out={drawn}"])
-        run_verb(["plot", *runs, f"--out={drawn}_tasks"])
+        run_verb(["plot", *(run for run in runs if Path(run).name not in SIZED), f"--out={drawn}_tasks"])
         for name in ("study.png", "study_tasks.png"):
             (HERE / name).write_bytes(Path(folder, name).read_bytes())
         run_verb(["report", *runs, "-o", str(HERE / "study.html")])

@@ -69,7 +69,7 @@ def test_the_mean_over_tasks_is_one_panel_of_the_methods_that_have_all(plot_here
     put(tmp_path / "runs" / "l", "linear", 0, 0, 70.0)
     code, _, complaint = plot_here("runs", "--mean")
     assert code == 2
-    assert "left out of the mean of 3 tasks, as tasks or seeds are missing: linear probe, AdaptFormer-64" in complaint
+    assert "not in the mean of 3 tasks, as tasks or seeds are missing: linear probe, AdaptFormer-64" in complaint
     shutil.rmtree(tmp_path / "runs" / "l")
     assert plot_here("runs", "--mean")[0] == 0
     with (tmp_path / "accuracy.csv").open() as file:
@@ -145,11 +145,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(plot_here, tmp_path, arguments, m
     assert not list(tmp_path.glob("*.png"))
 
 
-def test_a_slash_at_the_end_names_a_folder(plot_here, tmp_path):
+def test_a_folder_that_is_there_or_a_slash_at_the_end_names_a_folder(plot_here, tmp_path):
     put(tmp_path / "runs" / "a", "adaptformer", 64, 0, 80.0)
-    (tmp_path / "there").mkdir()
-    for folder in ("there", "new"):
-        code, _, _ = plot_here("runs", f"--out={folder}/")
+    for folder in ("there", "other"):
+        (tmp_path / folder).mkdir()
+    for out in ("there", "other/", "new/"):
+        code, _, _ = plot_here("runs", f"--out={out}")
+        folder = out.rstrip("/")
         assert code == 0
         names = [f"accuracy.{kind}" for kind in ("csv", "pdf", "png", "svg")]
         assert sorted(path.name for path in (tmp_path / folder).iterdir()) == names

@@ -57,6 +57,20 @@ def test_what_is_not_told_from_the_best_but_lies_below_its_interval_is_not_sugge
     assert found.sentences[-1] == "Not told from full, but below its interval: probe (p = 0.14)."
 
 
+def test_a_few_bytes_less_are_no_reason_for_a_lower_figure(entry: Any) -> None:
+    entries = [entry("LoRA-8", 320, size=10_000), entry("PiSSA-8", 318, size=9_990), entry("full", 319, size=10**6)]
+    found = advise(entries)
+    assert found.suggested is entries[0]
+    assert not any("PiSSA-8" in sentence for sentence in found.sentences)
+    entries.append(entry("VeRA-8", 310, 8, size=4_000))
+    assert advise(entries).suggested is entries[-1]
+
+
+def test_entries_without_time_or_bytes_are_compared_too(entry: Any) -> None:
+    entries = [entry("a1", 320, size=0, search_s=None), entry("b1", 319, size=0), entry("c1", 318, size=0, search_s=1)]
+    assert advise(entries).suggested is entries[0]
+
+
 def test_what_differs_is_not_suggested_and_named(entry: Any) -> None:
     entries = [entry("full", 320, size=3_000_000), entry("LoRA-8", 280)]
     found = advise(entries)

@@ -11,7 +11,14 @@ import pytest
 from support.report_page import read_data
 
 from vision_peft.cli import plot, report
-from vision_peft.results.figures import choose_metric, describe_metric, format_number, rank_val_score, select_rows
+from vision_peft.results.figures import (
+    choose_metric,
+    describe_metric,
+    format_number,
+    rank_val_score,
+    select_rows,
+    write_digits,
+)
 from vision_peft.results.report import make_report
 from vision_peft.results.row import RESULT, STATUS, Row, write_row
 from vision_peft.results.selection import describe_panel, name_data, select_measured
@@ -102,7 +109,10 @@ def test_a_kind_of_task_without_a_finished_run_hides_no_other(tmp_path, capsys, 
         assert f"digits: MAE on test, grades\n\n* nothing to report: {why}\n" in shown
     assert why in (tmp_path / "all.md").read_text()
     lines = (tmp_path / "all.csv").read_text().splitlines()[1:]
-    assert [line.split(",")[6:8] for line in lines] == [["top1", "1"], *([["mae", "0"]] if lost == "stopped" else [])]
+    assert [line.split(",")[6:9] for line in lines] == [
+        ["top1", "%", "1"],
+        *([["mae", "grades", "0"]] if lost == "stopped" else []),
+    ]
     page = json.dumps(read_data((tmp_path / "all.html").read_text("utf-8")))
     assert "97.50" in page
     assert f"no table of MAE on test, grades: {why}" in page
@@ -147,3 +157,19 @@ def test_data_in_a_folder_of_their_name_are_named_once(
     make_row: Callable[..., Row], dataset: str, task: str | None, name: str
 ) -> None:
     assert name_data(describe_panel(make_row(dataset=dataset, task=task))) == name
+
+
+@pytest.mark.parametrize(
+    ("value", "shown", "digits"),
+    [
+        (97.514, "97.51", "97.5140"),
+        (0.7991, "0.799", "0.7991"),
+        (0.0123, "0.0123", "0.0123"),
+        (0.0, "0.000", "0.0000"),
+        (-4e-5, "-0.0000400", "-4e-05"),
+        (2.5e-7, "2.50e-07", "2.5e-07"),
+    ],
+)
+def test_small_figures_keep_their_digits(value: float, shown: str, digits: str) -> None:
+    assert format_number(value) == shown
+    assert write_digits(value) == digits

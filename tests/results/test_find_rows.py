@@ -32,6 +32,16 @@ def test_unfinished_runs_and_empty_folders_are_named_and_left_out(make_row, tmp_
     assert f"{tmp_path / 'nothing'} does not contain a run: left out" in caplog.messages
 
 
+def test_linked_folders_are_named_and_followed_where_the_user_names_them(make_row, tmp_path, caplog):
+    write_row(tmp_path / "elsewhere" / "result.json", make_row(seed=1))
+    write_row(tmp_path / "runs" / "a" / "result.json", make_row(seed=0))
+    link = tmp_path / "runs" / "b"
+    link.symlink_to(tmp_path / "elsewhere")
+    assert [row.seed for row in find_rows([tmp_path / "runs"])] == [0]
+    assert f"links to folders, which are followed only where they are named ({link}): left out" in caplog.messages
+    assert [row.seed for row in find_rows([tmp_path / "runs" / "a", link])] == [0, 1]
+
+
 def test_only_unfinished_runs_are_an_error_that_names_them(tmp_path):
     (tmp_path / "open").mkdir()
     (tmp_path / "open" / "config.yaml").touch()

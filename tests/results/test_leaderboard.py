@@ -66,10 +66,12 @@ def test_a_row_without_its_command_or_that_is_none_is_named_with_its_line(make_r
     whole = to_values(make_row(data_digest="1" * 64)) or {}
     folder = put(tmp_path, whole, whole | {"command": "", "data_digest": None}, whole | {"top1": "high"})
     with next(folder.glob("*/*.jsonl")).open("a") as file:
-        file.write("\n{}\n")
-    wanted = r"line 2: a row of the leaderboard needs command, data_digest\n.*line 3 is not.*\n.*line 4: Expecting"
-    with pytest.raises(ValueError, match=wanted):
+        file.write('\n{}\n5\n{"method": [], "status": "finished"}\n')
+    with pytest.raises(ValueError, match="needs") as error:
         script["read_rows"](folder)
+    wanted = ["line 2: a row of the leaderboard needs command, data_digest", "line 3 is not a result row", "line 4"]
+    wanted += ["line 5 is not a result row", "line 6 must hold one JSON object", "line 7 is not a result row"]
+    assert [text in line for text, line in zip(wanted, str(error.value).splitlines(), strict=True)] == [True] * 6
 
 
 def test_rows_of_other_protocol_size_or_data_are_in_tables_of_their_own(make_row, script):

@@ -161,7 +161,7 @@ def test_the_csv_holds_every_number_and_the_averages(make_row: MakeRow, tmp_path
     with (tmp_path / "r.csv").open(newline="") as file:
         lines = {line["task"]: line for line in csv.DictReader(file)}
     assert list(lines) == ["a", "b", "c", "near (2)", "far (1)", "mean of 3 tasks", "mean of 2 groups"]
-    assert (lines["b"]["mean"], lines["b"]["std"], lines["b"]["n_seeds"]) == ("60.5000", "0.7071", "2")
+    assert (lines["b"]["mean"], lines["b"]["std"], lines["b"]["n_seeds"]) == ("60.5000", "0.707107", "2")
     assert lines["mean of 2 groups"]["mean"] == "63.0000"
     assert "lr 0.001" in lines["a"]["recipe"]
 
@@ -258,7 +258,7 @@ def test_nothing_but_diverged_runs_is_an_error_that_says_so(make_row: MakeRow) -
 
 def test_what_was_chosen_on_val_and_out_of_what_is_told(make_row: MakeRow) -> None:
     searched = runs(make_row, "ab", tried={"recipe.lr": [0.1, 0.01], "method.targets": [["q"], ["q", "v"]]})
-    words = "chosen on val: recipe.lr out of 0.1, 0.01; method.targets out of [q], [q, v]"
+    words = "chosen on val: recipe.lr out of 0.01, 0.1; method.targets out of [q, v], [q]"
     assert words in make_report(searched, suites=SUITES).notes
     plain = runs(make_row, "a", name="linear", fields={})
     notes = make_report([*searched, *plain], suites=SUITES).notes

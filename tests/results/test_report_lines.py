@@ -1,9 +1,12 @@
 """Which settings join into one line of a report."""
 
+import dataclasses
 from collections.abc import Callable
 
 from vision_peft.results.report import Report, make_report
+from vision_peft.results.report_lines import Line, describe_tried
 from vision_peft.results.row import Row
+from vision_peft.results.settings import Setting
 
 MakeRow = Callable[..., Row]
 
@@ -52,9 +55,27 @@ def test_a_solved_head_has_the_penalty_that_val_chose(make_row: MakeRow) -> None
     assert "weight decay 3.16e-05" in report.title
     text = str(report)
     assert "1e-06" not in report.title
-    assert "recipe.weight_decay out of 10, 3.16, 1, 0.316, 0.1, 0.0316, 0.01, " in text
+    assert "recipe.weight_decay out of 1e-06, 3.16e-06, 1e-05, 3.16e-05, 0.0001, " in text
     assert "3.1622776" not in text
     assert "0.0999" not in text
+
+
+def test_what_a_head_was_solved_along_is_a_search_too(make_row: MakeRow) -> None:
+    curve = [{"phase": "select", "epoch": k + 1, "k": 5 * (k + 1)} for k in range(3)]
+    rows = [
+        dataclasses.replace(solved(make_row, 12), tried={}),
+        make_row("knn", {}, curve=curve),
+        make_row(tried={"recipe.lr": [0.1, 0.01]}),
+    ]
+    rows += [make_row("ssf", {}, seed=seed) for seed in (0, 1)]
+    names = ["linear probe", "k-NN", "AdaptFormer-64", "SSF", "SSF"]
+    assert describe_tried(names, [Line({("digits", None): Setting((row,))}) for row in rows]) == [
+        "chosen on val: penalty out of 1e-06, 3.16e-06, 1e-05, 3.16e-05, 0.0001, 0.000316, 0.001, 0.00316, 0.01, "
+        "0.0316, 0.1, 0.316, 1, 3.16, 10 (linear probe)",
+        "chosen on val: k out of 5, 10, 15 (k-NN)",
+        "chosen on val: recipe.lr out of 0.01, 0.1 (AdaptFormer-64)",
+        "no search recorded: SSF",
+    ]
 
 
 def test_seeds_of_a_solved_head_stay_one_line_whatever_val_chose(make_row: MakeRow) -> None:

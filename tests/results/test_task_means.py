@@ -41,8 +41,8 @@ def test_a_method_without_a_task_or_a_seed_is_named_and_left_out(make_row: MakeR
     rows = runs(make_row, "abc") + runs(make_row, "ab", "ssf", fields={}) + runs(make_row, "abc", "vera")[1:]
     means, (note,) = average_over_tasks(rows, "top1")
     assert {row.label for row in means} == {"LoRA-8"}
-    assert note == "left out of the mean of 3 tasks, as tasks or seeds are missing: SSF, VeRA-8"
-    with pytest.raises(ValueError, match=r"no method has two or more and all that are there; left out .*: SSF, LoRA-8"):
+    assert note == "not in the mean of 3 tasks, as tasks or seeds are missing: SSF, VeRA-8"
+    with pytest.raises(ValueError, match=r"every method lacks some, .*; not in the mean .*: SSF, LoRA-8"):
         average_over_tasks(runs(make_row, "ab", "ssf", fields={}) + runs(make_row, "c"), "top1")
     with pytest.raises(ValueError, match="no mean over tasks"):
         average_over_tasks(runs(make_row, "a"), "top1")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vision_peft.results.plots.plot import plot_accuracy
-from vision_peft.results.report import make_reports
+from vision_peft.results.report import CSV_COLUMNS, make_reports
 from vision_peft.results.row import Row
 
 MakeRow = Callable[..., Row]
@@ -41,5 +41,5 @@ def test_the_mean_line_counts_the_seeds_that_every_task_has(make_row: MakeRow) -
     (report,) = make_reports(rows, ["top1"], {})
     assert report.columns["seeds"] == ["1 to 3 of 3"]
     mean = next(cells for cells in report.numbers if "mean of 2 tasks" in cells)
-    assert mean[7] == 1
+    assert mean[CSV_COLUMNS.index("n_seeds")] == 1
     assert mean[-1] == "b: 2 of 3 seeds diverged"

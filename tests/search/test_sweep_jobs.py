@@ -91,3 +91,9 @@ def test_a_sweep_by_submitit_ends_with_a_row_of_each_run(tmp_path: Path) -> None
     assert all("epoch 1/" in log.read_text() for log in (tmp_path / "runs" / "logs").iterdir())
     again = subprocess.run(words, capture_output=True, text=True, check=True)
     assert f"{len(rows)} of {len(rows)} runs are done already" in again.stdout
+
+
+def test_what_a_job_asks_for_is_refused_where_there_is_no_job(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["sweep", "sweep=learning_rate", "data=digits", "--minutes", "5", "--partition=gpu"])
+    assert "--minutes, --partition: for jobs of Slurm, so give --slurm too" in capsys.readouterr().err

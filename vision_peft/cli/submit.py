@@ -52,6 +52,12 @@ def add_resources(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--local", action="store_true", help="run on this machine in the background, as a test")
 
 
+def list_resources(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
+    """List the flags of `add_resources` that were given another value than their default."""
+    names = ("nodes", "gpus", "cpus", "minutes", "partition", "local")
+    return [f"--{name}" for name in names if getattr(options, name) != parser.get_default(name)]
+
+
 def read_resources(options: argparse.Namespace) -> Resources:
     """Read what `add_resources` added."""
     return Resources(options.nodes, options.gpus, options.cpus, options.minutes, options.partition, options.local)

@@ -21,7 +21,7 @@ from vision_peft.cli._errors import USER_ERROR
 from vision_peft.cli._numbers import parse_positive, parse_seeds
 from vision_peft.cli._roots import check_roots
 from vision_peft.cli._verb import add_config_dir, announce_loading, make_parser, overrides_of, suggest_next
-from vision_peft.cli.submit import add_resources, read_resources
+from vision_peft.cli.submit import add_resources, list_resources, read_resources
 from vision_peft.config.command_line import read_command_line
 from vision_peft.config.commands import door
 from vision_peft.config.errors import ConfigError
@@ -46,6 +46,8 @@ def main(argv: Sequence[str]) -> int:
     add_resources(parser)
     add_config_dir(parser)
     options = parser.parse_intermixed_args(argv)
+    if not options.slurm and (given := list_resources(parser, options)):
+        parser.error(f"{', '.join(given)}: for jobs of Slurm, so give --slurm too")
     names = [word.partition("=")[2] for word in options.overrides if word.startswith("sweep=")]
     if len(names) != 1:
         known = list_configs("sweep")

@@ -1,15 +1,17 @@
 """A few sentences on a comparison of methods, drawn from its figures alone."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vision_peft.printable import capitalise
 from vision_peft.results.comparison import Entry, format_figure, list_done
 from vision_peft.results.figures import get_figure
 from vision_peft.results.intervals import Comparison, compare_rows, find_interval
 from vision_peft.results.row import Row
 from vision_peft.results.table import format_seconds
 
-WORTH_SAYING = 2  # times less time, or bytes
+WORTH_SAYING = 2  # times less time, or bytes; what takes fewer than so many times the least is as small
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Advice:
     """What the figures say."""
 
     sentences: list[str]
-    suggested: Entry | None  # the smallest adapter of those that are as good as the best, as far as test knows
+    suggested: Entry | None  # of the smallest adapters that are as good as the best, as far as test knows
 
 
 def advise(entries: Sequence[Entry]) -> Advice:
@@ -33,22 +35,25 @@ def advise(entries: Sequence[Entry]) -> Advice:
     best, best_row = max(done, key=lambda pair: _rank(pair[1]))
     if len(done) == 1:
         return Advice([f"Only {best.name} was compared: {format_figure(best_row)}."], best)
-    sentences = [_capitalise(f"{best.name} is best on test: {format_figure(best_row)}.")]
+    sentences = [capitalise(f"{best.name} is best on test: {format_figure(best_row)}.")]
     tests = {entry.name: compare_rows([row], [best_row]) for entry, row in done}
     if any(test is None for test in tests.values()):
         sentences.append("Whether the others differ from it by more than chance is not known for this kind of task.")
         return Advice(sentences, best)
     equal = [(entry, row) for entry, row in done if not _differs(tests[entry.name])]
     alike = [(entry, row) for entry, row in equal if entry is best or _place(row, best_row) == "within"]
-    smallest, smallest_row = min(alike, key=lambda pair: (pair[1].adapter_bytes, -_rank(pair[1])))
+    least = min(row.adapter_bytes for _, row in alike)
+    small = [(entry, row) for entry, row in alike if row.adapter_bytes < WORTH_SAYING * max(least, 1)]
+    smallest, smallest_row = max(small, key=lambda pair: (_rank(pair[1]), -pair[1].adapter_bytes))
     sentences += _describe_unbeaten(done, best)
     if smallest is not best:
         sentences.append(_describe_smaller(smallest, smallest_row, best, best_row, tests[smallest.name]))
     sentences += _describe_largest(smallest, smallest_row, best, done)
     quickest, quickest_row = min(alike, key=lambda pair: _seconds(pair[0]))
-    if quickest not in (smallest, best) and _seconds(quickest) * WORTH_SAYING <= _seconds(best):
+    saves = math.isfinite(_seconds(best)) and WORTH_SAYING * _seconds(quickest) <= _seconds(best)
+    if saves and quickest not in (smallest, best):
         sentences.append(
-            f"{_capitalise(quickest.name)} ({format_figure(quickest_row, False)}) cannot be told from {best.name} "
+            f"{capitalise(quickest.name)} ({format_figure(quickest_row, False)}) cannot be told from {best.name} "
             f"either and took the least time, search included: {format_seconds(_seconds(quickest))} instead of "
             f"{format_seconds(_seconds(best))}."
         )
@@ -85,7 +90,7 @@ def _describe_smaller(entry: Entry, row: Row, best: Entry, best_row: Row, test: 
     if row.params_stored < best_row.params_stored and row.params_stored:
         costs.append(f"{_describe_ratio(row.params_stored, best_row.params_stored)} of its stored parameters")
     return (
-        f"{_capitalise(entry.name)} ({format_figure(row, False)}) cannot be told from {best.name} "
+        f"{capitalise(entry.name)} ({format_figure(row, False)}) cannot be told from {best.name} "
         f"({_describe_test(test)}) at "
         f"{' and '.join(costs)}."
     )
@@ -104,7 +109,7 @@ def _describe_largest(entry: Entry, row: Row, best: Entry, done: Sequence[tuple[
         return []
     share = _describe_ratio(row.adapter_bytes, largest_row.adapter_bytes)
     bounds = f"{interval.low:.1f} to {interval.high:.1f}"
-    return [f"{_capitalise(entry.name)} is {place} the interval of {largest.name} ({bounds}) at {share} of the bytes."]
+    return [f"{capitalise(entry.name)} is {place} the interval of {largest.name} ({bounds}) at {share} of the bytes."]
 
 
 def _place(row: Row, other: Row) -> str | None:
@@ -115,16 +120,10 @@ def _place(row: Row, other: Row) -> str | None:
     return "within" if value in interval else "above" if value > interval.high else "below"
 
 
-def _capitalise(text: str) -> str:
-    """Start a sentence; a name such as k-NN or vpt_deep stays as it is."""
-    word = text.split(maxsplit=1)[0]
-    return text[0].upper() + text[1:] if word.isalpha() and word.islower() else text
-
-
 def _describe_ratio(part: float, whole: float) -> str:
     """Write a share as people say it: 1/300, 1/4, 70 %."""
     if not part or part >= 0.67 * whole:
-        return f"{100 * part / whole:.0f} %"
+        return f"{100 * part / whole if whole else 100:.0f} %"
     times = whole / part
     return f"1/{times:.0f}" if times < 100 else f"1/{float(f'{times:.2g}'):,.0f}"
 

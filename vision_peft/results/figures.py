@@ -8,6 +8,7 @@ from vision_peft.suggest import did_you_mean
 
 # Of one of several classes, as a row's `figure_words` has those of other tasks
 OF_CLASSES = {"top1": "top-1, %", "mean_per_class": "per class, %"}
+SMALLEST = 1e-5  # figure that is written without a power of ten
 LONG = {
     "top1": ("top-1 accuracy on test, %", "top-1 accuracy (%)"),
     "mean_per_class": ("mean per-class accuracy on test, %", "mean per-class accuracy (%)"),
@@ -40,6 +41,11 @@ def is_tested(row: Row) -> bool:
 def describe_figure(row: Row, name: str) -> str:
     """Name a figure with its unit, as columns have it: "top-1 %"."""
     return (row.figure_words or OF_CLASSES).get(name, name).replace(",", "")
+
+
+def find_unit(row: Row, name: str) -> str:
+    """Return the unit of a figure: "%", "mm"; empty where it has none."""
+    return (row.figure_words or OF_CLASSES).get(name, "").partition(",")[2].strip()
 
 
 def is_lower_better(row: Row, metric: str) -> bool:
@@ -98,9 +104,18 @@ def describe_metric(rows: Iterable[Row], metric: str, axis: bool = False) -> str
 
 
 def format_number(value: float, beside: float | None = None) -> str:
-    """Write a figure, or a deviation `beside` a figure, with the digits that the figure needs: 97.51, 0.799."""
+    """Write a figure, or a deviation `beside` a figure, with the digits that the figure needs: 97.51, 0.799, 0.0123."""
     size = abs(value if beside is None else beside)
-    return f"{value:.{2 if size >= 1 else 3}f}"
+    if 0 < size < SMALLEST:
+        return f"{value:.2e}"
+    return f"{value:.{2 if size >= 1 else 3 if size >= 0.1 or not size else 2 - math.floor(math.log10(size))}f}"
+
+
+def write_digits(value: float | None) -> str:
+    """Write a number for a table that programs read: four decimals, or six digits of what is smaller than 1."""
+    if value is None:
+        return ""
+    return f"{value:.6g}" if 0 < abs(value) < 1 else f"{value:.4f}"
 
 
 def find_chosen_k(row: Row) -> int | None:

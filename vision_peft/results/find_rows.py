@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vision_peft.printable import LONGEST_LINE, printable
+from vision_peft.printable import LONGEST_LINE, name_some, printable
 from vision_peft.results.row import FINISHED, RESULT, STATUS, Row, read_row
 from vision_peft.results.settings import drop_repeats
 from vision_peft.safe_files import check_regular
 from vision_peft.suggest import did_you_mean
 
+MOST_NAMED = 5  # links
 log = logging.getLogger(__name__)
 
 
@@ -38,17 +39,23 @@ def find_runs(paths: Iterable[str | Path]) -> Found:
     files: dict[Path, Path] = {}  # resolved -> as the user wrote it
     without_row: list[Path] = []
     empty: list[Path] = []
+    linked: list[Path] = []
     paths = [Path(path) for path in paths]
     if missing := [_describe_missing(path) for path in paths if not path.exists()]:
         raise FileNotFoundError("no such file or folder: " + ", ".join(missing))
     for path in paths:
-        found, open_runs = ([path], []) if path.is_file() else _find_files(path)
+        found, open_runs, links = ([path], [], []) if path.is_file() else _find_files(path)
         files |= {file.resolve(): file for file in found if file.resolve() not in files}
         without_row += open_runs
+        linked += links
         if not found and not open_runs:
             empty.append(path)
     notes = [f"{path} has not finished (no {RESULT} yet)" for path in dict.fromkeys(without_row)]
     notes += [f"{path} does not contain a run" for path in dict.fromkeys(empty)]
+    if linked:
+        notes.append(
+            f"links to folders, which are followed only where they are named ({name_some(linked, MOST_NAMED)})"
+        )
     if not files:
         wanted = f"wanted a {RESULT}, a run folder or a folder of runs"
         raise FileNotFoundError(f"no result found: {'; '.join(notes) or 'no path given'}; {wanted}")
@@ -73,9 +80,12 @@ def _read_all(files: Iterable[Path], named: Sequence[Path]) -> list[Row]:
     return rows
 
 
-def _find_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Find the rows and the unfinished runs without one below `folder`; folders inside a run are part of that run."""
-    rows, without_row = [], []
+def _find_files(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Find the rows below `folder`, the unfinished runs without one, and the links to folders.
+
+    Folders inside a run are part of that run.
+    """
+    rows, without_row, linked = [], [], []
     for root, folders, names in os.walk(folder):
         if RESULT in names or STATUS in names:
             rows.append(Path(root, RESULT if RESULT in names else STATUS))
@@ -83,8 +93,9 @@ def _find_files(folder: Path) -> tuple[list[Path], list[Path]]:
         elif "config.yaml" in names and {"log.txt", "metrics.jsonl", "state"} & {*names, *folders}:
             without_row.append(Path(root))
             folders.clear()
+        linked += [path for name in folders if (path := Path(root, name)).is_symlink()]
         folders.sort()
-    return rows, without_row
+    return rows, without_row, linked
 
 
 def _describe_missing(path: Path) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from vision_peft.printable import for_csv, for_markdown, printable
 from vision_peft.results.averages import Groups, Mean, list_tasks
 from vision_peft.results.commands import collect_commands, describe_provenance
-from vision_peft.results.figures import describe_metric, format_number, select_rows
+from vision_peft.results.figures import describe_metric, find_unit, format_number, select_rows, write_digits
 from vision_peft.results.labels import format_value
 from vision_peft.results.report_lines import (
     Line,
@@ -27,8 +27,8 @@ from vision_peft.results.settings import Metric, Setting, list_settings
 from vision_peft.results.table import format_count, format_seconds
 
 TEXTS = ("method", "backbone", "protocol", "recipe")  # columns of text
-CSV_COLUMNS = ("method", "backbone", "protocol", "recipe", "dataset", "task", "metric", "n_seeds", "mean", "std")
-CSV_COLUMNS += ("params_trained", "train_seconds", "not_finished")
+CSV_COLUMNS = ("method", "backbone", "protocol", "recipe", "dataset", "task", "metric", "unit")
+CSV_COLUMNS += ("n_seeds", "mean", "std", "params_trained", "train_seconds", "not_finished")
 
 
 @dataclass(frozen=True)
@@ -207,15 +207,17 @@ def _list_numbers(line: Line, name: str, means: Mapping[tuple[str, str], Mean], 
         line.row.protocol,
         "; ".join(filter(None, map(line.describe, list_names([line])))),
     )
+    unit = find_unit(line.row, metric)
     cells: list[tuple] = []
     for (dataset, task), setting in line.settings.items():
-        mean = _format_numbers(setting.mean(metric), setting.std(metric))
+        mean = map(write_digits, (setting.mean(metric), setting.std(metric)))
         seconds = f"{setting.mean('train_seconds') or 0:.1f}"
-        where = (dataset, task or "", metric, len(setting.rows), *mean)
+        where = (dataset, task or "", metric, unit, len(setting.rows), *mean)
         cells.append((*first, *where, setting.row.params_trained, seconds, setting.describe_lost()))
     for (dataset, label), mean in means.items():
         own = {str(task): setting for (name, task), setting in line.settings.items() if name == dataset}
-        where = (dataset, label, metric, min(len(setting.rows) for setting in own.values()), *_format_numbers(*mean))
+        seeds = min(len(setting.rows) for setting in own.values())
+        where = (dataset, label, metric, unit, seeds, *map(write_digits, mean))
         lost = "; ".join(f"{task}: {setting.describe_lost()}" for task, setting in own.items() if setting.lost)
         cells.append((*first, *where, line.row.params_trained, "", lost))
     return cells
@@ -228,14 +230,10 @@ def _list_lost(settings: Sequence[Setting], metric: Metric) -> list[tuple]:
     for line, name in zip(lines, name_lines(lines), strict=True):
         row = line.row
         recipe = "; ".join(f"{key}={format_value(value)}" for key, value in list_settings(row).items())
-        first = (name, row.backbone, row.protocol, recipe, row.dataset, row.task or "", metric)
+        first = (name, row.backbone, row.protocol, recipe, row.dataset, row.task or "", metric, find_unit(row, metric))
         (setting,) = line.settings.values()
         cells.append((*first, 0, "", "", row.params_trained, "", setting.describe_lost()))
     return cells
-
-
-def _format_numbers(*numbers: float | None) -> list[str]:
-    return ["" if number is None else f"{number:.4f}" for number in numbers]
 
 
 def format_table(table: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:

@@ -3,14 +3,14 @@
 import functools
 import json
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from vision_peft.printable import name_some
 from vision_peft.protocols import PROTOCOLS
 from vision_peft.results.averages import Groups, Mean, average_tasks_over_seeds, list_tasks
-from vision_peft.results.labels import cut, format_tried, format_value, list_searched
+from vision_peft.results.labels import cut, format_tried, format_value, list_searched, list_tried
 from vision_peft.results.row import Row, find_size_field
 from vision_peft.results.settings import (
     COMPUTED,
@@ -91,7 +91,8 @@ class Line:
         if len(self.settings) == 1:  # what val chose for each seed
             text = text.replace(" by task", " by seed")
         if name in WORDS or not text:
-            return WORDS[name].format(text) if text else ""
+            words = WORDS[name].format(text) if text else ""
+            return words.removesuffix("s") if text == "1" else words
         of = {row.dataset for row, fields in zip(self.rows, self.fields, strict=True) if name in fields}
         where = f" on {name_some(sorted(of))}" if _is_of_data(name) and not of.issuperset(datasets) else ""
         return f"{format_value(name)}={text}{where}"
@@ -233,12 +234,15 @@ def list_names(lines: Sequence[Line]) -> list[str]:
 
 def name_lines(lines: Sequence[Line]) -> list[str]:
     """Name each line by method and size; if that is not unique, also by the fields in which equal names differ."""
-    own = [list_method_fields(line.row) for line in lines]
+    labels, own = [line.label for line in lines], [list_method_fields(line.row) for line in lines]
+    alike: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for label, fields in zip(labels, own, strict=True):
+        alike[label].append(fields)
     names: list[str] = []
-    for line, fields in zip(lines, own, strict=True):
-        alike = [other for twin, other in zip(lines, own, strict=True) if twin.label == line.label]
-        told = [f"{k}={format_value(v)}" for k, v in fields.items() if any(other.get(k, v) != v for other in alike)]
-        names.append(line.label + (f" ({', '.join(told)})" if told else ""))
+    for label, fields in zip(labels, own, strict=True):
+        others = alike[label]
+        told = [f"{k}={format_value(v)}" for k, v in fields.items() if any(other.get(k, v) != v for other in others)]
+        names.append(label + (f" ({', '.join(told)})" if told else ""))
     return names
 
 
@@ -246,15 +250,21 @@ def describe_tried(names: Sequence[str], lines: Sequence[Line]) -> list[str]:
     """Describe what was chosen on val, and from which values; which lines tell of no search, where others do."""
     of_text: dict[str, list[str]] = defaultdict(list)
     for name, line in zip(names, lines, strict=True):
-        tried: Mapping[str, dict[str, None]] = defaultdict(dict)
+        tried: dict[str, list[Any]] = defaultdict(list)
         for row in line.rows:
-            for key, values in (row.tried or {}).items():
-                tried[key] |= dict.fromkeys(map(format_tried, values))
-        texts = [f"{key} out of {name_some(values, MOST_TRIED)}" for key, values in tried.items()]
+            for key, values in list_tried(row).items():
+                tried[key] += values
+        in_order = {key: dict.fromkeys(map(format_tried, sorted(values, key=_rank))) for key, values in tried.items()}
+        texts = [f"{key} out of {name_some(values, MOST_TRIED)}" for key, values in in_order.items()]
         of_text["; ".join(cut(texts))].append(name)
     unsearched = of_text.pop("", [])
-    notes = [f"chosen on val: {text}" + f" ({', '.join(of)})" * (len(of) < len(lines)) for text, of in of_text.items()]
-    return [*notes, f"no search recorded: {', '.join(unsearched)}"] if notes and unsearched else notes
+    notes = [f"chosen on val: {text}" + f" ({_name_all(of)})" * (len(of) < len(lines)) for text, of in of_text.items()]
+    return [*notes, f"no search recorded: {_name_all(unsearched)}"] if notes and unsearched else notes
+
+
+def _name_all(names: Sequence[str]) -> str:
+    """Name lines, each name once."""
+    return ", ".join(dict.fromkeys(names))
 
 
 def _describe_data(line: Line, lines: Sequence[Line]) -> list[str]:

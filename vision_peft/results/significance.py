@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from vision_peft.printable import for_csv, name_some
-from vision_peft.results.figures import get_figure, is_lower_better
+from vision_peft.results.figures import get_figure, is_lower_better, write_digits
 from vision_peft.results.intervals import LEVEL, compare_rows, compute_sign_test
 from vision_peft.results.labels import disambiguate, get_panel
 from vision_peft.results.report_lines import make_lines
@@ -106,8 +106,8 @@ def write_pairs(tables: Iterable[PairTable]) -> str:
         writer.writerow(COLUMNS)
         for table in tables:
             for pair in table.pairs:
-                bounds = ["", ""] if pair.bounds is None else [f"{bound:.4f}" for bound in pair.bounds]
-                cells = [table.kind, table.where, pair.a, pair.b, f"{pair.difference:.4f}", *bounds, *pair.counts]
+                bounds = ["", ""] if pair.bounds is None else [write_digits(bound) for bound in pair.bounds]
+                cells = [table.kind, table.where, pair.a, pair.b, write_digits(pair.difference), *bounds, *pair.counts]
                 writer.writerow(map(for_csv, [*cells, f"{pair.p_value:.3g}", f"{pair.p_holm:.3g}"]))
         return file.getvalue()
 

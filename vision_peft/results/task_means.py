@@ -54,9 +54,9 @@ def average_over_tasks(rows: Sequence[Row], metric: Metric) -> tuple[list[Row], 
                 means += [*own, *_list_lost(line, own[0])]
         if lacking and len(places) > 1:
             names = name_some(list(dict.fromkeys(lacking)), MOST_NAMED)
-            notes.append(f"left out of the mean of {len(places)} tasks, as tasks or seeds are missing: {names}")
+            notes.append(f"not in the mean of {len(places)} tasks, as tasks or seeds are missing: {names}")
     if not means:
-        raise ValueError("; ".join(["no mean over tasks: no method has two or more and all that are there", *notes]))
+        raise ValueError("; ".join(["no mean over tasks: every method lacks some, or there is only one task", *notes]))
     return means, notes
 
 

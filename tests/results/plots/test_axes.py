@@ -49,12 +49,12 @@ def test_runs_without_the_number_and_steps_on_kept_features_are_left_out_and_nam
     ]
     lines, texts = draw(rows, tmp_path / "a", x="step_time")
     assert (
-        "2 runs without step_ms left out (steps on kept features are no steps of the model): LoRA-8, VPT-deep-10."
+        "2 settings without step_ms left out (steps on kept features are no steps of the model): LoRA-8, VPT-deep-10."
         in texts
     )
     assert {line["method"]: line["x_mean"] for line in lines}["LoRA-8"] == ""
     assert "linear probe" in texts, "a reference is a line without a place on the axis"
-    with pytest.raises(ValueError, match="nothing to plot: 1 run without step_ms left out: LoRA-8"):
+    with pytest.raises(ValueError, match="nothing to plot: 1 setting without step_ms left out: LoRA-8"):
         draw([rows[1]], tmp_path / "b", x="step_time")
     assert not (tmp_path / "b.csv").exists()
 
@@ -101,7 +101,7 @@ def test_settings_of_different_data_have_no_front(make_row, tmp_path):
     rows = [make_row(data_digest="1" * 64), make_row("lora", {"rank": 8}, data_digest="2" * 64)]
     lines, texts = draw(rows, tmp_path / "a", pareto=True)
     assert [line["on_front"] for line in lines] == ["", ""]
-    assert "no Pareto front where settings were trained or tested on different data." in texts
+    assert "No Pareto front where settings were trained or tested on different data." in texts
 
 
 def test_what_val_chose_for_each_method_is_said_once_and_not_in_labels(make_row, tmp_path):

@@ -33,7 +33,7 @@ def list_points(axes: Axes) -> list[float]:
     return sorted(shares[:, 0])
 
 
-@pytest.mark.parametrize(("number", "span"), [(3, 0.028), (10, 0.126), (25, 0.24)])
+@pytest.mark.parametrize(("number", "span"), [(3, 0.018), (10, 0.081), (25, 0.12)])
 def test_points_of_one_number_of_parameters_keep_near_it(number: int, span: float, make_row: Make) -> None:
     rows = [make_row(setting=str(n), settings={"recipe.mixup": n / 100}, top1=50.0 + n) for n in range(number)]
     places = list_points(draw(rows))

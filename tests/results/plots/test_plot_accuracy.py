@@ -237,7 +237,7 @@ def test_settings_of_one_method_are_marked_side_by_side(make_row, tmp_path):
     draw(rows, tmp_path / "a")
     found = texts(tmp_path / "a")
     assert {f"AdaptFormer-64 (mixup={value})" for value in (0.2, 0.4, 0.8)} <= set(found)
-    assert "One seed each. Points side by side have the same number of parameters." in found
+    assert "One seed each. Points side by side have the number of parameters in their middle." in found
     markers = re.findall(
         r'<use xlink:href="#m\w+" x="([\d.]+)" y="[\d.]+" style="fill: #(?:0072b2|d55e00|009e73)', svg(tmp_path / "a")
     )

@@ -56,11 +56,13 @@ def draw_panel(
         _draw_line(axes, places, points, looks[label], axis, metric, large)
 
 
-def list_alone(lines: Sequence[Line], axis: XAxis) -> Counter[float]:
-    """Count the lines of one point at each place of an axis of parameters."""
+def has_points_aside(lines: Sequence[Line], axis: XAxis) -> bool:
+    """Whether lines of one point stand beside the number of parameters that they share with another line."""
     if not axis.is_count:
-        return Counter()
-    return Counter(axis.get(points[0]) or 0.0 for _, points in lines if len(points) == 1)
+        return False
+    alone = Counter(axis.get(points[0]) or 0.0 for _, points in lines if len(points) == 1)
+    joined = {axis.get(setting) or 0.0 for _, points in lines if len(points) > 1 for setting in points}
+    return any(count > 1 or place in joined for place, count in alone.items())
 
 
 def scale_x(
@@ -131,12 +133,17 @@ def _spread_alone(axes: Axes, lines: Sequence[Line], axis: XAxis, metric: Metric
     (low, high), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     if not axis.is_count or low <= 0:
         return {}
-    wide, shares = math.log(high / low), {}
-    for label, (setting, *others) in lines:
-        if not others and (place := axis.get(setting) or 0.0) > 0:
-            height = ((setting.mean(metric) or 0.0) - bottom) / (top - bottom)
-            shares[label] = (math.log(place / low) / wide, height)
-    return {label: low * math.exp(share * wide) for label, share in spread_points(shares).items()}
+    alone, fixed = {}, []
+    for label, points in lines:
+        for setting in points:
+            if (place := axis.get(setting) or 0.0) > 0:
+                across = math.log(place / low) / math.log(high / low)
+                point = across, ((setting.mean(metric) or 0.0) - bottom) / (top - bottom)
+                if len(points) == 1:
+                    alone[label] = point
+                else:
+                    fixed.append(point)
+    return {label: low * (high / low) ** across for label, across in spread_points(alone, fixed).items()}
 
 
 def _draw_line(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vision_peft.printable import for_csv
+from vision_peft.results.figures import write_digits
 from vision_peft.results.labels import format_value
 from vision_peft.results.plots.axes import XAxis
 from vision_peft.results.plots.panels import Panel
@@ -36,14 +37,10 @@ def write_csv(path: Path, settings: Sequence[Setting], panels: Sequence[Panel], 
             ]
             settings_text += [f"{name}={format_value(value)}" for name, value in list_settings(row).items()]
             where = ["" if (value := getattr(row, name)) is None else value for name in PANEL]
-            mean = [_format(value, 4) for value in (setting.mean(metric), setting.std(metric))]
+            mean = [write_digits(value) for value in (setting.mean(metric), setting.std(metric))]
             accuracy = [metric, len(setting.rows), *mean, setting.describe_lost()]
-            x = [axis.field, *(_format(value, 4) for value in (axis.get(setting), axis.spread(setting)))]
+            x = [axis.field, *(write_digits(value) for value in (axis.get(setting), axis.spread(setting)))]
             front = "" if panel is None or not panel.front else "yes" if setting in panel.front else "no"
             cells = [row.label, row.method, "; ".join(settings_text), *where, *accuracy]
             writer.writerow(map(for_csv, [*cells, *(getattr(row, name) for name in COUNTS), *x, front]))
         write_file(path, file.getvalue())
-
-
-def _format(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"

@@ -93,11 +93,11 @@ def build_panels(selection: Selection, axis: XAxis, metric: Metric, pareto: bool
 def _describe_without(settings: Sequence[Setting], axis: XAxis) -> list[str]:
     if not settings:
         return []
-    runs = sum(len(setting.rows) for setting in settings)
     names = name_some(list(dict.fromkeys(setting.row.label for setting in settings)), MOST_NAMED)
     kept = axis.of_update and any(row.reused_features for setting in settings for row in setting.rows)
     why = " (steps on kept features are no steps of the model)" if kept else ""
-    return [f"{runs} run{'s' * (runs > 1)} without {axis.field} left out{why}: {names}"]
+    count = f"{len(settings)} setting{'s' * (len(settings) > 1)}"
+    return [f"{count} without {axis.field} left out{why}: {names}"]
 
 
 def _order(panel: Panel) -> tuple[Any, ...]:

@@ -8,9 +8,10 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from vision_peft.printable import capitalise
 from vision_peft.results.labels import list_searched
 from vision_peft.results.plots.axes import choose_axis
-from vision_peft.results.plots.draw import list_alone
+from vision_peft.results.plots.draw import has_points_aside
 from vision_peft.results.plots.layout import compose
 from vision_peft.results.plots.looks import read_width
 from vision_peft.results.plots.numbers import write_csv
@@ -66,9 +67,9 @@ def plot_accuracy(
     selection = split_by_device(selection) if axis.of_machine else selection
     panels, notes = build_panels(selection, axis, metric, pareto)
     sentences = _describe_runs(panels, pareto)
-    if any(count > 1 for panel in panels for count in list_alone(panel.lines, axis).values()):
-        sentences.insert(1, "Points side by side have the same number of parameters.")
-    sentences += [f"{note.rstrip('.')}." for note in (*remarks, *selection.notes, *notes)]
+    if any(has_points_aside(panel.lines, axis) for panel in panels):
+        sentences.insert(1, "Points side by side have the number of parameters in their middle.")
+    sentences += [f"{capitalise(note).rstrip('.')}." for note in (*remarks, *selection.notes, *notes)]
 
     stem.parent.mkdir(parents=True, exist_ok=True)
     files = [stem.with_name(f"{stem.name}.{kind}") for kind in (*kinds, "csv")]
@@ -84,14 +85,16 @@ def plot_accuracy(
 
 def _choose_stem(given: str | Path) -> Path:
     """Return the path of the files without an extension."""
-    if str(given).endswith(("/", os.sep)):
-        return Path(given, NAME)
     stem = Path(given)
+    if str(given).endswith(("/", os.sep)):
+        return stem / NAME
     if stem.name in ("", ".."):
         raise ValueError(
             f"out must be the path of the files without extension, such as {NAME}, got {given or 'nothing'}"
         )
-    return stem.with_suffix("") if stem.suffix.removeprefix(".") in (*KINDS, "csv") else stem
+    if stem.is_dir():
+        return stem / NAME
+    return stem.with_suffix("") if stem.suffix.removeprefix(".").lower() in (*KINDS, "csv") else stem
 
 
 def _save(figure: Figure, file: Path, kind: str) -> None:
