@@ -78,7 +78,7 @@ SIZES = {  # setting of METHODS -> the key of its size, and values below and abo
     "prefix_tuning": ("method.tokens", 2, 50),
     "p_tuning_v2": ("method.tokens", 2, 50),
     "p_tuning": ("method.tokens", 2, 50),
-    "prompt_tuning": ("method.tokens", 2, 100),
+    "prompt_tuning": ("method.tokens", 2, 50),
     "repadapter": ("method.bottleneck", 2, 32),
     "fact": ("method.rank", 4, 64),
     "convpass": ("method.bottleneck", 2, 32),

@@ -34,6 +34,8 @@ def test_settings_of_one_dataset_split_no_line_and_are_told_with_its_name(make_r
         ("linear probe", "-"),
     ]
     assert "data.shots=100 on clothes" in report.title
+    report = make_report([*rows, make_row("linear", {})])
+    assert "data.shots=100 on clothes" in report.title, "though a line has no such data"
     rows += [make_row(dataset="clothes", setting="other", settings={"data.shots": 10})]
     assert sorted(line.get("recipe", "") for line in table(make_report(rows))) == [
         "",

@@ -213,8 +213,9 @@ def describe_lines(lines: Sequence[Line]) -> tuple[dict[str, list[str]], list[st
     for name in list_names(lines):
         words = [line.describe(name, datasets) for line in lines]
         by_task = any("by task" in word for word in words)
-        if len(set(words)) == 1 and not by_task:
-            shared += filter(None, [] if name in COMPUTED else words[:1])  # the notes tell where all was computed
+        asked = [words[place] for place in _list_asked(lines, name)]
+        if len(set(asked)) == 1 and not by_task:
+            shared += filter(None, [] if name in COMPUTED else asked[:1])  # the notes tell where all was computed
         elif name != "n_train" or not by_task:
             for recipe, word in zip(recipes, words, strict=True):
                 recipe += filter(None, [word])
@@ -224,6 +225,16 @@ def describe_lines(lines: Sequence[Line]) -> tuple[dict[str, list[str]], list[st
     if any(recipes):
         columns["recipe"] = [", ".join(cut(recipe)) for recipe in recipes]
     return columns, cut(shared)
+
+
+def _list_asked(lines: Sequence[Line], name: str) -> list[int]:
+    """List the places of the lines that have data with the setting `name`; all of them, of another setting."""
+    of = {row.dataset for line in lines for row, own in zip(line.rows, line.fields, strict=True) if name in own}
+    return [
+        place
+        for place, line in enumerate(lines)
+        if not _is_of_data(name) or not of.isdisjoint(dataset for dataset, _ in line.settings)
+    ]
 
 
 def list_names(lines: Sequence[Line]) -> list[str]:
