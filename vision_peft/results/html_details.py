@@ -67,7 +67,7 @@ def trace_curves(setting: Setting) -> Data | None:
 
 
 def _trace(row: Row, along: str, name: str) -> list[Any] | None:
-    """Return seed, epochs or what stands for them, loss on train, figure on val of the phase where val chose, if any."""
+    """Return seed, epochs (or what stands for them), losses on train, figures on val: where val chose, or the only ones."""
     phases: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for entry in row.curve:
         phases[str(entry.get("phase"))].append(entry)
