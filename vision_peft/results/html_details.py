@@ -67,7 +67,7 @@ def trace_curves(setting: Setting) -> Data | None:
 
 
 def _trace(row: Row, along: str, name: str) -> list[Any] | None:
-    """Return seed, epochs (or what stands for them), losses on train, figures on val: where val chose, or the only ones."""
+    """Return seed, epochs (or k), losses on train, figures on val of the phase where val chose, or of the only one."""
     phases: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for entry in row.curve:
         phases[str(entry.get("phase"))].append(entry)
