@@ -83,7 +83,9 @@ def test_a_damaged_page_says_that_it_is_damaged(damage: str, open_page: Open, ma
         "const [done, main] = [arguments[0], document.getElementById('main')];"
         "const look = () => main.innerText.trim() ? done(main.innerText) : setTimeout(look, 50); look()"
     )
-    assert told.startswith("This page is damaged or incomplete: ")
+    unread = damage in ("script altered", "cut file")
+    why = "its script is missing or altered" if unread else "its data cannot be unpacked"
+    assert told.startswith(f"This page is damaged or incomplete: {why}")
     assert "vision-peft report" in told
     list_complaints(shown)  # they are the browser's words for the same
 

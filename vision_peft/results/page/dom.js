@@ -6,8 +6,13 @@ async function readData() {
     const sentence = "This page needs a browser of May 2023 or later: Chrome, Edge, Firefox or Safari. The same figures as text: vision-peft report RUNS --out report.md";
     throw Object.assign(new Error("no DecompressionStream"), { sentence });
   }
-  const packed = Uint8Array.from(atob(find("data").textContent), (letter) => letter.charCodeAt(0));
-  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+  try {
+    const packed = Uint8Array.from(atob(find("data").textContent), (letter) => letter.charCodeAt(0));
+    return await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+  } catch (error) {
+    console.error(error);
+    throw new Error("its data cannot be unpacked"); // what browsers say is that something was not fetched
+  }
 }
 
 const DATA = await readData();

@@ -3,7 +3,7 @@
 function showFailure(error) {
   const text = document.createElement("p");
   text.className = "card";
-  text.textContent = error.sentence || `This page is damaged or incomplete: ${error}. Make it again: vision-peft report RUNS --out report.html`;
+  text.textContent = error.sentence || `This page is damaged or incomplete: ${error.message}. Make it again: vision-peft report RUNS --out report.html`;
   const main = document.getElementById("main");
   main.textContent = "";
   main.append(text);
