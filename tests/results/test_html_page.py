@@ -152,35 +152,6 @@ def test_what_has_not_finished_and_what_is_missing_is_said(make_row: Make) -> No
     assert found["notes"] == [f"no table of RMSE on test, m: {why}"]
 
 
-def test_details_of_a_setting_are_those_of_its_seeds(make_row: Make) -> None:
-    curve = [{"phase": "select", "epoch": n, "train_loss": 1 / n, "val_top1": 50.0 + n} for n in range(1, 201)]
-    shared = {
-        "per_class": {"cat": 90.0, "dog": 80.0},
-        "curve": [*curve, {"phase": "final", "epoch": 1, "train_loss": 1}],
-    }
-    wrong = {"item": "test/cat/1.png", "true": "cat", "answered": "dog"}
-    other = {"item": "test/dog/2.png", "true": "dog", "answered": "cat", "confidence": 0.99}
-    rows = [
-        make_row(seed=0, confusion=[[9, 1], [2, 8]], hardest=[other, wrong | {"confidence": 0.8}], **shared),
-        make_row(seed=1, confusion=[[8, 2], [2, 8]], hardest=[wrong | {"confidence": 0.6}], **shared),
-    ]
-    (entry,) = read_data(make_page(rows))["kinds"][0]["settings"]
-    assert [run[0] for run in entry["runs"]] == [0, 1]
-    assert [run[3] for run in entry["runs"]] == ["python tools/train.py"] * 2
-    assert [len(column) for column in entry["curves"][0][1:]] == [60, 60, 60]
-    assert entry["curves"][0][1][::59] == [1, 200]
-    assert entry["confusion"]["counts"] == [[17, 3], [4, 16]]
-    assert entry["confusion"]["pairs"] == [[4, "dog", "cat"], [3, "cat", "dog"]]
-    assert entry["hardest"] == [
-        ["test/cat/1.png", "cat", "dog", 0.7, 2],
-        ["test/dog/2.png", "dog", "cat", 0.99, 1],
-    ]
-    assert ["lr", "0.001"] in entry["fields"]
-    pictures = read_data(make_page(rows, picture=lambda row, item: f"data:image/jpeg;base64,{row.seed}{item[-5]}"))
-    images = [line[5] for line in pictures["kinds"][0]["settings"][0]["hardest"]]
-    assert images == ["data:image/jpeg;base64,01", "data:image/jpeg;base64,02"]
-
-
 def test_published_figures_are_those_of_the_experiments_that_ran(make_row: Make) -> None:
     command = "vision-peft train experiment={} seed=0"
     rows = [make_row(command=command.format("known")), make_row(seed=1, command=command.format("../../etc/passwd"))]

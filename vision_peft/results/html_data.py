@@ -28,6 +28,8 @@ PROTOCOL_WORDS = {
     "best_test": "epoch chosen on test",
 }
 MOST_EXPERIMENTS = 5  # that a setting may name
+# What a head is solved for along, or k-NN is asked for, in place of epochs -> many of them, its name in `tried`
+PATHS = {"penalty": ("penalties", "weight_decay"), "k": ("k", "k")}
 # Column -> its head, and what it is
 HEADS = {
     "method": ("Method", ""),
@@ -176,21 +178,39 @@ def shorten(value: float) -> float | None:
 def _describe(setting: Setting) -> Data:
     """Describe what a setting may be filtered by: its protocol, and the budget that it had."""
     row = setting.row
-    tried: dict[str, set[int]] = defaultdict(set)  # seeds may have had searches of their own
-    for each in setting.rows or setting.lost:
-        for key, values in (each.tried or {}).items():
-            tried[key.rpartition(".")[2]].add(len(values))
-    search = ", ".join(f"{key}: {_span(counts)}" for key, counts in [*tried.items()][:4])
     return {
         "name": printable(row.method),  # as it is typed
         "protocol": row.protocol,
         "epochs": f"{row.epochs} epoch{'s' * (row.epochs != 1)}",
-        "tried": f"tried {search}" if search else "",
+        "tried": _describe_tried(setting),
         "early": row.setting is None,  # a row of an earlier version
         "reused": any(each.reused_features for each in setting.rows),
         "lost": setting.describe_lost(),
         "experiments": list_experiments(setting.rows)[:MOST_EXPERIMENTS],
     }
+
+
+def find_path(row: Row) -> str | None:
+    """Find what stands in place of epochs: "penalty" of a head that is solved for, "k" of k-NN; None of any other."""
+    return next((key for key in PATHS if row.curve and key in row.curve[0]), None)
+
+
+def _describe_tried(setting: Setting) -> str:
+    """Describe how many values were compared: penalties of a head, k of k-NN, then what a search tried."""
+    path = find_path(setting.row)
+    watched = "test" if setting.row.protocol == "best_test" else "val"
+    figure = f"{watched}_{setting.row.metric}"
+    counts = {sum(figure in entry for entry in each.curve) for each in setting.rows if path} - {0}
+    words, own = [], None
+    if path and counts:
+        many, own = PATHS[path]
+        words = [f"{_span(counts)} {path if counts == {1} else many} on {watched}"]
+    tried: dict[str, set[int]] = defaultdict(set)  # seeds may have had searches of their own
+    for each in setting.rows or setting.lost:
+        for key, values in (each.tried or {}).items():
+            tried[key.rpartition(".")[2]].add(len(values))
+    words += [f"{key}: {_span(found)}" for key, found in tried.items() if key != own][:4]
+    return f"tried {', '.join(words)}" if words else ""
 
 
 def _span(counts: set[int]) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from vision_peft.results.commands import describe_provenance, show_command
-from vision_peft.results.figures import find_chosen_k, get_figure
-from vision_peft.results.html_data import Data, shorten
+from vision_peft.results.figures import get_figure
+from vision_peft.results.html_data import Data, find_path, shorten
 from vision_peft.results.labels import format_tried, format_value
 from vision_peft.results.row import Row
 from vision_peft.results.row_bounds import MAX_HARDEST
@@ -31,8 +31,8 @@ def list_runs(setting: Setting) -> Data:
 
 
 def _find_epoch(row: Row) -> int | None:
-    """Find the chosen epoch; k-NN has none."""
-    return row.chosen_epoch if find_chosen_k(row) is None else None
+    """Find the chosen epoch; k-NN and a head that is solved for have none."""
+    return row.chosen_epoch if find_path(row) is None else None
 
 
 def list_facts(setting: Setting) -> Data:
@@ -56,15 +56,18 @@ def list_facts(setting: Setting) -> Data:
 
 
 def trace_curves(setting: Setting) -> Data | None:
-    """Trace loss on train and the figure on val over the epochs of every seed; None where there are fewer than two."""
-    row = setting.row
+    """Trace loss on train and the figure on val over the epochs of every seed; None where there are fewer than two.
+
+    A head that is solved for is traced along its penalties, k-NN along its k: `along` names them.
+    """
+    row, path = setting.row, find_path(setting.row)
     name = f"val_{row.metric}"
-    curves = [curve for each in setting.rows[:MOST_RUNS] if (curve := _trace(each, name)) is not None]
-    return {"curves": curves} if curves else None
+    curves = [curve for each in setting.rows[:MOST_RUNS] if (curve := _trace(each, path or "epoch", name)) is not None]
+    return {"curves": curves, "planned": row.epochs, "along": path} if curves else None
 
 
-def _trace(row: Row, name: str) -> list[Any] | None:
-    """Return seed, epochs, loss on train, figure on val of the phase in which val chose, or of the only one."""
+def _trace(row: Row, along: str, name: str) -> list[Any] | None:
+    """Return seed, epochs (or k), losses on train, figures on val of the phase where val chose, or of the only one."""
     phases: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for entry in row.curve:
         phases[str(entry.get("phase"))].append(entry)
@@ -74,7 +77,7 @@ def _trace(row: Row, name: str) -> list[Any] | None:
     taken = entries
     if len(entries) > MOST_POINTS:
         taken = [entries[place * (len(entries) - 1) // (MOST_POINTS - 1)] for place in range(MOST_POINTS)]
-    columns = [[_number(entry.get(key)) for entry in taken] for key in ("epoch", "train_loss", name)]
+    columns = [[_number(entry.get(key)) for entry in taken] for key in (along, "train_loss", name)]
     return [row.seed, *columns]
 
 
@@ -134,7 +137,9 @@ def _mean_confidence(given: Sequence[tuple[Row, dict[str, Any]]]) -> float:
 
 
 def _cut(names: Iterable[str]) -> list[str]:
-    return [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..." for name in names]
+    """Cut long names in their middle: what tells names of classes and paths of items apart is often at the end."""
+    half = (LONGEST_NAME - 3) // 2
+    return [name if len(name) <= LONGEST_NAME else f"{name[:half]}...{name[-half:]}" for name in names]
 
 
 def _write(value: float | None) -> str:

@@ -186,7 +186,7 @@ def _clean(value: Any) -> Any:
 def _fill(data: str, texts: Mapping[str, str]) -> str:
     """Put style, script, data and texts into the template, with the policy that allows no others."""
     style = _read("page.css")
-    script = "".join(map(_read, SCRIPTS))
+    script = _write_script()
     policy = [
         "default-src 'none'",
         f"script-src {_hash(script)}",
@@ -203,6 +203,12 @@ def _fill(data: str, texts: Mapping[str, str]) -> str:
         name, _, after = place.partition("}}")
         filled += [parts[name], after]
     return "".join(filled)
+
+
+def _write_script() -> str:
+    """Write the script: no module, for browsers that cannot read the rest still read `failure.js`, which says so."""
+    body = "".join(map(_read, SCRIPTS))
+    return f"{_read('failure.js')}(async () => {{\n{body}}})().catch(showFailure);\n"
 
 
 def _read(name: str) -> str:

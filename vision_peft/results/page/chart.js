@@ -3,6 +3,7 @@ const AXES = [
   ["trained", "trained parameters"], ["stored", "stored parameters"], ["step", "step time (ms)"],
   ["memory", "peak memory (bytes)"], ["flops", "inference FLOPs"], ["bytes", "adapter (bytes)"],
 ];
+const LINE = 16; // height of a line of text
 const PARAMETERS = ["trained", "stored"];
 const DASHES = { linear: "7 4", full: "2 3", other: "8 3 2 3" };
 const PANELS = DATA.kinds.flatMap((kind) => kind.panels.map((panel) => ({ ...panel, kind })));
@@ -15,6 +16,7 @@ function chartCard(open) {
   const box = make("div", { id: "chart" });
   const legend = make("ul", { class: "legend", id: "legend", "aria-label": "Methods: press to hide or show" });
   const below = make("p", { class: "soft", id: "chart-note" });
+  const chosen = make("p", { class: "chosen" });
   const figures = choice("figure", "Figure", [], (value) => { state.figure = value; redraw(); });
   const axes = choice("axis", "Against", [], (value) => { state.axis = value; redraw(); });
   const panels = choice("panel", "Task", PANELS.map((panel, place) => [place, nameOf(panel)]), (value) => {
@@ -23,6 +25,7 @@ function chartCard(open) {
   });
   function redraw() {
     hideTip();
+    tellChosen(chosen, [panels, figures, axes].map((label) => [label.firstChild.textContent, chosenText(label)]));
     box.replaceChildren(...drawChart(box.clientWidth || 600, open, below));
     drawLegend(legend, redrawAll);
   }
@@ -41,7 +44,7 @@ function chartCard(open) {
     state.axis = axes.querySelector("select").value;
     redrawAll();
   }
-  const made = card("curve", "Accuracy and cost", make("div", { class: "controls" }, panels, figures, axes), box, legend, below);
+  const made = card("curve", "Accuracy and cost", make("div", { class: "controls" }, panels, figures, axes), chosen, box, legend, below);
   follow(box, redraw);
   return { card: made, enter };
 }
@@ -62,7 +65,8 @@ function drawLegend(legend, changed) {
     button.dataset.line = line.label;
     return make("li", {}, button);
   }));
-  if (focused) [...legend.querySelectorAll("button")].find((button) => button.dataset.line === focused)?.focus();
+  const again = [...legend.querySelectorAll("button")].find((button) => focused && button.dataset.line === focused);
+  if (again) again.focus();
 }
 
 function collectPoints() {
@@ -103,23 +107,24 @@ function describePoint(point) {
   return [...pairs, ["Budget", [setting.epochs, setting.tried || "no search recorded"].join(", ")]];
 }
 
-function drawChart(width, open, below) {
+function drawChart(room, open, below) {
+  const width = Math.max(room, LEAST_WIDTH);
   const { kind } = state.panel;
   const { points, references } = collectPoints();
   const percent = /%$/.test(kind.heads[kind.keys.indexOf(state.figure)][0]);
   const head = kind.heads[kind.keys.indexOf(state.figure)][0];
   const bestTest = state.panel.lines.some((line) => line.points.some((each) => kind.settings[each].protocol === "best_test"));
   const several = [...points, ...references].some((point) => point.std > 0);
-  below.textContent = [
+  const words = [
     several ? "Mean and standard deviation over seeds." : "One seed each: no spread is known.",
     kind.lower && state.figure === kind.keys[kind.figures[0]] ? "Lower is better." : "",
     bestTest ? "Hollow, with a star: the epoch was chosen on test, which makes figures too high." : "",
-    points.length ? "Arrow keys move between points, Enter opens one." : "",
   ].filter(Boolean).join(" ");
+  below.replaceChildren(words, make("span", { class: "screen" }, points.length ? " Arrow keys move between points, Enter opens one." : ""));
   if (!points.length && !references.length) return [make("p", { class: "empty" }, "Nothing to draw: every method is hidden or has no such figure.")];
   const narrow = width < 560;
-  const [left, right, top, bottom] = [46, narrow ? 14 : 150, 26, 46];
-  const height = narrow ? 330 : 420;
+  const height = (narrow ? 330 : 420) + (narrow ? LINE * references.length : 0);
+  const [left, right, top, bottom] = [46, narrow ? 14 : 150, 26, narrow ? 46 + LINE * references.length : 46];
   const [low, high] = limits([...points, ...references].map((point) => [point.mean - point.std, point.mean + point.std]), percent);
   const y = (value) => top + ((high - value) / (high - low)) * (height - top - bottom);
   const values = points.map((point) => point.x);
@@ -135,6 +140,7 @@ function drawChart(width, open, below) {
   const scale = log ? Math.log : (value) => value;
   const x = (value) => left + 8 + ((scale(value) - scale(least)) / (scale(most) - scale(least))) * (width - left - right - 16);
   const picture = draw("svg", { class: "draw", width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": `${head} against ${state.axis}, ${nameOf(state.panel)}` });
+  picture.style.maxWidth = `${width}px`;
   for (const value of ticks(low, high, narrow ? 5 : 7)) {
     picture.append(draw("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
     const text = draw("text", { x: left - 7, y: y(value) + 4, "text-anchor": "end" });
@@ -155,10 +161,10 @@ function drawChart(width, open, below) {
       picture.append(text);
     }
   }
-  const name = draw("text", { class: "strong", x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle" });
+  const name = draw("text", { class: "strong", x: (left + width - right) / 2, y: height - bottom + 40, "text-anchor": "middle" });
   name.textContent = points.length ? AXES.find(([key]) => key === state.axis)[1] : "no method here has a value on this axis";
   picture.append(name);
-  drawReferences(picture, references, { y, left, right, width, top, narrow });
+  drawReferences(picture, references, { y, left, right, width, top, below: narrow ? height - bottom + 46 : null });
   for (const line of new Set(points.map((point) => point.line))) {
     const own = points.filter((point) => point.line === line && !line.reference);
     if (own.length > 1) picture.append(draw("polyline", { class: `bare ${colour(line.colour)}`, "stroke-width": 1.8, points: own.map((point) => `${x(point.x)},${y(point.mean)}`).join(" ") }));
@@ -187,22 +193,32 @@ function drawPoint(point, at, y, open) {
   return mark;
 }
 
-function drawReferences(picture, references, { y, left, right, width, top, narrow }) {
-  let free = Infinity;
-  for (const point of [...references].sort((a, b) => a.mean - b.mean)) {
+// References are lines with their names beside them, apart from each other, or in a legend from `below` on downwards.
+function drawReferences(picture, references, { y, left, right, width, top, below }) {
+  const ordered = [...references].sort((a, b) => b.mean - a.mean);
+  const heights = spread(ordered.map((point) => y(point.mean) + 4), top - 4);
+  ordered.forEach((point, number) => {
     const at = y(point.mean);
+    const dashed = { class: "bare", "stroke-width": 2, "stroke-dasharray": DASHES[point.line.reference] };
     const group = draw("g", { class: colour(point.line.colour) });
     if (point.std) group.append(draw("rect", { class: "ink", opacity: 0.12, "stroke-width": 0, x: left, width: width - left - right, y: y(point.mean + point.std), height: Math.max(0, y(point.mean - point.std) - y(point.mean + point.std)) }));
-    group.append(draw("line", { class: "bare", "stroke-width": 2, "stroke-dasharray": DASHES[point.line.reference], x1: left, x2: width - right, y1: at, y2: at }));
-    free = Math.min(narrow ? at - 5 : at + 4, free - 15);
-    const place = narrow ? { x: width - right - 2, "text-anchor": "end" } : { x: width - right + 6 };
-    const text = draw("text", { ...place, y: Math.max(free, top - 4) });
+    group.append(draw("line", { ...dashed, x1: left, x2: width - right, y1: at, y2: at }),
+      draw("circle", { class: "ink", cx: below ? left : width - right, cy: at, r: 2.5 }));
+    const place = below ? { x: left + 30, y: below + (number + 0.8) * LINE } : { x: width - right + 6, y: heights[number] };
+    if (below) group.append(draw("line", { ...dashed, x1: left, x2: left + 24, y1: place.y - 4, y2: place.y - 4 }));
+    const text = draw("text", { ...place, class: "reference" });
     const name = point.line.label.split(" (")[0]; // the legend has all of it
-    text.textContent = `${name.length > 16 ? `${name.slice(0, 15)}…` : name} ${short(point.mean)}`;
-    group.append(draw("circle", { class: "ink", cx: narrow ? left : width - right, cy: at, r: 2.5 }));
+    text.textContent = `${shorten(name, below ? 32 : 16)} ${short(point.mean)}`;
     const full = draw("title");
     full.textContent = `${point.line.label}: ${point.text}`;
     text.append(full);
     picture.append(group, text);
-  }
+  });
+}
+
+// Move heights, the highest place first, apart by a line each: upwards, and down again where that is above `top`.
+function spread(heights, top) {
+  const found = [...heights];
+  for (let place = found.length - 2; place >= 0; place -= 1) found[place] = Math.min(found[place], found[place + 1] - LINE);
+  return found.map((height, place) => Math.max(height, top + place * LINE));
 }

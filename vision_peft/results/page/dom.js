@@ -3,16 +3,22 @@ const find = (id) => document.getElementById(id);
 // Unpack the data: JSON, packed by gzip, as base64.
 async function readData() {
   if (!("DecompressionStream" in window)) {
-    find("main").textContent = "This page needs a browser of May 2023 or later: Chrome, Edge, Firefox or Safari. The same figures as text: vision-peft report RUNS --out report.md";
-    throw new Error("no DecompressionStream");
+    const sentence = "This page needs a browser of May 2023 or later: Chrome, Edge, Firefox or Safari. The same figures as text: vision-peft report RUNS --out report.md";
+    throw Object.assign(new Error("no DecompressionStream"), { sentence });
   }
-  const packed = Uint8Array.from(atob(find("data").textContent), (letter) => letter.charCodeAt(0));
-  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+  try {
+    const packed = Uint8Array.from(atob(find("data").textContent), (letter) => letter.charCodeAt(0));
+    return await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+  } catch (error) {
+    console.error(error);
+    throw new Error("its data cannot be unpacked"); // what browsers say is that something was not fetched
+  }
 }
 
 const DATA = await readData();
 const MARKS = 8; // shapes of points
 const COLOURS = 16;
+const LEAST_WIDTH = 240; // of a picture: in less room it is scaled down
 
 // Make an element. Children are elements or text, which is shown as it stands; properties in `given` are attributes.
 function make(tag, given = {}, ...children) {
@@ -45,6 +51,13 @@ function choice(id, label, pairs, changed) {
   return make("label", {}, label, select);
 }
 
+// Tell in `line`, which stands on paper in place of controls, the [name, text] pairs that are chosen.
+function tellChosen(line, pairs) {
+  line.textContent = pairs.filter(([, text]) => text).map(([name, text]) => `${name}: ${text}`).join(". ");
+}
+
+const chosenText = (label) => label.querySelector("select").selectedOptions[0].textContent;
+
 function fill(select, pairs) {
   const before = select.value;
   select.replaceChildren(...pairs.map(([value, text]) => make("option", { value }, text)));
@@ -75,6 +88,13 @@ function shape(number, x, y, r) {
   return which ? draw("path", { d: shapes[which] }) : draw("circle", { cx: x, cy: y, r });
 }
 
+// Cut the middle of a long text: names of classes often differ at their end.
+function shorten(text, most) {
+  const letters = [...text];
+  const end = Math.floor((most - 1) / 2);
+  return letters.length > most ? `${letters.slice(0, most - 1 - end).join("")}…${letters.slice(-end).join("")}` : text;
+}
+
 const colour = (number) => `c${number % COLOURS}`;
 
 // Round steps between two numbers, about `count` of them.
@@ -102,7 +122,8 @@ function logTicks(low, high) {
 
 function short(value) {
   for (const [limit, unit] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) if (Math.abs(value) >= limit) return `${Number((value / limit).toPrecision(3))}${unit}`;
-  return String(Number(value.toPrecision(3)));
+  const digits = Number(value.toPrecision(3));
+  return value && Math.abs(value) < 1e-3 ? digits.toExponential() : String(digits);
 }
 
 const tip = find("tip");

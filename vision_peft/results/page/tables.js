@@ -85,6 +85,7 @@ function settingTable(kind, name, caption, open) {
 
 function filterCard() {
   const count = make("p", { class: "soft", id: "count", role: "status" });
+  const chosen = make("p", { class: "chosen" });
   const wanted = { text: "", task: "", protocol: "", search: "" };
   const act = () => {
     let [shown, all] = [0, 0];
@@ -97,6 +98,8 @@ function filterCard() {
       if (row.results) [shown, all] = [shown + fits, all + 1];
     }
     count.textContent = shown === all ? `${all} setting${all === 1 ? "" : "s"}` : `${shown} of ${all} settings`;
+    const search = { yes: "searched on val", no: "no search recorded" }[wanted.search];
+    tellChosen(chosen, [["Tables filtered by", wanted.text], ["Task", wanted.task], ["Protocol", wanted.protocol], ["Search", search]]);
   };
   const pick = (name) => (value) => { wanted[name] = value; act(); };
   const every = (values) => [["", "all"], ...[...new Set(values)].map((value) => [value, value])];
@@ -107,7 +110,7 @@ function filterCard() {
     make("div", { class: "controls" }, make("label", {}, "Filter the tables", input),
       choice("filter-task", "Task", every(settings.map((row) => row.task)), pick("task")),
       choice("filter-protocol", "Protocol", every(settings.map((row) => row.setting.protocol)), pick("protocol")),
-      choice("filter-search", "Search", [["", "all"], ["yes", "searched on val"], ["no", "no search recorded"]], pick("search"))), count);
+      choice("filter-search", "Search", [["", "all"], ["yes", "searched on val"], ["no", "no search recorded"]], pick("search"))), chosen, count);
 }
 
 // The table of the Markdown report: a column a task, with the means of groups and of the whole both ways.
