@@ -10,7 +10,7 @@ from vision_peft.printable import printable
 from vision_peft.results.averages import Groups
 from vision_peft.results.commands import list_experiments
 from vision_peft.results.figures import describe_figure, describe_metric, format_number, list_figures
-from vision_peft.results.labels import disambiguate, get_panel
+from vision_peft.results.labels import disambiguate, find_path, get_panel
 from vision_peft.results.plots.axes import choose_axis
 from vision_peft.results.plots.series import REFERENCES, build_references, build_series
 from vision_peft.results.report import TEXTS, Report, make_report
@@ -28,8 +28,7 @@ PROTOCOL_WORDS = {
     "best_test": "epoch chosen on test",
 }
 MOST_EXPERIMENTS = 5  # that a setting may name
-# What a head is solved for along, or k-NN is asked for, in place of epochs -> many of them, its name in `tried`
-PATHS = {"penalty": ("penalties", "weight_decay"), "k": ("k", "k")}
+PATH_WORDS = {"penalty": ("penalties", "weight_decay"), "k": ("k", "k")}  # many of a path, and its key in `tried`
 # Column -> its head, and what it is
 HEADS = {
     "method": ("Method", ""),
@@ -190,11 +189,6 @@ def _describe(setting: Setting) -> Data:
     }
 
 
-def find_path(row: Row) -> str | None:
-    """Find what stands in place of epochs: "penalty" of a head that is solved for, "k" of k-NN; None of any other."""
-    return next((key for key in PATHS if row.curve and key in row.curve[0]), None)
-
-
 def _describe_tried(setting: Setting) -> str:
     """Describe how many values were compared: penalties of a head, k of k-NN, then what a search tried."""
     path = find_path(setting.row)
@@ -203,7 +197,7 @@ def _describe_tried(setting: Setting) -> str:
     counts = {sum(figure in entry for entry in each.curve) for each in setting.rows if path} - {0}
     words, own = [], None
     if path and counts:
-        many, own = PATHS[path]
+        many, own = PATH_WORDS[path]
         words = [f"{_span(counts)} {path if counts == {1} else many} on {watched}"]
     tried: dict[str, set[int]] = defaultdict(set)  # seeds may have had searches of their own
     for each in setting.rows or setting.lost:

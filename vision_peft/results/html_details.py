@@ -6,8 +6,8 @@ from typing import Any
 
 from vision_peft.results.commands import describe_provenance, show_command
 from vision_peft.results.figures import get_figure
-from vision_peft.results.html_data import Data, find_path, shorten
-from vision_peft.results.labels import format_tried, format_value
+from vision_peft.results.html_data import Data, shorten
+from vision_peft.results.labels import find_path, format_tried, format_value
 from vision_peft.results.row import Row
 from vision_peft.results.row_bounds import MAX_HARDEST
 from vision_peft.results.settings import Setting, list_chosen_settings

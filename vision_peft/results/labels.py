@@ -14,7 +14,7 @@ from vision_peft.results.settings import PANEL, TUNED, WEIGHTS, Setting, list_me
 # What may vary along a line besides the size; two points of one size that differ in these split the line.
 TUNED_WITH_SIZE = ("alpha", *TUNED)
 DEFAULTS = {"head": "linear"}  # of settings that every row names: what goes without saying where most share no value
-ALONG = ("penalty", "k")  # of entries of a curve that are no epochs: penalties of a solved head, k of k-NN
+PATHS = ("penalty", "k")  # that entries of a curve may stand for in place of epochs, see `find_path`
 LONGEST_VALUE = 80  # letters in a label
 MOST_WORDS = 20  # that differ, in a label
 Fields = Mapping[str, Any]
@@ -76,8 +76,13 @@ def list_tried(row: Row) -> dict[str, list[Any]]:
     """List the values that were compared on val, by their key: those of a search, or what a head was solved along."""
     if row.tried:
         return {key: list(values) for key, values in row.tried.items()}
-    along = next((key for key in ALONG if any(key in entry for entry in row.curve)), None)
-    return {} if along is None else {along: [entry[along] for entry in row.curve if along in entry]}
+    path = find_path(row)
+    return {} if path is None else {path: [entry[path] for entry in row.curve if path in entry]}
+
+
+def find_path(row: Row) -> str | None:
+    """Find what stands in place of epochs: "penalty" of a head that is solved for, "k" of k-NN; None of any other."""
+    return next((key for key in PATHS if row.curve and key in row.curve[0]), None)
 
 
 def list_tuned(row: Row) -> tuple[str, ...]:
