@@ -19,7 +19,7 @@ from typing import Any
 from vision_peft.printable import for_csv, for_markdown
 from vision_peft.results.commands import collect_commands, describe_provenance
 from vision_peft.results.figures import describe_metric, format_number, is_tested
-from vision_peft.results.labels import disambiguate, format_value, list_searched
+from vision_peft.results.labels import disambiguate, format_value, list_tried
 from vision_peft.results.report import format_table
 from vision_peft.results.row import DIVERGED, FINISHED, Row, parse_row
 from vision_peft.results.selection import OF_DATA, describe_lost, describe_panel, name_data
@@ -147,10 +147,9 @@ def _write_section(
     ]
     for setting, label in zip(settings, labels, strict=True):
         own, mean, std = setting.row, setting.mean(row.metric) or 0.0, setting.std(row.metric)
-        searched = [name for name in list_searched(own) if hasattr(own, name)]
-        chosen = ", ".join(f"{name} {_write(getattr(own, name))}" for name in searched) or (
-            ", ".join(list_searched(own)) or "no search recorded"
-        )
+        searched = [key.rpartition(".")[2] for key in list_tried(own)]
+        values = [f"{name} {_write(getattr(own, name))}" for name in searched if hasattr(own, name)]
+        chosen = ", ".join(values or searched) or "no search recorded"
         figure = format_number(mean) + ("" if std is None else f" ± {format_number(std, mean)}")
         sizes = [format_count(own.params_trained), format_bytes(setting.mean("adapter_bytes") or 0)]
         seconds = format_seconds(setting.mean("train_seconds") or 0)
