@@ -138,3 +138,16 @@ def test_of_very_many_settings_the_first_are_named_and_labels_still_differ(make_
     assert labels[0].endswith("key19=1, 480 more)")
     assert len(set(labels)) == 3
     assert max(map(len, labels)) < 500
+
+
+def test_the_length_of_a_path_is_no_number_of_epochs_to_be_told(make_row: MakeRow) -> None:
+    solved = [{"epoch": n + 1, "penalty": 10.0**-n, "val_top1": 90.0} for n in range(15)]
+    voted = [{"epoch": 1, "k": 5, "val_top1": 80.0}]
+    rows = [
+        make_row(),
+        make_row("linear", {}, epochs=15, curve=solved),
+        make_row("knn", {"k": 5}, epochs=1, curve=voted),
+    ]
+    assert make_labels(rows) == ["AdaptFormer-64", "linear probe", "k-NN-5"]
+    rows += [make_row("linear", {}, epochs=9, curve=solved[:9], setting="9")]
+    assert make_labels(rows)[1::2] == ["linear probe (epochs=15)", "linear probe (epochs=9)"], "but to tell two apart"

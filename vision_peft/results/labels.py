@@ -155,8 +155,13 @@ def _append(label: str, words: Sequence[str]) -> str:
 
 
 def _list_implied(row: Row) -> set[str]:
-    """List the settings that the title tells: the head that a method brings, and that of an attentive probe."""
-    return {"head"} if row.head == row.method or (row.method, row.head) == ("linear", ATTENTIVE) else set()
+    """List the settings that go without saying.
+
+    The title tells the head that a method brings, and that of an attentive probe. What is solved along a path has no
+    epochs of training: theirs is the length of the path.
+    """
+    told = {"head"} if row.head == row.method or (row.method, row.head) == ("linear", ATTENTIVE) else set[str]()
+    return told if find_path(row) is None else told | {"epochs"}
 
 
 def _drop(fields: Fields, names: set[str]) -> dict[str, Any]:
