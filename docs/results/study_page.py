@@ -30,13 +30,14 @@ from vision_peft.results.labels import list_searched
 from vision_peft.results.report import format_table
 from vision_peft.results.row import Row
 from vision_peft.results.settings import group_by_seed
-from vision_peft.results.significance import Pair, compare_all, correct_for_number
+from vision_peft.results.significance import compare_all, correct_for_number
 from vision_peft.results.table import format_count
 from vision_peft.results.task_means import average_over_tasks
 
 HERE = Path(__file__).resolve().parent
 PAGE, TEXT, METHODS_PAGE = HERE / "study.md", HERE / "study_page.txt", HERE.parent / "methods.md"
 TITLES = ("clothing", "satellite scenes", "sign digits", "CIFAR-10", "Fashion-MNIST")  # of DATA
+STUDENT = 2.776  # 97.5th percentile of Student's t with 4 degrees of freedom, one fewer than data sets
 Rows = dict[str, dict[str, list[Row]]]  # by setting and data set
 
 
@@ -70,7 +71,7 @@ def list_sizes(found: Rows) -> list[list[str]]:
 
 def make_table(found: Rows, settings: Sequence[str]) -> list[str]:
     """Make a table of settings."""
-    table = [["method", "trained", "rate", "by default", *TITLES, "mean", "minutes"]]
+    table = [["method", "trained", "rate", "by default", *TITLES, "mean", "a training"]]
     for name in settings:
         rows = [row for data in DATA for row in found[name][data]]
         cells = []
@@ -81,7 +82,7 @@ def make_table(found: Rows, settings: Sequence[str]) -> list[str]:
         trained = " to ".join(dict.fromkeys(map(format_count, (counts[0], counts[-1]))))
         recommended = f"{vp.METHODS[rows[0].method].recommended['lr']:g}" if _is_searched(rows) else ""
         told = [_label(rows), trained, _describe_rates(rows), recommended]
-        table.append([*told, *cells, _format(*average(found[name])), f"{_count_seconds([name]) / 60:.0f}"])
+        table.append([*told, *cells, _format(*average(found[name])), f"{_find_usual_seconds(name):.0f} s"])
     return format_table(table, [False, True, False, False, *[True] * (len(TITLES) + 2)])
 
 
@@ -89,6 +90,12 @@ def _count_seconds(settings: Collection[str]) -> float:
     """Count the seconds of all trainings of settings, trials too."""
     lines = [line for name in settings for data in DATA for line in open_book(name, data).lines]
     return sum(line.get("total_seconds") or 0.0 for line in lines)
+
+
+def _find_usual_seconds(setting: str) -> float:
+    """Find the median of the seconds that a training of a setting took, trials too."""
+    lines = [line for data in DATA for line in open_book(setting, data).lines]
+    return statistics.median(seconds for line in lines if (seconds := line.get("total_seconds")) is not None)
 
 
 def _label(rows: Sequence[Row]) -> str:
@@ -119,24 +126,61 @@ def describe_differences(found: Rows, settings: Collection[str]) -> list[str]:
     return [f"* {text}" for text in (*(table.describe() for table in tables), *notes)]
 
 
-def describe_sizes(found: Rows) -> list[str]:
-    """Say which sizes of one method the sign test tells apart, corrected for all such pairs."""
-    pairs: list[Pair] = []
-    for group in list_sizes(found):
-        tables, _ = compare_all([row for name in group for data in DATA for row in found[name][data]], "top1", "seeds")
-        pairs += [pair for table in tables for pair in table.pairs]
-    differing = [pair for pair in correct_for_number(pairs) if pair.differs]
-    words = [
-        f"{pair.a if pair.difference > 0 else pair.b} is better than {pair.b if pair.difference > 0 else pair.a} "
-        f"({abs(pair.difference):.1f} points)"
-        for pair in sorted(differing, key=lambda pair: -abs(pair.difference))
+def compare_with_full(found: Rows, settings: Collection[str]) -> list[str]:
+    """Make a table of the settings that the sign test does not tell apart from full fine-tuning."""
+    rows = [row for name in found if name in settings for data in DATA for row in found[name][data]]
+    ((pairs, *_), _) = compare_all(rows, "top1", "seeds")
+    full = _label(found["full"][DATA[0]])
+    alike = {
+        pair.a if pair.b == full else pair.b for pair in pairs.pairs if full in (pair.a, pair.b) and not pair.differs
+    }
+    table = [
+        ["method", "trained, of full", "full is better by", "95 % of it over data sets", "full is better, worse, level"]
     ]
-    told = f": {', '.join(words)}" if words else ""
-    return (
-        [f"* Of {len(pairs)} pairs of sizes of one method {len(words) or 'none'} are told apart{told}."]
-        if pairs
-        else []
-    )
+    for name in sort_by_mean(found, settings):
+        row = found[name][DATA[0]][0]
+        if row.label in alike:
+            share = f"1/{found['full'][DATA[0]][0].params_trained / row.params_trained:.0f}"
+            table.append([row.label, share, *describe_difference(found["full"], found[name])])
+    return format_table(table, [False, True, True, True, True])
+
+
+def describe_difference(of_a: dict[str, list[Row]], of_b: dict[str, list[Row]]) -> list[str]:
+    """Describe a minus b: in points, with 95 % of Student's t over the data sets, and by the pairs of seeds."""
+    pairs = [
+        (data, *pair) for data in DATA for pair in zip(_list_top1(of_a[data]), _list_top1(of_b[data]), strict=True)
+    ]
+    means = [statistics.fmean(a - b for of, a, b in pairs if of == data) for data in DATA]
+    mean, reach = statistics.fmean(means), STUDENT * statistics.stdev(means) / len(means) ** 0.5
+    each = dict.fromkeys(pairs)  # what nothing drawn acts on counts once
+    better, worse = sum(a > b for _, a, b in each), sum(a < b for _, a, b in each)
+    return [
+        f"{mean:.1f}",
+        f"{mean - reach:.1f} to {mean + reach:.1f}",
+        f"{better}, {worse}, {len(each) - better - worse}",
+    ]
+
+
+def _list_top1(rows: Sequence[Row]) -> list[float]:
+    return [row.top1 or 0.0 for row in sorted(rows, key=lambda row: row.seed)]
+
+
+def compare_sizes(found: Rows) -> list[str]:
+    """Make a table of the largest size of each method beside its smallest; corrected for all methods with sizes."""
+    groups = [group for group in list_sizes(found) if len(group) == 3]
+    pairs = []
+    for small, _, large in groups:
+        tables, _ = compare_all(
+            [row for name in (large, small) for data in DATA for row in found[name][data]], "top1", "seeds"
+        )
+        pairs += [pair for table in tables for pair in table.pairs]
+    table = [
+        ["method", "larger is better by", "95 % of it over data sets", "larger is better, worse, level", "p, Holm"]
+    ]
+    for (small, _, large), pair in zip(groups, correct_for_number(pairs, len(SIZES)), strict=True):
+        names = f"{found[large][DATA[0]][0].label} over {found[small][DATA[0]][0].label}"
+        table.append([names, *describe_difference(found[large], found[small]), f"{pair.p_holm:.2g}"])
+    return format_table(table, [False, True, True, True, True])
 
 
 def describe_progress(found: Rows) -> str:
@@ -160,7 +204,9 @@ def write_page() -> str:
     sizes = [name for group in list_sizes(found) for name in group]
     return TEXT.read_text("utf-8").format(
         usual="\n".join(make_table(found, sort_by_mean(found, usual))),
-        sizes="\n".join([*make_table(found, sizes), "", *describe_sizes(found)]),
+        beside_full="\n".join(compare_with_full(found, usual)),
+        sizes="\n".join(make_table(found, sizes)),
+        larger="\n".join(compare_sizes(found)),
         rates="\n".join(make_rates({name: _label(found[name][DATA[0]]) for name in found if name not in SIZED})),
         differences="\n".join(describe_differences(found, usual)),
         progress=describe_progress(found),

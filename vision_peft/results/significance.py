@@ -199,10 +199,15 @@ def _make_table(
     return [PairTable(kind, where, correct_for_number(pairs), ranked, partial)]
 
 
-def correct_for_number(pairs: Sequence[Pair]) -> list[Pair]:
-    """Give each pair the p-value that Holm's correction for the number of all of them leaves (`p_holm`)."""
+def correct_for_number(pairs: Sequence[Pair], number: int | None = None) -> list[Pair]:
+    """Give each pair the p-value that Holm's correction leaves (`p_holm`).
+
+    Args:
+        pairs: of a family of tests.
+        number: of the family, where not all are there yet; those that are not count as telling nothing apart.
+    """
     corrected, highest = list(pairs), 0.0
-    for place, (number, pair) in enumerate(sorted(enumerate(pairs), key=lambda each: each[1].p_value)):
-        highest = max(highest, min(1.0, pair.p_value * (len(pairs) - place)))
-        corrected[number] = replace(pair, p_holm=highest)
+    for place, (index, pair) in enumerate(sorted(enumerate(pairs), key=lambda each: each[1].p_value)):
+        highest = max(highest, min(1.0, pair.p_value * ((number or len(pairs)) - place)))
+        corrected[index] = replace(pair, p_holm=highest)
     return corrected

@@ -26,6 +26,7 @@ from vision_peft.results.plots.looks import (
     wrap_text,
 )
 from vision_peft.results.plots.panels import Panel
+from vision_peft.results.plots.series import REFERENCES
 from vision_peft.results.selection import name_data
 from vision_peft.results.settings import Metric
 
@@ -34,6 +35,7 @@ MOST_COLUMNS = 4
 EDGE = 3.0  # points around the picture
 LINE = 1.25  # height of a line of text, in sizes of its letters
 SAMPLE = 26.0  # points of a line in the legend, with what is around it
+USUAL = [(method, "linear") for method in REFERENCES]  # method and head of the references of every comparison
 MOST_SHARES = 4  # of the width, that the longest label of a legend may be broken to
 
 
@@ -172,7 +174,9 @@ def _list_ends(panels: Sequence[Panel], axis: XAxis) -> list[float]:
 
 
 def _list_references(panels: Sequence[Panel]) -> list[str]:
-    return sorted({label for panel in panels for label, _ in panel.references})
+    """List the labels of references, those of every comparison first: they look the same in all its pictures."""
+    rows = {label: setting.row for panel in panels for label, (setting, *_) in panel.references}
+    return sorted(rows, key=lambda label: ((rows[label].method, rows[label].head) not in USUAL, label))
 
 
 def _arrange_legend(panels: Sequence[Panel], across: float, large: float) -> tuple[list[Entry], int, float]:
