@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     add_config_dir(parser)
     options = parser.parse_intermixed_args(argv)
     if not options.slurm and (given := list_resources(parser, options)):
-        parser.error(f"{', '.join(given)}: for jobs of Slurm, so give --slurm too")
+        raise ConfigError([f"{', '.join(given)}: for jobs of Slurm, so give --slurm too"])
     names = [word.partition("=")[2] for word in options.overrides if word.startswith("sweep=")]
     if len(names) != 1:
         known = list_configs("sweep")
