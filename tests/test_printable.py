@@ -12,6 +12,7 @@ from support.hostile_text import HOSTILE, NASTY
 
 from vision_peft.printable import (
     GuardedStream,
+    capitalise,
     for_csv,
     for_markdown,
     for_plot,
@@ -136,3 +137,17 @@ def test_nothing_else_in_the_package_prints_or_warns(repository: Path) -> None:
             if called in ("print", "warnings.warn", "sys.stdout.write", "sys.stderr.write", "traceback.print_exc"):
                 found.append(f"{name}:{node.lineno}")  # pyright: ignore[reportAttributeAccessIssue]
     assert found == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("linear probe", "Linear probe"),
+        ("k-NN is best", "k-NN is best"),
+        ("LoRA", "LoRA"),
+        ("2 runs", "2 runs"),
+        ("", ""),
+    ],
+)
+def test_a_sentence_begins_with_a_capital_and_a_name_stays(text: str, shown: str) -> None:
+    assert capitalise(text) == shown

@@ -119,7 +119,7 @@ def name_some(names: Iterable[object], most: int = 10) -> str:
 
 def capitalise(text: str) -> str:
     """Start a sentence; a name such as k-NN or vpt_deep stays as it is."""
-    word = text.split(maxsplit=1)[0]
+    word = text.partition(" ")[0]
     return text[0].upper() + text[1:] if word.isalpha() and word.islower() else text
 
 
