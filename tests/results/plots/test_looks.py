@@ -46,6 +46,31 @@ def test_sixteen_methods_have_colours_and_markers_of_their_own_and_more_have_pai
     assert all(path.is_filled() for path in paths), "hollow is what was selected on test"
 
 
+def test_methods_keep_their_colours_on_axes_that_lack_some_of_them(make_row, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "_save", lambda figure, file, kind: figures.append(figure))
+    rows = [make_row(name, {"size": 8}, params_trained=1000 + place) for place, name in enumerate(NAMES[:4])]
+    rows += [
+        make_row("knn", {}, params_trained=0, reused_features=True),
+        make_row("full", {}),
+        make_row("linear", {}, params_trained=0),
+    ]
+    rows += [make_row("adapter_plus", {}, params_trained=900, reused_features=True)]
+    for x in ("trained", "memory", "step_time"):
+        plot_accuracy(rows, tmp_path / x, x=x, kinds=["svg"])
+    by_count, by_memory, by_time = (
+        {
+            text.get_text(): handle.get_color()
+            for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)
+        }
+        for legend in (figure.legends[0] for figure in figures)
+    )
+    assert by_count.keys() == by_memory.keys() == {*by_time, "k-NN", "Adapter+"}
+    assert by_time.items() < by_count.items()
+    assert by_memory.items() - by_count.items() == {("k-NN", by_memory["k-NN"])}
+    assert by_memory["k-NN"] in COLOURS
+
+
 def test_a_width_is_that_of_the_picture(make_row, tmp_path):
     assert (read_width("column"), read_width("page"), read_width("4.5"), read_width(5)) == (3.25, 6.75, 4.5, 5.0)
     for width, points in (("column", 234.0), ("4.5", 324.0)):

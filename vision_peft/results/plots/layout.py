@@ -127,7 +127,7 @@ def _draw_panels(
     inside: float,
     large: float,
 ) -> None:
-    looks = give_looks(sorted({label for panel in panels for label, _ in panel.lines}))
+    looks = give_looks(_list_lines(panels))
     dashes = _list_references(panels)
     values, bars = _list_places(panels, axis), _list_ends(panels, axis)
     rows, columns = grid
@@ -173,6 +173,12 @@ def _list_ends(panels: Sequence[Panel], axis: XAxis) -> list[float]:
     return [end for x, spread in spreads if spread is not None for end in (x - spread, x + spread)]
 
 
+def _list_lines(panels: Sequence[Panel]) -> list[str]:
+    """List the labels of lines, last those that some axes do not have as lines: thus the others keep their looks."""
+    rows = {label: points[0].row for panel in panels for label, points in panel.lines}
+    return sorted(rows, key=lambda label: (rows[label].reused_features or not rows[label].params_trained, label))
+
+
 def _list_references(panels: Sequence[Panel]) -> list[str]:
     """List the labels of references, those of every comparison first: they look the same in all its pictures."""
     rows = {label: setting.row for panel in panels for label, (setting, *_) in panel.references}
@@ -191,10 +197,9 @@ def _arrange_legend(panels: Sequence[Panel], across: float, large: float) -> tup
 
 
 def _list_entries(panels: Sequence[Panel], across: float, large: float) -> list[Entry]:
-    labels = sorted({label for panel in panels for label, _ in panel.lines})
     joined = {label for panel in panels for label, points in panel.lines if len(points) > 1}
     entries = []
-    for label, look in give_looks(labels).items():
+    for label, look in give_looks(_list_lines(panels)).items():
         style = {"color": look.colour, "marker": look.marker, "markersize": 4.5 * large, "linewidth": 1.1 * large}
         entries.append((label, Line2D([], [], **style, linestyle="-" if label in joined else "")))
     for place, label in enumerate(_list_references(panels)):
