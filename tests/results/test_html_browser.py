@@ -76,6 +76,9 @@ def test_the_axis_the_figure_and_the_task_can_be_switched(page: Any) -> None:
         "AdaptFormer-8",
     ]
     assert [mark.rect["x"] for mark in marks(page)][:3] != before
+    (line,) = page.find_elements("css selector", "#chart polyline")
+    eight, sixty_four = (float(corner.split(",")[0]) for corner in line.get_attribute("points").split())
+    assert eight > sixty_four, "it goes from size to size, here to what takes less memory"
     assert "peak memory (bytes)" in page.find_element("id", "chart").text
     choose(page, "figure", "figure mean_per_class")
     assert all(": 96.30" in mark.get_attribute("aria-label") for mark in marks(page))

@@ -191,6 +191,15 @@ def test_a_line_joins_sizes_of_one_method_and_nothing_else(make_row):
     assert found == {"LoRA (targets=[q, v])": [2, 8], "LoRA (targets=[qkv])": [4]}
 
 
+def test_a_line_goes_from_size_to_size_where_a_larger_one_costs_less(make_row):
+    def row(rank, step_ms):
+        return make_row("lora", {"rank": rank, "alpha": rank}, params_trained=36_864 * rank, step_ms=step_ms)
+
+    settings = group_by_seed([row(8, 100.0), row(2, 120.0), row(32, 110.0)])
+    ((_, points),) = build_series(settings, choose_axis("step_time"), settings)
+    assert [point.row.sizes[0] for point in points] == [2, 8, 32]
+
+
 def test_a_size_with_two_learning_rates_splits_the_line(make_row):
     def row(bottleneck, lr):
         return make_row(fields={"bottleneck": bottleneck}, lr=lr, params_trained=1000 * bottleneck)

@@ -166,7 +166,8 @@ function drawChart(room, open, below) {
   picture.append(name);
   drawReferences(picture, references, { y, left, right, width, top, below: narrow ? height - bottom + 46 : null });
   for (const line of new Set(points.map((point) => point.line))) {
-    const own = points.filter((point) => point.line === line && !line.reference);
+    const drawn = new Map(points.filter((point) => point.line === line && !line.reference).map((point) => [point.setting, point]));
+    const own = line.points.map((setting) => drawn.get(setting)).filter(Boolean); // from size to size, whatever they cost
     if (own.length > 1) picture.append(draw("polyline", { class: `bare ${colour(line.colour)}`, "stroke-width": 1.8, points: own.map((point) => `${x(point.x)},${y(point.mean)}`).join(" ") }));
   }
   const marks = points.map((point) => drawPoint(point, x(point.x), y, open));

@@ -6,7 +6,7 @@ from vision_peft.results.settings import Setting
 from vision_peft.results.table import format_bytes, format_count
 from vision_peft.suggest import did_you_mean
 
-SPAN_OF_LOGARITHM = 5.0  # an axis whose largest value is more than so many times the smallest is logarithmic
+SPAN_OF_LOGARITHM = 3.0  # an axis whose largest value is more than so many times the smallest is logarithmic
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def scale_x(
     Args:
         axes: to draw on.
         values: of all panels. Parameters have a logarithmic axis of at least one decade, other numbers one where they
-            span more than a factor of five.
+            span more than a factor of three.
         axis: the x axis.
         points: width of the panel on paper.
         large: how many times larger than on paper type is.

@@ -10,7 +10,7 @@ from vision_peft.results.settings import Setting, list_method_fields, list_setti
 
 REFERENCES = ("linear", "full")  # what every other method is compared with
 
-Line = tuple[str, list[Setting]]  # label and points, by what the x axis has
+Line = tuple[str, list[Setting]]  # label and points, from small sizes to large ones
 
 
 def is_reference(setting: Setting, axis: XAxis) -> bool:
@@ -19,10 +19,11 @@ def is_reference(setting: Setting, axis: XAxis) -> bool:
 
 
 def build_series(panel: Sequence[Setting], axis: XAxis, among: Sequence[Setting]) -> list[Line]:
-    """Build the lines of one panel, their points ordered along `axis`.
+    """Build the lines of one panel.
 
-    A line joins the sizes of one method under one recipe. Its label includes the size if the method has only one in the
-    whole figure, and what its settings do not share with the others.
+    A line joins the sizes of one method under one recipe, from few trained parameters to many, whatever else they cost.
+    Its label includes the size if the method has only one in the whole figure, and what its settings do not share with
+    the others.
 
     Args:
         panel: its settings, all of which have the number of the axis.
@@ -33,7 +34,7 @@ def build_series(panel: Sequence[Setting], axis: XAxis, among: Sequence[Setting]
     for group in _group_settings([setting for setting in panel if not is_reference(setting, axis)], tuned=True):
         one_each = len({setting.row.sizes for setting in group}) == len(group)
         groups += [group] if one_each else _group_settings(group, tuned=False)
-    groups = [sorted(group, key=lambda setting: axis.get(setting) or 0.0) for group in groups]
+    groups = [sorted(group, key=lambda setting: setting.mean("params_trained") or 0.0) for group in groups]
     return _name_lines(groups, among)
 
 
