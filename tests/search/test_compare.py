@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support.killed import Killed
 from support.rows import sample_row
 from support.tiny_run import TINY
@@ -196,6 +197,27 @@ def test_a_method_that_does_not_fit_the_backbone_is_left_out(start: Start, monke
     contest = start(LORA, more=("seed=1", f"output_dir={contest.folder}-other"))
     with pytest.raises(ValueError, match="none of the methods can be trained here: LoRA: LoRA needs blocks"):
         contest.measure()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])
+def test_a_method_that_memory_does_not_hold_is_left_out(
+    start: Start, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(config: Any, *_: Any) -> Speed:
+        if config.methods[0].name in failing:
+            raise error
+        return Speed(0.1, 0.01)
+
+    failing = ["lora"]
+    monkeypatch.setattr(module, "measure_speed", refuse)
+    monkeypatch.setattr(module, "run_trial", refuse)
+    contest = start(LORA, FULL, PROBE)
+    contest.measure()
+    contest.plan()
+    failing = ["lora", "full", "linear"]
+    with pytest.raises(ValueError, match=r"no method could be compared: .*: out of memory: give --memory"):
+        contest.run()
+    assert {each.progress.why for each in contest.all} == {module.OUT_OF_MEMORY}
 
 
 def test_a_folder_with_a_comparison_of_other_data_is_refused(start: Start, tmp_path: Path) -> None:

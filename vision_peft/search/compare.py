@@ -33,6 +33,8 @@ from vision_peft.tasks import learn_task
 from vision_peft.training.build import check_methods, load_splits
 from vision_peft.training.trained import Trained, train
 
+NO_MEMORY = (MemoryError, OutOfMemoryError)
+OUT_OF_MEMORY = "out of memory: give --memory, so that batches are cut"
 OF_BUDGET = 0.9  # that searches may be estimated to take; the rest is for the measuring of inference
 Tell = Callable[[str], None]
 
@@ -138,8 +140,8 @@ class Contest:
                     config = compose_config(with_values(plain, {"method": "linear"}))
                 with log_to(competitor.log):
                     speed = measure_speed(config)
-            except (ValueError, NotImplementedError, MemoryError) as error:
-                self.skip(competitor, str(error).splitlines()[0])
+            except (ValueError, NotImplementedError, *NO_MEMORY) as error:
+                self.skip(competitor, OUT_OF_MEMORY if isinstance(error, NO_MEMORY) else str(error).splitlines()[0])
                 continue
             progress.start_s, progress.update_s = speed.start_s, speed.update_s
             self.save()
@@ -203,16 +205,14 @@ class Contest:
             try:
                 with log_to(competitor.log):
                     self._search(competitor)
-            except DoesNotFit as error:
+            except (DoesNotFit, _OverBudget) as error:
                 self.skip(competitor, str(error))
             except ValueError as error:  # it does not fit the task
                 if competitor.trials:
                     raise
                 self.skip(competitor, str(error).splitlines()[0])
-            except _OverBudget as error:
-                self.skip(competitor, str(error))
-            except OutOfMemoryError:
-                self.skip(competitor, "out of memory: give --memory, so that batches are cut")
+            except NO_MEMORY:
+                self.skip(competitor, OUT_OF_MEMORY)
         if all(each.progress.state == SKIPPED for each in self.all):
             first = self.all[0]
             more = f", and likewise {len(self.all) - 1} more" if len(self.all) > 1 else ""
