@@ -68,7 +68,7 @@ METHODS = {  # setting -> what is typed
     "mona": ["method=mona"],
     "input_tuning": ["method=input_tuning"],
 }
-SIZES = {  # setting of METHODS -> the key of its size, and values below and above its default
+SIZES = {  # setting of METHODS -> the key of its size, and two values besides its default
     "adaptformer": ("method.bottleneck", 8, 256),
     "lora": ("method.rank", 2, 32),
     "vpt": ("method.tokens", 1, 50),

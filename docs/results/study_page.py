@@ -66,7 +66,8 @@ def sort_by_mean(found: Rows, settings: Collection[str]) -> list[str]:
 def list_sizes(found: Rows) -> list[list[str]]:
     """List the sizes of each method that has more than its default one, from few parameters to many."""
     groups = [[f"{name}_{low}", name, f"{name}_{high}"] for name, (_, low, high) in SIZES.items()]
-    return [own for group in groups if len(own := [name for name in group if name in found]) > 1]
+    there = [[name for name in group if name in found] for group in groups]
+    return [sorted(own, key=lambda name: found[name][DATA[0]][0].params_trained) for own in there if len(own) > 1]
 
 
 def make_table(found: Rows, settings: Sequence[str]) -> list[str]:

@@ -37,6 +37,8 @@ def test_sixteen_methods_have_colours_and_markers_of_their_own_and_more_have_pai
     assert len({look.colour for look in looks}) == len({look.marker for look in looks}) == 16
     many = give_looks([str(number) for number in range(256)]).values()
     assert len({(look.colour, look.marker) for look in many}) == 256
+    assert {look.line for look in looks} == {"-"}
+    assert len({(look.colour, look.line) for look in [*many][:48]}) == 48, "lines of one colour are told apart"
     distances = [np.linalg.norm(to_lab(a) - to_lab(b)) for a, b in itertools.combinations(COLOURS, 2)]
     assert min(distances) > 20, "2 is about the smallest difference that is seen side by side"
     assert all(to_lab(colour)[0] < 76 for colour in COLOURS), "dark enough on white"

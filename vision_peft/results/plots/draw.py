@@ -151,7 +151,7 @@ def _draw_line(
 ) -> None:
     means = [setting.mean(metric) or 0.0 for setting in points]
     face = "white" if points[0].row.protocol == "best_test" else look.colour
-    kind = {"color": look.colour, "marker": look.marker, "markerfacecolor": face}
+    kind = {"color": look.colour, "linestyle": look.line, "marker": look.marker, "markerfacecolor": face}
     axes.plot(places, means, **kind, markersize=5 * large, linewidth=1.1 * large, markeredgewidth=0.8 * large)
     for place, mean, setting in zip(places, means, points, strict=True):
         std, aside = setting.std(metric), axis.spread(setting)

@@ -201,7 +201,7 @@ def _list_entries(panels: Sequence[Panel], across: float, large: float) -> list[
     entries = []
     for label, look in give_looks(_list_lines(panels)).items():
         style = {"color": look.colour, "marker": look.marker, "markersize": 4.5 * large, "linewidth": 1.1 * large}
-        entries.append((label, Line2D([], [], **style, linestyle="-" if label in joined else "")))
+        entries.append((label, Line2D([], [], **style, linestyle=look.line if label in joined else "")))
     for place, label in enumerate(_list_references(panels)):
         grey, dash = give_dash(place)
         entries.append((label, Line2D([], [], color=grey, linewidth=1.1 * large, linestyle=dash)))

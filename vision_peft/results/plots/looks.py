@@ -3,11 +3,16 @@
 import functools
 import warnings
 from dataclasses import dataclass
+from typing import Literal
 
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
 from vision_peft.suggest import did_you_mean
+
+Marker = str | tuple[int, int, int]
+Dash = tuple[int, tuple[float, ...]]
+LineStyle = Dash | Literal["-"]
 
 # Okabe and Ito's palette for all kinds of colour vision, its yellow (pale on white) replaced by a wine red; then eight
 # more, each the one farthest from all before it, for full colour vision and for deuteranopia (CIELAB).
@@ -25,6 +30,8 @@ DASHES = (
     (0, (4, 1, 1, 1)),
     (0, (12, 3)),
 )
+# Of methods: the first that have a colour, the second, the others.
+LINES: tuple[LineStyle, ...] = ("-", (0, (5, 1.2)), (0, (1.5, 0.8)))
 GREY, FAINT = "#555555", "#E2E2E2"
 GREYS = (GREY, "#A0A0A0", "#000000")  # of references: each with all dashes before the next
 
@@ -34,9 +41,6 @@ LETTERS = 7.0  # points, of labels
 SMALL = 6.0  # points, of notes and ticks: the smallest that is read on paper
 POINTS = 72.0  # in an inch
 
-Marker = str | tuple[int, int, int]
-Dash = tuple[int, tuple[float, ...]]
-
 
 @dataclass(frozen=True)
 class Look:
@@ -44,14 +48,19 @@ class Look:
 
     colour: str
     marker: Marker
+    line: LineStyle
 
 
 def give_looks(labels: list[str]) -> dict[str, Look]:
-    """Give each label a look of its own; of up to 16 no two share a colour or a marker, beyond no two share both."""
+    """Give each label a look of its own; of up to 16 no two share a colour or a marker, beyond no two share both.
+
+    Lines are drawn through for the first 16 and dashed for the next.
+    """
     count = len(COLOURS)
     return {
-        label: Look(COLOURS[place % count], MARKERS[(place + place // count) % len(MARKERS)])
+        label: Look(COLOURS[place % count], MARKERS[(place + lap) % len(MARKERS)], LINES[min(lap, len(LINES) - 1)])
         for place, label in enumerate(labels)
+        for lap in [place // count]
     }
 
 
