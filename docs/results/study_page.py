@@ -30,7 +30,7 @@ from vision_peft.results.labels import list_searched
 from vision_peft.results.report import format_table
 from vision_peft.results.row import Row
 from vision_peft.results.settings import group_by_seed
-from vision_peft.results.significance import compare_all, correct_for_number
+from vision_peft.results.significance import compare_all, correct_for_number, drop_undrawn
 from vision_peft.results.table import format_count
 from vision_peft.results.task_means import average_over_tasks
 
@@ -153,7 +153,7 @@ def describe_difference(of_a: dict[str, list[Row]], of_b: dict[str, list[Row]]) 
     ]
     means = [statistics.fmean(a - b for of, a, b in pairs if of == data) for data in DATA]
     mean, reach = statistics.fmean(means), STUDENT * statistics.stdev(means) / len(means) ** 0.5
-    each = dict.fromkeys(pairs)  # what nothing drawn acts on counts once
+    each = drop_undrawn(pairs)
     better, worse = sum(a > b for _, a, b in each), sum(a < b for _, a, b in each)
     return [
         f"{mean:.1f}",

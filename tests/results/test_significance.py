@@ -44,6 +44,13 @@ def test_seeds_that_nothing_acts_on_are_one_comparison_of_a_task(make_row):
     assert [pair.counts for pair in table.pairs] == [(15, 0, 15)]
 
 
+def test_seeds_that_happen_to_agree_count_each(make_row):
+    a = of_method(make_row, "lora", {("a", 0): 70.0, ("a", 1): 71.0, ("a", 2): 71.0, ("b", 0): 50.0})
+    b = of_method(make_row, "ssf", {("a", 0): 60.0, ("a", 1): 61.0, ("a", 2): 61.0, ("b", 0): 40.0})
+    (table,), _ = compare_all([*a, *b], "top1", "seeds")
+    assert [pair.counts for pair in table.pairs] == [(4, 4, 0)]
+
+
 def test_more_seeds_do_not_make_a_method_the_best(make_row):
     rows = of_method(make_row, "lora", {("a", seed): 50.0 + seed for seed in range(5)})
     rows += of_method(make_row, "ssf", {("a", seed): 90.0 + seed for seed in range(3)})

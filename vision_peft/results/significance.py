@@ -1,11 +1,11 @@
 """Test which settings of a plot differ: over seeds and tasks, or over the test items that each answered.
 
 Over seeds and tasks: of every task and seed that two methods share, either is the better one with probability one half
-if they are equally good (sign test, exact, two-sided). Seeds of a task that give both methods the figures they have
-already count once: nothing drawn acts on a solved probe. Seeds of one task share its images, which the test does not
-know. Over test items: the same test of the items of one task, with
-the bootstrap interval of the difference (`intervals.py`); it does not count that another seed gives other answers. The
-p-values of all pairs of a table are corrected for their number (Holm, Scandinavian Journal of Statistics 1979).
+if they are equally good (sign test, exact, two-sided). A task on which all seeds give both methods the same figures
+counts once: nothing drawn acts on a solved probe. Seeds of one task share its images, which the test does not know.
+Over test items: the same test of the items of one task, with the bootstrap interval of the difference
+(`intervals.py`); it does not count that another seed gives other answers. The p-values of all pairs of a table are
+corrected for their number (Holm, Scandinavian Journal of Statistics 1979).
 """
 
 import csv
@@ -29,6 +29,7 @@ from vision_peft.results.settings import PANEL, Metric, Setting, group_by_seed
 KINDS = ("seeds", "items")
 MOST_NAMED = 12
 COLUMNS = ("test", "where", "a", "b", "difference", "low", "high", "n", "a_better", "b_better", "p_value", "p_holm")
+Figures = tuple[str, float, float]  # task, and the figures of two methods with one seed
 Values = dict[tuple[str, int], float]  # a figure by task (with its data) and seed
 
 
@@ -112,6 +113,14 @@ def write_pairs(tables: Iterable[PairTable]) -> str:
         return file.getvalue()
 
 
+def drop_undrawn(pairs: Sequence[Figures]) -> list[Figures]:
+    """Return the pairs to count: one of a task on which all of several seeds give both methods the same figures."""
+    of_task: dict[str, list[Figures]] = defaultdict(list)
+    for pair in pairs:
+        of_task[pair[0]].append(pair)
+    return [pair for own in of_task.values() for pair in (own if len(set(own)) > 1 else own[:1])]
+
+
 def _test_items(settings: Sequence[Setting]) -> tuple[list[PairTable], list[str]]:
     tables, unknown = [], 0
     for group in _group(settings, get_panel):
@@ -147,7 +156,7 @@ def _test_seeds(settings: Sequence[Setting], metric: Metric) -> tuple[list[PairT
             if not shown:
                 apart += 1
                 continue
-            differences = [sign * (own - other) for _, own, other in dict.fromkeys(shown)]
+            differences = [sign * (own - other) for _, own, other in drop_undrawn(shown)]
             better, worse = sum(each > 0 for each in differences), sum(each < 0 for each in differences)
             mean, counts = statistics.fmean(own - other for _, own, other in shown), (len(differences), better, worse)
             pairs.append(Pair(a, b, mean, None, counts, compute_sign_test(better, worse)))
