@@ -5,8 +5,9 @@ import pytest
 from vision_peft.cli.main import main
 from vision_peft.config.command_line import prepare
 from vision_peft.config.errors import ConfigError
-from vision_peft.config.key_hints import SYNONYMS, describe_dashed, suggest_keys
+from vision_peft.config.key_hints import describe_dashed, suggest_keys
 from vision_peft.config.sections import list_keys
+from vision_peft.config.synonyms import ANSWERS, SYNONYMS
 
 
 def problem_of(*overrides: str) -> str:
@@ -95,5 +96,51 @@ def test_the_section_that_was_typed_wins_over_another_with_as_near_a_key() -> No
 
 
 def test_what_other_tools_call_a_key_is_a_key_here() -> None:
-    here = {key for keys in list_keys({}, {}).values() for key in keys} | {"root"}
-    assert set(SYNONYMS.values()) <= here
+    chosen = {"method": {"name": "lora"}, "data": {"name": "folder"}}
+    here = {key for keys in list_keys(chosen, {}).values() for key in keys}
+    assert set(SYNONYMS.values()) <= here | {"tokens", "bottleneck"}  # of VPT and AdaptFormer
+    assert not {*SYNONYMS, *ANSWERS} & here - OF_A_SECTION
+
+
+OF_A_SECTION = {"model"}
+
+
+@pytest.mark.parametrize("key", ANSWERS)
+def test_what_is_no_key_here_is_answered_with_what_does_it(key: str) -> None:
+    assert problem_of(f"{key}=1") == f"unknown key {key}: {ANSWERS[key]}"
+    assert problem_of(f"--{key.replace('_', '-')}", "1") == f"--{key.replace('_', '-')}: {ANSWERS[key]}"
+
+
+def test_it_is_answered_in_a_section_too() -> None:
+    assert problem_of("data.num_classes=7") == f"unknown key data.num_classes: {ANSWERS['num_classes']}"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (["method=lora", "r=4"], "method.rank"),
+        (["method=lora", "method.lora_alpha=4"], "method.alpha"),
+        (["method=vpt", "num_tokens=4"], "method.tokens"),
+        (["data=folder", "data.root=x", "val_split=0.2"], "data.val_fraction"),
+        (["weights=a.pt"], "backbone.checkpoint"),
+        (["wandb=true"], "trackers"),
+    ],
+)
+def test_words_of_other_tools_are_keys_of_what_is_chosen(typed: list[str], meant: str) -> None:
+    assert problem_of(*typed) == f"unknown key {typed[-1].partition('=')[0]}: did you mean {meant}?"
+
+
+@pytest.mark.parametrize(
+    ("typed", "lacking", "method"), [("reduction=4", "reduction", "lst"), ("lora_alpha=4", "alpha", "lora")]
+)
+def test_a_key_of_methods_that_were_not_chosen_is_answered_with_them(typed: str, lacking: str, method: str) -> None:
+    said, _, methods = problem_of(typed).partition("; those that have it are ")
+    assert said == f"unknown key {typed.partition('=')[0]}: the chosen method has no {lacking}"
+    assert method in methods.split(", ")
+    assert "adaptformer" not in methods.split(", ")
+
+
+def test_in_the_section_of_the_method_its_own_keys_are_listed_too() -> None:
+    said, *_, listed = problem_of("method=lora", "method.reduction=4").split("; ")
+    assert said == "unknown key method.reduction: the chosen method has no reduction"
+    assert listed.startswith("method has rank, alpha, ")

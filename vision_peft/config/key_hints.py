@@ -1,49 +1,24 @@
 """Say what an unknown key may have meant: the same key in another section, another word for it, a near spelling."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vision_peft.config.commands import through_the_door
+from vision_peft.config.find_configs import find_configs
+from vision_peft.config.synonyms import ANSWERS, SYNONYMS
 from vision_peft.suggest import find_closest
 
 NEAR = 0.65  # similarity from which a spelling is suggested
-SYNONYMS = {  # what other tools call a key -> the key here, wherever its section has it
-    "learning_rate": "lr",
-    "base_lr": "lr",
-    "max_lr": "lr",
-    "min_learning_rate": "min_lr",
-    "num_epochs": "epochs",
-    "max_epochs": "epochs",
-    "train_epochs": "epochs",
-    "bs": "batch_size",
-    "train_batch_size": "batch_size",
-    "wd": "weight_decay",
-    "opt": "optimizer",
-    "optim": "optimizer",
-    "scheduler": "schedule",
-    "lr_scheduler": "schedule",
-    "image_size": "img_size",
-    "input_size": "img_size",
-    "resolution": "img_size",
-    "channels_in": "in_chans",
-    "model": "backbone",
-    "model_name": "name",
-    "arch": "name",
-    "dataset": "data",
-    "data_dir": "root",
-    "data_path": "root",
-    "num_workers": "workers",
-    "random_seed": "seed",
-    "out": "output_dir",
-    "output": "output_dir",
-    "save_dir": "output_dir",
-    "amp": "precision",
-}
 
 
 def describe_unknown(
     key: str, value: Any, known: Sequence[str], prefix: str, others: Mapping[str, Sequence[str]]
 ) -> str:
     """Describe a key that a section does not have, with the full name of the key that may have been meant.
+
+    What other tools have as a key and is none here, such as `num_classes`, is answered with what does it here; a key of
+    methods that were not chosen with their names.
 
     Args:
         key: as typed, without its section.
@@ -52,11 +27,17 @@ def describe_unknown(
         prefix: of the section: "recipe.", or "" for the keys above the sections.
         others: prefix of each further section -> its keys.
     """
-    if found := suggest_keys(
-        key, value, {prefix: known} | {name: keys for name, keys in others.items() if name != prefix}
-    ):
+    sections = {prefix: known} | {name: keys for name, keys in others.items() if name != prefix}
+    if found := suggest_keys(key, value, sections):
         return f"unknown key {prefix}{key}: did you mean {' or '.join(found)}?"
-    return f"unknown key {prefix}{key}: {prefix.rstrip('.') or 'config'} has {', '.join(known)}"
+    if answer := _answer(key):
+        return f"unknown key {prefix}{key}: {answer}"
+    listed = f"{prefix.rstrip('.') or 'config'} has {', '.join(known)}"
+    if methods := _find_methods(key):
+        word = key if _find_methods(key, {}) else SYNONYMS[_spell(key)]
+        elsewhere = f"the chosen method has no {word}; those that have it are {', '.join(methods)}"
+        return f"unknown key {prefix}{key}: {elsewhere}{f'; {listed}' if prefix == 'method.' else ''}"
+    return f"unknown key {prefix}{key}: {listed}"
 
 
 def suggest_keys(key: str, value: Any, sections: Mapping[str, Sequence[str]]) -> list[str]:
@@ -69,10 +50,12 @@ def suggest_keys(key: str, value: Any, sections: Mapping[str, Sequence[str]]) ->
     if own == "" and isinstance(value, Mapping) and not find_closest(key, sections[own], 1, NEAR):
         ((inner, deeper), *_) = [*value.items(), (key, None)]
         return suggest_keys(str(inner), deeper, sections)
-    spelt = key.lower().replace("-", "_")
+    spelt = _spell(key)
     for word in dict.fromkeys([key, spelt, SYNONYMS.get(spelt, key)]):
         if found := [prefix + word for prefix, keys in sections.items() if word in keys]:
             return found
+    if spelt in ANSWERS or _find_methods(key):
+        return []
     near = [(prefix, close[0]) for prefix, keys in sections.items() if (close := find_closest(key, keys, 1, NEAR))]
     best = find_closest(key, [name for _, name in near], 1, NEAR)
     return [prefix + name for prefix, name in near if [name] == best][:1]
@@ -94,6 +77,9 @@ def describe_dashed(
         if not flag.startswith("--") or any(option.startswith(flag) for option in options):
             continue
         word = flag[2:]
+        if answer := _answer(word):
+            problems.append(f"{argument}: {answer}")
+            continue
         if not equals and place + 1 < len(arguments) and _is_bare(arguments[place + 1]):
             value = arguments[place + 1]
         found = [word] if "." in word else suggest_keys(word, None, sections)
@@ -124,6 +110,23 @@ def describe_valueless(words: Sequence[str], names: Mapping[str, Sequence[str]])
         else:
             problems.append(f"{word} has no value (write key=value): write {word}=VALUE")
     return problems
+
+
+def _spell(word: str) -> str:
+    """Write a word as keys are written."""
+    return word.lower().replace("-", "_")
+
+
+def _find_methods(key: str, synonyms: Mapping[str, str] = SYNONYMS) -> list[str]:
+    """Name the methods that have a key, or what other tools call so."""
+    words = "|".join(map(re.escape, {_spell(key), synonyms.get(_spell(key), key)}))
+    files = sorted(find_configs().joinpath("method").glob("*.yaml"))
+    return [file.stem for file in files if re.search(rf"^({words}):", file.read_text(encoding="utf-8"), re.MULTILINE)]
+
+
+def _answer(key: str) -> str:
+    """Say what does here what a key of other tools does, if that is no key."""
+    return through_the_door(ANSWERS.get(_spell(key), ""))
 
 
 def _is_bare(word: str) -> bool:
