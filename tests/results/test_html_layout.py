@@ -178,6 +178,24 @@ def test_trainings_of_very_different_lengths_are_drawn_against_their_share(open_
     assert "share" not in page.find_element("id", "curves-note").text
 
 
+def test_lines_of_methods_that_share_a_colour_are_dashed(open_page: Open, make_row: Make) -> None:
+    curve = [{"epoch": epoch, "train_loss": 1 / epoch, "val_top1": 60.0 + epoch} for epoch in (1, 2)]
+    rows = [
+        make_row(f"method_{place:02}", {"size": size}, top1=70.0 + size, params_trained=1000 * size, curve=curve)
+        for place in range(17)
+        for size in (1, 2)
+    ]
+    page = open_page(make_page(rows))
+    lines = page.find_elements("css selector", "#chart polyline")
+    looks = [line.value_of_css_property("stroke") + line.value_of_css_property("stroke-dasharray") for line in lines]
+    assert len(set(looks)) == 17
+    assert sum("none" in look for look in looks) == 16
+    entries = page.find_elements("css selector", "#legend line")
+    assert [entry.get_attribute("stroke-dasharray") for entry in entries].count("none") == 16
+    found = [line.get_attribute("stroke-dasharray") for line in page.find_elements("css selector", "#curves polyline")]
+    assert (found.count("none"), len(found)) == (32, 34)
+
+
 def test_one_setting_of_knn_and_of_a_solved_head_has_the_axis_that_was_tried(open_page: Open, make_row: Make) -> None:
     page = open_page(make_page(make_lengths(make_row)))
     found = {}

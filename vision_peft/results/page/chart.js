@@ -55,7 +55,10 @@ function drawLegend(legend, changed) {
     const shown = !state.hidden.has(line.label);
     const icon = draw("svg", { width: 22, height: 14, "aria-hidden": "true", class: colour(line.colour) });
     if (line.reference) icon.append(draw("line", { x1: 0, x2: 22, y1: 7, y2: 7, class: "bare", "stroke-width": 2, "stroke-dasharray": DASHES[line.reference] }));
-    else icon.append(draw("g", { class: "ink" }, shape(line.colour, 11, 7, 5)));
+    else {
+      const dashed = { class: "bare", "stroke-width": 1.8, "stroke-dasharray": dashes(line.colour) };
+      icon.append(draw("line", { ...dashed, x1: 0, x2: 22, y1: 7, y2: 7 }), draw("g", { class: "ink" }, shape(line.colour, 11, 7, 5)));
+    }
     const toggle = () => {
       if (shown) state.hidden.add(line.label);
       else state.hidden.delete(line.label);
@@ -168,7 +171,7 @@ function drawChart(room, open, below) {
   for (const line of new Set(points.map((point) => point.line))) {
     const drawn = new Map(points.filter((point) => point.line === line && !line.reference).map((point) => [point.setting, point]));
     const own = line.points.map((setting) => drawn.get(setting)).filter(Boolean); // from size to size, whatever they cost
-    if (own.length > 1) picture.append(draw("polyline", { class: `bare ${colour(line.colour)}`, "stroke-width": 1.8, points: own.map((point) => `${x(point.x)},${y(point.mean)}`).join(" ") }));
+    if (own.length > 1) picture.append(draw("polyline", { class: `bare ${colour(line.colour)}`, "stroke-width": 1.8, "stroke-dasharray": dashes(line.colour), points: own.map((point) => `${x(point.x)},${y(point.mean)}`).join(" ") }));
   }
   const marks = points.map((point) => drawPoint(point, x(point.x), y, open));
   picture.append(...marks);

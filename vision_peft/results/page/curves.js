@@ -86,7 +86,7 @@ function lineChart(room, found, column, head) {
   put({ class: "strong", x: 4, y: 12 }, head);
   put({ class: "strong", x: (left + width - right) / 2, y: height - 5, "text-anchor": "middle" }, axis.name);
   for (const each of shown) {
-    const line = draw("polyline", { class: `bare ${colour(each.colour)}`, "stroke-width": 1.8, points: each.points.map(([at, value]) => `${x(at).toFixed(1)},${y(value).toFixed(1)}`).join(" ") });
+    const line = draw("polyline", { class: `bare ${colour(each.colour)}`, "stroke-width": 1.8, "stroke-dasharray": dashes(each.colour), points: each.points.map(([at, value]) => `${x(at).toFixed(1)},${y(value).toFixed(1)}`).join(" ") });
     line.append(draw("title"));
     line.firstChild.textContent = `${each.label}, seed ${each.curve[0]}${each.along ? "" : `, ${each.length} epochs`}`;
     picture.append(line);

@@ -97,6 +97,9 @@ function shorten(text, most) {
 
 const colour = (number) => `c${number % COLOURS}`;
 
+// Dashes of a line: none for the first methods that have a colour, others for those that share one.
+const dashes = (number) => ["none", "7 3", "2 2"][Math.min(Math.floor(number / COLOURS), 2)];
+
 // Round steps between two numbers, about `count` of them.
 function ticks(low, high, count) {
   const rough = (high - low) / count || 1;
