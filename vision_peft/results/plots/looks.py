@@ -56,12 +56,12 @@ def give_looks(labels: list[str]) -> dict[str, Look]:
 
     Lines are drawn through for the first 16 and dashed for the next.
     """
-    count = len(COLOURS)
-    return {
-        label: Look(COLOURS[place % count], MARKERS[(place + lap) % len(MARKERS)], LINES[min(lap, len(LINES) - 1)])
-        for place, label in enumerate(labels)
-        for lap in [place // count]
-    }
+    return {label: _give_look(place) for place, label in enumerate(labels)}
+
+
+def _give_look(place: int) -> Look:
+    lap, colour = divmod(place, len(COLOURS))
+    return Look(COLOURS[colour], MARKERS[(place + lap) % len(MARKERS)], LINES[min(lap, len(LINES) - 1)])
 
 
 def give_dash(place: int) -> tuple[str, Dash]:
