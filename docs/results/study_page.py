@@ -195,7 +195,8 @@ def describe_progress(found: Rows) -> str:
 
 
 def _join(names: Sequence[str]) -> str:
-    return f"{', '.join(f'`{name}`' for name in names[:-1])} and `{names[-1]}`"
+    first, last = ", ".join(f"`{name}`" for name in names[:-1]), f"`{names[-1]}`"
+    return f"{first} and {last}" if first else last
 
 
 def write_page() -> str:
@@ -217,9 +218,9 @@ def write_page() -> str:
 
 
 def describe_missing_sizes(found: Rows) -> str:
-    """Say of which methods sizes are missing; empty if of none."""
-    missing = [name for name, (_, *sizes) in SIZES.items() if any(f"{name}_{size}" not in found for size in sizes)]
-    return f"\n* Further sizes of {_join(missing)}, or one of the two." if missing else ""
+    """Name the further sizes that lack data sets; empty if none does."""
+    missing = [name for name in SIZED if name not in found]
+    return f"\n* Of the further sizes {_join(missing)}, for the time that they take." if missing else ""
 
 
 def fill_methods_page(text: str) -> str:

@@ -43,3 +43,14 @@ def test_pictures_are_there(script: Any) -> None:
     for name in ("study.png", "study_tasks.png", "study.html"):
         assert (script["HERE"] / name).stat().st_size < 1_000_000
         assert name in script["PAGE"].read_text(encoding="utf-8")
+
+
+def test_sizes_without_all_their_rows_are_named_as_left_out(script: Any) -> None:
+    one, other, *more = script["SIZED"]
+
+    def describe(*whole: str) -> str:
+        return script["describe_missing_sizes"]({name: {} for name in whole})
+
+    assert describe(one, other, *more) == ""
+    assert f" `{one}`, for" in describe(other, *more)
+    assert f" `{one}` and `{other}`, for" in describe(*more)
