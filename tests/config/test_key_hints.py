@@ -131,7 +131,8 @@ def test_words_of_other_tools_are_keys_of_what_is_chosen(typed: list[str], meant
 
 
 @pytest.mark.parametrize(
-    ("typed", "lacking", "method"), [("reduction=4", "reduction", "lst"), ("lora_alpha=4", "alpha", "lora")]
+    ("typed", "lacking", "method"),
+    [("reduction=4", "reduction", "lst"), ("lora_alpha=4", "alpha", "lora"), ("RANK=4", "rank", "lora")],
 )
 def test_a_key_of_methods_that_were_not_chosen_is_answered_with_them(typed: str, lacking: str, method: str) -> None:
     said, _, methods = problem_of(typed).partition("; those that have it are ")

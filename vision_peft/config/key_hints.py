@@ -34,7 +34,7 @@ def describe_unknown(
         return f"unknown key {prefix}{key}: {answer}"
     listed = f"{prefix.rstrip('.') or 'config'} has {', '.join(known)}"
     if methods := _find_methods(key):
-        word = key if _find_methods(key, {}) else SYNONYMS[_spell(key)]
+        word = _spell(key) if _find_methods(key, {}) else SYNONYMS[_spell(key)]
         elsewhere = f"the chosen method has no {word}; those that have it are {', '.join(methods)}"
         return f"unknown key {prefix}{key}: {elsewhere}{f'; {listed}' if prefix == 'method.' else ''}"
     return f"unknown key {prefix}{key}: {listed}"
